@@ -1,0 +1,1 @@
+"""srd-rs: Hugging Face checkpoint in, GGUF out."""

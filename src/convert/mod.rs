@@ -1,0 +1,1 @@
+//! The walk: plan, source, pipeline, sink.

@@ -1,0 +1,1 @@
+//! PyO3: argument parsing, GIL release, error mapping; nothing else.

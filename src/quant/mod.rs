@@ -1,0 +1,1 @@
+//! Block formats and the mixes (recipes) that choose among them.
