@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from srd_rs.cli.progress import progress_bar
-from srd_rs.cli.text import bytes_text, count_text, duration_text, parse_size, printable, type_table
+from srd_rs.cli.text import (
+    bytes_text,
+    count_text,
+    duration_text,
+    parse_size,
+    printable,
+    type_table,
+    types_json,
+)
 
 if TYPE_CHECKING:
     from srd_rs.conversion import ConvertReport, Plan
 
 QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
+#: Options that say how to run, not what to write: a plan does not take them.
+RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite")
 
 
 def parse_quant(text: str) -> str:
@@ -24,12 +34,12 @@ def parse_quant(text: str) -> str:
     return text.upper()
 
 
-def parse_tensor_type(text: str) -> tuple[str, str]:
+def parse_tensor_type(text: str) -> str:
     """`REGEX=TYPE`, as an option's type. The regular expression may hold `=`, a type name cannot."""
     regex, equals, type_name = text.rpartition("=")
     if not (regex and equals and type_name):
         raise click.BadParameter(f"{text!r} is not of the form REGEX=TYPE, for example 'ffn_down=Q6_K'")
-    return regex, type_name
+    return text
 
 
 @click.command("convert", short_help="Turn a checkpoint into a GGUF.")
@@ -67,11 +77,6 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
 @click.option("--token-embedding-type", metavar="TYPE", help="A type for the token embedding table.")
 @click.option("--output-tensor-type", metavar="TYPE", help="A type for the output matrix.")
 @click.option("--pure", is_flag=True, help="One type for all matrices instead of the mix.")
-@click.option(
-    "--imatrix",
-    type=click.Path(path_type=Path),
-    help="An importance matrix made by llama-imatrix (GGUF or .dat).",
-)
 @click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
 @click.option(
     "--max-memory",
@@ -109,12 +114,13 @@ def command(model: str, output: Path | None, dry_run: bool, as_json: bool, **opt
         # A hub snapshot lies in a folder named by its commit, so the names come from the id.
         options["name"] = options["name"] or source.name
         output = _named_output(output, f"{source.name}-{options['quant']}.gguf")
+    run = {key: options.pop(key) for key in RUN_OPTIONS}
     if dry_run:
         plan = srd_rs.plan(source.path, output, **options)
         click.echo(json.dumps(plan_json(plan)) if as_json else plan_text(plan))
         return
     with progress_bar(wanted=not as_json) as progress:
-        report = srd_rs.convert(source.path, output, progress=progress, **options)
+        report = srd_rs.convert(source.path, output, progress=progress, **options, **run)
     click.echo(json.dumps(report_json(report)) if as_json else report_text(report))
 
 
@@ -124,79 +130,70 @@ def _named_output(output: Path | None, default_name: str) -> Path:
     return output / default_name if output.is_dir() else output
 
 
-def plan_types(plan: Plan) -> dict[str, tuple[int, int, int]]:
-    """`{type: (tensors, weights, bytes)}` of a plan."""
-    types: dict[str, tuple[int, int, int]] = {}
-    for tensor in plan.tensors:
-        weights = 1
-        for n in tensor.shape:
-            weights *= n
-        tensors, all_weights, size = types.get(tensor.type, (0, 0, 0))
-        types[tensor.type] = (tensors + 1, all_weights + weights, size + tensor.bytes)
-    return types
-
-
 def plan_text(plan: Plan) -> str:
+    """The closing table of `--dry-run`."""
     size = f"{plan.total_bytes} bytes ({bytes_text(plan.total_bytes)}), {plan.bpw:.2f} bits per weight"
-    return f"{type_table(plan_types(plan))}\n\n{printable(str(plan.output))}: {size}; nothing was written"
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "output": str(plan.output),
-        "total_bytes": plan.total_bytes,
-        "n_weights": plan.n_weights,
-        "bpw": plan.bpw,
-        "types": _types_json(plan_types(plan)),
-        "tensors": [
-            {
-                "name": t.name,
-                "shape": list(t.shape),
-                "source_types": list(t.source_types),
-                "type": t.type,
-                "bytes": t.bytes,
-                "offset": t.offset,
-            }
-            for t in plan.tensors
-        ],
-    }
+    files = ", ".join(printable(str(file.path)) for file in plan.files)
+    return f"{type_table(plan.types)}\n\n{files}: {size}; nothing was written"
 
 
 def report_text(report: ConvertReport) -> str:
-    ratio = f"{report.file_bytes / report.source_bytes:.1%} of" if report.source_bytes else "from"
-    rate = report.n_weights / report.seconds if report.seconds > 0 else 0.0
-    files = ", ".join(printable(str(path)) for path in report.outputs)
-    return "\n".join(
-        (
-            type_table(report.types),
-            "",
-            f"{report.arch}, {report.quant}: {count_text(report.n_weights)} weights,"
-            f" {report.bpw:.2f} bits per weight",
-            f"{bytes_text(report.file_bytes)}, {ratio} {bytes_text(report.source_bytes)}",
-            f"{duration_text(report.seconds)} ({duration_text(report.cpu_seconds)} of CPU time,"
-            f" {count_text(round(rate))} weights/s), peak memory {bytes_text(report.peak_rss_bytes)}",
-            files,
-        )
-    )
+    """The closing table of a conversion."""
+    plan = report.plan
+    rate = round(plan.n_weights / report.seconds) if report.seconds > 0 else 0
+    lines = [
+        type_table(plan.types),
+        "",
+        f"{plan.arch}, {plan.quant}: {count_text(plan.n_weights)} weights, {plan.bpw:.2f} bits per weight",
+        f"{bytes_text(report.file_bytes)} from {bytes_text(plan.source_bytes)}"
+        f" in {duration_text(report.seconds)} ({count_text(rate)} weights/s;"
+        f" {duration_text(report.cpu_seconds)} of CPU time, {report.threads} threads),"
+        f" peak memory {bytes_text(report.peak_rss_bytes)}",
+    ]
+    if report.replaced:
+        lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
+    return "\n".join([*lines, *(printable(str(path)) for path in report.outputs)])
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """`--dry-run --json`: sizes, types and every tensor."""
+    tensors = [
+        {
+            "name": t.name,
+            "shape": list(t.shape),
+            "type": t.type,
+            "source_types": list(t.source_types),
+            "file": t.file,
+            "offset": t.offset,
+            "bytes": t.bytes,
+        }
+        for t in plan.tensors
+    ]
+    return {**_sizes_json(plan), "tensors": tensors}
 
 
 def report_json(report: ConvertReport) -> dict[str, Any]:
+    """`--json`: sizes, types and what the run cost."""
     return {
-        "output": str(report.output),
-        "outputs": [str(path) for path in report.outputs],
-        "arch": report.arch,
-        "quant": report.quant,
-        "file_bytes": report.file_bytes,
-        "tensor_bytes": report.tensor_bytes,
-        "source_bytes": report.source_bytes,
-        "n_weights": report.n_weights,
-        "bpw": report.bpw,
+        **_sizes_json(report.plan),
         "seconds": report.seconds,
         "cpu_seconds": report.cpu_seconds,
         "peak_rss_bytes": report.peak_rss_bytes,
-        "types": _types_json(report.types),
+        "threads": report.threads,
+        "replaced": report.replaced,
     }
 
 
-def _types_json(types: dict[str, tuple[int, int, int]]) -> dict[str, dict[str, int]]:
-    return {name: {"tensors": t, "weights": w, "bytes": b} for name, (t, w, b) in types.items()}
+def _sizes_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "output": str(plan.output),
+        "files": [{"path": str(f.path), "bytes": f.bytes} for f in plan.files],
+        "arch": plan.arch,
+        "quant": plan.quant,
+        "total_bytes": plan.total_bytes,
+        "tensor_bytes": plan.tensor_bytes,
+        "source_bytes": plan.source_bytes,
+        "n_weights": plan.n_weights,
+        "bpw": plan.bpw,
+        "types": types_json(plan.types),
+    }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table
+from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table, types_json
 
 if TYPE_CHECKING:
     from srd_rs.inspection import Inspection
@@ -28,6 +28,7 @@ SUMMARY = (
     ("tokenizer", "tokenizer.ggml.model"),
     ("pre-tokenizer", "tokenizer.ggml.pre"),
 )
+ALL_ITEMS = (1 << 63) - 1
 CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
@@ -48,7 +49,8 @@ def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) 
     """
     import srd_rs
 
-    found = srd_rs.inspect(path)
+    # On a terminal a few values of an array are enough; a machine that asks for metadata gets all of it.
+    found = srd_rs.inspect(path, max_items=ALL_ITEMS if as_json and show_metadata else 8)
     if as_json:
         click.echo(json.dumps(as_dict(found, metadata=show_metadata, tensors=show_tensors)))
         return
@@ -60,15 +62,6 @@ def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) 
     click.echo("\n\n".join(parts))
 
 
-def types_of(found: Inspection) -> dict[str, tuple[int, int, int]]:
-    """`{type: (tensors, weights, bytes)}` of the file."""
-    types: dict[str, tuple[int, int, int]] = {}
-    for tensor in found.tensors:
-        tensors, weights, size = types.get(tensor.type, (0, 0, 0))
-        types[tensor.type] = (tensors + 1, weights + math.prod(tensor.shape), size + tensor.bytes)
-    return types
-
-
 def summary_text(path: Path, found: Inspection) -> str:
     values = {key: value for key, _, value in found.metadata}
     arch = str(values.get("general.architecture", ""))
@@ -76,19 +69,19 @@ def summary_text(path: Path, found: Inspection) -> str:
     for label, key in SUMMARY:
         value = values.get(key.replace("*", arch))
         if value is not None:
-            lines.append((label, shortened(printable(_scalar_text(value)), 80)))
+            lines.append((label, shortened(printable(_value_text(value)), 80)))
     template = values.get(CHAT_TEMPLATE)
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode("utf-8", "surrogateescape")).hexdigest()
         lines.append(("chat template", f"{len(template)} characters, sha256 {digest}"))
     width = max(len(label) for label, _ in lines)
     head = "\n".join(f"{label.ljust(width)}  {value}" for label, value in lines)
-    return f"{head}\n\n{type_table(types_of(found))}"
+    return f"{head}\n\n{type_table(found.types)}"
 
 
 def metadata_text(found: Inspection) -> str:
     rows = [
-        (printable(key), kind, shortened(printable(_scalar_text(value)), 80))
+        (printable(key), kind, shortened(printable(_value_text(value, found.lengths.get(key))), 80))
         for key, kind, value in found.metadata
     ]
     return table(("key", "kind", "value"), rows, left=3)
@@ -102,22 +95,23 @@ def tensors_text(found: Inspection) -> str:
     return table(("tensor", "type", "shape", "bytes", "offset"), rows, left=3)
 
 
-def _scalar_text(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        head = ", ".join(map(repr, value[:4]))
-        return f"[{head}{', …' if len(value) > 4 else ''}] ({len(value)})"
-    return str(value)
+def _value_text(value: object, length: int | None = None) -> str:
+    """`value`; of an array its first values and its length."""
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    length = len(value) if length is None else length
+    head = ", ".join(map(repr, value[:4]))
+    return f"[{head}{', …' if length > 4 else ''}] ({length})"
 
 
 def as_dict(found: Inspection, *, metadata: bool, tensors: bool) -> dict[str, Any]:
-    types = types_of(found)
     result: dict[str, Any] = {
         "kind": found.kind,
         "file_bytes": found.file_bytes,
         "n_tensors": len(found.tensors),
-        "n_weights": sum(weights for _, weights, _ in types.values()),
+        "n_weights": found.n_weights,
         "bpw": found.bpw,
-        "types": {name: {"tensors": t, "weights": w, "bytes": b} for name, (t, w, b) in types.items()},
+        "types": types_json(found.types),
     }
     if metadata:
         result["metadata"] = [

@@ -17,7 +17,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
-    """`512MiB`, `4GiB`, `1.5GB` or plain bytes, as an option's type. A bare `G` is refused: it has two meanings."""
+    """`512MiB`, `4GiB`, `1.5GB` or plain bytes, as an option's type. A bare `G` has two meanings: refused."""
     match = _SIZE.fullmatch(text.strip())
     unit = match[2].lower() if match else ""
     if not match or unit not in _UNITS:
@@ -91,11 +91,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) 
     return "\n".join(text)
 
 
+def types_json(types: dict[str, tuple[int, int, int]]) -> dict[str, dict[str, int]]:
+    """`{type: (tensors, weights, bytes)}` with the counts named."""
+    return {name: {"tensors": t, "weights": w, "bytes": b} for name, (t, w, b) in types.items()}
+
+
 def type_table(types: dict[str, tuple[int, int, int]]) -> str:
-    """Tensor types, the largest first: `{type: (tensors, weights, bytes)}`; a total below."""
-    rows = sorted(types.items(), key=lambda item: -item[1][2])
+    """`{type: (tensors, weights, bytes)}` as a table with a total."""
     total = tuple(sum(column) for column in zip(*types.values(), strict=True)) if types else (0, 0, 0)
-    lines = [(name, *_type_cells(*counts)) for name, counts in rows]
+    lines = [(name, *_type_cells(*counts)) for name, counts in types.items()]
     return table(("type", "tensors", "weights", "size", "bpw"), [*lines, ("all", *_type_cells(*total))])
 
 
