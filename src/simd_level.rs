@@ -51,7 +51,7 @@ fn ceiling() -> Level {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn detected() -> Level {
+pub(crate) fn detected() -> Level {
     let avx2 = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("fma");
@@ -67,7 +67,7 @@ fn detected() -> Level {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detected() -> Level {
+pub(crate) fn detected() -> Level {
     Level::Scalar
 }
 
