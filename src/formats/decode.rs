@@ -109,7 +109,11 @@ mod tests {
             assert_eq!(w.is_finite(), is_finite(bits), "{ty:?} {bits:#x} gives {w}");
             if w.is_finite() {
                 let want = by_definition(bits, e, m);
-                assert_eq!((f64::from(w), w.is_sign_negative()), (want, want.is_sign_negative()), "{bits:#x}");
+                assert_eq!(
+                    (f64::from(w), w.is_sign_negative()),
+                    (want, want.is_sign_negative()),
+                    "{bits:#x}"
+                );
             }
         }
     }
@@ -128,7 +132,9 @@ mod tests {
         assert_eq!(one(SourceType::F16, &0xfc00u16.to_le_bytes()), f32::NEG_INFINITY);
         assert_eq!(one(SourceType::F8E5M2, &[0x7c]), f32::INFINITY);
         assert_eq!(one(SourceType::BF16, &0x7f80u16.to_le_bytes()), f32::INFINITY);
-        assert!(one(SourceType::F8E4M3, &[0xff]).is_nan() && one(SourceType::F8E4M3, &[0xff]).is_sign_negative());
+        assert!(
+            one(SourceType::F8E4M3, &[0xff]).is_nan() && one(SourceType::F8E4M3, &[0xff]).is_sign_negative()
+        );
         assert!(one(SourceType::F16, &0x7c01u16.to_le_bytes()).is_nan());
         assert!(one(SourceType::BF16, &0x7f81u16.to_le_bytes()).is_nan());
         assert_eq!(one(SourceType::F8E4M3, &[0x7e]), 448.0);
