@@ -8,12 +8,23 @@ use std::path::{Path, PathBuf};
 use ring::digest::{Context, SHA256};
 
 use crate::error::{Error, Result};
+use crate::formats::safetensors::Checkpoint;
 
 /// A part of a file that goes into the digest.
 pub struct Part {
     pub path: PathBuf,
     /// How much of the file is hashed: its header; `None` for all of it.
     pub header_bytes: Option<u64>,
+}
+
+/// The headers of a checkpoint's shards. Tensor data begins where the header ends, without a hole.
+pub fn checkpoint_headers(checkpoint: &Checkpoint) -> Vec<Part> {
+    let mut ends: Vec<u64> = checkpoint.shards().iter().map(|s| s.size).collect();
+    for tensor in checkpoint.tensors() {
+        ends[tensor.shard] = ends[tensor.shard].min(tensor.offset);
+    }
+    let shards = checkpoint.shards().iter().zip(ends);
+    shards.map(|(s, end)| Part { path: s.path.clone(), header_bytes: Some(end) }).collect()
 }
 
 /// `sha256:` and the SHA-256, in hex, of one line per part, sorted by file name:

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::convert::source::Source;
-use crate::convert::spec::{Store, TensorSpec};
+use crate::convert::source::{Encoding, Source};
+use crate::convert::spec::{Store, TensorSpec, Transform};
 use crate::convert::transform::Bound;
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
-use crate::formats::gguf::values::{KeyValues, Value};
-use crate::formats::gguf::writer::{self, TensorInfo as HeaderTensor};
+use crate::formats::gguf::values::{Array, KeyValues, Value};
+use crate::formats::gguf::writer::{self, TensorHeader};
+use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 
@@ -128,27 +129,60 @@ pub fn plan_checkpoint(
     finish(source, drafts, metadata, facts, options)
 }
 
-/// Plans another type for the tensors of a GGUF; its metadata is kept.
+/// Plans other types for the tensors of a GGUF; its metadata is kept.
 ///
 /// # Errors
-/// [`Error::Model`] when a tensor's type cannot be read.
-pub fn plan_gguf(
-    source: Source,
-    tensors: &[(String, Vec<u64>, GgmlType)],
-    metadata: KeyValues,
-    facts: &ModelFacts,
-    options: &PlanOptions,
-) -> Result<Plan> {
-    let drafts = tensors
-        .iter()
-        .map(|(name, ne, stored)| {
-            let shape: Vec<u64> = ne.iter().rev().copied().collect();
-            let transform = crate::convert::spec::Transform::Source { tensor: name.clone() };
-            let source = Bound::bind(name, &shape, &transform, &source)?;
-            Ok(Draft { name: name.clone(), ne: ne.clone(), stored: *stored, source })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    finish(source, drafts, metadata, facts, options)
+/// [`Error::Model`] when a tensor's type cannot be read or the metadata does not describe a model.
+pub fn plan_gguf(gguf: &GgufFile, options: &PlanOptions) -> Result<Plan> {
+    let source = Source::from_gguf(gguf)?;
+    let tensors = &gguf.header.tensors;
+    let drafts = tensors.iter().map(|t| keep(t, &source)).collect::<Result<Vec<_>>>()?;
+    let mut metadata = gguf.header.kv.clone();
+    for key in ["split.no", "split.count", "split.tensors.count", "general.alignment"] {
+        metadata.remove(key);
+    }
+    let facts = facts_of(&metadata, &gguf.path)?;
+    finish(source, drafts, metadata, &facts, options)
+}
+
+fn keep(tensor: &GgufTensor, source: &Source) -> Result<Draft> {
+    let shape: Vec<u64> = tensor.ne.iter().rev().copied().collect();
+    let transform = Transform::Source { tensor: tensor.name.clone() };
+    let bound = Bound::bind(&tensor.name, &shape, &transform, source)?;
+    Ok(Draft { name: tensor.name.clone(), ne: tensor.ne.clone(), stored: tensor.ty, source: bound })
+}
+
+/// What the recipe needs, from a GGUF's own metadata.
+fn facts_of(kv: &KeyValues, path: &Path) -> Result<ModelFacts> {
+    let missing = |key: &str| {
+        let fix = "Convert a GGUF that holds a model, or the checkpoint it was made from";
+        Error::model(Place::file(path), format!("the metadata has no valid '{key}'"), fix)
+    };
+    let arch = kv
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .ok_or_else(|| missing("general.architecture"))?;
+    let number = |key: &str| kv.get(&format!("{arch}.{key}"));
+    let n_layer = number("block_count")
+        .and_then(Value::as_u64)
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| missing("block_count"))?;
+    Ok(ModelFacts {
+        arch: arch.to_string(),
+        n_layer,
+        n_expert: number("expert_count").map(per_layer).and_then(|v| v.first().copied()).unwrap_or(0),
+        n_head: number("attention.head_count").map(per_layer).and_then(|v| v.first().copied()).unwrap_or(0),
+        n_head_kv: number("attention.head_count_kv").map(per_layer).unwrap_or_default(),
+    })
+}
+
+/// A count that is given once or for each layer.
+fn per_layer(value: &Value) -> Vec<u32> {
+    match value {
+        Value::Array(Array::U32(v)) => v.clone(),
+        Value::Array(Array::I32(v)) => v.iter().map(|&n| n.max(0) as u32).collect(),
+        other => other.as_u64().and_then(|n| u32::try_from(n).ok()).into_iter().collect(),
+    }
 }
 
 fn draft(spec: &TensorSpec, source: &Source, recipe: Recipe) -> Result<Draft> {
@@ -172,10 +206,7 @@ fn unquantised_type(bound: &Bound, source: &Source, recipe: Recipe) -> GgmlType 
     }
     let mut all_f16 = true;
     bound.for_each_source(&mut |i| {
-        all_f16 &= matches!(
-            source.encoding(i),
-            crate::convert::source::Encoding::Element(SourceType::F16)
-        );
+        all_f16 &= *source.encoding(i) == Encoding::Element(SourceType::F16);
     });
     if all_f16 { GgmlType::F16 } else { GgmlType::BF16 }
 }
@@ -228,8 +259,7 @@ fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor>
     // Whole rows of whole blocks; then the total is whole blocks too.
     let bytes = ty.row_bytes(draft.ne.first().copied().unwrap_or(1)).and(n).and_then(|n| ty.row_bytes(n));
     let Some(bytes) = bytes else {
-        let what =
-            format!("shape {:?} does not fit {} (blocks of {})", draft.ne, ty.name(), ty.block_len());
+        let what = format!("shape {:?} does not fit {} (blocks of {})", draft.ne, ty.name(), ty.block_len());
         return Err(Error::model(place(), what, "Choose another type for it with --tensor-type"));
     };
     Ok(PlannedTensor {
@@ -249,10 +279,10 @@ fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
     if let Some(p) = &options.provenance {
-        metadata.set("srd.version", Value::string(env!("CARGO_PKG_VERSION")));
-        metadata.set("srd.method", Value::string(&p.method));
+        metadata.set("srd.version", Value::String(env!("CARGO_PKG_VERSION").into()));
+        metadata.set("srd.method", Value::String(p.method.clone()));
         metadata.set("srd.seed", Value::U64(p.seed));
-        metadata.set("srd.source.digest", Value::string(&p.source_digest));
+        metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
     }
 }
 
@@ -281,7 +311,7 @@ fn lay_out(
         }
         let infos: Vec<_> = tensors[group.clone()]
             .iter()
-            .map(|t| HeaderTensor { name: &t.name, ne: &t.ne, ty: t.ty })
+            .map(|t| TensorHeader { name: &t.name, ne: &t.ne, ty: t.ty })
             .collect();
         let encoded = writer::encode_header(&kv, &infos)?;
         for (tensor, offset) in tensors[group].iter_mut().zip(&encoded.tensor_offsets) {
@@ -305,10 +335,9 @@ fn split_groups(
     metadata: &KeyValues,
     limit: u64,
 ) -> Result<Vec<std::ops::Range<usize>>> {
-    let alignment = writer::ALIGNMENT;
+    let alignment = u64::from(DEFAULT_ALIGNMENT);
     // What the first header takes with every tensor listed bounds what it takes with some of them.
-    let all: Vec<_> =
-        tensors.iter().map(|t| HeaderTensor { name: &t.name, ne: &t.ne, ty: t.ty }).collect();
+    let all: Vec<_> = tensors.iter().map(|t| TensorHeader { name: &t.name, ne: &t.ne, ty: t.ty }).collect();
     let first_header = writer::encode_header(metadata, &all)?.bytes.len() as u64 + 256;
     let later_header = writer::encode_header(&KeyValues::default(), &all)?.bytes.len() as u64 + 256;
     let mut groups = Vec::new();

@@ -117,10 +117,7 @@ impl Drop for Sink {
 /// [`Error::Usage`] when the target exists without `overwrite`, or is a folder.
 pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     if target.is_dir() {
-        return Err(Error::usage(
-            format!("{} is a folder", target.display()),
-            "Name a file for the output",
-        ));
+        return Err(Error::usage(format!("{} is a folder", target.display()), "Name a file for the output"));
     }
     if !overwrite && target.symlink_metadata().is_ok() {
         return Err(Error::usage(

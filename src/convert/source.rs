@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
@@ -61,6 +60,12 @@ impl Encoding {
     }
 }
 
+/// A handle of our own on a file the reader has open, so that the very file that was checked is read.
+fn handle(path: &Path, file: &File) -> Result<(PathBuf, File)> {
+    let file = file.try_clone().map_err(|e| Error::io(path, "open", e))?;
+    Ok((path.to_path_buf(), file))
+}
+
 #[derive(Debug)]
 struct Entry {
     name: String,
@@ -75,35 +80,41 @@ struct Entry {
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    files: Vec<(PathBuf, Arc<File>)>,
+    files: Vec<(PathBuf, File)>,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
 }
 
 impl Source {
-    pub fn from_checkpoint(path: &Path, checkpoint: &Checkpoint) -> Self {
-        let files = checkpoint.shards().iter().map(|s| (s.path.clone(), s.file.clone())).collect();
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        let files =
+            checkpoint.shards().iter().map(|s| handle(&s.path, &s.file)).collect::<Result<Vec<_>>>()?;
         let entries = checkpoint
             .tensors()
             .iter()
             .map(|t| Entry {
                 name: t.name.clone(),
                 shape: t.shape.clone(),
-                encoding: match t.source_type() {
+                encoding: match t.dtype.source_type() {
                     Some(ty) => Encoding::Element(ty),
-                    None => Encoding::Other(t.dtype_name().to_string()),
+                    None => Encoding::Other(t.dtype.name().to_string()),
                 },
                 file: t.shard,
                 offset: t.offset,
                 bytes: t.bytes,
             })
             .collect();
-        Self::new(path, files, entries)
+        Ok(Self::new(checkpoint.path(), files, entries))
     }
 
-    pub fn from_gguf(gguf: &GgufFile) -> Self {
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened.
+    pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
         let entries = gguf
-            .tensors()
+            .header
+            .tensors
             .iter()
             .map(|t| Entry {
                 name: t.name.clone(),
@@ -114,10 +125,10 @@ impl Source {
                 bytes: t.bytes,
             })
             .collect();
-        Self::new(gguf.path(), vec![(gguf.path().to_path_buf(), gguf.file().clone())], entries)
+        Ok(Self::new(&gguf.path, vec![handle(&gguf.path, &gguf.file)?], entries))
     }
 
-    fn new(path: &Path, files: Vec<(PathBuf, Arc<File>)>, entries: Vec<Entry>) -> Self {
+    fn new(path: &Path, files: Vec<(PathBuf, File)>, entries: Vec<Entry>) -> Self {
         let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
         Self { path: path.to_path_buf(), files, entries, by_name }
     }

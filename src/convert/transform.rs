@@ -17,16 +17,42 @@ pub struct Bound {
 
 #[derive(Debug)]
 enum Op {
-    Source { index: usize },
-    PermuteHeads { of: Box<Bound>, cols: u64, head_rows: u64 },
-    Affine { of: Box<Bound>, mul: f32, add: f32 },
+    Source {
+        index: usize,
+    },
+    PermuteHeads {
+        of: Box<Bound>,
+        cols: u64,
+        head_rows: u64,
+    },
+    Affine {
+        of: Box<Bound>,
+        mul: f32,
+        add: f32,
+    },
     /// Elements `first ..` of the part: the flat form of `Rows`.
-    Slice { of: Box<Bound>, first: u64 },
-    Concat { parts: Vec<Bound> },
-    Transpose { of: Box<Bound>, rows: u64, cols: u64 },
-    Pad { of: Box<Bound>, value: f32 },
-    Reshape { of: Box<Bound> },
-    Generated { values: Vec<f32> },
+    Slice {
+        of: Box<Bound>,
+        first: u64,
+    },
+    Concat {
+        parts: Vec<Bound>,
+    },
+    Transpose {
+        of: Box<Bound>,
+        rows: u64,
+        cols: u64,
+    },
+    Pad {
+        of: Box<Bound>,
+        value: f32,
+    },
+    Reshape {
+        of: Box<Bound>,
+    },
+    Generated {
+        values: Vec<f32>,
+    },
 }
 
 /// Buffers that a worker keeps between calls.
@@ -224,8 +250,8 @@ impl Binder<'_> {
     }
 
     fn node(&self, op: Op, shape: Vec<u64>) -> Result<Bound> {
-        let len =
-            product(&shape).ok_or_else(|| self.fail(format!("shape {shape:?} has more than 2^64 elements")))?;
+        let len = product(&shape)
+            .ok_or_else(|| self.fail(format!("shape {shape:?} has more than 2^64 elements")))?;
         Ok(Bound { op, shape, len })
     }
 
@@ -344,14 +370,14 @@ mod tests {
         let n: u64 = shape.iter().product();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");
-        let header =
-            serde_json::json!({"t": {"dtype": "F32", "shape": shape, "data_offsets": [0, n * 4]}}).to_string();
+        let header = serde_json::json!({"t": {"dtype": "F32", "shape": shape, "data_offsets": [0, n * 4]}})
+            .to_string();
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         (0..n).for_each(|i| bytes.extend((i as f32).to_le_bytes()));
         std::fs::write(&path, bytes).unwrap();
         let checkpoint = crate::formats::safetensors::Checkpoint::open(&path).unwrap();
-        let source = Source::from_checkpoint(&path, &checkpoint).unwrap();
+        let source = Source::from_checkpoint(&checkpoint).unwrap();
         (dir, source)
     }
 

@@ -56,11 +56,18 @@ impl Options {
     fn plan_options(&self, headers: Vec<digest::Part>) -> Result<PlanOptions> {
         let recipe = Recipe::from_name(&self.quant).ok_or_else(|| {
             let known: Vec<_> = Recipe::all().map(Recipe::name).collect();
-            Error::usage(format!("'{}' is no known mix", self.quant), format!("Use one of {}", known.join(", ")))
+            Error::usage(
+                format!("'{}' is no known mix", self.quant),
+                format!("Use one of {}", known.join(", ")),
+            )
         })?;
         let ty = |name: &Option<String>| name.as_deref().map(Overrides::parse_type).transpose();
         let overrides = Overrides {
-            tensor_type: self.tensor_types.iter().map(|t| Overrides::parse_tensor_type(t)).collect::<Result<_>>()?,
+            tensor_type: self
+                .tensor_types
+                .iter()
+                .map(|t| Overrides::parse_tensor_type(t))
+                .collect::<Result<_>>()?,
             token_embedding: ty(&self.token_embedding_type)?,
             output_tensor: ty(&self.output_tensor_type)?,
             pure: self.pure,
@@ -107,16 +114,14 @@ pub fn plan_checkpoint(
     let kv = metadata::from_py(metadata)?;
     let build = || {
         let options = Options::parse(options)?;
-        let specs: Vec<TensorSpec> = serde_json::from_str(tensors)
-            .map_err(|e| Error::usage(format!("tensors: {e}"), "This is a mistake in the model family: report it"))?;
+        let specs: Vec<TensorSpec> = serde_json::from_str(tensors).map_err(|e| {
+            Error::usage(format!("tensors: {e}"), "This is a mistake in the model family: report it")
+        })?;
         let checkpoint = Checkpoint::open(&path)?;
-        let headers = checkpoint
-            .shards()
-            .iter()
-            .map(|s| digest::Part { path: s.path.clone(), header_bytes: Some(s.header_bytes) })
-            .collect();
-        let source = Source::from_checkpoint(&path, &checkpoint);
-        let inner = plan::plan_checkpoint(source, &specs, kv, &parse_facts(facts)?, &options.plan_options(headers)?)?;
+        let headers = digest::checkpoint_headers(&checkpoint);
+        let source = Source::from_checkpoint(&checkpoint)?;
+        let inner =
+            plan::plan_checkpoint(source, &specs, kv, &parse_facts(facts)?, &options.plan_options(headers)?)?;
         Ok(Plan { inner })
     };
     py.detach(build).py(py)
@@ -128,7 +133,7 @@ pub fn plan_gguf(py: Python<'_>, path: PathBuf, options: &str) -> PyResult<Plan>
     let build = || {
         let options = Options::parse(options)?;
         let gguf = GgufFile::open(&path)?;
-        let header = digest::Part { path: path.clone(), header_bytes: Some(gguf.data_offset()) };
+        let header = digest::Part { path: path.clone(), header_bytes: Some(gguf.header.data_offset) };
         let inner = plan::plan_gguf(&gguf, &options.plan_options(vec![header])?)?;
         Ok(Plan { inner })
     };

@@ -1,11 +1,9 @@
 //! [`Error`] as Python exceptions: one tree, each class also what a Python user would catch.
 
-use std::ffi::CStr;
-
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::error::{Error, Place};
 
@@ -20,38 +18,36 @@ struct Classes {
 
 static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
 
-fn class(py: Python<'_>, name: &CStr, doc: &CStr, bases: &[Bound<'_, PyAny>]) -> PyResult<Py<PyType>> {
-    PyErr::new_type(py, name, Some(doc), Some(PyTuple::new(py, bases)?.as_any()), None)
+/// A class of `srd_rs.errors` with several bases, which only `type(name, bases, dict)` can make.
+fn class(py: Python<'_>, name: &str, doc: &str, bases: &[&Bound<'_, PyType>]) -> PyResult<Py<PyType>> {
+    let dict = PyDict::new(py);
+    dict.set_item("__module__", "srd_rs.errors")?;
+    dict.set_item("__doc__", doc)?;
+    let made = py.get_type::<PyType>().call1((name, PyTuple::new(py, bases)?, dict))?;
+    Ok(made.cast_into::<PyType>()?.unbind())
 }
 
 fn make(py: Python<'_>) -> PyResult<Classes> {
-    let exception = py.get_type::<PyException>().into_any();
-    let value = py.get_type::<PyValueError>().into_any();
-    let os = py.get_type::<PyOSError>().into_any();
-    let base = class(py, c"srd_rs.errors.SrdError", c"Base of every error srd_rs raises.", &[exception])?;
-    let srd = base.bind(py).clone().into_any();
-    let sub = |name: &CStr, doc: &CStr, other: &Bound<'_, PyAny>| {
-        class(py, name, doc, &[srd.clone(), other.clone()])
-    };
+    let value = py.get_type::<PyValueError>();
+    let os = py.get_type::<PyOSError>();
+    let base = class(py, "SrdError", "Base of every error srd_rs raises.", &[&py.get_type::<PyException>()])?;
+    let sub =
+        |name: &str, doc: &str, other: &Bound<'_, PyType>| class(py, name, doc, &[base.bind(py), other]);
     Ok(Classes {
-        format: sub(c"srd_rs.errors.FormatError", c"A file breaks its own format.", &value)?,
+        format: sub("FormatError", "A file breaks its own format.", &value)?,
         model: sub(
-            c"srd_rs.errors.ModelError",
-            c"The files are well formed, but are not a model that can be converted as asked.",
+            "ModelError",
+            "The files are well formed, but are not a model that can be converted as asked.",
             &value,
         )?,
         non_finite: sub(
-            c"srd_rs.errors.NonFiniteError",
-            c"A weight is NaN, infinite, or too large for the scales of the chosen type.",
+            "NonFiniteError",
+            "A weight is NaN, infinite, or too large for the scales of the chosen type.",
             &value,
         )?,
-        usage: sub(
-            c"srd_rs.errors.UsageError",
-            c"The caller asked for something that makes no sense.",
-            &value,
-        )?,
-        io: sub(c"srd_rs.errors.SrdIOError", c"The operating system refused.", &os)?,
-        base,
+        usage: sub("UsageError", "The caller asked for something that makes no sense.", &value)?,
+        io: sub("SrdIOError", "The operating system refused.", &os)?,
+        base: base.clone_ref(py),
     })
 }
 

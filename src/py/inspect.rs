@@ -15,7 +15,10 @@ use crate::py::metadata;
 #[pyfunction]
 pub fn read_checkpoint(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyList>> {
     let rows = read_checkpoint_layout(py, path)?;
-    let short = rows.iter().map(|row| row.cast_into::<PyTuple>()?.get_slice(0, 4)).collect::<PyResult<Vec<_>>>()?;
+    let short = rows
+        .iter()
+        .map(|row| Ok(row.cast_into::<PyTuple>()?.get_slice(0, 4)))
+        .collect::<PyResult<Vec<_>>>()?;
     PyList::new(py, short)
 }
 
@@ -44,18 +47,23 @@ pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<B
 /// (name, ne, type, offset, bytes).
 #[pyfunction]
 #[pyo3(signature = (path, max_items=None))]
-pub fn read_gguf<'py>(py: Python<'py>, path: PathBuf, max_items: Option<usize>) -> PyResult<Bound<'py, PyDict>> {
+pub fn read_gguf<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    max_items: Option<usize>,
+) -> PyResult<Bound<'py, PyDict>> {
     let gguf = py.detach(|| GgufFile::open(&path)).py(py)?;
     let out = PyDict::new(py);
-    out.set_item("version", gguf.version())?;
-    out.set_item("alignment", gguf.alignment())?;
-    out.set_item("data_offset", gguf.data_offset())?;
-    out.set_item("file_size", gguf.file_size())?;
-    let (entries, lengths) = metadata::to_py(py, gguf.metadata(), max_items.unwrap_or(usize::MAX))?;
+    out.set_item("version", gguf.header.version)?;
+    out.set_item("alignment", gguf.header.alignment)?;
+    out.set_item("data_offset", gguf.header.data_offset)?;
+    out.set_item("file_size", gguf.header.file_size)?;
+    let (entries, lengths) = metadata::to_py(py, &gguf.header.kv, max_items.unwrap_or(usize::MAX))?;
     out.set_item("metadata", entries)?;
     out.set_item("lengths", lengths)?;
     let tensors = gguf
-        .tensors()
+        .header
+        .tensors
         .iter()
         .map(|t| (&t.name, PyTuple::new(py, &t.ne)?, t.ty.name(), t.offset, t.bytes).into_pyobject(py))
         .collect::<PyResult<Vec<_>>>()?;

@@ -48,7 +48,8 @@ pub fn quantize<'py>(
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
     let contiguous = "Pass a C-contiguous array (numpy.ascontiguousarray)";
-    let data = weights.as_slice().map_err(|_| usage("the weights are not contiguous".into(), contiguous)).py(py)?;
+    let data =
+        weights.as_slice().map_err(|_| usage("the weights are not contiguous".into(), contiguous)).py(py)?;
     check(ty, data).py(py)?;
     let importance = match &importance {
         None => None,
