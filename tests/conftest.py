@@ -39,7 +39,8 @@ def _read_checkpoint(folder: str) -> list[tuple[str, str, tuple[int, ...], str]]
 
 
 def _stand_in() -> types.ModuleType:
-    """The classes and the header reader of `srd_rs._core`, so that the Python rooms can be tested without Rust."""
+    """The classes and the header reader of `srd_rs._core`, so that the Python rooms can be tested without
+    Rust."""
     module = types.ModuleType("srd_rs._core")
     base = type("SrdError", (Exception,), {})
     module.SrdError = base

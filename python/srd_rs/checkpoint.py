@@ -15,7 +15,8 @@ MAX_CONFIG_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor of the checkpoint: safetensors dtype name (``"BF16"``), shape row-major, and the file that holds it."""
+    """A tensor of the checkpoint: safetensors dtype name (``"BF16"``), shape row-major, and the file that
+    holds it."""
 
     name: str
     dtype: str

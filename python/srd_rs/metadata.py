@@ -77,8 +77,9 @@ def _shown(value: object) -> str:
 class Metadata:
     """Insertion-ordered, typed GGUF key/values.
 
-    Kinds are written as the GGUF specification names them: ``"STRING"``, ``"UINT32"``, ``"FLOAT32"``, ``"BOOL"``, ...,
-    and arrays as ``"ARRAY[INT32]"``. Adding a key again replaces its value and keeps its place.
+    Kinds are written as the GGUF specification names them: ``"STRING"``, ``"UINT32"``, ``"FLOAT32"``,
+    ``"BOOL"``, ..., and arrays as ``"ARRAY[INT32]"``. Adding a key again replaces its value and keeps its
+    place.
     """
 
     def __init__(self, entries: Iterable[tuple[str, str, object]] = ()) -> None:
@@ -87,7 +88,8 @@ class Metadata:
             self.add(key, kind, value)
 
     def add(self, key: str, kind: str, value: object) -> None:
-        """Add a value of a kind; a value that the kind cannot hold raises ModelError, an unknown kind ValueError."""
+        """Add a value of a kind; a value that the kind cannot hold raises ModelError, an unknown kind
+        ValueError."""
         if not key or len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY_BYTES:
             raise ValueError(f"a GGUF key has 1 to {_MAX_KEY_BYTES} bytes")
         if kind.startswith("ARRAY[") and kind.endswith("]"):

@@ -1,8 +1,9 @@
-"""What happens to a tensor between the checkpoint and the GGUF: a small closed set of steps that stream by rows.
+"""What happens to a tensor between the checkpoint and the GGUF: a small closed set of steps that stream by
+rows.
 
 A transform is a tree. Its leaves are tensors of the checkpoint or generated values; each node knows its shape
-(row-major, as in the checkpoint), so that the shape which a source must have and the shape that is written follow
-from the same declaration. `to_json` is what Rust runs; no weight passes through Python.
+(row-major, as in the checkpoint), so that the shape which a source must have and the shape that is written
+follow from the same declaration. `to_json` is what Rust runs; no weight passes through Python.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Rows(_Unary):
 
 @dataclass(frozen=True)
 class Concat(Transform):
-    """Rows of one part after another. With `stack`, equal parts become slices of a tensor of one more dimension."""
+    """Rows of one part after another. With `stack`, equal parts become slices of a tensor of one more
+    dimension."""
 
     of: tuple[Transform, ...]
     stack: bool = False

@@ -52,8 +52,8 @@ def class_name(checkpoint: Checkpoint) -> str:
 def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:
     """The GGUF metadata and tensors of a checkpoint.
 
-    `name` replaces `general.name`. Raises ModelError, naming config.json or the tensor, if the model is of an unknown
-    class, or its configuration and its tensors do not fit each other.
+    `name` replaces `general.name`. Raises ModelError, naming config.json or the tensor, if the model is of an
+    unknown class, or its configuration and its tensors do not fit each other.
     """
     kind = class_name(checkpoint)
     family = _families().get(kind)

@@ -1,7 +1,8 @@
-"""What the families share: recognising tensors that are not the text model's, the decoder skeleton as a table, and
-the metadata every decoder has.
+"""What the families share: recognising tensors that are not the text model's, the decoder skeleton as a
+table, and the metadata every decoder has.
 
-A family is a subclass of `Family`: the class names it serves, the defaults of its configuration class, its rows.
+A family is a subclass of `Family`: the class names it serves, the defaults of its configuration class, its
+rows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Sou
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a recipe needs to know. `n_head_kv`: one number, or one per layer. `tied`: no output matrix of its own."""
+    """What a recipe needs to know. `n_head_kv`: one number, or one per layer. `tied`: no output matrix of its
+    own."""
 
     arch: str
     n_layer: int
@@ -47,11 +49,11 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor of the skeleton. `source` and `target` are names without the layer's prefix and the suffix; `dims` are
-    the names of its sizes, rows first (``"q d"``: query width by model width).
+    """A tensor of the skeleton. `source` and `target` are names without the layer's prefix and the suffix;
+    `dims` are the names of its sizes, rows first (``"q d"``: query width by model width).
 
-    `how`: "copy", "plus_one" (norms stored minus one), "permute_q", "permute_k" (see PermuteHeads), "transpose".
-    `bias`: "no", "maybe" (where present) or "yes".
+    `how`: "copy", "plus_one" (norms stored minus one), "permute_q", "permute_k" (see PermuteHeads),
+    "transpose". `bias`: "no", "maybe" (where present) or "yes".
     """
 
     source: str
@@ -66,27 +68,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Experts:
-    """Expert matrices of a layer: one tensor per expert (``{source}.{i}.{part}.weight``), to be stacked. `parts` are
-    (part, target, dims) in the order in which they are written."""
+    """Expert matrices of a layer: one tensor per expert (``{source}.{i}.{part}.weight``), to be stacked.
+    `parts` are (part, target, dims) in the order in which they are written."""
 
     source: str
     parts: tuple[tuple[str, str, str], ...]
 
 
-# Parts of other modalities, by how their names begin or by what occurs in them; see the text models of llama.cpp.
+# Parts of other modalities, by how their names begin or by what occurs in them; see the text models of
+# llama.cpp.
 _OTHER_PREFIXES: Final = (
-    "mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.", "sound_projection.",
-    "speech_embeddings.",
+    "mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.",
+    "sound_projection.", "speech_embeddings.",
 )  # fmt: skip
 _OTHER_PARTS: Final = (
     "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
-    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.", "patch_merge_mlp.",
-    "model.connector.",
+    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.",
+    "patch_merge_mlp.", "model.connector.",
 )  # fmt: skip
 _BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _QUANTISED: Final = (
-    ".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".qweight", ".qzeros", ".scales", ".g_idx", ".absmax",
-    ".quant_map", ".SCB", ".weight_packed", ".weight_shape", ".weight_zero_point", ".input_scale",
+    ".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".qweight", ".qzeros", ".scales", ".g_idx",
+    ".absmax", ".quant_map", ".SCB", ".weight_packed", ".weight_shape", ".weight_zero_point", ".input_scale",
     "_scale_inv", "_blocks", ".nested_absmax",
 )  # fmt: skip
 _POOLING: Final = (
@@ -209,7 +212,8 @@ class Family:
 
     @property
     def tied(self) -> bool:
-        """Whether the checkpoint may lack an output matrix: it is the embedding, or was left out with the head."""
+        """Whether the checkpoint may lack an output matrix: it is the embedding, or was left out with the
+        head."""
         return self.class_name.endswith("Model") or self.config.flag("tie_word_embeddings", True)
 
     def head_counts_kv(self) -> int | list[int]:
@@ -332,7 +336,9 @@ class Family:
             return
         # n_expert may be any number: never loop over more experts than there can be
         if self.n_expert * self.n_layer > len(present):
-            what = f"{self.n_expert} experts in {self.n_layer} layers, but the checkpoint has only {len(present)} tensors"
+            what = (
+                f"{self.n_expert} experts in {self.n_layer} layers, but only {len(present)} tensors are there"
+            )
             raise self.config.error(what, "Correct the number of experts, or download the missing shards")
         for part, name, dims in experts.parts:
             shape = tuple(sizes[dim] for dim in dims.split())
@@ -351,7 +357,8 @@ class Family:
         sizes: Mapping[str, int],
         present: Mapping[str, SourceTensor],
     ) -> bool:
-        """``experts.gate_up_proj`` [E, 2 f, d] and ``experts.down_proj`` [E, d, f], as transformers 5 saves them."""
+        """``experts.gate_up_proj`` [E, 2 f, d] and ``experts.down_proj`` [E, d, f], as transformers 5 saves
+        them."""
         fused = f"{source}{experts.source}.gate_up_proj"
         suffix = next((end for end in ("", ".weight") if fused + end in present), None)
         if suffix is None:
@@ -420,7 +427,8 @@ class Family:
         return used
 
     def write_pooling(self, metadata: Metadata) -> None:
-        """`pooling_type` of a sentence-transformers model: modules.json names the folder of the pooling module."""
+        """`pooling_type` of a sentence-transformers model: modules.json names the folder of the pooling
+        module."""
         folder = self.checkpoint.folder
         if not (folder / "modules.json").is_file():
             return
@@ -434,8 +442,8 @@ class Family:
                 return
         mode = pooling.get("pooling_mode")
         if not isinstance(mode, str) or mode not in _POOLING_NAMES:
-            raise ModelError(message(path / "config.json", "this kind of pooling has no counterpart in GGUF", "Use a "
-                             "model with mean, cls or last-token pooling"))  # fmt: skip
+            fix = "Use a model with mean, cls or last-token pooling"
+            raise ModelError(message(path / "config.json", "GGUF has no such kind of pooling", fix))
         metadata.uint32(f"{self.arch}.pooling_type", _POOLING_NAMES[mode])
 
     # All together
@@ -475,7 +483,8 @@ class Family:
         return ModelSpec(self.arch, metadata, specs, facts)
 
     def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:
-        """vocab_size against the embedding's rows: the message for the commonest mistake after adding tokens."""
+        """vocab_size against the embedding's rows: the message for the commonest mistake after adding
+        tokens."""
         tensor = present.get(self.embedding)
         if tensor is None or len(tensor.shape) != 2:
             return  # the table says what is wrong
@@ -522,7 +531,8 @@ def _pooling_folder(folder: Path) -> Path | None:
 
 
 def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
-    """A checkpoint that is quantised already: its codes and scales are no weights. Plain FP8 without scales is fine."""
+    """A checkpoint that is quantised already: its codes and scales are no weights. Plain FP8 without scales
+    is fine."""
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else stated
     if isinstance(stated, dict) and method is None and stated:

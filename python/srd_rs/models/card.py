@@ -1,8 +1,8 @@
 """The front matter of a model card (README.md): the part of YAML that model cards use, nothing executable.
 
-Read are top-level keys with plain or quoted scalars, flow lists, block lists of scalars, and block scalars (``|``,
-``>``). All scalars are text. Anything else (nested mappings such as ``model-index``) is skipped, so an odd card never
-stops a conversion.
+Read are top-level keys with plain or quoted scalars, flow lists, block lists of scalars, and block scalars
+(``|``, ``>``). All scalars are text. Anything else (nested mappings such as ``model-index``) is skipped, so
+an odd card never stops a conversion.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _block(header: str, rest: list[str]) -> str:
 
 
 def _items(lines: list[str]) -> list[str] | str | None:
-    """A block list of scalars; entries that are mappings are skipped. Without dashes, a scalar on its own line."""
+    """A block list of scalars; entries that are mappings are skipped. Without dashes, a scalar on its own
+    line."""
     matches = [_ITEM.match(line) for line in lines]
     if not matches[0]:
         if ":" in lines[0]:

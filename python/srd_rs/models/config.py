@@ -1,8 +1,9 @@
-"""config.json as the families read it: one level, one spelling, class defaults filled in, every value checked.
+"""config.json as the families read it: one level, one spelling, class defaults filled in, every value
+checked.
 
-Published files come in two generations. `normalise` brings them to one form: the text part of a multimodal model is
-merged into the top level, other names of a value become the usual one, and what transformers would fill in from the
-defaults of the configuration class is filled in, because a raw config.json leaves it out.
+Published files come in two generations. `normalise` brings them to one form: the text part of a multimodal
+model is merged into the top level, other names of a value become the usual one, and what transformers would
+fill in from the defaults of the configuration class is filled in, because a raw config.json leaves it out.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def normalise(
     file: Path,
     spellings: Mapping[str, Sequence[str]] | None = None,
 ) -> Config:
-    """See the module's docstring. `spellings` are a family's own: usual name -> others, the first found wins."""
+    """See the module's docstring. `spellings` are a family's own: usual name -> others, the first found
+    wins."""
     values = flatten(config)
     for usual, others in {**_SPELLINGS, **(spellings or {})}.items():
         for other in others:

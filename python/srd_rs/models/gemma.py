@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from srd_rs.metadata import Metadata
 from srd_rs.models.base import GATED_FFN, HEAD_NORMS, LLAMA_LAYER, Family, Row
@@ -28,7 +29,7 @@ SANDWICH: tuple[Row, ...] = (
 class Gemma(Family):
     arch = "gemma"
     classes = ("GemmaForCausalLM",)
-    defaults = {
+    defaults: ClassVar = {
         "vocab_size": 256000,
         "hidden_size": 3072,
         "intermediate_size": 24576,
@@ -69,7 +70,7 @@ class Gemma(Family):
 class Gemma2(Gemma):
     arch = "gemma2"
     classes = ("Gemma2ForCausalLM",)
-    defaults = {
+    defaults: ClassVar = {
         **Gemma.defaults,
         "hidden_size": 2304,
         "intermediate_size": 9216,
@@ -92,7 +93,7 @@ class Gemma2(Gemma):
 class Gemma3(Family):
     arch = "gemma3"
     classes = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
-    defaults = {
+    defaults: ClassVar = {
         "vocab_size": 262208,
         "hidden_size": 2304,
         "intermediate_size": 9216,

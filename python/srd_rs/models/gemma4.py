@@ -1,15 +1,15 @@
 """Gemma 4: dense with per-layer embeddings and shared keys and values, dense, and mixture of experts.
 
-Layers are of two types, sliding and full attention, with head sizes (and in the larger models numbers of KV heads)
-of their own. Full layers rotate only a part of each head: `rope_freqs.weight` divides the rest by 1e30. Norm weights
-are stored as they are, unlike Gemma 1 to 3.
+Layers are of two types, sliding and full attention, with head sizes (and in the larger models numbers of KV
+heads) of their own. Full layers rotate only a part of each head: `rope_freqs.weight` divides the rest by
+1e30. Norm weights are stored as they are, unlike Gemma 1 to 3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from srd_rs.metadata import Metadata
 from srd_rs.models import rope as ropes
@@ -46,7 +46,7 @@ _OF_SHARED = ("attn_k", "attn_v", "attn_k_norm")
 class Gemma4(Family):
     arch = "gemma4"
     classes = ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration")
-    defaults = {
+    defaults: ClassVar = {
         "vocab_size": 262144,
         "hidden_size": 2304,
         "intermediate_size": 9216,
@@ -62,7 +62,7 @@ class Gemma4(Family):
         "hidden_size_per_layer_input": 256,
         "num_kv_shared_layers": 0,
     }
-    spellings = {"top_k_experts": ("num_experts_per_tok",)}
+    spellings: ClassVar = {"top_k_experts": ("num_experts_per_tok",)}
     rope_theta = 1_000_000.0
     rope_theta_sliding = 10_000.0
 
@@ -176,7 +176,8 @@ class Gemma4(Family):
         return used
 
     def is_shared(self, layer: int) -> bool:
-        """Whether the layer uses the keys and values of an earlier one; its own tensors are then never read."""
+        """Whether the layer uses the keys and values of an earlier one; its own tensors are then never
+        read."""
         return layer >= self.n_layer - self.n_shared_kv
 
     def feed_forward(self, layer: int) -> int:

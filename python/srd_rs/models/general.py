@@ -1,7 +1,8 @@
 """The `general.*` keys: what the model is called, how large it is, where it comes from.
 
-Sources, strongest first: the name given by the caller, the model card's front matter, `_name_or_path` of config.json,
-the name of the folder. The rules by which a name is taken apart are those of the GGUF naming convention.
+Sources, strongest first: the name given by the caller, the model card's front matter, `_name_or_path` of
+config.json, the name of the folder. The rules by which a name is taken apart are those of the GGUF naming
+convention.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ _CARD_KEYS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 _ORDER: Final = (
-    "name", "author", "version", "organization", "finetune", "basename", "description", "size_label", "license",
-    "license.name", "license.link", "source.url", "source.doi", "source.uuid", "source.repo_url",
+    "name", "author", "version", "organization", "finetune", "basename", "description", "size_label",
+    "license", "license.name", "license.link", "source.url", "source.doi", "source.uuid", "source.repo_url",
 )  # fmt: skip
 
 
@@ -73,7 +74,8 @@ class Size:
 
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> Size:
-        """Count (GGUF name, shape) pairs. Stacked expert tensors are `*_exps.*` with at least three dimensions."""
+        """Count (GGUF name, shape) pairs. Stacked expert tensors are `*_exps.*` with at least three
+        dimensions."""
         total = shared = expert = n_experts = n_stacks = 0
         for name, shape in tensors:
             size = 1
@@ -89,7 +91,8 @@ class Size:
         return cls(total, shared, expert, n_experts // n_stacks if n_stacks else 0)
 
     def label(self) -> str:
-        """``3.4M``, ``8x3.3M``: two significant digits at least, experts times the size of a model with one."""
+        """``3.4M``, ``8x3.3M``: two significant digits at least, experts times the size of a model with
+        one."""
         if self.n_expert:
             return f"{self.n_expert}x{_rounded(self.shared + self.expert)}"
         return _rounded(self.total)
@@ -117,7 +120,8 @@ class NameParts:
 
 
 def title(name: str) -> str:
-    """``my-model-v1`` -> ``My Model v1``: lower-case words get a capital unless they are a version or a number."""
+    """``my-model-v1`` -> ``My Model v1``: lower-case words get a capital unless they are a version or a
+    number."""
     words = name.strip().replace("-", " ").split()
     keep = re.compile(r"^(v\d+(?:\.\d+)*|\d.*)$")
     return " ".join(w.title() if w.islower() and not keep.match(w) else w for w in words)
@@ -242,7 +246,7 @@ def _write_sampling(metadata: Metadata, generation: Mapping[str, Any]) -> None:
         wanted: tuple[type, ...] = {"STRING": (str,), "INT32": (int,), "FLOAT32": (int, float)}[kind]
         if isinstance(value, bool) or not isinstance(value, wanted):
             continue
-        if not isinstance(value, str) and not -(2**31) < value < 2**31:
+        if isinstance(value, (int, float)) and not -(2**31) < value < 2**31:
             continue
         metadata.add(f"general.sampling.{key}", kind, value)
 

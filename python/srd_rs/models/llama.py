@@ -1,12 +1,14 @@
 """Llama and the families that ggml computes with the same graph: Mistral and Mixtral.
 
-Query and key rows are permuted (see PermuteHeads). llama3 RoPE scaling becomes the tensor `rope_freqs.weight`.
+Query and key rows are permuted (see PermuteHeads). llama3 RoPE scaling becomes the tensor
+`rope_freqs.weight`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import ClassVar
 
 from srd_rs.metadata import Metadata
 from srd_rs.models import rope as ropes
@@ -22,8 +24,13 @@ ATTENTION: tuple[Row, ...] = tuple(
 
 class Llama(Family):
     arch = "llama"
-    classes = ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "MistralForCausalLM")
-    defaults = {
+    classes: ClassVar[tuple[str, ...]] = (
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "LlamaModel",
+        "MistralForCausalLM",
+    )
+    defaults: ClassVar = {
         "vocab_size": 32000,
         "hidden_size": 4096,
         "intermediate_size": 11008,
@@ -33,7 +40,7 @@ class Llama(Family):
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
     }
-    class_defaults = {
+    class_defaults: ClassVar = {
         "MistralForCausalLM": {
             "intermediate_size": 14336,
             "num_key_value_heads": 8,
@@ -58,7 +65,7 @@ class Llama(Family):
 
 class Mixtral(Llama):
     classes = ("MixtralForCausalLM",)
-    defaults = {
+    defaults: ClassVar = {
         **Llama.defaults,
         "intermediate_size": 14336,
         "num_key_value_heads": 8,
@@ -67,7 +74,7 @@ class Mixtral(Llama):
         "num_experts_per_tok": 2,
         "num_experts": 8,
     }
-    class_defaults = {}
+    class_defaults: ClassVar = {}
     rope_theta = 1_000_000.0
     layer_rows = (*ATTENTION, Row("block_sparse_moe.gate", "ffn_gate_inp", "e d"))
 

@@ -1,8 +1,9 @@
-"""Mistral 3: the text part of Mistral-Small 3.1 and later, and Ministral 3, whose YaRN has a query temperature."""
+"""Mistral 3: the text part of Mistral-Small 3.1 and later, and Ministral 3, whose YaRN has a query
+temperature."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from srd_rs.metadata import Metadata
 from srd_rs.models.llama import Llama
@@ -11,11 +12,11 @@ from srd_rs.models.llama import Llama
 class Mistral3(Llama):
     arch = "mistral3"
     classes = ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM")
-    defaults = {
+    defaults: ClassVar = {
         **Llama.defaults,
         **Llama.class_defaults["MistralForCausalLM"],
     }
-    class_defaults = {
+    class_defaults: ClassVar = {
         "Ministral3ForCausalLM": {
             "vocab_size": 131072,
             "num_hidden_layers": 34,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from srd_rs.metadata import Metadata
 from srd_rs.models.base import Family, Row
@@ -11,7 +12,7 @@ from srd_rs.models.base import Family, Row
 class Phi3(Family):
     arch = "phi3"
     classes = ("Phi3ForCausalLM",)
-    defaults = {
+    defaults: ClassVar = {
         "vocab_size": 32064,
         "hidden_size": 3072,
         "intermediate_size": 8192,

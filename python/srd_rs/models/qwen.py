@@ -1,9 +1,11 @@
-"""Qwen 2 and 3, dense and mixture of experts. Rows stay in their order: ggml rotates halves for these graphs."""
+"""Qwen 2 and 3, dense and mixture of experts. Rows stay in their order: ggml rotates halves for these
+graphs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import ClassVar
 
 from srd_rs.metadata import Metadata
 from srd_rs.models import rope as ropes
@@ -13,7 +15,7 @@ from srd_rs.models.base import GATED_FFN, HEAD_NORMS, LLAMA_LAYER, Experts, Fami
 class Qwen2(Family):
     arch = "qwen2"
     classes = ("Qwen2ForCausalLM", "Qwen2Model")
-    defaults = {
+    defaults: ClassVar = {
         "vocab_size": 151936,
         "hidden_size": 4096,
         "intermediate_size": 22016,
@@ -37,14 +39,14 @@ class Qwen2(Family):
 class Qwen3(Qwen2):
     arch = "qwen3"
     classes = ("Qwen3ForCausalLM", "Qwen3Model")
-    defaults = {**Qwen2.defaults, "head_dim": 128}
+    defaults: ClassVar = {**Qwen2.defaults, "head_dim": 128}
     layer_rows = LLAMA_LAYER + HEAD_NORMS + GATED_FFN
 
 
 class Qwen2Moe(Family):
     arch = "qwen2moe"
     classes = ("Qwen2MoeForCausalLM",)
-    defaults = {
+    defaults: ClassVar = {
         **Qwen2.defaults,
         "hidden_size": 2048,
         "intermediate_size": 5632,
@@ -102,7 +104,7 @@ class Qwen2Moe(Family):
 class Qwen3Moe(Qwen2Moe):
     arch = "qwen3moe"
     classes = ("Qwen3MoeForCausalLM",)
-    defaults = {
+    defaults: ClassVar = {
         **Qwen2.defaults,
         "hidden_size": 2048,
         "intermediate_size": 6144,

@@ -1,7 +1,7 @@
 """Rotary position embedding: one form for all spellings of its parameters, and the tables that GGUF stores.
 
-Old files: `rope_theta` beside `rope_scaling = {"type" or "rope_type": ..., "factor": ...}`. New files (transformers 5):
-`rope_parameters`, flat, or one dict per layer type.
+Old files: `rope_theta` beside `rope_scaling = {"type" or "rope_type": ..., "factor": ...}`. New files
+(transformers 5): `rope_parameters`, flat, or one dict per layer type.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
 class Rope:
     """`full`: the parameters of full-attention layers (of all layers, unless `sliding` is there too).
 
-    Both have `rope_type` and `rope_theta`; for types that extend the context, `original_max_position_embeddings`.
+    Both have `rope_type` and `rope_theta`; for types that extend the context,
+    `original_max_position_embeddings`.
     """
 
     full: dict[str, Any]
@@ -41,7 +42,8 @@ class Rope:
 def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None = None) -> Rope:
     """The parameters of a configuration; `theta` and `theta_sliding` are the defaults of its class.
 
-    `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old files).
+    `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old
+    files).
     """
     raw = config.mapping("rope_scaling") or config.mapping("rope_parameters")
     nested = any(isinstance(raw.get(kind), dict) for kind in PER_TYPE)
@@ -114,8 +116,8 @@ def _complete(config: Config, params: dict[str, Any], theta: float) -> None:
 
 
 def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:
-    """The `rope.scaling.*` keys. llama3 goes into a tensor; dynamic NTK has no counterpart in GGUF and changes
-    nothing below the trained context, so nothing is written for it."""
+    """The `rope.scaling.*` keys. llama3 goes into a tensor; dynamic NTK has no counterpart in GGUF and
+    changes nothing below the trained context, so nothing is written for it."""
     params, kind = rope.full, rope.kind
     if kind in ("linear", "yarn"):
         metadata.string(f"{arch}.rope.scaling.type", kind)
@@ -139,16 +141,18 @@ def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:
 
 
 def _f32(value: float) -> float:
-    """Round to float32. Sums, products and quotients of float32 values, computed in float64 and then rounded, are
-    the correctly rounded float32 ones."""
+    """Round to float32. Sums, products and quotients of float32 values, computed in float64 and then rounded,
+    are the correctly rounded float32 ones."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def llama3_factors(config: Config, params: dict[str, Any], dimensions: int) -> tuple[float, ...]:
     """What llama3 scaling divides each rotary frequency by: `dimensions` / 2 values, in float32 steps.
 
-    Wavelengths up to original/high_freq_factor stay as they are, those beyond original/low_freq_factor are divided
-    by `factor`, in between the two are blended (the Llama 3.1 reference code).
+    Wavelengths up to original/high_freq_factor stay as they are, those beyond original/low_freq_factor are
+    divided by `factor`, in between the two are blended (the Llama 3.1 reference code). A number over a tensor
+    is the number times the rounded reciprocal, so that the values are those of the usual converter to the
+    last bit.
     """
     base, factor = _f32(params["rope_theta"]), float(params["factor"])
     low, high = float(params.get("low_freq_factor") or 1.0), float(params.get("high_freq_factor") or 4.0)
@@ -158,13 +162,13 @@ def llama3_factors(config: Config, params: dict[str, Any], dimensions: int) -> t
     factors = []
     for index in range(0, dimensions, 2):
         frequency = _f32(1.0 / _f32(base ** _f32(index / dimensions)))
-        wavelength = _f32(_f32(2 * math.pi) / frequency)
+        wavelength = _f32(_f32(1 / frequency) * _f32(2 * math.pi))
         if wavelength < _f32(context / high):
             factors.append(1.0)
         elif wavelength > _f32(context / low):
             factors.append(_f32(factor))
         else:
-            smooth = _f32(_f32(_f32(context / wavelength) - _f32(low)) / _f32(high - low))
+            smooth = _f32(_f32(_f32(_f32(1 / wavelength) * context) - _f32(low)) / _f32(high - low))
             blend = _f32(_f32(_f32(1 - smooth) / _f32(factor)) + smooth)
             factors.append(_f32(1 / blend))
     return tuple(factors)

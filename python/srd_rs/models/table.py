@@ -1,7 +1,8 @@
-"""The tensors of a model as a table: what is written, from which tensors of the checkpoint, and whether it must be there.
+"""The tensors of a model as a table: what is written, from which tensors of the checkpoint, and whether it
+must be there.
 
-A family declares every tensor that its architecture has. `Table.resolve` then holds the declaration against the
-checkpoint: nothing may be missing, nothing unknown, every shape as the configuration says.
+A family declares every tensor that its architecture has. `Table.resolve` then holds the declaration against
+the checkpoint: nothing may be missing, nothing unknown, every shape as the configuration says.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class TensorSpec:
 
 
 def store_of(name: str, shape: Sequence[int]) -> str:
-    """llama.cpp's rule for what is never quantised: vectors, norms, routers, position and type embeddings, and
-    whatever is no `.weight`."""
+    """llama.cpp's rule for what is never quantised: vectors, norms, routers, position and type embeddings,
+    and whatever is no `.weight`."""
     single = name.removeprefix("blk.").partition(".")[2] if name.startswith("blk.") else name
     plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight")
     return "f32" if plain or single in _F32_NAMES else "auto"
@@ -72,8 +73,8 @@ class Table:
     entries: dict[str, _Entry] = field(default_factory=dict)
 
     def add(self, name: str, transform: Transform, *, needed: bool = True, group: str | None = None) -> None:
-        """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of any has
-        been met."""
+        """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
+        any has been met."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
         self.entries[name] = _Entry(name, transform, needed, group or name)
