@@ -1,0 +1,86 @@
+"""The command line `srd-rs`. One file per command; this one finds them and turns failures into exit codes.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 130 interrupted. Errors are one line on stderr,
+`error: place: what. What to do.`, or with `--json` one object on stdout, `{"error": {"kind", "message"}}`.
+`SRD_DEBUG=1` shows the traceback as well.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from srd_rs.cli.failures import EXIT_INTERRUPTED, exit_code_of, report
+
+#: Commands and where they live. A command's module is imported only when it is asked for.
+COMMANDS = {
+    "convert": "srd_rs.cli.convert",
+    "inspect": "srd_rs.cli.inspect",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are the attribute `command` of the modules in `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"srd-rs {version('srd-rs')}")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """Hugging Face checkpoint in, GGUF out: one streaming pass, no PyTorch, no llama.cpp, no GPU.
+
+    \b
+    srd-rs convert MODEL             MODEL-Q4_K_M.gguf in the current folder
+    srd-rs convert MODEL --dry-run   the exact size, without reading a weight
+    srd-rs inspect FILE              what is in a GGUF or a checkpoint
+    """
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command line and return its exit code; every failure is printed, none is raised."""
+    as_json = "--json" in args
+    try:
+        result = cli.main(args=list(args), prog_name="srd-rs", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        report("interrupted", "interrupted; nothing was written under the final name", as_json=as_json)
+        return EXIT_INTERRUPTED
+    except Exception as error:  # the one place where every failure becomes a line and a code
+        return exit_code_of(error, as_json=as_json)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `srd-rs` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped instead of ending the run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))

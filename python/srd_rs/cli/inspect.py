@@ -1,0 +1,134 @@
+"""`srd-rs inspect`: what is in a GGUF, a safetensors file or a checkpoint folder. Reads headers only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table, types_json
+
+if TYPE_CHECKING:
+    from srd_rs.inspection import Inspection
+
+#: What the summary shows of the metadata: (line, key; `*` stands for the architecture).
+SUMMARY = (
+    ("architecture", "general.architecture"),
+    ("name", "general.name"),
+    ("size label", "general.size_label"),
+    ("file type", "general.file_type"),
+    ("layers", "*.block_count"),
+    ("experts", "*.expert_count"),
+    ("context", "*.context_length"),
+    ("embedding", "*.embedding_length"),
+    ("tokenizer", "tokenizer.ggml.model"),
+    ("pre-tokenizer", "tokenizer.ggml.pre"),
+)
+ALL_ITEMS = (1 << 63) - 1
+CHAT_TEMPLATE = "tokenizer.chat_template"
+
+
+@click.command("inspect", short_help="Show what is in a GGUF or a checkpoint.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--metadata", "show_metadata", is_flag=True, help="List every metadata key.")
+@click.option("--tensors", "show_tensors", is_flag=True, help="List every tensor.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object; metadata and tensors in full where they are asked for.",
+)
+def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
+    """Show what is in PATH: a GGUF, a safetensors file or a checkpoint folder.
+
+    Reads and checks the headers only. A chat template is shown by its length and SHA-256 and never run.
+    """
+    import srd_rs
+
+    # On a terminal a few values of an array are enough; a machine that asks for metadata gets all of it.
+    found = srd_rs.inspect(path, max_items=ALL_ITEMS if as_json and show_metadata else 8)
+    if as_json:
+        click.echo(json.dumps(as_dict(found, metadata=show_metadata, tensors=show_tensors)))
+        return
+    parts = [summary_text(path, found)]
+    if show_metadata:
+        parts.append(metadata_text(found))
+    if show_tensors:
+        parts.append(tensors_text(found))
+    click.echo("\n\n".join(parts))
+
+
+def summary_text(path: Path, found: Inspection) -> str:
+    values = {key: value for key, _, value in found.metadata}
+    arch = str(values.get("general.architecture", ""))
+    lines = [("file", f"{printable(str(path))}, {found.kind}, {bytes_text(found.file_bytes)}")]
+    for label, key in SUMMARY:
+        value = values.get(key.replace("*", arch))
+        if value is not None:
+            lines.append((label, shortened(printable(_value_text(value)), 80)))
+    template = values.get(CHAT_TEMPLATE)
+    if isinstance(template, str):
+        digest = hashlib.sha256(template.encode("utf-8", "surrogateescape")).hexdigest()
+        lines.append(("chat template", f"{len(template)} characters, sha256 {digest}"))
+    width = max(len(label) for label, _ in lines)
+    head = "\n".join(f"{label.ljust(width)}  {value}" for label, value in lines)
+    return f"{head}\n\n{type_table(found.types)}"
+
+
+def metadata_text(found: Inspection) -> str:
+    rows = [
+        (printable(key), kind, shortened(printable(_value_text(value, found.lengths.get(key))), 80))
+        for key, kind, value in found.metadata
+    ]
+    return table(("key", "kind", "value"), rows, left=3)
+
+
+def tensors_text(found: Inspection) -> str:
+    rows = [
+        (printable(t.name), t.type, " x ".join(map(str, t.shape)), str(t.bytes), str(t.offset))
+        for t in found.tensors
+    ]
+    return table(("tensor", "type", "shape", "bytes", "offset"), rows, left=3)
+
+
+def _value_text(value: object, length: int | None = None) -> str:
+    """`value`; of an array its first values and its length."""
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    length = len(value) if length is None else length
+    head = ", ".join(map(repr, value[:4]))
+    return f"[{head}{', …' if length > 4 else ''}] ({length})"
+
+
+def as_dict(found: Inspection, *, metadata: bool, tensors: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "kind": found.kind,
+        "file_bytes": found.file_bytes,
+        "n_tensors": len(found.tensors),
+        "n_weights": found.n_weights,
+        "bpw": found.bpw,
+        "types": types_json(found.types),
+    }
+    if metadata:
+        result["metadata"] = [
+            {"key": key, "kind": kind, "value": _json_value(value)} for key, kind, value in found.metadata
+        ]
+    if tensors:
+        result["tensors"] = [
+            {"name": t.name, "type": t.type, "shape": list(t.shape), "bytes": t.bytes, "offset": t.offset}
+            for t in found.tensors
+        ]
+    return result
+
+
+def _json_value(value: Any) -> Any:
+    """JSON has no NaN and no infinity: those become strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_json_value(v) for v in value]
+    return value
