@@ -87,7 +87,7 @@ mod tests {
         match ty.bytes() {
             1 => (0..=u8::MAX).collect(),
             2 => (0..=u16::MAX).flat_map(u16::to_le_bytes).collect(),
-            _ => (0..=u16::MAX).flat_map(|h| (u32::from(h) * 0x1_0003).to_le_bytes()).collect(),
+            _ => (0..=u16::MAX).flat_map(|h| u32::from(h).wrapping_mul(0x1_0003).to_le_bytes()).collect(),
         }
     }
 

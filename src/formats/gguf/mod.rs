@@ -43,7 +43,7 @@ fn tensor_bytes(ne: &[u64], ty: crate::dtype::GgmlType) -> Result<u64, String> {
         Some(_) => {}
     }
     let (name, block) = (ty.name(), ty.block_len());
-    if ne[0] % block as u64 != 0 {
+    if !ne[0].is_multiple_of(block as u64) {
         return Err(format!("has rows of {} weights, no multiple of the {block} of a {name} block", ne[0]));
     }
     let rows: u64 = ne[1..].iter().product();
