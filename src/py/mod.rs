@@ -1,1 +1,24 @@
 //! PyO3: argument parsing, GIL release, error mapping; nothing else.
+
+mod convert;
+mod errors;
+mod inspect;
+mod metadata;
+mod quant;
+
+use pyo3::prelude::*;
+
+/// The native half of the `srd_rs` package.
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    errors::register(module)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<convert::Plan>()?;
+    module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
+    module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::read_checkpoint_layout, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::read_gguf, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::quantize, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::dequantize, module)?)
+}

@@ -1,0 +1,316 @@
+"""From a checkpoint folder or a GGUF to a GGUF: what `srd-rs convert` does, for Python.
+
+Only names, shapes and metadata pass through here; weights stay in Rust.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.errors import ModelError, UsageError, message
+
+DEFAULT_MAX_MEMORY: Final = 512 << 20
+"""Bytes of weights alive at any time."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a running conversion, in bytes of output tensor data."""
+
+    done_bytes: int
+    total_bytes: int
+    tensor: str
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """An output tensor. `shape` is GGUF's ne (row length first); `offset` counts from the start of its file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    source_types: tuple[str, ...]
+    file: int
+    offset: int
+    bytes: int
+
+    @property
+    def n_weights(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= d
+        return n
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """An output file and its exact size; `header_bytes` is everything before the tensor data."""
+
+    path: Path
+    bytes: int
+    header_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will write, known before a weight is read.
+
+    `total_bytes` is the exact size of all output files; `bpw` bits per weight over all tensors.
+    """
+
+    arch: str
+    quant: str
+    files: tuple[PlannedFile, ...]
+    tensors: tuple[PlannedTensor, ...]
+    total_bytes: int
+    tensor_bytes: int
+    source_bytes: int
+    n_weights: int
+    bpw: float
+
+    @property
+    def output(self) -> Path:
+        """The GGUF, or the first of its parts."""
+        return self.files[0].path
+
+    @property
+    def types(self) -> dict[str, tuple[int, int, int]]:
+        """GGUF type -> (tensors, weights, bytes), largest first."""
+        sums: dict[str, tuple[int, int, int]] = {}
+        for t in self.tensors:
+            n, weights, size = sums.get(t.type, (0, 0, 0))
+            sums[t.type] = (n + 1, weights + t.n_weights, size + t.bytes)
+        return dict(sorted(sums.items(), key=lambda item: -item[1][2]))
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion wrote and what it cost.
+
+    `seconds` is wall time of the pass over the weights, `cpu_seconds` user + system time in it, `peak_rss_bytes` the
+    process's VmHWM (mapped pages included); `replaced` counts weights that `allow_nonfinite` made finite.
+    """
+
+    plan: Plan
+    seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    replaced: int
+    threads: int
+
+    @property
+    def output(self) -> Path:
+        return self.plan.output
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return tuple(f.path for f in self.plan.files)
+
+    @property
+    def file_bytes(self) -> int:
+        return self.plan.total_bytes
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Keyword arguments that `plan` and `convert` share; see `convert`."""
+
+    quant: str = "Q4_K_M"
+    effort: str = "fast"
+    tensor_types: Sequence[str] = ()
+    token_embedding_type: str | None = None
+    output_tensor_type: str | None = None
+    pure: bool = False
+    seed: int = 0
+    split_max_size: int | None = None
+    name: str | None = None
+    pre_tokenizer: str | None = None
+    provenance: bool = True
+
+
+def plan(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+    """What `convert` with the same arguments would write. Reads headers, no weight.
+
+    Raises the errors of `convert`, except those that only weights can cause.
+    """
+    return _plan_of(_native_plan(Path(model), output, _Options(**options)))
+
+
+def convert(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    quant: str = "Q4_K_M",
+    effort: str = "fast",
+    tensor_types: Sequence[str] = (),
+    token_embedding_type: str | None = None,
+    output_tensor_type: str | None = None,
+    pure: bool = False,
+    seed: int = 0,
+    split_max_size: int | None = None,
+    name: str | None = None,
+    pre_tokenizer: str | None = None,
+    provenance: bool = True,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    allow_nonfinite: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> ConvertReport:
+    """Convert a Hugging Face folder, a .safetensors folder's model or a GGUF to a GGUF.
+
+    model: folder with config.json, tokenizer files and safetensors shards, or a GGUF file.
+    output: the GGUF to write, or a folder for it; by default ``<model name>-<quant>.gguf`` in the current folder.
+    quant: Q4_K_M, Q4_K_S, Q5_K_M, Q5_K_S, Q6_K, Q8_0, F16, BF16 or F32: the mix of types llama-quantize uses.
+    effort: ``"fast"``: plain search for scales.
+    tensor_types: ``"REGEX=TYPE"``, for tensors whose GGUF name the regex finds; the first that matches counts.
+    token_embedding_type, output_tensor_type, pure: as the options of llama-quantize with these names.
+    seed: recorded, and the source of all noise where the method uses some.
+    split_max_size: bytes; cut the output into ``name-00001-of-0000N.gguf``.
+    name: ``general.name``; by default from the model card or the folder.
+    pre_tokenizer: ``tokenizer.ggml.pre`` for a tokenizer that is not recognised.
+    provenance: write the ``srd.*`` keys (version, method, seed, source digest).
+    threads: workers; by default one per CPU. Any number gives the same bytes.
+    max_memory: bytes of weights alive at any time.
+    allow_nonfinite: replace NaN by 0 and what does not fit by the largest value that does, instead of failing.
+    overwrite: replace an existing output.
+    progress: called about 20 times a second; an exception it raises stops the conversion.
+
+    The output has its name only when it is complete. Raises SrdIOError, FormatError, ModelError, NonFiniteError or
+    UsageError (see `srd_rs.errors`).
+    """
+    options = _Options(
+        quant=quant,
+        effort=effort,
+        tensor_types=tensor_types,
+        token_embedding_type=token_embedding_type,
+        output_tensor_type=output_tensor_type,
+        pure=pure,
+        seed=seed,
+        split_max_size=split_max_size,
+        name=name,
+        pre_tokenizer=pre_tokenizer,
+        provenance=provenance,
+    )
+    if threads is not None and threads < 1:
+        raise UsageError(message("threads", f"{threads} is no number of workers", "Pass 1 or more"))
+    native = _native_plan(Path(model), output, options)
+    planned = _plan_of(native)
+    forward = None if progress is None else lambda *state: progress(Progress(*state))
+    report = json.loads(
+        native.run(threads or _cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward)
+    )
+    return ConvertReport(
+        plan=planned,
+        seconds=report["seconds"],
+        cpu_seconds=report["cpu_seconds"],
+        peak_rss_bytes=report["peak_rss_bytes"],
+        replaced=report["replaced"],
+        threads=report["threads"],
+    )
+
+
+def _cpus() -> int:
+    """CPUs this process may use, which in a container can be fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _Options) -> Any:
+    from srd_rs import _core
+
+    if options.effort != "fast":
+        what = f"effort '{options.effort}' is not known"
+        raise UsageError(message("effort", what, "Use 'fast'"))
+    if not model.exists():
+        raise UsageError(message(model, "no such file or folder", "Name a model folder or a GGUF"))
+    native = {
+        "output": str(output_path(model, output, options.quant)),
+        "quant": options.quant,
+        "tensor_types": list(options.tensor_types),
+        "token_embedding_type": options.token_embedding_type,
+        "output_tensor_type": options.output_tensor_type,
+        "pure": options.pure,
+        "split_max_size": options.split_max_size,
+    }
+    if options.provenance:
+        native["provenance"] = {"method": "search", "seed": options.seed, "files": []}
+    if model.is_file() and model.suffix != ".safetensors":
+        return _core.plan_gguf(str(model), json.dumps(native))
+    return _plan_checkpoint(model, options, native)
+
+
+def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any]) -> Any:
+    from srd_rs import _core, models, vocab
+    from srd_rs.checkpoint import Checkpoint
+
+    if model.is_file():
+        fix = "Name the folder that holds it, with config.json and the tokenizer beside it"
+        raise ModelError(message(model, "a weight file alone is not a model", fix))
+    checkpoint = Checkpoint.open(model)
+    spec = models.describe(checkpoint, name=options.name)
+    metadata = spec.metadata
+    metadata.update(
+        vocab.load(
+            checkpoint.folder,
+            config=spec.config,
+            arch=spec.arch,
+            n_vocab=spec.n_vocab,
+            pre=options.pre_tokenizer,
+        )
+    )
+    if options.provenance:
+        native["provenance"]["files"] = [str(p) for p in _described_by(checkpoint.folder)]
+    tensors = json.dumps([t.to_json() for t in spec.tensors])
+    return _core.plan_checkpoint(
+        str(model), metadata.entries(), tensors, json.dumps(spec.facts.to_json()), json.dumps(native)
+    )
+
+
+def _described_by(folder: Path) -> list[Path]:
+    """The small files of a model folder that decide its metadata: what the source digest covers beside headers."""
+    patterns = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md")
+    return sorted(p for pattern in patterns for p in folder.glob(pattern) if p.is_file())
+
+
+def output_path(model: Path, output: str | os.PathLike[str] | None, quant: str) -> Path:
+    """Where the GGUF goes: `output`, or the default name in the folder `output` or the current one."""
+    stem = model.resolve().name if model.is_dir() else model.stem
+    default = f"{stem}-{quant.upper()}.gguf"
+    if output is None:
+        return Path(default)
+    path = Path(output)
+    return path / default if path.is_dir() or os.fspath(output).endswith(os.sep) else path
+
+
+def _plan_of(native: Any) -> Plan:
+    data = json.loads(native.to_json())
+    files = tuple(PlannedFile(Path(f["path"]), f["bytes"], f["header_bytes"]) for f in data["files"])
+    tensors = tuple(
+        PlannedTensor(
+            name=t["name"],
+            shape=tuple(t["shape"]),
+            type=t["type"],
+            source_types=tuple(t["source_types"]),
+            file=t["file"],
+            offset=t["offset"],
+            bytes=t["bytes"],
+        )
+        for t in data["tensors"]
+    )
+    return Plan(
+        arch=data["arch"],
+        quant=data["quant"],
+        files=files,
+        tensors=tensors,
+        total_bytes=data["total_bytes"],
+        tensor_bytes=data["tensor_bytes"],
+        source_bytes=data["source_bytes"],
+        n_weights=data["n_weights"],
+        bpw=data["bpw"],
+    )

@@ -1,0 +1,108 @@
+"""What is in a GGUF, a .safetensors file or a checkpoint folder, without reading a weight."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srd_rs.errors import UsageError, message
+
+
+@dataclass(frozen=True)
+class InspectedTensor:
+    """`shape` is as the file states it: GGUF's ne (row length first), or safetensors' row-major shape.
+
+    `offset` is in bytes from the start of the file that holds it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    bytes: int
+    offset: int
+    file: str
+
+    @property
+    def n_weights(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= d
+        return n
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`kind` is "gguf" or "safetensors"; `metadata` (key, kind, value) with arrays cut to `max_items` values,
+    whose full lengths are in `lengths`."""
+
+    kind: str
+    path: Path
+    file_bytes: int
+    metadata: tuple[tuple[str, str, Any], ...]
+    lengths: dict[str, int]
+    tensors: tuple[InspectedTensor, ...]
+
+    @property
+    def n_weights(self) -> int:
+        return sum(t.n_weights for t in self.tensors)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(t.bytes for t in self.tensors)
+
+    @property
+    def bpw(self) -> float:
+        """Bits per weight over all tensors."""
+        return self.tensor_bytes * 8 / max(self.n_weights, 1)
+
+    @property
+    def types(self) -> dict[str, tuple[int, int, int]]:
+        """Type -> (tensors, weights, bytes), largest first."""
+        sums: dict[str, tuple[int, int, int]] = {}
+        for t in self.tensors:
+            n, weights, size = sums.get(t.type, (0, 0, 0))
+            sums[t.type] = (n + 1, weights + t.n_weights, size + t.bytes)
+        return dict(sorted(sums.items(), key=lambda item: -item[1][2]))
+
+
+def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:
+    """Read and check the headers of a GGUF, a .safetensors file or a folder of them.
+
+    Raises SrdIOError when it cannot be read, FormatError when it breaks its format, UsageError for another kind of
+    file.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        return _inspect_checkpoint(path)
+    if path.suffix in (".axm", ".json", ".bin", ".pt", ".pth"):
+        what = f"'{path.suffix}' files are not inspected"
+        raise UsageError(message(path, what, "Name a GGUF, a .safetensors file or a folder of them"))
+    return _inspect_gguf(path, max_items)
+
+
+def _inspect_checkpoint(path: Path) -> Inspection:
+    from srd_rs import _core
+
+    tensors = tuple(
+        InspectedTensor(name, tuple(shape), dtype, size, offset, shard)
+        for name, dtype, shape, shard, offset, size in _core.read_checkpoint_layout(str(path))
+    )
+    folder = path if path.is_dir() else path.parent
+    files = {t.file for t in tensors} if path.is_dir() else {path.name}
+    size = sum((folder / f).stat().st_size for f in files)
+    return Inspection("safetensors", path, size, (), {}, tensors)
+
+
+def _inspect_gguf(path: Path, max_items: int) -> Inspection:
+    from srd_rs import _core
+
+    header = _core.read_gguf(str(path), max_items)
+    tensors = tuple(
+        InspectedTensor(name, tuple(ne), kind, size, offset, path.name)
+        for name, ne, kind, offset, size in header["tensors"]
+    )
+    return Inspection(
+        "gguf", path, header["file_size"], tuple(header["metadata"]), dict(header["lengths"]), tensors
+    )

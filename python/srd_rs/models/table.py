@@ -1,0 +1,188 @@
+"""The tensors of a model as a table: what is written, from which tensors of the checkpoint, and whether it
+must be there.
+
+A family declares every tensor that its architecture has. `Table.resolve` then holds the declaration against
+the checkpoint: nothing may be missing, nothing unknown, every shape as the configuration says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.checkpoint import SourceTensor
+from srd_rs.errors import ModelError, message
+from srd_rs.transforms import Generated, Shape, Transform
+
+READABLE: Final = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""safetensors dtypes that can be decoded to f32."""
+
+MAX_DIMENSIONS: Final = 4
+"""Of a tensor in a GGUF file."""
+
+_F32_NAMES: Final = (
+    "ffn_gate_inp.weight",
+    "ffn_gate_inp_shexp.weight",
+    "position_embd.weight",
+    "token_types.weight",
+)
+_LISTED: Final = 4
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of the GGUF: shape row-major, `store` "f32" if it stays F32 in every recipe, else "auto"."""
+
+    name: str
+    shape: Shape
+    store: str
+    transform: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "store": self.store,
+            "transform": dict(self.transform),
+        }
+
+
+def store_of(name: str, shape: Sequence[int]) -> str:
+    """llama.cpp's rule for what is never quantised: vectors, norms, routers, position and type embeddings,
+    and whatever is no `.weight`."""
+    single = name.removeprefix("blk.").partition(".")[2] if name.startswith("blk.") else name
+    plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight")
+    return "f32" if plain or single in _F32_NAMES else "auto"
+
+
+@dataclass
+class _Entry:
+    name: str
+    transform: Transform
+    needed: bool
+    group: str
+
+
+@dataclass
+class Table:
+    """Declared tensors, by canonical source name (the name without the prefix of a multimodal checkpoint)."""
+
+    entries: dict[str, _Entry] = field(default_factory=dict)
+
+    def add(self, name: str, transform: Transform, *, needed: bool = True, group: str | None = None) -> None:
+        """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
+        any has been met."""
+        if name in self.entries:
+            raise ValueError(f"{name} is declared twice")
+        self.entries[name] = _Entry(name, transform, needed, group or name)
+
+    def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
+        """The tensors to write, generated ones first, then in the order of the checkpoint's files.
+
+        `tensors`: canonical name -> tensor, in file order. Raises ModelError.
+        """
+        users = self._users()
+        self._check_unknown(tensors, users, folder)
+        entries = self._present(tensors, folder)
+        for entry in entries:
+            _check_shapes(entry, tensors, folder)
+        return [_spec(entry, tensors) for entry in _in_order(entries, tensors)]
+
+    def _users(self) -> dict[str, list[_Entry]]:
+        users: dict[str, list[_Entry]] = {}
+        for entry in self.entries.values():
+            for source in entry.transform.sources():
+                users.setdefault(source.tensor, []).append(entry)
+        return users
+
+    def _check_unknown(
+        self, tensors: Mapping[str, SourceTensor], users: Mapping[str, Any], folder: Path
+    ) -> None:
+        unknown = [tensor.name for name, tensor in tensors.items() if name not in users]
+        if unknown:
+            what = f"{_plural(len(unknown), 'tensor')} that the architecture does not have: {_some(unknown)}"
+            raise ModelError(
+                message(
+                    folder,
+                    what,
+                    "Check architectures and num_hidden_layers in config.json, or the checkpoint",
+                )
+            )
+
+    def _present(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[_Entry]:
+        present, missing = [], []
+        for entry in self.entries.values():
+            absent = [s.tensor for s in entry.transform.sources() if s.tensor not in tensors]
+            n_sources = sum(1 for _ in entry.transform.sources())
+            if not absent:
+                present.append(entry)
+            elif entry.needed or len(absent) < n_sources:
+                missing += absent
+        if missing:
+            missing = list(dict.fromkeys(missing))
+            what = f"{_plural(len(missing), 'tensor')} missing from the checkpoint: {_some(missing)}"
+            raise ModelError(
+                message(
+                    folder, what, "Download the checkpoint again, or correct num_hidden_layers in config.json"
+                )
+            )
+        return present
+
+
+def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
+    for source in entry.transform.sources():
+        tensor = tensors[source.tensor]
+        place = f"{folder / tensor.shard}: tensor '{tensor.name}'"
+        if tensor.shape != source.shape:
+            what = f"has shape {_dims(tensor.shape)}, the configuration asks for {_dims(source.shape)}"
+            raise ModelError(
+                message(place, what, "Correct the sizes in config.json, or download the tensor again")
+            )
+        if tensor.dtype not in READABLE:
+            what = f"has type {tensor.dtype}, which holds no plain weights"
+            raise ModelError(message(place, what, f"Convert from a checkpoint in {', '.join(READABLE[:3])}"))
+    if len(entry.transform.shape) > MAX_DIMENSIONS:
+        what = f"has {len(entry.transform.shape)} dimensions, GGUF has at most {MAX_DIMENSIONS}"
+        raise ModelError(message(f"tensor '{entry.name}'", what, "This tensor cannot be converted"))
+
+
+def _in_order(entries: Iterable[_Entry], tensors: Mapping[str, SourceTensor]) -> list[_Entry]:
+    """Generated tensors, then each group where its last source is met."""
+    generated = [entry for entry in entries if isinstance(entry.transform, Generated)]
+    position = {name: index for index, name in enumerate(tensors)}
+    groups: dict[str, list[_Entry]] = {}
+    last: dict[str, int] = {}
+    for entry in entries:
+        if not isinstance(entry.transform, Generated):
+            groups.setdefault(entry.group, []).append(entry)
+            met = max(position[source.tensor] for source in entry.transform.sources())
+            last[entry.group] = max(met, last.get(entry.group, -1))
+    ordered = sorted(groups, key=lambda group: last[group])
+    return generated + [entry for group in ordered for entry in groups[group]]
+
+
+def _spec(entry: _Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
+    shape = entry.transform.shape
+    if not math.prod(shape):
+        raise ModelError(
+            message(f"tensor '{entry.name}'", "has no elements", "Check the sizes in config.json")
+        )
+    transform = entry.transform.to_json(lambda name: tensors[name].name)
+    return TensorSpec(entry.name, shape, store_of(entry.name, shape), transform)
+
+
+def _dims(shape: Sequence[int]) -> str:
+    text = "x".join(str(size) for size in shape[:8]) + ("x..." if len(shape) > 8 else "")
+    return text or "()"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name if len(name) <= 120 else name[:117] + "...") for name in names[:_LISTED])
+    return shown + (", ..." if len(names) > _LISTED else "")

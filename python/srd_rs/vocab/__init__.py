@@ -1,0 +1,198 @@
+"""Tokenizers: from a checkpoint's files to the ``tokenizer.*`` metadata of a GGUF, as llama.cpp reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.metadata import Metadata
+from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, wordpiece
+from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, refuse, shown
+from srd_rs.vocab.vocabulary import Vocabulary
+
+__all__ = ["load"]
+
+_GEMMA_SPM: Final = ("gemma", "gemma2", "gemma3", "gemma3n")
+_BERT: Final = (
+    "bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "neo-bert",
+    "eurobert",
+)
+_END_OF_TURN: Final = {("gemma", 0): 107, ("llama", 32016): 32010}
+"""End-of-turn ids that no file names: Gemma (any size, 0) and CodeLlama, known by the size of its
+vocabulary."""
+
+
+def load(
+    folder: str | Path, *, config: dict[str, Any], arch: str, n_vocab: int, pre: str | None = None
+) -> Metadata:
+    """Every ``tokenizer.*`` key for the checkpoint in `folder`, chat template included.
+
+    config: config.json, the text model's part merged with the top. arch: the GGUF architecture. n_vocab:
+    rows of the embedding; the token list gets as many entries. pre: llama.cpp's name of the pre-tokenizer,
+    instead of the recognised one.
+
+    Raises FormatError if a file breaks its format, ModelError if the tokenizer is none that can be converted,
+    SrdIOError if a file cannot be read, UsageError if `pre` is unknown.
+    """
+    folder = Path(folder)
+    size = _size(folder, config, n_vocab)
+    return _Loader(folder, config, arch, size, pretokenizer.checked_override(pre) if pre else None).load()
+
+
+def _size(folder: Path, config: dict[str, Any], n_vocab: int) -> int:
+    """The number of tokens: the embedding's rows, which config.json must not contradict."""
+    if not 0 < n_vocab <= MAX_TOKENS:
+        refuse(folder, f"an embedding of {shown(n_vocab)} rows", f"A vocabulary has 1 to {MAX_TOKENS} tokens")
+    stated = config.get("vocab_size", n_vocab)
+    if not isinstance(stated, int) or isinstance(stated, bool) or stated != n_vocab:
+        what = f"vocab_size is {shown(stated)}, but the embedding has {n_vocab} rows"
+        refuse(folder / "config.json", what, "Correct vocab_size, or use the weights that belong to it")
+    return n_vocab
+
+
+@dataclass
+class _Loader:
+    """One folder, one architecture; `load` picks the kind of tokenizer."""
+
+    folder: Path
+    config: dict[str, Any]
+    arch: str
+    size: int
+    pre: str | None
+
+    def __post_init__(self) -> None:
+        self.tokenizer_config = special.read_config(self.folder)
+        self.named = special.named_tokens(self.tokenizer_config)
+
+    def load(self) -> Metadata:
+        metadata = Metadata()
+        if self.arch == "gemma4":
+            self._gemma4(metadata)
+        elif self.arch in _BERT:
+            self._bert(metadata)
+        elif self._has_sentencepiece():
+            self._before(metadata)
+            self._sentencepiece(metadata)
+        else:
+            self._before(metadata)
+            self._tokenizer_json(metadata)
+        self._after(metadata)
+        return metadata
+
+    def _has_sentencepiece(self) -> bool:
+        if self.arch == "phi3" and self.tokenizer_config.get("tokenizer_class") == "GPT2Tokenizer":
+            return False
+        return spm.is_sentencepiece(self.folder / "tokenizer.model")
+
+    def _before(self, metadata: Metadata) -> None:
+        prefix = self.tokenizer_config.get("add_prefix_space")
+        if self.arch == "llama" and isinstance(prefix, bool):
+            metadata.boolean("tokenizer.ggml.add_space_prefix", prefix)
+
+    def _gemma4(self, metadata: Metadata) -> None:
+        file = self._open(with_model=True)
+        if file is None:
+            refuse(self.folder, "no tokenizer.json", "Add the tokenizer's files to the folder")
+        vocabulary = gemma.from_tokenizer_json(file, self.size, self.named)
+        self._write(metadata, vocabulary, "gemma4", None, file)
+        metadata.boolean("tokenizer.ggml.add_space_prefix", False)
+        metadata.boolean("tokenizer.ggml.add_bos_token", True)
+
+    def _bert(self, metadata: Metadata) -> None:
+        file = self._open(with_model=True)
+        if file is None and (self.folder / "vocab.txt").is_file():
+            vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, self.named)
+        elif file is not None and file.model().get("type", "BPE") == "WordPiece":
+            vocabulary = wordpiece.from_tokenizer_json(file, self.size, self.tokenizer_config, self.named)
+        else:
+            self._tokenizer_json(metadata)
+            metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
+            return
+        metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
+        self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, file)
+
+    def _type_count(self) -> int:
+        count = self.config.get("type_vocab_size", 1)
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**31:
+            refuse(self.folder / "config.json", f"type_vocab_size is {shown(count)}", "Correct it")
+        return count
+
+    def _sentencepiece(self, metadata: Metadata) -> None:
+        file = self._open(with_model=False)
+        if self.arch == "phi3":
+            vocabulary = spm.from_phi3(self.folder, self.size, self.tokenizer_config, file)
+        else:
+            vocabulary = spm.from_model(self.folder, self.size, self.tokenizer_config)
+        self._write(metadata, vocabulary, "llama", "default", file)
+
+    def _tokenizer_json(self, metadata: Metadata) -> None:
+        file = self._open(with_model=True)
+        if file is None:
+            self._slow_files(metadata)
+            return
+        kind = file.model().get("type", "BPE")
+        if kind != "BPE":
+            refuse(
+                file.path,
+                f"a tokenizer of kind {shown(kind)} for a '{self.arch}' model",
+                "Only BPE is supported here",
+            )
+        if spm.is_byte_fallback_bpe(file):
+            vocabulary = spm.from_merges(file, self.size, self.named)
+            self._write(metadata, vocabulary, "llama", "default", file)
+            return
+        pre = self.pre or pretokenizer.recognise(file, self.tokenizer_config)
+        vocabulary = bpe.from_tokenizer_json(file, self.size, self.tokenizer_config, self.named)
+        self._write(metadata, vocabulary, "gpt2", pre, file)
+
+    def _slow_files(self, metadata: Metadata) -> None:
+        if not (self.folder / "vocab.json").is_file():
+            fix = "Add tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
+            if (self.folder / "tekken.json").is_file():
+                fix = "tekken.json alone is not read: add the tokenizer.json of the model's Hugging Face form"
+            refuse(self.folder, "no tokenizer in the folder", fix)
+        pre = self.pre or pretokenizer.for_slow_files(self.folder, self.tokenizer_config)
+        vocabulary = bpe.from_slow_files(self.folder, self.size, self.tokenizer_config, self.named)
+        self._write(metadata, vocabulary, "gpt2", pre, None)
+
+    def _open(self, *, with_model: bool) -> TokenizerJson | None:
+        return TokenizerJson.open(self.folder / "tokenizer.json", with_model=with_model)
+
+    def _write(
+        self,
+        metadata: Metadata,
+        vocabulary: Vocabulary,
+        model: str,
+        pre: str | None,
+        file: TokenizerJson | None,
+    ) -> None:
+        """Tokens, then merges, special tokens, chat template: llama.cpp's order."""
+        vocabulary.write(metadata, model, pre)
+        if vocabulary.merges:
+            metadata.strings("tokenizer.ggml.merges", vocabulary.merges)
+        elif vocabulary.merges is not None and model != "bert":
+            fail(vocabulary.place, "a BPE tokenizer without merges", "Fetch the tokenizer's files again")
+        found = special.find(file, self.tokenizer_config, self.folder, self.config, self.size)
+        special.fill_from_vocabulary(found, self.tokenizer_config, vocabulary.tokens)
+        found.write_ids(metadata)
+        chat.write(metadata, chat.find(self.folder, self.tokenizer_config))
+        found.write_normalizer(metadata)
+
+    def _after(self, metadata: Metadata) -> None:
+        """What llama.cpp's converter knows of single architectures."""
+        for size in (0, self.size):
+            token_id = _END_OF_TURN.get((self.arch, size))
+            if token_id is not None and token_id < self.size:
+                metadata.uint32("tokenizer.ggml.eot_token_id", token_id)
+        if self.arch in _GEMMA_SPM:
+            metadata.boolean("tokenizer.ggml.add_space_prefix", False)
+        if self.arch == "phi2":
+            metadata.boolean("tokenizer.ggml.add_bos_token", False)
+        if self.arch == "llama" and self.size == 49152:  # Granite's small models
+            metadata.boolean("tokenizer.ggml.add_bos_token", False)

@@ -1,0 +1,277 @@
+"""Reading the tokenizer files of a checkpoint: bounded, and with errors that name the file.
+
+The large one is ``tokenizer.json``: Gemma's holds half a million merges, and parsed in one go each merge is
+a list and two strings, several times the bytes of the text. So its merges are parsed a piece at a time and
+joined at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from srd_rs.errors import FormatError, ModelError, SrdIOError, message
+
+log = logging.getLogger("srd_rs.vocab")
+
+MAX_SMALL_BYTES: Final = 16 << 20
+"""The largest tokenizer_config.json, added_tokens.json, chat template: published ones stay below 2 MB."""
+MAX_LARGE_BYTES: Final = 256 << 20
+"""The largest tokenizer.json, vocab.json, tokenizer.model: published ones stay below 40 MB."""
+MAX_TOKENS: Final = 1 << 24
+"""The largest vocabulary; the largest published one has about a million tokens."""
+
+_MERGES_CHUNK: Final = 1 << 18
+_MODEL_START: Final = re.compile(rb',\s*"model"\s*:\s*\{')
+_MERGES_START: Final = re.compile(rb'"merges"\s*:\s*\[')
+_MERGES_END: Final = re.compile(rb"\]\s*\}\s*\}\s*\Z")
+_PAIR_BOUNDARY: Final = re.compile(rb"\]\s*,\s*(?=\[)")
+_STRING_BOUNDARY: Final = re.compile(rb'"\s*,\s*(?=")')
+
+
+def fail(place: object, what: str, fix: str) -> NoReturn:
+    """Raise FormatError: the file at `place` breaks its format."""
+    raise FormatError(message(place, what, fix))
+
+
+def refuse(place: object, what: str, fix: str) -> NoReturn:
+    """Raise ModelError: the files are well-formed, but not a tokenizer that can be converted."""
+    raise ModelError(message(place, what, fix))
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The whole file, if it has at most `limit` bytes."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise SrdIOError(
+            message(path, error.strerror or str(error), "Check the path and permissions")
+        ) from error
+    if len(data) > limit:
+        fail(path, f"the file has more than {limit >> 20} MiB", "Check that it is the file it is named after")
+    return data
+
+
+def read_text(path: Path, limit: int = MAX_SMALL_BYTES) -> str:
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        fail(path, f"not UTF-8 text (byte {error.start})", "Fetch the file again")
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """The JSON value in `data`, read from `path`. Too deep a nesting is an error like any other."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        fail(path, f"not UTF-8 text (byte {error.start})", "Fetch the file again")
+    except json.JSONDecodeError as error:
+        fail(
+            path,
+            f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+            "Fetch the file again",
+        )
+    except RecursionError:
+        fail(path, "JSON nested too deeply", "Fetch the file again")
+    except ValueError as error:  # a number with too many digits
+        fail(path, f"not usable JSON: {error}", "Fetch the file again")
+
+
+def parse_object(data: bytes, path: Path) -> dict[str, Any]:
+    value = parse_json(data, path)
+    if not isinstance(value, dict):
+        fail(path, "the JSON value is not an object", "Fetch the file again")
+    return value
+
+
+def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any] | None:
+    """The JSON object in a file, or None if there is no such file."""
+    return parse_object(read_bytes(path, limit), path) if path.is_file() else None
+
+
+@dataclass
+class AddedToken:
+    """A token that is matched in the text before anything else, as the tokenizers library keeps it."""
+
+    id: int
+    content: str
+    special: bool = False
+    normalized: bool = True
+
+
+@dataclass
+class TokenizerJson:
+    """A tokenizer.json. `sections` has all of it but the merges, or all but the model if the model was not
+    asked for."""
+
+    path: Path
+    sections: dict[str, Any]
+    added: list[AddedToken]
+    data: bytes = field(default=b"", repr=False)
+    merges_span: tuple[int, int] | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, with_model: bool) -> TokenizerJson | None:
+        """Read `path`, or give None if there is none. `with_model=False` skips vocabulary and merges."""
+        if not path.is_file():
+            return None
+        data = read_bytes(path, MAX_LARGE_BYTES)
+        parsed = _without_merges(data, path) if with_model else _without_model(data)
+        if parsed is None:
+            parsed = (parse_object(data, path), None)
+        sections, span = parsed
+        return cls(path, sections, added_tokens(sections, path), data if span else b"", span)
+
+    def model(self) -> dict[str, Any]:
+        """The model section."""
+        model = self.sections.get("model")
+        if not isinstance(model, dict):
+            fail(
+                self.path, "it has no 'model' object", "Save the tokenizer again with the tokenizers library"
+            )
+        return model
+
+    def section(self, name: str) -> dict[str, Any] | None:
+        """``normalizer``, ``pre_tokenizer``, ``post_processor`` or ``decoder``: an object or None."""
+        value = self.sections.get(name)
+        if value is not None and not isinstance(value, dict):
+            fail(
+                self.path,
+                f"'{name}' is not an object",
+                "Save the tokenizer again with the tokenizers library",
+            )
+        return value
+
+    def merge_chunks(self) -> Iterator[list[Any]]:
+        """The merges as they stand in the file, some thousand at a time."""
+        if self.merges_span is None:
+            merges = self.model().get("merges", [])
+            if not isinstance(merges, list):
+                fail(
+                    self.path,
+                    "'merges' is not a list",
+                    "Save the tokenizer again with the tokenizers library",
+                )
+            yield merges
+            return
+        yield from _chunks(self.data, *self.merges_span, self.path)
+
+    def release(self) -> None:
+        """Forget the text of the file: after the merges have been read."""
+        self.data = b""
+
+
+def _without_model(data: bytes) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
+    """What stands before the model, if the model comes last.
+
+    JSON is read from left to right, so if the text up to ``,"model":{`` with a brace appended parses, that
+    comma stood at the top level; the file's end must look like the end of a BPE model.
+    """
+    start = _MODEL_START.search(data)
+    if start is None or _MERGES_END.search(data, max(0, len(data) - 256)) is None:
+        return None
+    return _parse_quietly(data[: start.start()] + b"}")
+
+
+def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
+    """Everything but the merges, and where these stand: if they end the file, as the tokenizers library
+    writes it."""
+    end = _MERGES_END.search(data, max(0, len(data) - 256))
+    starts = [found.end() for found in _MERGES_START.finditer(data)]
+    if end is None or len(starts) != 1 or starts[0] > end.start():
+        return None
+    parsed = _parse_quietly(data[: starts[0]] + b"]}}")
+    if parsed is None:
+        return None
+    model = parsed[0].get("model")
+    if not isinstance(model, dict) or model.get("merges") != []:
+        return None
+    return parsed[0], (starts[0], end.start())
+
+
+def _parse_quietly(data: bytes) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return (value, None) if isinstance(value, dict) else None
+
+
+def _chunks(data: bytes, start: int, end: int, path: Path) -> Iterator[list[Any]]:
+    boundary = _PAIR_BOUNDARY if data[start : start + 64].lstrip()[:1] == b"[" else _STRING_BOUNDARY
+    while start < end:
+        start, chunk = _chunk(data, start, end, boundary, path)
+        yield chunk
+
+
+def _chunk(
+    data: bytes, start: int, end: int, boundary: re.Pattern[bytes], path: Path
+) -> tuple[int, list[Any]]:
+    """One piece of the list. A boundary may lie inside a token's text: then the piece does not parse, take
+    the next."""
+    search_from = start + _MERGES_CHUNK
+    for _ in range(64):
+        found = boundary.search(data, search_from, end) if search_from < end else None
+        if found is None:
+            break
+        try:
+            return found.end(), json.loads(b"[" + data[start : found.start() + 1] + b"]")
+        except (ValueError, RecursionError):
+            search_from = found.start() + 1
+    chunk = parse_json(b"[" + data[start:end] + b"]", path)
+    assert isinstance(chunk, list)
+    return end, chunk
+
+
+def added_tokens(sections: dict[str, Any], path: Path) -> list[AddedToken]:
+    """The added tokens of a tokenizer.json, checked."""
+    entries = sections.get("added_tokens")
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        fail(path, "'added_tokens' is not a list", "Save the tokenizer again with the tokenizers library")
+    tokens = [
+        added_token(entry, entry.get("id") if isinstance(entry, dict) else None, path) for entry in entries
+    ]
+    return tokens
+
+
+def added_token(entry: Any, token_id: Any, path: Path) -> AddedToken:
+    """An added token from its JSON object; the id stands in it or, in tokenizer_config.json, is its key."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+        fail(path, "an added token has no text", "Correct the added tokens")
+    content: str = entry["content"]
+    special = entry.get("special") is True
+    normalized = entry.get("normalized", not special) is not False
+    return AddedToken(checked_id(token_id, content, path), content, special, normalized)
+
+
+def checked_id(token_id: Any, content: str, path: Path) -> int:
+    """A token id as an int of a sane size."""
+    if not isinstance(token_id, int) or isinstance(token_id, bool):
+        fail(path, f"token {shown(content)} has the id {shown(token_id)}, not an integer", "Correct the file")
+    if not 0 <= token_id < MAX_TOKENS:
+        fail(path, f"token {shown(content)} has the id {shown(token_id)}, out of range", "Correct the file")
+    return token_id
+
+
+def shown(value: object) -> str:
+    """A value from a file for a message: quoted, and short."""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a huge integer"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_token_ids(path: Path) -> dict[str, int] | None:
+    """added_tokens.json or vocab.json: text to id. None if there is no such file."""
+    if not path.is_file():
+        return None
+    entries = parse_object(read_bytes(path, MAX_LARGE_BYTES), path)
+    return {content: checked_id(token_id, content, path) for content, token_id in entries.items()}

@@ -1,0 +1,266 @@
+"""Which of llama.cpp's pre-tokenizers (``tokenizer.ggml.pre``) a tokenizer.json has.
+
+llama.cpp's converter encodes a sample text and looks the ids' hash up, so a tokenizer with one more token
+in a common word, or one added token that begins every text, is unknown to it. What matters is how text is
+split before the merges, and that stands in tokenizer.json: the regular expressions of its
+``pre_tokenizer``. They are brought into a common form here and looked up. Where llama.cpp has several names
+for the same splitting, the name follows ``ignore_merges``, which is part of the name there, and then a
+token by which the converter's hash would have known the model.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.errors import UsageError, message
+from srd_rs.vocab.files import TokenizerJson, refuse, shown
+
+_NAMES: Final = """
+    a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx
+    deepseek-coder deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 falcon
+    falcon-h1 falcon3 gemma4 gigachat glm4 glm5 gpt-2 gpt-4o gpt3-finnish granite-docling
+    granite-embed-multi-311m granite-embed-multi-97m grok-2 hunyuan hunyuan-dense hy_v4 jais jais-2 jina-de
+    jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano joyai-llm kanana2 kimi-k2 kormo laguna
+    lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 megrez mellum mellum2 midm-2.0 minerva-7b minicpm5
+    minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact roberta-bpe sarvam-moe
+    seed-coder smaug-bpe smollm solar-open spark2_5 stablelm2 starcoder superbpe talkie tekken tiny_aya
+    trillion ufakzeka viking whitespace youtu
+"""
+KNOWN: Final = frozenset(_NAMES.split())
+"""The names that llama.cpp accepts for byte-level BPE."""
+
+_ENDINGS: Final = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_SYMBOLS: Final = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+_SPACES: Final = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER: Final = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER: Final = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED: Final = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s|%s"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+)
+_ASCII_SYMBOL: Final = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]"
+
+GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3: Final = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
+_QWEN2: Final = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
+_QWEN35: Final = (
+    rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
+_BAILING: Final = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_TEKKEN: Final = _CASED % ("", "", r"\p{N}")
+_GPT4O: Final = _CASED % (f"{_ENDINGS}?", f"{_ENDINGS}?", r"\p{N}{1,3}")
+_SEED_CODER: Final = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+_MINICPM5: Final = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}+|{_SYMBOLS}|{_SPACES}"
+_UFAKZEKA: Final = rf"{_LETTERS}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
+_EXAONE_MOE: Final = (
+    rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_JAIS2: Final = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}|{_SYMBOLS}|\s*[\r\n]+|" + "".join(
+    [*(rf"\s{{{n}}}(?!\S)|" for n in (512, 256, 128, 64, 32, 16, 8, 4)), r"\s{1,2}(?!\S)|\s{1}"]
+)
+_DEEPSEEK3: Final = (
+    rf"{_ASCII_SYMBOL}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
+    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
+)
+_CJK_KANA: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_CJK_HANGUL: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_BLOOM: Final = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
+_DEEPSEEK_PUNCTUATION: Final = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+_DEEPSEEK_LETTERS: Final = re.compile(r"\\s\?\[A-Za-z\u00b5\u00c0-\u00d6.*\]\+")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The names of one way of splitting: plainly, with ``ignore_merges``, and by a token the model is known
+    by."""
+
+    plain: str
+    ignoring: str | None = None
+    marked: tuple[tuple[str, str], ...] = ()
+    clean: str | None = None
+    """The name if clean_up_tokenization_spaces is false, where the plain one makes llama.cpp clean up."""
+
+
+_GPT2_FAMILY: Final = Family("gpt-2", marked=(("<|START_OF_TURN_TOKEN|>", "command-r"),))
+_DIGITS_FAMILY: Final = Family(
+    "starcoder",
+    marked=(
+        ("<|START_OF_TURN_TOKEN|>", "command-r"),
+        ("<fim_prefix>", "starcoder"),
+        ("[|endofturn|]", "exaone"),
+    ),
+    clean="smollm",
+)
+_LLAMA3_FAMILY: Final = Family(
+    "dbrx",
+    "llama-bpe",
+    (("[gMASK]", "glm4"), ("<|begin_of_text|>", "smaug-bpe")),
+)
+_QWEN2_FAMILY: Final = Family(
+    "qwen2",
+    marked=(("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "deepseek-r1-qwen"), ("<|reg0|>", "stablelm2")),
+)
+
+FAMILIES: Final[tuple[tuple[tuple[str, ...], Family], ...]] = (
+    ((GPT2,), _GPT2_FAMILY),
+    ((r"\p{N}", GPT2), _DIGITS_FAMILY),
+    ((GPT2, r"\p{N}"), _DIGITS_FAMILY),
+    ((_LLAMA3,), _LLAMA3_FAMILY),
+    ((_QWEN2,), _QWEN2_FAMILY),
+    ((_QWEN35,), Family("qwen35")),
+    ((_BAILING,), Family("bailingmoe")),
+    ((_TEKKEN,), Family("tekken", "tekken")),
+    ((_GPT4O,), Family("gpt-4o", "granite-embed-multi-97m", (("<|begin_of_text|>", "llama4"),))),
+    ((_SEED_CODER,), Family("seed-coder")),
+    ((r"\p{N}{1,3}", _MINICPM5), Family("minicpm5", "minicpm5")),
+    ((_UFAKZEKA,), Family("ufakzeka")),
+    ((_EXAONE_MOE,), Family("exaone-moe")),
+    ((_JAIS2,), Family("jais-2")),
+    ((r"\p{N}{1,3}", _CJK_KANA, _DEEPSEEK3), Family("deepseek-v3")),
+    ((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_HANGUL, r"\p{N}"), Family("deepseek-coder")),
+    (
+        (r"[\r\n]", "deepseek letters", _DEEPSEEK_PUNCTUATION, r"\s+$", _CJK_HANGUL, r"\p{N}"),
+        Family("deepseek-llm"),
+    ),
+    (("punctuation contiguous", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), Family("falcon")),
+    ((_BLOOM,), Family("bloom")),
+    ((_BLOOM, r"\p{N}"), Family("viking")),
+    ((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O), Family("tiny_aya")),
+)
+"""Splitting steps in order, each as one regular expression, and what llama.cpp calls them (facts of its
+vocabulary code)."""
+
+_SLOW_CLASSES: Final = {
+    "GPT2Tokenizer": "gpt-2",
+    "CodeGenTokenizer": "phi-2",
+    "GPTNeoXTokenizer": "olmo",
+    "RobertaTokenizer": "roberta-bpe",
+    "Qwen2Tokenizer": "qwen2",
+}
+
+
+def checked_override(pre: str) -> str:
+    """A name given by the user, if llama.cpp knows it."""
+    if pre not in KNOWN:
+        raise UsageError(
+            message(
+                "--pre-tokenizer", f"llama.cpp knows no '{pre}'", f"Use one of: {', '.join(sorted(KNOWN))}"
+            )
+        )
+    return pre
+
+
+def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
+    """The name for a tokenizer.json of byte-level BPE (`config`: tokenizer_config.json). ModelError if
+    there is none."""
+    steps = _steps(file.section("pre_tokenizer"))
+    family = lookup(steps)
+    if family is None:
+        found = " then ".join(shown(step) for step in steps) or "none"
+        what = f"llama.cpp has no pre-tokenizer that splits as this one: {found}"
+        refuse(
+            file.path,
+            what,
+            "Name one that comes close with --pre-tokenizer (llama.cpp's names, such as llama-bpe)",
+        )
+    texts = {token.content for token in file.added}
+    normalizer = file.section("normalizer") or {}
+    processor = file.section("post_processor") or {}
+    marked = [name for token, name in family.marked if token in texts]
+    if family is _GPT2_FAMILY and not marked:
+        return _gpt2_name(normalizer, processor)
+    if file.model().get("ignore_merges") is True and family.ignoring:
+        return "glm4" if "glm4" in marked else family.ignoring
+    if "glm4" in marked:
+        return "chatglm-bpe"
+    if marked:
+        return marked[0]
+    return (
+        family.clean if family.clean and config.get("clean_up_tokenization_spaces") is False else family.plain
+    )
+
+
+def _gpt2_name(normalizer: dict[str, Any], processor: dict[str, Any]) -> str:
+    if processor.get("type") == "RobertaProcessing":
+        return "roberta-bpe"
+    return "olmo" if normalizer.get("type") == "NFC" else "gpt-2"
+
+
+def for_slow_files(folder: Path, config: dict[str, Any]) -> str:
+    """The name for vocab.json and merges.txt, which say nothing of splitting: by the tokenizer's class."""
+    name = config.get("tokenizer_class")
+    if isinstance(name, str) and name.removesuffix("Fast") in _SLOW_CLASSES:
+        return _SLOW_CLASSES[name.removesuffix("Fast")]
+    what = f"no tokenizer.json, and the tokenizer class {shown(name)} does not say how text is split"
+    refuse(
+        folder / "tokenizer_config.json",
+        what,
+        "Add tokenizer.json, or name the splitting with --pre-tokenizer",
+    )
+
+
+def lookup(steps: tuple[str, ...]) -> Family | None:
+    """The family of these steps: as written, else in the form without differences that change nothing."""
+    for form in (_spelled, _loosened):
+        wanted = tuple(form(step) for step in steps)
+        for known, family in FAMILIES:
+            if tuple(form(step) for step in known) == wanted:
+                return family
+    return None
+
+
+def _steps(section: dict[str, Any] | None) -> tuple[str, ...]:
+    """The pre-tokenizer's steps, each as the regular expression it splits by. The step to bytes itself is
+    left out."""
+    if section is None:
+        return ()
+    if section.get("type") == "Sequence":
+        parts = section.get("pretokenizers")
+        inner = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+        return tuple(step for part in inner for step in _steps(part))
+    return tuple(_step(section))
+
+
+def _step(section: dict[str, Any]) -> list[str]:
+    kind = section.get("type")
+    if kind == "ByteLevel":
+        return [GPT2] if section.get("use_regex", True) else []
+    if kind == "Digits":
+        return [r"\p{N}" if section.get("individual_digits") else r"\p{N}+"]
+    if kind == "Punctuation":
+        return [f"punctuation {str(section.get('behavior', 'Isolated')).lower()}"]
+    if kind != "Split":
+        return [str(kind)]
+    pattern = section.get("pattern")
+    regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    behaviour, invert = section.get("behavior"), section.get("invert") is True
+    kept = behaviour == "Isolated" or (behaviour == "Removed" and invert)
+    if not isinstance(regex, str) or not kept:
+        return [f"Split {pattern} {behaviour}"]
+    return ["deepseek letters" if _DEEPSEEK_LETTERS.fullmatch(regex) else regex]
+
+
+def _spelled(regex: str) -> str:
+    """Control characters as escapes, however JSON gave them."""
+    return regex.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _loosened(regex: str) -> str:
+    """Without differences that split no text differently: spelling of contractions, possessive quantifiers
+    where what follows cannot match what they hold, repeated newlines after a run of spaces that holds
+    newlines already."""
+    regex = _spelled(regex)
+    for spelling in ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "'(?i:[sdmt]|ll|ve|re)"):
+        regex = regex.replace(spelling, _ENDINGS)
+    regex = regex.replace("'(?:[sdmt]|ll|ve|re)", "'s|'t|'re|'ve|'m|'ll|'d")
+    regex = re.sub(r"(?<!\\)([?+*])\+", r"\1", regex)
+    return regex.replace(r"\s*[\r\n]+|", r"\s*[\r\n]|").replace(r"\p{N}{1}|", r"\p{N}|")

@@ -1,0 +1,266 @@
+"""SentencePiece vocabularies: ``tokenizer.model``, or a tokenizer.json that holds one as merges with byte
+fallback.
+
+``tokenizer.model`` is a protobuf message (sentencepiece_model.proto of the SentencePiece project). Of it
+only the pieces are needed: ``ModelProto.pieces`` is field 1, and of a piece ``piece`` is field 1 (string),
+``score`` 2 (float), ``type`` 3 (enum).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.vocab.files import (
+    MAX_LARGE_BYTES,
+    MAX_TOKENS,
+    AddedToken,
+    TokenizerJson,
+    added_token,
+    fail,
+    read_bytes,
+    read_token_ids,
+    shown,
+)
+from srd_rs.vocab.vocabulary import (
+    ADDED_SCORE,
+    PIECE_SPACE,
+    UNUSED_SCORE,
+    TokenType,
+    Vocabulary,
+    check_ids,
+    looks_special,
+    merge_pairs,
+    refuse_beyond,
+    warn_beyond,
+)
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_TIKTOKEN_LINE: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+_REFETCH: Final = "Fetch the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a SentencePiece model; `kind` numbers as in the proto, which are those of GGUF."""
+
+    text: str
+    score: float
+    kind: TokenType
+
+
+def is_sentencepiece(path: Path) -> bool:
+    """Whether `path` is a file and not one of tiktoken's, which have the same name (Llama 3, Kimi)."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _TIKTOKEN_LINE.match(file.read(4096)) is None
+
+
+def read_pieces(path: Path) -> list[Piece]:
+    """The pieces of a tokenizer.model, in id order. FormatError if it is not a SentencePiece model."""
+    data = memoryview(read_bytes(path, MAX_LARGE_BYTES))
+    pieces: list[Piece] = []
+    for number, wire, value in _fields(data, path):
+        if number == 1:
+            if wire != _BYTES or not isinstance(value, memoryview):
+                fail(path, "field 1 is not a list of pieces", "Check that it is a SentencePiece model")
+            pieces.append(_piece(value, path))
+            if len(pieces) > MAX_TOKENS:
+                fail(path, f"more than {MAX_TOKENS} pieces", _REFETCH)
+    if not pieces:
+        fail(path, "no pieces", "Check that it is a SentencePiece model")
+    return pieces
+
+
+def _piece(data: memoryview, path: Path) -> Piece:
+    text, score, kind = "", 0.0, TokenType.NORMAL
+    for number, wire, value in _fields(data, path):
+        if number == 1 and wire == _BYTES and isinstance(value, memoryview):
+            try:
+                text = str(value, "utf-8")
+            except UnicodeDecodeError:
+                fail(path, f"a piece is not UTF-8: {shown(bytes(value))}", _REFETCH)
+        elif number == 2 and wire == _FIXED32 and isinstance(value, memoryview):
+            score = struct.unpack("<f", value)[0]
+        elif number == 3 and wire == _VARINT and isinstance(value, int):
+            if not 1 <= value <= 6:
+                fail(path, f"a piece has the unknown type {shown(value)}", _REFETCH)
+            kind = TokenType(value)
+    return Piece(text, score, kind)
+
+
+def _fields(data: memoryview, path: Path) -> Iterator[tuple[int, int, int | memoryview]]:
+    """The fields of a protobuf message as (number, wire type, value); lengths are checked before anything
+    is read."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at, path)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            number_value, at = _varint(data, at, path)
+            yield number, wire, number_value
+            continue
+        if wire == _BYTES:
+            length, at = _varint(data, at, path)
+        elif wire in (_FIXED64, _FIXED32):
+            length = 8 if wire == _FIXED64 else 4
+        else:
+            fail(
+                path,
+                f"protobuf wire type {wire} at byte {at} of a message",
+                "Check that it is a SentencePiece model",
+            )
+        if length > end - at:
+            fail(path, f"a field of {shown(length)} bytes where {end - at} remain", _REFETCH)
+        yield number, wire, data[at : at + length]
+        at += length
+
+
+def _varint(data: memoryview, at: int, path: Path) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            fail(path, "the file ends inside a number", _REFETCH)
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    fail(path, "a number of more than ten bytes", "Check that it is a SentencePiece model")
+
+
+def from_model(folder: Path, size: int, config: dict[str, Any]) -> Vocabulary:
+    """The vocabulary of ``tokenizer.model`` and of the added tokens beside it (`config`:
+    tokenizer_config.json).
+
+    Pieces first; then added_tokens.json; then ``added_tokens_decoder``: the later one wins a slot. A
+    user-defined piece becomes a user-defined token only by being listed there, as llama.cpp's converter has
+    it.
+    """
+    vocabulary = _from_pieces(folder / "tokenizer.model", size)
+    _put_added_json(vocabulary, folder)
+    for token in decoder_tokens(config, folder / "tokenizer_config.json"):
+        if token.id >= size:
+            warn_beyond(folder / "tokenizer_config.json", token.content, token.id, size)
+        elif token.special or looks_special(token.content):
+            vocabulary.put(token.id, token.content, TokenType.CONTROL, ADDED_SCORE)
+        else:
+            text = token.content.replace(PIECE_SPACE, " ")
+            vocabulary.put(token.id, text, TokenType.USER_DEFINED, ADDED_SCORE)
+    return vocabulary
+
+
+def from_phi3(folder: Path, size: int, config: dict[str, Any], file: TokenizerJson | None) -> Vocabulary:
+    """As `from_model`, by Phi-3's rules: tokenizer.json's added tokens too, spaces kept, only marked ones
+    are special."""
+    vocabulary = _from_pieces(folder / "tokenizer.model", size)
+    _put_added_json(vocabulary, folder)
+    place = folder / "tokenizer_config.json"
+    listed = [(place, token) for token in decoder_tokens(config, place)]
+    listed += [(file.path, token) for token in file.added] if file else []
+    for source, token in listed:
+        if token.id >= size:
+            warn_beyond(source, token.content, token.id, size)
+            continue
+        kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+        vocabulary.put(token.id, token.content, kind, ADDED_SCORE)
+    return vocabulary
+
+
+def _from_pieces(path: Path, size: int) -> Vocabulary:
+    vocabulary = Vocabulary(path, size)
+    vocabulary.scores = [UNUSED_SCORE] * size
+    kinds = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
+    for token_id, piece in enumerate(read_pieces(path)):
+        if token_id >= size:
+            warn_beyond(path, piece.text, token_id, size)
+            break
+        kind = piece.kind if piece.kind in kinds else TokenType.NORMAL
+        vocabulary.put(token_id, piece.text, kind, piece.score)
+    return vocabulary
+
+
+def _put_added_json(vocabulary: Vocabulary, folder: Path) -> None:
+    path = folder / "added_tokens.json"
+    for text, token_id in (read_token_ids(path) or {}).items():
+        if token_id >= vocabulary.size:
+            warn_beyond(path, text, token_id, vocabulary.size)
+        else:
+            vocabulary.put(token_id, text, TokenType.USER_DEFINED, ADDED_SCORE)
+
+
+def decoder_tokens(config: dict[str, Any], place: Path) -> list[AddedToken]:
+    """``added_tokens_decoder`` of a tokenizer_config.json: an object from id, as text, to token."""
+    entries = config.get("added_tokens_decoder", {})
+    if not isinstance(entries, dict):
+        fail(place, "'added_tokens_decoder' is not an object", "Correct the file")
+    tokens = []
+    for key, entry in entries.items():
+        if not key.isascii() or not key.isdigit() or len(key) > 9:
+            fail(place, f"'added_tokens_decoder' has the id {shown(key)}", "Correct the file")
+        tokens.append(added_token(entry, int(key), place))
+    return tokens
+
+
+def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
+    """Whether a tokenizer.json is a SentencePiece BPE model in the tokenizers library's form."""
+    model = file.model()
+    return model.get("type", "BPE") == "BPE" and model.get("byte_fallback") is True
+
+
+def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary:
+    """The vocabulary of a SentencePiece BPE model in a tokenizer.json, with scores derived from its merges.
+
+    llama.cpp merges the pair whose result has the highest score; the tokenizers library the pair of the
+    earliest merge. So the score of a token is minus the place, among the tokens that are made, of the first
+    merge that makes it: SentencePiece numbers its BPE pieces so too, single characters last. (llama.cpp's
+    own converter gives every token -1000, and the result is then merged from left to right.)
+    """
+    vocab = check_ids(file.model().get("vocab"), size, file.path)
+    vocabulary = base_vocabulary(file, vocab, size, special)
+    made = _made_tokens(file, vocab)
+    rest = [i for i in sorted(vocab.values()) if vocabulary.types[i] == TokenType.NORMAL and i not in made]
+    assert vocabulary.scores is not None
+    for rank, token_id in enumerate((*made, *rest)):
+        vocabulary.scores[token_id] = float(-rank)
+    return vocabulary
+
+
+def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:
+    """The ids of the tokens that merges make, in the order in which they are first made."""
+    prefix = len(file.model().get("continuing_subword_prefix") or "")
+    made: dict[int, None] = {}
+    for pairs in merge_pairs(file, vocab):
+        for left, right in pairs:
+            made.setdefault(vocab[left + right[prefix:]])
+    return made
+
+
+def base_vocabulary(file: TokenizerJson, vocab: dict[str, int], size: int, special: set[str]) -> Vocabulary:
+    """Tokens and types of a tokenizer.json with byte fallback; every score is ADDED_SCORE.
+
+    `special`: the texts that tokenizer_config.json names as special tokens; only these become control
+    tokens. Added tokens outside of the vocabulary are user-defined otherwise, those inside it normal.
+    """
+    vocabulary = Vocabulary(file.path, size)
+    vocabulary.scores = [ADDED_SCORE] * size
+    for text, token_id in vocab.items():
+        if text in special:
+            kind = TokenType.CONTROL
+        else:
+            kind = TokenType.BYTE if _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL
+        vocabulary.put(token_id, text, kind)
+    for token in file.added:
+        if token.content in vocab:
+            continue
+        if token.id >= size:
+            refuse_beyond(file.path, token.content, token.id, size)
+        kind = TokenType.CONTROL if token.content in special else TokenType.USER_DEFINED
+        vocabulary.put(token.id, token.content, kind)
+    return vocabulary

@@ -1,0 +1,364 @@
+//! The plan: every output tensor with its type, shape, file and offset, known before a weight is read.
+
+use std::path::{Path, PathBuf};
+
+use crate::convert::source::{Encoding, Source};
+use crate::convert::spec::{Store, TensorSpec, Transform};
+use crate::convert::transform::Bound;
+use crate::dtype::{GgmlType, SourceType};
+use crate::error::{Error, Place, Result};
+use crate::formats::gguf::values::{Array, KeyValues, Value};
+use crate::formats::gguf::writer::{self, TensorHeader};
+use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
+use crate::quant;
+use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
+
+/// What the user asks of a conversion.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    pub output: PathBuf,
+    pub recipe: Recipe,
+    pub overrides: Overrides,
+    /// Writes the `srd.*` keys: which tool made this from what.
+    pub provenance: Option<Provenance>,
+    /// Cut the output into files of at most this many bytes, named as llama.cpp expects.
+    pub split_max_size: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Provenance {
+    pub method: String,
+    pub seed: u64,
+    /// `sha256:...` over the source's headers and small files; see [`crate::convert::digest`].
+    pub source_digest: String,
+}
+
+/// An output tensor.
+#[derive(Debug)]
+pub struct PlannedTensor {
+    pub name: String,
+    /// GGUF's order: `ne[0]` is the length of a row.
+    pub ne: Vec<u64>,
+    pub ty: GgmlType,
+    pub file: usize,
+    /// From the start of its file.
+    pub offset: u64,
+    pub bytes: u64,
+    pub source: Bound,
+    /// The source's bytes are already of this type and are copied.
+    pub copy: Option<usize>,
+    /// `h_ii` of the columns, for each expert of a stack one after another (an imatrix).
+    pub importance: Option<Vec<f32>>,
+}
+
+impl PlannedTensor {
+    /// Weights in a row.
+    pub fn row_len(&self) -> u64 {
+        self.ne.first().copied().unwrap_or(1).max(1)
+    }
+
+    pub fn n_weights(&self) -> u64 {
+        self.ne.iter().product()
+    }
+}
+
+/// One file of the output.
+#[derive(Debug)]
+pub struct PlannedFile {
+    pub path: PathBuf,
+    /// Everything before the tensor data.
+    pub header: Vec<u8>,
+    pub bytes: u64,
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    pub source: Source,
+    pub recipe: Recipe,
+    pub arch: String,
+    pub tensors: Vec<PlannedTensor>,
+    pub files: Vec<PlannedFile>,
+}
+
+impl Plan {
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bytes).sum()
+    }
+
+    pub fn n_weights(&self) -> u64 {
+        self.tensors.iter().map(PlannedTensor::n_weights).sum()
+    }
+
+    /// Bytes of the source tensors that are read.
+    pub fn source_bytes(&self) -> u64 {
+        let mut used = vec![false; self.source.len()];
+        self.tensors.iter().for_each(|t| t.source.for_each_source(&mut |i| used[i] = true));
+        (0..used.len()).filter(|&i| used[i]).map(|i| self.source.bytes(i)).sum()
+    }
+
+    /// Bits per weight over all tensors.
+    pub fn bpw(&self) -> f64 {
+        self.tensor_bytes() as f64 * 8.0 / (self.n_weights().max(1)) as f64
+    }
+}
+
+/// A tensor on its way into the plan: bound to its source, its type still open.
+struct Draft {
+    name: String,
+    ne: Vec<u64>,
+    stored: GgmlType,
+    source: Bound,
+}
+
+/// Plans a Hugging Face checkpoint from what its model family declares.
+///
+/// # Errors
+/// [`Error::Model`] when the tensors do not follow from the checkpoint.
+pub fn plan_checkpoint(
+    source: Source,
+    specs: &[TensorSpec],
+    metadata: KeyValues,
+    facts: &ModelFacts,
+    options: &PlanOptions,
+) -> Result<Plan> {
+    let drafts = specs.iter().map(|spec| draft(spec, &source, options.recipe)).collect::<Result<Vec<_>>>()?;
+    finish(source, drafts, metadata, facts, options)
+}
+
+/// Plans other types for the tensors of a GGUF; its metadata is kept.
+///
+/// # Errors
+/// [`Error::Model`] when a tensor's type cannot be read or the metadata does not describe a model.
+pub fn plan_gguf(gguf: &GgufFile, options: &PlanOptions) -> Result<Plan> {
+    let source = Source::from_gguf(gguf)?;
+    let tensors = &gguf.header.tensors;
+    let drafts = tensors.iter().map(|t| keep(t, &source)).collect::<Result<Vec<_>>>()?;
+    let mut metadata = gguf.header.kv.clone();
+    for key in ["split.no", "split.count", "split.tensors.count", "general.alignment"] {
+        metadata.remove(key);
+    }
+    let facts = facts_of(&metadata, &gguf.path)?;
+    finish(source, drafts, metadata, &facts, options)
+}
+
+fn keep(tensor: &GgufTensor, source: &Source) -> Result<Draft> {
+    let shape: Vec<u64> = tensor.ne.iter().rev().copied().collect();
+    let transform = Transform::Source { tensor: tensor.name.clone() };
+    let bound = Bound::bind(&tensor.name, &shape, &transform, source)?;
+    Ok(Draft { name: tensor.name.clone(), ne: tensor.ne.clone(), stored: tensor.ty, source: bound })
+}
+
+/// What the recipe needs, from a GGUF's own metadata.
+fn facts_of(kv: &KeyValues, path: &Path) -> Result<ModelFacts> {
+    let missing = |key: &str| {
+        let fix = "Convert a GGUF that holds a model, or the checkpoint it was made from";
+        Error::model(Place::file(path), format!("the metadata has no valid '{key}'"), fix)
+    };
+    let arch = kv
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .ok_or_else(|| missing("general.architecture"))?;
+    let number = |key: &str| kv.get(&format!("{arch}.{key}"));
+    let n_layer = number("block_count")
+        .and_then(Value::as_u64)
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| missing("block_count"))?;
+    Ok(ModelFacts {
+        arch: arch.to_string(),
+        n_layer,
+        n_expert: number("expert_count").map(per_layer).and_then(|v| v.first().copied()).unwrap_or(0),
+        n_head: number("attention.head_count").map(per_layer).and_then(|v| v.first().copied()).unwrap_or(0),
+        n_head_kv: number("attention.head_count_kv").map(per_layer).unwrap_or_default(),
+    })
+}
+
+/// A count that is given once or for each layer.
+fn per_layer(value: &Value) -> Vec<u32> {
+    match value {
+        Value::Array(Array::U32(v)) => v.clone(),
+        Value::Array(Array::I32(v)) => v.iter().map(|&n| n.max(0) as u32).collect(),
+        other => other.as_u64().and_then(|n| u32::try_from(n).ok()).into_iter().collect(),
+    }
+}
+
+fn draft(spec: &TensorSpec, source: &Source, recipe: Recipe) -> Result<Draft> {
+    let bound = Bound::bind(&spec.name, &spec.shape, &spec.transform, source)?;
+    let stored = match spec.store {
+        Store::F32 => GgmlType::F32,
+        Store::Auto => unquantised_type(&bound, source, recipe),
+    };
+    let ne = spec.shape.iter().rev().copied().collect();
+    Ok(Draft { name: spec.name.clone(), ne, stored, source: bound })
+}
+
+/// The type a weight has where it is not quantised: the recipe's own for F32, F16 and BF16; for
+/// the others F16 if the checkpoint is F16, else BF16, as the reference converter's `auto`.
+fn unquantised_type(bound: &Bound, source: &Source, recipe: Recipe) -> GgmlType {
+    match recipe {
+        Recipe::F32 => return GgmlType::F32,
+        Recipe::F16 => return GgmlType::F16,
+        Recipe::BF16 => return GgmlType::BF16,
+        _ => {}
+    }
+    let mut all_f16 = true;
+    bound.for_each_source(&mut |i| {
+        all_f16 &= *source.encoding(i) == Encoding::Element(SourceType::F16);
+    });
+    if all_f16 { GgmlType::F16 } else { GgmlType::BF16 }
+}
+
+fn finish(
+    source: Source,
+    drafts: Vec<Draft>,
+    mut metadata: KeyValues,
+    facts: &ModelFacts,
+    options: &PlanOptions,
+) -> Result<Plan> {
+    let drafts = in_file_order(drafts)?;
+    let infos: Vec<_> =
+        drafts.iter().map(|d| TensorInfo { name: &d.name, ne: &d.ne, stored: d.stored }).collect();
+    let types = recipe::assign(options.recipe, facts, &options.overrides, &infos)?;
+    add_keys(&mut metadata, options);
+
+    let mut tensors = Vec::with_capacity(drafts.len());
+    for (draft, ty) in drafts.into_iter().zip(types) {
+        tensors.push(planned(draft, ty, &source)?);
+    }
+    let files = lay_out(&mut tensors, metadata, options)?;
+    Ok(Plan { source, recipe: options.recipe, arch: facts.arch.clone(), tensors, files })
+}
+
+/// llama-quantize's order: what belongs to no layer first, then layer by layer, so that a layer's
+/// weights lie together. Names must differ.
+fn in_file_order(drafts: Vec<Draft>) -> Result<Vec<Draft>> {
+    let names: Vec<&str> = drafts.iter().map(|d| d.name.as_str()).collect();
+    let order = recipe::layered_order(&names);
+    if let Some(twice) = order.windows(2).find(|w| names[w[0]] == names[w[1]]) {
+        return Err(Error::model(
+            Place::named_tensor(names[twice[0]]),
+            "is produced twice",
+            "This is a mistake in the model family: please report it",
+        ));
+    }
+    let mut drafts: Vec<_> = drafts.into_iter().map(Some).collect();
+    Ok(order.into_iter().map(|i| drafts[i].take().expect("an order names each index once")).collect())
+}
+
+fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor> {
+    let place = || Place::file(source.path()).tensor(&draft.name);
+    let same = draft.source.as_source().filter(|&i| source.encoding(i).as_ggml() == Some(ty));
+    if same.is_none() && !quant::can_quantize(ty) {
+        let fix = "Choose one of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16, F32";
+        return Err(Error::model(place(), format!("cannot be written as {}", ty.name()), fix));
+    }
+    let n: Option<u64> = draft.ne.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+    // Whole rows of whole blocks; then the total is whole blocks too.
+    let bytes = ty.row_bytes(draft.ne.first().copied().unwrap_or(1)).and(n).and_then(|n| ty.row_bytes(n));
+    let Some(bytes) = bytes else {
+        let what = format!("shape {:?} does not fit {} (blocks of {})", draft.ne, ty.name(), ty.block_len());
+        return Err(Error::model(place(), what, "Choose another type for it with --tensor-type"));
+    };
+    Ok(PlannedTensor {
+        name: draft.name,
+        ne: draft.ne,
+        ty,
+        file: 0,
+        offset: 0,
+        bytes,
+        source: draft.source,
+        copy: same,
+        importance: None,
+    })
+}
+
+fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
+    metadata.set("general.quantization_version", Value::U32(2));
+    metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
+    if let Some(p) = &options.provenance {
+        metadata.set("srd.version", Value::String(env!("CARGO_PKG_VERSION").into()));
+        metadata.set("srd.method", Value::String(p.method.clone()));
+        metadata.set("srd.seed", Value::U64(p.seed));
+        metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
+    }
+}
+
+/// Cuts the tensors into files and gives each its offset.
+fn lay_out(
+    tensors: &mut [PlannedTensor],
+    metadata: KeyValues,
+    options: &PlanOptions,
+) -> Result<Vec<PlannedFile>> {
+    let groups = match options.split_max_size {
+        Some(limit) => split_groups(tensors, &metadata, limit)?,
+        None => vec![0..tensors.len()],
+    };
+    let (count, total) = (groups.len(), tensors.len());
+    let mut rest = Some(metadata);
+    let mut files = Vec::with_capacity(count);
+    for (i, group) in groups.into_iter().enumerate() {
+        // The first file carries all metadata, as llama.cpp's own splits do.
+        let mut kv = rest.take().unwrap_or_default();
+        let mut path = options.output.clone();
+        if options.split_max_size.is_some() {
+            kv.set("split.no", Value::U16(i as u16));
+            kv.set("split.count", Value::U16(count as u16));
+            kv.set("split.tensors.count", Value::I32(total as i32));
+            path = split_path(&options.output, i, count);
+        }
+        let infos: Vec<_> = tensors[group.clone()]
+            .iter()
+            .map(|t| TensorHeader { name: &t.name, ne: &t.ne, ty: t.ty })
+            .collect();
+        let encoded = writer::encode_header(&kv, &infos)?;
+        for (tensor, offset) in tensors[group].iter_mut().zip(&encoded.tensor_offsets) {
+            tensor.file = i;
+            tensor.offset = *offset;
+        }
+        files.push(PlannedFile { path, header: encoded.bytes, bytes: encoded.total_size });
+    }
+    Ok(files)
+}
+
+/// `name.gguf` -> `name-00001-of-00003.gguf`, llama.cpp's convention.
+pub fn split_path(output: &Path, index: usize, count: usize) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
+}
+
+/// Consecutive groups of tensors, each with its header at most `limit` bytes.
+fn split_groups(
+    tensors: &[PlannedTensor],
+    metadata: &KeyValues,
+    limit: u64,
+) -> Result<Vec<std::ops::Range<usize>>> {
+    let alignment = u64::from(DEFAULT_ALIGNMENT);
+    // What the first header takes with every tensor listed bounds what it takes with some of them.
+    let all: Vec<_> = tensors.iter().map(|t| TensorHeader { name: &t.name, ne: &t.ne, ty: t.ty }).collect();
+    let first_header = writer::encode_header(metadata, &all)?.bytes.len() as u64 + 256;
+    let later_header = writer::encode_header(&KeyValues::default(), &all)?.bytes.len() as u64 + 256;
+    let mut groups = Vec::new();
+    let (mut start, mut size) = (0, first_header);
+    for (i, tensor) in tensors.iter().enumerate() {
+        let padded = tensor.bytes.next_multiple_of(alignment);
+        let header = if groups.is_empty() { first_header } else { later_header };
+        if i > start && size + padded > limit {
+            groups.push(start..i);
+            (start, size) = (i, later_header);
+        } else if i == start && header + padded > limit {
+            return Err(Error::usage(
+                format!("tensor '{}' alone needs {} bytes with its header", tensor.name, header + padded),
+                "Raise --split-max-size",
+            ));
+        }
+        size += padded;
+    }
+    groups.push(start..tensors.len());
+    if groups.len() > u16::MAX as usize {
+        return Err(Error::usage("the output would have more than 65535 files", "Raise --split-max-size"));
+    }
+    Ok(groups)
+}

@@ -1,0 +1,55 @@
+//! What a run cost: wall and CPU time, peak memory.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// Measured around a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub seconds: f64,
+    /// User and system time of the process during the run.
+    pub cpu_seconds: f64,
+    /// VmHWM of the process in bytes, mapped pages included; 0 where the system does not tell.
+    pub peak_rss_bytes: u64,
+    /// Bytes of source tensors read.
+    pub source_bytes: u64,
+    /// Weights that were NaN or infinite or too large and were replaced (`--allow-nonfinite`).
+    pub replaced: u64,
+    pub threads: usize,
+}
+
+/// Wall and CPU clock since [`Clock::start`].
+pub struct Clock {
+    start: Instant,
+    cpu: Duration,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Self { start: Instant::now(), cpu: cpu_time() }
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    pub fn cpu_seconds(&self) -> f64 {
+        cpu_time().saturating_sub(self.cpu).as_secs_f64()
+    }
+}
+
+fn cpu_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// VmHWM in bytes.
+pub fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .map_or(0, |kb| kb * 1024)
+}

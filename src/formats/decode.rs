@@ -1,0 +1,198 @@
+//! Element types of a checkpoint to f32, and the checks on raw weights that need no decoding.
+//!
+//! All types widen to f32 without rounding: what comes out is the stored number. Bytes are little
+//! endian and need not be aligned. The loops are in `simd/`; which one runs is decided by
+//! [`crate::simd_level`], and all of them give the same bits.
+
+use super::simd;
+use crate::dtype::SourceType;
+use crate::simd_level::{Level, level};
+
+/// What [`scan`] finds out about a run of weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scan {
+    /// Largest |w| of the run; infinite if anything in it is NaN or infinite; 0 for an empty run.
+    pub max_abs: f32,
+    /// Something in the run is NaN or infinite.
+    pub non_finite: bool,
+}
+
+/// Decodes `bytes` to f32. A NaN stays a NaN of the same sign.
+///
+/// # Panics
+/// If `bytes.len() != out.len() * ty.bytes()`: the caller cuts both from the same plan.
+pub fn decode_row(ty: SourceType, bytes: &[u8], out: &mut [f32]) {
+    decode_row_at(level(), ty, bytes, out);
+}
+
+/// [`decode_row`] at a given SIMD level (lowered to what the CPU has), for tests and benchmarks.
+pub fn decode_row_at(level: Level, ty: SourceType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), out.len() * ty.bytes(), "the bytes and the row differ in length");
+    match ty {
+        SourceType::F32 => simd::decode_f32(level, bytes.as_chunks().0, out),
+        SourceType::F16 => simd::decode_f16(level, bytes.as_chunks().0, out),
+        SourceType::BF16 => simd::decode_bf16(level, bytes.as_chunks().0, out),
+        SourceType::F8E4M3 => simd::decode_e4m3(level, bytes, out),
+        SourceType::F8E5M2 => simd::decode_e5m2(level, bytes, out),
+    }
+}
+
+/// Largest magnitude and finiteness of a run of raw weights, at the speed of reading them. Bytes
+/// after the last whole weight are ignored.
+///
+/// Magnitudes of IEEE-like floats order as their bit patterns do, NaN and infinity above all.
+pub fn scan(ty: SourceType, bytes: &[u8]) -> Scan {
+    scan_at(level(), ty, bytes)
+}
+
+/// [`scan`] at a given SIMD level (lowered to what the CPU has), for tests and benchmarks.
+pub fn scan_at(level: Level, ty: SourceType, bytes: &[u8]) -> Scan {
+    let largest = match ty {
+        SourceType::F32 => f32::from_bits(simd::max_bits_32(level, bytes.as_chunks().0)),
+        SourceType::F16 | SourceType::BF16 => {
+            decode_one(ty, &simd::max_bits_16(level, bytes.as_chunks().0).to_le_bytes())
+        }
+        SourceType::F8E4M3 | SourceType::F8E5M2 => decode_one(ty, &[simd::max_bits_8(level, bytes)]),
+    };
+    let non_finite = !largest.is_finite();
+    Scan { max_abs: if non_finite { f32::INFINITY } else { largest }, non_finite }
+}
+
+/// Index (in weights) of the first one that is NaN, infinite or larger than `limit` in magnitude.
+/// The slow path: run it where [`scan`] has found something.
+pub fn first_bad(ty: SourceType, bytes: &[u8], limit: f32) -> Option<usize> {
+    let is_bad = |raw: &[u8]| {
+        let w = decode_one(ty, raw);
+        !w.is_finite() || w.abs() > limit
+    };
+    bytes.chunks_exact(ty.bytes()).position(is_bad)
+}
+
+fn decode_one(ty: SourceType, raw: &[u8]) -> f32 {
+    let mut out = [0.0];
+    decode_row_at(Level::Scalar, ty, raw, &mut out);
+    out[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd_level::available;
+
+    const TYPES: [SourceType; 5] =
+        [SourceType::F32, SourceType::F16, SourceType::BF16, SourceType::F8E4M3, SourceType::F8E5M2];
+
+    /// Every bit pattern of the type (F32: a spread of them), in order.
+    fn all_patterns(ty: SourceType) -> Vec<u8> {
+        match ty.bytes() {
+            1 => (0..=u8::MAX).collect(),
+            2 => (0..=u16::MAX).flat_map(u16::to_le_bytes).collect(),
+            _ => (0..=u16::MAX).flat_map(|h| u32::from(h).wrapping_mul(0x1_0003).to_le_bytes()).collect(),
+        }
+    }
+
+    /// `2^(e - bias) * 1.m`, or `2^(1 - bias) * 0.m` where e is 0, from the definition of the format.
+    fn by_definition(bits: u32, exponent_bits: u32, mantissa_bits: u32) -> f64 {
+        let sign = if bits >> (exponent_bits + mantissa_bits) == 0 { 1.0 } else { -1.0 };
+        let e = (bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
+        let m = f64::from(bits & ((1 << mantissa_bits) - 1)) / f64::from(1u32 << mantissa_bits);
+        let bias = (1 << (exponent_bits - 1)) - 1;
+        let (lead, power) = if e == 0 { (0.0, 1 - bias) } else { (1.0, e as i32 - bias) };
+        sign * (lead + m) * 2f64.powi(power)
+    }
+
+    fn check_against_definition(ty: SourceType, e: u32, m: u32, is_finite: impl Fn(u32) -> bool) {
+        let bytes = all_patterns(ty);
+        let mut out = vec![0.0; bytes.len() / ty.bytes()];
+        decode_row(ty, &bytes, &mut out);
+        for (bits, &w) in (0u32..).zip(&out) {
+            assert_eq!(w.is_finite(), is_finite(bits), "{ty:?} {bits:#x} gives {w}");
+            if w.is_finite() {
+                let want = by_definition(bits, e, m);
+                assert_eq!(
+                    (f64::from(w), w.is_sign_negative()),
+                    (want, want.is_sign_negative()),
+                    "{bits:#x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_pattern_has_the_value_its_format_defines() {
+        check_against_definition(SourceType::F16, 5, 10, |b| b & 0x7c00 != 0x7c00);
+        check_against_definition(SourceType::BF16, 8, 7, |b| b & 0x7f80 != 0x7f80);
+        check_against_definition(SourceType::F8E5M2, 5, 2, |b| b & 0x7c != 0x7c);
+        check_against_definition(SourceType::F8E4M3, 4, 3, |b| b & 0x7f != 0x7f);
+    }
+
+    #[test]
+    fn infinity_and_nan_keep_their_kind_and_sign() {
+        let one = |ty, raw: &[u8]| decode_one(ty, raw);
+        assert_eq!(one(SourceType::F16, &0xfc00u16.to_le_bytes()), f32::NEG_INFINITY);
+        assert_eq!(one(SourceType::F8E5M2, &[0x7c]), f32::INFINITY);
+        assert_eq!(one(SourceType::BF16, &0x7f80u16.to_le_bytes()), f32::INFINITY);
+        assert!(
+            one(SourceType::F8E4M3, &[0xff]).is_nan() && one(SourceType::F8E4M3, &[0xff]).is_sign_negative()
+        );
+        assert!(one(SourceType::F16, &0x7c01u16.to_le_bytes()).is_nan());
+        assert!(one(SourceType::BF16, &0x7f81u16.to_le_bytes()).is_nan());
+        assert_eq!(one(SourceType::F8E4M3, &[0x7e]), 448.0);
+    }
+
+    /// The levels agree in every bit, NaN payloads included, at every alignment and tail length.
+    #[test]
+    fn all_levels_give_the_same_bits() {
+        for ty in TYPES {
+            let mut bytes = vec![0x5a];
+            bytes.extend(all_patterns(ty));
+            for (start, drop) in [(0, 0), (1, 0), (1, 1), (1, 7), (1, 31)] {
+                let n = (bytes.len() - start) / ty.bytes() - drop;
+                let raw = &bytes[start..start + n * ty.bytes()];
+                let (mut want, mut got) = (vec![0.0; n], vec![0.0; n]);
+                decode_row_at(Level::Scalar, ty, raw, &mut want);
+                for level in available() {
+                    decode_row_at(level, ty, raw, &mut got);
+                    let same = want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{ty:?} at {level:?}, start {start}, {n} weights");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_agrees_with_the_half_crate() {
+        for h in 0..=u16::MAX {
+            let want = half::f16::from_bits(h).to_f32();
+            let got = decode_one(SourceType::F16, &h.to_le_bytes());
+            assert!(want.to_bits() == got.to_bits() || want.is_nan() && got.is_nan(), "{h:#x}");
+        }
+    }
+
+    #[test]
+    fn scan_sees_each_single_pattern() {
+        for ty in TYPES {
+            let zero = vec![0; ty.bytes() * 70];
+            for raw in all_patterns(ty).chunks_exact(ty.bytes()).step_by(ty.bytes() * 3 - 2) {
+                let mut bytes = zero.clone();
+                bytes[ty.bytes() * 37..][..ty.bytes()].copy_from_slice(raw);
+                let w = decode_one(ty, raw);
+                for level in available() {
+                    let found = scan_at(level, ty, &bytes);
+                    assert_eq!(found.non_finite, !w.is_finite(), "{ty:?} {raw:x?}");
+                    assert_eq!(found.max_abs, if w.is_finite() { w.abs() } else { f32::INFINITY });
+                }
+                let bad = (!w.is_finite() || w.abs() > 1.0).then_some(37);
+                assert_eq!(first_bad(ty, &bytes, 1.0), bad, "{ty:?} {raw:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_run_has_nothing_to_report() {
+        for ty in TYPES {
+            assert_eq!(scan(ty, &[]), Scan { max_abs: 0.0, non_finite: false });
+            assert_eq!(first_bad(ty, &[], 1.0), None);
+        }
+    }
+}

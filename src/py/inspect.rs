@@ -1,0 +1,72 @@
+//! What is in a file, without its weights.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use crate::formats::gguf::GgufFile;
+use crate::formats::safetensors::Checkpoint;
+use crate::py::errors::ToPy;
+use crate::py::metadata;
+
+/// `(name, dtype, shape, shard file name)` of every tensor of a checkpoint folder or .safetensors file, in
+/// file order.
+#[pyfunction]
+pub fn read_checkpoint(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyList>> {
+    let rows = read_checkpoint_layout(py, path)?;
+    let short = rows
+        .iter()
+        .map(|row| Ok(row.cast_into::<PyTuple>()?.get_slice(0, 4)))
+        .collect::<PyResult<Vec<_>>>()?;
+    PyList::new(py, short)
+}
+
+/// The same with the offset in the file and the size in bytes behind.
+#[pyfunction]
+pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Bound<'py, PyList>> {
+    let checkpoint = py.detach(|| Checkpoint::open(&path)).py(py)?;
+    let shards: Vec<String> = checkpoint
+        .shards()
+        .iter()
+        .map(|s| s.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    let rows = checkpoint
+        .tensors()
+        .iter()
+        .map(|t| {
+            let shape = PyTuple::new(py, &t.shape)?;
+            (&t.name, t.dtype.name(), shape, &shards[t.shard], t.offset, t.bytes).into_pyobject(py)
+        })
+        .collect::<PyResult<Vec<_>>>()?;
+    PyList::new(py, rows)
+}
+
+/// Header of a GGUF: `version`, `alignment`, `data_offset`, `file_size`, `metadata` as (key, kind, value) with
+/// arrays cut to `max_items` values, `lengths` (key -> full length) for the arrays, and `tensors` as
+/// (name, ne, type, offset, bytes).
+#[pyfunction]
+#[pyo3(signature = (path, max_items=None))]
+pub fn read_gguf<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    max_items: Option<usize>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let gguf = py.detach(|| GgufFile::open(&path)).py(py)?;
+    let out = PyDict::new(py);
+    out.set_item("version", gguf.header.version)?;
+    out.set_item("alignment", gguf.header.alignment)?;
+    out.set_item("data_offset", gguf.header.data_offset)?;
+    out.set_item("file_size", gguf.header.file_size)?;
+    let (entries, lengths) = metadata::to_py(py, &gguf.header.kv, max_items.unwrap_or(usize::MAX))?;
+    out.set_item("metadata", entries)?;
+    out.set_item("lengths", lengths)?;
+    let tensors = gguf
+        .header
+        .tensors
+        .iter()
+        .map(|t| (&t.name, PyTuple::new(py, &t.ne)?, t.ty.name(), t.offset, t.bytes).into_pyobject(py))
+        .collect::<PyResult<Vec<_>>>()?;
+    out.set_item("tensors", PyList::new(py, tensors)?)?;
+    Ok(out)
+}

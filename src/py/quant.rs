@@ -1,0 +1,90 @@
+//! Single tensors in and out as numpy arrays.
+
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use crate::dtype::GgmlType;
+use crate::error::{Error, Place};
+use crate::py::errors::ToPy;
+use crate::quant;
+
+fn usage(what: String, fix: &str) -> Error {
+    Error::usage(what, fix)
+}
+
+fn parse_type(name: &str) -> crate::Result<GgmlType> {
+    GgmlType::from_name(name)
+        .ok_or_else(|| usage(format!("'{name}' is no GGUF tensor type"), "Name one such as Q4_K or F16"))
+}
+
+/// Every weight is finite and fits the type's scales.
+fn check(ty: GgmlType, rows: &[f32]) -> crate::Result<()> {
+    let limit = quant::max_abs(ty);
+    match rows.iter().position(|w| !(w.abs() <= limit)) {
+        None => Ok(()),
+        Some(i) => Err(Error::NonFinite {
+            place: Place::named_tensor("array"),
+            index: i as u64,
+            what: format!("weight at flat index {i} is {}: {} cannot hold it", rows[i], ty.name()),
+            fix: "Remove or clip it".into(),
+        }),
+    }
+}
+
+/// `weights` f32 `[rows, n]` -> u8 `[rows, bytes of a row]`; `importance` f32 `[n]`.
+#[pyfunction]
+#[pyo3(signature = (weights, r#type, importance=None))]
+pub fn quantize<'py>(
+    py: Python<'py>,
+    weights: PyReadonlyArray2<'py, f32>,
+    r#type: &str,
+    importance: Option<PyReadonlyArray1<'py, f32>>,
+) -> PyResult<Bound<'py, PyArray2<u8>>> {
+    let ty = parse_type(r#type).py(py)?;
+    let (rows, n) = (weights.shape()[0], weights.shape()[1]);
+    let row_bytes = ty.row_bytes(n as u64).filter(|_| n > 0 && quant::can_quantize(ty));
+    let Some(row_bytes) = row_bytes else {
+        let what = format!("rows of {n} weights cannot be quantised to {}", ty.name());
+        return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
+    };
+    let contiguous = "Pass a C-contiguous array (numpy.ascontiguousarray)";
+    let data =
+        weights.as_slice().map_err(|_| usage("the weights are not contiguous".into(), contiguous)).py(py)?;
+    check(ty, data).py(py)?;
+    let importance = match &importance {
+        None => None,
+        Some(h) if h.len() == n => {
+            Some(h.as_slice().map_err(|_| usage("importance is not contiguous".into(), contiguous)).py(py)?)
+        }
+        Some(h) => {
+            let what = format!("importance has {} values for rows of {n}", h.len());
+            return Err(usage(what, "Pass one value per column")).py(py);
+        }
+    };
+    let mut out = vec![0u8; rows * row_bytes as usize];
+    py.detach(|| quant::quantize(ty, data, n, importance, &mut out));
+    PyArray1::from_vec(py, out).reshape([rows, row_bytes as usize])
+}
+
+/// u8 `[rows, bytes of a row]` -> f32 `[rows, n]`.
+#[pyfunction]
+pub fn dequantize<'py>(
+    py: Python<'py>,
+    blocks: PyReadonlyArray2<'py, u8>,
+    r#type: &str,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let ty = parse_type(r#type).py(py)?;
+    let (rows, bytes) = (blocks.shape()[0], blocks.shape()[1]);
+    if !quant::can_dequantize(ty) || bytes % ty.block_bytes() != 0 {
+        let what = format!("rows of {bytes} bytes cannot be read as {}", ty.name());
+        return Err(usage(what, "Pass whole blocks of a type that srd_rs reads")).py(py);
+    }
+    let n = bytes / ty.block_bytes() * ty.block_len();
+    let data = blocks
+        .as_slice()
+        .map_err(|_| usage("the blocks are not contiguous".into(), "Pass a C-contiguous array"))
+        .py(py)?;
+    let mut out = vec![0f32; rows * n];
+    py.detach(|| quant::dequantize(ty, data, &mut out));
+    PyArray1::from_vec(py, out).reshape([rows, n])
+}

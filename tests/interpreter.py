@@ -1,0 +1,81 @@
+"""A numpy interpreter of the Transform JSON: what Rust is to compute, slowly and in the open."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Weights:
+    """Reads tensors of a checkpoint as float32, by the shard that the reader named."""
+
+    def __init__(self, folder: Path, shards: dict[str, str]) -> None:
+        self.folder, self.shards = folder, shards
+        self._headers: dict[str, tuple[dict[str, Any], int]] = {}
+
+    def __call__(self, name: str) -> np.ndarray:
+        shard = self.shards[name]
+        path = self.folder / shard
+        if shard not in self._headers:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                self._headers[shard] = (json.loads(file.read(length)), 8 + length)
+        header, base = self._headers[shard]
+        entry = header[name]
+        begin, end = entry["data_offsets"]
+        with path.open("rb") as file:
+            file.seek(base + begin)
+            data = file.read(end - begin)
+        if entry["dtype"] == "BF16":
+            flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            flat = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[entry["dtype"]]).astype(np.float32)
+        return flat.reshape(entry["shape"])
+
+
+def flat_rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(-1, 1)
+
+
+def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
+    """The transform's rows; the tensor's shape is its own affair."""
+    op = transform["op"]
+    if op == "source":
+        return weights(transform["tensor"])
+    if op == "generated":
+        return np.array(transform["values"], dtype=np.float32)
+    if op == "concat":
+        parts = [run(part, weights) for part in transform["of"]]
+        if parts[0].ndim == 1:
+            return np.concatenate(parts)
+        return np.concatenate([flat_rows(part) for part in parts])
+    of = run(transform["of"], weights)
+    if op == "affine":
+        return of * np.float32(transform["mul"]) + np.float32(transform["add"])
+    if op == "permute_heads":
+        heads = transform["heads"]
+        split = of.reshape(heads, 2, of.shape[0] // heads // 2, *of.shape[1:])
+        return split.swapaxes(1, 2).reshape(of.shape)
+    if op == "rows":
+        rows = of if of.ndim == 1 else flat_rows(of)
+        return rows[transform["start"] : transform["start"] + transform["count"]]
+    if op == "transpose":
+        rows = flat_rows(of)
+        parts = rows.reshape(transform["slices"], -1, rows.shape[1])
+        return np.ascontiguousarray(parts.swapaxes(1, 2)).reshape(-1, parts.shape[1])
+    if op == "pad_rows":
+        missing = transform["rows"] - of.shape[0]
+        return np.concatenate([of, np.full((missing, *of.shape[1:]), transform["value"], np.float32)])
+    if op == "reshape":
+        return of.reshape(transform["shape"])
+    raise AssertionError(op)
+
+
+def to_bf16(values: np.ndarray) -> bytes:
+    """Round to nearest even, as ggml does."""
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
