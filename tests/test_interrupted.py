@@ -1,4 +1,4 @@
-"""Whatever ends a conversion, nothing lies under the final name; and the number of threads changes no byte."""
+"""Whatever ends a conversion, nothing lies under the final name; and threads change no byte."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 
 from support import EXAMPLE, srd
 
-#: How much wider the feed-forward matrices of the model are than the example's: 0.1 G weights, about a second.
+#: How much wider the feed-forward matrices of the model are than the example's: 0.1 G weights.
 WIDER = 32
 
 
 @pytest.fixture(scope="module")
 def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with wider feed-forward matrices, so that a conversion lasts long enough to be interrupted."""
+    """The example with wider feed-forward matrices: a conversion lasts long enough to be interrupted."""
     folder = tmp_path_factory.mktemp("model") / "wide"
     shutil.copytree(EXAMPLE, folder)
     config = json.loads((folder / "config.json").read_text())
