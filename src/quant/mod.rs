@@ -89,9 +89,9 @@ pub fn quantize(ty: GgmlType, rows: &[f32], n_per_row: usize, importance: Option
         GgmlType::Q5_0 => q5_0::quantize(rows, n_per_row, importance, out),
         GgmlType::Q5_1 => q5_1::quantize(rows, n_per_row, importance, out),
         GgmlType::Q8_0 => q8_0::quantize(rows, n_per_row, importance, out),
-        GgmlType::Q4_K => q4_k::quantize(rows, n_per_row, importance, out),
-        GgmlType::Q5_K => q5_k::quantize(rows, n_per_row, importance, out),
-        GgmlType::Q6_K => q6_k::quantize(rows, n_per_row, importance, out),
+        GgmlType::Q4_K => q4_k::quantize_rows(rows, n_per_row, importance, out),
+        GgmlType::Q5_K => q5_k::quantize_rows(rows, n_per_row, importance, out),
+        GgmlType::Q6_K => q6_k::quantize_rows(rows, n_per_row, importance, out),
         _ => panic!("no quantiser for {}", ty.name()),
     }
 }
@@ -112,9 +112,9 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
         GgmlType::Q5_0 => q5_0::dequantize(bytes, out),
         GgmlType::Q5_1 => q5_1::dequantize(bytes, out),
         GgmlType::Q8_0 => q8_0::dequantize(bytes, out),
-        GgmlType::Q4_K => q4_k::dequantize(bytes, out),
-        GgmlType::Q5_K => q5_k::dequantize(bytes, out),
-        GgmlType::Q6_K => q6_k::dequantize(bytes, out),
+        GgmlType::Q4_K => q4_k::dequantize_row(bytes, out),
+        GgmlType::Q5_K => q5_k::dequantize_row(bytes, out),
+        GgmlType::Q6_K => q6_k::dequantize_row(bytes, out),
         _ => panic!("no dequantiser for {}", ty.name()),
     }
 }
@@ -125,7 +125,7 @@ fn check_lengths(ty: GgmlType, weights: usize, n_per_row: usize, bytes: usize) {
         assert_eq!(bytes, 0, "no weights, but bytes");
         return;
     }
-    assert!(n_per_row > 0 && weights % n_per_row == 0, "{weights} weights are no whole rows of {n_per_row}");
+    assert!(weights.is_multiple_of(n_per_row), "{weights} weights are no whole rows of {n_per_row}");
     let row_bytes = ty.row_bytes(n_per_row as u64).expect("rows of whole blocks");
     assert_eq!(bytes as u64, row_bytes * (weights / n_per_row) as u64, "bytes do not match weights");
 }

@@ -3,7 +3,7 @@
 //! Layout: scale f16, offset f16, 16 bytes of low nibbles: weight i below, weight i + 16 above.
 //! `w = scale * code + offset`, code in 0..=15.
 
-use super::block32::{self, Block, Format, QK};
+use super::block32::{self, Block, Format};
 use super::f16;
 use crate::simd_level::{Level, level};
 
@@ -56,6 +56,7 @@ impl Format for Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::block32::QK;
     use crate::quant::block32::tests::{check_levels_agree, weights};
     use proptest::prelude::*;
 

@@ -9,13 +9,13 @@ const BYTES: usize = 144;
 /// Where the codes' low nibbles start.
 const LOW: usize = 16;
 
-pub fn quantize(rows: &[f32], _n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn quantize_rows(rows: &[f32], _n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
     for (w, out) in rows.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(BYTES)) {
         encode(w, out);
     }
 }
 
-pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
+pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     for (bytes, w) in bytes.chunks_exact(BYTES).zip(out.as_chunks_mut::<256>().0) {
         let d = f16::decode(u16::from_le_bytes([bytes[0], bytes[1]]));
         let dmin = f16::decode(u16::from_le_bytes([bytes[2], bytes[3]]));

@@ -7,7 +7,7 @@ pub const MAX_ABS: f32 = f16::MAX * 31.0 * 127.0;
 
 const BYTES: usize = 210;
 
-pub fn quantize(rows: &[f32], _n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn quantize_rows(rows: &[f32], _n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
     for (w, out) in rows.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(BYTES)) {
         encode(w, out);
     }
@@ -19,7 +19,7 @@ fn place(i: usize) -> (usize, usize, usize, usize) {
     (half * 64 + quarter % 2 * 32 + l, quarter / 2 * 4, 128 + half * 32 + l, quarter * 2)
 }
 
-pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
+pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     for (bytes, w) in bytes.chunks_exact(BYTES).zip(out.as_chunks_mut::<256>().0) {
         let d = f16::decode(u16::from_le_bytes([bytes[208], bytes[209]]));
         for (i, w) in w.iter_mut().enumerate() {

@@ -7,7 +7,7 @@
 //! keeps weights that ggml flushes to zero. At 8 bits a search gains less than 0.1 % of the squared
 //! error, so the importance of the columns is not looked at; ggml does not either.
 
-use super::block32::{self, Block, Format, QK};
+use super::block32::{self, Block, Format};
 use super::f16;
 use crate::simd_level::{Level, level};
 
@@ -90,6 +90,7 @@ fn round_half_away(x: f32) -> i8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::block32::QK;
     use crate::quant::block32::tests::{check_levels_agree, weights};
     use proptest::prelude::*;
 

@@ -335,7 +335,7 @@ fn with_small_blocks(ty: GgmlType) -> Option<GgmlType> {
 }
 
 fn fits(ty: GgmlType, row: u64) -> bool {
-    row % ty.block_len() as u64 == 0
+    row.is_multiple_of(ty.block_len() as u64)
 }
 
 /// `ty`, or what stands in for it where the row is no whole number of its blocks; in the end F16.
