@@ -10,5 +10,6 @@ pub mod formats;
 #[cfg(feature = "python")]
 mod py;
 pub mod quant;
+pub mod simd_level;
 
 pub use error::{Error, Result};
