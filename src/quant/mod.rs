@@ -10,6 +10,7 @@ pub mod bf16;
 mod block32;
 pub mod f16;
 pub mod float32;
+mod k_rows;
 pub mod q4_0;
 pub mod q4_1;
 pub mod q4_k;
@@ -19,6 +20,7 @@ pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
 pub mod recipe;
+pub mod search;
 mod simd_basic;
 
 /// The types that [`quantize`] writes.

@@ -1,80 +1,67 @@
-//! TEMPORARY: a plain range-based Q5_K that keeps the crate compiling. The merge replaces this file
-//! by the searching one.
+//! Q5_K: 256 weights in 176 bytes, 5.5 bits per weight.
+//!
+//! Eight sub-blocks of 32 weights, `w = d * scale * q - dmin * min`, `q` of 5 bits.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..2 | `d`, f16 |
+//! | 2..4 | `dmin`, f16 |
+//! | 4..16 | eight 6-bit scales and mins, see [`super::search::pack_scales`] |
+//! | 16..48 | fifth bits: bit `j` of byte `l` belongs to weight `32 j + l` |
+//! | 48..176 | low four bits: byte `32 c + l` holds weight `64 c + l` in its low and `64 c + 32 + l` in its high half |
 
-use super::f16;
+use half::f16;
 
-pub const MAX_ABS: f32 = f16::MAX * 63.0;
+use super::search::{self, Codes5, Grid, SUB};
+use crate::dtype::QK_K;
 
-const BYTES: usize = 176;
-/// Where the codes' low nibbles start.
-const LOW: usize = 48;
+/// Bytes of a block.
+pub const BYTES: usize = 176;
+/// Largest magnitude whose min (`dmin` of 65504 times 63) can still be written.
+pub const MAX_ABS: f32 = 65504.0 * 63.0;
 
-pub fn quantize_rows(rows: &[f32], _n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
-    for (w, out) in rows.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(BYTES)) {
-        encode(w, out);
+/// The block of `grid` and codes of at most 31.
+pub fn pack(grid: &Grid, codes: &[u8; QK_K], out: &mut [u8; BYTES]) {
+    out[0..2].copy_from_slice(&grid.d.to_le_bytes());
+    out[2..4].copy_from_slice(&grid.dmin.to_le_bytes());
+    out[4..16].copy_from_slice(&search::pack_scales(&grid.scales, &grid.mins));
+    for l in 0..SUB {
+        out[16 + l] = (0..8).fold(0, |bits, j| bits | (codes[j * SUB + l] >> 4) << j);
+    }
+    for (i, byte) in out[48..].iter_mut().enumerate() {
+        let at = i / SUB * 2 * SUB + i % SUB;
+        *byte = (codes[at] & 15) | (codes[at + SUB] & 15) << 4;
     }
 }
 
+/// Scales and mins and codes of a block.
+pub fn unpack(block: &[u8; BYTES]) -> (Grid, [u8; QK_K]) {
+    let (scales, mins) = search::unpack_scales(block[4..16].try_into().expect("12 bytes"));
+    let d = f16::from_le_bytes([block[0], block[1]]);
+    let dmin = f16::from_le_bytes([block[2], block[3]]);
+    let codes = std::array::from_fn(|i| {
+        let byte = block[48 + i / (2 * SUB) * SUB + i % SUB];
+        let low = if i % (2 * SUB) < SUB { byte & 15 } else { byte >> 4 };
+        low | (block[16 + i % SUB] >> (i / SUB) & 1) << 4
+    });
+    (Grid { d, dmin, scales, mins }, codes)
+}
+
+/// Quantises a row of whole super-blocks with the scalar reference. `importance`: the `h_ii` of the
+/// row's columns.
+pub fn quantize_row(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    super::k_rows::quantize_row::<Codes5, BYTES>(row, importance, out, pack);
+}
+
+/// Writes the weights of whole blocks to `out`.
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    for (bytes, w) in bytes.chunks_exact(BYTES).zip(out.as_chunks_mut::<256>().0) {
-        let d = f16::decode(u16::from_le_bytes([bytes[0], bytes[1]]));
-        let dmin = f16::decode(u16::from_le_bytes([bytes[2], bytes[3]]));
-        for (s, w) in w.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let (scale, min) = scale_min(&bytes[4..16], s);
-            let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
-            for (i, w) in w.iter_mut().enumerate() {
-                let low = bytes[LOW + s / 2 * 32 + i] >> (s % 2 * 4) & 15;
-                let code = low | (bytes[16 + i] >> s & 1) << 4;
-                *w = scale * f32::from(code) - min;
-            }
-        }
-    }
+    super::k_rows::dequantize_row::<BYTES>(bytes, out, unpack);
 }
 
-fn encode(w: &[f32; 256], out: &mut [u8]) {
-    out.fill(0);
-    let ranges: Vec<(f32, f32)> = w
-        .as_chunks::<32>()
-        .0
-        .iter()
-        .map(|w| {
-            let min = w.iter().fold(0.0f32, |a, &w| a.min(w));
-            let max = w.iter().fold(0.0f32, |a, &w| a.max(w));
-            ((max - min) / 31.0, -min)
-        })
-        .collect();
-    let d = f16::round(ranges.iter().fold(0.0f32, |a, r| a.max(r.0)) / 63.0);
-    let dmin = f16::round(ranges.iter().fold(0.0f32, |a, r| a.max(r.1)) / 63.0);
-    out[..2].copy_from_slice(&f16::encode(d).to_le_bytes());
-    out[2..4].copy_from_slice(&f16::encode(dmin).to_le_bytes());
-    let steps = |x: f32, d: f32| if d > 0.0 { (x / d).round().clamp(0.0, 63.0) as u8 } else { 0 };
-    for (s, w) in w.as_chunks::<32>().0.iter().enumerate() {
-        let (scale, min) = (steps(ranges[s].0, d), steps(ranges[s].1, dmin));
-        put_scale_min(&mut out[4..16], s, scale, min);
-        let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
-        for (i, w) in w.iter().enumerate() {
-            let code = if scale > 0.0 { ((w + min) / scale).round().clamp(0.0, 31.0) as u8 } else { 0 };
-            out[LOW + s / 2 * 32 + i] |= (code & 15) << (s % 2 * 4);
-            out[16 + i] |= (code >> 4) << s;
-        }
-    }
-}
-
-fn scale_min(b: &[u8], s: usize) -> (u8, u8) {
-    if s < 4 {
-        (b[s] & 63, b[s + 4] & 63)
-    } else {
-        (b[s + 4] & 15 | b[s - 4] >> 6 << 4, b[s + 4] >> 4 | b[s] >> 6 << 4)
-    }
-}
-
-fn put_scale_min(b: &mut [u8], s: usize, scale: u8, min: u8) {
-    if s < 4 {
-        b[s] |= scale;
-        b[s + 4] |= min;
-    } else {
-        b[s + 4] |= scale & 15 | (min & 15) << 4;
-        b[s - 4] |= scale >> 4 << 6;
-        b[s] |= min >> 4 << 6;
+/// Quantises rows of `n_per_row` weights with the best shell this CPU has.
+pub fn quantize_rows(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+    let row_bytes = n_per_row / QK_K * BYTES;
+    for (row, out) in rows.chunks_exact(n_per_row).zip(out.chunks_exact_mut(row_bytes)) {
+        quantize_row(row, importance, out);
     }
 }
