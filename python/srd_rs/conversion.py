@@ -10,9 +10,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from srd_rs.errors import ModelError, UsageError, message
+
+if TYPE_CHECKING:
+    from srd_rs.models.base import ModelSpec
 
 DEFAULT_MAX_MEMORY: Final = 512 << 20
 """Bytes of weights alive at any time."""
@@ -258,18 +261,30 @@ def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any]) -> 
     metadata.update(
         vocab.load(
             checkpoint.folder,
-            config=spec.config,
+            config=_flat(checkpoint.config),
             arch=spec.arch,
-            n_vocab=spec.n_vocab,
+            n_vocab=_embedding_rows(spec, model),
             pre=options.pre_tokenizer,
         )
     )
     if options.provenance:
         native["provenance"]["files"] = [str(p) for p in _described_by(checkpoint.folder)]
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    return _core.plan_checkpoint(
-        str(model), metadata.entries(), tensors, json.dumps(spec.facts.to_json()), json.dumps(native)
-    )
+    facts = json.dumps(spec.hparams.to_json())
+    return _core.plan_checkpoint(str(model), metadata.entries(), tensors, facts, json.dumps(native))
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A multimodal config with its text model's part on top."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
+def _embedding_rows(spec: ModelSpec, model: Path) -> int:
+    for tensor in spec.tensors:
+        if tensor.name == "token_embd.weight":
+            return tensor.shape[0]
+    raise ModelError(message(model, "the model has no token embedding", "Convert a complete checkpoint"))
 
 
 def _described_by(folder: Path) -> list[Path]:

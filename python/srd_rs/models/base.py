@@ -99,8 +99,6 @@ _POOLING: Final = (
 )
 _POOLING_NAMES: Final = {"mean": 1, "cls": 2, "lasttoken": 3}
 
-NORM: Final = "norm"
-
 LLAMA_LAYER: Final = (
     Row("input_layernorm", "attn_norm", "d"),
     Row("self_attn.q_proj", "attn_q", "q d", bias="maybe"),
@@ -133,6 +131,7 @@ class Family:
     class_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """What differs between the classes of the family."""
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
+    writes_head_count_kv: ClassVar[bool] = True
     rope_theta: ClassVar[float] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
 
@@ -213,8 +212,12 @@ class Family:
     @property
     def tied(self) -> bool:
         """Whether the checkpoint may lack an output matrix: it is the embedding, or was left out with the
-        head."""
-        return self.class_name.endswith("Model") or self.config.flag("tie_word_embeddings", True)
+        head. In a multimodal checkpoint the head is the whole model's, so the top level's word counts
+        first."""
+        if self.class_name.endswith("Model"):
+            return True
+        stated = self.checkpoint.config.get("tie_word_embeddings")
+        return stated if isinstance(stated, bool) else self.config.flag("tie_word_embeddings", True)
 
     def head_counts_kv(self) -> int | list[int]:
         return self.n_head_kv
@@ -392,7 +395,8 @@ class Family:
         metadata.uint32(f"{arch}.embedding_length", self.n_embd)
         metadata.uint32(f"{arch}.feed_forward_length", self.n_ff)
         metadata.uint32(f"{arch}.attention.head_count", self.n_head)
-        metadata.uint32(f"{arch}.attention.head_count_kv", self.n_head_kv)
+        if self.writes_head_count_kv:
+            metadata.uint32(f"{arch}.attention.head_count_kv", self.n_head_kv)
         if not config.flag("is_causal", True):
             metadata.boolean(f"{arch}.attention.causal", False)
         self.write_rope(metadata)

@@ -1,0 +1,387 @@
+//! The search for scales and mins of the K-quants, written plainly for one super-block.
+//!
+//! This is the oracle: the SIMD shells in [`super::simd`] run the same arithmetic with sub-blocks
+//! side by side in lanes and must give the same bits. Hence the rules kept here: sums over the
+//! weights of a sub-block run in order, sums over sub-blocks as a fixed tree ([`sum8`]), products
+//! are rounded before they are added, and [`nearest`], [`least`] and [`most`] stand for rounding
+//! and min/max because their library forms differ between instruction sets.
+//!
+//! The model of a Q4_K or Q5_K sub-block is `v = s q - m` with `s = d * scale`, `m = dmin * min`,
+//! both at least 0. Steps, and why these (measured in `docs/decisions/0001-k-quant-search.md`):
+//!
+//! 1. per sub-block, codes for a few step widths; for each the least-squares scale and min in
+//!    closed form, the error too, from three sums ([`fit`]);
+//! 2. `d`, then `dmin`, from a few candidates each; mins are fitted again after the scales were
+//!    rounded, which takes back most of what the 6 bits cost;
+//! 3. neighbours on the 6-bit grid, each with its own codes and then the best integers for those
+//!    codes; the least error stays ([`settle`]);
+//! 4. `d` and `dmin` together by least squares, kept if they are better after rounding to f16.
+
+use half::f16;
+
+/// Weights in a sub-block of Q4_K and Q5_K.
+pub const SUB: usize = 32;
+/// Sub-blocks in a super-block of Q4_K and Q5_K.
+pub const SUBS: usize = 8;
+/// Largest 6-bit scale or min.
+pub const TOP: f32 = 63.0;
+/// Scales below this are zero: their reciprocal would overflow, and f16 cannot hold them anyway.
+pub const TINY: f32 = 1e-30;
+/// Smallest positive f16, 2^-24.
+pub const F16_MIN: f32 = 5.960_464_5e-8;
+/// Largest finite f16.
+pub const F16_MAX: f32 = 65504.0;
+/// Below this share of its square sum the spread of the codes is rounding noise.
+pub const NOISE: f32 = 1e-6;
+/// Largest scales divided by these are tried as `d`, and mins as `dmin`.
+pub const TOPS: [f32; 4] = [63.0, 62.0, 60.5, 58.5];
+/// Steps on the 6-bit grid tried in [`settle`]: scale, min (after the min was fitted to the scale).
+pub const NEIGHBOURS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)];
+
+/// What differs between Q4_K and Q5_K.
+pub trait Codes {
+    /// Largest code.
+    const TOP: f32;
+    /// Steps per range tried in [`fit`], less `TOP`: negative widens the step, positive clips.
+    const STRETCH: &'static [f32];
+}
+
+pub struct Codes4;
+impl Codes for Codes4 {
+    const TOP: f32 = 15.0;
+    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0];
+}
+
+pub struct Codes5;
+impl Codes for Codes5 {
+    const TOP: f32 = 31.0;
+    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0];
+}
+
+/// Scales and mins of a super-block of Q4_K or Q5_K: everything but the codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    pub d: f16,
+    pub dmin: f16,
+    pub scales: [u8; SUBS],
+    pub mins: [u8; SUBS],
+}
+
+/// `a` if `a < b`, else `b`: the `minps` of x86, which every path follows to the bit.
+#[inline(always)]
+pub fn least(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+/// `a` if `a > b`, else `b`: the `maxps` of x86.
+#[inline(always)]
+pub fn most(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// Nearest integer, ties to even, of `|t| < 2^22`.
+#[inline(always)]
+pub fn nearest(t: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: the unit of the last place is 1
+    (t + MAGIC) - MAGIC
+}
+
+/// `t` cut to `[0, top]`, then rounded.
+#[inline(always)]
+pub fn code(t: f32, top: f32) -> f32 {
+    nearest(least(most(t, 0.0), top))
+}
+
+/// `1/s`, or 0 where `s` is no usable scale.
+#[inline(always)]
+pub fn inverse(s: f32) -> f32 {
+    if s > TINY { 1.0 / s } else { 0.0 }
+}
+
+/// Nearest f16 as f32, for finite `t` of at most [`F16_MAX`].
+#[inline(always)]
+pub fn round16(t: f32) -> f32 {
+    f16::from_f32(t).to_f32()
+}
+
+/// Sum over the sub-blocks of a super-block in the order of a butterfly of vector shuffles.
+#[inline(always)]
+pub fn sum8(v: impl Fn(usize) -> f32) -> f32 {
+    ((v(0) + v(1)) + (v(2) + v(3))) + ((v(4) + v(5)) + (v(6) + v(7)))
+}
+
+/// Data-free weights of a sub-block: `rms + |w|`.
+pub fn plain_weights(x: &[f32; SUB]) -> [f32; SUB] {
+    let mut squares = 0.0;
+    for &v in x {
+        squares += v * v;
+    }
+    let rms = (squares * (1.0 / SUB as f32)).sqrt();
+    x.map(|v| rms + v.abs())
+}
+
+/// Weights of a super-block from the importance `h` of its columns: `h sqrt(2 mean(w^2) + w^2)`.
+pub fn importance_weights(x: &[f32; 256], h: &[f32; 256]) -> [f32; 256] {
+    let squares = sum8(|j| x[j * SUB..][..SUB].iter().fold(0.0, |s, &v| s + v * v));
+    let twice_mean = squares * (2.0 / 256.0);
+    std::array::from_fn(|i| h[i] * (twice_mean + x[i] * x[i]).sqrt())
+}
+
+/// Importances scaled to mean 1 and kept off zero, so that columns nothing is known about still get
+/// sensible codes and no sum overflows. `None` if they are all zero: then there is nothing to weigh by.
+pub fn normalised_importance(h: &[f32]) -> Option<Vec<f32>> {
+    let mean = h.iter().map(|&v| f64::from(v)).sum::<f64>() / h.len() as f64;
+    if !(mean > 0.0 && mean.is_finite()) {
+        return None;
+    }
+    Some(h.iter().map(|&v| ((f64::from(v) / mean) as f32).max(1e-6)).collect())
+}
+
+/// Weighted moments of a sub-block that do not depend on the codes.
+#[derive(Clone, Copy, Default)]
+struct Moments {
+    /// Sum of the weights.
+    w: f32,
+    /// Weighted mean of `x`.
+    mean: f32,
+    /// Smallest `x`, or 0 if all are positive.
+    low: f32,
+    /// `max(x) - low`.
+    range: f32,
+}
+
+fn moments(x: &[f32; SUB], w: &[f32; SUB]) -> Moments {
+    let (mut low, mut high) = (0.0, x[0]);
+    let (mut sum, mut first) = (0.0, 0.0);
+    for i in 0..SUB {
+        low = least(low, x[i]);
+        high = most(high, x[i]);
+        sum += w[i];
+        first += w[i] * x[i];
+    }
+    let mean = if sum > 0.0 { first / sum } else { 0.0 };
+    Moments { w: sum, mean, low, range: high - low }
+}
+
+/// Weighted sums over codes `q` and centred weights `c = x - mean`.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    q: f32,
+    qq: f32,
+    cq: f32,
+}
+
+/// Codes of `(x + shift) * inv` and their sums.
+fn sums(x: &[f32; SUB], w: &[f32; SUB], mean: f32, shift: f32, inv: f32, top: f32) -> Sums {
+    let mut s = Sums::default();
+    for i in 0..SUB {
+        let q = code((x[i] + shift) * inv, top);
+        let wq = w[i] * q;
+        s.q += wq;
+        s.qq += wq * q;
+        s.cq += wq * (x[i] - mean);
+    }
+    s
+}
+
+/// A sub-block's best scale and min, before they are rounded to 6 bits.
+#[derive(Clone, Copy, Default)]
+struct Fit {
+    scale: f32,
+    /// At least 0: the sub-block is `scale * q - min`.
+    min: f32,
+    /// How much the squared error is below that of the constant `mean`.
+    gain: f32,
+    /// Weighted mean of the codes.
+    mean_code: f32,
+    /// Half the second derivative of the error by the scale, the min following where it is free.
+    curvature: f32,
+}
+
+impl Fit {
+    /// `other` where it has a positive scale and more gain (no NaN has).
+    fn or_better(self, other: Self) -> Self {
+        if other.scale > 0.0 && other.gain > self.gain { other } else { self }
+    }
+}
+
+/// Least squares for given codes; a scale that is not positive, or NaN, means that there is none.
+fn solve(m: &Moments, s: &Sums, inv_w: f32) -> Fit {
+    let mean_code = s.q * inv_w;
+    let spread = s.qq - s.q * mean_code;
+    let scale = s.cq / spread;
+    let min = scale * mean_code - m.mean;
+    if spread > NOISE * s.qq && min >= 0.0 {
+        return Fit { scale, min, gain: s.cq * scale, mean_code, curvature: spread };
+    }
+    // The min would be negative, or the codes are all equal: scale alone.
+    let xq = s.cq + m.mean * s.q;
+    let scale = xq / s.qq;
+    let gain = xq * scale - m.w * m.mean * m.mean;
+    Fit { scale, min: 0.0, gain, mean_code, curvature: s.qq }
+}
+
+/// Step 1: the least-squares scale and min over a few sets of codes, then once more with the codes
+/// of the best.
+fn fit<C: Codes>(x: &[f32; SUB], w: &[f32; SUB], m: &Moments) -> Fit {
+    let inv_w = inverse(m.w);
+    let inv_range = inverse(m.range);
+    // Without codes: the mean if it is negative, else nothing.
+    let above = most(m.mean, 0.0);
+    let mut best = Fit { min: most(0.0 - m.mean, 0.0), gain: 0.0 - m.w * above * above, ..Fit::default() };
+    for stretch in C::STRETCH {
+        let inv = (C::TOP + stretch) * inv_range;
+        best = best.or_better(solve(m, &sums(x, w, m.mean, 0.0 - m.low, inv, C::TOP), inv_w));
+    }
+    let again = sums(x, w, m.mean, best.min, inverse(best.scale), C::TOP);
+    best.or_better(solve(m, &again, inv_w))
+}
+
+/// Step 2: a common factor, an f16, and 6-bit integers for the non-negative values `v` with weights
+/// `w`. Returns the factor with the least weighted squared error among [`TOPS`], and the integers.
+fn common_factor(v: &[f32; SUBS], w: &[f32; SUBS]) -> (f32, [f32; SUBS]) {
+    let largest = v.iter().fold(0.0, |a, &b| most(a, b));
+    let mut best = (f32::INFINITY, 0.0, [0.0; SUBS]);
+    for top in TOPS {
+        let first = most(least(round16(least(largest * (1.0 / top), F16_MAX)), F16_MAX), F16_MIN);
+        let inv = 1.0 / first;
+        let q = v.map(|v| code(v * inv, TOP));
+        let num = sum8(|j| w[j] * q[j] * v[j]);
+        let den = sum8(|j| w[j] * q[j] * q[j]);
+        let factor = if den > 0.0 { round16(least(num / den, F16_MAX)) } else { first };
+        let error = sum8(|j| {
+            let e = v[j] - factor * q[j];
+            w[j] * e * e
+        });
+        if error < best.0 {
+            best = (error, factor, q);
+        }
+    }
+    (best.1, best.2)
+}
+
+/// A sub-block on the 6-bit grid, with the sums of its codes.
+#[derive(Clone, Copy, Default)]
+struct Settled {
+    scale: f32,
+    min: f32,
+    sums: Sums,
+}
+
+/// Error of a sub-block at scale `s` and min `m` for fixed codes, less a constant. Centred: no large
+/// terms cancel however far from zero the sub-block lies.
+fn error(mo: &Moments, s: &Sums, inv_w: f32, scale: f32, min: f32) -> f32 {
+    let mean_code = s.q * inv_w;
+    let spread = s.qq - s.q * mean_code;
+    let off = (scale * mean_code - min) - mo.mean;
+    scale * (scale * spread - (s.cq + s.cq)) + mo.w * (off * off)
+}
+
+/// Step 3: neighbours of `scale` on the 6-bit grid; see the module's text.
+fn settle<C: Codes>(
+    x: &[f32; SUB],
+    w: &[f32; SUB],
+    m: &Moments,
+    start: (f32, f32),
+    d: f32,
+    dmin: f32,
+) -> Settled {
+    let inv_w = inverse(m.w);
+    let (inv_d, inv_dmin) = (inverse(d), inverse(dmin));
+    let (start_scale, mean_code) = start;
+    let mut best = Settled::default();
+    let mut least_error = f32::INFINITY;
+    for (step, min_step) in NEIGHBOURS {
+        let scale = most(least(start_scale + step, TOP), 0.0) * d;
+        let min = code((scale * mean_code - m.mean) * inv_dmin, TOP);
+        let min = most(least(min + min_step, TOP), 0.0) * dmin;
+        let s = sums(x, w, m.mean, min, inverse(scale), C::TOP);
+        // The best scale for these codes and this min, then the best min for that scale.
+        let xq = s.cq + m.mean * s.q;
+        let num = xq + min * s.q;
+        let ideal = if s.qq > 0.0 { num / s.qq } else { 0.0 };
+        let q_scale = code(ideal * inv_d, TOP);
+        let scale = q_scale * d;
+        let q_min = code((scale * (s.q * inv_w) - m.mean) * inv_dmin, TOP);
+        let e = error(m, &s, inv_w, scale, q_min * dmin);
+        if e < least_error {
+            least_error = e;
+            best = Settled { scale: q_scale, min: q_min, sums: s };
+        }
+    }
+    best
+}
+
+/// Step 4: `d` and `dmin` by least squares over the super-block, if that is better after rounding.
+fn refit(mo: &[Moments; SUBS], at: &[Settled; SUBS], d: f32, dmin: f32) -> (f32, f32) {
+    let a = sum8(|j| at[j].scale * at[j].scale * at[j].sums.qq);
+    let b = sum8(|j| at[j].scale * at[j].min * at[j].sums.q);
+    let c = sum8(|j| at[j].min * at[j].min * mo[j].w);
+    let p = sum8(|j| at[j].scale * (at[j].sums.cq + mo[j].mean * at[j].sums.q));
+    let q = sum8(|j| at[j].min * (mo[j].w * mo[j].mean));
+    let det = a * c - b * b;
+    let both = (p * c - b * q) / det;
+    let alone = (p + b * dmin) / a;
+    let wanted = if det > 1e-5 * (a * c) { both } else { alone };
+    let new_d = if a > 0.0 { round16(least(most(wanted, 0.0), F16_MAX)) } else { d };
+    let wanted = (b * new_d - q) / c;
+    let new_dmin = if c > 0.0 { round16(least(most(wanted, 0.0), F16_MAX)) } else { dmin };
+    let total = |d: f32, dmin: f32| {
+        sum8(|j| error(&mo[j], &at[j].sums, inverse(mo[j].w), at[j].scale * d, at[j].min * dmin))
+    };
+    if total(new_d, new_dmin) < total(d, dmin) { (new_d, new_dmin) } else { (d, dmin) }
+}
+
+/// Scales and mins of a super-block `x` with weights `u > 0` (0 only where all of `x` is 0).
+pub fn search<C: Codes>(x: &[f32; 256], u: &[f32; 256]) -> Grid {
+    let (x, _) = x.as_chunks::<SUB>();
+    let (u, _) = u.as_chunks::<SUB>();
+    let mo: [Moments; SUBS] = std::array::from_fn(|j| moments(&x[j], &u[j]));
+    let fits: [Fit; SUBS] = std::array::from_fn(|j| fit::<C>(&x[j], &u[j], &mo[j]));
+    let (d, scales) = common_factor(&fits.map(|f| f.scale), &fits.map(|f| f.curvature));
+    let mins: [f32; SUBS] =
+        std::array::from_fn(|j| most(scales[j] * d * fits[j].mean_code - mo[j].mean, 0.0));
+    let (dmin, _) = common_factor(&mins, &mo.map(|m| m.w));
+    let at: [Settled; SUBS] =
+        std::array::from_fn(|j| settle::<C>(&x[j], &u[j], &mo[j], (scales[j], fits[j].mean_code), d, dmin));
+    let (d, dmin) = refit(&mo, &at, d, dmin);
+    Grid {
+        d: f16::from_f32(d),
+        dmin: f16::from_f32(dmin),
+        scales: at.map(|s| s.scale as u8),
+        mins: at.map(|s| s.min as u8),
+    }
+}
+
+/// Codes of a super-block under `grid`: the nearest of each weight.
+pub fn assign<C: Codes>(x: &[f32; 256], grid: &Grid) -> [u8; 256] {
+    let (d, dmin) = (grid.d.to_f32(), grid.dmin.to_f32());
+    std::array::from_fn(|i| {
+        let inv = inverse(d * f32::from(grid.scales[i / SUB]));
+        let min = dmin * f32::from(grid.mins[i / SUB]);
+        code((x[i] + min) * inv, C::TOP) as u8
+    })
+}
+
+/// The 12 bytes of eight 6-bit scales and eight 6-bit mins.
+pub fn pack_scales(scales: &[u8; SUBS], mins: &[u8; SUBS]) -> [u8; 12] {
+    let mut out = [0; 12];
+    for j in 0..4 {
+        out[j] = scales[j] | (scales[j + 4] >> 4) << 6;
+        out[j + 4] = mins[j] | (mins[j + 4] >> 4) << 6;
+        out[j + 8] = (scales[j + 4] & 15) | (mins[j + 4] & 15) << 4;
+    }
+    out
+}
+
+/// The inverse of [`pack_scales`].
+pub fn unpack_scales(bytes: &[u8; 12]) -> ([u8; SUBS], [u8; SUBS]) {
+    let (mut scales, mut mins) = ([0; SUBS], [0; SUBS]);
+    for j in 0..4 {
+        scales[j] = bytes[j] & 63;
+        mins[j] = bytes[j + 4] & 63;
+        scales[j + 4] = (bytes[j + 8] & 15) | (bytes[j] >> 6) << 4;
+        mins[j + 4] = (bytes[j + 8] >> 4) | (bytes[j + 4] >> 6) << 4;
+    }
+    (scales, mins)
+}

@@ -1,0 +1,52 @@
+//! SIMD shells of the plain types and the 32-weight blocks.
+//!
+//! The scalar code is written over fixed-size arrays, with sums in 16 lanes. A shell compiles that
+//! same code once more for a wider instruction set. Rust neither fuses nor reorders floating-point
+//! operations, so every shell gives the bits of the scalar code.
+
+#[cfg(target_arch = "x86_64")]
+use crate::simd_level;
+use crate::simd_level::Level;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
+/// A piece of work to be compiled for several instruction sets. `run`, and everything hot that it
+/// calls, must be `#[inline(always)]`: what is not inlined stays compiled for the base CPU.
+pub trait Kernel {
+    fn run(self);
+}
+
+/// Runs the kernel as compiled for `level`, or for the best level below it that this CPU has.
+#[cfg(target_arch = "x86_64")]
+pub fn run<K: Kernel>(level: Level, kernel: K) {
+    #[target_feature(enable = "avx2")]
+    fn avx2<K: Kernel>(kernel: K) {
+        kernel.run();
+    }
+
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512<K: Kernel>(kernel: K) {
+        kernel.run();
+    }
+
+    match level.min(supported()) {
+        Level::Scalar => kernel.run(),
+        // SAFETY: `supported` found AVX2 on this CPU.
+        Level::Avx2 => unsafe { avx2(kernel) },
+        // SAFETY: `supported` found AVX-512 F, BW, DQ and VL, and AVX2, on this CPU.
+        Level::Avx512 => unsafe { avx512(kernel) },
+    }
+}
+
+/// The best level of this CPU, whatever the environment says.
+#[cfg(target_arch = "x86_64")]
+fn supported() -> Level {
+    static SUPPORTED: OnceLock<Level> = OnceLock::new();
+    *SUPPORTED.get_or_init(|| simd_level::available().into_iter().max().unwrap_or(Level::Scalar))
+}
+
+/// Runs the kernel. Other architectures have one level; their base sets include vectors.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn run<K: Kernel>(_level: Level, kernel: K) {
+    kernel.run();
+}
