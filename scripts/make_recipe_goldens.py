@@ -1,8 +1,8 @@
 """Write tests/data/recipes/*.json: the tensor types that llama-quantize itself chooses.
 
 For each model a tiny GGUF (real names and row lengths, few rows, zero weights) is written and quantised by
-`llama_model_quantize` of the llama-cpp-python package, once per recipe and override. What it gave each tensor is
-kept, one letter a tensor, in the file order of its output.
+`llama_model_quantize` of the llama-cpp-python package, once per recipe and override. What it gave each tensor
+is kept, one letter a tensor, in the file order of its output.
 
     python scripts/make_recipe_goldens.py [FIXTURES]
 
@@ -121,7 +121,7 @@ def experts(n: int) -> list[tuple[str, list[int]]]:
 
 
 def ends(model: Model, width: int = 256, *, tied: bool = False) -> Model:
-    """Embeddings, final norm and, unless tied, the output matrix, before the layers as converters write them."""
+    """Embeddings, final norm and, unless tied, the output matrix: before the layers, as converters do."""
     head = Model("", 0).add("token_embd.weight", width, 8).add("output_norm.weight", width, kind="F32")
     if not tied:
         head.add("output.weight", width, 8)

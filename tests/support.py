@@ -19,7 +19,7 @@ EXAMPLE = REPO / "examples" / "wiki-gemma4"
 SHARED = Path(os.environ.get("SRD_SHARED", REPO.parent / "shared"))
 WIKI_TEST = SHARED / "data" / "wiki.test.raw"
 BAD = SHARED / "fixtures" / "bad"
-MEASURE = REPO / "tests" / "measure.py"
+MEASURE = REPO / "scripts" / "measure.py"
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,7 @@ def test_sizes(written: str, size: int) -> None:
     assert text.parse_size(written) == size
 
 
-@pytest.mark.parametrize(
-    "written", ["", "4G", "-1", "0", "MiB", "1e9", "1 parsec", "9999999999GiB", "٣MiB"]
-)
+@pytest.mark.parametrize("written", ["", "4G", "-1", "0", "MiB", "1e9", "1 parsec", "9999999999GiB", "٣MiB"])
 def test_no_sizes(written: str) -> None:
     with pytest.raises(click.BadParameter):
         text.parse_size(written)

@@ -21,6 +21,11 @@ _GGML_LOG_LEVEL_ERROR = 4
 _log_callback: list[Any] = []  # kept alive: llama.cpp holds only the address
 
 
+def _log_errors(level: int, text: bytes, _user: object) -> None:
+    if level == _GGML_LOG_LEVEL_ERROR:
+        sys.stderr.write(text.decode(errors="replace"))
+
+
 def library() -> Any:
     """The module `llama_cpp`, which logs errors only. `UsageError` if it is not installed."""
     try:
@@ -30,14 +35,8 @@ def library() -> Any:
             "this needs llama-cpp-python, which is not installed. Run: pip install 'srd-rs[eval]'"
         ) from error
     if not _log_callback:
-
-        @llama_cpp.llama_log_callback
-        def log(level: int, text: bytes, _user: ctypes.c_void_p) -> None:
-            if level == _GGML_LOG_LEVEL_ERROR:
-                sys.stderr.write(text.decode(errors="replace"))
-
-        _log_callback.append(log)
-        llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+        _log_callback.append(llama_cpp.llama_log_callback(_log_errors))
+        llama_cpp.llama_log_set(_log_callback[0], ctypes.c_void_p(0))
     return llama_cpp
 
 
@@ -96,10 +95,10 @@ class LlamaModel:
         n = self._lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, True, False)
         if n < 0:
             raise ModelError(f"tokeniser: {-n} tokens for {len(raw)} bytes of text. Check the vocabulary")
-        return np.ctypeslib.as_array(tokens)[:n].copy()
+        return np.array(tokens[:n], np.int32)
 
     def logits(self, tokens: Tokens, first: int = 0) -> Logits:
-        """Logits after each of the positions `first`.. of one chunk, from an empty context: [len - first, n_vocab].
+        """Logits after the positions `first`.. of one chunk, from an empty context: [len - first, n_vocab].
 
         The array is llama.cpp's own and changes with the next call.
         """
@@ -124,7 +123,7 @@ class LlamaModel:
 
 
 def chunks_of(text: Path, model: LlamaModel, n_chunks: int = 0) -> list[Tokens]:
-    """The first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file, cut as llama-perplexity cuts them.
+    """The first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file, cut as llama-perplexity does.
 
     The whole text is tokenised at once; then the first token of every chunk is replaced by BOS where the
     vocabulary wants one.
@@ -141,7 +140,7 @@ def chunks_of(text: Path, model: LlamaModel, n_chunks: int = 0) -> list[Tokens]:
 
 
 def quantize(source: str | Path, output: str | Path, ftype: str = "Q4_K_M", *, threads: int = 0) -> None:
-    """llama.cpp's own quantiser, `llama_model_quantize`: what llama-quantize runs. The peer in every comparison."""
+    """llama.cpp's own quantiser, `llama_model_quantize`: what llama-quantize runs."""
     lib = library()
     params = lib.llama_model_quantize_default_params()
     params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{ftype}")

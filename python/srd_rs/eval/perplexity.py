@@ -42,8 +42,8 @@ def perplexity(
 ) -> Perplexity:
     """Perplexity of a GGUF on the first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file.
 
-    Only the second half of each chunk is scored (its tokens `n_ctx/2 + 1`..), so that every scored token has at
-    least half a context before it. `progress` gets (chunks done, chunks, perplexity so far).
+    Only the second half of each chunk is scored (its tokens `n_ctx/2 + 1`..), so that every scored token has
+    at least half a context before it. `progress` gets (chunks done, chunks, perplexity so far).
     """
     first = n_ctx // 2
     parts: list[npt.NDArray[np.float64]] = []
