@@ -127,7 +127,7 @@ impl GgmlType {
     /// Bytes of a row of `n` weights; `None` if `n` is no multiple of the block or the size overflows.
     pub fn row_bytes(self, n: u64) -> Option<u64> {
         let &(_, _, len, bytes) = self.geometry();
-        (n % len as u64 == 0).then(|| (n / len as u64).checked_mul(bytes as u64)).flatten()
+        n.is_multiple_of(len as u64).then(|| (n / len as u64).checked_mul(bytes as u64)).flatten()
     }
 
     /// Bits per weight.

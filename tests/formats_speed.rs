@@ -10,7 +10,7 @@ use srd_rs::simd_level::available;
 /// Source bytes: more than the caches hold, so that memory is what is measured.
 const BYTES: usize = 64 << 20;
 /// Weights decoded at a time, as the pipeline does.
-const ROW: usize = 16 << 10;
+const ROW: usize = 4 << 10;
 
 /// Best of several runs, in source GB/s.
 fn rate(mut run: impl FnMut()) -> f64 {

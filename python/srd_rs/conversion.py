@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from srd_rs.errors import ModelError, UsageError, message
 
 if TYPE_CHECKING:
-    from srd_rs.models.base import ModelSpec
+    from srd_rs.models.base import ModelFacts, ModelSpec
 
 DEFAULT_MAX_MEMORY: Final = 512 << 20
 """Bytes of weights alive at any time."""
@@ -270,8 +270,20 @@ def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any]) -> 
     if options.provenance:
         native["provenance"]["files"] = [str(p) for p in _described_by(checkpoint.folder)]
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    facts = json.dumps(spec.hparams.to_json())
+    facts = json.dumps(_facts(spec.hparams))
     return _core.plan_checkpoint(str(model), metadata.entries(), tensors, facts, json.dumps(native))
+
+
+def _facts(facts: ModelFacts) -> dict[str, Any]:
+    """What the mixes need, in the form of the native module."""
+    kv = facts.n_head_kv
+    return {
+        "arch": facts.arch,
+        "n_layer": facts.n_layer,
+        "n_expert": facts.n_expert,
+        "n_head": facts.n_head,
+        "n_head_kv": kv if isinstance(kv, list) else [kv],
+    }
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

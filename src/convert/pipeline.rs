@@ -273,10 +273,10 @@ impl Job<'_> {
             return Ok(());
         }
         if !self.options.allow_nonfinite {
-            let at = weights.iter().position(|w| !(w.abs() <= limit)).unwrap_or(0);
+            let at = weights.iter().position(|&w| !fits(w, limit)).unwrap_or(0);
             return Err(self.non_finite(chunk, at as u64, weights[at]));
         }
-        for w in weights.iter_mut().filter(|w| !(w.abs() <= limit)) {
+        for w in weights.iter_mut().filter(|w| !fits(**w, limit)) {
             *w = if w.is_nan() { 0.0 } else { w.clamp(-limit, limit) };
             self.replaced.fetch_add(1, Ordering::Relaxed);
         }
@@ -318,6 +318,11 @@ impl Job<'_> {
             None => Place::file(source.path()).tensor(&chunk.tensor.name),
         }
     }
+}
+
+/// False for NaN as well.
+fn fits(w: f32, limit: f32) -> bool {
+    w.abs() <= limit
 }
 
 /// Quantises row by row with the importance of the columns (and of the expert the row belongs to).

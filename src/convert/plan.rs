@@ -294,7 +294,7 @@ fn lay_out(
 ) -> Result<Vec<PlannedFile>> {
     let groups = match options.split_max_size {
         Some(limit) => split_groups(tensors, &metadata, limit)?,
-        None => vec![0..tensors.len()],
+        None => std::iter::once(0..tensors.len()).collect(),
     };
     let (count, total) = (groups.len(), tensors.len());
     let mut rest = Some(metadata);

@@ -83,12 +83,6 @@ impl Bound {
         Ok(bound)
     }
 
-    /// Elements in all.
-    #[cfg(test)]
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
     /// The source tensor this is, when nothing is done to it.
     pub fn as_source(&self) -> Option<usize> {
         match &self.op {
@@ -302,7 +296,7 @@ impl Binder<'_> {
 
     fn permute(&self, of: Bound, heads: u64) -> Result<Bound> {
         let (rows, cols) = self.first_axis(&of)?;
-        if heads == 0 || rows % heads != 0 || (rows / heads) % 2 != 0 {
+        if heads == 0 || !rows.is_multiple_of(heads) || !(rows / heads).is_multiple_of(2) {
             return Err(self.fail(format!("{rows} rows cannot be cut into {heads} rotary heads")));
         }
         let shape = of.shape.clone();
@@ -388,7 +382,7 @@ mod tests {
     fn all(shape: &[u64], json: &str, out: &[u64]) -> Vec<f32> {
         let (_dir, source) = counting(shape);
         let bound = Bound::bind("x", out, &transform(json), &source).unwrap();
-        let mut values = vec![f32::NAN; bound.len() as usize];
+        let mut values = vec![f32::NAN; bound.len as usize];
         bound.read(&source, 0, &mut values, &mut Scratch::default()).unwrap();
         values
     }

@@ -4,3 +4,4 @@ pub mod decode;
 pub mod gguf;
 pub mod safetensors;
 mod simd;
+pub mod source;

@@ -8,12 +8,14 @@
 mod folder;
 mod header;
 
+pub use header::read_header;
+
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
+use crate::formats::source;
 
 /// Largest header the format allows, in bytes.
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -196,26 +198,13 @@ impl Checkpoint {
     /// [`Error::Usage`] if the range is not inside the tensor, [`Error::Io`] if reading fails,
     /// [`Error::Format`] if the file has become shorter since it was opened.
     pub fn read_at(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= tensor.bytes);
-        if !inside {
-            return Err(Error::usage(
-                format!(
-                    "{}: {} bytes at {offset} were asked for, it has {}",
-                    self.place(tensor),
-                    buf.len(),
-                    tensor.bytes
-                ),
-                "Read within the tensor",
-            ));
-        }
-        let at = tensor.offset + offset;
-        let shard = &self.shards[tensor.shard];
-        shard.file.read_exact_at(buf, at).map_err(|source| read_error(self.place(tensor).at(at), source))
+        let file = &self.shards[tensor.shard].file;
+        source::read_tensor_at(file, self.place(tensor), (tensor.offset, tensor.bytes), offset, buf)
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
-        let (file, size) = open_regular(path)?;
-        let mut tensors = header::read(&file, size, path)?;
+        let (file, size) = source::open_regular(path)?;
+        let mut tensors = read_header(&file, size, path)?;
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         for tensor in &mut tensors {
             tensor.shard = self.shards.len();
@@ -243,28 +232,4 @@ impl Checkpoint {
         self.by_name = order;
         Ok(())
     }
-}
-
-/// The error for a failed read at a place whose bytes were there when the file was opened.
-fn read_error(place: Place, source: std::io::Error) -> Error {
-    if source.kind() == std::io::ErrorKind::UnexpectedEof {
-        return Error::format(
-            place,
-            "the file has become shorter while it was read",
-            "Wait until it is complete and try again",
-        );
-    }
-    Error::Io { place, action: "read", source, fix: "Check the disk and try again" }
-}
-
-/// Opens a file for reading and returns its size; anything but a regular file is refused before it
-/// is opened, since opening a pipe would wait for its writer.
-fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
-    if !facts.is_file() {
-        return Err(Error::model(Place::file(path), "is not a regular file", "Give a checkpoint file"));
-    }
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let size = file.metadata().map_err(|e| Error::io(path, "open", e))?.len();
-    Ok((file, size))
 }

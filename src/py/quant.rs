@@ -20,7 +20,7 @@ fn parse_type(name: &str) -> crate::Result<GgmlType> {
 /// Every weight is finite and fits the type's scales.
 fn check(ty: GgmlType, rows: &[f32]) -> crate::Result<()> {
     let limit = quant::max_abs(ty);
-    match rows.iter().position(|w| !(w.abs() <= limit)) {
+    match rows.iter().position(|w| w.is_nan() || w.abs() > limit) {
         None => Ok(()),
         Some(i) => Err(Error::NonFinite {
             place: Place::named_tensor("array"),

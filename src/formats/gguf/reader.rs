@@ -2,18 +2,17 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::values::{Array, KeyValues, Strings, Value, ValueType};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, VERSION, align_up, name_fault, tensor_bytes};
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
+use crate::formats::source::{self, Source};
 
-/// Most bytes of metadata and tensor infos that are read: 25 times those of a 260 000-token
+/// Most bytes of metadata and tensor infos that are read: six times those of a 260 000-token
 /// vocabulary with its merges. Bounds what a hostile (sparse) file can make us allocate.
-pub const MAX_HEADER: u64 = 512 << 20;
+pub const MAX_HEADER: u64 = 128 << 20;
 
 /// Least bytes of a key/value: key length, one byte of key, type, one byte of value.
 const MIN_KEY_VALUE: u64 = 8 + 1 + 4 + 1;
@@ -80,12 +79,7 @@ impl GgufFile {
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if its header is not sound.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
-        if !facts.is_file() {
-            return Err(Error::model(Place::file(path), "is not a regular file", "Give a GGUF file"));
-        }
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-        let size = file.metadata().map_err(|e| Error::io(path, "open", e))?.len();
+        let (file, size) = source::open_regular(path)?;
         let header = read_header(&file, size, path)?;
         Ok(Self { path: path.to_path_buf(), file, header })
     }
@@ -101,35 +95,7 @@ impl GgufFile {
     /// [`Error::Usage`] if the range is not inside the tensor, [`Error::Io`] if reading fails,
     /// [`Error::Format`] if the file has become shorter since it was opened.
     pub fn read_at(&self, tensor: &GgufTensor, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= tensor.bytes);
-        if !inside {
-            let (place, n, has) = (self.place(tensor), buf.len(), tensor.bytes);
-            let what = format!("{place}: {n} bytes at {offset} were asked for, it has {has}");
-            return Err(Error::usage(what, "Read within the tensor"));
-        }
-        let at = tensor.offset + offset;
-        self.file.read_exact_at(buf, at).map_err(|e| read_error(self.place(tensor).at(at), e))
-    }
-}
-
-/// Where a header is read from: a file, or bytes in memory.
-pub trait Source {
-    /// Fills `buf` from `offset`; a short source is [`io::ErrorKind::UnexpectedEof`].
-    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
-}
-
-impl Source for File {
-    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(buf, offset)
-    }
-}
-
-impl Source for [u8] {
-    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).ok();
-        let bytes = start.and_then(|s| self.get(s..s.checked_add(buf.len())?));
-        buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        source::read_tensor_at(&self.file, self.place(tensor), (tensor.offset, tensor.bytes), offset, buf)
     }
 }
 
@@ -407,14 +373,6 @@ fn duplicate_name(infos: &[Info], path: &Path) -> Error {
     Error::format(place, "occurs twice", DAMAGED)
 }
 
-fn read_error(place: Place, source: io::Error) -> Error {
-    if source.kind() == io::ErrorKind::UnexpectedEof {
-        let what = "the file has become shorter while it was read";
-        return Error::format(place, what, "Wait until it is complete and try again");
-    }
-    Error::Io { place, action: "read", source, fix: "Check the disk and try again" }
-}
-
 /// Reads forwards through a window of the source; never past its end or [`MAX_HEADER`].
 struct Cursor<'a, S: ?Sized> {
     source: &'a S,
@@ -483,8 +441,7 @@ impl<'a, S: Source + ?Sized> Cursor<'a, S> {
         self.window.resize(fill, 0);
         self.window_at = at;
         self.next = 0;
-        let outcome = self.source.read_exact_from(at, &mut self.window);
-        outcome.map_err(|e| read_error(Place::file(self.path).at(at), e))
+        source::read_at(self.source, Place::file(self.path), at, &mut self.window)
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {

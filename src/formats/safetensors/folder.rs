@@ -10,9 +10,10 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserializer as _;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
+use super::Checkpoint;
 use super::header::{bare_message, byte_of, shorten};
-use super::{Checkpoint, open_regular};
 use crate::error::{Error, Place, Result};
+use crate::formats::source::open_regular;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

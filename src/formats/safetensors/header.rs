@@ -2,15 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::Deserializer as _;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
-use super::{Dtype, MAX_HEADER, TensorInfo, read_error};
+use super::{Dtype, MAX_HEADER, TensorInfo};
 use crate::error::{Error, Place, Result};
+use crate::formats::source::{Source, read_at};
 
 /// Bytes before the header: its length.
 const LENGTH_BYTES: u64 = 8;
@@ -23,8 +22,12 @@ const METADATA: &str = "__metadata__";
 
 const DAMAGED: &str = "The file is damaged; download or save it again";
 
-/// Reads and checks the header of a file of `size` bytes; `shard` is left at 0. In header order.
-pub(super) fn read(file: &File, size: u64, path: &Path) -> Result<Vec<TensorInfo>> {
+/// Reads and checks the header of a file of `size` bytes; `path` is for messages. The tensors come in
+/// the order of the header, their `shard` is 0.
+///
+/// # Errors
+/// [`Error::Format`] if anything in the header is wrong, [`Error::Io`] if reading fails.
+pub fn read_header<S: Source + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<TensorInfo>> {
     let json = read_json(file, size, path)?;
     let data_start = LENGTH_BYTES + json.len() as u64;
     let entries = parse(&json, path)?;
@@ -33,13 +36,13 @@ pub(super) fn read(file: &File, size: u64, path: &Path) -> Result<Vec<TensorInfo
     entries.into_iter().map(|e| e.into_tensor(data_start, path)).collect()
 }
 
-fn read_json(file: &File, size: u64, path: &Path) -> Result<Vec<u8>> {
+fn read_json<S: Source + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<u8>> {
     let bad = |at, what: String| Err(Error::format(Place::file(path).at(at), what, DAMAGED));
     if size < LENGTH_BYTES {
         return bad(0, format!("no safetensors file: {size} bytes hold no header length"));
     }
     let mut length = [0; LENGTH_BYTES as usize];
-    file.read_exact_at(&mut length, 0).map_err(|e| read_error(Place::file(path).at(0), e))?;
+    read_at(file, Place::file(path), 0, &mut length)?;
     let length = u64::from_le_bytes(length);
     if length > size - LENGTH_BYTES {
         let rest = size - LENGTH_BYTES;
@@ -50,8 +53,7 @@ fn read_json(file: &File, size: u64, path: &Path) -> Result<Vec<u8>> {
     }
     // At most 100 MB, and no more than the file has.
     let mut json = vec![0; length as usize];
-    file.read_exact_at(&mut json, LENGTH_BYTES)
-        .map_err(|e| read_error(Place::file(path).at(LENGTH_BYTES), e))?;
+    read_at(file, Place::file(path), LENGTH_BYTES, &mut json)?;
     if json.first() != Some(&b'{') {
         return bad(LENGTH_BYTES, "the header does not begin with '{'".into());
     }

@@ -1,0 +1,72 @@
+//! Reading at a place of a file, with errors that name the place.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::error::{Error, Place, Result};
+
+/// Where a header is read from: a file, or bytes in memory.
+pub trait Source {
+    /// Fills `buf` from `offset`; a source too short for that is [`io::ErrorKind::UnexpectedEof`].
+    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+}
+
+impl Source for File {
+    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(buf, offset)
+    }
+}
+
+impl Source for [u8] {
+    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let bytes = start.and_then(|s| self.get(s..s.checked_add(buf.len())?));
+        buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// Reads bytes that were inside the source when it was opened; `place` is that of their owner.
+pub(super) fn read_at<S: Source + ?Sized>(source: &S, place: Place, at: u64, buf: &mut [u8]) -> Result<()> {
+    source.read_exact_from(at, buf).map_err(|e| read_error(place.at(at), e))
+}
+
+/// Reads within a tensor of `bytes` bytes that begins at `start` of the file; `offset` counts from
+/// there.
+pub(super) fn read_tensor_at(
+    file: &File,
+    place: Place,
+    (start, bytes): (u64, u64),
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<()> {
+    let inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= bytes);
+    if !inside {
+        let what = format!("{place}: {} bytes at {offset} were asked for, it has {bytes}", buf.len());
+        return Err(Error::usage(what, "Read within the tensor"));
+    }
+    // Cannot overflow: the tensor is inside its file.
+    read_at(file, place, start + offset, buf)
+}
+
+fn read_error(place: Place, source: io::Error) -> Error {
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        let what = "the file has become shorter while it was read";
+        return Error::format(place, what, "Wait until it is complete and try again");
+    }
+    Error::Io { place, action: "read", source, fix: "Check the disk and try again" }
+}
+
+/// Opens a file for reading and returns its size; anything but a regular file is refused before it
+/// is opened, since opening a pipe would wait for its writer.
+pub(super) fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+    if !facts.is_file() {
+        return Err(Error::model(Place::file(path), "is not a regular file", "Give a model file"));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let size = file.metadata().map_err(|e| Error::io(path, "open", e))?.len();
+    Ok((file, size))
+}
