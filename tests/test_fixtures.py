@@ -84,33 +84,45 @@ def comparable(value: Any) -> Any:
 
 
 def check_metadata(
-    found: dict[str, tuple[str, Any]], expected: dict[str, Any], name: str, order: str
+    found: dict[str, tuple[str, Any]], expected: dict[str, Any], name: str, quant: str
 ) -> None:
     accepted = ACCEPTED.get(name, set())
-    wanted = expected["kv"] | (expected["kv_q4_k_m_diff"] if order == "kv_order_q4_k_m" else {})
+    wanted = expected["kv"] | (expected["kv_q4_k_m_diff"] if quant == "Q4_K_M" else {})
     assert set(found) == set(wanted)
     for key, value in wanted.items():
         kind, ours = found[key]
         assert kind == expected["kv_types"][key], key
         if key not in accepted:
             assert summary(ours) == comparable(value), key
-    assert list(found) == expected[order]
 
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_bf16_metadata(name: str, convert: Any) -> None:
     made = convert(name, "BF16")
-    check_metadata(made.metadata(), made.expected, name, "kv_order")
+    check_metadata(made.metadata(), made.expected, name, "BF16")
 
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_bf16_tensors(name: str, convert: Any) -> None:
     made = convert(name, "BF16")
-    found = [
-        (t.name, [int(n) for n in t.shape], t.tensor_type.name, sha256(t.data)) for t in made.reader.tensors
-    ]
-    wanted = [(t["name"], t["shape"], t["type_bf16"], t["sha256"]) for t in made.expected["tensors"]]
+    found = {
+        t.name: ([int(n) for n in t.shape], t.tensor_type.name, sha256(t.data)) for t in made.reader.tensors
+    }
+    wanted = {t["name"]: (t["shape"], t["type_bf16"], t["sha256"]) for t in made.expected["tensors"]}
     assert found == wanted
+
+
+@pytest.mark.parametrize("quant", ["BF16", "Q4_K_M"])
+@pytest.mark.parametrize("name", FIXTURES)
+def test_order(name: str, quant: str, convert: Any) -> None:
+    """Keys and tensors stand in the reference's order."""
+    made = convert(name, quant)
+    if quant == "BF16":
+        keys, tensors = made.expected["kv_order"], [t["name"] for t in made.expected["tensors"]]
+    else:
+        keys, tensors = made.expected["kv_order_q4_k_m"], made.expected["tensor_order_q4_k_m"]
+    assert list(made.metadata()) == keys
+    assert [t.name for t in made.reader.tensors] == tensors
 
 
 def sha256(data: np.ndarray[Any, Any]) -> str:
@@ -120,7 +132,7 @@ def sha256(data: np.ndarray[Any, Any]) -> str:
 @pytest.mark.parametrize("name", FIXTURES)
 def test_q4_k_m_metadata(name: str, convert: Any) -> None:
     made = convert(name, "Q4_K_M")
-    check_metadata(made.metadata(), made.expected, name, "kv_order_q4_k_m")
+    check_metadata(made.metadata(), made.expected, name, "Q4_K_M")
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -129,7 +141,6 @@ def test_q4_k_m_tensors(name: str, convert: Any) -> None:
     found = {t.name: ([int(n) for n in t.shape], t.tensor_type.name) for t in made.reader.tensors}
     wanted = {t["name"]: (t["shape"], t["type_q4km"]) for t in made.expected["tensors"]}
     assert found == wanted
-    assert [t.name for t in made.reader.tensors] == made.expected["tensor_order_q4_k_m"]
 
 
 @pytest.mark.parametrize("name", FIXTURES)
