@@ -17,6 +17,7 @@ __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "s
 _MODULES: Final = (
     "llama", "mistral3", "qwen", "phi3", "gemma", "gemma4", "bert", "gpt", "phi2", "granite", "smollm3",
     "olmo2", "starcoder2", "stablelm",
+    "cohere", "olmo", "nemotron", "seed_oss", "exaone4", "arcee", "internlm2",
 )  # fmt: skip
 
 

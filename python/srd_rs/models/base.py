@@ -414,6 +414,10 @@ class Family:
             metadata.uint32(f"{arch}.attention.value_length", head_dim)
 
     def write_rope(self, metadata: Metadata) -> None:
+        if self.rope.kind == "proportional" and "rope_freqs.weight" not in self.generated():
+            raise self.config.error(
+                "proportional RoPE is known for Gemma 4 only", "Convert it with a newer version"
+            )
         ropes.write_scaling(self.rope, self.arch, metadata)
         metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])
         if self.rope.sliding is not None:
