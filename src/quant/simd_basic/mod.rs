@@ -10,6 +10,21 @@ use crate::simd_level::Level;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+mod q8_0;
+
+/// Quantises whole blocks to Q8_0, or returns false where there is no shell for the level.
+pub fn quantize_q8_0(level: Level, rows: &[f32], out: &mut [u8]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(supported()) >= Level::Avx2 {
+        // SAFETY: `supported` found AVX2 on this CPU.
+        unsafe { q8_0::quantize(rows, out) };
+        return true;
+    }
+    let _ = (level, rows, out);
+    false
+}
+
 /// A piece of work to be compiled for several instruction sets. `run`, and everything hot that it
 /// calls, must be `#[inline(always)]`: what is not inlined stays compiled for the base CPU.
 pub trait Kernel {
