@@ -9,7 +9,7 @@
 
 use super::block32::{self, Block, Format};
 use super::f16;
-use super::simd_basic;
+use super::simd_basic::{self, Lanes};
 use crate::simd_level::{Level, level};
 
 /// The scale is an f16, and the weight of largest magnitude takes the code 127.
@@ -44,7 +44,7 @@ impl Format for Blocks {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    fn encode(w: &Block, _h: &Block, out: &mut [u8]) {
+    fn encode<V: Lanes>(w: &Block, _h: &Block, out: &mut [u8]) {
         let exact = largest(w) / 127.0;
         let (scale, inverse) = scale_and_inverse(exact);
         out[..2].copy_from_slice(&f16::encode(scale).to_le_bytes());
