@@ -53,8 +53,7 @@ def from_tokenizer_json(
     model = file.model()
     vocab = check_ids(model.get("vocab"), size, file.path)
     vocabulary = Vocabulary(file.path, size)
-    for text, token_id in vocab.items():
-        vocabulary.put(token_id, text, TokenType.NORMAL)
+    vocabulary.put_all(vocab)
     added = all_added(
         file.added, decoder_tokens(config, file.path.with_name("tokenizer_config.json")), vocab, special
     )
@@ -126,8 +125,7 @@ def from_slow_files(folder: Path, size: int, config: dict[str, Any], special: se
     path = folder / "vocab.json"
     vocab = check_ids(read_token_ids(path), size, path)
     vocabulary = Vocabulary(path, size)
-    for text, token_id in vocab.items():
-        vocabulary.put(token_id, text, TokenType.NORMAL)
+    vocabulary.put_all(vocab)
     extra = read_token_ids(folder / "added_tokens.json") or {}
     listed = decoder_tokens(config, folder / "tokenizer_config.json")
     simple = [AddedToken(token_id, text, False, False) for text, token_id in extra.items()]
