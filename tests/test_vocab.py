@@ -225,6 +225,29 @@ def test_scores_from_merges(tmp_path: Path) -> None:
     assert MERGES not in metadata
 
 
+PREPEND = {"type": "Prepend", "prepend": "\u2581"}
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "split": False}
+
+
+@pytest.mark.parametrize(
+    ("sections", "prefix"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}}, None),
+        ({"normalizer": REPLACE}, False),
+        ({"pre_tokenizer": METASPACE | {"prepend_scheme": "first"}}, None),
+        ({"pre_tokenizer": METASPACE | {"prepend_scheme": "never"}}, False),
+        ({"pre_tokenizer": METASPACE | {"add_prefix_space": False}}, False),
+    ],
+)
+def test_space_before_the_text(tmp_path: Path, sections: dict[str, Any], prefix: bool | None) -> None:
+    """llama.cpp puts one there unless told otherwise."""
+    folder = write_folder(
+        tmp_path, tokenizer_json=spm_json({"a": 0, "b": 1, "ab": 2}, [["a", "b"]], **sections)
+    )
+    assert read(folder, 3).get("tokenizer.ggml.add_space_prefix") is prefix
+
+
 def test_gemma4_keeps_merges_and_shows_its_chat_tokens(tmp_path: Path) -> None:
     vocab = {"<unk>": 0, "ab": 1, "a": 2, "b": 3, "<|channel>": 4, "<|think|>": 5}
     file = spm_json(vocab, [["a", "b"]], added_tokens=[added(4, "<|channel>", special=True)])

@@ -144,6 +144,8 @@ class _Loader:
                 "Only BPE is supported here",
             )
         if spm.is_byte_fallback_bpe(file):
+            if not spm.prepends_space(file):
+                metadata.boolean("tokenizer.ggml.add_space_prefix", False)
             vocabulary = spm.from_merges(file, self.size, self.named)
             self._write(metadata, vocabulary, "llama", "default", file)
             return

@@ -69,12 +69,15 @@ def all_added(
     """The added tokens as the tokenizers library ends up with: tokenizer.json's, then the configuration's,
     then named special tokens that are plain entries of the vocabulary. The first of a text counts; its id
     is the vocabulary's."""
-    tokens: dict[str, AddedToken] = {}
-    named = (AddedToken(vocab[text], text, True, False) for text in sorted(special) if text in vocab)
-    for token in (*listed, *configured, *named):
-        kept = tokens.setdefault(token.content, token)
-        kept.id = vocab.get(token.content, kept.id)
-        kept.special = kept.special or token.content in special
+    tokens = {token.content: token for token in reversed(list(listed))}
+    for token in configured:
+        if token.content not in tokens:
+            token.special = token.special or token.content in special
+            tokens[token.content] = token
+    for text in sorted(special & vocab.keys()):
+        tokens.setdefault(text, AddedToken(vocab[text], text, True, False))
+    for text in tokens.keys() & vocab.keys():
+        tokens[text].id = vocab[text]
     return list(tokens.values())
 
 

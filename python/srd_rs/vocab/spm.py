@@ -214,6 +214,25 @@ def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
     return model.get("type", "BPE") == "BPE" and model.get("byte_fallback") is True
 
 
+def prepends_space(file: TokenizerJson) -> bool:
+    """Whether a tokenizer.json puts a space before the text, as llama.cpp does unless told otherwise."""
+    sections = (file.section("normalizer"), file.section("pre_tokenizer"))
+    return any(_prepends(section) for section in sections if section is not None)
+
+
+def _prepends(section: dict[str, Any]) -> bool:
+    kind = section.get("type")
+    if kind == "Metaspace":
+        return (
+            section.get("prepend_scheme", "always") != "never"
+            and section.get("add_prefix_space", True) is True
+        )
+    if kind == "Prepend":
+        return section.get("prepend") == PIECE_SPACE
+    parts = section.get("normalizers") or section.get("pretokenizers")
+    return isinstance(parts, list) and any(isinstance(part, dict) and _prepends(part) for part in parts)
+
+
 def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary:
     """The vocabulary of a SentencePiece BPE model in a tokenizer.json, with scores derived from its merges.
 
