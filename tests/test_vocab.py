@@ -125,6 +125,21 @@ def test_added_tokens_of_the_configuration(tmp_path: Path) -> None:
     assert slot(metadata, 256) == ("th", CONTROL)
 
 
+def test_flags_of_the_configuration_win(tmp_path: Path) -> None:
+    vocab, merges = byte_vocabulary(("t", "h"))
+    tokens = [added(257, "<a>"), added(258, "<b>", special=True), added(259, "<c>"), added(260, "<d>")]
+    decoder = {str(t["id"]): {"content": t["content"], "special": not t["special"]} for t in tokens[:2]}
+    decoder["259"] = {"content": "<c>", "special": False}
+    config = {
+        "added_tokens_decoder": decoder,
+        "mask_token": "<c>",
+        "additional_special_tokens": ["<d>"],
+    }
+    file = byte_bpe(vocab, merges, added_tokens=tokens)
+    metadata = read(write_folder(tmp_path, tokenizer_json=file, tokenizer_config_json=config), 261)
+    assert metadata.get(TYPES)[257:] == [CONTROL, USER_DEFINED, CONTROL, USER_DEFINED]
+
+
 def test_vocab_json_with_merges_txt(tmp_path: Path) -> None:
     vocab, _ = byte_vocabulary(("t", "h"), ("th", "e"))
     config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>"}
