@@ -5,6 +5,7 @@ pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;
 pub mod search;
+mod simd;
 
 use crate::dtype::GgmlType;
 
