@@ -4,16 +4,18 @@
 use super::Lanes;
 use crate::quant::search::{Codes, DEPENDENT, F16_MAX, F16_MIN, NEIGHBOURS, NOISE, SUB, TINY, TOP, TOPS};
 
-/// The weights of `N / 8` super-blocks, transposed, and what the search keeps of them.
-struct Group<L: Lanes> {
+/// The weights of `N / 8` super-blocks, transposed, and what the search keeps of them. Made once for
+/// all groups: it is 8 KiB that would else be cleared and moved for each.
+pub(super) struct Group<L: Lanes> {
     x: [L::F; SUB],
+    /// `x - low`
+    y: [L::F; SUB],
     w: [L::F; SUB],
     /// `w (x - mean)`
     wc: [L::F; SUB],
     sum_w: L::F,
     inv_w: L::F,
     mean: L::F,
-    low: L::F,
     range: L::F,
 }
 
@@ -84,60 +86,107 @@ fn positive16<L: Lanes>(l: L, a: L::F) -> L::F {
     l.round16(l.least(l.most(a, l.splat(0.0)), l.splat(F16_MAX)))
 }
 
-#[inline(always)]
-fn group<L: Lanes>(l: L, from: &[f32], h: Option<[&[f32; 256]; 2]>) -> Group<L> {
-    let zero = l.splat(0.0);
-    let mut x = [zero; SUB];
-    for (part, to) in x.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *to = l.transpose(&from[part * 4..], SUB);
+impl<L: Lanes> Group<L> {
+    #[inline(always)]
+    pub(super) fn new(l: L) -> Self {
+        let zero = l.splat(0.0);
+        let rows = [zero; SUB];
+        Self { x: rows, y: rows, w: rows, wc: rows, sum_w: zero, inv_w: zero, mean: zero, range: zero }
     }
-    let (mut low, mut high, mut squares) = (zero, x[0], zero);
-    for &x in &x {
-        low = l.least(low, x);
-        high = l.most(high, x);
-        squares = l.add(squares, l.mul(x, x));
+
+    #[inline(always)]
+    fn fill(&mut self, l: L, from: &[f32], h: Option<[&[f32; 256]; 2]>) {
+        let zero = l.splat(0.0);
+        for (part, to) in self.x.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *to = l.transpose(&from[part * 4..], SUB);
+        }
+        let (mut low, mut high, mut squares) = (zero, self.x[0], zero);
+        for &x in &self.x {
+            low = l.least(low, x);
+            high = l.most(high, x);
+            squares = l.add(squares, l.mul(x, x));
+        }
+        self.weigh(l, squares, h);
+        let (mut sum_w, mut first) = (zero, zero);
+        for (&w, &x) in self.w.iter().zip(&self.x) {
+            sum_w = l.add(sum_w, w);
+            first = l.add(first, l.mul(w, x));
+        }
+        let mean = ratio_or(l, first, sum_w, zero);
+        let shift = l.sub(zero, low);
+        for i in 0..SUB {
+            self.y[i] = l.add(self.x[i], shift);
+            self.wc[i] = l.mul(self.w[i], l.sub(self.x[i], mean));
+        }
+        self.sum_w = sum_w;
+        self.inv_w = inverse(l, sum_w);
+        self.mean = mean;
+        self.range = l.sub(high, low);
     }
-    let (mut w, mut sum_w, mut first) = ([zero; SUB], zero, zero);
-    match h {
-        None => {
-            let rms = l.sqrt(l.mul(squares, l.splat(1.0 / SUB as f32)));
-            for i in 0..SUB {
-                w[i] = l.add(rms, l.abs(x[i]));
+
+    /// Sets the weights from the sums of squares of the sub-blocks and, where known, importances.
+    #[inline(always)]
+    fn weigh(&mut self, l: L, squares: L::F, h: Option<[&[f32; 256]; 2]>) {
+        match h {
+            None => {
+                let rms = l.sqrt(l.mul(squares, l.splat(1.0 / SUB as f32)));
+                for (w, &x) in self.w.iter_mut().zip(&self.x) {
+                    *w = l.add(rms, l.abs(x));
+                }
+            }
+            Some([h0, h1]) => {
+                let twice_mean = l.mul(sum8(l, squares), l.splat(2.0 / 256.0));
+                let (h0, h1) = (h0.as_chunks::<8>().0, h1.as_chunks::<8>().0);
+                for (i, (w, &x)) in self.w.iter_mut().zip(&self.x).enumerate() {
+                    let root = l.sqrt(l.add(twice_mean, l.mul(x, x)));
+                    *w = l.mul(l.load_halves(&h0[i], &h1[i]), root);
+                }
             }
         }
-        Some([h0, h1]) => {
-            let twice_mean = l.mul(sum8(l, squares), l.splat(2.0 / 256.0));
-            let (h0, h1) = (h0.as_chunks::<8>().0, h1.as_chunks::<8>().0);
-            for i in 0..SUB {
-                let root = l.sqrt(l.add(twice_mean, l.mul(x[i], x[i])));
-                w[i] = l.mul(l.load_halves(&h0[i], &h1[i]), root);
-            }
-        }
     }
-    for i in 0..SUB {
-        sum_w = l.add(sum_w, w[i]);
-        first = l.add(first, l.mul(w[i], x[i]));
+}
+
+impl<L: Lanes> Sums<L> {
+    #[inline(always)]
+    fn zero(l: L) -> Self {
+        let zero = l.splat(0.0);
+        Self { q: zero, qq: zero, cq: zero }
     }
-    let mean = ratio_or(l, first, sum_w, zero);
-    let mut wc = [zero; SUB];
-    for i in 0..SUB {
-        wc[i] = l.mul(w[i], l.sub(x[i], mean));
+
+    #[inline(always)]
+    fn add(&mut self, l: L, q: L::F, w: L::F, wc: L::F) {
+        let wq = l.mul(w, q);
+        self.q = l.add(self.q, wq);
+        self.qq = l.add(self.qq, l.mul(wq, q));
+        self.cq = l.add(self.cq, l.mul(wc, q));
     }
-    let inv_w = inverse(l, sum_w);
-    Group { x, w, wc, sum_w, inv_w, mean, low, range: l.sub(high, low) }
 }
 
 #[inline(always)]
 fn sums<L: Lanes, C: Codes>(l: L, g: &Group<L>, shift: L::F, inv: L::F) -> Sums<L> {
-    let zero = l.splat(0.0);
     let top = l.splat(C::TOP);
-    let mut s = Sums::<L> { q: zero, qq: zero, cq: zero };
+    let mut s = Sums::zero(l);
     for i in 0..SUB {
         let q = code(l, l.mul(l.add(g.x[i], shift), inv), top);
-        let wq = l.mul(g.w[i], q);
-        s.q = l.add(s.q, wq);
-        s.qq = l.add(s.qq, l.mul(wq, q));
-        s.cq = l.add(s.cq, l.mul(g.wc[i], q));
+        s.add(l, q, g.w[i], g.wc[i]);
+    }
+    s
+}
+
+/// [`sums`] for the shift that makes the smallest `x` zero, and an `inv` that makes the largest
+/// `TOP + stretch`: there is nothing to cut below, and above only if that rounds up.
+#[inline(always)]
+fn sums_from_low<L: Lanes, C: Codes>(l: L, g: &Group<L>, stretch: f32, inv: L::F) -> Sums<L> {
+    let mut s = Sums::zero(l);
+    if stretch < 0.499 {
+        for i in 0..SUB {
+            s.add(l, l.nearest(l.mul(g.y[i], inv)), g.w[i], g.wc[i]);
+        }
+    } else {
+        let top = l.splat(C::TOP);
+        for i in 0..SUB {
+            s.add(l, l.nearest(l.least(l.mul(g.y[i], inv), top)), g.w[i], g.wc[i]);
+        }
     }
     s
 }
@@ -186,10 +235,9 @@ fn fit<L: Lanes, C: Codes>(l: L, g: &Group<L>) -> Fit<L> {
         mean_code: zero,
         curvature: zero,
     };
-    let shift = l.sub(zero, g.low);
-    for stretch in C::STRETCH {
+    for &stretch in C::STRETCH {
         let inv = l.mul(l.splat(C::TOP + stretch), inv_range);
-        best = better(l, best, solve(l, g, &sums::<L, C>(l, g, shift, inv)));
+        best = better(l, best, solve(l, g, &sums_from_low::<L, C>(l, g, stretch, inv)));
     }
     let again = sums::<L, C>(l, g, best.min, inverse(l, best.scale));
     better(l, best, solve(l, g, &again))
@@ -238,7 +286,7 @@ fn settle<L: Lanes, C: Codes>(
     let (zero, top) = (l.splat(0.0), l.splat(TOP));
     let (inv_d, inv_dmin) = (inverse(l, d), inverse(l, dmin));
     let mut least_error = l.splat(f32::INFINITY);
-    let mut best = Settled::<L> { scale: zero, min: zero, sums: Sums { q: zero, qq: zero, cq: zero } };
+    let mut best = Settled::<L> { scale: zero, min: zero, sums: Sums::zero(l) };
     for (step, min_step) in NEIGHBOURS {
         let scale = l.most(l.least(l.add(start, l.splat(step)), top), zero);
         let scale = l.mul(scale, d);
@@ -290,11 +338,12 @@ fn refit<L: Lanes>(l: L, g: &Group<L>, at: &Settled<L>, d: L::F, dmin: L::F) -> 
 #[inline(always)]
 pub(super) fn quantise<L: Lanes, C: Codes>(
     l: L,
+    g: &mut Group<L>,
     from: &[f32],
     h: Option<[&[f32; 256]; 2]>,
     codes: &mut [[u32; 16]; 8],
 ) -> Grid<L> {
-    let g = &group(l, from, h);
+    g.fill(l, from, h);
     let f = fit::<L, C>(l, g);
     let (d, scales) = common_factor(l, f.scale, f.curvature);
     let min = l.sub(l.mul(l.mul(scales, d), f.mean_code), g.mean);

@@ -112,14 +112,12 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, first:
 #[target_feature(enable = "avx2,f16c")]
 fn affine_blocks<C: Codes>(rows: &[f32], h: Option<&Importance>, first: usize, out: &mut [u8]) {
     let l = Avx2(());
+    let mut work = affine::Group::new(l);
     let mut words = [[0; 16]; 8];
     let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 8], [0.0; 8], [0.0; 8], [0.0; 8]);
     for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(C::BYTES)).enumerate() {
-        let h = match h {
-            Some(h) => Some([h.of(first + i); 2]),
-            None => None,
-        };
-        let g = affine::quantise::<_, C>(l, x, h, &mut words);
+        let h = h.map(|h| [h.of(first + i); 2]);
+        let g = affine::quantise::<_, C>(l, &mut work, x, h, &mut words);
         l.store(g.scales, &mut scales);
         l.store(g.mins, &mut mins);
         l.store(g.d, &mut d);
@@ -138,15 +136,13 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 #[target_feature(enable = "avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
     let l = Avx2(());
+    let mut work = [signed::Part::new(l), signed::Part::new(l)];
     let mut words = [[[0; 16]; 4]; 2];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 8]);
     let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
     for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out).enumerate() {
-        let h = match h {
-            Some(h) => Some(h.of(i)),
-            None => None,
-        };
-        let g = signed::quantise::<_, 2>(l, x, h, &mut words);
+        let h = h.map(|h| h.of(i));
+        let g = signed::quantise::<_, 2>(l, &mut work, x, h, &mut words);
         l.store(g.scales[0], &mut scales);
         l.store(g.scales[1], &mut scales[8..]);
         l.store(g.d, &mut d);

@@ -40,7 +40,6 @@ impl Lanes for Avx512 {
         nearest(a: __m512) -> __m512 = _mm512_roundscale_ps::<TO_NEAREST>(a);
         round16(a: __m512) -> __m512 = _mm512_cvtph_ps(_mm512_cvtps_ph::<TO_NEAREST>(a));
         above(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b);
-        and(a: __mmask16, b: __mmask16) -> __mmask16 = a & b;
         select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
         swap1(a: __m512) -> __m512 = _mm512_permute_ps::<0b10_11_00_01>(a);
         swap2(a: __m512) -> __m512 = _mm512_permute_ps::<0b01_00_11_10>(a);
@@ -50,6 +49,11 @@ impl Lanes for Avx512 {
             _mm512_castps256_ps512(_mm256_loadu_ps(a.as_ptr())),
             _mm256_loadu_ps(b.as_ptr()),
         );
+    }
+
+    #[inline(always)]
+    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
     }
 
     #[inline(always)]
@@ -119,15 +123,13 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn affine_pairs<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
     let l = Avx512(());
+    let mut work = affine::Group::new(l);
     let mut words = [[0; 16]; 8];
     let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 16], [0.0; 16], [0.0; 16], [0.0; 16]);
     for (i, (x, out)) in rows.as_chunks::<512>().0.iter().zip(out.chunks_exact_mut(2 * C::BYTES)).enumerate()
     {
-        let h = match h {
-            Some(h) => Some([h.of(2 * i), h.of(2 * i + 1)]),
-            None => None,
-        };
-        let g = affine::quantise::<_, C>(l, x, h, &mut words);
+        let h = h.map(|h| [h.of(2 * i), h.of(2 * i + 1)]);
+        let g = affine::quantise::<_, C>(l, &mut work, x, h, &mut words);
         l.store(g.scales, &mut scales);
         l.store(g.mins, &mut mins);
         l.store(g.d, &mut d);
@@ -154,15 +156,13 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
     let l = Avx512(());
+    let mut work = [signed::Part::new(l)];
     let mut words = [[[0; 16]; 4]; 1];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 16]);
     let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
     for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out).enumerate() {
-        let h = match h {
-            Some(h) => Some(h.of(i)),
-            None => None,
-        };
-        let g = signed::quantise::<_, 1>(l, x, h, &mut words);
+        let h = h.map(|h| h.of(i));
+        let g = signed::quantise::<_, 1>(l, &mut work, x, h, &mut words);
         l.store(g.scales[0], &mut scales);
         l.store(g.d, &mut d);
         pack::q6_k(d[0], &scales, |k, j| words[0][k][j], out);

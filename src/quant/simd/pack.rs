@@ -58,8 +58,8 @@ fn q5_k(a: &Affine, words: &[[u32; 16]; 8], first: usize, out: &mut [u8; q5_k::B
     for (k, out) in fifth.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let w = column(words, k, first);
         let mut bits = 0;
-        for j in 0..8 {
-            bits |= (w[j] >> 4 & 0x0101_0101) << j;
+        for (j, w) in w.iter().enumerate() {
+            bits |= (w >> 4 & 0x0101_0101) << j;
         }
         *out = bits.to_le_bytes();
     }

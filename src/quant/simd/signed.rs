@@ -5,9 +5,8 @@ use super::Lanes;
 use crate::quant::q6_k::{MARGIN, NEIGHBOURS, REACH, SUB, TOPS};
 use crate::quant::search::{F16_MAX, F16_MIN, TINY};
 
-/// `N` sub-blocks, transposed.
-#[derive(Clone, Copy)]
-struct Part<L: Lanes> {
+/// `N` sub-blocks, transposed. Made once for all super-blocks.
+pub(super) struct Part<L: Lanes> {
     x: [L::F; SUB],
     w: [L::F; SUB],
     /// `w x`
@@ -83,33 +82,40 @@ fn signed16<L: Lanes>(l: L, a: L::F) -> L::F {
     l.round16(l.least(l.most(a, l.splat(-F16_MAX)), l.splat(F16_MAX)))
 }
 
-#[inline(always)]
-fn part<L: Lanes>(l: L, from: &[f32], h: Option<[&[[f32; 8]]; 2]>) -> Part<L> {
-    let zero = l.splat(0.0);
-    let (mut x, mut w, mut wx) = ([zero; SUB], [zero; SUB], [zero; SUB]);
-    for (i, to) in x.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *to = l.transpose(&from[i * 4..], SUB);
+impl<L: Lanes> Part<L> {
+    #[inline(always)]
+    pub(super) fn new(l: L) -> Self {
+        let zero = l.splat(0.0);
+        let rows = [zero; SUB];
+        Self { x: rows, w: rows, wx: rows, extreme: zero }
     }
-    match h {
-        None => {
-            for i in 0..SUB {
-                w[i] = l.mul(x[i], x[i]);
+
+    #[inline(always)]
+    fn fill(&mut self, l: L, from: &[f32], h: Option<[&[[f32; 8]]; 2]>) {
+        let zero = l.splat(0.0);
+        for (i, to) in self.x.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *to = l.transpose(&from[i * 4..], SUB);
+        }
+        match h {
+            None => {
+                for (w, &x) in self.w.iter_mut().zip(&self.x) {
+                    *w = l.mul(x, x);
+                }
+            }
+            Some([h0, h1]) => {
+                for (i, w) in self.w.iter_mut().enumerate() {
+                    *w = l.load_halves(&h0[2 * i], &h1[2 * i]);
+                }
             }
         }
-        Some([h0, h1]) => {
-            for i in 0..SUB {
-                w[i] = l.load_halves(&h0[2 * i], &h1[2 * i]);
-            }
+        let (mut low, mut high) = (self.x[0], self.x[0]);
+        for i in 0..SUB {
+            low = l.least(low, self.x[i]);
+            high = l.most(high, self.x[i]);
+            self.wx[i] = l.mul(self.w[i], self.x[i]);
         }
+        self.extreme = l.select(l.above(high, l.sub(zero, low)), high, low);
     }
-    let (mut low, mut high) = (x[0], x[0]);
-    for i in 0..SUB {
-        low = l.least(low, x[i]);
-        high = l.most(high, x[i]);
-        wx[i] = l.mul(w[i], x[i]);
-    }
-    let extreme = l.select(l.above(high, l.sub(zero, low)), high, low);
-    Part { x, w, wx, extreme }
 }
 
 #[inline(always)]
@@ -238,6 +244,7 @@ fn refit<L: Lanes, const H: usize>(l: L, at: &[(L::F, Sums<L>); H], d: L::F) -> 
 #[inline(always)]
 pub(super) fn quantise<L: Lanes, const H: usize>(
     l: L,
+    parts: &mut [Part<L>; H],
     x: &[f32; 256],
     h: Option<&[f32; 256]>,
     codes: &mut [[[u32; 16]; 4]; H],
@@ -246,17 +253,12 @@ pub(super) fn quantise<L: Lanes, const H: usize>(
     let none = Sums::<L> { xq: zero, qq: zero };
     let mut f = [Fit::<L> { scale: zero, gain: zero, curvature: zero }; H];
     let mut at = [(zero, none); H];
-    let empty = [zero; SUB];
-    let mut parts = [Part::<L> { x: empty, w: empty, wx: empty, extreme: zero }; H];
     for k in 0..H {
         let h = match h {
-            Some(h) => {
-                let (h, _) = h.as_chunks::<8>();
-                Some([&h[k..], &h[1..]])
-            }
+            Some(h) => Some([&h.as_chunks::<8>().0[k..], &h.as_chunks::<8>().0[1..]]),
             None => None,
         };
-        parts[k] = part(l, &x[k * 128..], h);
+        parts[k].fill(l, &x[k * 128..], h);
         f[k] = fit(l, &parts[k]);
     }
     let (d, start) = common_factor(l, &f);
