@@ -99,7 +99,7 @@ impl<L: Lanes> Part<L> {
         match h {
             None => {
                 for (w, &x) in self.w.iter_mut().zip(&self.x) {
-                    *w = l.mul(x, x);
+                    *w = l.abs(x);
                 }
             }
             Some([h0, h1]) => {
