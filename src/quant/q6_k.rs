@@ -25,9 +25,9 @@ pub const SUBS: usize = 16;
 pub const MAX_ABS: f32 = 65504.0 * 127.0 * 31.0;
 
 /// Steps per extreme tried in [`fit`]: the extreme weight is given this code, or cut to -32.
-pub const REACH: [f32; 7] = [31.2, 31.7, 32.2, 32.7, 33.2, 31.0, 30.5];
+pub const REACH: [f32; 6] = [30.0, 30.5, 31.0, 31.5, 32.0, 32.5];
 /// Largest scale divided by these is tried as `d`.
-pub const TOPS: [f32; 4] = [128.0, 126.5, 124.0, 121.0];
+pub const TOPS: [f32; 4] = [128.0, 126.3, 124.7, 123.1];
 /// What a set of codes must gain over another to be better: less is rounding noise, and constant
 /// sub-blocks fare better with equal codes.
 pub const MARGIN: f32 = 1.000_000_5;
@@ -200,11 +200,12 @@ pub fn assign(x: &[f32; QK_K], grid: &Grid) -> [u8; QK_K] {
     })
 }
 
-/// Weights for the search: the importance of the columns, or data-free `|w|`-based ones.
+/// Weights for the search: the importance of the columns, or `|w|`, with which both the plain error
+/// and the one weighted by `w^2` come out well.
 pub fn weights(x: &[f32; QK_K], h: Option<&[f32; QK_K]>) -> [f32; QK_K] {
     match h {
         Some(h) => *h,
-        None => x.map(|v| v * v),
+        None => x.map(f32::abs),
     }
 }
 

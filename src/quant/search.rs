@@ -36,7 +36,7 @@ pub const NOISE: f32 = 1e-6;
 /// Below this share of the product of its diagonal the determinant of [`refit`] is rounding noise.
 pub const DEPENDENT: f32 = 1e-5;
 /// Largest scales divided by these are tried as `d`, and mins as `dmin`.
-pub const TOPS: [f32; 4] = [63.0, 62.0, 60.5, 58.5];
+pub const TOPS: [f32; 4] = [63.0, 62.0, 61.0, 60.0];
 /// Steps on the 6-bit grid tried in [`settle`]: scale, min (after the min was fitted to the scale).
 pub const NEIGHBOURS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)];
 
@@ -54,14 +54,14 @@ pub struct Codes4;
 impl Codes for Codes4 {
     const TOP: f32 = 15.0;
     const BYTES: usize = 144;
-    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0];
+    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8];
 }
 
 pub struct Codes5;
 impl Codes for Codes5 {
     const TOP: f32 = 31.0;
     const BYTES: usize = 176;
-    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0];
+    const STRETCH: &'static [f32] = &[-1.6, -0.8, 0.0, 0.4];
 }
 
 /// Scales and mins of a super-block of Q4_K or Q5_K: everything but the codes.

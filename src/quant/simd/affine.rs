@@ -94,8 +94,10 @@ impl<L: Lanes> Group<L> {
         Self { x: rows, y: rows, w: rows, wc: rows, sum_w: zero, inv_w: zero, mean: zero, range: zero }
     }
 
+    /// Takes in `N / 8` super-blocks that lie one after another at the start of `from`. `h`: their
+    /// importances, by weight of the sub-block and then sub-block.
     #[inline(always)]
-    fn fill(&mut self, l: L, from: &[f32], h: Option<[&[f32; 256]; 2]>) {
+    pub(super) fn fill(&mut self, l: L, from: &[f32], h: Option<[&[f32; 256]; 2]>) {
         let zero = l.splat(0.0);
         for (part, to) in self.x.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             *to = l.transpose(&from[part * 4..], SUB);
@@ -333,32 +335,32 @@ fn refit<L: Lanes>(l: L, g: &Group<L>, at: &Settled<L>, d: L::F, dmin: L::F) -> 
     (l.select(m, new_d, d), l.select(m, new_dmin, dmin))
 }
 
-/// Searches and assigns `N / 8` super-blocks that lie one after another at the start of `from`.
-/// `codes[k][j]` becomes codes `4k..4k + 4` of sub-block `j`, a byte each.
-#[inline(always)]
-pub(super) fn quantise<L: Lanes, C: Codes>(
-    l: L,
-    g: &mut Group<L>,
-    from: &[f32],
-    h: Option<[&[f32; 256]; 2]>,
-    codes: &mut [[u32; 16]; 8],
-) -> Grid<L> {
-    g.fill(l, from, h);
-    let f = fit::<L, C>(l, g);
-    let (d, scales) = common_factor(l, f.scale, f.curvature);
-    let min = l.sub(l.mul(l.mul(scales, d), f.mean_code), g.mean);
-    let (dmin, _) = common_factor(l, l.most(min, l.splat(0.0)), g.sum_w);
-    let at = settle::<L, C>(l, g, scales, f.mean_code, d, dmin);
-    let (d, dmin) = refit(l, g, &at, d, dmin);
-    let inv = inverse(l, l.mul(d, at.scale));
-    let min = l.mul(dmin, at.min);
-    let top = l.splat(C::TOP);
-    for (x, to) in g.x.as_chunks::<4>().0.iter().zip(codes) {
-        let mut q = *x;
-        for q in &mut q {
-            *q = code(l, l.mul(l.add(*q, min), inv), top);
-        }
-        l.bytes(q, to);
+impl<L: Lanes> Group<L> {
+    /// The grid of the group's super-blocks.
+    #[inline(always)]
+    pub(super) fn search<C: Codes>(&self, l: L) -> Grid<L> {
+        let f = fit::<L, C>(l, self);
+        let (d, scales) = common_factor(l, f.scale, f.curvature);
+        let min = l.sub(l.mul(l.mul(scales, d), f.mean_code), self.mean);
+        let (dmin, _) = common_factor(l, l.most(min, l.splat(0.0)), self.sum_w);
+        let at = settle::<L, C>(l, self, scales, f.mean_code, d, dmin);
+        let (d, dmin) = refit(l, self, &at, d, dmin);
+        Grid { d, dmin, scales: at.scale, mins: at.min }
     }
-    Grid { d, dmin, scales: at.scale, mins: at.min }
+
+    /// The nearest codes under `grid`: `words[k][j]` becomes those of weights `4k..4k + 4` of
+    /// sub-block `j`, a byte each.
+    #[inline(always)]
+    pub(super) fn assign<C: Codes>(&self, l: L, grid: &Grid<L>, words: &mut [[u32; 16]; 8]) {
+        let inv = inverse(l, l.mul(grid.d, grid.scales));
+        let min = l.mul(grid.dmin, grid.mins);
+        let top = l.splat(C::TOP);
+        for (x, to) in self.x.as_chunks::<4>().0.iter().zip(words) {
+            let mut q = *x;
+            for q in &mut q {
+                *q = code(l, l.mul(l.add(*q, min), inv), top);
+            }
+            l.bytes(q, to);
+        }
+    }
 }

@@ -117,7 +117,9 @@ fn affine_blocks<C: Codes>(rows: &[f32], h: Option<&Importance>, first: usize, o
     let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 8], [0.0; 8], [0.0; 8], [0.0; 8]);
     for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(C::BYTES)).enumerate() {
         let h = h.map(|h| [h.of(first + i); 2]);
-        let g = affine::quantise::<_, C>(l, &mut work, x, h, &mut words);
+        work.fill(l, x, h);
+        let g = work.search::<C>(l);
+        work.assign::<C>(l, &g, &mut words);
         l.store(g.scales, &mut scales);
         l.store(g.mins, &mut mins);
         l.store(g.d, &mut d);
@@ -137,12 +139,15 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
     let l = Avx2(());
     let mut work = [signed::Part::new(l), signed::Part::new(l)];
+    std::hint::black_box(&mut work);
     let mut words = [[[0; 16]; 4]; 2];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 8]);
     let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
     for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out).enumerate() {
         let h = h.map(|h| h.of(i));
-        let g = signed::quantise::<_, 2>(l, &mut work, x, h, &mut words);
+        signed::fill(l, &mut work, x, h);
+        let g = signed::search(l, &work);
+        signed::assign(l, &work, &g, &mut words);
         l.store(g.scales[0], &mut scales);
         l.store(g.scales[1], &mut scales[8..]);
         l.store(g.d, &mut d);

@@ -99,7 +99,7 @@ impl<L: Lanes> Part<L> {
         match h {
             None => {
                 for (w, &x) in self.w.iter_mut().zip(&self.x) {
-                    *w = l.mul(x, x);
+                    *w = l.abs(x);
                 }
             }
             Some([h0, h1]) => {
@@ -118,15 +118,47 @@ impl<L: Lanes> Part<L> {
     }
 }
 
+impl<L: Lanes> Sums<L> {
+    #[inline(always)]
+    fn zero(l: L) -> Self {
+        Self { xq: l.splat(0.0), qq: l.splat(0.0) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, l: L, q: L::F, w: L::F, wx: L::F) {
+        self.xq = l.add(self.xq, l.mul(wx, q));
+        self.qq = l.add(self.qq, l.mul(l.mul(w, q), q));
+    }
+}
+
 #[inline(always)]
 fn sums<L: Lanes>(l: L, p: &Part<L>, inv: L::F) -> Sums<L> {
-    let mut s = Sums::<L> { xq: l.splat(0.0), qq: l.splat(0.0) };
+    let mut s = Sums::zero(l);
     for i in 0..SUB {
-        let q = code(l, l.mul(p.x[i], inv));
-        s.xq = l.add(s.xq, l.mul(p.wx[i], q));
-        s.qq = l.add(s.qq, l.mul(l.mul(p.w[i], q), q));
+        s.add(l, code(l, l.mul(p.x[i], inv)), p.w[i], p.wx[i]);
     }
     s
+}
+
+/// [`sums`] for the `inv` that makes the extreme weight `-reach`: of the cuts at -32 and 31 it leaves
+/// out those that cannot happen.
+#[inline(always)]
+fn sums_of_reach<L: Lanes>(l: L, p: &Part<L>, reach: f32, inv: L::F) -> Sums<L> {
+    let mut s = Sums::zero(l);
+    if reach < 31.499 {
+        for i in 0..SUB {
+            s.add(l, l.nearest(l.mul(p.x[i], inv)), p.w[i], p.wx[i]);
+        }
+        s
+    } else if reach < 32.499 {
+        for i in 0..SUB {
+            let t = l.least(l.mul(p.x[i], inv), l.splat(31.0));
+            s.add(l, l.nearest(t), p.w[i], p.wx[i]);
+        }
+        s
+    } else {
+        sums(l, p, inv)
+    }
 }
 
 #[inline(always)]
@@ -147,7 +179,8 @@ fn fit<L: Lanes>(l: L, p: &Part<L>) -> Fit<L> {
     let inv_extreme = signed_inverse(l, p.extreme);
     let mut best = Fit::<L> { scale: zero, gain: zero, curvature: zero };
     for reach in REACH {
-        best = better(l, best, &sums(l, p, l.mul(l.splat(0.0 - reach), inv_extreme)));
+        let inv = l.mul(l.splat(0.0 - reach), inv_extreme);
+        best = better(l, best, &sums_of_reach(l, p, reach, inv));
     }
     better(l, best, &sums(l, p, signed_inverse(l, best.scale)))
 }
@@ -203,7 +236,7 @@ fn settle<L: Lanes>(l: L, p: &Part<L>, start: L::F, d: L::F) -> (L::F, Sums<L>) 
     let zero = l.splat(0.0);
     let inv_d = signed_inverse(l, d);
     let mut least_error = l.splat(f32::INFINITY);
-    let (mut best, mut best_sums) = (zero, Sums::<L> { xq: zero, qq: zero });
+    let (mut best, mut best_sums) = (zero, Sums::zero(l));
     for step in NEIGHBOURS {
         let scale = l.most(l.least(l.add(start, l.splat(step)), l.splat(127.0)), l.splat(-128.0));
         let s = sums(l, p, signed_inverse(l, l.mul(scale, d)));
@@ -239,38 +272,53 @@ fn refit<L: Lanes, const H: usize>(l: L, at: &[(L::F, Sums<L>); H], d: L::F) -> 
     l.select(l.above(sum16(l, before), sum16(l, after)), new, d)
 }
 
-/// Searches and assigns the super-block `x` with importances `h`, weight by weight of its sub-blocks. `codes[k][j]` becomes codes, 0..=63, `4k..4k + 4` of
-/// sub-block `j`, a byte each.
+/// Takes in the super-block `x` with importances `h`, by weight of the sub-block and then sub-block.
 #[inline(always)]
-pub(super) fn quantise<L: Lanes, const H: usize>(
+pub(super) fn fill<L: Lanes, const H: usize>(
     l: L,
     parts: &mut [Part<L>; H],
     x: &[f32; 256],
     h: Option<&[f32; 256]>,
-    codes: &mut [[[u32; 16]; 4]; H],
-) -> Grid<L, H> {
-    let zero = l.splat(0.0);
-    let none = Sums::<L> { xq: zero, qq: zero };
-    let mut f = [Fit::<L> { scale: zero, gain: zero, curvature: zero }; H];
-    let mut at = [(zero, none); H];
-    for k in 0..H {
+) {
+    for (k, part) in parts.iter_mut().enumerate() {
         let h = match h {
             Some(h) => Some([&h.as_chunks::<8>().0[k..], &h.as_chunks::<8>().0[1..]]),
             None => None,
         };
-        parts[k].fill(l, &x[k * 128..], h);
+        part.fill(l, &x[k * 128..], h);
+    }
+}
+
+/// The grid of a super-block.
+#[inline(always)]
+pub(super) fn search<L: Lanes, const H: usize>(l: L, parts: &[Part<L>; H]) -> Grid<L, H> {
+    let zero = l.splat(0.0);
+    let mut f = [Fit::<L> { scale: zero, gain: zero, curvature: zero }; H];
+    for k in 0..H {
         f[k] = fit(l, &parts[k]);
     }
     let (d, start) = common_factor(l, &f);
-    for k in 0..H {
-        at[k] = settle(l, &parts[k], start[k], d);
-    }
-    let d = refit(l, &at, d);
+    let mut at = [(zero, Sums::zero(l)); H];
     let mut scales = [zero; H];
     for k in 0..H {
+        at[k] = settle(l, &parts[k], start[k], d);
         scales[k] = at[k].0;
-        let inv = signed_inverse(l, l.mul(d, scales[k]));
-        for (x, to) in parts[k].x.as_chunks::<4>().0.iter().zip(&mut codes[k]) {
+    }
+    Grid { d: refit(l, &at, d), scales }
+}
+
+/// The nearest codes, 0..=63, under `grid`: `words[h][k][j]` becomes those of weights `4k..4k + 4` of
+/// sub-block `j` of part `h`, a byte each.
+#[inline(always)]
+pub(super) fn assign<L: Lanes, const H: usize>(
+    l: L,
+    parts: &[Part<L>; H],
+    grid: &Grid<L, H>,
+    words: &mut [[[u32; 16]; 4]; H],
+) {
+    for k in 0..H {
+        let inv = signed_inverse(l, l.mul(grid.d, grid.scales[k]));
+        for (x, to) in parts[k].x.as_chunks::<4>().0.iter().zip(&mut words[k]) {
             let mut q = *x;
             for q in &mut q {
                 *q = l.add(code(l, l.mul(*q, inv)), l.splat(32.0));
@@ -278,5 +326,4 @@ pub(super) fn quantise<L: Lanes, const H: usize>(
             l.bytes(q, to);
         }
     }
-    Grid { d, scales }
 }
