@@ -1,6 +1,8 @@
 //! Block formats and the mixes (recipes) that choose among them.
 
 pub mod k_rows;
+#[cfg(test)]
+mod k_tests;
 pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;

@@ -8,12 +8,16 @@
 //! which the tests check for every shell.
 
 mod affine;
+#[cfg(test)]
+mod array;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod pack;
 mod signed;
+#[cfg(test)]
+mod tests;
 
 use super::q6_k;
 use super::search::{self, Codes, normalised_importance};
