@@ -47,6 +47,12 @@ impl<const N: usize> Lanes for Array<N> {
     fn most(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
         Self::map(a, b, most)
     }
+    fn cut(self, a: [f32; N], top: [f32; N]) -> [f32; N] {
+        Self::map(a, top, |a, top| least(most(a, 0.0), top))
+    }
+    fn below(self, a: [f32; N], top: [f32; N]) -> [f32; N] {
+        Self::map(a, top, least)
+    }
     fn nearest(self, a: [f32; N]) -> [f32; N] {
         a.map(nearest)
     }
@@ -85,7 +91,7 @@ impl<const N: usize> Lanes for Array<N> {
     }
     fn bytes(self, q: [[f32; N]; 4], to: &mut [u32; 16]) {
         for j in 0..N {
-            to[j] = (0..4).map(|i| (q[i][j] as u32) << (8 * i)).sum();
+            to[j] = (0..4).map(|i| (nearest(q[i][j]) as u32) << (8 * i)).sum();
         }
     }
 }

@@ -58,7 +58,7 @@ fn most16<L: Lanes, const H: usize>(l: L, v: [L::F; H]) -> L::F {
 
 #[inline(always)]
 fn code<L: Lanes>(l: L, t: L::F) -> L::F {
-    l.nearest(l.least(l.most(t, l.splat(-32.0)), l.splat(31.0)))
+    l.nearest(l.below(l.most(t, l.splat(-32.0)), l.splat(31.0)))
 }
 
 #[inline(always)]
@@ -152,7 +152,7 @@ fn sums_of_reach<L: Lanes>(l: L, p: &Part<L>, reach: f32, inv: L::F) -> Sums<L> 
         s
     } else if reach < 32.499 {
         for i in 0..SUB {
-            let t = l.least(l.mul(p.x[i], inv), l.splat(31.0));
+            let t = l.below(l.mul(p.x[i], inv), l.splat(31.0));
             s.add(l, l.nearest(t), p.w[i], p.wx[i]);
         }
         s
