@@ -3,7 +3,7 @@
     python benches/kernels.py [--types Q4_K,Q6_K] [--repeats 7] [--isas avx512,avx2,scalar]
 
 Speed is weights a second on Gaussian rows, the median over the repeats of the best of a few runs; error is
-our squared error over ggml's, plain and weighted as the search weighs it, averaged over the row kinds of the tests.
+our squared error over ggml's, plain (or by the imatrix) and as the search weighs it, by row kind.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def executable() -> Path | None:
 def quantize(
     kind: str, rows: Floats, importance: Floats | None = None, *, isa: str | None = None, repeats: int = 1
 ) -> tuple[Bytes, list[float]]:
-    """Blocks of `rows`, `[rows, columns]`, and the seconds of each repeat. `isa`: a ceiling, such as `avx2`."""
+    """Blocks of `rows`, `[rows, columns]`, and the seconds of each repeat. `isa`: a ceiling, like `avx2`."""
     environment = os.environ | ({"SRD_MAX_ISA": isa} if isa else {})
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("rows", "blocks", "importance")]

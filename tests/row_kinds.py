@@ -116,13 +116,14 @@ def importances(kind: str, columns: int) -> Floats:
 def _k_weights(rows: Weights, h: Weights | None) -> Weights:
     blocks = rows.reshape(-1, 8, 32)
     if h is None:
-        return (np.sqrt((blocks**2).mean(2, keepdims=True)) + np.abs(blocks)).reshape(rows.shape)
-    mean = (blocks**2).mean((1, 2), keepdims=True)
-    return np.broadcast_to(h, rows.shape) * np.sqrt(2 * mean + blocks**2).reshape(rows.shape)
+        u: Weights = np.sqrt((blocks**2).mean(2, keepdims=True)) + np.abs(blocks)
+        return u.reshape(rows.shape)
+    u = np.sqrt(2 * (blocks**2).mean((1, 2), keepdims=True) + blocks**2)
+    return h * u.reshape(rows.shape)
 
 
 def metrics(quant: str, h: Floats | None) -> dict[str, Callable[[Weights], Weights]]:
-    """The weights of the squared errors a type is judged by: those its search minimises, and the plain ones."""
+    """The weights of the squared errors a type is judged by: its search's own, and the plain ones."""
     plain = np.ones(1) if h is None else h.astype(np.float64)
     out: dict[str, Callable[[Weights], Weights]] = {"h" if h is not None else "plain": lambda rows: plain}
     if quant in ("Q4_K", "Q5_K"):

@@ -1,10 +1,11 @@
-"""Q4_K, Q5_K and Q6_K against ggml: its bytes read to the bit, its errors not exceeded, on every kind of row."""
+"""Q4_K, Q5_K and Q6_K against ggml: bytes read to the bit, errors not exceeded, on every kind of row."""
 
 from __future__ import annotations
 
-import ggml
 import numpy as np
 import pytest
+
+import ggml
 import quant_cli
 from row_kinds import importances, metrics, row_kinds
 

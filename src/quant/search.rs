@@ -33,6 +33,9 @@ pub const F16_MIN: f32 = 5.960_464_5e-8;
 pub const F16_MAX: f32 = 65504.0;
 /// Below this share of its square sum the spread of the codes is rounding noise.
 pub const NOISE: f32 = 1e-6;
+/// What a set of codes must gain over another to be better: less is rounding noise, and sub-blocks of
+/// one or two values, which any codes fit, fare better with equal codes.
+pub const MARGIN: f32 = 1.000_000_5;
 /// Below this share of the product of its diagonal the determinant of [`refit`] is rounding noise.
 pub const DEPENDENT: f32 = 1e-5;
 /// Largest scales divided by these are tried as `d`, and mins as `dmin`.
@@ -56,14 +59,14 @@ impl Codes for Codes4 {
     const TOP: f32 = 15.0;
     const BYTES: usize = 144;
     const TRIES: &'static [(f32, f32)] =
-        &[(-1.2, 0.0), (-0.8, 0.0), (-0.4, 0.0), (0.0, 0.0), (0.4, 0.0), (0.8, 0.0), (0.3, -0.5)];
+        &[(0.0, 0.0), (-0.4, 0.0), (-0.8, 0.0), (-1.2, 0.0), (0.4, 0.0), (0.8, 0.0), (0.3, -0.5)];
 }
 
 pub struct Codes5;
 impl Codes for Codes5 {
     const TOP: f32 = 31.0;
     const BYTES: usize = 176;
-    const TRIES: &'static [(f32, f32)] = &[(-1.6, 0.0), (-0.8, 0.0), (0.0, 0.0), (0.3, -0.5)];
+    const TRIES: &'static [(f32, f32)] = &[(0.0, 0.0), (-0.8, 0.0), (-1.6, 0.0), (0.3, -0.5)];
 }
 
 /// Scales and mins of a super-block of Q4_K or Q5_K: everything but the codes.
@@ -231,7 +234,7 @@ struct Fit {
 impl Fit {
     /// `other` where it has a positive scale and more gain (no NaN has).
     fn or_better(self, other: Self) -> Self {
-        if other.scale > 0.0 && other.gain > self.gain { other } else { self }
+        if other.scale > 0.0 && other.gain > self.gain * MARGIN { other } else { self }
     }
 }
 

@@ -2,7 +2,9 @@
 //! reasons are given there.
 
 use super::Lanes;
-use crate::quant::search::{Codes, DEPENDENT, F16_MAX, F16_MIN, NEIGHBOURS, NOISE, SUB, TINY, TOP, TOPS};
+use crate::quant::search::{
+    Codes, DEPENDENT, F16_MAX, F16_MIN, MARGIN, NEIGHBOURS, NOISE, SUB, TINY, TOP, TOPS,
+};
 
 /// The weights of `N / 8` super-blocks, transposed, and what the search keeps of them. Made once for
 /// all groups: it is 8 KiB that would else be cleared and moved for each.
@@ -222,7 +224,7 @@ fn solve<L: Lanes>(l: L, g: &Group<L>, s: &Sums<L>) -> Fit<L> {
 
 #[inline(always)]
 fn better<L: Lanes>(l: L, a: Fit<L>, b: Fit<L>) -> Fit<L> {
-    let m = l.and(l.above(b.scale, l.splat(0.0)), l.above(b.gain, a.gain));
+    let m = l.and(l.above(b.scale, l.splat(0.0)), l.above(b.gain, l.mul(a.gain, l.splat(MARGIN))));
     Fit {
         scale: l.select(m, b.scale, a.scale),
         min: l.select(m, b.min, a.min),

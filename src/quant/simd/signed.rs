@@ -2,8 +2,8 @@
 //! given there. A super-block is `H` registers: `H * N` is 16.
 
 use super::Lanes;
-use crate::quant::q6_k::{MARGIN, NEIGHBOURS, REACH, SUB, TOPS};
-use crate::quant::search::{F16_MAX, F16_MIN, TINY};
+use crate::quant::q6_k::{NEIGHBOURS, REACH, SUB, TOPS};
+use crate::quant::search::{F16_MAX, F16_MIN, MARGIN, TINY};
 
 /// `N` sub-blocks, transposed. Made once for all super-blocks.
 pub(super) struct Part<L: Lanes> {
