@@ -11,6 +11,8 @@ mod block32;
 pub mod f16;
 pub mod float32;
 mod k_rows;
+#[cfg(test)]
+mod k_tests;
 pub mod q4_0;
 pub mod q4_1;
 pub mod q4_k;

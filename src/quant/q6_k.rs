@@ -11,7 +11,7 @@
 
 use half::f16;
 
-use super::search::{F16_MAX, F16_MIN, least, most, nearest, normalised_importance, round16};
+use super::search::{F16_MAX, F16_MIN, MARGIN, least, most, nearest, normalised_importance, round16};
 use crate::dtype::QK_K;
 use crate::simd_level::Level;
 
@@ -25,12 +25,9 @@ pub const SUBS: usize = 16;
 pub const MAX_ABS: f32 = 65504.0 * 127.0 * 31.0;
 
 /// Steps per extreme tried in [`fit`]: the extreme weight is given this code, or cut to -32.
-pub const REACH: [f32; 6] = [30.0, 30.5, 31.0, 31.5, 32.0, 32.5];
+pub const REACH: [f32; 6] = [32.0, 31.5, 31.0, 30.5, 30.0, 32.5];
 /// Largest scale divided by these is tried as `d`.
 pub const TOPS: [f32; 4] = [128.0, 126.3, 124.7, 123.1];
-/// What a set of codes must gain over another to be better: less is rounding noise, and constant
-/// sub-blocks fare better with equal codes.
-pub const MARGIN: f32 = 1.000_000_5;
 /// Steps on the grid of scales tried in [`settle`].
 pub const NEIGHBOURS: [f32; 3] = [0.0, -1.0, 1.0];
 

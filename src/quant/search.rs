@@ -33,6 +33,9 @@ pub const F16_MIN: f32 = 5.960_464_5e-8;
 pub const F16_MAX: f32 = 65504.0;
 /// Below this share of its square sum the spread of the codes is rounding noise.
 pub const NOISE: f32 = 1e-6;
+/// What a set of codes must gain over another to be better: less is rounding noise, and sub-blocks of
+/// one or two values, which any codes fit, fare better with equal codes.
+pub const MARGIN: f32 = 1.000_000_5;
 /// Below this share of the product of its diagonal the determinant of [`refit`] is rounding noise.
 pub const DEPENDENT: f32 = 1e-5;
 /// Largest scales divided by these are tried as `d`, and mins as `dmin`.
@@ -44,8 +47,9 @@ pub const NEIGHBOURS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0
 pub trait Codes {
     /// Largest code.
     const TOP: f32;
-    /// Steps per range tried in [`fit`], less `TOP`: negative widens the step, positive clips.
-    const STRETCH: &'static [f32];
+    /// Codes tried in [`fit`], from the smallest weight at 0 and the range at `TOP` on: how much more codes the
+    /// range gets (negative widens the step, positive cuts the largest) and by how much all are shifted.
+    const TRIES: &'static [(f32, f32)];
     /// Bytes of a block.
     const BYTES: usize;
 }
@@ -54,14 +58,15 @@ pub struct Codes4;
 impl Codes for Codes4 {
     const TOP: f32 = 15.0;
     const BYTES: usize = 144;
-    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8];
+    const TRIES: &'static [(f32, f32)] =
+        &[(0.0, 0.0), (-0.4, 0.0), (-0.8, 0.0), (-1.2, 0.0), (0.4, 0.0), (0.8, 0.0), (0.3, -0.5)];
 }
 
 pub struct Codes5;
 impl Codes for Codes5 {
     const TOP: f32 = 31.0;
     const BYTES: usize = 176;
-    const STRETCH: &'static [f32] = &[-1.6, -0.8, 0.0, 0.4];
+    const TRIES: &'static [(f32, f32)] = &[(0.0, 0.0), (-0.8, 0.0), (-1.6, 0.0), (0.3, -0.5)];
 }
 
 /// Scales and mins of a super-block of Q4_K or Q5_K: everything but the codes.
@@ -181,11 +186,11 @@ impl<'a> SubBlock<'a> {
         Self { x, w, wc, sum_w, inv_w: inverse(sum_w), mean, low, range: high - low }
     }
 
-    /// The sums of the codes of `(x + shift) * inv`.
-    fn sums<C: Codes>(&self, shift: f32, inv: f32) -> Sums {
+    /// The sums of the codes of `(x + shift) * inv + offset`.
+    fn sums<C: Codes>(&self, shift: f32, inv: f32, offset: f32) -> Sums {
         let mut s = Sums::default();
         for i in 0..SUB {
-            let q = code((self.x[i] + shift) * inv, C::TOP);
+            let q = code((self.x[i] + shift) * inv + offset, C::TOP);
             let wq = self.w[i] * q;
             s.q += wq;
             s.qq += wq * q;
@@ -229,7 +234,7 @@ struct Fit {
 impl Fit {
     /// `other` where it has a positive scale and more gain (no NaN has).
     fn or_better(self, other: Self) -> Self {
-        if other.scale > 0.0 && other.gain > self.gain { other } else { self }
+        if other.scale > 0.0 && other.gain > self.gain * MARGIN { other } else { self }
     }
 }
 
@@ -257,11 +262,11 @@ fn fit<C: Codes>(b: &SubBlock) -> Fit {
     let above = most(b.mean, 0.0);
     let gain = 0.0 - b.sum_w * above * above;
     let mut best = Fit { min: most(0.0 - b.mean, 0.0), gain, ..Fit::default() };
-    for stretch in C::STRETCH {
+    for (stretch, offset) in C::TRIES {
         let inv = (C::TOP + stretch) * inv_range;
-        best = best.or_better(solve(b, &b.sums::<C>(0.0 - b.low, inv)));
+        best = best.or_better(solve(b, &b.sums::<C>(0.0 - b.low, inv, *offset)));
     }
-    best.or_better(solve(b, &b.sums::<C>(best.min, inverse(best.scale))))
+    best.or_better(solve(b, &b.sums::<C>(best.min, inverse(best.scale), 0.0)))
 }
 
 /// Step 2: a common factor, an f16, and 6-bit integers for the non-negative values `v` with weights
@@ -304,7 +309,7 @@ fn settle<C: Codes>(b: &SubBlock, start_scale: f32, mean_code: f32, d: f32, dmin
         let scale = most(least(start_scale + step, TOP), 0.0) * d;
         let min = code((scale * mean_code - b.mean) * inv_dmin, TOP);
         let min = most(least(min + min_step, TOP), 0.0) * dmin;
-        let s = b.sums::<C>(min, inverse(scale));
+        let s = b.sums::<C>(min, inverse(scale), 0.0);
         // The best scale for these codes and this min, then the best min for that scale.
         let num = (s.cq + b.mean * s.q) + min * s.q;
         let ideal = if s.qq > 0.0 { num / s.qq } else { 0.0 };

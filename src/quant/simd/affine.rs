@@ -2,7 +2,9 @@
 //! reasons are given there.
 
 use super::Lanes;
-use crate::quant::search::{Codes, DEPENDENT, F16_MAX, F16_MIN, NEIGHBOURS, NOISE, SUB, TINY, TOP, TOPS};
+use crate::quant::search::{
+    Codes, DEPENDENT, F16_MAX, F16_MIN, MARGIN, NEIGHBOURS, NOISE, SUB, TINY, TOP, TOPS,
+};
 
 /// The weights of `N / 8` super-blocks, transposed, and what the search keeps of them. Made once for
 /// all groups: it is 8 KiB that would else be cleared and moved for each.
@@ -71,7 +73,7 @@ fn inverse<L: Lanes>(l: L, s: L::F) -> L::F {
 
 #[inline(always)]
 fn code<L: Lanes>(l: L, t: L::F, top: L::F) -> L::F {
-    l.nearest(l.least(l.most(t, l.splat(0.0)), top))
+    l.nearest(l.cut(t, top))
 }
 
 /// `a / b`, or `other` where `b` is not positive.
@@ -175,19 +177,26 @@ fn sums<L: Lanes, C: Codes>(l: L, g: &Group<L>, shift: L::F, inv: L::F) -> Sums<
     s
 }
 
-/// [`sums`] for the shift that makes the smallest `x` zero, and an `inv` that makes the largest
-/// `TOP + stretch`: there is nothing to cut below, and above only if that rounds up.
+/// [`sums`] of a try of [`Codes::TRIES`]: of the cuts at 0 and the top it leaves out those that cannot happen.
 #[inline(always)]
-fn sums_from_low<L: Lanes, C: Codes>(l: L, g: &Group<L>, stretch: f32, inv: L::F) -> Sums<L> {
+fn sums_of_try<L: Lanes, C: Codes>(l: L, g: &Group<L>, stretch: f32, offset: f32, inv: L::F) -> Sums<L> {
     let mut s = Sums::zero(l);
-    if stretch < 0.499 {
+    let (top, by) = (l.splat(C::TOP), l.splat(offset));
+    if offset == 0.0 && stretch < 0.499 {
         for i in 0..SUB {
             s.add(l, l.nearest(l.mul(g.y[i], inv)), g.w[i], g.wc[i]);
         }
-    } else {
-        let top = l.splat(C::TOP);
+    } else if offset == 0.0 {
         for i in 0..SUB {
-            s.add(l, l.nearest(l.least(l.mul(g.y[i], inv), top)), g.w[i], g.wc[i]);
+            s.add(l, l.nearest(l.below(l.mul(g.y[i], inv), top)), g.w[i], g.wc[i]);
+        }
+    } else if offset >= -0.5 && stretch + offset < 0.499 {
+        for i in 0..SUB {
+            s.add(l, l.nearest(l.add(l.mul(g.y[i], inv), by)), g.w[i], g.wc[i]);
+        }
+    } else {
+        for i in 0..SUB {
+            s.add(l, code(l, l.add(l.mul(g.y[i], inv), by), top), g.w[i], g.wc[i]);
         }
     }
     s
@@ -215,7 +224,7 @@ fn solve<L: Lanes>(l: L, g: &Group<L>, s: &Sums<L>) -> Fit<L> {
 
 #[inline(always)]
 fn better<L: Lanes>(l: L, a: Fit<L>, b: Fit<L>) -> Fit<L> {
-    let m = l.and(l.above(b.scale, l.splat(0.0)), l.above(b.gain, a.gain));
+    let m = l.and(l.above(b.scale, l.splat(0.0)), l.above(b.gain, l.mul(a.gain, l.splat(MARGIN))));
     Fit {
         scale: l.select(m, b.scale, a.scale),
         min: l.select(m, b.min, a.min),
@@ -237,9 +246,9 @@ fn fit<L: Lanes, C: Codes>(l: L, g: &Group<L>) -> Fit<L> {
         mean_code: zero,
         curvature: zero,
     };
-    for &stretch in C::STRETCH {
+    for &(stretch, offset) in C::TRIES {
         let inv = l.mul(l.splat(C::TOP + stretch), inv_range);
-        best = better(l, best, solve(l, g, &sums_from_low::<L, C>(l, g, stretch, inv)));
+        best = better(l, best, solve(l, g, &sums_of_try::<L, C>(l, g, stretch, offset, inv)));
     }
     let again = sums::<L, C>(l, g, best.min, inverse(l, best.scale));
     better(l, best, solve(l, g, &again))
@@ -358,7 +367,7 @@ impl<L: Lanes> Group<L> {
         for (x, to) in self.x.as_chunks::<4>().0.iter().zip(words) {
             let mut q = *x;
             for q in &mut q {
-                *q = code(l, l.mul(l.add(*q, min), inv), top);
+                *q = l.cut(l.mul(l.add(*q, min), inv), top);
             }
             l.bytes(q, to);
         }

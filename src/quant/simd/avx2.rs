@@ -37,6 +37,12 @@ impl Lanes for Avx2 {
         abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
         least(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
         most(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+        cut(a: __m256, top: __m256) -> __m256 = _mm256_castsi256_ps(_mm256_min_epi32(
+            _mm256_max_epi32(_mm256_castps_si256(a), _mm256_setzero_si256()),
+            _mm256_castps_si256(top),
+        ));
+        below(a: __m256, top: __m256) -> __m256 =
+            _mm256_castsi256_ps(_mm256_min_epi32(_mm256_castps_si256(a), _mm256_castps_si256(top)));
         nearest(a: __m256) -> __m256 = _mm256_round_ps::<TO_NEAREST>(a);
         round16(a: __m256) -> __m256 = _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
         above(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_GT_OQ>(a, b);

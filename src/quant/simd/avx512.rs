@@ -37,6 +37,12 @@ impl Lanes for Avx512 {
         abs(a: __m512) -> __m512 = _mm512_abs_ps(a);
         least(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
         most(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        cut(a: __m512, top: __m512) -> __m512 = _mm512_castsi512_ps(_mm512_min_epi32(
+            _mm512_max_epi32(_mm512_castps_si512(a), _mm512_setzero_si512()),
+            _mm512_castps_si512(top),
+        ));
+        below(a: __m512, top: __m512) -> __m512 =
+            _mm512_castsi512_ps(_mm512_min_epi32(_mm512_castps_si512(a), _mm512_castps_si512(top)));
         nearest(a: __m512) -> __m512 = _mm512_roundscale_ps::<TO_NEAREST>(a);
         round16(a: __m512) -> __m512 = _mm512_cvtph_ps(_mm512_cvtps_ph::<TO_NEAREST>(a));
         above(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b);

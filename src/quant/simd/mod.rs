@@ -8,12 +8,16 @@
 //! which the tests check for every shell.
 
 mod affine;
+#[cfg(test)]
+mod array;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod pack;
 mod signed;
+#[cfg(test)]
+mod tests;
 
 use super::q6_k;
 use super::search::{self, Codes, normalised_importance};
@@ -39,6 +43,10 @@ pub(crate) trait Lanes: Copy {
     fn least(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a > b ? a : b`
     fn most(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `min(max(a, 0), top)` and `min(a, top)` of a number `a` (no NaN) and `top > 0`. As integers, the bits of
+    /// floats then compare as the floats do, and integer units are idle where the sums keep the adders busy.
+    fn cut(self, a: Self::F, top: Self::F) -> Self::F;
+    fn below(self, a: Self::F, top: Self::F) -> Self::F;
     /// Nearest integer, ties to even.
     fn nearest(self, a: Self::F) -> Self::F;
     /// Nearest f16, as f32.
@@ -59,7 +67,7 @@ pub(crate) trait Lanes: Copy {
     fn load_halves(self, first: &[f32; 8], second: &[f32; 8]) -> Self::F;
     /// 4 weights each of `N` sub-blocks of `len`: row `i` of the result holds weight `i` of each.
     fn transpose(self, from: &[f32], len: usize) -> [Self::F; 4];
-    /// The integers `a + (b << 8) + (c << 16) + (d << 24)` of codes below 128.
+    /// The integers `a + (b << 8) + (c << 16) + (d << 24)` of codes below 128, rounded like [`Self::nearest`].
     fn bytes(self, codes: [Self::F; 4], to: &mut [u32; 16]);
 }
 

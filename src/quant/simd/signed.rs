@@ -2,8 +2,8 @@
 //! given there. A super-block is `H` registers: `H * N` is 16.
 
 use super::Lanes;
-use crate::quant::q6_k::{MARGIN, NEIGHBOURS, REACH, SUB, TOPS};
-use crate::quant::search::{F16_MAX, F16_MIN, TINY};
+use crate::quant::q6_k::{NEIGHBOURS, REACH, SUB, TOPS};
+use crate::quant::search::{F16_MAX, F16_MIN, MARGIN, TINY};
 
 /// `N` sub-blocks, transposed. Made once for all super-blocks.
 pub(super) struct Part<L: Lanes> {
@@ -58,7 +58,7 @@ fn most16<L: Lanes, const H: usize>(l: L, v: [L::F; H]) -> L::F {
 
 #[inline(always)]
 fn code<L: Lanes>(l: L, t: L::F) -> L::F {
-    l.nearest(l.least(l.most(t, l.splat(-32.0)), l.splat(31.0)))
+    l.nearest(l.below(l.most(t, l.splat(-32.0)), l.splat(31.0)))
 }
 
 #[inline(always)]
@@ -152,7 +152,7 @@ fn sums_of_reach<L: Lanes>(l: L, p: &Part<L>, reach: f32, inv: L::F) -> Sums<L> 
         s
     } else if reach < 32.499 {
         for i in 0..SUB {
-            let t = l.least(l.mul(p.x[i], inv), l.splat(31.0));
+            let t = l.below(l.mul(p.x[i], inv), l.splat(31.0));
             s.add(l, l.nearest(t), p.w[i], p.wx[i]);
         }
         s

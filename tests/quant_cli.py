@@ -1,0 +1,60 @@
+"""Runs the crate's `quant_cli` example: quantisers on rows of floats, without the Python module."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+ROOT = Path(__file__).parents[1]
+
+
+@functools.cache
+def executable() -> Path | None:
+    """The example, built if cargo is there; `SRD_QUANT_CLI` names one already built."""
+    if "SRD_QUANT_CLI" in os.environ:
+        return Path(os.environ["SRD_QUANT_CLI"])
+    if shutil.which("cargo") is None:
+        return None
+    command = ["cargo", "build", "--release", "--quiet", "--example", "quant_cli"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return target / "release" / "examples" / "quant_cli"
+
+
+def quantize(
+    kind: str, rows: Floats, importance: Floats | None = None, *, isa: str | None = None, repeats: int = 1
+) -> tuple[Bytes, list[float]]:
+    """Blocks of `rows`, `[rows, columns]`, and the seconds of each repeat. `isa`: a ceiling, like `avx2`."""
+    environment = os.environ | ({"SRD_MAX_ISA": isa} if isa else {})
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / name) for name in ("rows", "blocks", "importance")]
+        np.ascontiguousarray(rows, "<f4").tofile(paths[0])
+        if importance is not None:
+            importance.astype("<f4").tofile(paths[2])
+        else:
+            paths[2] = "-"
+        command = [str(executable()), "quantize", kind, str(rows.shape[1]), *paths, str(repeats)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        blocks = np.fromfile(paths[1], np.uint8).reshape(rows.shape[0], -1)
+    return blocks, json.loads(result.stdout)["seconds"]
+
+
+def dequantize(kind: str, blocks: Bytes) -> Floats:
+    """Weights of `blocks`, `[rows, bytes of a row]`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "blocks", Path(folder) / "rows"
+        blocks.tofile(source)
+        command = [str(executable()), "dequantize", kind, str(source), str(target)]
+        subprocess.run(command, capture_output=True, check=True)
+        return np.fromfile(target, "<f4").astype(np.float32).reshape(blocks.shape[0], -1)
