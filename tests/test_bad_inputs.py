@@ -152,6 +152,7 @@ def check_failure(outcome: Outcome) -> None:
     lines = outcome.run.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), outcome.run.stderr
     assert outcome.subject.name in lines[0], lines[0]
+    assert len(lines[0]) < 600, lines[0]
     assert outcome.left == []
 
 
