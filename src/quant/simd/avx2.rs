@@ -145,7 +145,6 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
     let l = Avx2(());
     let mut work = [signed::Part::new(l), signed::Part::new(l)];
-    std::hint::black_box(&mut work);
     let mut words = [[[0; 16]; 4]; 2];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 8]);
     let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;

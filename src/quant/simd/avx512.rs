@@ -165,7 +165,6 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
     let l = Avx512(());
     let mut work = [signed::Part::new(l)];
-    std::hint::black_box(&mut work);
     let mut words = [[[0; 16]; 4]; 1];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 16]);
     let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
