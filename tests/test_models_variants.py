@@ -8,14 +8,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
 from interpreter import run, to_bf16
+from srd_rs import _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.models import class_name, describe, supported
 
@@ -63,6 +66,60 @@ def test_variant(case: dict[str, Any], tmp_path: Path) -> None:
         values = run(dict(tensor.transform), lambda source: pattern(source, checkpoint.tensors[source].shape))
         data = values.astype("<f4").tobytes() if kind == "F32" else to_bf16(values)
         assert hashlib.sha256(data).hexdigest()[:16] == digest, name
+
+
+def encoded(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    values = pattern(name, shape)
+    return (
+        to_bf16(values) if dtype == "BF16" else values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+    )
+
+
+def write_shards(sources: dict[str, Any], folder: Path) -> None:
+    """The weights of a case as safetensors files, with an index where there are several."""
+    for shard in {shard for _, _, shard in sources.values()}:
+        header: dict[str, Any] = {}
+        data = bytearray()
+        for name, (dtype, shape, place) in sources.items():
+            if place == shard:
+                start = len(data)
+                data += encoded(name, dtype, tuple(shape))
+                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, len(data)]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        (folder / shard).write_bytes(struct.pack("<Q", len(text)) + text + data)
+    index = {"weight_map": {name: shard for name, (_, _, shard) in sources.items()}}
+    if "model.safetensors" not in index["weight_map"].values():
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_variant_through_the_pipeline(case: dict[str, Any], tmp_path: Path) -> None:
+    """The same bytes from Rust, read back with the gguf package."""
+    checkpoint = open_case(case, tmp_path)
+    write_shards(case["sources"], checkpoint.folder)
+    spec = describe(checkpoint)
+    output = tmp_path / "out.gguf"
+    kv = spec.hparams.n_head_kv
+    facts = {
+        "arch": spec.arch, "n_layer": spec.hparams.n_layer, "n_expert": spec.hparams.n_expert,
+        "n_head": spec.hparams.n_head, "n_head_kv": kv if isinstance(kv, list) else [kv],
+    }  # fmt: skip
+    plan = _core.plan_checkpoint(
+        str(checkpoint.folder),
+        spec.metadata.entries(),
+        json.dumps([t.to_json() for t in spec.tensors]),
+        json.dumps(facts),
+        json.dumps({"output": str(output), "quant": "BF16"}),
+    )
+    # So little memory that even these tensors are cut into many chunks.
+    plan.run(2, 12 * 256 * 2, False, False)
+    tensors = {t.name: t for t in gguf.GGUFReader(output).tensors}
+    assert set(tensors) == {name for name, *_ in case["tensors"]}
+    for name, shape, kind, digest in case["tensors"]:
+        tensor = tensors[name]
+        assert (tensor.shape.tolist(), tensor.tensor_type.name) == (shape[::-1], kind), name
+        assert hashlib.sha256(tensor.data.tobytes()).hexdigest()[:16] == digest, name
 
 
 def test_every_architecture_has_a_variant(tmp_path: Path) -> None:

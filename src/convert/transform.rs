@@ -304,12 +304,13 @@ impl Binder<'_> {
     }
 
     fn rows(&self, of: Bound, start: u64, count: u64) -> Result<Bound> {
-        let (rows, cols) = self.first_axis(&of)?;
+        // Rows are counted with all leading axes flattened; those of a vector are its elements.
+        let cols = if of.shape.len() > 1 { of.shape[of.shape.len() - 1] } else { 1 };
+        let rows = of.len.checked_div(cols).unwrap_or(0);
         if start.checked_add(count).is_none_or(|end| end > rows) {
             return Err(self.fail(format!("has {rows} rows, but rows {start} to {start}+{count} are needed")));
         }
-        let mut shape = of.shape.clone();
-        shape[0] = count;
+        let shape = if of.shape.len() > 1 { vec![count, cols] } else { vec![count] };
         self.node(Op::Slice { of: Box::new(of), first: start * cols }, shape)
     }
 
@@ -413,6 +414,13 @@ mod tests {
             &[5, 2],
         );
         assert_eq!(values, [4., 5., 1., 3., 7., 8., -1., -1., -1., -1.]);
+    }
+
+    #[test]
+    fn rows_of_a_stack_are_counted_through_all_its_matrices() {
+        let values = all(&[2, 2, 2], r#"{"op": "rows", "start": 1, "count": 2, "of": T}"#, &[2, 2]);
+        assert_eq!(values, [2., 3., 4., 5.]);
+        assert_eq!(all(&[4], r#"{"op": "rows", "start": 1, "count": 2, "of": T}"#, &[2]), [1., 2.]);
     }
 
     #[test]
