@@ -11,5 +11,6 @@ pub mod formats;
 mod py;
 pub mod quant;
 pub mod simd_level;
+pub mod srd;
 
 pub use error::{Error, Result};

@@ -129,6 +129,7 @@ class _Options:
     token_embedding_type: str | None = None
     output_tensor_type: str | None = None
     pure: bool = False
+    imatrix: str | os.PathLike[str] | None = None
     seed: int = 0
     split_max_size: int | None = None
     name: str | None = None
@@ -154,6 +155,7 @@ def convert(
     token_embedding_type: str | None = None,
     output_tensor_type: str | None = None,
     pure: bool = False,
+    imatrix: str | os.PathLike[str] | None = None,
     seed: int = 0,
     split_max_size: int | None = None,
     name: str | None = None,
@@ -173,6 +175,7 @@ def convert(
     effort: ``"fast"``: plain search for scales.
     tensor_types: ``"REGEX=TYPE"``, for tensors whose GGUF name the regex finds; the first that matches counts.
     token_embedding_type, output_tensor_type, pure: as the options of llama-quantize with these names.
+    imatrix: importance matrix of llama.cpp (GGUF or .dat): the mean squares of each matrix's inputs weigh the errors.
     seed: recorded, and the source of all noise where the method uses some.
     split_max_size: bytes; cut the output into ``name-00001-of-0000N.gguf``.
     name: ``general.name``; by default from the model card or the folder.
@@ -194,6 +197,7 @@ def convert(
         token_embedding_type=token_embedding_type,
         output_tensor_type=output_tensor_type,
         pure=pure,
+        imatrix=imatrix,
         seed=seed,
         split_max_size=split_max_size,
         name=name,
@@ -240,6 +244,7 @@ def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _O
         "output_tensor_type": options.output_tensor_type,
         "pure": options.pure,
         "split_max_size": options.split_max_size,
+        "imatrix": None if options.imatrix is None else os.fspath(options.imatrix),
     }
     if options.provenance:
         native["provenance"] = {"method": "search", "seed": options.seed, "files": []}

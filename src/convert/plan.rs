@@ -1,6 +1,7 @@
 //! The plan: every output tensor with its type, shape, file and offset, known before a weight is read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::convert::source::{Encoding, Source};
 use crate::convert::spec::{Store, TensorSpec, Transform};
@@ -12,6 +13,7 @@ use crate::formats::gguf::writer::{self, TensorHeader};
 use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
+use crate::srd::importance::Importance;
 
 /// What the user asks of a conversion.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub struct PlanOptions {
     pub overrides: Overrides,
     /// Writes the `srd.*` keys: which tool made this from what.
     pub provenance: Option<Provenance>,
+    /// The inputs' statistics, where they are known.
+    pub importance: Option<Arc<Importance>>,
     /// Cut the output into files of at most this many bytes, named as llama.cpp expects.
     pub split_max_size: Option<u64>,
 }
@@ -226,7 +230,11 @@ fn finish(
 
     let mut tensors = Vec::with_capacity(drafts.len());
     for (draft, ty) in drafts.into_iter().zip(types) {
-        tensors.push(planned(draft, ty, &source)?);
+        let mut tensor = planned(draft, ty, &source)?;
+        if let Some(importance) = options.importance.as_ref().filter(|_| ty.block_len() > 1) {
+            tensor.importance = importance.of(&tensor.name, &tensor.ne)?.map(<[f32]>::to_vec);
+        }
+        tensors.push(tensor);
     }
     let files = lay_out(&mut tensors, metadata, options)?;
     Ok(Plan { source, recipe: options.recipe, arch: facts.arch.clone(), tensors, files })
@@ -278,6 +286,17 @@ fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor>
 fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
+    if let Some(importance) = &options.importance {
+        let file = importance.path().file_name().unwrap_or_default().to_string_lossy();
+        metadata.set("quantize.imatrix.file", Value::String(file.into()));
+        if let Some(dataset) = importance.datasets.first() {
+            metadata.set("quantize.imatrix.dataset", Value::String(dataset.clone()));
+        }
+        metadata.set("quantize.imatrix.entries_count", Value::U32(importance.len() as u32));
+        if importance.chunks > 0 {
+            metadata.set("quantize.imatrix.chunks_count", Value::U32(importance.chunks));
+        }
+    }
     if let Some(p) = &options.provenance {
         metadata.set("srd.version", Value::String(env!("CARGO_PKG_VERSION").into()));
         metadata.set("srd.method", Value::String(p.method.clone()));

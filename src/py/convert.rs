@@ -1,6 +1,7 @@
 //! Plans and their runs.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -18,6 +19,7 @@ use crate::formats::safetensors::Checkpoint;
 use crate::py::errors::ToPy;
 use crate::py::metadata;
 use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
+use crate::srd::importance::Importance;
 
 /// How often the waiting thread looks at signals and reports progress.
 const TICK: Duration = Duration::from_millis(50);
@@ -35,6 +37,7 @@ struct Options {
     #[serde(default)]
     pure: bool,
     split_max_size: Option<u64>,
+    imatrix: Option<PathBuf>,
     provenance: Option<ProvenanceOptions>,
 }
 
@@ -72,12 +75,14 @@ impl Options {
             output_tensor: ty(&self.output_tensor_type)?,
             pure: self.pure,
         };
+        let importance = self.imatrix.as_deref().map(Importance::open).transpose()?.map(Arc::new);
         let provenance = self.provenance.as_ref().map(|p| provenance(p, headers)).transpose()?;
         Ok(PlanOptions {
             output: self.output.clone(),
             recipe,
             overrides,
             provenance,
+            importance,
             split_max_size: self.split_max_size,
         })
     }

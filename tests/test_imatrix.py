@@ -1,0 +1,81 @@
+"""`convert --imatrix` with files as llama-imatrix writes them, in both formats."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+import srd_rs
+from srd_rs import errors
+
+MODEL = Path(__file__).parent.parent / "examples" / "wiki-gemma4"
+NAME = "blk.1.ffn_gate.weight"
+SUMS = (np.random.default_rng(3).lognormal(0, 2, 256) * 5).astype(np.float32)
+CALLS = 5
+
+
+def write_gguf(path: Path, sums: np.ndarray = SUMS) -> Path:
+    writer = gguf.GGUFWriter(path, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["wiki.txt"])
+    writer.add_uint32("imatrix.chunk_count", 9)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    writer.add_tensor(f"{NAME}.in_sum2", sums.reshape(1, -1))
+    writer.add_tensor(f"{NAME}.counts", np.full((1, 1), CALLS, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_dat(path: Path) -> Path:
+    name = NAME.encode()
+    entry = struct.pack("<i", len(name)) + name + struct.pack("<ii", CALLS, SUMS.size) + SUMS.tobytes()
+    path.write_bytes(struct.pack("<i", 1) + entry + struct.pack("<ii", 9, 8) + b"wiki.txt")
+    return path
+
+
+def tensor(path: Path, name: str) -> np.ndarray:
+    (found,) = (t for t in gguf.GGUFReader(path).tensors if t.name == name)
+    return np.array(found.data)
+
+
+def dequantized(path: Path) -> np.ndarray:
+    return gguf.quants.dequantize(tensor(path, NAME), gguf.GGMLQuantizationType.Q4_K)
+
+
+def test_both_formats_weigh_the_error(tmp_path: Path) -> None:
+    original = tmp_path / "bf16.gguf"
+    srd_rs.convert(MODEL, original, quant="BF16")
+    weights = (tensor(original, NAME).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    plain, guided, old = (tmp_path / f"{n}.gguf" for n in ("plain", "guided", "old"))
+    srd_rs.convert(MODEL, plain)
+    srd_rs.convert(MODEL, guided, imatrix=write_gguf(tmp_path / "imatrix.gguf"))
+    srd_rs.convert(MODEL, old, imatrix=write_dat(tmp_path / "imatrix.dat"))
+
+    h = SUMS / CALLS
+    loss = {p: float((h * (dequantized(p) - weights) ** 2).sum()) for p in (plain, guided)}
+    assert loss[guided] < 0.9 * loss[plain]
+    assert np.array_equal(tensor(guided, NAME), tensor(old, NAME))
+    other = "blk.2.ffn_gate.weight"
+    assert np.array_equal(tensor(guided, other), tensor(plain, other))
+    blocks = srd_rs.quantize(np.ascontiguousarray(weights), "Q4_K", h)
+    assert np.array_equal(blocks, tensor(guided, NAME))
+
+    metadata = {key: value for key, _, value in srd_rs.inspect(guided).metadata}
+    assert metadata["quantize.imatrix.file"] == "imatrix.gguf"
+    assert metadata["quantize.imatrix.dataset"] == "wiki.txt"
+    assert metadata["quantize.imatrix.entries_count"] == 1
+    assert metadata["quantize.imatrix.chunks_count"] == 9
+
+
+@pytest.mark.parametrize("sums", [SUMS[:128], -SUMS, SUMS * np.float32(np.nan)])
+def test_a_file_that_does_not_fit_is_refused(sums: np.ndarray, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "imatrix.gguf", sums)
+    with pytest.raises((errors.ModelError, errors.FormatError), match=r"imatrix\.gguf"):
+        srd_rs.plan(MODEL, tmp_path / "out.gguf", imatrix=file)
