@@ -658,7 +658,8 @@ mod tests {
     fn an_edited_sidecar_is_found() {
         let (dir, gguf, s) = measured(&Model::moe(10, 8, 2));
         let path = written(&dir, &s);
-        let edits: [(&str, &dyn Fn(&mut Sidecar)); 7] = [
+        type Edit<'a> = (&'a str, &'a dyn Fn(&mut Sidecar));
+        let edits: [Edit<'_>; 7] = [
             ("embedding_slot", &|s| s.embedding_slot.byte_ranges[0].bytes += 1),
             ("slots", &|s| s.slots.get_mut(&Slot::Early).unwrap().bytes -= 1),
             ("slots", &|s| s.slots.get_mut(&Slot::Factual).unwrap().byte_ranges[0].offset = u64::MAX),
