@@ -171,9 +171,9 @@ def test_output_to_a_closed_pipe_is_quiet(example_q4_k_m: Path) -> None:
     assert run.stdout.startswith("file") and run.stderr == ""
 
 
-def test_progress_bar_on_a_terminal_only(tmp_path: Path) -> None:
+def test_progress_bar_on_a_terminal_only(wide_model: Path, tmp_path: Path) -> None:
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "srd_rs", "convert", str(EXAMPLE), "-o", str(tmp_path / "m.gguf")]
+    command = [sys.executable, "-m", "srd_rs", "convert", str(wide_model), "-o", str(tmp_path / "m.gguf")]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=env)
     os.close(slave)
@@ -189,6 +189,8 @@ def test_progress_bar_on_a_terminal_only(tmp_path: Path) -> None:
     os.close(master)
     assert process.wait(60) == 0
     assert b"%" in shown and b"B/s" in shown
+    quiet = srd("convert", wide_model, "-o", tmp_path / "quiet.gguf")
+    assert (quiet.code, quiet.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _O
         raise UsageError(message("effort", what, "Use 'fast'"))
     if not model.exists():
         raise UsageError(message(model, "no such file or folder", "Name a model folder or a GGUF"))
-    native = {
+    native: dict[str, Any] = {
         "output": str(output_path(model, output, options.quant)),
         "quant": options.quant,
         "tensor_types": list(options.tensor_types),

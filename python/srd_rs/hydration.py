@@ -139,8 +139,7 @@ class Hydrator:
     @property
     def locked_bytes(self) -> int:
         """Bytes of locked pages."""
-        n: int = self._native.locked_bytes()
-        return n
+        return self._native.locked_bytes()
 
     def close(self) -> None:
         """Release the locks and the file. Pages stay in memory as long as the kernel sees fit."""

@@ -1,7 +1,7 @@
 //! Where weights come from: the shards of a checkpoint, or a GGUF, seen as one table of tensors whose
 //! elements can be read, decoded to f32, in any run.
 //!
-//! Plain positioned reads, not a memory map: `docs/decisions/` has the measurement. A file that is
+//! Plain positioned reads, not a memory map: `docs/decisions/0002-reading.md` has the measurement. A file that is
 //! truncated while it is read gives an error rather than a signal, and no page of it counts as ours.
 
 use std::collections::HashMap;
