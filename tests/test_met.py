@@ -308,6 +308,15 @@ def test_wrong_and_changed_files_are_refused(gguf: Path, tmp_path: Path) -> None
     message = failure("hydrate", changed, "--intent", "INFORM", "--sidecar", sidecar)
     assert "different header" in message
 
+    # Weights changed in place: found by reading them.
+    assert "no SHA-256" in failure("met", gguf, "--check")
+    assert srd("met", gguf).code == 0
+    assert "fits" in srd("met", gguf, "--check").stdout
+    content = bytearray(gguf.read_bytes())
+    content[-1000] ^= 1
+    changed.write_bytes(content)
+    assert "other weights" in failure("met", changed, "--check", "-o", sidecar)
+
     # Cut short and grown: found before anything is read.
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(gguf.read_bytes()[:-4096])

@@ -54,6 +54,17 @@ def met(
     return result
 
 
+def check(gguf: str | os.PathLike[str], sidecar: str | os.PathLike[str] | None = None) -> None:
+    """Check that a sidecar (by default the one beside the GGUF) is that of the GGUF, its weights included.
+
+    Reads the whole file for its SHA-256. Raises ModelError that says what differs, or that the sidecar holds no
+    digest, FormatError for what is no sidecar or no GGUF.
+    """
+    from srd_rs import _core
+
+    _core.met_check(os.fspath(gguf), None if sidecar is None else os.fspath(sidecar))
+
+
 @dataclass(frozen=True)
 class Hydration:
     """What a hydration did, in bytes of whole pages.

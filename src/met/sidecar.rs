@@ -277,6 +277,22 @@ impl Sidecar {
         }
     }
 
+    /// Checks the weights as well: reads the whole file for its SHA-256. `stop` ends it early.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if they differ, or the sidecar has no digest to compare with; otherwise as
+    /// [`file_sha256`].
+    pub fn check_weights(&self, gguf: &GgufFile, path: &Path, stop: &AtomicBool) -> Result<()> {
+        let wrong = |what: String| Err(Error::model(Place::file(path), what, REMAKE));
+        match &self.file.sha256 {
+            None => wrong("has no SHA-256 of the whole file to compare with".into()),
+            Some(own) if *own != file_sha256(gguf, stop)? => {
+                wrong(format!("is of other weights: the SHA-256 of {} differs", gguf.path.display()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// The first field whose measured value differs.
     fn difference(&self, measured: &Self) -> Option<&'static str> {
         let fields = [
@@ -740,6 +756,17 @@ mod tests {
         assert_eq!(file_sha256(&gguf, &AtomicBool::new(false)).unwrap(), hex(&bytes));
         assert_eq!(s.file.header_sha256, hex(&bytes[..gguf.data_offset as usize]));
         assert!(matches!(file_sha256(&gguf, &AtomicBool::new(true)), Err(Error::Interrupted)));
+
+        let checked = |s: &Sidecar| s.check_weights(&gguf, Path::new("x.json"), &AtomicBool::new(false));
+        assert!(checked(&s).unwrap_err().to_string().contains("no SHA-256"));
+        let mut with = s.clone();
+        with.file.sha256 = Some(hex(&bytes));
+        checked(&with).unwrap();
+        let mut changed = bytes;
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(&gguf.path, changed).unwrap();
+        with.check(&GgufFile::open(&gguf.path).unwrap(), Path::new("x.json")).unwrap();
+        assert!(checked(&with).unwrap_err().to_string().contains("other weights"));
     }
 
     proptest! {

@@ -48,6 +48,21 @@ pub fn met_sidecar(
     watched(py, build, &stop, || Ok(()))
 }
 
+/// Checks that the sidecar (by default the one beside the GGUF) is that of the GGUF and of its weights.
+#[pyfunction]
+#[pyo3(signature = (path, sidecar=None))]
+pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyResult<()> {
+    let stop = AtomicBool::new(false);
+    let check = || {
+        let gguf = GgufFile::open(&path)?;
+        let place = sidecar.unwrap_or_else(|| sidecar::sidecar_path(&path));
+        let read = Sidecar::read(&place)?;
+        read.check(&gguf, &place)?;
+        read.check_weights(&gguf, &place, &stop)
+    };
+    watched(py, check, &stop, || Ok(()))
+}
+
 fn measure(
     gguf: &GgufFile,
     slots: Option<&str>,

@@ -34,6 +34,7 @@ from srd_rs.cli.text import bytes_text, printable, table
     metavar="PICTURE",
     help="Draw the slots and what is in memory, too: .png, .svg or .pdf (needs the extra srd-rs[plot]).",
 )
+@click.option("--check", is_flag=True, help="Write nothing: check the sidecar against the GGUF, weights too.")
 @click.option("-f", "--overwrite", is_flag=True, help="Replace the file named by -o if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sidecar as one JSON object.")
 def command(
@@ -43,6 +44,7 @@ def command(
     fingerprint: str | None,
     digest: bool,
     picture: Path | None,
+    check: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -52,9 +54,15 @@ def command(
     so. Sizes are measured from the file's tensor table and add up to its size.
     """
     import srd_rs
+    from srd_rs import hydration
     from srd_rs.hydration import sidecar_path
 
     target = output or sidecar_path(gguf)
+    if check:
+        hydration.check(gguf, target)
+        result = {"gguf": str(gguf), "sidecar": str(target), "fits": True}
+        click.echo(json.dumps(result) if as_json else f"{printable(str(target))} fits, weights included")
+        return
     sidecar = srd_rs.met(
         gguf,
         target,
