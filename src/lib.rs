@@ -1,12 +1,14 @@
 //! srd-rs turns a Hugging Face checkpoint into a GGUF in one streaming pass.
 //!
 //! Rooms: [`formats`] is what lies on disk, [`dtype`] the element types, [`quant`] the block
-//! formats and the mixes, [`convert`] the walk from checkpoint to file. `py` translates for Python.
+//! formats and the mixes, [`convert`] the walk from checkpoint to file, [`met`] which bytes are whose and
+//! bringing them into memory. `py` translates for Python.
 
 pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod formats;
+pub mod met;
 #[cfg(feature = "python")]
 mod py;
 pub mod quant;

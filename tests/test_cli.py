@@ -24,9 +24,9 @@ from support import EXAMPLE, REPO, srd
 def test_convert_prints_what_it_wrote(tmp_path: Path) -> None:
     run = srd("convert", EXAMPLE, cwd=tmp_path)
     assert (run.code, run.stderr) == (0, "")
-    (output,) = tmp_path.iterdir()
-    assert output.name == "wiki-gemma4-Q4_K_M.gguf"
-    for word in ("Q4_K", "Q6_K", "F32", "bits per weight", "weights/s", output.name):
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["wiki-gemma4-Q4_K_M.gguf", "wiki-gemma4-Q4_K_M.met.json"]
+    for word in ("Q4_K", "Q6_K", "F32", "bits per weight", "weights/s", *names):
         assert word in run.stdout
 
 
@@ -70,7 +70,7 @@ def test_dry_run_reads_no_weight(tmp_path: Path) -> None:
 
 
 def test_output_may_be_a_folder(tmp_path: Path) -> None:
-    assert srd("convert", EXAMPLE, "-o", tmp_path, "-q", "bf16").code == 0
+    assert srd("convert", EXAMPLE, "-o", tmp_path, "-q", "bf16", "--no-met").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["wiki-gemma4-BF16.gguf"]
 
 
@@ -305,7 +305,7 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_every_readme_command_exists() -> None:
     readme = (REPO / "README.md").read_text()
-    help_text = srd("convert", "--help").stdout + srd("inspect", "--help").stdout
+    help_text = "".join(srd(c, "--help").stdout for c in ("convert", "hydrate", "inspect", "met"))
     for line in readme.splitlines():
         words = line.strip().split()
         if words[:1] == ["srd-rs"]:

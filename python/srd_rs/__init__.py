@@ -1,6 +1,7 @@
 """srd-rs: Hugging Face checkpoint in, GGUF out.
 
 `convert` writes a GGUF, `plan` says what it would write, `inspect` shows what is in a file;
+`met` measures which of its bytes belong to which slot of depth, `Hydrator` brings those into memory;
 `quantize` and `dequantize` work on single tensors. Errors are in
 `srd_rs.errors`. Everything loads on first use, so that `import srd_rs` costs next to nothing.
 """
@@ -12,29 +13,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srd_rs.conversion import ConvertReport, Plan, Progress, convert, plan
+    from srd_rs.hydration import Hydrator, met
     from srd_rs.inspection import Inspection, inspect
     from srd_rs.tensors import dequantize, quantize
 
 _HOMES = {
     "ConvertReport": "srd_rs.conversion",
+    "Hydrator": "srd_rs.hydration",
     "Inspection": "srd_rs.inspection",
     "Plan": "srd_rs.conversion",
     "Progress": "srd_rs.conversion",
     "convert": "srd_rs.conversion",
     "dequantize": "srd_rs.tensors",
     "inspect": "srd_rs.inspection",
+    "met": "srd_rs.hydration",
     "plan": "srd_rs.conversion",
     "quantize": "srd_rs.tensors",
 }
 
 __all__ = [
     "ConvertReport",
+    "Hydrator",
     "Inspection",
     "Plan",
     "Progress",
     "convert",
     "dequantize",
     "inspect",
+    "met",
     "plan",
     "quantize",
 ]

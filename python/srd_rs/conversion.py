@@ -96,7 +96,8 @@ class ConvertReport:
     """What a conversion wrote and what it cost.
 
     `seconds` is wall time of the pass over the weights, `cpu_seconds` user + system time in it, `peak_rss_bytes` the
-    process's VmHWM (mapped pages included); `replaced` counts weights that `allow_nonfinite` made finite.
+    process's VmHWM (mapped pages included); `replaced` counts weights that `allow_nonfinite` made finite;
+    `sidecar` is the MET sidecar beside the GGUF, None where none was written.
     """
 
     plan: Plan
@@ -105,6 +106,7 @@ class ConvertReport:
     peak_rss_bytes: int
     replaced: int
     threads: int
+    sidecar: Path | None = None
 
     @property
     def output(self) -> Path:
@@ -165,6 +167,7 @@ def convert(
     max_memory: int = DEFAULT_MAX_MEMORY,
     allow_nonfinite: bool = False,
     overwrite: bool = False,
+    met: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> ConvertReport:
     """Convert a Hugging Face folder, a .safetensors folder's model or a GGUF to a GGUF.
@@ -185,6 +188,9 @@ def convert(
     max_memory: bytes of weights alive at any time.
     allow_nonfinite: replace NaN by 0 and what does not fit by the largest value that does, instead of failing.
     overwrite: replace an existing output.
+    met: write the MET sidecar, ``name.met.json`` beside ``name.gguf``, replacing an older one. It holds the
+        SHA-256 of the header, not of the weights (`srd_rs.met` adds that). A split output or a GGUF without
+        layers gets none.
     progress: called about 20 times a second; an exception it raises stops the conversion.
 
     The output has its name only when it is complete. Raises SrdIOError, FormatError, ModelError, NonFiniteError or
@@ -212,6 +218,7 @@ def convert(
     report = json.loads(
         native.run(threads or _cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward)
     )
+    sidecar = _write_sidecar(planned) if met else None
     return ConvertReport(
         plan=planned,
         seconds=report["seconds"],
@@ -219,7 +226,23 @@ def convert(
         peak_rss_bytes=report["peak_rss_bytes"],
         replaced=report["replaced"],
         threads=report["threads"],
+        sidecar=sidecar,
     )
+
+
+def _write_sidecar(planned: Plan) -> Path | None:
+    """The sidecar is about one file: a split output gets none."""
+    from srd_rs import hydration
+
+    if len(planned.files) > 1:
+        return None
+    path = hydration.sidecar_path(planned.output)
+    try:
+        hydration.met(planned.output, path, digest=False, overwrite=True)
+    except ModelError:
+        # A GGUF without layers, converted from one: there is nothing to put into slots, and nothing failed.
+        return None
+    return path
 
 
 def _cpus() -> int:

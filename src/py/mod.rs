@@ -3,6 +3,7 @@
 mod convert;
 mod errors;
 mod inspect;
+mod met;
 mod metadata;
 mod quant;
 
@@ -19,6 +20,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint_layout, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_gguf, module)?)?;
+    module.add_class::<met::Hydrator>()?;
+    module.add_function(wrap_pyfunction!(met::met_check, module)?)?;
+    module.add_function(wrap_pyfunction!(met::met_sidecar, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quant::dequantize, module)?)
 }

@@ -18,7 +18,9 @@ from srd_rs.cli.failures import EXIT_INTERRUPTED, exit_code_of, report
 #: Commands and where they live. A command's module is imported only when it is asked for.
 COMMANDS = {
     "convert": "srd_rs.cli.convert",
+    "hydrate": "srd_rs.cli.hydrate",
     "inspect": "srd_rs.cli.inspect",
+    "met": "srd_rs.cli.met",
 }
 
 

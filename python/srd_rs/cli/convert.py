@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
 #: Options that say how to run, not what to write: a plan does not take them.
-RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite")
+RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite", "met")
 
 
 def parse_quant(text: str) -> str:
@@ -110,6 +110,7 @@ def parse_tensor_type(text: str) -> str:
 @click.option("--pre-tokenizer", metavar="NAME", help="tokenizer.ggml.pre, if it is not recognised.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or infinite, too.")
 @click.option("--provenance/--no-provenance", default=True, help="Write srd.* keys: version, digest, method.")
+@click.option("--met/--no-met", default=True, help="Write the MET sidecar NAME.met.json beside the GGUF.")
 @click.option("-f", "--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--dry-run", is_flag=True, help="Print the exact output size and types; read no weight.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -166,7 +167,8 @@ def report_text(report: ConvertReport) -> str:
     ]
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
-    return "\n".join([*lines, *(printable(str(path)) for path in report.outputs)])
+    written = [*report.outputs, *([report.sidecar] if report.sidecar else [])]
+    return "\n".join([*lines, *(printable(str(path)) for path in written)])
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -195,6 +197,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "peak_rss_bytes": report.peak_rss_bytes,
         "threads": report.threads,
         "replaced": report.replaced,
+        "sidecar": str(report.sidecar) if report.sidecar else None,
     }
 
 

@@ -1,0 +1,114 @@
+"""`srd-rs met`: the MET sidecar of a GGUF."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from srd_rs.cli.text import bytes_text, printable, table
+
+
+@click.command("met", short_help="Write the MET sidecar of a GGUF.")
+@click.argument("gguf", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The sidecar to write. Default: NAME.met.json beside the GGUF, replaced if it exists.",
+)
+@click.option(
+    "--slots",
+    metavar="LAYERS",
+    help="The slots' layers instead of 20/20/37/23 % of the depth, for example"
+    " early=0-5,factual=6-11,reasoning=12-22,governance=23-29.",
+)
+@click.option("--fingerprint", metavar="HEX", help="Of the signed container that the GGUF came from.")
+@click.option("--digest/--no-digest", default=True, help="Read the whole file for its SHA-256. Default: yes.")
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(path_type=Path),
+    metavar="PICTURE",
+    help="Draw the slots and what is in memory, too: .png, .svg or .pdf (needs the extra srd-rs[plot]).",
+)
+@click.option("--check", is_flag=True, help="Write nothing: check the sidecar against the GGUF, weights too.")
+@click.option("-f", "--overwrite", is_flag=True, help="Replace the file named by -o if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the sidecar as one JSON object.")
+def command(
+    gguf: Path,
+    output: Path | None,
+    slots: str | None,
+    fingerprint: str | None,
+    digest: bool,
+    picture: Path | None,
+    check: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure which bytes of GGUF belong to which slot of depth, and write it down as JSON.
+
+    An engine reads the sidecar to know what to bring into memory for which intent; `srd-rs hydrate` does
+    so. Sizes are measured from the file's tensor table and add up to its size.
+    """
+    import srd_rs
+    from srd_rs import hydration
+    from srd_rs.hydration import sidecar_path
+
+    target = output or sidecar_path(gguf)
+    if check:
+        hydration.check(gguf, target)
+        result = {"gguf": str(gguf), "sidecar": str(target), "fits": True}
+        click.echo(json.dumps(result) if as_json else f"{printable(str(target))} fits, weights included")
+        return
+    sidecar = srd_rs.met(
+        gguf,
+        target,
+        slots=slots,
+        fingerprint=fingerprint,
+        digest=digest,
+        overwrite=overwrite or output is None,
+    )
+    if picture is not None:
+        from srd_rs.met_plot import plot
+
+        with srd_rs.Hydrator(gguf, target) as hydrator:
+            plot(sidecar, hydrator.residency(), picture)
+    if as_json:
+        click.echo(json.dumps(sidecar))
+        return
+    written = [target] if picture is None else [target, picture]
+    click.echo("\n".join([summary_text(sidecar), "", *(printable(str(path)) for path in written)]))
+
+
+def layers_text(sidecar: dict[str, Any], part: str) -> str:
+    """`0-5`, or `-` for a part without layers."""
+    layers = None if part == "embedding" else sidecar["slots"][part]["layers"]
+    return f"{layers['first']}-{layers['last']}" if layers else "-"
+
+
+def summary_text(sidecar: dict[str, Any]) -> str:
+    """The slots, what each intent needs, and the experts."""
+    moe = sidecar["moe"]
+    embedding = sidecar["embedding_slot"]
+    parts = {"embedding": embedding, **sidecar["slots"]}
+    head = ["slot", "layers", "tensors", "size"] + (["with active experts"] if moe else [])
+    rows = []
+    for name, part in parts.items():
+        cells = [name, layers_text(sidecar, name), str(part["tensors"]), bytes_text(part["bytes"])]
+        rows.append(cells + ([bytes_text(part.get("active_bytes", part["bytes"]))] if moe else []))
+    needs = []
+    for intent, budget in sidecar["intent_ram_budget"].items():
+        slots = ", ".join(sidecar["hydration_policy"][intent])
+        cells = [intent, f"embedding, {slots}", bytes_text(budget["bytes"])]
+        needs.append(cells + ([bytes_text(budget["active_bytes"])] if moe else []))
+    head2 = ["intent", "slots", "memory"] + (["with active experts"] if moe else [])
+    text = f"{table(head, rows, left=2)}\n\n{table(head2, needs, left=2)}"
+    if moe:
+        text += (
+            f"\n\n{moe['num_experts']} experts, {moe['experts_per_token']} per token:"
+            f" active_frac {moe['active_frac']:g}; {moe['chunk_note']}"
+        )
+    return text

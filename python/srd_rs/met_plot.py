@@ -1,0 +1,82 @@
+"""A picture of a GGUF: its slots in file order, their sizes, and what of them is in memory.
+
+Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.errors import UsageError, message
+from srd_rs.hydration import PARTS, Residency
+
+FORMATS: Final = (".png", ".svg", ".pdf")
+COLOURS: Final = {
+    "embedding": "#7f7f7f",
+    "early": "#4e79a7",
+    "factual": "#59a14f",
+    "reasoning": "#f28e2b",
+    "governance": "#b07aa1",
+}
+
+
+def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | os.PathLike[str]) -> None:
+    """Draw `sidecar` with the resident share of each part to `output` (.png, .svg or .pdf).
+
+    Raises UsageError for another ending, or where matplotlib is missing.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in FORMATS:
+        what = f"'{output.suffix}' is no picture format"
+        raise UsageError(message(output, what, f"Name a file that ends in {', '.join(FORMATS)}"))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        fix = "Install it: pip install 'srd-rs[plot]'"
+        raise UsageError(message("plot", "matplotlib is not installed", fix)) from error
+
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    file_map, sizes = figure.subplots(2, 1, height_ratios=[1, 4])
+    figure.suptitle(sidecar["file"]["name"])
+    _draw_file(file_map, sidecar)
+    _draw_sizes(sizes, sidecar, {r.slot: r for r in residency})
+    figure.savefig(output, dpi=150)
+
+
+def _ranges(sidecar: dict[str, Any], part: str) -> list[dict[str, int]]:
+    owner = sidecar["embedding_slot"] if part == "embedding" else sidecar["slots"][part]
+    ranges: list[dict[str, int]] = owner["byte_ranges"]
+    return ranges
+
+
+def _draw_file(axes: Any, sidecar: dict[str, Any]) -> None:
+    """The file from its first byte to its last."""
+    for part in PARTS:
+        pieces = [(r["offset"] / 1e9, r["bytes"] / 1e9) for r in _ranges(sidecar, part)]
+        axes.broken_barh(pieces, (0, 1), facecolors=COLOURS[part])
+    axes.set(xlim=(0, sidecar["file"]["bytes"] / 1e9), yticks=[], xlabel="offset in the file, GB")
+
+
+def _draw_sizes(axes: Any, sidecar: dict[str, Any], resident: dict[str, Residency]) -> None:
+    """A bar per part: pale its size, full what of it is in memory."""
+    labels = []
+    for row, part in enumerate(PARTS):
+        size = sum(r["bytes"] for r in _ranges(sidecar, part))
+        here = resident[part].resident_bytes if part in resident else None
+        axes.barh(row, size / 1e9, color=COLOURS[part], alpha=0.3)
+        axes.barh(row, (here or 0) / 1e9, color=COLOURS[part])
+        share = "" if here is None else f", {100 * here / max(size, 1):.0f} % resident"
+        axes.annotate(f" {size / 1e9:.3f} GB{share}", (size / 1e9, row), va="center")
+        labels.append(_label(sidecar, part))
+    axes.set_yticks(range(len(PARTS)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.5 * max(sum(r["bytes"] for r in _ranges(sidecar, part)) for part in PARTS) / 1e9)
+    axes.set_xlabel("GB")
+
+
+def _label(sidecar: dict[str, Any], part: str) -> str:
+    layers = None if part == "embedding" else sidecar["slots"][part]["layers"]
+    return f"{part}, layers {layers['first']}–{layers['last']}" if layers else part

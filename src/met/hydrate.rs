@@ -1,0 +1,454 @@
+//! Hydration: bringing the bytes of an intent's slots into the page cache, so that an engine that maps
+//! the file finds them there; and taking out what is not needed.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use rustix::fs::{Access, Advice, AtFlags};
+use serde::Serialize;
+
+use super::map::{self, FileMap, Locked};
+use super::policy::Intent;
+use super::sidecar::{Options, Part, Sidecar, sidecar_path};
+use crate::error::{Error, Place, Result};
+use crate::formats::gguf::GgufFile;
+
+/// Bytes asked for and read at a time. Kernels cap a single request to read ahead, some at this size.
+const PIECE: u64 = 512 << 10;
+/// Pieces under way ahead of the one being read, so that the disk always has work: 16 MiB.
+const AHEAD: usize = 32;
+
+/// Shared between the hydration and whoever watches it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Bytes that are in memory of those wanted.
+    pub done: AtomicU64,
+    pub total: AtomicU64,
+    pub stop: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HydrateOptions {
+    /// Most bytes to bring in, counted in whole pages. What does not fit is left out from the end:
+    /// the embedding part comes first, then the slots by depth.
+    pub budget: Option<u64>,
+    /// Keep them in memory until the hydrator is dropped or evicts them.
+    pub lock: bool,
+    /// Take the rest of the file out of memory first.
+    pub evict_others: bool,
+}
+
+/// What a hydration did, in bytes of whole pages.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    pub intent: Intent,
+    /// What the intent needs.
+    pub wanted_bytes: u64,
+    /// What of it the budget allowed, all in memory at the end.
+    pub hydrated_bytes: u64,
+    /// What of that had to be read, in pieces of which at least one page was missing.
+    pub read_bytes: u64,
+    pub locked_bytes: u64,
+    pub seconds: f64,
+}
+
+/// A part of the file and how much of it is in memory.
+#[derive(Debug, Clone, Serialize)]
+pub struct Residency {
+    pub slot: &'static str,
+    pub bytes: u64,
+    /// `None` where the kernel does not say: it tells only who owns or may write the file.
+    pub resident_bytes: Option<u64>,
+}
+
+/// A GGUF with its sidecar, and the pages of it that are locked.
+#[derive(Debug)]
+pub struct Hydrator {
+    path: PathBuf,
+    file: File,
+    map: FileMap,
+    size: u64,
+    sidecar: Sidecar,
+    locked: Vec<Locked>,
+    /// Whether mincore can be believed.
+    tells: bool,
+}
+
+impl Hydrator {
+    /// Opens a GGUF with the given sidecar, or the one beside it (`name.met.json`), or, where there is
+    /// none, what a new one would say.
+    ///
+    /// # Errors
+    /// Those of [`GgufFile::open`], [`Sidecar::read`] and [`Sidecar::check`].
+    pub fn open(path: &Path, sidecar: Option<&Path>) -> Result<Self> {
+        let gguf = GgufFile::open(path)?;
+        let beside = sidecar_path(path);
+        let found = sidecar.or_else(|| beside.exists().then_some(beside.as_path()));
+        let sidecar = match found {
+            Some(found) => {
+                let read = Sidecar::read(found)?;
+                read.check(&gguf, found)?;
+                read
+            }
+            None => Sidecar::measure(&gguf, &Options::default())?,
+        };
+        let size = gguf.header.file_size;
+        let GgufFile { path, file, .. } = gguf;
+        let map = FileMap::new(&file).map_err(|e| Error::io(&path, "map", e))?;
+        // Otherwise the kernel reads on behind each range, into slots that nobody asked for.
+        advise(&file, 0..size, Advice::Random);
+        let tells = residency_is_told(&path, &file);
+        Ok(Self { path, file, map, size, sidecar, locked: Vec::new(), tells })
+    }
+
+    pub fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+
+    /// Bytes that are locked, in whole pages.
+    pub fn locked_bytes(&self) -> u64 {
+        self.locked.iter().map(|l| l.range.end - l.range.start).sum()
+    }
+
+    /// How much of each part is in memory: the embedding part, then the slots.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the kernel refuses to say.
+    pub fn residency(&self) -> Result<Vec<Residency>> {
+        Part::all().map(|part| self.residency_of(part)).collect()
+    }
+
+    fn residency_of(&self, part: Part) -> Result<Residency> {
+        let each = self.sidecar.ranges(part).iter().map(|r| self.map.resident(r.range()));
+        let resident = match self.tells {
+            true => {
+                Some(each.sum::<io::Result<u64>>().map_err(|e| self.failed("ask what is resident of", e))?)
+            }
+            false => None,
+        };
+        Ok(Residency { slot: part.name(), bytes: self.sidecar.bytes(part), resident_bytes: resident })
+    }
+
+    /// Brings in what an intent needs. Returns when it is all in memory.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an intent that the policy lacks or a budget below one page; [`Error::Io`] if
+    /// reading or locking fails; [`Error::Interrupted`] if `watch.stop` was set.
+    pub fn hydrate(&mut self, intent: Intent, options: &HydrateOptions, watch: &Watch) -> Result<Outcome> {
+        let start = Instant::now();
+        let parts = self.sidecar.parts(intent)?;
+        let page = self.map.page();
+        if options.budget.is_some_and(|b| b < page) {
+            let what = format!("a budget of {} bytes is less than a page", options.budget.unwrap_or(0));
+            return Err(Error::usage(what, format!("Allow at least {page} bytes")));
+        }
+        let wanted = self.pages(&parts, u64::MAX);
+        let chosen = self.pages(&parts, options.budget.unwrap_or(u64::MAX) / page * page);
+        self.locked.clear();
+        if options.evict_others {
+            self.drop_pages(&complement(&chosen, self.size));
+        }
+        watch.total.store(total(&chosen), Ordering::Relaxed);
+        let read_bytes = self.bring_in(&chosen, watch)?;
+        if options.lock {
+            self.lock(&chosen)?;
+        }
+        Ok(Outcome {
+            intent,
+            wanted_bytes: total(&wanted),
+            hydrated_bytes: total(&chosen),
+            read_bytes,
+            locked_bytes: self.locked_bytes(),
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Takes parts out of memory, as far as the kernel lets go: pages that another process has mapped
+    /// stay. A page shared with a part that is not named stays, too.
+    pub fn evict(&mut self, parts: &[Part]) {
+        let mut bytes: Vec<_> =
+            parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(|r| r.range()).collect();
+        bytes.sort_by_key(|r| r.start);
+        let whole: Vec<_> = merged(bytes).into_iter().filter_map(|r| self.whole_pages(r)).collect();
+        self.locked.retain(|l| !whole.iter().any(|r| r.start < l.range.end && l.range.start < r.end));
+        self.drop_pages(&whole);
+    }
+
+    /// The pages of `parts` in order, each once, as far as `budget` bytes go.
+    fn pages(&self, parts: &[Part], budget: u64) -> Vec<Range<u64>> {
+        let page = self.map.page();
+        // Only the first and last page of a range can hold bytes of another.
+        let mut shared = HashSet::new();
+        let mut left = budget;
+        let mut chosen = Vec::new();
+        for range in parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(|r| r.range()) {
+            let (mut first, mut last) = (range.start / page, (range.end - 1) / page);
+            let edges = [first, last];
+            first += u64::from(shared.contains(&first));
+            if last >= first && shared.contains(&last) {
+                // Page 0 can be left out only as the first.
+                last -= 1;
+            }
+            shared.extend(edges);
+            let end = ((last + 1) * page).min((first * page).saturating_add(left));
+            if first * page < end {
+                left -= end - first * page;
+                chosen.push(first * page..end.min(self.size));
+            }
+        }
+        merged(chosen)
+    }
+
+    /// The pages that lie in the range altogether; the end of the file completes its last page.
+    fn whole_pages(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let page = self.map.page();
+        let start = range.start.next_multiple_of(page);
+        let end = if range.end >= self.size { self.size } else { range.end / page * page };
+        (start < end).then_some(start..end)
+    }
+
+    /// Returns how many bytes were not in memory.
+    fn bring_in(&self, ranges: &[Range<u64>], watch: &Watch) -> Result<u64> {
+        let mut missing = VecDeque::with_capacity(AHEAD);
+        let mut pieces = ranges.iter().flat_map(cut);
+        let mut buffer = vec![0; PIECE as usize];
+        let mut read = 0;
+        loop {
+            if watch.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            while missing.len() < AHEAD
+                && let Some(piece) = pieces.next()
+            {
+                if self.is_resident(&piece) {
+                    watch.done.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+                } else {
+                    advise(&self.file, piece.clone(), Advice::WillNeed);
+                    missing.push_back(piece);
+                }
+            }
+            let Some(piece) = missing.pop_front() else { return Ok(read) };
+            self.touch(&piece, &mut buffer)?;
+            read += piece.end - piece.start;
+            watch.done.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+        }
+    }
+
+    fn is_resident(&self, piece: &Range<u64>) -> bool {
+        self.tells && self.map.resident(piece.clone()).is_ok_and(|n| n == piece.end - piece.start)
+    }
+
+    /// Reads a piece. Asking for it in advance is a hint that the kernel may ignore; a read is not.
+    fn touch(&self, piece: &Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        let bytes = (piece.end - piece.start) as usize;
+        self.file.read_exact_at(&mut buffer[..bytes], piece.start).map_err(|source| Error::Io {
+            place: Place::file(&self.path).at(piece.start),
+            action: "read",
+            source,
+            fix: "Check the disk, and that the file was not replaced meanwhile",
+        })
+    }
+
+    fn lock(&mut self, ranges: &[Range<u64>]) -> Result<()> {
+        for range in ranges {
+            let locked = map::lock(&self.file, range.clone()).map_err(|source| Error::Io {
+                place: Place::file(&self.path).at(range.start),
+                action: "lock the pages in memory of",
+                source,
+                fix: "Raise the limit of locked memory (ulimit -l), or hydrate without locking",
+            })?;
+            self.locked.push(locked);
+        }
+        Ok(())
+    }
+
+    /// `ranges` are whole pages.
+    fn drop_pages(&self, ranges: &[Range<u64>]) {
+        // Pages that are not yet on the disk cannot be dropped. On a file system that is read-only there
+        // are none.
+        let _ = rustix::fs::fdatasync(&self.file);
+        let inode = self.file.metadata().map_or(0, |m| m.ino());
+        map::page_out(&self.path, inode, ranges);
+        ranges.iter().for_each(|r| advise(&self.file, r.clone(), Advice::DontNeed));
+    }
+
+    fn failed(&self, action: &'static str, source: io::Error) -> Error {
+        Error::io(&self.path, action, source)
+    }
+}
+
+/// A hint: where it cannot be given, the reads do the work.
+fn advise(file: &File, range: Range<u64>, advice: Advice) {
+    if let Some(len) = std::num::NonZeroU64::new(range.end - range.start) {
+        let _ = rustix::fs::fadvise(file, range.start, Some(len), advice);
+    }
+}
+
+/// The kernel tells which pages are resident only who could find out by writing; to others it says that
+/// all are.
+fn residency_is_told(path: &Path, file: &File) -> bool {
+    let owner = file.metadata().is_ok_and(|m| m.uid() == rustix::process::geteuid().as_raw());
+    owner || rustix::fs::accessat(rustix::fs::CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+fn total(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|r| r.end - r.start).sum()
+}
+
+fn cut(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let end = range.end;
+    (range.start..end).step_by(PIECE as usize).map(move |at| at..(at + PIECE).min(end))
+}
+
+/// Neighbours that touch become one; the order stays.
+fn merged(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match out.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => out.push(range),
+        }
+    }
+    out
+}
+
+/// What of `0..size` is in none of the ranges, which do not overlap.
+fn complement(ranges: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|r| r.start);
+    let ends = std::iter::once(0).chain(sorted.iter().map(|r| r.end));
+    let starts = sorted.iter().map(|r| r.start).chain(std::iter::once(size));
+    ends.zip(starts).filter(|(a, b)| a < b).map(|(a, b)| a..b).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::met::testing::{Model, PAGE};
+
+    fn opened(model: &Model) -> (tempfile::TempDir, Hydrator) {
+        // Not in /tmp, which may have no disk behind it: then nothing can be evicted.
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+        std::fs::create_dir_all(target).unwrap();
+        let dir = tempfile::tempdir_in(target).unwrap();
+        let path = model.write(dir.path());
+        let hydrator = Hydrator::open(&path, None).unwrap();
+        (dir, hydrator)
+    }
+
+    fn resident(h: &Hydrator) -> Vec<u64> {
+        h.residency().unwrap().into_iter().map(|r| r.resident_bytes.unwrap()).collect()
+    }
+
+    fn sizes(h: &Hydrator) -> Vec<u64> {
+        h.residency().unwrap().into_iter().map(|r| r.bytes).collect()
+    }
+
+    fn all_gone(h: &mut Hydrator) -> bool {
+        h.evict(&Part::all().collect::<Vec<_>>());
+        resident(h).iter().sum::<u64>() == 0
+    }
+
+    /// Within two pages: the first and last page of a part are shared with its neighbours.
+    fn near(a: u64, b: u64) -> bool {
+        a.abs_diff(b) <= 2 * PAGE
+    }
+
+    #[test]
+    fn an_intent_makes_its_slots_resident_and_nothing_else() {
+        let (_dir, mut h) = opened(&Model::dense(10).wide());
+        if !all_gone(&mut h) {
+            eprintln!("skipped: this file system keeps evicted pages");
+            return;
+        }
+        let size = sizes(&h);
+        for (intent, parts) in [
+            (Intent::Inform, vec![0, 1]),
+            (Intent::Clarify, vec![0, 1, 4]),
+            (Intent::Harm, vec![0, 1, 2, 3, 4]),
+        ] {
+            all_gone(&mut h);
+            let outcome = h.hydrate(intent, &HydrateOptions::default(), &Watch::default()).unwrap();
+            let now = resident(&h);
+            for i in 0..5 {
+                let expected = if parts.contains(&i) { size[i] } else { 0 };
+                assert!(near(now[i], expected), "{intent}: {now:?} of {size:?}");
+            }
+            let expected: u64 = parts.iter().map(|&i| size[i]).sum();
+            assert!(near(outcome.wanted_bytes, expected) && outcome.hydrated_bytes == outcome.wanted_bytes);
+            assert_eq!(outcome.read_bytes, outcome.hydrated_bytes);
+            let again = h.hydrate(intent, &HydrateOptions::default(), &Watch::default()).unwrap();
+            assert_eq!(again.read_bytes, 0);
+        }
+        // Everything is resident now: others are evicted on request.
+        let options = HydrateOptions { evict_others: true, ..HydrateOptions::default() };
+        h.hydrate(Intent::Inform, &options, &Watch::default()).unwrap();
+        let now = resident(&h);
+        assert!(near(now[0], size[0]) && near(now[1], size[1]), "{now:?} of {size:?}");
+        assert!(now[2..].iter().all(|&n| n <= 2 * PAGE), "{now:?} of {size:?}");
+    }
+
+    #[test]
+    fn a_budget_is_respected_to_the_page() {
+        let (_dir, mut h) = opened(&Model::dense(10).wide());
+        if !all_gone(&mut h) {
+            eprintln!("skipped: this file system keeps evicted pages");
+            return;
+        }
+        let total: u64 = sizes(&h).iter().sum();
+        for budget in [PAGE, 3 * PAGE + 1, total / 3, total / 2, 2 * total] {
+            all_gone(&mut h);
+            let options = HydrateOptions { budget: Some(budget), ..HydrateOptions::default() };
+            let outcome = h.hydrate(Intent::Harm, &options, &Watch::default()).unwrap();
+            let now = resident(&h).iter().sum::<u64>();
+            assert!(now <= budget && now + PAGE > budget.min(total), "{now} of {budget}");
+            assert_eq!(outcome.hydrated_bytes, now);
+            assert_eq!(outcome.wanted_bytes, total);
+        }
+        let options = HydrateOptions { budget: Some(PAGE - 1), ..HydrateOptions::default() };
+        assert!(matches!(h.hydrate(Intent::Harm, &options, &Watch::default()), Err(Error::Usage { .. })));
+    }
+
+    #[test]
+    fn locked_pages_stay_until_they_are_evicted() {
+        let (_dir, mut h) = opened(&Model::dense(10).wide());
+        let options = HydrateOptions { lock: true, budget: Some(4 * PAGE), ..HydrateOptions::default() };
+        match h.hydrate(Intent::Inform, &options, &Watch::default()) {
+            Err(Error::Io { action, .. }) => {
+                assert_eq!(action, "lock the pages in memory of");
+                eprintln!("skipped: not even four pages may be locked here");
+                return;
+            }
+            outcome => assert_eq!(outcome.unwrap().locked_bytes, 4 * PAGE),
+        }
+        // Someone else cannot evict them.
+        advise(&h.file, 0..h.size, Advice::DontNeed);
+        assert!(h.map.resident(0..4 * PAGE).unwrap() == 4 * PAGE);
+        h.evict(&[Part::Embedding]);
+        assert_eq!(h.locked_bytes(), 0);
+    }
+
+    #[test]
+    fn a_stopped_hydration_ends() {
+        let (_dir, mut h) = opened(&Model::dense(4));
+        let watch = Watch::default();
+        watch.stop.store(true, Ordering::Relaxed);
+        let ended = h.hydrate(Intent::Harm, &HydrateOptions::default(), &watch);
+        assert!(matches!(ended, Err(Error::Interrupted)));
+    }
+
+    #[test]
+    fn what_is_left_and_what_touches() {
+        assert_eq!(complement(&[4..8, 0..2], 10), [2..4, 8..10]);
+        assert!(complement(&[], 10).iter().eq(std::iter::once(&(0..10))));
+        assert_eq!(complement(&[0..5, 5..10], 10), []);
+        assert_eq!(merged(vec![0..2, 2..3, 5..6]), [0..3, 5..6]);
+        assert_eq!(cut(&(5..PIECE + 6)).collect::<Vec<_>>(), [5..PIECE + 5, PIECE + 5..PIECE + 6]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Small GGUFs for the tests of this room.
+
+use std::path::{Path, PathBuf};
+
+use crate::dtype::GgmlType;
+use crate::formats::gguf::{KeyValues, TensorHeader, Value, encode_header};
+
+pub const PAGE: u64 = 4096;
+
+/// A model to be written: its tensors, names and dimensions, in file order.
+pub struct Model {
+    pub n_layer: u32,
+    pub experts: Option<(u64, u64)>,
+    pub split_count: u16,
+    pub tensors: Vec<(String, Vec<u64>)>,
+    /// Bytes behind the end.
+    pub appended: usize,
+    /// Rows of each matrix.
+    rows: u64,
+}
+
+impl Model {
+    pub fn dense(n_layer: u32) -> Self {
+        let mut tensors: Vec<(String, Vec<u64>)> =
+            ["output_norm.weight", "token_embd.weight"].map(|n| (n.to_string(), vec![33, 3])).to_vec();
+        for layer in 0..n_layer {
+            let name = |part| format!("blk.{layer}.{part}.weight");
+            tensors.push((name("attn_q"), vec![33, 5]));
+            tensors.push((name("ffn_norm"), vec![33]));
+        }
+        Self { n_layer, experts: None, split_count: 0, tensors, appended: 0, rows: 1 }
+    }
+
+    pub fn moe(n_layer: u32, experts: u64, used: u64) -> Self {
+        let mut model = Self::dense(n_layer);
+        model.experts = Some((experts, used));
+        let with_experts = model.tensors.into_iter().flat_map(|(name, ne)| {
+            let stacked = name
+                .strip_suffix("ffn_norm.weight")
+                .map(|layer| (format!("{layer}ffn_up_exps.weight"), vec![32, 2, experts]));
+            std::iter::once((name, ne)).chain(stacked)
+        });
+        model.tensors = with_experts.collect();
+        model
+    }
+
+    /// The same with parts of several hundred pages each.
+    pub fn wide(mut self) -> Self {
+        self.rows = 1000;
+        self
+    }
+
+    pub fn write(&self, folder: &Path) -> PathBuf {
+        let mut kv = KeyValues::new();
+        kv.set("general.architecture", Value::String("llama".into()));
+        kv.set("llama.block_count", Value::U32(self.n_layer));
+        if let Some((experts, used)) = self.experts {
+            kv.set("llama.expert_count", Value::U32(experts as u32));
+            kv.set("llama.expert_used_count", Value::U32(used as u32));
+        }
+        if self.split_count > 0 {
+            kv.set("split.count", Value::U16(self.split_count));
+        }
+        let sizes: Vec<Vec<u64>> = self.tensors.iter().map(|(_, ne)| self.scaled(ne)).collect();
+        let infos: Vec<_> = self
+            .tensors
+            .iter()
+            .zip(&sizes)
+            .map(|((name, _), ne)| TensorHeader { name, ne, ty: GgmlType::F32 })
+            .collect();
+        let header = encode_header(&kv, &infos).unwrap();
+        let mut bytes = header.bytes;
+        bytes.resize(header.total_size as usize + self.appended, 1);
+        let path = folder.join("m.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn scaled(&self, ne: &[u64]) -> Vec<u64> {
+        match ne {
+            [row, n, rest @ ..] => [&[*row, n * self.rows], rest].concat(),
+            vector => vector.to_vec(),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Sidecars and hydration.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use serde_json::json;
+
+use crate::convert::sink::Sink;
+use crate::error::{Error, Result};
+use crate::formats::gguf::GgufFile;
+use crate::met::hydrate::{self, HydrateOptions, Watch};
+use crate::met::policy::Intent;
+use crate::met::sidecar::{self, Options, Part, Sidecar};
+use crate::met::slots::Split;
+use crate::py::errors::ToPy;
+
+/// How often the waiting thread looks at signals and reports progress.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Measures a GGUF and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
+/// the whole file for its SHA-256.
+#[pyfunction]
+#[pyo3(signature = (path, output=None, slots=None, fingerprint=None, digest=true, overwrite=false))]
+pub fn met_sidecar(
+    py: Python<'_>,
+    path: PathBuf,
+    output: Option<PathBuf>,
+    slots: Option<String>,
+    fingerprint: Option<String>,
+    digest: bool,
+    overwrite: bool,
+) -> PyResult<String> {
+    let stop = AtomicBool::new(false);
+    let build = || {
+        let gguf = GgufFile::open(&path)?;
+        let measured = measure(&gguf, slots.as_deref(), fingerprint, digest.then_some(&stop))?;
+        let text = measured.to_json();
+        if let Some(output) = &output {
+            let sink = Sink::create(output, text.len() as u64, overwrite)?;
+            sink.write_at(text.as_bytes(), 0)?;
+            sink.commit()?;
+        }
+        Ok(text)
+    };
+    watched(py, build, &stop, || Ok(()))
+}
+
+/// Checks that the sidecar (by default the one beside the GGUF) is that of the GGUF and of its weights.
+#[pyfunction]
+#[pyo3(signature = (path, sidecar=None))]
+pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyResult<()> {
+    let stop = AtomicBool::new(false);
+    let check = || {
+        let gguf = GgufFile::open(&path)?;
+        let place = sidecar.unwrap_or_else(|| sidecar::sidecar_path(&path));
+        let read = Sidecar::read(&place)?;
+        read.check(&gguf, &place)?;
+        read.check_weights(&gguf, &place, &stop)
+    };
+    watched(py, check, &stop, || Ok(()))
+}
+
+fn measure(
+    gguf: &GgufFile,
+    slots: Option<&str>,
+    fingerprint: Option<String>,
+    digest: Option<&AtomicBool>,
+) -> Result<Sidecar> {
+    let mut options = Options { fingerprint, ..Options::default() };
+    let mut measured = Sidecar::measure(gguf, &options)?;
+    if let Some(slots) = slots {
+        options.split = Some(Split::parse(slots, measured.model.n_layer)?);
+        measured = Sidecar::measure(gguf, &options)?;
+    }
+    measured.file.sha256 = digest.map(|stop| sidecar::file_sha256(gguf, stop)).transpose()?;
+    Ok(measured)
+}
+
+/// A GGUF with its sidecar. `close` lets its locked pages go.
+#[pyclass(frozen)]
+pub struct Hydrator {
+    inner: Mutex<Option<hydrate::Hydrator>>,
+}
+
+#[pymethods]
+impl Hydrator {
+    #[new]
+    #[pyo3(signature = (path, sidecar=None))]
+    fn new(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyResult<Self> {
+        let opened = py.detach(|| hydrate::Hydrator::open(&path, sidecar.as_deref())).py(py)?;
+        Ok(Self { inner: Mutex::new(Some(opened)) })
+    }
+
+    fn sidecar(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, |h| Ok(h.sidecar().to_json()))
+    }
+
+    /// JSON: intent, wanted_bytes, hydrated_bytes, read_bytes, locked_bytes, seconds.
+    /// `progress(done_bytes, total_bytes)` is called about 50 times a second.
+    #[pyo3(signature = (intent, budget=None, lock=false, evict_others=false, progress=None))]
+    fn hydrate(
+        &self,
+        py: Python<'_>,
+        intent: &str,
+        budget: Option<u64>,
+        lock: bool,
+        evict_others: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        let intent = Intent::parse(intent).py(py)?;
+        let options = HydrateOptions { budget, lock, evict_others };
+        let watch = Watch::default();
+        let work = || open(&mut self.guard())?.hydrate(intent, &options, &watch);
+        let tick = || match &progress {
+            Some(f) => {
+                let state = (watch.done.load(Ordering::Relaxed), watch.total.load(Ordering::Relaxed));
+                f.call1(py, state).map(drop)
+            }
+            None => Ok(()),
+        };
+        let outcome = watched(py, work, &watch.stop, tick)?;
+        Ok(serde_json::to_string(&outcome).expect("an outcome is plain data"))
+    }
+
+    /// Takes these parts out of memory: "embedding" or the name of a slot.
+    fn evict(&self, py: Python<'_>, slots: Vec<String>) -> PyResult<()> {
+        let parts: Result<Vec<_>> = slots.iter().map(|s| Part::parse(s)).collect();
+        let parts = parts.py(py)?;
+        self.with(py, |h| {
+            h.evict(&parts);
+            Ok(())
+        })
+    }
+
+    /// JSON: one object per part with slot, bytes, resident_bytes (null where the kernel does not tell).
+    fn residency(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, |h| Ok(json!(h.residency()?).to_string()))
+    }
+
+    fn locked_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |h| Ok(h.locked_bytes()))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.guard().take());
+    }
+}
+
+impl Hydrator {
+    fn guard(&self) -> MutexGuard<'_, Option<hydrate::Hydrator>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut hydrate::Hydrator) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| f(open(&mut self.guard())?)).py(py)
+    }
+}
+
+fn open(inner: &mut Option<hydrate::Hydrator>) -> Result<&mut hydrate::Hydrator> {
+    inner.as_mut().ok_or_else(|| Error::usage("the hydrator is closed", "Open a new one"))
+}
+
+/// Runs `work` on a thread of its own, while this one calls `tick` and looks at signals; what either
+/// raises sets `stop`.
+fn watched<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+    stop: &AtomicBool,
+    tick: impl Fn() -> PyResult<()>,
+) -> PyResult<T> {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(work);
+        let mut raised = Ok(());
+        while raised.is_ok() && !worker.is_finished() {
+            py.detach(|| wait(&worker));
+            raised = py.check_signals().and_then(|()| tick());
+        }
+        stop.store(raised.is_err(), Ordering::Relaxed);
+        let result = py.detach(|| worker.join());
+        raised?;
+        match result {
+            Ok(result) => result.py(py),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Sleeps for a tick, or until the worker is done.
+fn wait<T>(worker: &std::thread::ScopedJoinHandle<'_, T>) {
+    for _ in 0..TICK.as_millis() {
+        if worker.is_finished() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

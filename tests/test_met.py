@@ -1,0 +1,394 @@
+"""The MET sidecar and hydration, through the command line and the API, on converted checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from gguf import GGUFReader
+
+from srd_rs import Hydrator, errors, met
+from srd_rs.hydration import INTENTS, PARTS, sidecar_path
+from support import EXAMPLE, REPO, fixture_folder, srd
+
+ROOT = fixture_folder()
+FIXTURES = sorted(p.name for p in ROOT.iterdir() if (p / "expected.json").exists()) if ROOT else []
+SCHEMA = json.loads((REPO / "docs" / "met.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+PAGE = os.sysconf("SC_PAGESIZE")
+
+
+def pages(n: int) -> int:
+    return n * PAGE
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """fixture -> its GGUF with the sidecar that `convert` wrote, each made once."""
+    folder = tmp_path_factory.mktemp("met")
+
+    @cache
+    def make(name: str) -> Path:
+        assert ROOT is not None
+        output = folder / f"{name}.gguf"
+        run = srd("convert", ROOT / name, "-o", output, "--json")
+        assert run.code == 0, run.stderr
+        assert run.json["sidecar"] == str(folder / f"{name}.met.json")
+        return output
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, converted once, without a sidecar."""
+    output = tmp_path_factory.mktemp("example") / "m.gguf"
+    assert srd("convert", EXAMPLE, "-o", output, "--no-met").code == 0
+    assert not sidecar_path(output).exists()
+    return output
+
+
+@pytest.fixture
+def gguf(tmp_path: Path, example: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copy(example, tmp_path / "m.gguf"))
+
+
+def check_against_file(sidecar: dict[str, Any], path: Path) -> None:
+    """Compares a sidecar with what another reader finds in the file."""
+    reader = GGUFReader(path)
+    size = path.stat().st_size
+    # Which part owns each tensor, by the layer in its name.
+    owner = {}
+    for tensor in reader.tensors:
+        layer = re.match(r"blk\.(\d+)\.", tensor.name)
+        owner[tensor.name] = sidecar["chunk_map"][layer[1]] if layer else "embedding"
+    parts = {"embedding": sidecar["embedding_slot"], **sidecar["slots"]}
+    for name, part in parts.items():
+        assert len(part["byte_ranges"]) == (1 if part["bytes"] else 0), f"{name} is not one run"
+        assert part["tensors"] == sum(o == name for o in owner.values())
+        inside = [t for t in reader.tensors if owner[t.name] == name]
+        runs = [(r["offset"], r["offset"] + r["bytes"]) for r in part["byte_ranges"]]
+        for tensor in inside:
+            start, end = int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes)
+            assert any(a <= start and end <= b for a, b in runs), tensor.name
+        assert part["bytes"] == sum(b - a for a, b in runs)
+    assert sum(part["bytes"] for part in parts.values()) == size == sidecar["file"]["bytes"]
+    assert sidecar["intent_ram_budget"]["HARM"]["bytes"] == size
+    check_experts(sidecar, reader, owner)
+
+
+def check_experts(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, str]) -> None:
+    moe = sidecar["moe"]
+    for name, slot in sidecar["slots"].items():
+        experts = sum(int(t.n_bytes) for t in reader.tensors if owner[t.name] == name and "_exps." in t.name)
+        idle = round(experts * (1 - moe["active_frac"])) if moe else 0
+        assert slot["bytes"] - slot["active_bytes"] == idle
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_fixtures_validate_and_add_up(name: str, converted: Any) -> None:
+    path = converted(name)
+    sidecar = json.loads(sidecar_path(path).read_text())
+    VALIDATOR.validate(sidecar)
+    check_against_file(sidecar, path)
+    config = json.loads((ROOT / name / "config.json").read_text())
+    config.update(config.get("text_config") or {})
+    layers = [s["layers"]["count"] for s in sidecar["slots"].values() if s["layers"]]
+    assert sum(layers) == config["num_hidden_layers"] == len(sidecar["chunk_map"])
+    assert list(sidecar["hydration_policy"]) == list(INTENTS)
+    # The same, with the digest, from the file alone.
+    again = met(path)
+    assert again["file"].pop("sha256") and sidecar["file"].pop("sha256") is None
+    assert again == sidecar
+
+
+@pytest.mark.parametrize("name", [n for n in FIXTURES if "moe" in n or "mixtral" in n])
+def test_experts_are_named(name: str, converted: Any) -> None:
+    path = converted(name)
+    moe = json.loads(sidecar_path(path).read_text())["moe"]
+    assert (moe["num_experts"], moe["experts_per_token"], moe["active_frac"]) == (8, 2, 0.25)
+    shown = srd("met", path, "-o", path.with_suffix(".json")).stdout
+    assert "active_frac 0.25" in shown and "20/20/37/23" in shown
+
+
+def test_the_schema_is_sound_and_strict(gguf: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    sidecar = met(gguf, digest=False)
+    VALIDATOR.validate(sidecar)
+    for spoil in (
+        lambda s: s.pop("file"),
+        lambda s: s.update(extra=1),
+        lambda s: s["slots"].pop("early"),
+        lambda s: s["slots"]["early"].update(bytes=-1),
+        lambda s: s["chunk_map"].update({"01": "early"}),
+        lambda s: s["chunk_map"].update({"0": "late"}),
+        lambda s: s["hydration_policy"].update(LEARN=["early"]),
+        lambda s: s["file"].update(header_sha256="x"),
+        lambda s: s.update(met_version=2),
+    ):
+        spoilt = json.loads(json.dumps(sidecar))
+        spoil(spoilt)
+        assert not VALIDATOR.is_valid(spoilt)
+
+
+def test_slots_can_be_chosen(gguf: Path) -> None:
+    n = met(gguf, digest=False)["model"]["n_layer"]
+    slots = f"early=0-0,governance=1-{n - 1}"
+    run = srd("met", gguf, "--slots", slots, "--json", "--no-digest")
+    assert run.code == 0, run.stderr
+    assert run.json["slots"]["factual"]["layers"] is None
+    assert run.json["slots"]["governance"]["layers"] == {"first": 1, "last": n - 1, "count": n - 1}
+    VALIDATOR.validate(run.json)
+    check_against_file(run.json, gguf)
+    # It is read back with its slots.
+    with Hydrator(gguf) as hydrator:
+        assert hydrator.sidecar == run.json
+    for bad in ("early=0-0", f"early=0-{n}", "x=1", f"early=0-1,governance=1-{n - 1}"):
+        run = srd("met", gguf, "--slots", bad)
+        assert run.code == 2 and "early=0-5" in run.stderr
+
+
+def test_met_writes_beside_and_replaces_only_its_own_name(gguf: Path) -> None:
+    assert srd("met", gguf, "--fingerprint", "ab12").code == 0
+    first = json.loads(sidecar_path(gguf).read_text())
+    assert first["fingerprint"] == "ab12" and len(first["file"]["sha256"]) == 64
+    assert srd("met", gguf).code == 0
+    other = gguf.with_name("mine.json")
+    other.write_text("mine")
+    assert srd("met", gguf, "-o", other).code == 2 and other.read_text() == "mine"
+    assert srd("met", gguf, "-o", other, "-f").code == 0
+    assert json.loads(other.read_text())["met_version"] == 1
+
+
+def residency(hydrator: Hydrator) -> dict[str, int]:
+    parts = hydrator.residency()
+    assert [p.slot for p in parts] == list(PARTS)
+    return {p.slot: p.resident_bytes or 0 for p in parts}
+
+
+def evicted(hydrator: Hydrator) -> None:
+    hydrator.evict()
+    if any(residency(hydrator).values()):
+        pytest.skip("this file system keeps evicted pages")
+
+
+@pytest.mark.parametrize("intent", INTENTS)
+def test_hydration_makes_the_slots_resident_and_no_others(intent: str, gguf: Path) -> None:
+    with Hydrator(gguf) as hydrator:
+        evicted(hydrator)
+        done = hydrator.hydrate(intent)
+        wanted = {"embedding", *hydrator.sidecar["hydration_policy"][intent]}
+        for part in hydrator.residency():
+            expected = part.bytes if part.slot in wanted else 0
+            # A page can be shared with the neighbour at either end.
+            assert abs((part.resident_bytes or 0) - expected) < pages(2), part
+        assert done.read_bytes == done.hydrated_bytes == done.wanted_bytes
+        assert abs(done.wanted_bytes - hydrator.sidecar["intent_ram_budget"][intent]["bytes"]) < pages(4)
+        assert hydrator.hydrate(intent).read_bytes == 0
+
+
+def test_the_command_shows_before_and_after(gguf: Path) -> None:
+    with Hydrator(gguf) as hydrator:
+        evicted(hydrator)
+    run = srd("hydrate", gguf, "--intent", "inform", "--json")
+    assert run.code == 0, run.stderr
+    slots = {s["slot"]: s for s in run.json["slots"]}
+    # Opening the file has read its header, and what the kernel read ahead behind it.
+    assert slots["early"]["resident_after"] >= slots["early"]["bytes"] - pages(1)
+    assert run.json["hydration"]["intent"] == "INFORM"
+    assert all(s["resident_before"] <= s["bytes"] for s in slots.values())
+    shown = srd("hydrate", gguf, "--intent", "HARM").stdout
+    assert "before" in shown and "after" in shown and "100.0 %" in shown and "HARM" in shown
+    shown = srd("hydrate", gguf).stdout
+    assert "resident" in shown and "before" not in shown
+
+
+def test_a_budget_is_respected_and_others_are_evicted(gguf: Path) -> None:
+    with Hydrator(gguf) as hydrator:
+        evicted(hydrator)
+        hydrator.hydrate("HARM")
+        budget = gguf.stat().st_size // 2
+        done = hydrator.hydrate("HARM", budget=budget, evict_others=True)
+        resident = sum(residency(hydrator).values())
+        assert budget - pages(1) < resident <= budget
+        assert done.hydrated_bytes == resident and done.wanted_bytes > budget
+        hydrator.evict(["embedding"])
+        assert residency(hydrator)["embedding"] < pages(2)
+    run = srd("hydrate", gguf, "--intent", "HARM", "--budget", "100KiB")
+    assert run.code == 0 and "the budget left out" in run.stdout
+
+
+def test_what_this_process_has_mapped_is_evicted(gguf: Path) -> None:
+    """As beside llama-cpp-python: another map of the file, in use, must not keep its pages."""
+    import mmap
+
+    with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as used:
+        content = gguf.read_bytes()
+        assert used[:] == content
+        with Hydrator(gguf) as hydrator:
+            evicted(hydrator)
+            assert used[:] == content
+            assert sum(residency(hydrator).values()) == len(content)
+
+
+def test_locks_last_until_interrupted(gguf: Path) -> None:
+    command = [sys.executable, "-m", "srd_rs", "hydrate", str(gguf), "--intent", "INFORM", "--lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        else:
+            error = process.stderr.read()
+            assert "ulimit -l" in error
+            pytest.skip("not enough memory may be locked here")
+        assert any(line.endswith(" locked\n") for line in lines)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        locked = int(re.search(r"VmLck:\s+(\d+) kB", status)[1]) * 1024
+        with Hydrator(gguf) as hydrator:
+            budget = hydrator.sidecar["intent_ram_budget"]["INFORM"]["bytes"]
+            assert abs(locked - budget) < pages(4)
+            hydrator.evict()
+            # Still there: locked by the other process.
+            assert residency(hydrator)["early"] >= hydrator.residency()[1].bytes - pages(2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 0
+
+
+def test_progress_is_told_and_can_stop(gguf: Path) -> None:
+    with Hydrator(gguf) as hydrator:
+
+        def stop(done: int, total: int) -> None:
+            raise RuntimeError("enough")
+
+        with pytest.raises(RuntimeError, match="enough"):
+            for _ in range(1000):
+                evicted(hydrator)
+                hydrator.hydrate("HARM", progress=stop)
+        hydrator.hydrate("HARM")
+
+
+def failure(*args: object) -> str:
+    """The message of a command that must fail with exit code 1."""
+    run = srd(*args)
+    assert run.code == 1 and run.stdout == "", run
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+    return run.stderr
+
+
+def test_wrong_and_changed_files_are_refused(gguf: Path, tmp_path: Path) -> None:
+    assert srd("met", gguf, "--no-digest").code == 0
+    sidecar = sidecar_path(gguf)
+
+    other = tmp_path / "other.gguf"
+    assert srd("convert", EXAMPLE, "-o", other, "-q", "Q8_0", "--no-met").code == 0
+    message = failure("hydrate", other, "--intent", "INFORM", "--sidecar", sidecar)
+    assert str(sidecar) in message and "bytes" in message and "srd-rs met" in message
+
+    # Same size, another header: one letter of the name.
+    content = bytearray(gguf.read_bytes())
+    key = b"general.name"
+    # The value stands behind its type (4 bytes) and length (8).
+    content[content.index(key) + len(key) + 12] ^= 0x20
+    changed = tmp_path / "changed.gguf"
+    changed.write_bytes(content)
+    message = failure("hydrate", changed, "--intent", "INFORM", "--sidecar", sidecar)
+    assert "different header" in message
+
+    # Weights changed in place: found by reading them.
+    assert "no SHA-256" in failure("met", gguf, "--check")
+    assert srd("met", gguf).code == 0
+    assert "fits" in srd("met", gguf, "--check").stdout
+    content = bytearray(gguf.read_bytes())
+    content[-1000] ^= 1
+    changed.write_bytes(content)
+    assert "other weights" in failure("met", changed, "--check", "-o", sidecar)
+
+    # Cut short and grown: found before anything is read.
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(gguf.read_bytes()[:-4096])
+    assert "cut.gguf" in failure("hydrate", cut, "--intent", "INFORM", "--sidecar", sidecar)
+    with gguf.open("ab") as file:
+        file.write(bytes(4096))
+    assert "bytes" in failure("hydrate", gguf, "--intent", "INFORM")
+    with pytest.raises(errors.ModelError, match=r"m\.met\.json"):
+        Hydrator(gguf)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [
+        (lambda s: "", "no MET sidecar"),
+        (lambda s: s[: len(s) // 2], "no MET sidecar"),
+        (lambda s: s.replace('"met_version": 1', '"met_version": 7'), "version 7"),
+        (lambda s: s.replace('"bytes"', '"byte"', 1), "no sound MET sidecar"),
+        (lambda s: s.replace('"early"', '"earl"'), "no sound MET sidecar"),
+        (lambda s: s.replace('"offset": 0,', '"offset": 18446744073709551615,'), "embedding_slot"),
+        (lambda s: s.replace('"offset": 0,', '"offset": -1,'), "no sound MET sidecar"),
+        (lambda s: re.sub(r'"0": "early"', '"0": "factual"', s), "chunk_map"),
+    ],
+)
+def test_bad_sidecars_are_refused(spoil: Any, part: str, gguf: Path) -> None:
+    assert srd("met", gguf, "--no-digest").code == 0
+    path = sidecar_path(gguf)
+    text = path.read_text()
+    assert spoil(text) != text
+    path.write_text(spoil(text))
+    message = failure("hydrate", gguf, "--intent", "INFORM")
+    assert str(path) in message and part in message and "srd-rs met" in message
+
+
+def test_files_without_a_sidecar(tmp_path: Path, gguf: Path) -> None:
+    split = tmp_path / "s.gguf"
+    run = srd("convert", EXAMPLE, "-o", split, "--split-max-size", "4MB", "--json")
+    assert run.code == 0 and run.json["sidecar"] is None
+    assert "--merge" in failure("met", run.json["files"][0]["path"])
+    assert "--merge" in failure("hydrate", run.json["files"][1]["path"])
+    assert "GGUF" in failure("met", EXAMPLE / "config.json")
+    assert "no such file" in failure("met", tmp_path / "none.gguf").lower()
+    assert "no such file" in failure("hydrate", gguf, "--sidecar", tmp_path / "none.json").lower()
+
+
+def test_usage_errors(gguf: Path) -> None:
+    assert srd("hydrate", gguf, "--intent", "LEARN").code == 2
+    assert srd("hydrate", gguf, "--lock").code == 2
+    assert srd("hydrate", gguf, "--intent", "HARM", "--budget", "100").code == 2
+    with Hydrator(gguf) as hydrator, pytest.raises(errors.UsageError, match="no slot"):
+        hydrator.evict(["late"])
+    with pytest.raises(errors.UsageError, match="closed"):
+        hydrator.residency()
+
+
+def test_a_moved_pair_still_fits(gguf: Path, tmp_path: Path) -> None:
+    assert srd("met", gguf, "--no-digest").code == 0
+    folder = tmp_path / "else where"
+    folder.mkdir()
+    shutil.move(gguf, folder / "n.gguf")
+    shutil.move(sidecar_path(gguf), folder / "n.met.json")
+    assert srd("hydrate", folder / "n.gguf", "--intent", "CLARIFY").code == 0
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg"])
+def test_a_picture(ending: str, gguf: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = gguf.with_name(f"p{ending}")
+    run = srd("met", gguf, "--no-digest", "--plot", picture)
+    assert run.code == 0 and str(picture) in run.stdout, run.stderr
+    start = picture.read_bytes()[:200]
+    assert start.startswith(b"\x89PNG") or b"<?xml" in start
+    if ending == ".svg":
+        assert "governance" in picture.read_text()
+    assert srd("met", gguf, "--no-digest", "--plot", gguf.with_name("p.doc")).code == 2
