@@ -203,7 +203,7 @@ impl<'a> Dat<'a> {
 
     fn floats(&mut self) -> Result<Vec<f32>> {
         let n = self.count("values")?;
-        let bytes = self.take(n.checked_mul(4).unwrap_or(usize::MAX))?;
+        let bytes = self.take(n.saturating_mul(4))?;
         Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 }
