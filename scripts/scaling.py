@@ -3,8 +3,9 @@
 
     python scripts/scaling.py [--sizes 0.5,1,2,5] [--threads 1,2] [--repeat 3]
 
-Writes Llama-shaped checkpoints of that many billion random weights (BF16, 2 bytes a weight), converts each to Q4_K_M with
-each number of threads in turn, and prints a Markdown table of the medians: wall and CPU seconds, weights a second, VmHWM.
+Writes Llama-shaped checkpoints of that many billion random weights (BF16, 2 bytes a weight), converts each to
+Q4_K_M with each number of threads in turn, and prints a Markdown table of the medians: wall and CPU seconds,
+weights a second, VmHWM.
 """
 
 from __future__ import annotations
@@ -125,10 +126,8 @@ def main() -> None:
                 wall, cpu, rss = (
                     statistics.median(r[k] for r in runs[n]) for k in ("wall_s", "cpu_s", "peak_rss")
                 )
-                print(
-                    f"| {count / 1e9:.2f} G | {n} | {wall:.1f} | {cpu:.1f} | {count / wall / 1e6:.0f} | {rss / 1e6:.0f} |",
-                    flush=True,
-                )
+                rate = f"{wall:.1f} | {cpu:.1f} | {count / wall / 1e6:.0f}"
+                print(f"| {count / 1e9:.2f} G | {n} | {rate} | {rss / 1e6:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -83,13 +83,6 @@ def parse_tensor_type(text: str) -> str:
     metavar="FILE",
     help="Importance matrix of llama.cpp (GGUF or .dat).",
 )
-@click.option(
-    "--effort",
-    type=click.Choice(["fast"]),
-    default="fast",
-    show_default=True,
-    help="fast: search the scales of each block for the least error.",
-)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Recorded in the output.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
 @click.option(
