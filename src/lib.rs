@@ -1,7 +1,8 @@
 //! srd-rs turns a Hugging Face checkpoint into a GGUF in one streaming pass.
 //!
 //! Rooms: [`formats`] is what lies on disk, [`dtype`] the element types, [`quant`] the block
-//! formats and the mixes, [`convert`] the walk from checkpoint to file. `py` translates for Python.
+//! formats and the mixes, [`srd`] residuals and their noise, [`sign`] keys and tags, [`convert`] the walk
+//! from checkpoint to file. `py` translates for Python.
 
 pub mod convert;
 pub mod dtype;
@@ -10,6 +11,8 @@ pub mod formats;
 #[cfg(feature = "python")]
 mod py;
 pub mod quant;
+pub mod sign;
 pub mod simd_level;
+pub mod srd;
 
 pub use error::{Error, Result};
