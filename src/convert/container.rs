@@ -170,8 +170,8 @@ impl<'a> ContainerSink<'a> {
         Ok(Self { plan, sink, writer })
     }
 
-    /// Shard `index` of a plane of tensor `tensor`.
-    fn shard(&self, number: usize) -> ShardSink {
+    /// Shard `number` of the file.
+    pub fn shard(&self, number: usize) -> ShardSink {
         let offset = self.plan.layout.shards[number].offset;
         ShardSink { number, offset, hasher: self.writer.hasher(number) }
     }
@@ -194,8 +194,9 @@ impl<'a> ContainerSink<'a> {
         Ok(())
     }
 
-    pub fn finish_shard(&self, shard: ShardSink) {
-        self.writer.finish_shard(shard.number, shard.hasher);
+    /// Returns the SHA-256 of the finished shard.
+    pub fn finish_shard(&self, shard: ShardSink) -> Hash {
+        self.writer.finish_shard(shard.number, shard.hasher)
     }
 
     /// Writes manifest and seal; what remains is to give the file its name.

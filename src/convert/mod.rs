@@ -8,6 +8,7 @@ pub mod extract;
 pub mod pipeline;
 pub mod plan;
 pub mod report;
+pub mod resign;
 pub mod sink;
 pub mod source;
 pub mod spec;

@@ -91,6 +91,14 @@ pub struct Watch {
 }
 
 impl Watch {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.done_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     pub fn done_bytes(&self) -> u64 {
         self.done_bytes.load(Ordering::Relaxed)
     }
@@ -138,12 +146,12 @@ impl Container {
         self.seal.is_signed().then_some(self.seal.public_key)
     }
 
-    fn place(&self, shard: &Shard) -> Place {
+    pub(crate) fn place(&self, shard: &Shard) -> Place {
         Place::file(&self.path).tensor(&self.header.tensors[shard.tensor as usize].name).at(shard.offset)
     }
 
     /// Hash and tag of a shard as the manifest has them.
-    fn mark(&self, number: usize) -> (&[u8], &[u8]) {
+    pub(crate) fn mark(&self, number: usize) -> (&[u8], &[u8]) {
         let at = (MANIFEST_HEAD + ENTRY_BYTES * number as u64) as usize + 40;
         (&self.manifest[at..at + 32], &self.manifest[at + 32..at + 64])
     }
@@ -188,6 +196,26 @@ impl Container {
         self.layout.shards.iter().map(|s| s.length).sum()
     }
 
+    /// Reads bytes of a shard; `at` counts from its first.
+    ///
+    /// # Errors
+    /// [`Error::Verification`] when the file has become shorter, [`Error::Io`] when it cannot be read.
+    pub(crate) fn read_shard(&self, shard: &Shard, at: u64, buf: &mut [u8]) -> Result<()> {
+        source::read_at(&self.file, self.place(shard), shard.offset + at, buf).map_err(as_verification)
+    }
+
+    /// The refusal of a shard whose bytes are not the signed ones.
+    pub(crate) fn not_signed(&self, number: usize) -> Error {
+        let shard = &self.layout.shards[number];
+        let what = format!(
+            "shard {} of {} of the {} plane is not the signed one (shard {number} of the file)",
+            shard.index + 1,
+            shard.count,
+            shard.plane.name()
+        );
+        Error::verification(self.place(shard), what, DAMAGED)
+    }
+
     /// Checks every shard, and that there is nothing between them, on `threads` threads.
     ///
     /// # Errors
@@ -200,9 +228,7 @@ impl Container {
             return Err(Error::usage(what, "Name the GGUF that it belongs to as well"));
         }
         self.for_each_shard(threads, watch, |number, shard, buffer| {
-            let read = |at: u64, buf: &mut [u8]| {
-                source::read_at(&self.file, self.place(shard), shard.offset + at, buf).map_err(as_verification)
-            };
+            let read = |at: u64, buf: &mut [u8]| self.read_shard(shard, at, buf);
             self.check_shard(number, keys.as_ref(), &read, buffer, watch)?;
             self.check_padding(number, buffer)
         })
@@ -288,7 +314,7 @@ impl Container {
 
     /// Runs `f(number, shard, buffer)` for all shards on `threads` threads. The failure of the first
     /// shard in file order is returned, whatever the timing.
-    fn for_each_shard(
+    pub(crate) fn for_each_shard(
         &self,
         threads: usize,
         watch: &Watch,
@@ -303,7 +329,7 @@ impl Container {
         pool.broadcast(|_| {
             let mut buffer = Vec::new();
             // Shards are taken in order, so when one fails all before it are at least begun.
-            while !watch.stop.load(Ordering::Relaxed) && !over() {
+            while !watch.stopped() && !over() {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some(shard) = self.layout.shards.get(number) else { break };
                 if let Err(error) = f(number, shard, &mut buffer) {
@@ -316,7 +342,7 @@ impl Container {
         });
         match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
             Some((_, error)) => Err(error),
-            None if watch.stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
+            None if watch.stopped() => Err(Error::Interrupted),
             None => Ok(()),
         }
     }
@@ -332,28 +358,24 @@ impl Container {
         let shard = &self.layout.shards[number];
         let mut hasher = hasher(keys, &self.id, &self.header, shard);
         let mut at = 0;
-        while at < shard.length && !watch.stop.load(Ordering::Relaxed) {
+        while at < shard.length && !watch.stopped() {
             buffer.resize((shard.length - at).min(WINDOW as u64) as usize, 0);
             read(at, buffer)?;
             hasher.update(buffer);
             at += buffer.len() as u64;
-            watch.done_bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            watch.add(buffer.len());
         }
         if at < shard.length {
             return Err(Error::Interrupted);
         }
         let (hash, tag) = hasher.finish();
         let (signed_hash, signed_tag) = self.mark(number);
-        let which =
-            || format!("shard {} of {} of the {} plane", shard.index + 1, shard.count, shard.plane.name());
         if hash != signed_hash {
-            let what = format!("{} is not the signed one (shard {number} of the file)", which());
-            return Err(Error::verification(self.place(shard), what, DAMAGED));
+            return Err(self.not_signed(number));
         }
         // The manifest that lists this tag is authentic, so only a writer's mistake gets here.
         if tag.is_some_and(|tag| tag != signed_tag) {
-            let what = format!("{} has a tag of another key or place", which());
-            return Err(Error::verification(self.place(shard), what, DAMAGED));
+            return Err(self.not_signed(number));
         }
         Ok(())
     }

@@ -62,11 +62,12 @@ impl<'a> Writer<'a> {
         hasher(Some(&self.keys), &self.id, self.header, &self.layout.shards[number])
     }
 
-    /// Keeps what `hasher` of this shard came to.
-    pub fn finish_shard(&self, number: usize, hasher: ShardHasher) {
+    /// Keeps what `hasher` of this shard came to, and returns its SHA-256.
+    pub fn finish_shard(&self, number: usize, hasher: ShardHasher) -> Hash {
         let (hash, tag) = hasher.finish();
         let tag = tag.expect("a writer has a key");
         self.marks.lock().unwrap_or_else(|p| p.into_inner())[number] = Some((hash, tag));
+        hash
     }
 
     /// Manifest and seal, to be written at `layout.manifest_offset`, and the fingerprint.
