@@ -44,7 +44,7 @@ def _stand_in() -> types.ModuleType:
     module = types.ModuleType("srd_rs._core")
     base = type("SrdError", (Exception,), {})
     module.SrdError = base
-    for name in ("FormatError", "ModelError", "NonFiniteError", "UsageError", "VerificationError"):
+    for name in ("FormatError", "ModelError", "NonFiniteError", "UsageError"):
         setattr(module, name, type(name, (base, ValueError), {}))
     module.SrdIOError = type("SrdIOError", (base, OSError), {})
     module.read_checkpoint = _read_checkpoint
