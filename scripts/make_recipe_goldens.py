@@ -1,8 +1,8 @@
 """Write tests/data/recipes/*.json: the tensor types that llama-quantize itself chooses.
 
 For each model a tiny GGUF (real names and row lengths, few rows, zero weights) is written and quantised by
-`llama_model_quantize` of the llama-cpp-python package, once per recipe and override. What it gave each tensor is
-kept, one letter a tensor, in the file order of its output.
+`llama_model_quantize` of the llama-cpp-python package, once per recipe and override. What it gave each
+tensor is kept, one letter a tensor, in the file order of its output.
 
     python scripts/make_recipe_goldens.py [FIXTURES]
 
@@ -121,7 +121,7 @@ def experts(n: int) -> list[tuple[str, list[int]]]:
 
 
 def ends(model: Model, width: int = 256, *, tied: bool = False) -> Model:
-    """Embeddings, final norm and, unless tied, the output matrix, before the layers as converters write them."""
+    """Puts embeddings, final norm and, unless tied, the output matrix before the layers."""
     head = Model("", 0).add("token_embd.weight", width, 8).add("output_norm.weight", width, kind="F32")
     if not tied:
         head.add("output.weight", width, 8)
@@ -180,10 +180,9 @@ def write(model: Model, path: Path) -> None:
         else:
             raw = np.zeros([*shape[:-1], 2 * shape[-1]], np.uint8)
             writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    # By name: these methods have no annotations.
+    for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
+        getattr(writer, step)()
 
 
 def quantize(source: Path, recipe: str, overrides: dict[str, Any]) -> tuple[list[str], str]:
@@ -243,10 +242,10 @@ def main() -> None:
             if (folder / "expected.json").exists():
                 every[f"fixture_{folder.name}"] = from_fixture(folder)
     for name, model in every.items():
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "m.gguf"
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / "m.gguf"
             write(model, source)
-            wanted = [(recipe, {}) for recipe in FILE_TYPES]
+            wanted: list[tuple[str, dict[str, Any]]] = [(recipe, {}) for recipe in FILE_TYPES]
             if name in with_overrides:
                 wanted += [(r, o) for r in ("Q4_K_M", "Q5_K_S", "F16") for o in OVERRIDES]
             cases = []

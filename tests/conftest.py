@@ -1,95 +1,84 @@
-"""Shared by the tests: where the fixtures are, and a stand-in for the native module while it is not built."""
+"""Fixtures for all tests. What lies beside the repo may be absent; tests that need it skip and say so."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
+import shutil
 import struct
-import sys
-import tarfile
-import types
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def _header(path: Path) -> dict[str, dict[str, object]]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header
-
-
-def _read_checkpoint(folder: str) -> list[tuple[str, str, tuple[int, ...], str]]:
-    index = Path(folder) / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        shards = sorted(path.name for path in Path(folder).glob("*.safetensors"))
-    return [
-        (name, entry["dtype"], tuple(entry["shape"]), shard)
-        for shard in shards
-        for name, entry in _header(Path(folder) / shard).items()
-    ]
-
-
-def _stand_in() -> types.ModuleType:
-    """The classes and the header reader of `srd_rs._core`, so that the Python rooms can be tested without
-    Rust."""
-    module = types.ModuleType("srd_rs._core")
-    base = type("SrdError", (Exception,), {})
-    module.SrdError = base
-    for name in ("FormatError", "ModelError", "NonFiniteError", "UsageError"):
-        setattr(module, name, type(name, (base, ValueError), {}))
-    module.SrdIOError = type("SrdIOError", (base, OSError), {})
-    module.read_checkpoint = _read_checkpoint
-    return module
-
-
-if importlib.util.find_spec("srd_rs") is None:
-    sys.path.insert(0, str(ROOT / "python"))
-if importlib.util.find_spec("srd_rs._core") is None:
-    sys.modules["srd_rs._core"] = _stand_in()
-
-
-def shared_folder() -> Path:
-    return Path(os.environ.get("SRD_SHARED", ROOT.parent / "shared"))
-
-
-def fixtures_folder() -> Path | None:
-    """The unpacked fixtures, unpacked on first use; None where they are not at hand."""
-    stated = os.environ.get("SRD_FIXTURES")
-    if stated:
-        return Path(stated) if Path(stated).is_dir() else None
-    archive = shared_folder() / "fixtures" / "a.tar.xz"
-    cache = Path.home() / ".cache" / "srd-rs-tests"
-    if (cache / "a" / ".complete").is_file():
-        return cache / "a"
-    if not archive.is_file():
-        return None
-    cache.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(cache, filter="data")
-    (cache / "a" / ".complete").touch()
-    return cache / "a"
+from support import BAD, EXAMPLE, fixture_folder, require, srd
 
 
 @pytest.fixture(scope="session")
-def fixtures() -> Iterator[Path]:
-    folder = fixtures_folder()
+def fixtures() -> Path:
+    """The folder of the reference checkpoints."""
+    folder = fixture_folder()
     if folder is None:
-        pytest.skip("the fixtures are not at hand (SRD_SHARED or SRD_FIXTURES)")
-    yield folder
+        pytest.skip("fixtures/a.tar.xz is not here (SRD_SHARED or SRD_FIXTURES)")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def bad_models() -> Path:
-    folder = shared_folder() / "fixtures" / "bad" / "dir"
-    if not folder.is_dir():
-        pytest.skip("the hostile files are not at hand (SRD_SHARED)")
+    """The folder of the hostile model folders."""
+    return require(BAD / "dir")
+
+
+@pytest.fixture(scope="session")
+def example_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example model as a BF16 GGUF, without provenance keys: what the reference converter writes."""
+    return converted(tmp_path_factory, "BF16")
+
+
+@pytest.fixture(scope="session")
+def example_q4_k_m(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example model as a Q4_K_M GGUF."""
+    return converted(tmp_path_factory, "Q4_K_M")
+
+
+def converted(tmp_path_factory: pytest.TempPathFactory, quant: str) -> Path:
+    output = tmp_path_factory.mktemp("example") / f"wiki-gemma4-{quant}.gguf"
+    run = srd("convert", EXAMPLE, "-q", quant, "-o", output, "--no-provenance")
+    assert run.code == 0, run.stderr
+    return output
+
+
+#: How much wider the feed-forward matrices of the model are than the example's: 0.1 G weights.
+WIDER = 32
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with wider feed-forward matrices: a conversion lasts long enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("model") / "wide"
+    shutil.copytree(EXAMPLE, folder)
+    config = json.loads((folder / "config.json").read_text())
+    width = config["intermediate_size"]
+    config["intermediate_size"] = width * WIDER
+    (folder / "config.json").write_text(json.dumps(config))
+    raw = (EXAMPLE / "model.safetensors").read_bytes()
+    size = struct.unpack_from("<Q", raw)[0]
+    header, data = json.loads(raw[8 : 8 + size]), raw[8 + size :]
+    header.pop("__metadata__", None)
+    order = sorted(header, key=lambda name: header[name]["data_offsets"][0])
+    parts, end = [], 0
+    for name in order:
+        begin, stop = header[name]["data_offsets"]
+        part = data[begin:stop]
+        if ".mlp." in name:
+            # Double-wide layers have twice the width; both dimensions of the others stay.
+            shape = [n * WIDER if n in (width, 2 * width) else n for n in header[name]["shape"]]
+            header[name]["shape"] = shape
+            part = part * (int(np.prod(shape)) * 2 // len(part))
+        header[name]["data_offsets"] = [end, end + len(part)]
+        end += len(part)
+        parts.append(part)
+    text = json.dumps({name: header[name] for name in order}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.writelines(parts)
     return folder

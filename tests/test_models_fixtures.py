@@ -16,8 +16,8 @@ from srd_rs.checkpoint import Checkpoint
 from srd_rs.models import ModelSpec, describe
 
 NAMES = (
-    "gemma2", "gemma3", "gemma3_vl", "gemma4_e2b", "gemma4_moe", "gemma4_moe_google", "llama", "mistral",
-    "mixtral", "phi3", "phi3_longrope", "qwen2", "qwen3", "qwen3moe",
+    "gemma2", "gemma3", "gemma4_e2b", "gemma4_moe", "gemma4_moe_google", "llama", "mistral",
+    "mixtral", "phi3", "qwen2", "qwen3", "qwen3moe",
 )  # fmt: skip
 LATER = ("general.file_type", "general.quantization_version")
 """Written by the conversion, once the recipe is known."""

@@ -22,7 +22,9 @@ FIXTURES = Path(os.environ.get("SRD_FIXTURES", Path.home() / ".cache" / "srd-rs-
 def assign(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs the recipes on the cases; see examples/recipe_cli.rs for their form."""
     command = ["cargo", "run", "--quiet", "--example", "recipe_cli"]
-    run = subprocess.run(command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     answers: list[dict[str, Any]] = json.loads(run.stdout)
     return answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -37,14 +38,18 @@ class Checkpoint:
     def open(cls, folder: str | Path) -> Checkpoint:
         """Read config.json, generation_config.json and the shard headers of `folder`.
 
-        Raises SrdIOError if a file cannot be read, FormatError if one breaks its format.
+        Raises SrdIOError if a file cannot be read, FormatError if one breaks its format. A broken
+        generation_config.json is passed over: it only holds advice, and published ones are not always valid.
         """
         from srd_rs import _core
 
         folder = Path(folder)
         config = load_json(folder / "config.json")
         generation = folder / "generation_config.json"
-        generation_config = load_json(generation) if generation.is_file() else None
+        generation_config = None
+        if generation.is_file():
+            with suppress(FormatError):
+                generation_config = load_json(generation)
         listed = _core.read_checkpoint(str(folder))
         tensors = {
             name: SourceTensor(name, dtype, tuple(shape), shard) for name, dtype, shape, shard in listed

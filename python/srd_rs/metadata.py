@@ -161,5 +161,11 @@ class Metadata:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __eq__(self, other: object) -> bool:
+        """Equal keys, kinds and values in the same order."""
+        return isinstance(other, Metadata) and self.entries() == other.entries()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"Metadata({self.entries()!r})"

@@ -17,7 +17,7 @@ use crate::convert::transform::Bound;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::Container;
-use crate::formats::gguf::reader::read_header;
+use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::values::KeyValues;
 use crate::quant::recipe::{Overrides, Recipe};
 
@@ -124,7 +124,7 @@ fn drafts(container: &Container, source: &Source, recipe: Recipe) -> Result<Vec<
 
 fn metadata(container: &Container) -> Result<KeyValues> {
     let bytes = container.gguf_header(0)?;
-    let mut kv = read_header(bytes.as_slice(), container.header.files[0].bytes, &container.path)?.kv;
+    let mut kv = parse_gguf_header(&bytes, container.header.files[0].bytes, &container.path)?.kv;
     for key in ["split.no", "split.count", "split.tensors.count", "general.alignment"] {
         kv.remove(key);
     }

@@ -9,9 +9,33 @@
 //! result is never worse than it.
 
 use super::f16;
-use super::simd_basic::{self, Kernel};
+use super::simd_basic::{self, Kernel, Lanes};
 use crate::simd_level::Level;
 use std::marker::PhantomData;
+
+/// A block in lanes, made part by part. A macro, since a closure would not be inlined into the shells.
+macro_rules! wide {
+    ($i:ident => $part:expr) => {
+        [
+            {
+                let $i = 0;
+                $part
+            },
+            {
+                let $i = 1;
+                $part
+            },
+            {
+                let $i = 2;
+                $part
+            },
+            {
+                let $i = 3;
+                $part
+            },
+        ]
+    };
+}
 
 /// Weights in a block.
 pub const QK: usize = 32;
@@ -24,7 +48,7 @@ pub trait Format {
     /// Bytes of a block.
     const BYTES: usize;
     /// Quantises one block; `h` is positive somewhere.
-    fn encode(w: &Block, h: &Block, out: &mut [u8]);
+    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]);
     /// The block's weights, in ggml's arithmetic.
     fn decode(bytes: &[u8], out: &mut Block);
 }
@@ -56,12 +80,12 @@ struct Quantize<'a, F> {
 
 impl<F: Format> Kernel for Quantize<'_, F> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Lanes>(self) {
         let blocks_per_row = (self.n_per_row / QK).max(1);
         let blocks = self.rows.as_chunks::<QK>().0.iter().zip(self.out.chunks_exact_mut(F::BYTES));
         for (i, (w, out)) in blocks.enumerate() {
             let h = self.h.map_or(&[1.0; QK], |h| &h[i % blocks_per_row]);
-            F::encode(w, h, out);
+            F::encode::<V>(w, h, out);
         }
     }
 }
@@ -74,7 +98,7 @@ struct Dequantize<'a, F> {
 
 impl<F: Format> Kernel for Dequantize<'_, F> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Lanes>(self) {
         let blocks = self.bytes.chunks_exact(F::BYTES).zip(self.out.as_chunks_mut::<QK>().0);
         for (bytes, out) in blocks {
             F::decode(bytes, out);
@@ -95,40 +119,40 @@ fn normalized(importance: &[f32]) -> Vec<Block> {
     importance.as_chunks().0.iter().map(one).collect()
 }
 
-/// Sum of `f(0..32)`: 16 lanes, then a tree. The order is the same at every level.
+/// Eight groups of four lanes: what the loops over a block go by. The scalar code and every shell add
+/// up in the same order: lane l takes weights l, l + 8, l + 16, l + 24, then the lanes are folded.
 #[inline(always)]
-fn sum(f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    for (l, lane) in lanes.iter_mut().enumerate() {
-        *lane = f(l) + f(l + 16);
-    }
-    let mut width = 8;
-    while width > 0 {
-        for l in 0..width {
-            lanes[l] += lanes[l + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+fn sum<V: Lanes>(v: Wide<V>) -> f32 {
+    let v = v[0].add(v[1]).add(v[2].add(v[3])).store();
+    ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 
-/// Rounds to nearest, ties to even, for `|x|` up to 2^22: pure additions, unlike the library's rounding.
+/// A block in lanes.
+type Wide<V> = [V; 4];
+
 #[inline(always)]
-fn round(x: f32) -> f32 {
+fn widen<V: Lanes>(block: &Block) -> Wide<V> {
+    let parts = block.as_chunks().0;
+    [V::load(&parts[0]), V::load(&parts[1]), V::load(&parts[2]), V::load(&parts[3])]
+}
+
+#[inline(always)]
+fn narrow<V: Lanes>(wide: &Wide<V>) -> Block {
+    let mut block = [0.0; QK];
+    for (part, v) in block.as_chunks_mut().0.iter_mut().zip(wide) {
+        *part = v.store();
+    }
+    block
+}
+
+/// The codes nearest to `(w - offset) * inverse`, within `lo..=hi`. Rounds to nearest, ties to even, by
+/// pure additions, which is exact for `|x|` up to 2^22.
+#[inline(always)]
+fn codes<V: Lanes>(w: &Wide<V>, inverse: f32, offset: f32, lo: f32, hi: f32) -> Wide<V> {
     const MAGIC: f32 = 1.5 * (1u32 << 23) as f32;
-    (x + MAGIC) - MAGIC
-}
-
-/// The codes nearest to `(w - offset) * inverse`, within `lo..=hi`.
-#[inline(always)]
-fn codes(w: &Block, inverse: f32, offset: f32, lo: f32, hi: f32) -> Block {
-    let mut q = [0.0; QK];
-    for (q, w) in q.iter_mut().zip(w) {
-        let x = (w - offset) * inverse;
-        let x = if x > lo { x } else { lo };
-        *q = round(if x < hi { x } else { hi });
-    }
-    q
+    let (inverse, offset, magic) = (V::splat(inverse), V::splat(offset), V::splat(MAGIC));
+    let (lo, hi) = (V::splat(lo), V::splat(hi));
+    wide!(i => w[i].sub(offset).mul(inverse).max(lo).min(hi).add(magic).sub(magic))
 }
 
 /// `1 / d` where that is a usable number, otherwise 0 (all codes zero).
@@ -145,43 +169,48 @@ fn finite_f16(d: f32) -> f32 {
 
 /// The extreme values of a block.
 #[inline(always)]
-fn range(w: &Block) -> (f32, f32) {
-    let mut min = [0.0f32; 16];
-    let mut max = [0.0f32; 16];
-    for l in 0..16 {
-        (min[l], max[l]) = if w[l] < w[l + 16] { (w[l], w[l + 16]) } else { (w[l + 16], w[l]) };
-    }
-    let mut width = 8;
-    while width > 0 {
-        for l in 0..width {
-            let (a, b) = (min[l + width], max[l + width]);
-            min[l] = if a < min[l] { a } else { min[l] };
-            max[l] = if b > max[l] { b } else { max[l] };
-        }
-        width /= 2;
-    }
-    (min[0], max[0])
+fn range<V: Lanes>(w: &Wide<V>) -> (f32, f32) {
+    let min = w[0].min(w[1]).min(w[2].min(w[3])).store();
+    let max = w[0].max(w[1]).max(w[2].max(w[3])).store();
+    let fold = |v: [f32; 8], first: fn(f32, f32) -> bool| {
+        v.into_iter().reduce(|a, b| if first(b, a) { b } else { a }).unwrap_or(0.0)
+    };
+    (fold(min, |a, b| a < b), fold(max, |a, b| a > b))
 }
 
 /// A quantised block: `scale * code`, or `scale * code + offset`. The scale and the offset are f16 numbers.
+#[derive(Clone, Copy)]
+struct Try<V> {
+    scale: f32,
+    offset: f32,
+    codes: Wide<V>,
+    error: f32,
+}
+
+/// What a search found.
 pub struct Fit {
     pub scale: f32,
     pub offset: f32,
     pub codes: Block,
-    error: f32,
 }
 
-impl Fit {
+impl<V: Lanes> Try<V> {
     /// Rounds `scale` and `offset` to f16, the weights to what they then give, and measures.
     #[inline(always)]
-    fn new(w: &Block, h: &Block, scale: f32, offset: f32, lo: f32, hi: f32) -> Self {
+    fn new(w: &Wide<V>, h: &Wide<V>, scale: f32, offset: f32, lo: f32, hi: f32) -> Self {
         let (scale, offset) = (finite_f16(scale), finite_f16(offset));
         let codes = codes(w, inverse(scale), offset, lo, hi);
-        let error = sum(|i| {
-            let e = scale * codes[i] + offset - w[i];
-            h[i] * (e * e)
-        });
+        let (s, o) = (V::splat(scale), V::splat(offset));
+        let error = sum(wide!(i => {
+            let e = s.mul(codes[i]).add(o).sub(w[i]);
+            h[i].mul(e.mul(e))
+        }));
         Self { scale, offset, codes, error }
+    }
+
+    #[inline(always)]
+    fn fit(&self) -> Fit {
+        Fit { scale: self.scale, offset: self.offset, codes: narrow(&self.codes) }
     }
 }
 
@@ -193,12 +222,17 @@ const REFITS: usize = 3;
 
 /// The best scale found for codes `-half..half` (`half` included on the negative side only).
 #[inline(always)]
-pub fn fit_symmetric(w: &Block, h: &Block, half: f32) -> Fit {
+pub fn fit_symmetric<V: Lanes>(w: &Block, h: &Block, half: f32) -> Fit {
+    symmetric::<V>(&widen(w), &widen(h), half).fit()
+}
+
+#[inline(always)]
+fn symmetric<V: Lanes>(w: &Wide<V>, h: &Wide<V>, half: f32) -> Try<V> {
     let (lo, hi) = (-half, half - 1.0);
     let (min, max) = range(w);
     // The weight of largest magnitude takes the code -half: there is one more on that side.
     let extreme = if -min > max { min } else { max };
-    let plain = Fit::new(w, h, extreme / -half, 0.0, lo, hi);
+    let plain = Try::new(w, h, extreme / -half, 0.0, lo, hi);
     if extreme == 0.0 || plain.error == 0.0 {
         return plain;
     }
@@ -206,8 +240,8 @@ pub fn fit_symmetric(w: &Block, h: &Block, half: f32) -> Fit {
     for side in [-half, half - 1.0] {
         for stretch in STRETCH {
             let q = codes(w, (side + stretch) / extreme, 0.0, lo, hi);
-            let wq = sum(|i| h[i] * (w[i] * q[i]));
-            let qq = sum(|i| h[i] * (q[i] * q[i]));
+            let wq = sum(wide!(i => h[i].mul(w[i].mul(q[i]))));
+            let qq = sum(wide!(i => h[i].mul(q[i].mul(q[i]))));
             // With its best scale wq/qq, these codes take wq^2/qq off the error.
             let gain = wq / qq * wq;
             if gain > most {
@@ -215,12 +249,12 @@ pub fn fit_symmetric(w: &Block, h: &Block, half: f32) -> Fit {
             }
         }
     }
-    let mut best = Fit::new(w, h, scale, 0.0, lo, hi);
+    let mut best = Try::new(w, h, scale, 0.0, lo, hi);
     for _ in 0..REFITS {
         let q = best.codes;
-        let wq = sum(|i| h[i] * (w[i] * q[i]));
-        let qq = sum(|i| h[i] * (q[i] * q[i]));
-        let next = Fit::new(w, h, if qq > 0.0 { wq / qq } else { best.scale }, 0.0, lo, hi);
+        let wq = sum(wide!(i => h[i].mul(w[i].mul(q[i]))));
+        let qq = sum(wide!(i => h[i].mul(q[i].mul(q[i]))));
+        let next = Try::new(w, h, if qq > 0.0 { wq / qq } else { best.scale }, 0.0, lo, hi);
         if next.error >= best.error {
             break;
         }
@@ -231,9 +265,14 @@ pub fn fit_symmetric(w: &Block, h: &Block, half: f32) -> Fit {
 
 /// The best scale and offset found for codes `0..=top`.
 #[inline(always)]
-pub fn fit_affine(w: &Block, h: &Block, top: f32) -> Fit {
+pub fn fit_affine<V: Lanes>(w: &Block, h: &Block, top: f32) -> Fit {
+    affine::<V>(&widen(w), &widen(h), top).fit()
+}
+
+#[inline(always)]
+fn affine<V: Lanes>(w: &Wide<V>, h: &Wide<V>, top: f32) -> Try<V> {
     let (min, max) = range(w);
-    let plain = Fit::new(w, h, (max - min) / top, min, 0.0, top);
+    let plain = Try::new(w, h, (max - min) / top, min, 0.0, top);
     if plain.error == 0.0 {
         return plain;
     }
@@ -250,10 +289,10 @@ pub fn fit_affine(w: &Block, h: &Block, top: f32) -> Fit {
         }
     }
     let (_, scale, offset) = best.unwrap_or((0.0, plain.scale, plain.offset));
-    let mut best = Fit::new(w, h, scale, offset, 0.0, top);
+    let mut best = Try::new(w, h, scale, offset, 0.0, top);
     for _ in 0..REFITS {
         let (_, scale, offset) = line.through(&best.codes);
-        let next = Fit::new(w, h, scale, offset, 0.0, top);
+        let next = Try::new(w, h, scale, offset, 0.0, top);
         if next.error >= best.error {
             break;
         }
@@ -263,34 +302,35 @@ pub fn fit_affine(w: &Block, h: &Block, top: f32) -> Fit {
 }
 
 /// Weighted least squares of `w = scale * q + offset`, about the means for accuracy.
-struct Line<'a> {
-    h: &'a Block,
+struct Line<'a, V> {
+    h: &'a Wide<V>,
     /// `w` less its mean.
-    centred: Block,
+    centred: Wide<V>,
     mean: f32,
     sum_h: f32,
 }
 
-impl<'a> Line<'a> {
+impl<'a, V: Lanes> Line<'a, V> {
     #[inline(always)]
-    fn new(w: &Block, h: &'a Block) -> Self {
-        let sum_h = sum(|i| h[i]);
-        let mean = sum(|i| h[i] * w[i]) / sum_h;
-        Self { h, centred: w.map(|w| w - mean), mean, sum_h }
+    fn new(w: &Wide<V>, h: &'a Wide<V>) -> Self {
+        let sum_h = sum(wide!(i => h[i]));
+        let mean = sum(wide!(i => h[i].mul(w[i]))) / sum_h;
+        Self { h, centred: wide!(i => w[i].sub(V::splat(mean))), mean, sum_h }
     }
 
     /// `(error, scale, offset)` of the best line for these codes.
     #[inline(always)]
-    fn through(&self, q: &Block) -> (f32, f32, f32) {
-        let h = self.h;
-        let mean_q = sum(|i| h[i] * q[i]) / self.sum_h;
-        let qq = sum(|i| h[i] * ((q[i] - mean_q) * (q[i] - mean_q)));
-        let wq = sum(|i| h[i] * (self.centred[i] * (q[i] - mean_q)));
+    fn through(&self, q: &Wide<V>) -> (f32, f32, f32) {
+        let (h, w) = (self.h, &self.centred);
+        let mean_q = sum(wide!(i => h[i].mul(q[i]))) / self.sum_h;
+        let q = wide!(i => q[i].sub(V::splat(mean_q)));
+        let qq = sum(wide!(i => h[i].mul(q[i].mul(q[i]))));
+        let wq = sum(wide!(i => h[i].mul(w[i].mul(q[i]))));
         let scale = if qq > 0.0 { wq / qq } else { 0.0 };
-        let error = sum(|i| {
-            let e = self.centred[i] - scale * (q[i] - mean_q);
-            h[i] * (e * e)
-        });
+        let error = sum(wide!(i => {
+            let e = w[i].sub(V::splat(scale).mul(q[i]));
+            h[i].mul(e.mul(e))
+        }));
         (error, scale, self.mean - scale * mean_q)
     }
 }
@@ -410,19 +450,22 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_search_is_never_worse_than_the_plain_range() {
+    fn the_search_is_better_than_the_plain_range() {
         let w: Block = std::array::from_fn(|i| ((i * 37 % 32) as f32 - 11.3) * 0.07);
         let h: Block = std::array::from_fn(|i| if i % 5 == 0 { 1.0 } else { 0.05 });
+        let (w, h): (Wide<[f32; 8]>, _) = (widen(&w), widen(&h));
         let (min, max) = range(&w);
-        let plain = Fit::new(&w, &h, max / -8.0, 0.0, -8.0, 7.0);
-        assert!(fit_symmetric(&w, &h, 8.0).error < plain.error);
-        let plain = Fit::new(&w, &h, (max - min) / 15.0, min, 0.0, 15.0);
-        assert!(fit_affine(&w, &h, 15.0).error < plain.error);
+        let plain = Try::new(&w, &h, max / -8.0, 0.0, -8.0, 7.0);
+        assert!(symmetric(&w, &h, 8.0).error < plain.error);
+        let plain = Try::new(&w, &h, (max - min) / 15.0, min, 0.0, 15.0);
+        assert!(affine(&w, &h, 15.0).error < plain.error);
     }
 
     #[test]
     fn a_sum_takes_every_term_once() {
-        assert_eq!(sum(|i| i as f32), 496.0);
+        let block: Wide<[f32; 8]> = widen(&std::array::from_fn(|i| i as f32));
+        assert_eq!(sum(wide!(i => block[i])), 496.0);
+        assert_eq!(range(&block), (0.0, 31.0));
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod q6_k;
 pub mod q8_0;
 pub mod recipe;
 pub mod search;
+mod simd;
 pub(crate) mod simd_basic;
 
 /// The types that [`quantize`] writes.

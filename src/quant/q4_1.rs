@@ -5,6 +5,7 @@
 
 use super::block32::{self, Block, Format};
 use super::f16;
+use super::simd_basic::Lanes;
 use crate::simd_level::{Level, level};
 
 /// The offset, up to the largest weight itself, is an f16.
@@ -34,8 +35,8 @@ impl Format for Blocks {
     const BYTES: usize = 20;
 
     #[inline(always)]
-    fn encode(w: &Block, h: &Block, out: &mut [u8]) {
-        let fit = block32::fit_affine(w, h, 15.0);
+    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]) {
+        let fit = block32::fit_affine::<V>(w, h, 15.0);
         let codes = block32::to_bytes(&fit.codes, 0.0);
         out[..2].copy_from_slice(&f16::encode(fit.scale).to_le_bytes());
         out[2..4].copy_from_slice(&f16::encode(fit.offset).to_le_bytes());

@@ -5,6 +5,7 @@
 
 use super::block32::{self, Block, Format};
 use super::f16;
+use super::simd_basic::Lanes;
 use crate::simd_level::{Level, level};
 
 /// The scale is an f16, and the weight of largest magnitude takes the code farthest from 16.
@@ -34,8 +35,8 @@ impl Format for Blocks {
     const BYTES: usize = 22;
 
     #[inline(always)]
-    fn encode(w: &Block, h: &Block, out: &mut [u8]) {
-        let fit = block32::fit_symmetric(w, h, 16.0);
+    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]) {
+        let fit = block32::fit_symmetric::<V>(w, h, 16.0);
         let codes = block32::to_bytes(&fit.codes, 16.0);
         out[..2].copy_from_slice(&f16::encode(fit.scale).to_le_bytes());
         out[2..6].copy_from_slice(&block32::pack_fifth_bits(&codes));

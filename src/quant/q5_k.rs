@@ -14,6 +14,7 @@ use half::f16;
 
 use super::search::{self, Codes5, Grid, SUB};
 use crate::dtype::QK_K;
+use crate::simd_level::Level;
 
 /// Bytes of a block.
 pub const BYTES: usize = 176;
@@ -60,6 +61,21 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
 
 /// Quantises rows of `n_per_row` weights with the best shell this CPU has.
 pub fn quantize_rows(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+    quantize_rows_at(crate::simd_level::level(), rows, n_per_row, importance, out);
+}
+
+/// The same with the shell of `level`, which the CPU must have. All levels give the same bytes.
+pub fn quantize_rows_at(
+    level: Level,
+    rows: &[f32],
+    n_per_row: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    assert!(level <= crate::simd_level::level() || crate::simd_level::available().contains(&level));
+    if super::simd::affine_rows::<Codes5>(level, rows, importance, out) {
+        return;
+    }
     let row_bytes = n_per_row / QK_K * BYTES;
     for (row, out) in rows.chunks_exact(n_per_row).zip(out.chunks_exact_mut(row_bytes)) {
         quantize_row(row, importance, out);

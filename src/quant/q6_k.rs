@@ -13,6 +13,7 @@ use half::f16;
 
 use super::search::{F16_MAX, F16_MIN, least, most, nearest, normalised_importance, round16};
 use crate::dtype::QK_K;
+use crate::simd_level::Level;
 
 /// Bytes of a block.
 pub const BYTES: usize = 210;
@@ -24,9 +25,12 @@ pub const SUBS: usize = 16;
 pub const MAX_ABS: f32 = 65504.0 * 127.0 * 31.0;
 
 /// Steps per extreme tried in [`fit`]: the extreme weight is given this code, or cut to -32.
-pub const REACH: [f32; 7] = [31.2, 31.7, 32.2, 32.7, 33.2, 31.0, 30.5];
+pub const REACH: [f32; 6] = [30.0, 30.5, 31.0, 31.5, 32.0, 32.5];
 /// Largest scale divided by these is tried as `d`.
-pub const TOPS: [f32; 4] = [128.0, 126.5, 124.0, 121.0];
+pub const TOPS: [f32; 4] = [128.0, 126.3, 124.7, 123.1];
+/// What a set of codes must gain over another to be better: less is rounding noise, and constant
+/// sub-blocks fare better with equal codes.
+pub const MARGIN: f32 = 1.000_000_5;
 /// Steps on the grid of scales tried in [`settle`].
 pub const NEIGHBOURS: [f32; 3] = [0.0, -1.0, 1.0];
 
@@ -73,9 +77,8 @@ fn sums(x: &[f32; SUB], w: &[f32; SUB], inv: f32) -> Sums {
     let mut s = Sums::default();
     for i in 0..SUB {
         let q = code(x[i] * inv);
-        let wq = w[i] * q;
-        s.xq += wq * x[i];
-        s.qq += wq * q;
+        s.xq += (w[i] * x[i]) * q;
+        s.qq += w[i] * q * q;
     }
     s
 }
@@ -95,7 +98,7 @@ impl Fit {
     fn or_better(self, s: &Sums) -> Self {
         let scale = s.xq / s.qq;
         let gain = s.xq * scale;
-        if gain > self.gain { Self { scale, gain, curvature: s.qq } } else { self }
+        if gain > self.gain * MARGIN { Self { scale, gain, curvature: s.qq } } else { self }
     }
 }
 
@@ -197,11 +200,12 @@ pub fn assign(x: &[f32; QK_K], grid: &Grid) -> [u8; QK_K] {
     })
 }
 
-/// Weights for the search: the importance of the columns, or data-free `|w|`-based ones.
+/// Weights for the search: the importance of the columns, or `|w|`, with which both the plain error
+/// and the one weighted by `w^2` come out well.
 pub fn weights(x: &[f32; QK_K], h: Option<&[f32; QK_K]>) -> [f32; QK_K] {
     match h {
         Some(h) => *h,
-        None => x.map(|v| v * v),
+        None => x.map(f32::abs),
     }
 }
 
@@ -263,6 +267,21 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
 
 /// Quantises rows of `n_per_row` weights with the best shell this CPU has.
 pub fn quantize_rows(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+    quantize_rows_at(crate::simd_level::level(), rows, n_per_row, importance, out);
+}
+
+/// The same with the shell of `level`, which the CPU must have. All levels give the same bytes.
+pub fn quantize_rows_at(
+    level: Level,
+    rows: &[f32],
+    n_per_row: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    assert!(level <= crate::simd_level::level() || crate::simd_level::available().contains(&level));
+    if super::simd::signed_rows(level, rows, importance, out) {
+        return;
+    }
     let row_bytes = n_per_row / QK_K * BYTES;
     for (row, out) in rows.chunks_exact(n_per_row).zip(out.chunks_exact_mut(row_bytes)) {
         quantize_row(row, importance, out);

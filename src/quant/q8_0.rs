@@ -9,6 +9,7 @@
 
 use super::block32::{self, Block, Format};
 use super::f16;
+use super::simd_basic::{self, Lanes};
 use crate::simd_level::{Level, level};
 
 /// The scale is an f16, and the weight of largest magnitude takes the code 127.
@@ -23,7 +24,9 @@ pub fn quantize(rows: &[f32], n_per_row: usize, _importance: Option<&[f32]>, out
 }
 
 fn quantize_at(level: Level, rows: &[f32], n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
-    block32::quantize::<Blocks>(level, rows, n_per_row, None, out);
+    if !simd_basic::quantize_q8_0(level, rows, out) {
+        block32::quantize::<Blocks>(level, rows, n_per_row, None, out);
+    }
 }
 
 /// Reads whole blocks; see [`super::dequantize`].
@@ -41,7 +44,7 @@ impl Format for Blocks {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    fn encode(w: &Block, _h: &Block, out: &mut [u8]) {
+    fn encode<V: Lanes>(w: &Block, _h: &Block, out: &mut [u8]) {
         let exact = largest(w) / 127.0;
         let (scale, inverse) = scale_and_inverse(exact);
         out[..2].copy_from_slice(&f16::encode(scale).to_le_bytes());
@@ -67,7 +70,7 @@ fn largest(w: &Block) -> f32 {
 
 /// What is stored, and what the weights are multiplied with.
 #[inline(always)]
-fn scale_and_inverse(exact: f32) -> (f32, f32) {
+pub(super) fn scale_and_inverse(exact: f32) -> (f32, f32) {
     if exact >= SMALLEST_NORMAL {
         return (exact, 1.0 / exact);
     }
@@ -80,10 +83,12 @@ fn scale_and_inverse(exact: f32) -> (f32, f32) {
     (scale, 1.0 / scale)
 }
 
-/// C's `roundf` for `|x|` below 2^22: the largest float below one half carries exactly the ties.
+/// The largest float below one half.
+pub(super) const BELOW_HALF: f32 = 0.499_999_97;
+
+/// C's `roundf` for `|x|` below 2^22: added to the magnitude, [`BELOW_HALF`] carries exactly the ties.
 #[inline(always)]
 fn round_half_away(x: f32) -> i8 {
-    const BELOW_HALF: f32 = 0.499_999_97;
     (x + BELOW_HALF.copysign(x)) as i32 as i8
 }
 

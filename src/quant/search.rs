@@ -33,8 +33,10 @@ pub const F16_MIN: f32 = 5.960_464_5e-8;
 pub const F16_MAX: f32 = 65504.0;
 /// Below this share of its square sum the spread of the codes is rounding noise.
 pub const NOISE: f32 = 1e-6;
+/// Below this share of the product of its diagonal the determinant of [`refit`] is rounding noise.
+pub const DEPENDENT: f32 = 1e-5;
 /// Largest scales divided by these are tried as `d`, and mins as `dmin`.
-pub const TOPS: [f32; 4] = [63.0, 62.0, 60.5, 58.5];
+pub const TOPS: [f32; 4] = [63.0, 62.0, 61.0, 60.0];
 /// Steps on the 6-bit grid tried in [`settle`]: scale, min (after the min was fitted to the scale).
 pub const NEIGHBOURS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)];
 
@@ -44,18 +46,22 @@ pub trait Codes {
     const TOP: f32;
     /// Steps per range tried in [`fit`], less `TOP`: negative widens the step, positive clips.
     const STRETCH: &'static [f32];
+    /// Bytes of a block.
+    const BYTES: usize;
 }
 
 pub struct Codes4;
 impl Codes for Codes4 {
     const TOP: f32 = 15.0;
-    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0];
+    const BYTES: usize = 144;
+    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8];
 }
 
 pub struct Codes5;
 impl Codes for Codes5 {
     const TOP: f32 = 31.0;
-    const STRETCH: &'static [f32] = &[-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0];
+    const BYTES: usize = 176;
+    const STRETCH: &'static [f32] = &[-1.6, -0.8, 0.0, 0.4];
 }
 
 /// Scales and mins of a super-block of Q4_K or Q5_K: everything but the codes.
@@ -104,6 +110,12 @@ pub fn round16(t: f32) -> f32 {
     f16::from_f32(t).to_f32()
 }
 
+/// Nearest non-negative finite f16 as f32; 0 for NaN.
+#[inline(always)]
+pub fn positive16(t: f32) -> f32 {
+    round16(least(most(t, 0.0), F16_MAX))
+}
+
 /// Sum over the sub-blocks of a super-block in the order of a butterfly of vector shuffles.
 #[inline(always)]
 pub fn sum8(v: impl Fn(usize) -> f32) -> f32 {
@@ -137,30 +149,59 @@ pub fn normalised_importance(h: &[f32]) -> Option<Vec<f32>> {
     Some(h.iter().map(|&v| ((f64::from(v) / mean) as f32).max(1e-6)).collect())
 }
 
-/// Weighted moments of a sub-block that do not depend on the codes.
-#[derive(Clone, Copy, Default)]
-struct Moments {
-    /// Sum of the weights.
-    w: f32,
+/// A sub-block and what its search needs that does not depend on the codes.
+struct SubBlock<'a> {
+    x: &'a [f32; SUB],
+    /// Weights.
+    w: &'a [f32; SUB],
+    /// `w (x - mean)`
+    wc: [f32; SUB],
+    sum_w: f32,
+    inv_w: f32,
     /// Weighted mean of `x`.
     mean: f32,
     /// Smallest `x`, or 0 if all are positive.
     low: f32,
-    /// `max(x) - low`.
+    /// `max(x) - low`
     range: f32,
 }
 
-fn moments(x: &[f32; SUB], w: &[f32; SUB]) -> Moments {
-    let (mut low, mut high) = (0.0, x[0]);
-    let (mut sum, mut first) = (0.0, 0.0);
-    for i in 0..SUB {
-        low = least(low, x[i]);
-        high = most(high, x[i]);
-        sum += w[i];
-        first += w[i] * x[i];
+impl<'a> SubBlock<'a> {
+    fn new(x: &'a [f32; SUB], w: &'a [f32; SUB]) -> Self {
+        let (mut low, mut high) = (0.0, x[0]);
+        let (mut sum_w, mut first) = (0.0, 0.0);
+        for i in 0..SUB {
+            low = least(low, x[i]);
+            high = most(high, x[i]);
+            sum_w += w[i];
+            first += w[i] * x[i];
+        }
+        let mean = if sum_w > 0.0 { first / sum_w } else { 0.0 };
+        let wc = std::array::from_fn(|i| w[i] * (x[i] - mean));
+        Self { x, w, wc, sum_w, inv_w: inverse(sum_w), mean, low, range: high - low }
     }
-    let mean = if sum > 0.0 { first / sum } else { 0.0 };
-    Moments { w: sum, mean, low, range: high - low }
+
+    /// The sums of the codes of `(x + shift) * inv`.
+    fn sums<C: Codes>(&self, shift: f32, inv: f32) -> Sums {
+        let mut s = Sums::default();
+        for i in 0..SUB {
+            let q = code((self.x[i] + shift) * inv, C::TOP);
+            let wq = self.w[i] * q;
+            s.q += wq;
+            s.qq += wq * q;
+            s.cq += self.wc[i] * q;
+        }
+        s
+    }
+
+    /// Error at `scale` and `min` for fixed codes, less a constant. Centred: no large terms cancel
+    /// however far from zero the sub-block lies.
+    fn error(&self, s: &Sums, scale: f32, min: f32) -> f32 {
+        let mean_code = s.q * self.inv_w;
+        let spread = s.qq - s.q * mean_code;
+        let off = (scale * mean_code - min) - self.mean;
+        scale * (scale * spread - (s.cq + s.cq)) + self.sum_w * (off * off)
+    }
 }
 
 /// Weighted sums over codes `q` and centred weights `c = x - mean`.
@@ -169,19 +210,6 @@ struct Sums {
     q: f32,
     qq: f32,
     cq: f32,
-}
-
-/// Codes of `(x + shift) * inv` and their sums.
-fn sums(x: &[f32; SUB], w: &[f32; SUB], mean: f32, shift: f32, inv: f32, top: f32) -> Sums {
-    let mut s = Sums::default();
-    for i in 0..SUB {
-        let q = code((x[i] + shift) * inv, top);
-        let wq = w[i] * q;
-        s.q += wq;
-        s.qq += wq * q;
-        s.cq += wq * (x[i] - mean);
-    }
-    s
 }
 
 /// A sub-block's best scale and min, before they are rounded to 6 bits.
@@ -206,35 +234,34 @@ impl Fit {
 }
 
 /// Least squares for given codes; a scale that is not positive, or NaN, means that there is none.
-fn solve(m: &Moments, s: &Sums, inv_w: f32) -> Fit {
-    let mean_code = s.q * inv_w;
+fn solve(b: &SubBlock, s: &Sums) -> Fit {
+    let mean_code = s.q * b.inv_w;
     let spread = s.qq - s.q * mean_code;
     let scale = s.cq / spread;
-    let min = scale * mean_code - m.mean;
-    if spread > NOISE * s.qq && min >= 0.0 {
+    let min = scale * mean_code - b.mean;
+    if spread > NOISE * s.qq && min > 0.0 {
         return Fit { scale, min, gain: s.cq * scale, mean_code, curvature: spread };
     }
     // The min would be negative, or the codes are all equal: scale alone.
-    let xq = s.cq + m.mean * s.q;
+    let xq = s.cq + b.mean * s.q;
     let scale = xq / s.qq;
-    let gain = xq * scale - m.w * m.mean * m.mean;
+    let gain = xq * scale - b.sum_w * b.mean * b.mean;
     Fit { scale, min: 0.0, gain, mean_code, curvature: s.qq }
 }
 
 /// Step 1: the least-squares scale and min over a few sets of codes, then once more with the codes
 /// of the best.
-fn fit<C: Codes>(x: &[f32; SUB], w: &[f32; SUB], m: &Moments) -> Fit {
-    let inv_w = inverse(m.w);
-    let inv_range = inverse(m.range);
+fn fit<C: Codes>(b: &SubBlock) -> Fit {
+    let inv_range = inverse(b.range);
     // Without codes: the mean if it is negative, else nothing.
-    let above = most(m.mean, 0.0);
-    let mut best = Fit { min: most(0.0 - m.mean, 0.0), gain: 0.0 - m.w * above * above, ..Fit::default() };
+    let above = most(b.mean, 0.0);
+    let gain = 0.0 - b.sum_w * above * above;
+    let mut best = Fit { min: most(0.0 - b.mean, 0.0), gain, ..Fit::default() };
     for stretch in C::STRETCH {
         let inv = (C::TOP + stretch) * inv_range;
-        best = best.or_better(solve(m, &sums(x, w, m.mean, 0.0 - m.low, inv, C::TOP), inv_w));
+        best = best.or_better(solve(b, &b.sums::<C>(0.0 - b.low, inv)));
     }
-    let again = sums(x, w, m.mean, best.min, inverse(best.scale), C::TOP);
-    best.or_better(solve(m, &again, inv_w))
+    best.or_better(solve(b, &b.sums::<C>(best.min, inverse(best.scale))))
 }
 
 /// Step 2: a common factor, an f16, and 6-bit integers for the non-negative values `v` with weights
@@ -243,12 +270,12 @@ fn common_factor(v: &[f32; SUBS], w: &[f32; SUBS]) -> (f32, [f32; SUBS]) {
     let largest = v.iter().fold(0.0, |a, &b| most(a, b));
     let mut best = (f32::INFINITY, 0.0, [0.0; SUBS]);
     for top in TOPS {
-        let first = most(least(round16(least(largest * (1.0 / top), F16_MAX)), F16_MAX), F16_MIN);
+        let first = most(positive16(largest * (1.0 / top)), F16_MIN);
         let inv = 1.0 / first;
         let q = v.map(|v| code(v * inv, TOP));
         let num = sum8(|j| w[j] * q[j] * v[j]);
         let den = sum8(|j| w[j] * q[j] * q[j]);
-        let factor = if den > 0.0 { round16(least(num / den, F16_MAX)) } else { first };
+        let factor = if den > 0.0 { positive16(num / den) } else { first };
         let error = sum8(|j| {
             let e = v[j] - factor * q[j];
             w[j] * e * e
@@ -268,44 +295,25 @@ struct Settled {
     sums: Sums,
 }
 
-/// Error of a sub-block at scale `s` and min `m` for fixed codes, less a constant. Centred: no large
-/// terms cancel however far from zero the sub-block lies.
-fn error(mo: &Moments, s: &Sums, inv_w: f32, scale: f32, min: f32) -> f32 {
-    let mean_code = s.q * inv_w;
-    let spread = s.qq - s.q * mean_code;
-    let off = (scale * mean_code - min) - mo.mean;
-    scale * (scale * spread - (s.cq + s.cq)) + mo.w * (off * off)
-}
-
 /// Step 3: neighbours of `scale` on the 6-bit grid; see the module's text.
-fn settle<C: Codes>(
-    x: &[f32; SUB],
-    w: &[f32; SUB],
-    m: &Moments,
-    start: (f32, f32),
-    d: f32,
-    dmin: f32,
-) -> Settled {
-    let inv_w = inverse(m.w);
+fn settle<C: Codes>(b: &SubBlock, start_scale: f32, mean_code: f32, d: f32, dmin: f32) -> Settled {
     let (inv_d, inv_dmin) = (inverse(d), inverse(dmin));
-    let (start_scale, mean_code) = start;
     let mut best = Settled::default();
     let mut least_error = f32::INFINITY;
     for (step, min_step) in NEIGHBOURS {
         let scale = most(least(start_scale + step, TOP), 0.0) * d;
-        let min = code((scale * mean_code - m.mean) * inv_dmin, TOP);
+        let min = code((scale * mean_code - b.mean) * inv_dmin, TOP);
         let min = most(least(min + min_step, TOP), 0.0) * dmin;
-        let s = sums(x, w, m.mean, min, inverse(scale), C::TOP);
+        let s = b.sums::<C>(min, inverse(scale));
         // The best scale for these codes and this min, then the best min for that scale.
-        let xq = s.cq + m.mean * s.q;
-        let num = xq + min * s.q;
+        let num = (s.cq + b.mean * s.q) + min * s.q;
         let ideal = if s.qq > 0.0 { num / s.qq } else { 0.0 };
         let q_scale = code(ideal * inv_d, TOP);
         let scale = q_scale * d;
-        let q_min = code((scale * (s.q * inv_w) - m.mean) * inv_dmin, TOP);
-        let e = error(m, &s, inv_w, scale, q_min * dmin);
-        if e < least_error {
-            least_error = e;
+        let q_min = code((scale * (s.q * b.inv_w) - b.mean) * inv_dmin, TOP);
+        let error = b.error(&s, scale, q_min * dmin);
+        if error < least_error {
+            least_error = error;
             best = Settled { scale: q_scale, min: q_min, sums: s };
         }
     }
@@ -313,38 +321,34 @@ fn settle<C: Codes>(
 }
 
 /// Step 4: `d` and `dmin` by least squares over the super-block, if that is better after rounding.
-fn refit(mo: &[Moments; SUBS], at: &[Settled; SUBS], d: f32, dmin: f32) -> (f32, f32) {
-    let a = sum8(|j| at[j].scale * at[j].scale * at[j].sums.qq);
-    let b = sum8(|j| at[j].scale * at[j].min * at[j].sums.q);
-    let c = sum8(|j| at[j].min * at[j].min * mo[j].w);
-    let p = sum8(|j| at[j].scale * (at[j].sums.cq + mo[j].mean * at[j].sums.q));
-    let q = sum8(|j| at[j].min * (mo[j].w * mo[j].mean));
-    let det = a * c - b * b;
-    let both = (p * c - b * q) / det;
-    let alone = (p + b * dmin) / a;
-    let wanted = if det > 1e-5 * (a * c) { both } else { alone };
-    let new_d = if a > 0.0 { round16(least(most(wanted, 0.0), F16_MAX)) } else { d };
-    let wanted = (b * new_d - q) / c;
-    let new_dmin = if c > 0.0 { round16(least(most(wanted, 0.0), F16_MAX)) } else { dmin };
-    let total = |d: f32, dmin: f32| {
-        sum8(|j| error(&mo[j], &at[j].sums, inverse(mo[j].w), at[j].scale * d, at[j].min * dmin))
-    };
+fn refit(b: &[SubBlock; SUBS], at: &[Settled; SUBS], d: f32, dmin: f32) -> (f32, f32) {
+    let ss = sum8(|j| at[j].scale * at[j].scale * at[j].sums.qq);
+    let sm = sum8(|j| at[j].scale * at[j].min * at[j].sums.q);
+    let mm = sum8(|j| at[j].min * at[j].min * b[j].sum_w);
+    let sx = sum8(|j| at[j].scale * (at[j].sums.cq + b[j].mean * at[j].sums.q));
+    let mx = sum8(|j| at[j].min * (b[j].sum_w * b[j].mean));
+    let det = ss * mm - sm * sm;
+    let both = (sx * mm - sm * mx) / det;
+    let alone = (sx + sm * dmin) / ss;
+    let wanted = if det > DEPENDENT * (ss * mm) { both } else { alone };
+    let new_d = if ss > 0.0 { positive16(wanted) } else { d };
+    let new_dmin = if mm > 0.0 { positive16((sm * new_d - mx) / mm) } else { dmin };
+    let total = |d: f32, dmin: f32| sum8(|j| b[j].error(&at[j].sums, at[j].scale * d, at[j].min * dmin));
     if total(new_d, new_dmin) < total(d, dmin) { (new_d, new_dmin) } else { (d, dmin) }
 }
 
 /// Scales and mins of a super-block `x` with weights `u > 0` (0 only where all of `x` is 0).
 pub fn search<C: Codes>(x: &[f32; 256], u: &[f32; 256]) -> Grid {
-    let (x, _) = x.as_chunks::<SUB>();
-    let (u, _) = u.as_chunks::<SUB>();
-    let mo: [Moments; SUBS] = std::array::from_fn(|j| moments(&x[j], &u[j]));
-    let fits: [Fit; SUBS] = std::array::from_fn(|j| fit::<C>(&x[j], &u[j], &mo[j]));
+    let (x, u) = (x.as_chunks().0, u.as_chunks().0);
+    let b: [SubBlock; SUBS] = std::array::from_fn(|j| SubBlock::new(&x[j], &u[j]));
+    let fits: [Fit; SUBS] = std::array::from_fn(|j| fit::<C>(&b[j]));
     let (d, scales) = common_factor(&fits.map(|f| f.scale), &fits.map(|f| f.curvature));
-    let mins: [f32; SUBS] =
-        std::array::from_fn(|j| most(scales[j] * d * fits[j].mean_code - mo[j].mean, 0.0));
-    let (dmin, _) = common_factor(&mins, &mo.map(|m| m.w));
+    let mins: [f32; SUBS] = std::array::from_fn(|j| most(scales[j] * d * fits[j].mean_code - b[j].mean, 0.0));
+    let sums_w: [f32; SUBS] = std::array::from_fn(|j| b[j].sum_w);
+    let (dmin, _) = common_factor(&mins, &sums_w);
     let at: [Settled; SUBS] =
-        std::array::from_fn(|j| settle::<C>(&x[j], &u[j], &mo[j], (scales[j], fits[j].mean_code), d, dmin));
-    let (d, dmin) = refit(&mo, &at, d, dmin);
+        std::array::from_fn(|j| settle::<C>(&b[j], scales[j], fits[j].mean_code, d, dmin));
+    let (d, dmin) = refit(&b, &at, d, dmin);
     Grid {
         d: f16::from_f32(d),
         dmin: f16::from_f32(dmin),

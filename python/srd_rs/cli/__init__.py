@@ -72,14 +72,18 @@ def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code; every failure is printed, none is raised."""
     as_json = "--json" in args
     try:
-        result = cli.main(args=list(args), prog_name="srd-rs", standalone_mode=False)
+        # Not `cli.main`, which prints on its own when it is interrupted.
+        with cli.make_context("srd-rs", list(args)) as context:
+            cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except (KeyboardInterrupt, click.Abort):
         report("interrupted", "interrupted; nothing was written under the final name", as_json=as_json)
         return EXIT_INTERRUPTED
     except Exception as error:  # the one place where every failure becomes a line and a code
         return exit_code_of(error, as_json=as_json)
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from srd_rs.models.table import TensorSpec
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "supported"]
 
 _MODULES: Final = (
-    "llama", "mistral3", "qwen", "phi3", "gemma", "gemma4", "bert", "gpt", "phi2", "granite", "smollm3", "olmo2",
-    "starcoder2", "stablelm",
+    "llama", "mistral3", "qwen", "phi3", "gemma", "gemma4", "bert", "gpt", "phi2", "granite", "smollm3",
+    "olmo2", "starcoder2", "stablelm",
+    "cohere", "olmo", "nemotron", "seed_oss", "exaone4", "arcee", "internlm2",
 )  # fmt: skip
 
 

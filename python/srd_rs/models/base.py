@@ -414,6 +414,10 @@ class Family:
             metadata.uint32(f"{arch}.attention.value_length", head_dim)
 
     def write_rope(self, metadata: Metadata) -> None:
+        if self.rope.kind == "proportional" and "rope_freqs.weight" not in self.generated():
+            raise self.config.error(
+                "proportional RoPE is known for Gemma 4 only", "Convert it with a newer version"
+            )
         ropes.write_scaling(self.rope, self.arch, metadata)
         metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])
         if self.rope.sliding is not None:
@@ -542,10 +546,8 @@ def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
     if isinstance(stated, dict) and method is None and stated:
         method = next((key for key in ("load_in_4bit", "load_in_8bit") if stated.get(key)), "unknown")
     scales = next((name for name in checkpoint.tensors if name.endswith(_QUANTISED)), None)
-    if method is not None and not (method == "fp8" and scales is None):
-        what = f"the checkpoint is quantised already (quantization_config: {shown(method)})"
-    elif scales is not None:
-        what = f"the checkpoint is quantised already (it has '{scales}')"
-    else:
-        return
-    raise config.error(what, "Convert the original checkpoint in BF16, F16 or F32")
+    signs = [] if method is None else [f"quantization_config: {shown(method)}"]
+    signs += [] if scales is None else [f"it has '{scales}'"]
+    if signs and not (method == "fp8" and scales is None):
+        what = f"the checkpoint is quantised already ({', '.join(signs)})"
+        raise config.error(what, "Convert the original checkpoint in BF16, F16 or F32")

@@ -42,7 +42,7 @@ class Gpt2(Family):
     )
 
     @property
-    def n_ff(self) -> int:  # type: ignore[override]
+    def n_ff(self) -> int:
         return self.config.optional_count("n_inner") or 4 * self.n_embd
 
     def canonical(self, name: str) -> str | None:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import ClassVar
 
 from srd_rs.metadata import Metadata
-from srd_rs.models import rope as ropes
 from srd_rs.models.base import GATED_FFN, HEAD_NORMS, LLAMA_LAYER, Experts, Family, Row
 
 
@@ -116,7 +115,3 @@ class Qwen3Moe(Qwen2Moe):
         "decoder_sparse_step": 1,
     }
     layer_rows = (*LLAMA_LAYER, *HEAD_NORMS, Row("mlp.gate", "ffn_gate_inp", "e d"))
-
-    def write_rope(self, metadata: Metadata) -> None:
-        ropes.write_scaling(self.rope, self.arch, metadata)
-        metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])

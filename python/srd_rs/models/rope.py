@@ -15,9 +15,7 @@ from srd_rs.metadata import Metadata
 from srd_rs.models.config import Config, shown
 
 PER_TYPE: Final = ("full_attention", "sliding_attention")
-_KNOWN: Final = (
-    "default", "none", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional", "mrope",
-)  # fmt: skip
+_KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional")
 _LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
 
 

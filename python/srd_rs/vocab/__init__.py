@@ -144,6 +144,8 @@ class _Loader:
                 "Only BPE is supported here",
             )
         if spm.is_byte_fallback_bpe(file):
+            if not spm.prepends_space(file):
+                metadata.boolean("tokenizer.ggml.add_space_prefix", False)
             vocabulary = spm.from_merges(file, self.size, self.named)
             self._write(metadata, vocabulary, "llama", "default", file)
             return
@@ -179,7 +181,8 @@ class _Loader:
         elif vocabulary.merges is not None and model != "bert":
             fail(vocabulary.place, "a BPE tokenizer without merges", "Fetch the tokenizer's files again")
         found = special.find(file, self.tokenizer_config, self.folder, self.config, self.size)
-        special.fill_from_vocabulary(found, self.tokenizer_config, vocabulary.tokens)
+        if file is None:
+            special.fill_from_vocabulary(found, self.tokenizer_config, vocabulary.tokens)
         found.write_ids(metadata)
         chat.write(metadata, chat.find(self.folder, self.tokenizer_config))
         found.write_normalizer(metadata)

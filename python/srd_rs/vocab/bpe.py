@@ -16,6 +16,7 @@ from srd_rs.vocab.files import (
     refuse,
     shown,
 )
+from srd_rs.vocab.special import role_tokens
 from srd_rs.vocab.spm import decoder_tokens
 from srd_rs.vocab.vocabulary import (
     PIECE_SPACE,
@@ -53,10 +54,13 @@ def from_tokenizer_json(
     model = file.model()
     vocab = check_ids(model.get("vocab"), size, file.path)
     vocabulary = Vocabulary(file.path, size)
-    for text, token_id in vocab.items():
-        vocabulary.put(token_id, text, TokenType.NORMAL)
+    vocabulary.put_all(vocab)
     added = all_added(
-        file.added, decoder_tokens(config, file.path.with_name("tokenizer_config.json")), vocab, special
+        file.added,
+        decoder_tokens(config, file.path.with_name("tokenizer_config.json")),
+        vocab,
+        special,
+        config,
     )
     _put_added(vocabulary, added, vocab, byte_level=is_byte_level(file.section("decoder")))
     if model.get("type", "BPE") == "BPE":
@@ -65,17 +69,28 @@ def from_tokenizer_json(
 
 
 def all_added(
-    listed: Iterable[AddedToken], configured: Iterable[AddedToken], vocab: dict[str, int], special: set[str]
+    listed: Iterable[AddedToken],
+    configured: Iterable[AddedToken],
+    vocab: dict[str, int],
+    special: set[str],
+    config: dict[str, Any],
 ) -> list[AddedToken]:
-    """The added tokens as the tokenizers library ends up with: tokenizer.json's, then the configuration's,
-    then named special tokens that are plain entries of the vocabulary. The first of a text counts; its id
-    is the vocabulary's."""
-    tokens: dict[str, AddedToken] = {}
-    named = (AddedToken(vocab[text], text, True, False) for text in sorted(special) if text in vocab)
-    for token in (*listed, *configured, *named):
-        kept = tokens.setdefault(token.content, token)
-        kept.id = vocab.get(token.content, kept.id)
-        kept.special = kept.special or token.content in special
+    """The added tokens as the transformers library ends up with.
+
+    tokenizer.json's (`listed`), with the flags of the configuration's (`configured`) where it has the same
+    ones; those that only the configuration has; then the named special tokens (`special`) that are plain
+    entries of `vocab`.
+    """
+    roles = role_tokens(config)
+    tokens = {token.content: token for token in reversed(list(listed))}
+    for token in configured:
+        token.special = token.special or token.content in roles
+        token.id = tokens.get(token.content, token).id
+        tokens[token.content] = token
+    for text in sorted(special & vocab.keys()):
+        tokens.setdefault(text, AddedToken(vocab[text], text, True, False))
+    for text in tokens.keys() & vocab.keys():
+        tokens[text].id = vocab[text]
     return list(tokens.values())
 
 
@@ -126,12 +141,11 @@ def from_slow_files(folder: Path, size: int, config: dict[str, Any], special: se
     path = folder / "vocab.json"
     vocab = check_ids(read_token_ids(path), size, path)
     vocabulary = Vocabulary(path, size)
-    for text, token_id in vocab.items():
-        vocabulary.put(token_id, text, TokenType.NORMAL)
+    vocabulary.put_all(vocab)
     extra = read_token_ids(folder / "added_tokens.json") or {}
     listed = decoder_tokens(config, folder / "tokenizer_config.json")
     simple = [AddedToken(token_id, text, False, False) for text, token_id in extra.items()]
-    _put_added(vocabulary, all_added(listed, simple, vocab, special), vocab, byte_level=True)
+    _put_added(vocabulary, all_added(simple, listed, vocab, special, config), vocab, byte_level=True)
     vocabulary.merges = read_merges_txt(folder / "merges.txt", vocab)
     return vocabulary
 

@@ -165,7 +165,7 @@ def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
     steps = _steps(file.section("pre_tokenizer"))
     family = lookup(steps)
     if family is None:
-        found = " then ".join(shown(step) for step in steps) or "none"
+        found = " then ".join(f"'{step[:300]}'" for step in steps[:8]) or "none"
         what = f"llama.cpp has no pre-tokenizer that splits as this one: {found}"
         refuse(
             file.path,
@@ -245,7 +245,7 @@ def _step(section: dict[str, Any]) -> list[str]:
     behaviour, invert = section.get("behavior"), section.get("invert") is True
     kept = behaviour == "Isolated" or (behaviour == "Removed" and invert)
     if not isinstance(regex, str) or not kept:
-        return [f"Split {pattern} {behaviour}"]
+        return [f"Split {behaviour} {str(pattern)[:300]}"]
     return ["deepseek letters" if _DEEPSEEK_LETTERS.fullmatch(regex) else regex]
 
 

@@ -63,17 +63,22 @@ def token_text(entry: object) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
+def role_tokens(config: dict[str, Any]) -> set[str]:
+    """The texts that tokenizer_config.json gives to roles: ``bos_token`` and the like, or a model's own."""
+    texts = (token_text(value) for key, value in config.items() if key.endswith("_token"))
+    return {text for text in texts if text}
+
+
 def named_tokens(config: dict[str, Any]) -> set[str]:
-    """The texts that tokenizer_config.json names as special: the roles, a model's own roles, and the
-    additional ones."""
-    texts = {token_text(value) for key, value in config.items() if key.endswith("_token")}
+    """The texts that tokenizer_config.json names as special: those of the roles, and the additional ones."""
+    texts = role_tokens(config)
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = config.get(key)
         if isinstance(more, dict):
             more = list(more.values())
         if isinstance(more, list):
-            texts.update(token_text(entry) for entry in more)
-    return {text for text in texts if text}
+            texts.update(text for entry in more if (text := token_text(entry)))
+    return texts
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from srd_rs.vocab.vocabulary import (
 )
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE_TOKENS: Final = frozenset(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
 _TIKTOKEN_LINE: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 _REFETCH: Final = "Fetch the file again"
 
@@ -214,6 +214,25 @@ def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
     return model.get("type", "BPE") == "BPE" and model.get("byte_fallback") is True
 
 
+def prepends_space(file: TokenizerJson) -> bool:
+    """Whether a tokenizer.json puts a space before the text, as llama.cpp does unless told otherwise."""
+    sections = (file.section("normalizer"), file.section("pre_tokenizer"))
+    return any(_prepends(section) for section in sections if section is not None)
+
+
+def _prepends(section: dict[str, Any]) -> bool:
+    kind = section.get("type")
+    if kind == "Metaspace":
+        return (
+            section.get("prepend_scheme", "always") != "never"
+            and section.get("add_prefix_space", True) is True
+        )
+    if kind == "Prepend":
+        return section.get("prepend") == PIECE_SPACE
+    parts = section.get("normalizers") or section.get("pretokenizers")
+    return isinstance(parts, list) and any(isinstance(part, dict) and _prepends(part) for part in parts)
+
+
 def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary:
     """The vocabulary of a SentencePiece BPE model in a tokenizer.json, with scores derived from its merges.
 
@@ -229,6 +248,8 @@ def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary
     assert vocabulary.scores is not None
     for rank, token_id in enumerate((*made, *rest)):
         vocabulary.scores[token_id] = float(-rank)
+    for text in vocab.keys() & _BYTE_TOKENS:
+        vocabulary.scores[vocab[text]] = 0.0
     return vocabulary
 
 
@@ -250,12 +271,11 @@ def base_vocabulary(file: TokenizerJson, vocab: dict[str, int], size: int, speci
     """
     vocabulary = Vocabulary(file.path, size)
     vocabulary.scores = [ADDED_SCORE] * size
-    for text, token_id in vocab.items():
-        if text in special:
-            kind = TokenType.CONTROL
-        else:
-            kind = TokenType.BYTE if _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL
-        vocabulary.put(token_id, text, kind)
+    vocabulary.put_all(vocab)
+    for text in vocab.keys() & special:
+        vocabulary.types[vocab[text]] = int(TokenType.CONTROL)
+    for text in vocab.keys() & _BYTE_TOKENS:
+        vocabulary.types[vocab[text]] = int(TokenType.BYTE)
     for token in file.added:
         if token.content in vocab:
             continue

@@ -51,6 +51,13 @@ class Vocabulary:
         self.tokens = [f"[PAD{i}]" for i in range(self.size)]
         self.types = [int(TokenType.UNUSED)] * self.size
 
+    def put_all(self, vocab: dict[str, int]) -> None:
+        """Fill the slots of a whole vocabulary with normal tokens."""
+        tokens, types, normal = self.tokens, self.types, int(TokenType.NORMAL)
+        for text, token_id in vocab.items():
+            tokens[token_id] = text
+            types[token_id] = normal
+
     def put(self, token_id: int, text: str, kind: TokenType, score: float | None = None) -> None:
         """Fill a slot, over what was there."""
         self.tokens[token_id] = text

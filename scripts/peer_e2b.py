@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""srd-rs and llama.cpp's quantiser on the same weights, in turn: time, CPU time and peak memory.
+
+    python scripts/peer_e2b.py [--checkpoint FOLDER] [--repeat 5]
+
+The checkpoint has the shapes of Gemma 4 E2B (9.3 GB; made with random weights where FOLDER has none). Runs:
+
+  srd-rs               checkpoint -> Q4_K_M GGUF
+  srd-rs, 768 MB       the same with RLIMIT_DATA at 768 MB
+  llama.cpp quantiser  BF16 GGUF (made by srd-rs before) -> Q4_K_M GGUF, `llama_model_quantize`
+
+Each run is a process of its own; peak RSS is its VmHWM, mapped pages included. With --repeat the runs
+alternate and medians are printed. Needs the extra `srd-rs[eval]` and about 23 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+MEASURE = Path(__file__).resolve().parent / "measure.py"
+RLIMIT_DATA = 768 << 20
+TIMEOUT_S = 3600
+#: Seconds of llama.cpp's two steps on this shape (2 cores): converting, quantising. Here only the second
+#: is run; the time for both is taken in proportion.
+PEER_CONVERT_S, PEER_QUANTIZE_S = 69.0, 122.0
+
+PEER = (
+    "import sys; from srd_rs.eval.llama import quantize; quantize(*sys.argv[1:4], threads=int(sys.argv[4]))"
+)
+
+
+def measured(command: list[str], folder: Path, *, rlimit_data: int = 0) -> dict[str, float]:
+    """Run `command`; its wall and CPU seconds and peak RSS in bytes. Ends this program if it fails."""
+    result = folder / "figures.json"
+    env = dict(os.environ)
+    if rlimit_data:
+        env["MEASURE_RLIMIT_DATA"] = str(rlimit_data)
+    launcher = [sys.executable, "-S", "-E", str(MEASURE), str(result), str(TIMEOUT_S)]
+    done = subprocess.run([*launcher, *command], env=env, capture_output=True, text=True, check=False)
+    figures: dict[str, float] = json.loads(result.read_text())
+    if figures["code"] != 0:
+        sys.exit(f"error: {' '.join(command)}: exit code {figures['code']}: {done.stderr[-2000:]}")
+    return figures
+
+
+def srd(model: Path, quant: str, output: Path, threads: int) -> list[str]:
+    options = ["-q", quant, "-o", str(output), "-f", "--threads", str(threads), "--json"]
+    return [sys.executable, "-m", "srd_rs", "convert", str(model), *options]
+
+
+def make_checkpoint(folder: Path, shared: Path, layers: int | None) -> None:
+    if (folder / "config.json").exists():
+        return
+    script, shapes = shared / "tools" / "make_checkpoint.py", shared / "checkpoints" / "gemma-4-E2B"
+    if not script.exists():
+        sys.exit(f"error: {folder}: no checkpoint, and {script} is missing. Use --checkpoint or --shared")
+    extra = ["--layers", str(layers)] if layers else []
+    subprocess.run([sys.executable, str(script), str(shapes), str(folder), *extra], check=True)
+
+
+def median_of(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in ("wall_s", "cpu_s", "peak_rss")}
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """All runs, `--repeat` times in turn; name -> medians."""
+    work: Path = args.work
+    work.mkdir(parents=True, exist_ok=True)
+    make_checkpoint(args.checkpoint, args.shared, args.layers)
+    bf16, ours, theirs = work / "bf16.gguf", work / "srd-rs.gguf", work / "llama.gguf"
+    try:
+        measured(srd(args.checkpoint, "BF16", bf16, args.threads), work)
+        convert = srd(args.checkpoint, args.quant, ours, args.threads)
+        peer = [sys.executable, "-c", PEER, str(bf16), str(theirs), args.quant, str(args.threads)]
+        runs: dict[str, list[dict[str, float]]] = {}
+        for i in range(args.repeat):
+            for name, command, limit in (
+                ("srd-rs", convert, 0),
+                ("srd-rs, 768 MB", convert, RLIMIT_DATA),
+                ("llama.cpp quantiser", peer, 0),
+            ):
+                print(f"{i + 1}/{args.repeat} {name}", file=sys.stderr)
+                runs.setdefault(name, []).append(measured(command, work, rlimit_data=limit))
+        sizes = {"srd-rs": ours.stat().st_size, "llama.cpp quantiser": theirs.stat().st_size}
+    finally:
+        for path in (bf16, ours, theirs, work / "figures.json"):
+            path.unlink(missing_ok=True)
+    return {"medians": {name: median_of(found) for name, found in runs.items()}, "sizes": sizes}
+
+
+def show(result: dict[str, Any]) -> None:
+    medians, sizes = result["medians"], result["sizes"]
+    peer = medians["llama.cpp quantiser"]
+    print(f"{'':22}{'wall':>9}{'CPU':>9}{'peak RSS':>11}{'size':>10}   of the quantiser's time, CPU, memory")
+    for name, m in medians.items():
+        ratios = ", ".join(f"1/{peer[key] / m[key]:.1f}" for key in ("wall_s", "cpu_s", "peak_rss"))
+        size = f"{sizes[name] / 1e9:8.2f} G" if name in sizes else ""
+        figures = f"{m['wall_s']:7.1f} s{m['cpu_s']:7.1f} s{m['peak_rss'] / 1e6:8.0f} MB{size:>10}"
+        print(f"{name:22}{figures}   {ratios}")
+    both = peer["wall_s"] * (PEER_CONVERT_S + PEER_QUANTIZE_S) / PEER_QUANTIZE_S
+    wall = medians["srd-rs"]["wall_s"]
+    print(f"llama.cpp's two steps take about {both:.0f} s here; srd-rs 1/{both / wall:.1f} of it")
+
+
+def main() -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "srd-rs-tests"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=cache / "e2b", help="made there where it is missing"
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=Path(os.environ.get("SRD_SHARED", REPO.parent / "shared"))
+    )
+    parser.add_argument(
+        "--work", type=Path, default=cache / "peer", help="folder for the outputs, removed again"
+    )
+    parser.add_argument("--quant", default="Q4_K_M")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--layers", type=int, help="a smaller checkpoint: 15 or 35 layers")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print the medians as JSON instead")
+    args = parser.parse_args()
+    result = compare(args)
+    print(json.dumps(result)) if args.json else show(result)
+
+
+if __name__ == "__main__":
+    main()

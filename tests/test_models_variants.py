@@ -1,0 +1,71 @@
+"""Variants of every family (old and new spellings, tied and untied, biases, RoPE scalings, shards, source
+types, model cards) against what llama.cpp's own converter wrote for the same tiny checkpoints: metadata,
+names, order, shapes, types and bytes. The weights are a pattern made from the tensor's name, so only headers
+are kept."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interpreter import run, to_bf16
+from srd_rs.checkpoint import Checkpoint, SourceTensor
+from srd_rs.models import class_name, describe, supported
+
+DATA = Path(__file__).parent / "data" / "model_variants.jsonl.gz"
+LINES = gzip.decompress(DATA.read_bytes()).decode().splitlines()
+CASES: list[dict[str, Any]] = [case for case in map(json.loads, LINES) if "name" in case]
+WRITTEN_ON_PURPOSE = {"phi2": ["tokenizer.ggml.add_bos_token"]}
+"""Keys that the file of goldens leaves out with the tokenizer's."""
+
+
+def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Whole numbers from -127 to 127, which every source type holds exactly."""
+    index = np.arange(int(np.prod(shape)), dtype=np.int64)
+    values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
+    return values.astype(np.float32).reshape(shape)
+
+
+def open_case(case: dict[str, Any], folder: Path) -> Checkpoint:
+    folder = folder / case["name"]
+    folder.mkdir()
+    if "card" in case:
+        (folder / "README.md").write_text(case["card"], encoding="utf-8")
+    tensors = {
+        name: SourceTensor(name, dtype, tuple(shape), shard)
+        for name, (dtype, shape, shard) in case["sources"].items()
+    }
+    return Checkpoint(folder, case["config"], case.get("generation"), tensors)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_variant(case: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = open_case(case, tmp_path)
+    spec = describe(checkpoint)
+
+    extra = WRITTEN_ON_PURPOSE.get(case["name"], [])
+    entries = [[key, kind, value] for key, kind, value in spec.metadata.entries() if key not in extra]
+    for entry in entries:
+        if entry[1] == "FLOAT32":
+            entry[2] = float(np.float32(entry[2]))
+    assert entries == case["kv"]
+
+    assert [t.name for t in spec.tensors] == [name for name, *_ in case["tensors"]]
+    for tensor, (name, shape, kind, digest) in zip(spec.tensors, case["tensors"], strict=True):
+        assert (list(tensor.shape), tensor.store == "f32") == (shape, kind == "F32"), name
+        values = run(dict(tensor.transform), lambda source: pattern(source, checkpoint.tensors[source].shape))
+        data = values.astype("<f4").tobytes() if kind == "F32" else to_bf16(values)
+        assert hashlib.sha256(data).hexdigest()[:16] == digest, name
+
+
+def test_every_architecture_has_a_variant(tmp_path: Path) -> None:
+    covered = {class_name(open_case(case, tmp_path)) for case in CASES}
+    aliases = {"LLaMAForCausalLM", "LlamaModel", "StableLMEpochForCausalLM"}
+    assert set(supported()) - covered - aliases <= {"Gemma4ForConditionalGeneration"}  # among the fixtures
