@@ -14,7 +14,7 @@
 //! more or less of the tail, by squared error.
 
 use crate::dtype::{GgmlType, QK_K};
-use crate::quant::simd_basic::{self, Kernel};
+use crate::quant::simd_basic::{self, Kernel, Lanes};
 use crate::quant::{f16, q4_k, q5_k, search};
 use crate::simd_level::Level;
 use crate::srd::noise::Noise;
@@ -172,7 +172,7 @@ struct Encode<'a> {
 
 impl Kernel for Encode<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Lanes>(self) {
         let (bits, bytes) = (self.run.bits, self.run.bits.sub_bytes());
         let r = self.r.as_chunks::<SUB>().0;
         self.run.for_each_piece(self.r.len(), |first, noise| {
@@ -258,7 +258,7 @@ struct Decode<'a> {
 
 impl Kernel for Decode<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Lanes>(self) {
         let (bits, bytes) = (self.run.bits, self.run.bits.sub_bytes());
         let (b, centre) = (bits.get(), (bits.levels() - 1.0) * 0.5);
         let n = self.out.len();
