@@ -1,6 +1,8 @@
 """srd-rs: Hugging Face checkpoint in, GGUF out.
 
-`convert` writes a GGUF, `plan` says what it would write, `inspect` shows what is in a file. Errors are in
+`convert` writes a GGUF, `plan` says what it would write, `inspect` shows what is in a file;
+`pack`, `verify`, `extract` and `resign` work on signed containers (.axm), `keygen` makes keys; `quantize` and
+`dequantize` work on single tensors. Errors are in
 `srd_rs.errors`. Everything loads on first use, so that `import srd_rs` costs next to nothing.
 """
 
@@ -10,20 +12,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from srd_rs.container import Verification, extract, keygen, pack, resign, verify
     from srd_rs.conversion import ConvertReport, Plan, Progress, convert, plan
     from srd_rs.inspection import Inspection, inspect
+    from srd_rs.tensors import dequantize, quantize
 
 _HOMES = {
     "ConvertReport": "srd_rs.conversion",
     "Inspection": "srd_rs.inspection",
     "Plan": "srd_rs.conversion",
     "Progress": "srd_rs.conversion",
+    "Verification": "srd_rs.container",
     "convert": "srd_rs.conversion",
+    "dequantize": "srd_rs.tensors",
+    "extract": "srd_rs.container",
     "inspect": "srd_rs.inspection",
+    "keygen": "srd_rs.container",
+    "pack": "srd_rs.container",
     "plan": "srd_rs.conversion",
+    "quantize": "srd_rs.tensors",
+    "resign": "srd_rs.container",
+    "verify": "srd_rs.container",
 }
 
-__all__ = ["ConvertReport", "Inspection", "Plan", "Progress", "convert", "inspect", "plan"]
+__all__ = [
+    "ConvertReport",
+    "Inspection",
+    "Plan",
+    "Progress",
+    "Verification",
+    "convert",
+    "dequantize",
+    "extract",
+    "inspect",
+    "keygen",
+    "pack",
+    "plan",
+    "quantize",
+    "resign",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ _INTEGER_RANGES: Final[dict[str, tuple[int, int]]] = {
     "INT64": (-(2**63), 2**63 - 1),
 }
 _MAX_KEY_BYTES: Final = 65535
+_FLOAT32_SAFE: Final = 1e38
 
 
 def _scalar(key: str, kind: str, value: object) -> object:
@@ -44,6 +45,27 @@ def _scalar(key: str, kind: str, value: object) -> object:
     raise ModelError(
         message(f"metadata key '{key}'", what, "Correct the value it comes from in the model's files")
     )
+
+
+def _all_fit(kind: str, items: list[Any]) -> bool:
+    """Whether a whole array needs no conversion: a vocabulary has a million elements, and one look at all of them
+    is quicker than one at each."""
+    types = set(map(type, items))
+    if kind == "STRING":
+        if not types <= {str}:
+            return False
+        try:
+            "".join(items).encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+    if kind in _INTEGER_RANGES:
+        low, high = _INTEGER_RANGES[kind]
+        return types <= {int} and (not items or (low <= min(items) and max(items) <= high))
+    if kind == "FLOAT32":
+        # The sum of magnitudes is finite and small only if each of them is.
+        return types <= {float} and sum(map(abs, items)) < _FLOAT32_SAFE
+    return kind == "BOOL" and types <= {bool}
 
 
 def _float(key: str, kind: str, value: float) -> float:
@@ -98,7 +120,10 @@ class Metadata:
                 raise ModelError(
                     message(f"metadata key '{key}'", "the value is not a list", "Correct the model's files")
                 )
-            self._entries[key] = (kind, [_scalar(key, element, item) for item in value])
+            items = list(value)
+            if not _all_fit(element, items):
+                items = [_scalar(key, element, item) for item in items]
+            self._entries[key] = (kind, items)
         else:
             self._entries[key] = (kind, _scalar(key, kind, value))
 

@@ -1,6 +1,8 @@
 //! Single tensors in and out as numpy arrays.
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 
 use crate::dtype::GgmlType;
@@ -15,6 +17,17 @@ fn usage(what: String, fix: &str) -> Error {
 fn parse_type(name: &str) -> crate::Result<GgmlType> {
     GgmlType::from_name(name)
         .ok_or_else(|| usage(format!("'{name}' is no GGUF tensor type"), "Name one such as Q4_K or F16"))
+}
+
+const CONTIGUOUS: &str = "Pass a C-contiguous array (numpy.ascontiguousarray)";
+
+/// The elements row by row; a transposed view is contiguous too, but not in this order.
+fn c_order<'a, T: Element>(array: &'a PyReadonlyArray2<'_, T>) -> crate::Result<&'a [T]> {
+    let not_rows = || usage("the rows are not contiguous".into(), CONTIGUOUS);
+    if !array.is_c_contiguous() {
+        return Err(not_rows());
+    }
+    array.as_slice().map_err(|_| not_rows())
 }
 
 /// Every weight is finite and fits the type's scales.
@@ -47,14 +60,12 @@ pub fn quantize<'py>(
         let what = format!("rows of {n} weights cannot be quantised to {}", ty.name());
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
-    let contiguous = "Pass a C-contiguous array (numpy.ascontiguousarray)";
-    let data =
-        weights.as_slice().map_err(|_| usage("the weights are not contiguous".into(), contiguous)).py(py)?;
+    let data = c_order(&weights).py(py)?;
     check(ty, data).py(py)?;
     let importance = match &importance {
         None => None,
         Some(h) if h.len() == n => {
-            Some(h.as_slice().map_err(|_| usage("importance is not contiguous".into(), contiguous)).py(py)?)
+            Some(h.as_slice().map_err(|_| usage("importance is not contiguous".into(), CONTIGUOUS)).py(py)?)
         }
         Some(h) => {
             let what = format!("importance has {} values for rows of {n}", h.len());
@@ -80,10 +91,7 @@ pub fn dequantize<'py>(
         return Err(usage(what, "Pass whole blocks of a type that srd_rs reads")).py(py);
     }
     let n = bytes / ty.block_bytes() * ty.block_len();
-    let data = blocks
-        .as_slice()
-        .map_err(|_| usage("the blocks are not contiguous".into(), "Pass a C-contiguous array"))
-        .py(py)?;
+    let data = c_order(&blocks).py(py)?;
     let mut out = vec![0f32; rows * n];
     py.detach(|| quant::dequantize(ty, data, &mut out));
     PyArray1::from_vec(py, out).reshape([rows, n])

@@ -63,6 +63,6 @@ def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:
     family = _families().get(kind)
     if family is None:
         what = f"models of class {shown(kind)} are not supported"
-        fix = f"Supported are {', '.join(supported())}"
+        fix = f"Convert a model of one of the families {', '.join(_MODULES)}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
     return family(checkpoint, kind).describe(name)

@@ -1,0 +1,52 @@
+"""`quantize` and `dequantize` on numpy arrays, against the independent gguf package."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+
+from srd_rs import dequantize, errors, quantize
+
+TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "F32"]
+
+
+@pytest.fixture
+def weights() -> np.ndarray:
+    return np.random.default_rng(1).standard_t(5, (6, 512)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_gguf_reads_what_we_write(name: str, weights: np.ndarray) -> None:
+    blocks = quantize(weights, name)
+    theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name])
+    ours = dequantize(blocks, name)
+    assert np.array_equal(ours, theirs.reshape(ours.shape))
+    assert np.abs(ours - weights).max() <= 0.15 * np.abs(weights).max()
+
+
+def test_importance_moves_the_error(weights: np.ndarray) -> None:
+    h = np.ones(512, np.float32)
+    h[::4] = 100.0
+    plain = dequantize(quantize(weights, "Q4_K"), "Q4_K") - weights
+    guided = dequantize(quantize(weights, "Q4_K", h), "Q4_K") - weights
+    assert (guided[:, ::4] ** 2).sum() < (plain[:, ::4] ** 2).sum()
+    assert (h * guided**2).sum() < (h * plain**2).sum()
+
+
+@pytest.mark.parametrize(
+    ("array", "name", "importance", "error"),
+    [
+        (np.ones((2, 100), np.float32), "Q4_K", None, errors.UsageError),
+        (np.ones((2, 256), np.float32), "Q9_Z", None, errors.UsageError),
+        (np.ones((2, 256), np.float32), "Q4_K", np.ones(3, np.float32), errors.UsageError),
+        (np.full((2, 256), np.nan, np.float32), "Q4_K", None, errors.NonFiniteError),
+        (np.full((2, 256), 3e38, np.float32), "Q6_K", None, errors.NonFiniteError),
+        (np.ones((256, 2), np.float32).T, "Q4_K", None, errors.UsageError),
+    ],
+)
+def test_what_does_not_fit(
+    array: np.ndarray, name: str, importance: np.ndarray | None, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        quantize(array, name, importance)
