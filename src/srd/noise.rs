@@ -42,9 +42,9 @@ impl Noise {
             let first = (column / GROUP as u64) as u32 + (i * LANES) as u32;
             let words = self.groups(row, first);
             for (j, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                for (k, u) in out.iter_mut().enumerate() {
+                for k in 0..GROUP {
                     let byte = (words[k / 4][j] >> (8 * (k % 4))) & 0xff;
-                    *u = (byte as i32 * 2 - 255) as f32 * (1.0 / 512.0);
+                    out[k] = (byte as i32 * 2 - 255) as f32 * (1.0 / 512.0);
                 }
             }
         }
