@@ -182,7 +182,7 @@ impl Kernel for Encode<'_> {
             let first = at / SUB;
             for (i, u) in noise[..len].as_chunks::<SUB>().0.iter().enumerate() {
                 let block = first + i;
-                let (scale, codes) = best(bits, &r[block], u, self.run.steps[block]);
+                let (scale, codes) = best::<V>(bits, &r[block], u, self.run.steps[block]);
                 let out = &mut self.out[block * bytes..(block + 1) * bytes];
                 out[0] = scale;
                 match bits {
@@ -199,63 +199,64 @@ impl Kernel for Encode<'_> {
 /// The scale of least squared error and its codes. Without a step, or without a residual, code 0 and
 /// scale 0.
 #[inline(always)]
-fn best(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [f32; SUB]) {
+fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [f32; SUB]) {
     let unit = step * bits.unit();
-    let mut lanes = [0.0f32; 8];
+    let zero = V::splat(0.0);
+    let mut most = zero;
     for eight in r.as_chunks::<8>().0 {
-        for j in 0..8 {
-            lanes[j] = search::most(eight[j].abs(), lanes[j]);
-        }
+        let x = V::load(eight);
+        most = x.max(zero.sub(x)).max(most);
     }
-    let mut most = 0.0;
-    for lane in lanes {
-        most = search::most(lane, most);
+    let mut largest = 0.0;
+    for lane in most.store() {
+        largest = search::most(lane, largest);
     }
-    let reach = most / ((bits.levels() * 0.5 - 0.5) * unit);
-    let mut found = (f32::INFINITY, 0, [0.0; SUB]);
+    let reach = largest / ((bits.levels() * 0.5 - 0.5) * unit);
     // Also false for the NaN of 0/0.
     if !(reach > 0.0) || unit < f32::MIN_POSITIVE {
-        return (0, found.2);
+        return (0, [0.0; SUB]);
     }
-    let mut last = 0;
+    let (mut least, mut scale, mut codes) = (f32::INFINITY, 0, [zero; SUB / 8]);
     for part in REACHES {
         // Rounded up: `as` cuts off, and 254 and a bit is the last that fits.
-        let scale = search::least(reach * part, 254.0) as u8 + 1;
-        if scale == last {
+        let tried = search::least(reach * part, 254.0) as u8 + 1;
+        if tried == scale {
             continue;
         }
-        last = scale;
-        let (error, codes) = coded(bits, r, u, unit * f32::from(scale));
-        if error < found.0 {
-            found = (error, scale, codes);
+        let (error, found) = coded::<V>(bits, r, u, unit * f32::from(tried));
+        if error < least {
+            (least, scale, codes) = (error, tried, found);
         }
     }
-    (found.1, found.2)
+    let mut out = [0.0; SUB];
+    for (out, eight) in out.as_chunks_mut::<8>().0.iter_mut().zip(codes) {
+        *out = eight.store();
+    }
+    (scale, out)
 }
 
 /// 2^23: adding it to a number from 0 to 2^22 rounds that to the nearest integer, ties to even, and leaves
 /// the integer in the low bits.
 const ROUND: f32 = 8_388_608.0;
 
-/// The codes for a step `d`, and their squared error in units of `d`^2, scaled back.
+/// The codes for a step `d`, and their squared error.
 #[inline(always)]
-fn coded(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], d: f32) -> (f32, [f32; SUB]) {
-    let (inverse, top) = (1.0 / d, bits.levels() - 1.0);
-    let centre = top * 0.5;
-    let mut codes = [0.0; SUB];
-    let mut sums = [0.0f32; 8];
+fn coded<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], d: f32) -> (f32, [V; SUB / 8]) {
+    let top = bits.levels() - 1.0;
+    let (zero, inverse, centre) = (V::splat(0.0), V::splat(1.0 / d), V::splat(top * 0.5));
+    let (top, round) = (V::splat(top), V::splat(ROUND));
+    let mut codes = [zero; SUB / 8];
+    let mut sums = zero;
     for k in 0..SUB / 8 {
-        for j in 0..8 {
-            let i = k * 8 + j;
-            let x = r[i] * inverse + u[i] + centre;
-            let code = search::least(search::most(x, 0.0), top) + ROUND - ROUND;
-            codes[i] = code;
-            let e = code - x;
-            sums[j] += e * e;
-        }
+        let (r, u) = (V::load(&r.as_chunks().0[k]), V::load(&u.as_chunks().0[k]));
+        let x = r.mul(inverse).add(u).add(centre);
+        codes[k] = x.max(zero).min(top).add(round).sub(round);
+        let e = codes[k].sub(x);
+        sums = sums.add(e.mul(e));
     }
-    let pairs = [sums[0] + sums[4], sums[1] + sums[5], sums[2] + sums[6], sums[3] + sums[7]];
-    ((pairs[0] + pairs[2] + (pairs[1] + pairs[3])) * (d * d), codes)
+    let s = sums.store();
+    let error = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    (error * (d * d), codes)
 }
 
 /// Eight codes fill `B` bytes whatever `B` is.
