@@ -43,7 +43,8 @@ pub struct PlannedContainer {
 /// id. Strings are ended by a zero, which none of them holds.
 pub fn container_id(options: &ContainerOptions, quant: &str, headers: &[PlannedFile]) -> Hash {
     let provenance = &options.provenance;
-    let text = [&provenance.source_digest, &provenance.method, quant, &tool()].map(|s| format!("{s}\0")).concat();
+    let text =
+        [&provenance.source_digest, &provenance.method, quant, &tool()].map(|s| format!("{s}\0")).concat();
     let bits = options.residual.map_or(0, |b| b.get() as u64);
     let mut parts = vec![
         ID_DOMAIN.to_vec(),
@@ -88,8 +89,8 @@ pub fn plan(options: &ContainerOptions, parts: &Parts) -> Result<PlannedContaine
     let too_large = || Error::model(Place::file(&options.path), "would exceed 2^64 bytes", "Use --no-axm");
     let json = header.to_json();
     // What is written is what a reader accepts.
-    let header =
-        Header::parse(&json).map_err(|what| Error::model(Place::file(&options.path), what, "Use --no-axm"))?;
+    let header = Header::parse(&json)
+        .map_err(|what| Error::model(Place::file(&options.path), what, "Use --no-axm"))?;
     let layout = Layout::of(&header, json.len() as u64).ok_or_else(too_large)?;
     Ok(PlannedContainer { path: options.path.clone(), header, layout })
 }
@@ -109,9 +110,8 @@ fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
     let shards = n.div_ceil(weights) as u32;
     // A copied tensor has lost nothing.
     let bits = bits.filter(|_| residual::wanted(t.ty) && t.copy.is_none());
-    let residual = bits.and_then(|bits| {
-        Some(ResidualInfo { bits: bits.get() as u64, bytes: bits.plane_bytes(n)?, shards })
-    });
+    let residual = bits
+        .and_then(|bits| Some(ResidualInfo { bits: bits.get() as u64, bytes: bits.plane_bytes(n)?, shards }));
     Tensor {
         base: PlaneInfo { bytes: t.bytes, shards },
         file: t.file as u32,

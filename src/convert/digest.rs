@@ -90,7 +90,8 @@ mod tests {
         let path = dir.path().join("config.json");
         std::fs::write(&path, "abc").unwrap();
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let expected = format!("sha256:{}", to_hex(&sha256(&[format!("config.json\t3\t{abc}\n").as_bytes()])));
+        let expected =
+            format!("sha256:{}", to_hex(&sha256(&[format!("config.json\t3\t{abc}\n").as_bytes()])));
         let digest = || source_digest(&describe(&[Part { path: path.clone(), header_bytes: None }]).unwrap());
         assert_eq!(digest(), expected);
         std::fs::write(&path, "abd").unwrap();

@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::convert::container::ID_KEY;
 use crate::convert::plan::{
-    Draft, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, finish, in_file_order, planned, split_path,
-    unquantised_type,
+    Draft, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, finish, in_file_order, planned,
+    split_path, unquantised_type,
 };
 use crate::convert::source::Source;
 use crate::convert::spec::Transform;
@@ -170,7 +170,8 @@ fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOpti
 /// The header, padded with spaces to a multiple of 8 bytes, and the tensors' offsets behind it.
 fn safetensors_header(container: &Container, tensors: &mut [PlannedTensor]) -> Vec<u8> {
     let mut entries = Map::new();
-    let about = json!({"format": "pt", (ID_KEY): container.header.container, "architecture": container.header.arch});
+    let about =
+        json!({"format": "pt", (ID_KEY): container.header.container, "architecture": container.header.arch});
     entries.insert("__metadata__".into(), about);
     let mut at = 0;
     for t in tensors.iter_mut() {

@@ -139,7 +139,8 @@ impl<'a> Outputs<'a> {
 
     /// Names all files; if one cannot be named, those already named are taken away again.
     fn commit(self, plan: &Plan, options: &RunOptions) -> Result<Option<Sealed>> {
-        let mut sinks: Vec<_> = self.gguf.into_iter().zip(plan.files.iter().map(|f| f.path.clone())).collect();
+        let mut sinks: Vec<_> =
+            self.gguf.into_iter().zip(plan.files.iter().map(|f| f.path.clone())).collect();
         let mut sealed = None;
         if let (Some(container), Some(key)) = (self.container, options.key) {
             let (sink, seal) = container.seal(key, options.sign_key)?;

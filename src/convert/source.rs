@@ -88,7 +88,10 @@ struct Entry {
 enum Extent {
     Whole(u64),
     /// In pieces of `step` bytes at these offsets; the last may be shorter.
-    Shards { offsets: Vec<u64>, step: u64 },
+    Shards {
+        offsets: Vec<u64>,
+        step: u64,
+    },
 }
 
 impl Extent {
@@ -317,7 +320,14 @@ impl Source {
     }
 
     /// Base + alpha * residual, for a run that begins and ends at block boundaries.
-    fn restore(&self, index: usize, ty: GgmlType, start: u64, out: &mut [f32], raw: &mut Vec<u8>) -> Result<()> {
+    fn restore(
+        &self,
+        index: usize,
+        ty: GgmlType,
+        start: u64,
+        out: &mut [f32],
+        raw: &mut Vec<u8>,
+    ) -> Result<()> {
         let e = &self.entries[index];
         let r = e.residual.as_ref().expect("a restored tensor has a residual");
         let n = out.len() as u64;

@@ -201,7 +201,10 @@ impl Container {
             let options = ExtractOptions {
                 output: e.output,
                 recipe: e.quant.as_deref().map(parse_recipe).transpose()?,
-                overrides: Overrides { tensor_type: tensor_type.collect::<Result<_>>()?, ..Overrides::default() },
+                overrides: Overrides {
+                    tensor_type: tensor_type.collect::<Result<_>>()?,
+                    ..Overrides::default()
+                },
                 alpha: e.alpha,
                 safetensors: e.safetensors,
             };

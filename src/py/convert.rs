@@ -102,10 +102,12 @@ fn container(
 ) -> Result<Option<ContainerOptions>> {
     let Some(options) = options else { return Ok(None) };
     let bits = |n: u64| {
-        Bits::new(n).ok_or_else(|| Error::usage(format!("{n} is no width of a residual"), "Use 2, 3 or 4 bits"))
+        Bits::new(n)
+            .ok_or_else(|| Error::usage(format!("{n} is no width of a residual"), "Use 2, 3 or 4 bits"))
     };
     let residual = options.residual_bits.map(bits).transpose()?;
-    let provenance = provenance.ok_or_else(|| Error::usage("a container needs its provenance", "Report this"))?;
+    let provenance =
+        provenance.ok_or_else(|| Error::usage("a container needs its provenance", "Report this"))?;
     Ok(Some(ContainerOptions { path: options.path.clone(), residual, provenance: provenance.clone() }))
 }
 
@@ -252,7 +254,8 @@ fn describe(plan: &plan::Plan) -> serde_json::Value {
         .map(|f| json!({"path": f.path, "bytes": f.bytes, "header_bytes": f.header.len()}))
         .collect();
     let container = plan.container.as_ref().map(|c| {
-        let residual: u64 = c.header.tensors.iter().filter_map(|t| t.residual.as_ref()).map(|r| r.bytes).sum();
+        let residual: u64 =
+            c.header.tensors.iter().filter_map(|t| t.residual.as_ref()).map(|r| r.bytes).sum();
         json!({"path": c.path, "bytes": c.layout.file_bytes, "id": c.header.container,
                "residual_bytes": residual})
     });

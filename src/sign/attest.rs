@@ -72,7 +72,13 @@ mod tests {
         let payload = BASE64.decode(envelope["payload"].as_str().unwrap()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap(), statement);
         let signature = BASE64.decode(envelope["signatures"][0]["sig"].as_str().unwrap()).unwrap();
-        let signed = [b"DSSEv1 28 application/vnd.in-toto+json ".as_slice(), payload.len().to_string().as_bytes(), b" ", &payload].concat();
+        let signed = [
+            b"DSSEv1 28 application/vnd.in-toto+json ".as_slice(),
+            payload.len().to_string().as_bytes(),
+            b" ",
+            &payload,
+        ]
+        .concat();
         assert!(is_signature(&key.public(), &signed, &signature.try_into().unwrap()));
         assert_eq!(super::envelope(&statement, None)["signatures"], json!([]));
     }

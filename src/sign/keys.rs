@@ -147,7 +147,10 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
     let failed = |e| Error::io(path, "read", e);
     let facts = std::fs::metadata(path).map_err(failed)?;
     if !facts.is_file() || facts.len() > MAX_FILE {
-        return Err(Error::usage(format!("{} is no key file", path.display()), "Make one with srd-rs keygen"));
+        return Err(Error::usage(
+            format!("{} is no key file", path.display()),
+            "Make one with srd-rs keygen",
+        ));
     }
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode() & 0o777;

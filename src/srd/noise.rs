@@ -125,7 +125,8 @@ mod tests {
             let dot: f64 = one.iter().zip(&other).map(|(a, b)| f64::from(a * b)).sum();
             assert!((dot / n).abs() < 5.0 / 12.0 / n.sqrt(), "noise is correlated");
         }
-        let (mean, square) = one.iter().fold((0.0, 0.0), |(m, s), &u| (m + f64::from(u), s + f64::from(u * u)));
+        let (mean, square) =
+            one.iter().fold((0.0, 0.0), |(m, s), &u| (m + f64::from(u), s + f64::from(u * u)));
         let n = one.len() as f64;
         assert!((mean / n).abs() < 0.006 && (square / n - 1.0 / 12.0).abs() < 0.002);
         assert!(one.iter().all(|u| u.abs() < 0.5));

@@ -402,7 +402,13 @@ mod tests {
             let c = coded(GgmlType::Q4_K, bits, &w);
             power(c.r.iter().zip(&c.back).map(|(r, b)| r - b))
         };
-        println!("Q5_K {} Q6_K {} 2 bits {} 3 bits {}", error(GgmlType::Q5_K), error(GgmlType::Q6_K), left(Bits::Two), left(Bits::Three));
+        println!(
+            "Q5_K {} Q6_K {} 2 bits {} 3 bits {}",
+            error(GgmlType::Q5_K),
+            error(GgmlType::Q6_K),
+            left(Bits::Two),
+            left(Bits::Three)
+        );
         assert!(left(Bits::Two) < error(GgmlType::Q5_K));
         assert!(left(Bits::Three) < error(GgmlType::Q6_K));
     }
@@ -440,7 +446,8 @@ mod tests {
 
     #[test]
     fn blocks_of_zeros_and_of_one_value_stay_finite() {
-        for ty in [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q4_K, GgmlType::Q5_K]
+        for ty in
+            [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q4_K, GgmlType::Q5_K]
         {
             for value in [0.0, 1e-30, 0.37, -3.0] {
                 let c = coded(ty, Bits::Two, &[value; 1024]);

@@ -261,7 +261,8 @@ impl Header {
             return Err("has a base plane of the wrong size".into());
         }
         let Some(r) = &t.residual else { return Ok(()) };
-        let bits = Bits::new(r.bits).filter(|_| residual::wanted(ty)).ok_or("has a residual it cannot have")?;
+        let bits =
+            Bits::new(r.bits).filter(|_| residual::wanted(ty)).ok_or("has a residual it cannot have")?;
         let whole = t.shard_weights >= n || t.shard_weights.is_multiple_of(residual::SUB as u64);
         if !whole || bits.plane_bytes(n) != Some(r.bytes) || r.shards != t.base.shards {
             return Err("has a residual plane of the wrong size".into());
@@ -280,7 +281,8 @@ impl Header {
 
     /// Of both planes of all tensors.
     pub fn count_shards(&self) -> u64 {
-        let of = |t: &Tensor| u64::from(t.base.shards) + t.residual.as_ref().map_or(0, |r| u64::from(r.shards));
+        let of =
+            |t: &Tensor| u64::from(t.base.shards) + t.residual.as_ref().map_or(0, |r| u64::from(r.shards));
         self.tensors.iter().map(of).sum()
     }
 }
@@ -293,7 +295,11 @@ fn check_file_name(name: &str) -> Result<(), String> {
         || name == ".."
         || name.contains(['/', '\\', '\0', ':'])
         || name.chars().any(char::is_control);
-    if bad { Err(format!("names the file '{}', which is no plain file name", name.escape_debug())) } else { Ok(()) }
+    if bad {
+        Err(format!("names the file '{}', which is no plain file name", name.escape_debug()))
+    } else {
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -359,7 +365,8 @@ impl Layout {
             }
         }
         layout.manifest_bytes = MANIFEST_HEAD + ENTRY_BYTES * layout.shards.len() as u64;
-        layout.file_bytes = layout.manifest_offset.checked_add(layout.manifest_bytes)?.checked_add(SEAL_BYTES)?;
+        layout.file_bytes =
+            layout.manifest_offset.checked_add(layout.manifest_bytes)?.checked_add(SEAL_BYTES)?;
         Some(layout)
     }
 
@@ -376,7 +383,14 @@ impl Layout {
             let length = bytes(tensor.shard_weights.min(n - start))?;
             let offset = self.manifest_offset;
             self.manifest_offset = align_up(offset.checked_add(length)?, ALIGNMENT)?;
-            self.shards.push(Shard { tensor: number, plane, index, count: tensor.base.shards, offset, length });
+            self.shards.push(Shard {
+                tensor: number,
+                plane,
+                index,
+                count: tensor.base.shards,
+                offset,
+                length,
+            });
         }
         Some(())
     }

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::layout::{
-    ENTRY_BYTES, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, MAX_HEADER, PREAMBLE_BYTES, Preamble, SEAL_BYTES,
-    Shard,
+    ENTRY_BYTES, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, MAX_HEADER, PREAMBLE_BYTES, Preamble,
+    SEAL_BYTES, Shard,
 };
 use super::writer::{entry_place, hasher};
 use crate::error::{Error, Place, Result};
@@ -263,10 +263,13 @@ impl Container {
             let step = tensor.ggml_type().row_bytes(tensor.shard_weights.min(tensor.n_weights()));
             let start = tensor.offset + step.expect("the header is checked") * u64::from(shard.index);
             let place = || Place::file(path).tensor(&tensor.name);
-            let read =
-                |at: u64, buf: &mut [u8]| source::read_at(file, place(), start + at, buf).map_err(as_verification);
+            let read = |at: u64, buf: &mut [u8]| {
+                source::read_at(file, place(), start + at, buf).map_err(as_verification)
+            };
             self.check_shard(number, keys.as_ref(), &read, buffer, watch).map_err(|e| match e {
-                Error::Verification { what, fix, .. } => Error::Verification { place: place().at(start), what, fix },
+                Error::Verification { what, fix, .. } => {
+                    Error::Verification { place: place().at(start), what, fix }
+                }
                 other => other,
             })
         })?;
@@ -284,7 +287,10 @@ impl Container {
         let mut header = vec![0; part.header_bytes as usize];
         source::read_at(&file, Place::file(path), 0, &mut header)?;
         if to_hex(&sha256(&[&header])) != part.header_sha256 {
-            return refuse(format!("has another header than the signed GGUF (its first {} bytes)", header.len()));
+            return refuse(format!(
+                "has another header than the signed GGUF (its first {} bytes)",
+                header.len()
+            ));
         }
         Ok(file)
     }
@@ -305,7 +311,11 @@ impl Container {
         for (start, end) in spans {
             let place = Place::file(path).at(at);
             if !zeros(file, &place, at..start.max(at), &mut buffer)? {
-                return Err(Error::verification(place, "has bytes between tensors that are not zero", DAMAGED));
+                return Err(Error::verification(
+                    place,
+                    "has bytes between tensors that are not zero",
+                    DAMAGED,
+                ));
             }
             at = end;
         }
@@ -322,9 +332,10 @@ impl Container {
     ) -> Result<()> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|e| {
-            Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads")
-        })?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .build()
+            .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads"))?;
         let over = || failed.lock().unwrap_or_else(|p| p.into_inner()).is_some();
         pool.broadcast(|_| {
             let mut buffer = Vec::new();
@@ -589,7 +600,12 @@ pub fn parse_gguf_header(bytes: &[u8], size: u64, path: &Path) -> Result<GgufHea
 }
 
 /// Every stored GGUF header is sound and lists exactly the tensors of the container's header.
-fn check_gguf_headers<S: Source + ?Sized>(source: &S, path: &Path, p: &Preamble, header: &Header) -> Result<()> {
+fn check_gguf_headers<S: Source + ?Sized>(
+    source: &S,
+    path: &Path,
+    p: &Preamble,
+    header: &Header,
+) -> Result<()> {
     for (index, file) in header.files.iter().enumerate() {
         let bytes = gguf_header(source, path, p, header, index)?;
         let gguf = parse_gguf_header(&bytes, file.bytes, path)?;
@@ -607,7 +623,12 @@ fn check_gguf_headers<S: Source + ?Sized>(source: &S, path: &Path, p: &Preamble,
 }
 
 /// Zeros between the last GGUF header and the first shard.
-fn check_front_padding<S: Source + ?Sized>(source: &S, path: &Path, p: &Preamble, header: &Header) -> Result<()> {
+fn check_front_padding<S: Source + ?Sized>(
+    source: &S,
+    path: &Path,
+    p: &Preamble,
+    header: &Header,
+) -> Result<()> {
     let headers = header.gguf_header_bytes().expect("the layout is computed");
     let start = PREAMBLE_BYTES + p.header_bytes + headers;
     let mut padding = vec![0; (p.data_offset - start) as usize];

@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 
 use super::layout::{
-    ALGORITHMS, ENTRY_BYTES, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, Preamble, SEAL_BYTES, Shard, VERSION,
+    ALGORITHMS, ENTRY_BYTES, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, Preamble, SEAL_BYTES, Shard,
+    VERSION,
 };
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::{ContainerKeys, MasterKey};
@@ -101,7 +102,8 @@ pub(super) fn hasher(keys: Option<&ContainerKeys>, id: &Hash, header: &Header, s
 /// The manifest: magic, version, algorithms, SHA-256 of the preamble, number of shards, zeros, and an
 /// entry for each shard.
 fn manifest(preamble: &Preamble, shards: &[Shard], marks: &[Mark]) -> Vec<u8> {
-    let mut out = Vec::with_capacity((MANIFEST_HEAD + ENTRY_BYTES * shards.len() as u64 + SEAL_BYTES) as usize);
+    let mut out =
+        Vec::with_capacity((MANIFEST_HEAD + ENTRY_BYTES * shards.len() as u64 + SEAL_BYTES) as usize);
     out.extend_from_slice(&MANIFEST_MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&ALGORITHMS.to_le_bytes());
