@@ -131,10 +131,15 @@ pub struct ContainerSink<'a> {
     writer: Writer<'a>,
 }
 
-/// One shard on its way out: its bytes go to the file and through the hashes in order.
+/// Bytes of a shard that are written at a time: half the system time of writing chunk by chunk.
+const WRITE: usize = 1 << 20;
+
+/// One shard on its way out: its bytes go through the hashes and to the file in order.
 pub struct ShardSink {
     number: usize,
+    /// In the file, of the first byte of `pending`.
     offset: u64,
+    pending: Vec<u8>,
     hasher: ShardHasher,
 }
 
@@ -173,7 +178,7 @@ impl<'a> ContainerSink<'a> {
     /// Shard `number` of the file.
     pub fn shard(&self, number: usize) -> ShardSink {
         let offset = self.plan.layout.shards[number].offset;
-        ShardSink { number, offset, hasher: self.writer.hasher(number) }
+        ShardSink { number, offset, pending: Vec::new(), hasher: self.writer.hasher(number) }
     }
 
     pub fn base_shard(&self, tensor: usize, index: usize) -> ShardSink {
@@ -186,17 +191,24 @@ impl<'a> ContainerSink<'a> {
         t.bits().map(|bits| (self.shard(number), bits))
     }
 
-    /// Writes the next bytes of a shard.
+    /// Takes the next bytes of a shard.
     pub fn append(&self, shard: &mut ShardSink, bytes: &[u8]) -> Result<()> {
         shard.hasher.update(bytes);
-        self.sink.write_at(bytes, shard.offset)?;
-        shard.offset += bytes.len() as u64;
+        shard.pending.extend_from_slice(bytes);
+        if shard.pending.len() >= WRITE { self.flush(shard) } else { Ok(()) }
+    }
+
+    fn flush(&self, shard: &mut ShardSink) -> Result<()> {
+        self.sink.write_at(&shard.pending, shard.offset)?;
+        shard.offset += shard.pending.len() as u64;
+        shard.pending.clear();
         Ok(())
     }
 
-    /// Returns the SHA-256 of the finished shard.
-    pub fn finish_shard(&self, shard: ShardSink) -> Hash {
-        self.writer.finish_shard(shard.number, shard.hasher)
+    /// Writes what is left of a shard and returns its SHA-256.
+    pub fn finish_shard(&self, mut shard: ShardSink) -> Result<Hash> {
+        self.flush(&mut shard)?;
+        Ok(self.writer.finish_shard(shard.number, shard.hasher))
     }
 
     /// Writes manifest and seal; what remains is to give the file its name.

@@ -307,9 +307,9 @@ impl Job<'_> {
             start += chunk.len;
         }
         if let (Some(container), Some(shards)) = (&self.outputs.container, shards) {
-            container.finish_shard(shards.base);
+            container.finish_shard(shards.base)?;
             if let Some((residual, ..)) = shards.residual {
-                container.finish_shard(residual);
+                container.finish_shard(residual)?;
             }
         }
         Ok(())

@@ -54,7 +54,7 @@ pub fn resign(
         }
         // The manifest is authentic, so its SHA-256 is as good as its tag.
         let signed = container.mark(number).0;
-        if sink.finish_shard(out) != signed { Err(container.not_signed(number)) } else { Ok(()) }
+        if sink.finish_shard(out)? != signed { Err(container.not_signed(number)) } else { Ok(()) }
     })?;
     let (sink, sealed) = sink.seal(key, sign_key)?;
     sink.commit()?;

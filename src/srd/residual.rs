@@ -212,8 +212,8 @@ fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8,
         largest = search::most(lane, largest);
     }
     let reach = largest / ((bits.levels() * 0.5 - 0.5) * unit);
-    // Also false for the NaN of 0/0.
-    if !(reach > 0.0) || unit < f32::MIN_POSITIVE {
+    // 0/0 is NaN.
+    if reach.is_nan() || reach == 0.0 || unit < f32::MIN_POSITIVE {
         return (0, [0.0; SUB]);
     }
     let (mut least, mut scale, mut codes) = (f32::INFINITY, 0, [zero; SUB / 8]);
@@ -247,11 +247,10 @@ fn coded<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], d: f32) -> (f32, 
     let (top, round) = (V::splat(top), V::splat(ROUND));
     let mut codes = [zero; SUB / 8];
     let mut sums = zero;
-    for k in 0..SUB / 8 {
-        let (r, u) = (V::load(&r.as_chunks().0[k]), V::load(&u.as_chunks().0[k]));
-        let x = r.mul(inverse).add(u).add(centre);
-        codes[k] = x.max(zero).min(top).add(round).sub(round);
-        let e = codes[k].sub(x);
+    for (code, (r, u)) in codes.iter_mut().zip(r.as_chunks().0.iter().zip(u.as_chunks().0)) {
+        let x = V::load(r).mul(inverse).add(V::load(u)).add(centre);
+        *code = x.max(zero).min(top).add(round).sub(round);
+        let e = code.sub(x);
         sums = sums.add(e.mul(e));
     }
     let s = sums.store();
@@ -268,8 +267,8 @@ fn pack<const B: usize>(codes: &[f32; SUB], out: &mut [u8]) {
     }
     for (eight, out) in whole.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<B>().0) {
         let mut word = 0;
-        for j in 0..8 {
-            word |= eight[j] << (B * j);
+        for (j, code) in eight.iter().enumerate() {
+            word |= code << (B * j);
         }
         for (j, byte) in out.iter_mut().enumerate() {
             *byte = (word >> (8 * j)) as u8;
@@ -312,8 +311,8 @@ impl Decode<'_> {
                 let out = &mut out[block];
                 for (k, packed) in packed[1..].as_chunks::<B>().0.iter().enumerate() {
                     let mut word = 0;
-                    for j in 0..B {
-                        word |= u32::from(packed[j]) << (8 * j);
+                    for (j, &byte) in packed.iter().enumerate() {
+                        word |= u32::from(byte) << (8 * j);
                     }
                     for j in 0..8 {
                         let code = (word >> (B * j)) & ((1 << B) - 1);
