@@ -89,6 +89,10 @@ pub enum Error {
     #[error("{what}. {fix}")]
     Usage { what: String, fix: String },
 
+    /// A signed file is not what was signed: damaged, altered, or signed with another key.
+    #[error("{place}: {what}. {fix}")]
+    Verification { place: Place, what: String, fix: String },
+
     /// The run was interrupted by the user; nothing was left under the final name.
     #[error("interrupted; nothing was written under the final name")]
     Interrupted,
@@ -111,6 +115,10 @@ impl Error {
 
     pub fn model(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::Model { place, what: what.into(), fix: fix.into() }
+    }
+
+    pub fn verification(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::Verification { place, what: what.into(), fix: fix.into() }
     }
 
     pub fn usage(what: impl Into<String>, fix: impl Into<String>) -> Self {

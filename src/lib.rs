@@ -1,8 +1,9 @@
 //! srd-rs turns a Hugging Face checkpoint into a GGUF in one streaming pass.
 //!
 //! Rooms: [`formats`] is what lies on disk, [`dtype`] the element types, [`quant`] the block
-//! formats and the mixes, [`convert`] the walk from checkpoint to file, [`met`] which bytes are whose and
-//! bringing them into memory. `py` translates for Python.
+//! formats and the mixes, [`srd`] what is known of a matrix's inputs, residuals and their noise, [`sign`] keys
+//! and tags, [`convert`] the walk from checkpoint to file, [`met`] which bytes are whose and bringing them into
+//! memory. `py` translates for Python.
 
 pub mod convert;
 pub mod dtype;
@@ -12,6 +13,7 @@ pub mod met;
 #[cfg(feature = "python")]
 mod py;
 pub mod quant;
+pub mod sign;
 pub mod simd_level;
 pub mod srd;
 

@@ -25,8 +25,8 @@ def test_convert_prints_what_it_wrote(tmp_path: Path) -> None:
     run = srd("convert", EXAMPLE, cwd=tmp_path)
     assert (run.code, run.stderr) == (0, "")
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["wiki-gemma4-Q4_K_M.gguf", "wiki-gemma4-Q4_K_M.met.json"]
-    for word in ("Q4_K", "Q6_K", "F32", "bits per weight", "weights/s", *names):
+    assert names == [f"wiki-gemma4-Q4_K_M.{end}" for end in ("axm", "gguf", "met.json")]
+    for word in ("fingerprint", "Q4_K", "Q6_K", "F32", "bits per weight", "weights/s", *names):
         assert word in run.stdout
 
 
@@ -70,7 +70,7 @@ def test_dry_run_reads_no_weight(tmp_path: Path) -> None:
 
 
 def test_output_may_be_a_folder(tmp_path: Path) -> None:
-    assert srd("convert", EXAMPLE, "-o", tmp_path, "-q", "bf16", "--no-met").code == 0
+    assert srd("convert", EXAMPLE, "-o", tmp_path, "-q", "bf16", "--no-met", "--no-axm").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["wiki-gemma4-BF16.gguf"]
 
 
@@ -95,7 +95,7 @@ def test_types_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_split_files_fit_and_hold_everything(tmp_path: Path) -> None:
-    run = srd("convert", EXAMPLE, "-o", tmp_path / "m.gguf", "--split-max-size", "4MB", "--json")
+    run = srd("convert", EXAMPLE, "-o", tmp_path / "m.gguf", "--split-max-size", "4MB", "--json", "--no-axm")
     assert run.code == 0, run.stderr
     files = sorted(tmp_path.iterdir())
     assert len(files) >= 3 and [f["path"] for f in run.json["files"]] == [str(p) for p in files]

@@ -2,7 +2,8 @@
 
 `convert` writes a GGUF, `plan` says what it would write, `inspect` shows what is in a file;
 `met` measures which of its bytes belong to which slot of depth, `Hydrator` brings those into memory;
-`quantize` and `dequantize` work on single tensors. Errors are in
+`pack`, `verify`, `extract` and `resign` work on signed containers (.axm), `keygen` makes keys; `quantize` and
+`dequantize` work on single tensors. Errors are in
 `srd_rs.errors`. Everything loads on first use, so that `import srd_rs` costs next to nothing.
 """
 
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from srd_rs.container import Verification, extract, keygen, pack, resign, verify
     from srd_rs.conversion import ConvertReport, Plan, Progress, convert, plan
     from srd_rs.hydration import Hydrator, met
     from srd_rs.inspection import Inspection, inspect
@@ -23,12 +25,18 @@ _HOMES = {
     "Inspection": "srd_rs.inspection",
     "Plan": "srd_rs.conversion",
     "Progress": "srd_rs.conversion",
+    "Verification": "srd_rs.container",
     "convert": "srd_rs.conversion",
     "dequantize": "srd_rs.tensors",
+    "extract": "srd_rs.container",
     "inspect": "srd_rs.inspection",
     "met": "srd_rs.hydration",
+    "keygen": "srd_rs.container",
+    "pack": "srd_rs.container",
     "plan": "srd_rs.conversion",
     "quantize": "srd_rs.tensors",
+    "resign": "srd_rs.container",
+    "verify": "srd_rs.container",
 }
 
 __all__ = [
@@ -37,12 +45,18 @@ __all__ = [
     "Inspection",
     "Plan",
     "Progress",
+    "Verification",
     "convert",
     "dequantize",
+    "extract",
     "inspect",
+    "keygen",
     "met",
+    "pack",
     "plan",
     "quantize",
+    "resign",
+    "verify",
 ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,6 +60,16 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
+class PlannedContainer:
+    """The .axm beside the GGUF: its exact size, its id, and the bytes of its residual planes."""
+
+    path: Path
+    bytes: int
+    id: str
+    residual_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a conversion will write, known before a weight is read.
 
@@ -75,6 +85,7 @@ class Plan:
     source_bytes: int
     n_weights: int
     bpw: float
+    container: PlannedContainer | None = None
 
     @property
     def output(self) -> Path:
@@ -89,6 +100,19 @@ class Plan:
             n, weights, size = sums.get(t.type, (0, 0, 0))
             sums[t.type] = (n + 1, weights + t.n_weights, size + t.bytes)
         return dict(sorted(sums.items(), key=lambda item: -item[1][2]))
+
+
+@dataclass(frozen=True)
+class SealedContainer:
+    """A written .axm. `key_made` is the default key file if this run made it: back it up."""
+
+    path: Path
+    bytes: int
+    fingerprint: str
+    id: str
+    key_id: str
+    signed: bool
+    key_made: Path | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,7 @@ class ConvertReport:
     replaced: int
     threads: int
     sidecar: Path | None = None
+    container: SealedContainer | None = None
 
     @property
     def output(self) -> Path:
@@ -137,6 +162,9 @@ class _Options:
     name: str | None = None
     pre_tokenizer: str | None = None
     provenance: bool = True
+    axm: bool = False
+    axm_output: str | os.PathLike[str] | None = None
+    residual_bits: int | None = 2
 
 
 def plan(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
@@ -163,6 +191,11 @@ def convert(
     name: str | None = None,
     pre_tokenizer: str | None = None,
     provenance: bool = True,
+    axm: bool = False,
+    axm_output: str | os.PathLike[str] | None = None,
+    residual_bits: int | None = 2,
+    key_file: str | os.PathLike[str] | None = None,
+    sign_key: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
     allow_nonfinite: bool = False,
@@ -184,6 +217,11 @@ def convert(
     name: ``general.name``; by default from the model card or the folder.
     pre_tokenizer: ``tokenizer.ggml.pre`` for a tokenizer that is not recognised.
     provenance: write the ``srd.*`` keys (version, method, seed, source digest).
+    axm: write the signed container too, as ``axm_output`` or under the GGUF's name with the suffix ``.axm``. The
+        command line does so by default; a library call that makes keys does not.
+    residual_bits: 2, 3 or 4 bits a weight for what quantising lost, or None.
+    key_file: the master key; by default ``SRD_MASTER_KEY`` or the default key file, which is made on first use.
+    sign_key: an Ed25519 private key (PEM) for a signature that third parties can check.
     threads: workers; by default one per CPU. Any number gives the same bytes.
     max_memory: bytes of weights alive at any time.
     allow_nonfinite: replace NaN by 0 and what does not fit by the largest value that does, instead of failing.
@@ -209,16 +247,75 @@ def convert(
         name=name,
         pre_tokenizer=pre_tokenizer,
         provenance=provenance,
+        axm=axm,
+        axm_output=axm_output,
+        residual_bits=residual_bits,
     )
+    report = _run(
+        model,
+        output,
+        options,
+        signing=_signing(key_file, sign_key) if axm else None,
+        gguf=True,
+        threads=threads,
+        max_memory=max_memory,
+        allow_nonfinite=allow_nonfinite,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return replace(report, sidecar=_write_sidecar(report)) if met else report
+
+
+def _signing(key_file: str | os.PathLike[str] | None, sign_key: str | os.PathLike[str] | None) -> str:
+    """The names of the keys, for the native module."""
+    names = {"key_file": key_file, "sign_key": sign_key}
+    return json.dumps({k: None if path is None else os.fspath(path) for k, path in names.items()})
+
+
+def _run(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
+    options: _Options,
+    *,
+    signing: str | None,
+    gguf: bool,
+    threads: int | None,
+    max_memory: int,
+    allow_nonfinite: bool,
+    overwrite: bool,
+    progress: Callable[[Progress], None] | None,
+) -> ConvertReport:
     if threads is not None and threads < 1:
         raise UsageError(message("threads", f"{threads} is no number of workers", "Pass 1 or more"))
     native = _native_plan(Path(model), output, options)
+    return _run_plan(
+        native,
+        signing=signing,
+        gguf=gguf,
+        threads=threads,
+        max_memory=max_memory,
+        allow_nonfinite=allow_nonfinite,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _run_plan(
+    native: Any,
+    *,
+    signing: str | None,
+    gguf: bool,
+    threads: int | None,
+    max_memory: int,
+    allow_nonfinite: bool,
+    overwrite: bool,
+    progress: Callable[[Progress], None] | None,
+) -> ConvertReport:
     planned = _plan_of(native)
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     report = json.loads(
-        native.run(threads or _cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward)
+        native.run(threads or _cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward, signing, gguf)
     )
-    sidecar = _write_sidecar(planned) if met else None
     return ConvertReport(
         plan=planned,
         seconds=report["seconds"],
@@ -226,19 +323,35 @@ def convert(
         peak_rss_bytes=report["peak_rss_bytes"],
         replaced=report["replaced"],
         threads=report["threads"],
-        sidecar=sidecar,
+        container=_sealed(report["container"], report["key"]),
     )
 
 
-def _write_sidecar(planned: Plan) -> Path | None:
+def _sealed(sealed: dict[str, Any] | None, key: dict[str, Any] | None) -> SealedContainer | None:
+    if sealed is None:
+        return None
+    made = key is not None and key["from"] == "made"
+    return SealedContainer(
+        path=Path(sealed["path"]),
+        bytes=sealed["bytes"],
+        fingerprint=sealed["fingerprint"],
+        id=sealed["container"],
+        key_id=sealed["key_id"],
+        signed=sealed["signed"],
+        key_made=Path(key["path"]) if made and key is not None else None,
+    )
+
+
+def _write_sidecar(report: ConvertReport) -> Path | None:
     """The sidecar is about one file: a split output gets none."""
     from srd_rs import hydration
 
-    if len(planned.files) > 1:
+    if len(report.outputs) > 1:
         return None
-    path = hydration.sidecar_path(planned.output)
+    path = hydration.sidecar_path(report.output)
+    fingerprint = report.container.fingerprint if report.container else None
     try:
-        hydration.met(planned.output, path, digest=False, overwrite=True)
+        hydration.met(report.output, path, fingerprint=fingerprint, digest=False, overwrite=True)
     except ModelError:
         # A GGUF without layers, converted from one: there is nothing to put into slots, and nothing failed.
         return None
@@ -259,8 +372,9 @@ def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _O
         raise UsageError(message("effort", what, "Use 'fast'"))
     if not model.exists():
         raise UsageError(message(model, "no such file or folder", "Name a model folder or a GGUF"))
+    gguf = output_path(model, output, options.quant)
     native: dict[str, Any] = {
-        "output": str(output_path(model, output, options.quant)),
+        "output": str(gguf),
         "quant": options.quant,
         "tensor_types": list(options.tensor_types),
         "token_embedding_type": options.token_embedding_type,
@@ -269,8 +383,16 @@ def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _O
         "split_max_size": options.split_max_size,
         "imatrix": None if options.imatrix is None else os.fspath(options.imatrix),
     }
-    if options.provenance:
-        native["provenance"] = {"method": "search", "seed": options.seed, "files": []}
+    if options.axm:
+        path = options.axm_output or gguf.with_suffix(".axm")
+        native["container"] = {"path": os.fspath(path), "residual_bits": options.residual_bits}
+    if options.provenance or options.axm:
+        native["provenance"] = {
+            "method": "search",
+            "seed": options.seed,
+            "files": [],
+            "keys": options.provenance,
+        }
     if model.is_file() and model.suffix != ".safetensors":
         return _core.plan_gguf(str(model), json.dumps(native))
     return _plan_checkpoint(model, options, native)
@@ -295,7 +417,7 @@ def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any]) -> 
             pre=options.pre_tokenizer,
         )
     )
-    if options.provenance:
+    if "provenance" in native:
         native["provenance"]["files"] = [str(p) for p in _described_by(checkpoint.folder)]
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     facts = json.dumps(_facts(spec.hparams))
@@ -345,6 +467,7 @@ def output_path(model: Path, output: str | os.PathLike[str] | None, quant: str) 
 
 def _plan_of(native: Any) -> Plan:
     data = json.loads(native.to_json())
+    container = data["container"]
     files = tuple(PlannedFile(Path(f["path"]), f["bytes"], f["header_bytes"]) for f in data["files"])
     tensors = tuple(
         PlannedTensor(
@@ -368,4 +491,5 @@ def _plan_of(native: Any) -> Plan:
         source_bytes=data["source_bytes"],
         n_weights=data["n_weights"],
         bpw=data["bpw"],
+        container=container and PlannedContainer(**{**container, "path": Path(container["path"])}),
     )

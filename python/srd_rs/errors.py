@@ -7,12 +7,21 @@ The classes are defined by the native module, so that Rust and Python raise the 
 * ``ModelError`` (also a ``ValueError``): well-formed files that are not a model this tool can convert;
 * ``NonFiniteError`` (also a ``ValueError``): a weight is NaN, infinite or too large for its type;
 * ``UsageError`` (also a ``ValueError``): the caller asked for something that makes no sense;
+* ``VerificationError`` (also a ``ValueError``): a signed file is not what was signed;
 * ``SrdIOError`` (also an ``OSError``): the operating system refused.
 """
 
 from __future__ import annotations
 
-from srd_rs._core import FormatError, ModelError, NonFiniteError, SrdError, SrdIOError, UsageError
+from srd_rs._core import (
+    FormatError,
+    ModelError,
+    NonFiniteError,
+    SrdError,
+    SrdIOError,
+    UsageError,
+    VerificationError,
+)
 
 __all__ = [
     "FormatError",
@@ -21,6 +30,7 @@ __all__ = [
     "SrdError",
     "SrdIOError",
     "UsageError",
+    "VerificationError",
     "message",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class InspectedTensor:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`kind` is "gguf" or "safetensors"; `metadata` (key, kind, value) with arrays cut to `max_items` values,
+    """`kind` is "gguf", "safetensors" or "axm"; `metadata` (key, kind, value) with arrays cut to `max_items` values,
     whose full lengths are in `lengths`."""
 
     kind: str
@@ -68,17 +69,19 @@ class Inspection:
 
 
 def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:
-    """Read and check the headers of a GGUF, a .safetensors file or a folder of them.
+    """Read and check the headers of a GGUF, an .axm container, a .safetensors file or a folder of them.
 
-    Raises SrdIOError when it cannot be read, FormatError when it breaks its format, UsageError for another kind of
-    file.
+    Raises SrdIOError when it cannot be read, FormatError when it breaks its format (an .axm:
+    VerificationError), UsageError for another kind of file.
     """
     path = Path(path)
     if path.is_dir() or path.suffix == ".safetensors":
         return _inspect_checkpoint(path)
-    if path.suffix in (".axm", ".json", ".bin", ".pt", ".pth"):
+    if path.suffix == ".axm":
+        return _inspect_container(path)
+    if path.suffix in (".json", ".bin", ".pt", ".pth"):
         what = f"'{path.suffix}' files are not inspected"
-        raise UsageError(message(path, what, "Name a GGUF, a .safetensors file or a folder of them"))
+        raise UsageError(message(path, what, "Name a GGUF, an .axm, a .safetensors file or a folder of them"))
     return _inspect_gguf(path, max_items)
 
 
@@ -106,3 +109,43 @@ def _inspect_gguf(path: Path, max_items: int) -> Inspection:
     return Inspection(
         "gguf", path, header["file_size"], tuple(header["metadata"]), dict(header["lengths"]), tensors
     )
+
+
+#: What an inspection shows of a container's header.
+_CONTAINER_KEYS = (
+    ("axm.fingerprint", "fingerprint"),
+    ("axm.id", "container"),
+    ("axm.key_id", "key_id"),
+    ("axm.ed25519_public_key", "public_key"),
+    ("axm.tool", "tool"),
+    ("axm.method", "method"),
+    ("axm.quant", "quant"),
+    ("axm.seed", "seed"),
+    ("axm.source_digest", "source_digest"),
+    ("axm.n_shards", "n_shards"),
+    ("general.architecture", "arch"),
+)
+
+
+def _inspect_container(path: Path) -> Inspection:
+    """The bytes of a tensor are those of both planes; `type` names the bits of a residual too: ``Q4_K+2``."""
+    from srd_rs import _core
+
+    header = json.loads(_core.open_container(str(path)).to_json())
+    tensors = tuple(
+        InspectedTensor(
+            name=t["name"],
+            shape=tuple(t["ne"]),
+            type=t["type"] + (f"+{t['residual']['bits']}" if t["residual"] else ""),
+            bytes=t["base"]["bytes"] + (t["residual"]["bytes"] if t["residual"] else 0),
+            offset=offset,
+            file=path.name,
+        )
+        for t, offset in zip(header["tensors"], header["base_offsets"], strict=True)
+    )
+    metadata = tuple(
+        (key, "UINT64" if isinstance(header[name], int) else "STRING", header[name])
+        for key, name in _CONTAINER_KEYS
+        if header[name] is not None
+    )
+    return Inspection("axm", path, header["file_bytes"], metadata, {}, tensors)

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use ring::digest::{Context, SHA256};
 
 use crate::error::{Error, Result};
+use crate::formats::axm::layout::SourceFile;
 use crate::formats::safetensors::Checkpoint;
+use crate::sign::{Hash, hash_of, sha256, to_hex};
 
 /// A part of a file that goes into the digest.
 pub struct Part {
@@ -27,39 +29,55 @@ pub fn checkpoint_headers(checkpoint: &Checkpoint) -> Vec<Part> {
     shards.map(|(s, end)| Part { path: s.path.clone(), header_bytes: Some(end) }).collect()
 }
 
-/// `sha256:` and the SHA-256, in hex, of one line per part, sorted by file name:
-/// `name TAB file size TAB sha256 of the hashed bytes LF`.
+/// The parts with their SHA-256, sorted by name.
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read.
-pub fn source_digest(parts: &[Part]) -> Result<String> {
-    let mut lines = parts.iter().map(line).collect::<Result<Vec<_>>>()?;
+pub fn describe(parts: &[Part]) -> Result<Vec<SourceFile>> {
+    let mut files = parts.iter().map(describe_part).collect::<Result<Vec<_>>>()?;
+    files.sort_by_cached_key(line);
+    Ok(files)
+}
+
+/// `sha256:` and the SHA-256, in hex, of one line per part, sorted:
+/// `name TAB file size TAB sha256 of the hashed bytes LF`.
+pub fn source_digest(files: &[SourceFile]) -> String {
+    let mut lines: Vec<_> = files.iter().map(line).collect();
     lines.sort();
-    Ok(format!("sha256:{}", hex(ring::digest::digest(&SHA256, lines.concat().as_bytes()).as_ref())))
+    format!("sha256:{}", to_hex(&sha256(&[lines.concat().as_bytes()])))
 }
 
-fn line(part: &Part) -> Result<String> {
-    let name = part.path.file_name().unwrap_or_default().to_string_lossy();
+fn line(file: &SourceFile) -> String {
+    format!("{}\t{}\t{}\n", file.name, file.bytes, file.sha256)
+}
+
+fn describe_part(part: &Part) -> Result<SourceFile> {
+    let name = part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut file = File::open(&part.path).map_err(|e| Error::io(&part.path, "open", e))?;
-    let size = file.seek(SeekFrom::End(0)).map_err(|e| Error::io(&part.path, "read", e))?;
+    let bytes = file.seek(SeekFrom::End(0)).map_err(|e| Error::io(&part.path, "read", e))?;
     file.rewind().map_err(|e| Error::io(&part.path, "read", e))?;
-    let hash = hash_reader(file.take(part.header_bytes.unwrap_or(size)), &part.path)?;
-    Ok(format!("{name}\t{size}\t{hash}\n"))
+    let hashed_bytes = part.header_bytes.unwrap_or(bytes);
+    let sha256 = to_hex(&hash_reader(file.take(hashed_bytes), &part.path)?);
+    Ok(SourceFile { bytes, hashed_bytes, name, sha256 })
 }
 
-fn hash_reader(mut reader: impl Read, path: &Path) -> Result<String> {
+/// SHA-256 of a whole file.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read.
+pub fn hash_file(path: &Path) -> Result<Hash> {
+    hash_reader(File::open(path).map_err(|e| Error::io(path, "open", e))?, path)
+}
+
+fn hash_reader(mut reader: impl Read, path: &Path) -> Result<Hash> {
     let mut context = Context::new(&SHA256);
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; 1 << 18];
     loop {
         match reader.read(&mut buffer).map_err(|e| Error::io(path, "read", e))? {
-            0 => return Ok(hex(context.finish().as_ref())),
+            0 => return Ok(hash_of(&context.finish())),
             n => context.update(&buffer[..n]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -72,10 +90,11 @@ mod tests {
         let path = dir.path().join("config.json");
         std::fs::write(&path, "abc").unwrap();
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let expected = ring::digest::digest(&SHA256, format!("config.json\t3\t{abc}\n").as_bytes());
-        let part = || Part { path: path.clone(), header_bytes: None };
-        assert_eq!(source_digest(&[part()]).unwrap(), format!("sha256:{}", hex(expected.as_ref())));
+        let expected =
+            format!("sha256:{}", to_hex(&sha256(&[format!("config.json\t3\t{abc}\n").as_bytes()])));
+        let digest = || source_digest(&describe(&[Part { path: path.clone(), header_bytes: None }]).unwrap());
+        assert_eq!(digest(), expected);
         std::fs::write(&path, "abd").unwrap();
-        assert_ne!(source_digest(&[part()]).unwrap(), format!("sha256:{}", hex(expected.as_ref())));
+        assert_ne!(digest(), expected);
     }
 }

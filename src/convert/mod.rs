@@ -1,10 +1,14 @@
 //! The walk from a source to a GGUF: [`plan`] (what will be written where), [`source`] (rows in),
-//! [`transform`] (HF layout to GGUF layout), [`pipeline`] (the work), [`sink`] (bytes out).
+//! [`transform`] (HF layout to GGUF layout), [`pipeline`] (the work), [`sink`] (bytes out),
+//! [`container`] (the signed master beside the GGUF), [`extract`] (from a container back to files).
 
+pub mod container;
 pub mod digest;
+pub mod extract;
 pub mod pipeline;
 pub mod plan;
 pub mod report;
+pub mod resign;
 pub mod sink;
 pub mod source;
 pub mod spec;

@@ -5,30 +5,42 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crate::convert::container::{ContainerSink, Sealed, ShardSink};
 use crate::convert::plan::{Plan, PlannedTensor};
 use crate::convert::report::{Clock, Report, peak_rss_bytes};
 use crate::convert::sink::{self, Sink};
 use crate::convert::transform::Scratch;
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
+use crate::formats::axm::layout::shard_weights;
 use crate::formats::decode;
 use crate::quant;
+use crate::sign::ed25519::SignKey;
+use crate::sign::keys::MasterKey;
+use crate::srd::noise::Noise;
+use crate::srd::residual::{self, Bits, Run};
 
 /// Weights in a chunk: its f32 form and the bytes read and written for it stay in a core's L2 cache.
 const CHUNK_WEIGHTS: u64 = 32 * 1024;
-/// Bytes a worker holds per weight of a chunk: source (4 at most), f32, output (4 at most).
-const BYTES_PER_WEIGHT: u64 = 12;
+/// Bytes a worker holds per weight of a chunk: source (4 at most), f32, output (4 at most),
+/// and, for a container, the base's values, its steps and the residual's codes.
+const BYTES_PER_WEIGHT: u64 = 20;
 /// Blocks of every type divide this, so a row longer than a chunk is cut at its multiples.
 const CUT: u64 = 256;
 
-#[derive(Debug, Clone)]
-pub struct RunOptions {
+pub struct RunOptions<'a> {
     pub threads: usize,
     /// Bytes of weights alive at any time, over all workers.
     pub max_memory: u64,
     /// Replace NaN by 0 and what does not fit by the largest value that does, instead of failing.
     pub allow_nonfinite: bool,
     pub overwrite: bool,
+    /// Signs the container: needed where the plan has one.
+    pub key: Option<&'a MasterKey>,
+    /// Adds an Ed25519 signature to the container.
+    pub sign_key: Option<&'a SignKey>,
+    /// False writes the container alone.
+    pub gguf: bool,
 }
 
 /// Shared between the workers and whoever watches.
@@ -63,50 +75,88 @@ impl Progress {
 /// Runs `plan`: when it returns `Ok`, every output file is complete under its name; otherwise none is.
 ///
 /// # Errors
-/// Whatever went wrong first in the order of the plan; [`Error::Interrupted`] after [`Progress::cancel`].
+/// Whatever went wrong first in the order of the plan; [`Error::Interrupted`] after [`Progress::cancel`];
+/// [`Error::Usage`] when there is a container to sign and no key.
 pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Report> {
     let clock = Clock::start();
     let threads = options.threads.max(1);
-    for file in &plan.files {
-        sink::check_target(&file.path, options.overwrite)?;
-    }
-    let sinks = plan
-        .files
-        .iter()
-        .map(|f| {
-            let sink = Sink::create(&f.path, f.bytes, options.overwrite)?;
-            sink.write_at(&f.header, 0)?;
-            Ok(sink)
-        })
-        .collect::<Result<Vec<_>>>()?;
-
-    let chunks = Chunks::cut(plan, chunk_weights(options.max_memory, threads));
-    let job = Job { plan, sinks: &sinks, chunks: &chunks, options, progress, replaced: AtomicU64::new(0) };
+    let outputs = Outputs::create(plan, options)?;
+    let replaced = AtomicU64::new(0);
+    let job = Job {
+        plan,
+        outputs: &outputs,
+        units: &Units::cut(plan),
+        chunk: chunk_weights(options.max_memory, threads),
+        options,
+        progress,
+        replaced: &replaced,
+    };
     job.run(threads)?;
-
-    let replaced = job.replaced.load(Ordering::Relaxed);
-    commit_all(sinks, plan)?;
+    let container = outputs.commit(plan, options)?;
     Ok(Report {
         seconds: clock.seconds(),
         cpu_seconds: clock.cpu_seconds(),
         peak_rss_bytes: peak_rss_bytes(),
         source_bytes: plan.source_bytes(),
-        replaced,
+        replaced: replaced.into_inner(),
         threads,
+        container,
     })
 }
 
-/// Names all files; if one cannot be named, those already named are taken away again.
-fn commit_all(sinks: Vec<Sink>, plan: &Plan) -> Result<()> {
-    for (i, sink) in sinks.into_iter().enumerate() {
-        if let Err(error) = sink.commit() {
-            for file in &plan.files[..i] {
-                let _ = std::fs::remove_file(&file.path);
+/// The files that are being written.
+struct Outputs<'a> {
+    /// One for each file of the plan, or none where only the container is wanted.
+    gguf: Vec<Sink>,
+    container: Option<ContainerSink<'a>>,
+}
+
+impl<'a> Outputs<'a> {
+    fn create(plan: &'a Plan, options: &RunOptions) -> Result<Self> {
+        let files = if options.gguf { plan.files.as_slice() } else { &[] };
+        let targets = files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path));
+        targets.into_iter().try_for_each(|path| sink::check_target(path, options.overwrite))?;
+        let gguf = files
+            .iter()
+            .map(|f| {
+                let sink = Sink::create(&f.path, f.bytes, options.overwrite)?;
+                sink.write_at(&f.header, 0)?;
+                Ok(sink)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let container = match (&plan.container, options.key) {
+            (None, _) => None,
+            (Some(planned), Some(key)) => {
+                Some(ContainerSink::create(planned, &plan.files, key, options.overwrite)?)
             }
-            return Err(error);
-        }
+            (Some(_), None) => {
+                let fix = "Set SRD_MASTER_KEY, name a key file, or convert without a container";
+                return Err(Error::usage("there is no key to sign the container with", fix));
+            }
+        };
+        Ok(Self { gguf, container })
     }
-    Ok(())
+
+    /// Names all files; if one cannot be named, those already named are taken away again.
+    fn commit(self, plan: &Plan, options: &RunOptions) -> Result<Option<Sealed>> {
+        let mut sinks: Vec<_> =
+            self.gguf.into_iter().zip(plan.files.iter().map(|f| f.path.clone())).collect();
+        let mut sealed = None;
+        if let (Some(container), Some(key)) = (self.container, options.key) {
+            let (sink, seal) = container.seal(key, options.sign_key)?;
+            sinks.push((sink, seal.path.clone()));
+            sealed = Some(seal);
+        }
+        let mut named = Vec::new();
+        for (sink, path) in sinks {
+            if let Err(error) = sink.commit() {
+                named.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                return Err(error);
+            }
+            named.push(path);
+        }
+        Ok(sealed)
+    }
 }
 
 fn chunk_weights(max_memory: u64, threads: usize) -> u64 {
@@ -114,56 +164,68 @@ fn chunk_weights(max_memory: u64, threads: usize) -> u64 {
     (share.min(CHUNK_WEIGHTS) / CUT * CUT).max(CUT)
 }
 
-/// The plan's tensors cut into chunks: whole rows, or pieces of a row that is longer than a chunk.
-struct Chunks {
-    /// Per tensor: number of its first chunk and weights in each of its chunks.
+/// The plan's tensors cut into what one worker does at a stretch: the shards of a container, whether
+/// there is one or not.
+struct Units {
+    /// Per tensor: number of its first unit and weights in each of its units but the last.
     tensors: Vec<(usize, u64)>,
     count: usize,
 }
 
-/// A run of weights of one tensor.
+/// A shard's run of weights of one tensor.
+struct Unit<'a> {
+    tensor: &'a PlannedTensor,
+    /// In the plan.
+    index: usize,
+    shard: usize,
+    start: u64,
+    end: u64,
+}
+
+/// A run of weights within a unit: whole rows, or a piece of a row that is longer than a chunk.
 struct Chunk<'a> {
     tensor: &'a PlannedTensor,
-    index: usize,
     start: u64,
     len: u64,
 }
 
-impl Chunks {
-    fn cut(plan: &Plan, weights: u64) -> Self {
+impl Units {
+    fn cut(plan: &Plan) -> Self {
         let mut count = 0;
         let tensors = plan
             .tensors
             .iter()
-            .map(|tensor| {
-                let row = tensor.row_len();
-                let size = if row > weights { weights } else { weights / row * row };
-                let first = count;
-                // A row is no whole number of pieces in general: pieces do not cross rows.
-                let per_row = row.div_ceil(size.min(row));
-                let n = tensor.n_weights();
-                count += if row > weights { (n / row * per_row) as usize } else { n.div_ceil(size) as usize };
-                (first, size)
+            .map(|t| {
+                let (first, weights) = (count, shard_weights(t.ty, t.row_len(), t.n_weights()));
+                count += t.n_weights().div_ceil(weights) as usize;
+                (first, weights)
             })
             .collect();
         Self { tensors, count }
     }
 
-    fn get<'a>(&self, plan: &'a Plan, number: usize) -> Chunk<'a> {
+    fn get<'a>(&self, plan: &'a Plan, number: usize) -> Unit<'a> {
         let index = self.tensors.partition_point(|&(first, _)| first <= number) - 1;
-        let (first, size) = self.tensors[index];
-        let tensor = &plan.tensors[index];
-        let row = tensor.row_len();
-        let k = (number - first) as u64;
-        let (start, end) = if row > size {
-            let per_row = row.div_ceil(size);
-            let (r, piece) = (k / per_row, k % per_row);
-            (r * row + piece * size, r * row + ((piece + 1) * size).min(row))
-        } else {
-            (k * size, ((k + 1) * size).min(tensor.n_weights()))
-        };
-        Chunk { tensor, index, start, len: end - start }
+        let (first, weights) = self.tensors[index];
+        let (tensor, shard) = (&plan.tensors[index], number - first);
+        let start = shard as u64 * weights;
+        Unit { tensor, index, shard, start, end: (start + weights).min(tensor.n_weights()) }
     }
+}
+
+impl<'a> Unit<'a> {
+    /// The chunk of at most `weights` weights that begins at `start`.
+    fn chunk(&self, start: u64, weights: u64) -> Chunk<'a> {
+        let row = self.tensor.row_len();
+        let len = if row <= weights { weights / row * row } else { weights.min(row - start % row) };
+        Chunk { tensor: self.tensor, start, len: len.min(self.end - start) }
+    }
+}
+
+/// What a unit writes beside the GGUF.
+struct Shards {
+    base: ShardSink,
+    residual: Option<(ShardSink, Bits, Noise)>,
 }
 
 /// Buffers of one worker.
@@ -172,38 +234,48 @@ struct Buffers {
     scratch: Scratch,
     weights: Vec<f32>,
     blocks: Vec<u8>,
+    /// What the blocks stand for.
+    values: Vec<f32>,
+    steps: Vec<f32>,
+    plane: Vec<u8>,
 }
 
 struct Job<'a> {
     plan: &'a Plan,
-    sinks: &'a [Sink],
-    chunks: &'a Chunks,
-    options: &'a RunOptions,
+    outputs: &'a Outputs<'a>,
+    units: &'a Units,
+    /// Weights in a chunk at most.
+    chunk: u64,
+    options: &'a RunOptions<'a>,
     progress: &'a Progress,
-    replaced: AtomicU64,
+    replaced: &'a AtomicU64,
 }
 
 impl Job<'_> {
     fn run(&self, threads: usize) -> Result<()> {
         let next = AtomicUsize::new(0);
-        // The failure of the earliest chunk, so that the message does not depend on timing.
+        // The failure of the earliest unit, so that the message does not depend on timing: units are handed
+        // out in order, and those before a failed one run to their end.
+        let first_failed = AtomicUsize::new(usize::MAX);
         let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("srd-{i}"))
             .build()
             .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads"))?;
-        // Chunks are handed out in the order of the plan, so the files are read and written from front to back.
         pool.broadcast(|_| {
             let mut buffers = Buffers::default();
-            while !self.progress.stopped() {
+            loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= self.chunks.count {
+                if number >= self.units.count {
                     break;
                 }
-                let chunk = self.chunks.get(self.plan, number);
-                if let Err(error) = self.process(&chunk, &mut buffers) {
-                    self.progress.cancel();
+                let go_on = || !self.progress.stopped() && number < first_failed.load(Ordering::Relaxed);
+                if !go_on() {
+                    break;
+                }
+                if let Err(error) = self.process(&self.units.get(self.plan, number), &mut buffers, go_on) {
+                    first_failed.fetch_min(number, Ordering::Relaxed);
                     let mut slot = failed.lock().unwrap_or_else(|p| p.into_inner());
                     if slot.as_ref().is_none_or(|(n, _)| number < *n) {
                         *slot = Some((number, error));
@@ -218,9 +290,42 @@ impl Job<'_> {
         }
     }
 
-    fn process(&self, chunk: &Chunk, buffers: &mut Buffers) -> Result<()> {
+    /// One unit, a chunk at a time; unfinished when `go_on` says so.
+    fn process(&self, unit: &Unit, buffers: &mut Buffers, go_on: impl Fn() -> bool) -> Result<()> {
+        self.progress.tensor.store(unit.index, Ordering::Relaxed);
+        let mut shards = self.outputs.container.as_ref().map(|c| self.open_shards(c, unit));
+        let mut start = unit.start;
+        while start < unit.end {
+            if !go_on() {
+                return Ok(());
+            }
+            let chunk = unit.chunk(start, self.chunk);
+            self.convert(&chunk, buffers)?;
+            if let (Some(container), Some(shards)) = (&self.outputs.container, &mut shards) {
+                self.keep(container, shards, &chunk, buffers)?;
+            }
+            start += chunk.len;
+        }
+        if let (Some(container), Some(shards)) = (&self.outputs.container, shards) {
+            container.finish_shard(shards.base)?;
+            if let Some((residual, ..)) = shards.residual {
+                container.finish_shard(residual)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_shards(&self, container: &ContainerSink, unit: &Unit) -> Shards {
+        let seed = self.plan.container.as_ref().map_or(0, |c| c.header.seed);
+        let residual = container
+            .residual_shard(unit.index, unit.shard)
+            .map(|(shard, bits)| (shard, bits, Noise::new(seed, &unit.tensor.name)));
+        Shards { base: container.base_shard(unit.index, unit.shard), residual }
+    }
+
+    /// Makes the blocks of a chunk and writes them to the GGUF.
+    fn convert(&self, chunk: &Chunk, buffers: &mut Buffers) -> Result<()> {
         let tensor = chunk.tensor;
-        self.progress.tensor.store(chunk.index, Ordering::Relaxed);
         let bytes = tensor.ty.row_bytes(chunk.len).expect("chunks are cut at block boundaries");
         let offset = tensor.ty.row_bytes(chunk.start).expect("chunks are cut at block boundaries");
         buffers.blocks.resize(bytes as usize, 0);
@@ -228,9 +333,36 @@ impl Job<'_> {
             Some(index) => self.copy(chunk, index, offset, &mut buffers.blocks)?,
             None => self.quantise(chunk, buffers)?,
         }
-        self.sinks[tensor.file].write_at(&buffers.blocks, tensor.offset + offset)?;
+        if let Some(sink) = self.outputs.gguf.get(tensor.file) {
+            sink.write_at(&buffers.blocks, tensor.offset + offset)?;
+        }
         self.progress.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Writes the blocks of a chunk, and what they lost, to the container.
+    fn keep(
+        &self,
+        container: &ContainerSink,
+        shards: &mut Shards,
+        chunk: &Chunk,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
+        container.append(&mut shards.base, &buffers.blocks)?;
+        let Some((shard, bits, noise)) = &mut shards.residual else { return Ok(()) };
+        let ty = chunk.tensor.ty;
+        let n = chunk.len as usize;
+        buffers.values.resize(n, 0.0);
+        quant::dequantize(ty, &buffers.blocks, &mut buffers.values);
+        buffers.weights.iter_mut().zip(&buffers.values).for_each(|(w, v)| *w -= v);
+        buffers.steps.resize(n / residual::SUB, 0.0);
+        residual::steps(ty, &buffers.blocks, &mut buffers.steps);
+        let bytes = bits.plane_bytes(chunk.len).expect("blocks are whole sub-blocks");
+        buffers.plane.resize(bytes as usize, 0);
+        let row = chunk.tensor.row_len();
+        let run = Run { noise, bits: *bits, start: chunk.start, row, steps: &buffers.steps };
+        residual::encode(run, &buffers.weights, &mut buffers.plane);
+        container.append(shard, &buffers.plane)
     }
 
     /// The source already has the wanted type: its bytes are taken, and only looked at.

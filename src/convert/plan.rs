@@ -3,16 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::convert::container::{self, ContainerOptions, PlannedContainer};
 use crate::convert::source::{Encoding, Source};
 use crate::convert::spec::{Store, TensorSpec, Transform};
 use crate::convert::transform::Bound;
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
+use crate::formats::axm::layout::SourceFile;
 use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::gguf::writer::{self, TensorHeader};
 use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
+use crate::sign::to_hex;
 use crate::srd::importance::Importance;
 
 /// What the user asks of a conversion.
@@ -27,6 +30,8 @@ pub struct PlanOptions {
     pub importance: Option<Arc<Importance>>,
     /// Cut the output into files of at most this many bytes, named as llama.cpp expects.
     pub split_max_size: Option<u64>,
+    /// Plan a container beside the GGUF.
+    pub container: Option<ContainerOptions>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub struct Provenance {
     pub seed: u64,
     /// `sha256:...` over the source's headers and small files; see [`crate::convert::digest`].
     pub source_digest: String,
+    /// What the digest covers.
+    pub sources: Vec<SourceFile>,
 }
 
 /// An output tensor.
@@ -82,6 +89,7 @@ pub struct Plan {
     pub arch: String,
     pub tensors: Vec<PlannedTensor>,
     pub files: Vec<PlannedFile>,
+    pub container: Option<PlannedContainer>,
 }
 
 impl Plan {
@@ -111,11 +119,11 @@ impl Plan {
 }
 
 /// A tensor on its way into the plan: bound to its source, its type still open.
-struct Draft {
-    name: String,
-    ne: Vec<u64>,
-    stored: GgmlType,
-    source: Bound,
+pub(super) struct Draft {
+    pub name: String,
+    pub ne: Vec<u64>,
+    pub stored: GgmlType,
+    pub source: Bound,
 }
 
 /// Plans a Hugging Face checkpoint from what its model family declares.
@@ -157,7 +165,7 @@ fn keep(tensor: &GgufTensor, source: &Source) -> Result<Draft> {
 }
 
 /// What the recipe needs, from a GGUF's own metadata.
-fn facts_of(kv: &KeyValues, path: &Path) -> Result<ModelFacts> {
+pub(super) fn facts_of(kv: &KeyValues, path: &Path) -> Result<ModelFacts> {
     let missing = |key: &str| {
         let fix = "Convert a GGUF that holds a model, or the checkpoint it was made from";
         Error::model(Place::file(path), format!("the metadata has no valid '{key}'"), fix)
@@ -201,7 +209,7 @@ fn draft(spec: &TensorSpec, source: &Source, recipe: Recipe) -> Result<Draft> {
 
 /// The type a weight has where it is not quantised: the recipe's own for F32, F16 and BF16; for
 /// the others F16 if the checkpoint is F16, else BF16, as the reference converter's `auto`.
-fn unquantised_type(bound: &Bound, source: &Source, recipe: Recipe) -> GgmlType {
+pub(super) fn unquantised_type(bound: &Bound, source: &Source, recipe: Recipe) -> GgmlType {
     match recipe {
         Recipe::F32 => return GgmlType::F32,
         Recipe::F16 => return GgmlType::F16,
@@ -215,7 +223,7 @@ fn unquantised_type(bound: &Bound, source: &Source, recipe: Recipe) -> GgmlType 
     if all_f16 { GgmlType::F16 } else { GgmlType::BF16 }
 }
 
-fn finish(
+pub(super) fn finish(
     source: Source,
     drafts: Vec<Draft>,
     mut metadata: KeyValues,
@@ -236,13 +244,16 @@ fn finish(
         }
         tensors.push(tensor);
     }
-    let files = lay_out(&mut tensors, metadata, options)?;
-    Ok(Plan { source, recipe: options.recipe, arch: facts.arch.clone(), tensors, files })
+    let (files, container) = match &options.container {
+        Some(wanted) => lay_out_both(&mut tensors, metadata, options, wanted, &facts.arch)?,
+        None => (lay_out(&mut tensors, metadata, options)?, None),
+    };
+    Ok(Plan { source, recipe: options.recipe, arch: facts.arch.clone(), tensors, files, container })
 }
 
 /// llama-quantize's order: what belongs to no layer first, then layer by layer, so that a layer's
 /// weights lie together. Names must differ.
-fn in_file_order(drafts: Vec<Draft>) -> Result<Vec<Draft>> {
+pub(super) fn in_file_order(drafts: Vec<Draft>) -> Result<Vec<Draft>> {
     let names: Vec<&str> = drafts.iter().map(|d| d.name.as_str()).collect();
     let order = recipe::layered_order(&names);
     if let Some(twice) = order.windows(2).find(|w| names[w[0]] == names[w[1]]) {
@@ -256,7 +267,7 @@ fn in_file_order(drafts: Vec<Draft>) -> Result<Vec<Draft>> {
     Ok(order.into_iter().map(|i| drafts[i].take().expect("an order names each index once")).collect())
 }
 
-fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor> {
+pub(super) fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor> {
     let place = || Place::file(source.path()).tensor(&draft.name);
     let same = draft.source.as_source().filter(|&i| source.encoding(i).as_ggml() == Some(ty));
     if same.is_none() && !quant::can_quantize(ty) {
@@ -283,7 +294,7 @@ fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor>
     })
 }
 
-fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
+pub(super) fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
     if let Some(importance) = &options.importance {
@@ -303,6 +314,27 @@ fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
         metadata.set("srd.seed", Value::U64(p.seed));
         metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
     }
+}
+
+/// The GGUF names its container by an id that is made from everything else in its header.
+fn lay_out_both(
+    tensors: &mut [PlannedTensor],
+    mut metadata: KeyValues,
+    options: &PlanOptions,
+    wanted: &ContainerOptions,
+    arch: &str,
+) -> Result<(Vec<PlannedFile>, Option<PlannedContainer>)> {
+    let quant = options.recipe.name();
+    metadata.remove(container::ID_KEY);
+    let mut files = lay_out(tensors, metadata.clone(), options)?;
+    let id = container::container_id(wanted, quant, &files);
+    if options.provenance.is_some() {
+        metadata.set(container::ID_KEY, Value::String(to_hex(&id)));
+        files = lay_out(tensors, metadata, options)?;
+    }
+    let parts = container::Parts { id, arch, quant, tensors, files: &files };
+    let planned = container::plan(wanted, &parts)?;
+    Ok((files, Some(planned)))
 }
 
 /// Cuts the tensors into files and gives each its offset.

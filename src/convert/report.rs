@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::convert::container::Sealed;
+
 /// Measured around a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -17,6 +19,8 @@ pub struct Report {
     /// Weights that were NaN or infinite or too large and were replaced (`--allow-nonfinite`).
     pub replaced: u64,
     pub threads: usize,
+    /// The container that was written.
+    pub container: Option<Sealed>,
 }
 
 /// Wall and CPU clock since [`Clock::start`].

@@ -1,5 +1,6 @@
-//! What is on disk: safetensors checkpoints and GGUF files. Nothing read here is trusted.
+//! What is on disk: safetensors checkpoints, GGUF files and .axm containers. Nothing read here is trusted.
 
+pub mod axm;
 pub mod decode;
 pub mod gguf;
 pub mod safetensors;

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::convert::container::ContainerOptions;
 use crate::convert::digest;
 use crate::convert::pipeline::{self, Progress, RunOptions};
 use crate::convert::plan::{self, PlanOptions, Provenance};
@@ -16,13 +16,13 @@ use crate::convert::spec::TensorSpec;
 use crate::error::{Error, Result};
 use crate::formats::gguf::GgufFile;
 use crate::formats::safetensors::Checkpoint;
+use crate::py::axm::{Signing, origin_json};
 use crate::py::errors::ToPy;
 use crate::py::metadata;
+use crate::py::watch::watched;
 use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
 use crate::srd::importance::Importance;
-
-/// How often the waiting thread looks at signals and reports progress.
-const TICK: Duration = Duration::from_millis(50);
+use crate::srd::residual::Bits;
 
 /// `options` of the plan functions, as JSON.
 #[derive(Deserialize)]
@@ -39,6 +39,15 @@ struct Options {
     split_max_size: Option<u64>,
     imatrix: Option<PathBuf>,
     provenance: Option<ProvenanceOptions>,
+    container: Option<ContainerJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ContainerJson {
+    path: PathBuf,
+    /// 2, 3 or 4; none for no residual planes.
+    residual_bits: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +57,8 @@ struct ProvenanceOptions {
     seed: u64,
     /// Config and tokenizer files that went into the metadata.
     files: Vec<PathBuf>,
+    /// Whether the GGUF gets the `srd.*` keys; a container always records its provenance.
+    keys: bool,
 }
 
 impl Options {
@@ -57,13 +68,7 @@ impl Options {
     }
 
     fn plan_options(&self, headers: Vec<digest::Part>) -> Result<PlanOptions> {
-        let recipe = Recipe::from_name(&self.quant).ok_or_else(|| {
-            let known: Vec<_> = Recipe::all().map(Recipe::name).collect();
-            Error::usage(
-                format!("'{}' is no known mix", self.quant),
-                format!("Use one of {}", known.join(", ")),
-            )
-        })?;
+        let recipe = parse_recipe(&self.quant)?;
         let ty = |name: &Option<String>| name.as_deref().map(Overrides::parse_type).transpose();
         let overrides = Overrides {
             tensor_type: self
@@ -81,8 +86,9 @@ impl Options {
             output: self.output.clone(),
             recipe,
             overrides,
-            provenance,
             importance,
+            container: container(self.container.as_ref(), provenance.as_ref())?,
+            provenance: provenance.filter(|_| self.provenance.as_ref().is_some_and(|p| p.keys)),
             split_max_size: self.split_max_size,
         })
     }
@@ -90,8 +96,31 @@ impl Options {
 
 fn provenance(options: &ProvenanceOptions, mut parts: Vec<digest::Part>) -> Result<Provenance> {
     parts.extend(options.files.iter().map(|p| digest::Part { path: p.clone(), header_bytes: None }));
-    let source_digest = digest::source_digest(&parts)?;
-    Ok(Provenance { method: options.method.clone(), seed: options.seed, source_digest })
+    let sources = digest::describe(&parts)?;
+    let source_digest = digest::source_digest(&sources);
+    Ok(Provenance { method: options.method.clone(), seed: options.seed, source_digest, sources })
+}
+
+fn container(
+    options: Option<&ContainerJson>,
+    provenance: Option<&Provenance>,
+) -> Result<Option<ContainerOptions>> {
+    let Some(options) = options else { return Ok(None) };
+    let bits = |n: u64| {
+        Bits::new(n)
+            .ok_or_else(|| Error::usage(format!("{n} is no width of a residual"), "Use 2, 3 or 4 bits"))
+    };
+    let residual = options.residual_bits.map(bits).transpose()?;
+    let provenance =
+        provenance.ok_or_else(|| Error::usage("a container needs its provenance", "Report this"))?;
+    Ok(Some(ContainerOptions { path: options.path.clone(), residual, provenance: provenance.clone() }))
+}
+
+pub(super) fn parse_recipe(name: &str) -> Result<Recipe> {
+    Recipe::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = Recipe::all().map(Recipe::name).collect();
+        Error::usage(format!("'{name}' is no known mix"), format!("Use one of {}", known.join(", ")))
+    })
 }
 
 fn parse_facts(text: &str) -> Result<ModelFacts> {
@@ -101,7 +130,7 @@ fn parse_facts(text: &str) -> Result<ModelFacts> {
 /// A planned conversion. Made by `plan_checkpoint` or `plan_gguf`; reads no weight until `run`.
 #[pyclass(frozen)]
 pub struct Plan {
-    inner: plan::Plan,
+    pub(super) inner: plan::Plan,
 }
 
 /// Plans a checkpoint folder or .safetensors file.
@@ -159,8 +188,10 @@ impl Plan {
     }
 
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the
-    /// bytes of tensor data written. Returns the report as JSON.
-    #[pyo3(signature = (threads, max_memory, allow_nonfinite, overwrite, progress=None))]
+    /// bytes of tensor data written. `signing` is JSON and needed where a container is planned; `gguf`
+    /// false writes the container alone. Returns the report as JSON.
+    #[pyo3(signature = (threads, max_memory, allow_nonfinite, overwrite, progress=None, signing=None, gguf=true))]
+    #[allow(clippy::too_many_arguments)]
     fn run(
         &self,
         py: Python<'_>,
@@ -169,37 +200,33 @@ impl Plan {
         allow_nonfinite: bool,
         overwrite: bool,
         progress: Option<Py<PyAny>>,
+        signing: Option<&str>,
+        gguf: bool,
     ) -> PyResult<String> {
-        let options = RunOptions { threads, max_memory, allow_nonfinite, overwrite };
+        let signing = signing.map(|s| Signing::parse(s)?.load()).transpose().py(py)?;
+        let options = RunOptions {
+            threads,
+            max_memory,
+            allow_nonfinite,
+            overwrite,
+            key: signing.as_ref().map(|s| &s.0),
+            sign_key: signing.as_ref().and_then(|s| s.2.as_ref()),
+            gguf,
+        };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();
-        let report = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| pipeline::run(&self.inner, &options, &state));
-            let mut raised = None;
-            while !worker.is_finished() {
-                py.detach(|| wait(&worker));
-                let tick = py.check_signals().and_then(|()| match &progress {
-                    Some(f) => f.call1(py, self.tick(&state, total)).map(drop),
-                    None => Ok(()),
-                });
-                if let Err(e) = tick {
-                    state.cancel();
-                    raised = Some(e);
-                    break;
-                }
-            }
-            let result = py.detach(|| worker.join());
-            match (raised, result) {
-                // The file may have been completed before the interruption was seen: then it is there.
-                (Some(e), _) => Err(e),
-                (None, Ok(result)) => result.py(py),
-                (None, Err(panic)) => std::panic::resume_unwind(panic),
-            }
-        })?;
+        let tick = || match &progress {
+            Some(f) => f.call1(py, self.tick(&state, total)).map(drop),
+            None => Ok(()),
+        };
+        let work = || pipeline::run(&self.inner, &options, &state);
+        let report = watched(py, work, || state.cancel(), tick)?;
         if let Some(f) = &progress {
             f.call1(py, (total, total, ""))?;
         }
-        Ok(serde_json::to_string(&report).expect("a report is plain data"))
+        let mut report = serde_json::to_value(&report).expect("a report is plain data");
+        report["key"] = signing.as_ref().map_or(serde_json::Value::Null, |s| origin_json(&s.1));
+        Ok(report.to_string())
     }
 }
 
@@ -207,14 +234,6 @@ impl Plan {
     fn tick(&self, state: &Progress, total: u64) -> (u64, u64, String) {
         let name = self.inner.tensors.get(state.tensor()).map_or("", |t| &t.name);
         (state.done_bytes(), total, name.to_string())
-    }
-}
-
-/// Sleeps for a tick, or until the worker is done.
-fn wait<T>(worker: &std::thread::ScopedJoinHandle<'_, T>) {
-    let end = Instant::now() + TICK;
-    while !worker.is_finished() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -239,7 +258,14 @@ fn describe(plan: &plan::Plan) -> serde_json::Value {
         .iter()
         .map(|f| json!({"path": f.path, "bytes": f.bytes, "header_bytes": f.header.len()}))
         .collect();
+    let container = plan.container.as_ref().map(|c| {
+        let residual: u64 =
+            c.header.tensors.iter().filter_map(|t| t.residual.as_ref()).map(|r| r.bytes).sum();
+        json!({"path": c.path, "bytes": c.layout.file_bytes, "id": c.header.container,
+               "residual_bytes": residual})
+    });
     json!({
+        "container": container,
         "arch": plan.arch, "quant": plan.recipe.name(), "files": files, "tensors": tensors,
         "total_bytes": plan.total_bytes(), "tensor_bytes": plan.tensor_bytes(),
         "source_bytes": plan.source_bytes(), "n_weights": plan.n_weights(), "bpw": plan.bpw(),

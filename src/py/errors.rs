@@ -13,6 +13,7 @@ struct Classes {
     model: Py<PyType>,
     non_finite: Py<PyType>,
     usage: Py<PyType>,
+    verification: Py<PyType>,
     io: Py<PyType>,
 }
 
@@ -46,6 +47,11 @@ fn make(py: Python<'_>) -> PyResult<Classes> {
             &value,
         )?,
         usage: sub("UsageError", "The caller asked for something that makes no sense.", &value)?,
+        verification: sub(
+            "VerificationError",
+            "A signed file is not what was signed: damaged, altered, or signed with another key.",
+            &value,
+        )?,
         io: sub("SrdIOError", "The operating system refused.", &os)?,
         base: base.clone_ref(py),
     })
@@ -60,6 +66,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("ModelError", &classes.model),
         ("NonFiniteError", &classes.non_finite),
         ("UsageError", &classes.usage),
+        ("VerificationError", &classes.verification),
         ("SrdIOError", &classes.io),
     ];
     named.into_iter().try_for_each(|(name, class)| module.add(name, class.bind(py)))
@@ -76,6 +83,7 @@ pub fn to_py(py: Python<'_>, error: Error) -> PyErr {
         Error::Format { place, .. } => (&classes.format, Some(place)),
         Error::Model { place, .. } => (&classes.model, Some(place)),
         Error::NonFinite { place, .. } => (&classes.non_finite, Some(place)),
+        Error::Verification { place, .. } => (&classes.verification, Some(place)),
         Error::Usage { .. } => (&classes.usage, None),
         Error::Interrupted => return PyKeyboardInterrupt::new_err(error.to_string()),
     };

@@ -1,11 +1,13 @@
 //! PyO3: argument parsing, GIL release, error mapping; nothing else.
 
+mod axm;
 mod convert;
 mod errors;
 mod inspect;
 mod met;
 mod metadata;
 mod quant;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -15,6 +17,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<convert::Plan>()?;
+    module.add_class::<axm::Container>()?;
+    module.add_function(wrap_pyfunction!(axm::open_container, module)?)?;
+    module.add_function(wrap_pyfunction!(axm::make_master_key, module)?)?;
+    module.add_function(wrap_pyfunction!(axm::make_sign_key, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;

@@ -24,7 +24,7 @@ pub mod q8_0;
 pub mod recipe;
 pub mod search;
 mod simd;
-mod simd_basic;
+pub(crate) mod simd_basic;
 
 /// The types that [`quantize`] writes.
 pub const QUANTIZABLE: &[GgmlType] = &[

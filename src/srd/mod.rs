@@ -1,3 +1,6 @@
-//! What makes the weights better than plain rounding: what is known of their inputs.
+//! Stochastic residual dithering: what is known of the inputs ([`importance`]), [`noise`] from a counter, and the
+//! [`residual`] plane of a container.
 
 pub mod importance;
+pub mod noise;
+pub mod residual;

@@ -18,9 +18,14 @@ from srd_rs.cli.failures import EXIT_INTERRUPTED, exit_code_of, report
 #: Commands and where they live. A command's module is imported only when it is asked for.
 COMMANDS = {
     "convert": "srd_rs.cli.convert",
-    "hydrate": "srd_rs.cli.hydrate",
+    "pack": "srd_rs.cli.pack",
+    "verify": "srd_rs.cli.verify",
+    "extract": "srd_rs.cli.extract",
     "inspect": "srd_rs.cli.inspect",
+    "keygen": "srd_rs.cli.keygen",
+    "resign": "srd_rs.cli.resign",
     "met": "srd_rs.cli.met",
+    "hydrate": "srd_rs.cli.hydrate",
 }
 
 

@@ -20,11 +20,11 @@ from srd_rs.cli.text import (
 )
 
 if TYPE_CHECKING:
-    from srd_rs.conversion import ConvertReport, Plan
+    from srd_rs.conversion import ConvertReport, Plan, SealedContainer
 
 QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
 #: Options that say how to run, not what to write: a plan does not take them.
-RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite", "met")
+RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite", "met", "key_file", "sign_key")
 
 
 def parse_quant(text: str) -> str:
@@ -104,6 +104,24 @@ def parse_tensor_type(text: str) -> str:
 @click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or infinite, too.")
 @click.option("--provenance/--no-provenance", default=True, help="Write srd.* keys: version, digest, method.")
 @click.option("--met/--no-met", default=True, help="Write the MET sidecar NAME.met.json beside the GGUF.")
+@click.option("--axm/--no-axm", default=True, help="Write the signed container beside the GGUF.")
+@click.option(
+    "--residual-bits",
+    type=click.Choice(["0", "2", "3", "4"]),
+    default="2",
+    show_default=True,
+    help="Bits a weight in the container for what quantising lost.",
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="The master key. Default: SRD_MASTER_KEY, or the default key file, made on first use.",
+)
+@click.option(
+    "--sign-key",
+    type=click.Path(path_type=Path),
+    help="Ed25519 private key (PEM): also sign the container for third parties.",
+)
 @click.option("-f", "--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--dry-run", is_flag=True, help="Print the exact output size and types; read no weight.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -117,6 +135,7 @@ def command(model: str, output: Path | None, dry_run: bool, as_json: bool, **opt
     import srd_rs
     from srd_rs.hub import locate
 
+    options["residual_bits"] = int(options["residual_bits"]) or None
     source = locate(model)
     if source.name is not None:
         # A hub snapshot lies in a folder named by its commit, so the names come from the id.
@@ -142,7 +161,11 @@ def plan_text(plan: Plan) -> str:
     """The closing table of `--dry-run`."""
     size = f"{plan.total_bytes} bytes ({bytes_text(plan.total_bytes)}), {plan.bpw:.2f} bits per weight"
     files = ", ".join(printable(str(file.path)) for file in plan.files)
-    return f"{type_table(plan.types)}\n\n{files}: {size}; nothing was written"
+    lines = [type_table(plan.types), "", f"{files}: {size}"]
+    if plan.container:
+        path = printable(str(plan.container.path))
+        lines.append(f"{path}: {plan.container.bytes} bytes ({bytes_text(plan.container.bytes)})")
+    return "\n".join([*lines, "nothing was written"])
 
 
 def report_text(report: ConvertReport) -> str:
@@ -161,7 +184,22 @@ def report_text(report: ConvertReport) -> str:
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
     written = [*report.outputs, *([report.sidecar] if report.sidecar else [])]
-    return "\n".join([*lines, *(printable(str(path)) for path in written)])
+    lines += [printable(str(path)) for path in written]
+    if report.container:
+        lines += container_lines(report.container)
+    return "\n".join(lines)
+
+
+def container_lines(sealed: SealedContainer) -> list[str]:
+    """A container that was written, its fingerprint, and where a key that was made with it lies."""
+    lines = [
+        f"{printable(str(sealed.path))} ({bytes_text(sealed.bytes)})",
+        f"fingerprint {sealed.fingerprint}",
+        f"signed with the key {sealed.key_id}{' and an Ed25519 key' if sealed.signed else ''}",
+    ]
+    if sealed.key_made:
+        lines.append(f"a new master key was made in {printable(str(sealed.key_made))}: keep a copy of it")
+    return lines
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -178,7 +216,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         }
         for t in plan.tensors
     ]
-    return {**_sizes_json(plan), "tensors": tensors}
+    planned = plan.container
+    container = planned and {"path": str(planned.path), "bytes": planned.bytes, "id": planned.id}
+    return {**_sizes_json(plan), "tensors": tensors, "container": container}
 
 
 def report_json(report: ConvertReport) -> dict[str, Any]:
@@ -191,6 +231,19 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "threads": report.threads,
         "replaced": report.replaced,
         "sidecar": str(report.sidecar) if report.sidecar else None,
+        "container": report.container and container_json(report.container),
+    }
+
+
+def container_json(sealed: SealedContainer) -> dict[str, Any]:
+    return {
+        "path": str(sealed.path),
+        "bytes": sealed.bytes,
+        "fingerprint": sealed.fingerprint,
+        "id": sealed.id,
+        "key_id": sealed.key_id,
+        "signed": sealed.signed,
+        "key_made": None if sealed.key_made is None else str(sealed.key_made),
     }
 
 

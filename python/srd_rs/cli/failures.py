@@ -13,6 +13,7 @@ from srd_rs.cli.text import one_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_UNVERIFIED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -51,6 +52,8 @@ def _classify(error: Exception) -> tuple[str, str, int]:
 
     if isinstance(error, errors.UsageError):
         return "usage", str(error), EXIT_USAGE
+    if isinstance(error, errors.VerificationError):
+        return "verification", str(error), EXIT_UNVERIFIED
     kinds = (
         (errors.NonFiniteError, "nonfinite"),
         (errors.FormatError, "format"),

@@ -1,4 +1,4 @@
-"""`srd-rs inspect`: what is in a GGUF, a safetensors file or a checkpoint folder. Reads headers only."""
+"""`srd-rs inspect`: what is in a GGUF, an .axm, a safetensors file or a checkpoint folder. Reads headers only."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 #: What the summary shows of the metadata: (line, key; `*` stands for the architecture).
 SUMMARY = (
+    ("fingerprint", "axm.fingerprint"),
+    ("container", "axm.id"),
+    ("key", "axm.key_id"),
+    ("Ed25519 key", "axm.ed25519_public_key"),
+    ("made by", "axm.tool"),
+    ("mix", "axm.quant"),
+    ("source", "axm.source_digest"),
     ("architecture", "general.architecture"),
     ("name", "general.name"),
     ("size label", "general.size_label"),
@@ -43,7 +50,7 @@ CHAT_TEMPLATE = "tokenizer.chat_template"
     help="Print one JSON object; metadata and tensors in full where they are asked for.",
 )
 def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
-    """Show what is in PATH: a GGUF, a safetensors file or a checkpoint folder.
+    """Show what is in PATH: a GGUF, an .axm container, a safetensors file or a checkpoint folder.
 
     Reads and checks the headers only. A chat template is shown by its length and SHA-256 and never run.
     """

@@ -32,7 +32,7 @@ pub const MAX_DIMS: usize = 4;
 
 /// Bytes of a tensor of dimensions `ne` (innermost first), or what is wrong with them: the rules are
 /// the same for reading and writing.
-fn tensor_bytes(ne: &[u64], ty: crate::dtype::GgmlType) -> Result<u64, String> {
+pub(super) fn tensor_bytes(ne: &[u64], ty: crate::dtype::GgmlType) -> Result<u64, String> {
     if ne.is_empty() || ne.len() > MAX_DIMS {
         return Err(format!("has {} dimensions, not 1 to {MAX_DIMS}", ne.len()));
     }
@@ -53,7 +53,7 @@ fn tensor_bytes(ne: &[u64], ty: crate::dtype::GgmlType) -> Result<u64, String> {
 }
 
 /// What is wrong with a tensor name, if anything.
-fn name_fault(name: &str) -> Option<String> {
+pub(super) fn name_fault(name: &str) -> Option<String> {
     if name.is_empty() {
         Some("has an empty name".into())
     } else if name.len() > MAX_NAME {
@@ -66,6 +66,6 @@ fn name_fault(name: &str) -> Option<String> {
 }
 
 /// `n` rounded up to a multiple of `alignment`, a power of two.
-fn align_up(n: u64, alignment: u64) -> Option<u64> {
+pub(super) fn align_up(n: u64, alignment: u64) -> Option<u64> {
     Some(n.checked_add(alignment - 1)? & !(alignment - 1))
 }

@@ -1,0 +1,32 @@
+"""`srd-rs keygen`: keys to sign containers with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from srd_rs.cli.text import printable
+
+
+@click.command("keygen", short_help="Make a key.")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--ed25519", is_flag=True, help="An Ed25519 key pair: PATH and PATH.pub (PEM).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(path: Path | None, ed25519: bool, as_json: bool) -> None:
+    """Make a master key in PATH (mode 0600), by default in the default key file.
+
+    An existing file is never overwritten. The key itself is not shown, only its id.
+    """
+    from srd_rs.container import keygen
+
+    made = keygen(path, ed25519=ed25519)
+    if as_json:
+        public = None if made.public is None else str(made.public)
+        click.echo(json.dumps({"path": str(made.path), "id": made.id, "public": public}))
+        return
+    click.echo(f"{printable(str(made.path))}: keep it secret, keep a copy")
+    if made.public is not None:
+        click.echo(f"{printable(str(made.public))}: for everybody who verifies")
+    click.echo(f"{'public key' if ed25519 else 'key id'} {made.id}")

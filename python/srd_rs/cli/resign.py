@@ -1,0 +1,57 @@
+"""`srd-rs resign`: a container signed with another key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from srd_rs.cli.convert import container_json, container_lines
+from srd_rs.cli.keys import signing_options
+from srd_rs.cli.progress import progress_bar
+
+
+@click.command("resign", short_help="Sign a container with another key.")
+@click.argument("container", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The container to write."
+)
+@signing_options()
+@click.option(
+    "--old-key-file", type=click.Path(path_type=Path), help="The master key that CONTAINER was signed with."
+)
+@click.option("--no-old-key", is_flag=True, help="The old key is lost: check integrity alone on the way.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
+@click.option("-f", "--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    container: Path,
+    output: Path,
+    key_file: Path | None,
+    sign_key: Path | None,
+    old_key_file: Path | None,
+    no_old_key: bool,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Copy CONTAINER, signed with another master key. Its weights are copied and checked, not converted again.
+
+    The fingerprint changes with the key: publish the new one.
+    """
+    from srd_rs.container import resign
+
+    with progress_bar(wanted=not as_json) as progress:
+        sealed = resign(
+            container,
+            output,
+            key_file=key_file,
+            old_key_file=old_key_file,
+            use_old_key=not no_old_key,
+            sign_key=sign_key,
+            threads=threads,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    click.echo(json.dumps(container_json(sealed)) if as_json else "\n".join(container_lines(sealed)))

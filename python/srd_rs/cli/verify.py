@@ -1,0 +1,78 @@
+"""`srd-rs verify`: is a container, or a GGUF made with it, what was signed?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from srd_rs.cli.keys import checking_options
+from srd_rs.cli.progress import progress_bar
+from srd_rs.cli.text import bytes_text, duration_text, printable
+
+if TYPE_CHECKING:
+    from srd_rs.container import Verification
+
+
+@click.command("verify", short_help="Check a container, or a GGUF against it.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--axm",
+    "container",
+    type=click.Path(path_type=Path),
+    help="PATH is a GGUF: check it against this container or manifest file.",
+)
+@checking_options()
+@click.option(
+    "--attest",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write an in-toto statement in a DSSE envelope.",
+)
+@click.option("--sign-key", type=click.Path(path_type=Path), help="Ed25519 private key (PEM) for --attest.")
+@click.option(
+    "--write-manifest",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the manifest file, with which a GGUF can be verified without the container.",
+)
+@click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(path: Path, as_json: bool, no_key: bool, write_manifest: Path | None, **options: Any) -> None:
+    """Check that PATH, an .axm container, is what was signed; exit code 3 if it is not.
+
+    With the master key authenticity is checked, without it integrity alone. Whoever has the master key could have
+    signed: third parties need the fingerprint from a trusted place (--fingerprint) or an Ed25519 signature
+    (--public-key).
+    """
+    from srd_rs import container
+
+    with progress_bar(wanted=not as_json) as progress:
+        found = container.verify(path, use_key=not no_key, progress=progress, **options)
+    if write_manifest is not None:
+        container.write_manifest(options["container"] or path, write_manifest)
+    click.echo(json.dumps(_json(found)) if as_json else text(found))
+
+
+def text(found: Verification) -> str:
+    if found.authentic:
+        what = f"authentic: signed with the master key {found.key_id}"
+    elif found.public_key_checked:
+        what = "authentic: signed with the given Ed25519 key"
+    elif found.fingerprint_checked:
+        what = "is the container with the given fingerprint; its tags were not checked without the master key"
+    else:
+        what = "intact, but without a key, a public key or a fingerprint nothing says who made it"
+    rate = found.bytes / found.seconds if found.seconds > 0 else 0
+    lines = [f"{printable(str(found.path))}: {what}", f"fingerprint {found.fingerprint}"]
+    if found.public_key and not found.public_key_checked:
+        lines.append(f"carries a signature of the Ed25519 key {found.public_key}, which was not compared")
+    speed = f"{bytes_text(found.bytes)} in {duration_text(found.seconds)}, {bytes_text(round(rate))}/s"
+    return "\n".join([*lines, speed])
+
+
+def _json(found: Verification) -> dict[str, Any]:
+    return {**dataclasses.asdict(found), "path": str(found.path), "verified": True}

@@ -1,0 +1,327 @@
+"""Signed containers (.axm): pack, verify, extract, resign, and the keys.
+
+`docs/axm-format.md` is the format. HMAC is symmetric: whoever has the master key could have signed. A third party
+needs the fingerprint from a trusted place, or the Ed25519 signature.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srd_rs.conversion import (
+    DEFAULT_MAX_MEMORY,
+    ConvertReport,
+    Progress,
+    SealedContainer,
+    _cpus,
+    _Options,
+    _run,
+    _run_plan,
+    _sealed,
+    _signing,
+)
+from srd_rs.errors import UsageError, message
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found; one that fails raises VerificationError instead.
+
+    `authentic`: the tags were checked with the master key; without it only integrity is known.
+    `public_key` is that of an Ed25519 signature of this manifest; whose key it is, is known only if
+    `public_key_checked`.
+    """
+
+    path: Path
+    fingerprint: str
+    id: str
+    key_id: str
+    authentic: bool
+    public_key: str | None
+    public_key_checked: bool
+    fingerprint_checked: bool
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A key that was made: its file and its id (of an Ed25519 key: the public key in hex, and its file)."""
+
+    path: Path
+    id: str
+    public: Path | None = None
+
+
+def pack(
+    model: StrPath,
+    output: StrPath | None = None,
+    *,
+    quant: str = "Q4_K_M",
+    residual_bits: int | None = 2,
+    tensor_types: Sequence[str] = (),
+    seed: int = 0,
+    key_file: StrPath | None = None,
+    sign_key: StrPath | None = None,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> ConvertReport:
+    """Convert `model` to a container alone: what `srd_rs.convert` with ``axm=True`` writes, without the GGUF.
+
+    output: the .axm, or a folder for it; by default ``<model name>-<quant>.axm`` in the current folder. The other
+    arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`.
+    """
+    path = None if output is None else Path(output)
+    folder = path is None or path.is_dir() or os.fspath(output or "").endswith(os.sep)
+    options = _Options(
+        quant=quant,
+        tensor_types=tensor_types,
+        seed=seed,
+        axm=True,
+        axm_output=None if folder else path,
+        residual_bits=residual_bits,
+    )
+    return _run(
+        model,
+        output if folder or path is None else path.with_suffix(".gguf"),
+        options,
+        signing=_signing(key_file, sign_key),
+        gguf=False,
+        threads=threads,
+        max_memory=max_memory,
+        allow_nonfinite=False,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def verify(
+    path: StrPath,
+    *,
+    container: StrPath | None = None,
+    key_file: StrPath | None = None,
+    use_key: bool = True,
+    public_key: StrPath | None = None,
+    fingerprint: str | None = None,
+    attest: StrPath | None = None,
+    sign_key: StrPath | None = None,
+    threads: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Verification:
+    """Check that an .axm, or a GGUF made with it, is what was signed.
+
+    path: the .axm; or the GGUF (of several parts the first), with the .axm or its manifest file as `container`.
+    key_file, use_key: the master key, found as `srd_rs.convert` finds it but never made. Without a key, or with
+        ``use_key=False``, integrity alone is checked.
+    public_key: PEM file of the Ed25519 key that must have signed.
+    fingerprint: the 64 hex digits that were published.
+    attest: write an in-toto statement in a DSSE envelope there, signed if `sign_key` is given.
+
+    Raises VerificationError naming the first shard that is not the signed one.
+    """
+    from srd_rs import _core
+
+    opened = _core.open_container(os.fspath(path if container is None else container))
+    files = [] if container is None else gguf_parts(Path(path), json.loads(opened.to_json())["files"])
+    checks = _checks(key_file, use_key, public_key, fingerprint)
+    native = [os.fspath(f) for f in files]
+    found = json.loads(opened.verify(checks, native, threads or _cpus(), _forward(progress)))
+    if attest is not None:
+        subjects = native or [os.fspath(path)]
+        signing = None if sign_key is None else os.fspath(sign_key)
+        # What a reader of the statement needs to know of this run; how long it took is not part of it.
+        facts = {k: v for k, v in found.items() if k not in ("bytes", "seconds")}
+        _write_new(Path(attest), opened.attest(subjects, json.dumps(facts), signing) + "\n")
+    return Verification(
+        path=Path(path),
+        fingerprint=found["fingerprint"],
+        id=found["container"],
+        key_id=found["key_id"],
+        authentic=found["authentic"],
+        public_key=found["public_key"],
+        public_key_checked=found["public_key_checked"],
+        fingerprint_checked=found["fingerprint_checked"],
+        bytes=found["bytes"],
+        seconds=found["seconds"],
+    )
+
+
+def gguf_parts(first: Path, files: Sequence[dict[str, Any]]) -> list[Path]:
+    """The GGUF `first`, or all parts of a split one, of which `first` is the first."""
+    count = len(files)
+    if count == 1:
+        return [first]
+    mark = f"-00001-of-{count:05}"
+    if mark not in first.name:
+        what = f"the container is of a GGUF in {count} parts"
+        raise UsageError(message(first, what, f"Name the first part (…{mark}.gguf)"))
+    return [first.with_name(first.name.replace(mark, f"-{i + 1:05}-of-{count:05}")) for i in range(count)]
+
+
+def extract(
+    container: StrPath,
+    output: StrPath | None = None,
+    *,
+    quant: str | None = None,
+    alpha: float | None = None,
+    safetensors: bool = False,
+    tensor_types: Sequence[str] = (),
+    key_file: StrPath | None = None,
+    use_key: bool = True,
+    public_key: StrPath | None = None,
+    fingerprint: str | None = None,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> ConvertReport:
+    """Write a GGUF or a safetensors file from a container, which is verified first.
+
+    output: the file, or a folder for it; by default ``<container name>-<quant>.gguf`` (for the packed mix
+        ``<container name>.gguf``) in the current folder.
+    quant: by default the packed mix, a copy of the very GGUF that `srd_rs.convert` wrote; another mix is made from
+        base + `alpha` * residual. For safetensors BF16 (the default), F16 or F32.
+    alpha: 0 (the base) to 1 (the default: all of the residual).
+    safetensors: a safetensors file with GGUF's tensor names.
+    key_file, use_key, public_key, fingerprint: as in `verify`.
+    """
+    from srd_rs import _core
+
+    opened = _core.open_container(os.fspath(container))
+    header = json.loads(opened.to_json())
+    target = _extract_path(Path(container), output, quant, header["quant"], safetensors)
+    options = {
+        "output": os.fspath(target),
+        "quant": quant,
+        "alpha": alpha,
+        "safetensors": safetensors,
+        "tensor_types": list(tensor_types),
+    }
+    planned = opened.plan_extract(json.dumps(options))
+    checks = _checks(key_file, use_key, public_key, fingerprint)
+    opened.verify(checks, [], threads or _cpus(), _forward(progress))
+    return _run_plan(
+        planned,
+        signing=None,
+        gguf=True,
+        threads=threads,
+        max_memory=max_memory,
+        # What was packed with such weights comes out with them.
+        allow_nonfinite=True,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _extract_path(
+    container: Path, output: StrPath | None, quant: str | None, packed: str, safetensors: bool
+) -> Path:
+    suffix = ".safetensors" if safetensors else ".gguf"
+    other = quant is not None and quant.upper() != packed
+    name = f"{container.stem}-{quant.upper()}" if other and quant else container.stem
+    if output is None:
+        return Path(name + suffix)
+    path = Path(output)
+    return path / (name + suffix) if path.is_dir() or os.fspath(output).endswith(os.sep) else path
+
+
+def resign(
+    container: StrPath,
+    output: StrPath,
+    *,
+    key_file: StrPath | None = None,
+    old_key_file: StrPath | None = None,
+    use_old_key: bool = True,
+    sign_key: StrPath | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> SealedContainer:
+    """Copy a container, signed with another key; weights are copied and checked, not converted again.
+
+    key_file, sign_key: the new keys, as in `srd_rs.convert`.
+    old_key_file, use_old_key: the key it was signed with; without it integrity alone is checked on the way.
+    """
+    from srd_rs import _core
+
+    opened = _core.open_container(os.fspath(container))
+    checks = _checks(old_key_file, use_old_key, None, None)
+    sealed = opened.resign(
+        checks,
+        os.fspath(output),
+        _signing(key_file, sign_key),
+        threads or _cpus(),
+        overwrite,
+        _forward(progress),
+    )
+    made = _sealed(json.loads(sealed), None)
+    if made is None:
+        raise AssertionError("a container that is signed anew is sealed")
+    return made
+
+
+def write_manifest(container: StrPath, output: StrPath) -> None:
+    """Write the manifest file of a container: what `verify` needs to check a GGUF without the container."""
+    from srd_rs import _core
+
+    path = Path(output)
+    if path.exists():
+        raise UsageError(message(path, "exists already", "Choose another name"))
+    _core.open_container(os.fspath(container)).detach(os.fspath(path))
+
+
+def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
+    """Make a master key in a new file with mode 0600, by default the default key file.
+
+    ed25519: make an Ed25519 key pair instead, the private key as `path`, the public one with ``.pub`` behind.
+    """
+    from srd_rs import _core
+
+    if not ed25519:
+        made = json.loads(_core.make_master_key(None if path is None else os.fspath(path)))
+        return KeyFile(Path(made["path"]), made["key_id"])
+    if path is None:
+        raise UsageError(message("keygen", "an Ed25519 key pair needs a name", "Name its file"))
+    public = Path(f"{os.fspath(path)}.pub")
+    return KeyFile(Path(path), _core.make_sign_key(os.fspath(path), os.fspath(public)), public)
+
+
+def _checks(
+    key_file: StrPath | None, use_key: bool, public_key: StrPath | None, fingerprint: str | None
+) -> str:
+    checks = {
+        "key_file": None if key_file is None else os.fspath(key_file),
+        "use_key": use_key,
+        "public_key": None if public_key is None else os.fspath(public_key),
+        "fingerprint": fingerprint,
+    }
+    return json.dumps(checks)
+
+
+def _forward(progress: Callable[[Progress], None] | None) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(Progress(done, total, ""))
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that has its name only when it is complete."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        from srd_rs.errors import SrdIOError
+
+        raise SrdIOError(message(path, f"cannot write: {error.strerror}", "Check the folder")) from error

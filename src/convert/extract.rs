@@ -1,0 +1,190 @@
+//! From a container back to files: the packed GGUF as a copy, other types from base + residual.
+//!
+//! Plans only; the container must have been verified, and [`crate::convert::pipeline`] does the work.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::convert::container::ID_KEY;
+use crate::convert::plan::{
+    Draft, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, finish, in_file_order, planned,
+    split_path, unquantised_type,
+};
+use crate::convert::source::Source;
+use crate::convert::spec::Transform;
+use crate::convert::transform::Bound;
+use crate::dtype::GgmlType;
+use crate::error::{Error, Place, Result};
+use crate::formats::axm::Container;
+use crate::formats::axm::reader::parse_gguf_header;
+use crate::formats::gguf::values::KeyValues;
+use crate::quant::recipe::{Overrides, Recipe};
+
+/// What the user asks of an extraction.
+#[derive(Debug, Clone)]
+pub struct ExtractOptions {
+    pub output: PathBuf,
+    /// `None`: the packed one.
+    pub recipe: Option<Recipe>,
+    pub overrides: Overrides,
+    /// Part of the residual that is added to the base, 0 to 1; by default 1 where types change, and
+    /// nothing for the packed recipe, which is a copy.
+    pub alpha: Option<f32>,
+    pub safetensors: bool,
+}
+
+/// # Errors
+/// [`Error::Usage`] for options that contradict each other; the errors of a conversion's plan.
+pub fn plan(container: &Container, options: &ExtractOptions) -> Result<Plan> {
+    let packed = packed_recipe(container)?;
+    let recipe = options.recipe.unwrap_or(packed);
+    if options.alpha.is_some_and(|a| !(0.0..=1.0).contains(&a)) {
+        return Err(Error::usage("alpha is not within 0 and 1", "Use 0 for the base alone, 1 for all of it"));
+    }
+    if container.detached {
+        let what = format!("{} is a manifest without weights", container.path.display());
+        return Err(Error::usage(what, "Name the container itself"));
+    }
+    if options.safetensors {
+        return plan_safetensors(container, recipe, options);
+    }
+    let plain = options.overrides.tensor_type.is_empty()
+        && options.overrides.token_embedding.is_none()
+        && options.overrides.output_tensor.is_none()
+        && !options.overrides.pure;
+    if recipe == packed && plain {
+        if options.alpha.is_some_and(|a| a != 0.0) {
+            let what = format!("the container is of {}, which is copied and takes no alpha", packed.name());
+            return Err(Error::usage(what, "Choose another --quant, or leave --alpha away"));
+        }
+        return plan_copy(container, packed, &options.output);
+    }
+    plan_other(container, recipe, options)
+}
+
+fn packed_recipe(container: &Container) -> Result<Recipe> {
+    Recipe::from_name(&container.header.quant).ok_or_else(|| {
+        let what = format!("is of the mix '{}', which this version does not know", container.header.quant);
+        Error::model(Place::file(&container.path), what, "Use the version it was made with")
+    })
+}
+
+/// The bytes of the GGUF as it was converted: the stored header, and every base at its offset.
+fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Plan> {
+    let source = Source::from_container(container, 0.0)?;
+    let header = &container.header;
+    let count = header.files.len();
+    let files = (0..count)
+        .map(|i| {
+            let path = if count == 1 { output.to_path_buf() } else { split_path(output, i, count) };
+            Ok(PlannedFile { path, header: container.gguf_header(i)?, bytes: header.files[i].bytes })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let tensors = header
+        .tensors
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            Ok(PlannedTensor {
+                name: t.name.clone(),
+                ne: t.ne.clone(),
+                ty: t.ggml_type(),
+                file: t.file as usize,
+                offset: t.offset,
+                bytes: t.base.bytes,
+                source: bind(&source, &t.name, &t.ne)?,
+                copy: Some(i),
+                importance: None,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Plan { source, recipe, arch: header.arch.clone(), tensors, files, container: None })
+}
+
+fn bind(source: &Source, name: &str, ne: &[u64]) -> Result<Bound> {
+    let shape: Vec<u64> = ne.iter().rev().copied().collect();
+    Bound::bind(name, &shape, &Transform::Source { tensor: name.into() }, source)
+}
+
+/// Tensors that were F32 stay so; the others get the types of the recipe, as in a conversion.
+fn drafts(container: &Container, source: &Source, recipe: Recipe) -> Result<Vec<Draft>> {
+    let tensors = container.header.tensors.iter();
+    tensors
+        .map(|t| {
+            let bound = bind(source, &t.name, &t.ne)?;
+            let stored = match t.ggml_type() {
+                GgmlType::F32 => GgmlType::F32,
+                _ => unquantised_type(&bound, source, recipe),
+            };
+            Ok(Draft { name: t.name.clone(), ne: t.ne.clone(), stored, source: bound })
+        })
+        .collect()
+}
+
+fn metadata(container: &Container) -> Result<KeyValues> {
+    let bytes = container.gguf_header(0)?;
+    let mut kv = parse_gguf_header(&bytes, container.header.files[0].bytes, &container.path)?.kv;
+    for key in ["split.no", "split.count", "split.tensors.count", "general.alignment"] {
+        kv.remove(key);
+    }
+    Ok(kv)
+}
+
+fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -> Result<Plan> {
+    let source = Source::from_container(container, options.alpha.unwrap_or(1.0))?;
+    let kv = metadata(container)?;
+    let facts = facts_of(&kv, &container.path)?;
+    let plan_options = PlanOptions {
+        output: options.output.clone(),
+        recipe,
+        overrides: options.overrides.clone(),
+        // The keys of the conversion stay: they say which container this comes from.
+        provenance: None,
+        split_max_size: None,
+        importance: None,
+        container: None,
+    };
+    let drafts = drafts(container, &source, recipe)?;
+    finish(source, drafts, kv, &facts, &plan_options)
+}
+
+/// A safetensors file with GGUF's names and row-major shapes, in F32, F16 or BF16.
+fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOptions) -> Result<Plan> {
+    let recipe = if options.recipe.is_none() { Recipe::BF16 } else { recipe };
+    if !matches!(recipe, Recipe::F32 | Recipe::F16 | Recipe::BF16) {
+        let what = format!("a safetensors file cannot hold {}", recipe.name());
+        return Err(Error::usage(what, "Use --quant BF16, F16 or F32"));
+    }
+    let source = Source::from_container(container, options.alpha.unwrap_or(1.0))?;
+    let mut tensors = Vec::new();
+    for draft in in_file_order(drafts(container, &source, recipe)?)? {
+        let ty = draft.stored;
+        tensors.push(planned(draft, ty, &source)?);
+    }
+    let header = safetensors_header(container, &mut tensors);
+    let bytes = tensors.last().map_or(header.len() as u64, |t| t.offset + t.bytes);
+    let files = vec![PlannedFile { path: options.output.clone(), header, bytes }];
+    Ok(Plan { source, recipe, arch: container.header.arch.clone(), tensors, files, container: None })
+}
+
+/// The header, padded with spaces to a multiple of 8 bytes, and the tensors' offsets behind it.
+fn safetensors_header(container: &Container, tensors: &mut [PlannedTensor]) -> Vec<u8> {
+    let mut entries = Map::new();
+    let about =
+        json!({"format": "pt", (ID_KEY): container.header.container, "architecture": container.header.arch});
+    entries.insert("__metadata__".into(), about);
+    let mut at = 0;
+    for t in tensors.iter_mut() {
+        let shape: Vec<u64> = t.ne.iter().rev().copied().collect();
+        let entry = json!({"dtype": t.ty.name(), "shape": shape, "data_offsets": [at, at + t.bytes]});
+        entries.insert(t.name.clone(), entry);
+        t.offset = at;
+        at += t.bytes;
+    }
+    let mut json = Json::Object(entries).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+    tensors.iter_mut().for_each(|t| t.offset += header.len() as u64);
+    header
+}

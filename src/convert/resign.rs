@@ -1,0 +1,62 @@
+//! A container signed anew, with another key: what a key rotation needs. The weights stay as they are.
+
+use std::path::Path;
+
+use crate::convert::container::{ContainerSink, PlannedContainer, Sealed};
+use crate::convert::plan::PlannedFile;
+use crate::error::{Error, Result};
+use crate::formats::axm::Container;
+use crate::formats::axm::reader::{Expected, Watch};
+use crate::sign::ed25519::SignKey;
+use crate::sign::keys::MasterKey;
+
+/// Bytes copied at a time.
+const WINDOW: usize = 1 << 20;
+
+/// Copies `container` to `output` with tags of `key`. Every shard is checked on the way.
+///
+/// # Errors
+/// [`Error::Verification`] when the container is not what `expected` says or a shard is not the signed
+/// one; then nothing is written under the name.
+pub fn resign(
+    container: &Container,
+    expected: &Expected,
+    output: &Path,
+    (key, sign_key): (&MasterKey, Option<&SignKey>),
+    (threads, overwrite): (usize, bool),
+    watch: &Watch,
+) -> Result<Sealed> {
+    container.authenticate(expected)?;
+    if container.detached {
+        let what = format!("{} is a manifest without shards", container.path.display());
+        return Err(Error::usage(what, "Name the container itself"));
+    }
+    let planned = PlannedContainer {
+        path: output.to_path_buf(),
+        header: container.header.clone(),
+        layout: container.layout.clone(),
+    };
+    let files = container.header.files.iter().enumerate().map(|(i, f)| {
+        Ok(PlannedFile { path: f.name.clone().into(), header: container.gguf_header(i)?, bytes: f.bytes })
+    });
+    let sink = ContainerSink::create(&planned, &files.collect::<Result<Vec<_>>>()?, key, overwrite)?;
+    container.for_each_shard(threads, watch, |number, shard, buffer| {
+        let (mut out, mut at) = (sink.shard(number), 0);
+        while at < shard.length {
+            if watch.stopped() {
+                return Err(Error::Interrupted);
+            }
+            buffer.resize((shard.length - at).min(WINDOW as u64) as usize, 0);
+            container.read_shard(shard, at, buffer)?;
+            sink.append(&mut out, buffer)?;
+            watch.add(buffer.len());
+            at += buffer.len() as u64;
+        }
+        // The manifest is authentic, so its SHA-256 is as good as its tag.
+        let signed = container.mark(number).0;
+        if sink.finish_shard(out)? != signed { Err(container.not_signed(number)) } else { Ok(()) }
+    })?;
+    let (sink, sealed) = sink.seal(key, sign_key)?;
+    sink.commit()?;
+    Ok(sealed)
+}
