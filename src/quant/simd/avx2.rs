@@ -11,6 +11,7 @@ use crate::quant::search::Codes;
 pub(in crate::quant) struct Avx2(());
 
 impl Avx2 {
+    /// Safe to call only from code compiled for these instructions: to get there took the check.
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     pub(in crate::quant) fn new() -> Self {

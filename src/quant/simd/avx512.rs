@@ -11,6 +11,7 @@ use crate::quant::search::Codes;
 pub(in crate::quant) struct Avx512(());
 
 impl Avx512 {
+    /// Safe to call only from code compiled for these instructions: to get there took the check.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
     pub(in crate::quant) fn new() -> Self {

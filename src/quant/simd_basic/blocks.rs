@@ -63,7 +63,7 @@ fn walk<L: Lanes, F: Searched, const W: bool, const N: usize>(
 ) {
     let mut group = Group::<L>::new(l);
     let mut padded = [[0.0; QK]; N];
-    let blocks_per_row = if W { h.len() + 1 - N } else { 1 };
+    let blocks_per_row = if W { h.len().saturating_sub(N - 1) } else { 1 };
     let out = out.chunks_mut(N * F::BYTES);
     for (i, (blocks, out)) in rows.as_chunks::<QK>().0.chunks(N).zip(out).enumerate() {
         let x = match blocks.first_chunk::<N>() {
