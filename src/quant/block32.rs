@@ -1,41 +1,22 @@
 //! What the formats with blocks of 32 weights share: the walk over rows, and the search for the
-//! scale (and offset) of a block.
+//! scale (and offset) of a block, written plainly for one block.
 //!
 //! The search minimises `sum h (w - v)^2` over the block, `h` the importance of the columns (1
-//! without), `v` what the block decodes to, its scale already rounded to f16. Candidates are
-//! stretched and shrunk versions of the range-based scale. For each the codes are fixed by
-//! rounding, and the best scale for those codes follows by least squares. The plain range-based
-//! scale, which is ggml's choice without an imatrix, is among those compared at the end, so the
-//! result is never worse than it.
+//! without), `v` what the block decodes to. Codes are tried for a few step widths around the one that
+//! just spans the block; the best scale for given codes follows by least squares, and what it takes
+//! off the error from the same sums. The best is rounded to f16, measured exactly, and fitted again to
+//! the codes it then gets. The plain spanning scale, ggml's choice without an imatrix, is measured
+//! too, so the result is never worse than it.
+//!
+//! This is the oracle: [`super::simd_basic::blocks`] runs the same arithmetic with blocks side by side in lanes
+//! and must give the same bits. Hence sums run over the weights of a block in order, products are
+//! rounded before they are added, and the helpers of [`super::search`] stand for rounding and min/max.
 
 use super::f16;
-use super::simd_basic::{self, Kernel, Lanes};
+use super::search::{F16_MAX, MARGIN, NOISE, TINY, inverse, least, most, nearest, round16};
+use super::simd_basic::{self, Kernel, blocks};
 use crate::simd_level::Level;
 use std::marker::PhantomData;
-
-/// A block in lanes, made part by part. A macro, since a closure would not be inlined into the shells.
-macro_rules! wide {
-    ($i:ident => $part:expr) => {
-        [
-            {
-                let $i = 0;
-                $part
-            },
-            {
-                let $i = 1;
-                $part
-            },
-            {
-                let $i = 2;
-                $part
-            },
-            {
-                let $i = 3;
-                $part
-            },
-        ]
-    };
-}
 
 /// Weights in a block.
 pub const QK: usize = 32;
@@ -43,18 +24,48 @@ pub const QK: usize = 32;
 /// A block of weights, codes (as floats) or importances.
 pub type Block = [f32; QK];
 
-/// A block format. Everything is `#[inline(always)]` in the implementations; see [`Kernel`].
+/// 32 codes as bytes, four to a word: code i at byte `i % 4` of word `i / 4`.
+pub type Words = [u32; QK / 4];
+
+/// A block format.
 pub trait Format {
     /// Bytes of a block.
     const BYTES: usize;
-    /// Quantises one block; `h` is positive somewhere.
-    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]);
-    /// The block's weights, in ggml's arithmetic.
+    /// The block's weights, in ggml's arithmetic. `#[inline(always)]`; see [`Kernel`].
     fn decode(bytes: &[u8], out: &mut Block);
 }
 
+/// A format whose scale is searched for.
+pub trait Searched: Format {
+    const MODEL: Model;
+    /// Writes a block. `#[inline(always)]`; see [`Kernel`].
+    fn pack(grid: Grid, codes: &Words, out: &mut [u8]);
+}
+
+/// What a block decodes to, and the codes that the search tries.
+#[derive(Clone, Copy)]
+pub enum Model {
+    /// `scale * (code - half)`, codes below `2 * half`. For each of `reaches` the weight of largest
+    /// magnitude comes to lie at `-reach`: there is one code more on that side, though the other side, a
+    /// negative reach, is better at times.
+    Symmetric { half: f32, reaches: &'static [f32] },
+    /// `scale * code + offset`, codes up to `top`. A try `(stretch, shift)` gives the range of the block
+    /// `top + stretch` steps, the smallest weight at `shift`.
+    Affine { top: f32, tries: &'static [(f32, f32)] },
+}
+
+/// Scale and offset of a block, f16 numbers. The offset of symmetric formats is 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    pub scale: f32,
+    pub offset: f32,
+}
+
+/// Rounds of least squares and rounding on the winner.
+pub const REFITS: usize = 2;
+
 /// Quantises rows of whole blocks of `F`.
-pub fn quantize<F: Format>(
+pub fn quantize<F: Searched>(
     level: Level,
     rows: &[f32],
     n_per_row: usize,
@@ -62,32 +73,19 @@ pub fn quantize<F: Format>(
     out: &mut [u8],
 ) {
     let h = importance.map(normalized);
-    simd_basic::run(level, Quantize::<F> { rows, n_per_row, h: h.as_deref(), out, format: PhantomData });
+    if blocks::quantize::<F>(level, rows, h.as_deref(), out) {
+        return;
+    }
+    let blocks_per_row = (n_per_row / QK).max(1);
+    let pairs = rows.as_chunks::<QK>().0.iter().zip(out.chunks_exact_mut(F::BYTES));
+    for (i, (x, out)) in pairs.enumerate() {
+        encode::<F>(x, h.as_ref().map_or(&[1.0; QK], |h| &h[i % blocks_per_row]), out);
+    }
 }
 
 /// Reads whole blocks of `F`.
 pub fn dequantize<F: Format>(level: Level, bytes: &[u8], out: &mut [f32]) {
     simd_basic::run(level, Dequantize::<F> { bytes, out, format: PhantomData });
-}
-
-struct Quantize<'a, F> {
-    rows: &'a [f32],
-    n_per_row: usize,
-    h: Option<&'a [Block]>,
-    out: &'a mut [u8],
-    format: PhantomData<F>,
-}
-
-impl<F: Format> Kernel for Quantize<'_, F> {
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        let blocks_per_row = (self.n_per_row / QK).max(1);
-        let blocks = self.rows.as_chunks::<QK>().0.iter().zip(self.out.chunks_exact_mut(F::BYTES));
-        for (i, (w, out)) in blocks.enumerate() {
-            let h = self.h.map_or(&[1.0; QK], |h| &h[i % blocks_per_row]);
-            F::encode::<V>(w, h, out);
-        }
-    }
 }
 
 struct Dequantize<'a, F> {
@@ -98,7 +96,7 @@ struct Dequantize<'a, F> {
 
 impl<F: Format> Kernel for Dequantize<'_, F> {
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run(self) {
         let blocks = self.bytes.chunks_exact(F::BYTES).zip(self.out.as_chunks_mut::<QK>().0);
         for (bytes, out) in blocks {
             F::decode(bytes, out);
@@ -108,7 +106,7 @@ impl<F: Format> Kernel for Dequantize<'_, F> {
 
 /// The importances of a row, each block scaled to a largest one of 1, so that no sum of squares
 /// overflows or vanishes. A block without any importance counts evenly.
-fn normalized(importance: &[f32]) -> Vec<Block> {
+pub(super) fn normalized(importance: &[f32]) -> Vec<Block> {
     let one = |block: &Block| {
         let largest = block.iter().fold(0.0f32, |a, &h| a.max(h));
         if largest < f32::MIN_POSITIVE || largest.is_infinite() {
@@ -119,227 +117,233 @@ fn normalized(importance: &[f32]) -> Vec<Block> {
     importance.as_chunks().0.iter().map(one).collect()
 }
 
-/// Eight groups of four lanes: what the loops over a block go by. The scalar code and every shell add
-/// up in the same order: lane l takes weights l, l + 8, l + 16, l + 24, then the lanes are folded.
-#[inline(always)]
-fn sum<V: Lanes>(v: Wide<V>) -> f32 {
-    let v = v[0].add(v[1]).add(v[2].add(v[3])).store();
-    ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
-}
-
-/// A block in lanes.
-type Wide<V> = [V; 4];
-
-#[inline(always)]
-fn widen<V: Lanes>(block: &Block) -> Wide<V> {
-    let parts = block.as_chunks().0;
-    [V::load(&parts[0]), V::load(&parts[1]), V::load(&parts[2]), V::load(&parts[3])]
-}
-
-#[inline(always)]
-fn narrow<V: Lanes>(wide: &Wide<V>) -> Block {
-    let mut block = [0.0; QK];
-    for (part, v) in block.as_chunks_mut().0.iter_mut().zip(wide) {
-        *part = v.store();
-    }
-    block
-}
-
-/// The codes nearest to `(w - offset) * inverse`, within `lo..=hi`. Rounds to nearest, ties to even, by
-/// pure additions, which is exact for `|x|` up to 2^22.
-#[inline(always)]
-fn codes<V: Lanes>(w: &Wide<V>, inverse: f32, offset: f32, lo: f32, hi: f32) -> Wide<V> {
-    const MAGIC: f32 = 1.5 * (1u32 << 23) as f32;
-    let (inverse, offset, magic) = (V::splat(inverse), V::splat(offset), V::splat(MAGIC));
-    let (lo, hi) = (V::splat(lo), V::splat(hi));
-    wide!(i => w[i].sub(offset).mul(inverse).max(lo).min(hi).add(magic).sub(magic))
-}
-
-/// `1 / d` where that is a usable number, otherwise 0 (all codes zero).
-#[inline(always)]
-fn inverse(d: f32) -> f32 {
-    if d.abs() < f16::MIN_POSITIVE { 0.0 } else { 1.0 / d }
-}
-
-/// The f16 nearest to `d`, kept finite.
-#[inline(always)]
-fn finite_f16(d: f32) -> f32 {
-    f16::round(d.clamp(-f16::MAX, f16::MAX))
-}
-
-/// The extreme values of a block.
-#[inline(always)]
-fn range<V: Lanes>(w: &Wide<V>) -> (f32, f32) {
-    let min = w[0].min(w[1]).min(w[2].min(w[3])).store();
-    let max = w[0].max(w[1]).max(w[2].max(w[3])).store();
-    let fold = |v: [f32; 8], first: fn(f32, f32) -> bool| {
-        v.into_iter().reduce(|a, b| if first(b, a) { b } else { a }).unwrap_or(0.0)
+/// Quantises one block; `h` is positive somewhere.
+fn encode<F: Searched>(x: &Block, h: &Block, out: &mut [u8]) {
+    let (grid, codes) = match F::MODEL {
+        Model::Symmetric { half, reaches } => {
+            let search = Symmetric { x, h, half };
+            let grid = search.grid(reaches);
+            let inv = signed_inverse(grid.scale);
+            (grid, x.map(|x| search.code(x * inv) + half))
+        }
+        Model::Affine { top, tries } => {
+            let grid = Affine::new(x, h, top).grid(tries);
+            let inv = inverse(grid.scale);
+            (grid, x.map(|x| code((x - grid.offset) * inv, top)))
+        }
     };
-    (fold(min, |a, b| a < b), fold(max, |a, b| a > b))
+    F::pack(grid, &words(&codes), out);
 }
 
-/// A quantised block: `scale * code`, or `scale * code + offset`. The scale and the offset are f16 numbers.
-#[derive(Clone, Copy)]
-struct Try<V> {
-    scale: f32,
-    offset: f32,
-    codes: Wide<V>,
+/// `1 / s`, or 0 where `s` is no usable scale.
+fn signed_inverse(s: f32) -> f32 {
+    if s.abs() > TINY { 1.0 / s } else { 0.0 }
+}
+
+/// `a / b`, or `other` where `b` is not positive.
+fn ratio_or(a: f32, b: f32, other: f32) -> f32 {
+    if b > 0.0 { a / b } else { other }
+}
+
+/// The f16 nearest to `t`, kept finite.
+fn finite16(t: f32) -> f32 {
+    round16(least(most(t, -F16_MAX), F16_MAX))
+}
+
+/// `t` cut to `[0, top]`, then rounded.
+fn code(t: f32, top: f32) -> f32 {
+    nearest(least(most(t, 0.0), top))
+}
+
+/// The smallest and the largest weight.
+fn range(x: &Block) -> (f32, f32) {
+    x.iter().fold((x[0], x[0]), |(low, high), &x| (least(low, x), most(high, x)))
+}
+
+/// A grid and its squared error.
+struct Measured {
+    grid: Grid,
     error: f32,
 }
 
-/// What a search found.
-pub struct Fit {
-    pub scale: f32,
-    pub offset: f32,
-    pub codes: Block,
-}
-
-impl<V: Lanes> Try<V> {
-    /// Rounds `scale` and `offset` to f16, the weights to what they then give, and measures.
-    #[inline(always)]
-    fn new(w: &Wide<V>, h: &Wide<V>, scale: f32, offset: f32, lo: f32, hi: f32) -> Self {
-        let (scale, offset) = (finite_f16(scale), finite_f16(offset));
-        let codes = codes(w, inverse(scale), offset, lo, hi);
-        let (s, o) = (V::splat(scale), V::splat(offset));
-        let error = sum(wide!(i => {
-            let e = s.mul(codes[i]).add(o).sub(w[i]);
-            h[i].mul(e.mul(e))
-        }));
-        Self { scale, offset, codes, error }
-    }
-
-    #[inline(always)]
-    fn fit(&self) -> Fit {
-        Fit { scale: self.scale, offset: self.offset, codes: narrow(&self.codes) }
+impl Measured {
+    fn keep_better(&mut self, other: Self) {
+        if self.error > other.error {
+            *self = other;
+        }
     }
 }
 
-/// How far the stretched candidates lie from the range-based scale, in codes.
-const STRETCH: [f32; 9] = [-1.2, -0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.2];
-
-/// Rounds of least squares and rounding on the winner.
-const REFITS: usize = 3;
-
-/// The best scale found for codes `-half..half` (`half` included on the negative side only).
-#[inline(always)]
-pub fn fit_symmetric<V: Lanes>(w: &Block, h: &Block, half: f32) -> Fit {
-    symmetric::<V>(&widen(w), &widen(h), half).fit()
+/// The search for a scale.
+struct Symmetric<'a> {
+    x: &'a Block,
+    h: &'a Block,
+    half: f32,
 }
 
-#[inline(always)]
-fn symmetric<V: Lanes>(w: &Wide<V>, h: &Wide<V>, half: f32) -> Try<V> {
-    let (lo, hi) = (-half, half - 1.0);
-    let (min, max) = range(w);
-    // The weight of largest magnitude takes the code -half: there is one more on that side.
-    let extreme = if -min > max { min } else { max };
-    let plain = Try::new(w, h, extreme / -half, 0.0, lo, hi);
-    if extreme == 0.0 || plain.error == 0.0 {
-        return plain;
+impl Symmetric<'_> {
+    fn grid(&self, reaches: &[f32]) -> Grid {
+        let (low, high) = range(self.x);
+        let extreme = if high > 0.0 - low { high } else { low };
+        let mut best = self.measure(extreme * (-1.0 / self.half)).0;
+        let mut scale = self.best_try(reaches, extreme);
+        for _ in 0..=REFITS {
+            let (measured, next) = self.measure(scale);
+            best.keep_better(measured);
+            scale = next;
+        }
+        best.grid
     }
-    let (mut most, mut scale) = (0.0, plain.scale);
-    for side in [-half, half - 1.0] {
-        for stretch in STRETCH {
-            let q = codes(w, (side + stretch) / extreme, 0.0, lo, hi);
-            let wq = sum(wide!(i => h[i].mul(w[i].mul(q[i]))));
-            let qq = sum(wide!(i => h[i].mul(q[i].mul(q[i]))));
-            // With its best scale wq/qq, these codes take wq^2/qq off the error.
-            let gain = wq / qq * wq;
-            if gain > most {
-                (most, scale) = (gain, wq / qq);
+
+    /// The scale of the codes that take most off the error.
+    fn best_try(&self, reaches: &[f32], extreme: f32) -> f32 {
+        let inv_extreme = signed_inverse(extreme);
+        let (mut best, mut most_gain) = (0.0, 0.0);
+        for reach in reaches {
+            let (xq, qq) = self.sums((0.0 - reach) * inv_extreme);
+            let scale = xq / qq;
+            let gain = xq * scale;
+            if gain > most_gain * MARGIN {
+                (best, most_gain) = (scale, gain);
             }
         }
+        best
     }
-    let mut best = Try::new(w, h, scale, 0.0, lo, hi);
-    for _ in 0..REFITS {
-        let q = best.codes;
-        let wq = sum(wide!(i => h[i].mul(w[i].mul(q[i]))));
-        let qq = sum(wide!(i => h[i].mul(q[i].mul(q[i]))));
-        let next = Try::new(w, h, if qq > 0.0 { wq / qq } else { best.scale }, 0.0, lo, hi);
-        if next.error >= best.error {
-            break;
+
+    fn code(&self, t: f32) -> f32 {
+        nearest(least(most(t, -self.half), self.half - 1.0))
+    }
+
+    /// `sum h x q` and `sum h q^2`.
+    fn sums(&self, inv: f32) -> (f32, f32) {
+        let (mut xq, mut qq) = (0.0, 0.0);
+        for (&x, &h) in self.x.iter().zip(self.h) {
+            let q = self.code(x * inv);
+            xq += h * x * q;
+            qq += h * q * q;
         }
-        best = next;
+        (xq, qq)
     }
-    if plain.error <= best.error { plain } else { best }
+
+    /// The error with `scale` as f16, and the best scale for the codes it gives.
+    fn measure(&self, scale: f32) -> (Measured, f32) {
+        let scale = finite16(scale);
+        let inv = signed_inverse(scale);
+        let mut error = 0.0;
+        for (&x, &h) in self.x.iter().zip(self.h) {
+            let e = scale * self.code(x * inv) - x;
+            error += h * (e * e);
+        }
+        let (xq, qq) = self.sums(inv);
+        (Measured { grid: Grid { scale, offset: 0.0 }, error }, ratio_or(xq, qq, scale))
+    }
 }
 
-/// The best scale and offset found for codes `0..=top`.
-#[inline(always)]
-pub fn fit_affine<V: Lanes>(w: &Block, h: &Block, top: f32) -> Fit {
-    affine::<V>(&widen(w), &widen(h), top).fit()
-}
-
-#[inline(always)]
-fn affine<V: Lanes>(w: &Wide<V>, h: &Wide<V>, top: f32) -> Try<V> {
-    let (min, max) = range(w);
-    let plain = Try::new(w, h, (max - min) / top, min, 0.0, top);
-    if plain.error == 0.0 {
-        return plain;
-    }
-    let line = Line::new(w, h);
-    let mut best: Option<(f32, f32, f32)> = None;
-    for stretch in STRETCH {
-        let inverse = (top + stretch) / (max - min);
-        // Shrunk candidates clip both ends alike, stretched ones leave room at both.
-        let offset = min - 0.5 * stretch / inverse;
-        let q = codes(w, if inverse.is_finite() { inverse } else { 0.0 }, offset, 0.0, top);
-        let (error, scale, offset) = line.through(&q);
-        if best.is_none_or(|b| error < b.0) {
-            best = Some((error, scale, offset));
-        }
-    }
-    let (_, scale, offset) = best.unwrap_or((0.0, plain.scale, plain.offset));
-    let mut best = Try::new(w, h, scale, offset, 0.0, top);
-    for _ in 0..REFITS {
-        let (_, scale, offset) = line.through(&best.codes);
-        let next = Try::new(w, h, scale, offset, 0.0, top);
-        if next.error >= best.error {
-            break;
-        }
-        best = next;
-    }
-    if plain.error <= best.error { plain } else { best }
-}
-
-/// Weighted least squares of `w = scale * q + offset`, about the means for accuracy.
-struct Line<'a, V> {
-    h: &'a Wide<V>,
-    /// `w` less its mean.
-    centred: Wide<V>,
+/// The search for a scale and an offset.
+struct Affine<'a> {
+    x: &'a Block,
+    h: &'a Block,
+    top: f32,
+    inv_sum_h: f32,
+    /// Weighted mean of `x`.
     mean: f32,
-    sum_h: f32,
+    /// `h (x - mean)`
+    c: Block,
 }
 
-impl<'a, V: Lanes> Line<'a, V> {
-    #[inline(always)]
-    fn new(w: &Wide<V>, h: &'a Wide<V>) -> Self {
-        let sum_h = sum(wide!(i => h[i]));
-        let mean = sum(wide!(i => h[i].mul(w[i]))) / sum_h;
-        Self { h, centred: wide!(i => w[i].sub(V::splat(mean))), mean, sum_h }
+/// Sums over codes: `h q`, `h q^2` and `h (x - mean) q`.
+#[derive(Default)]
+struct Sums {
+    q: f32,
+    qq: f32,
+    cq: f32,
+}
+
+impl<'a> Affine<'a> {
+    fn new(x: &'a Block, h: &'a Block, top: f32) -> Self {
+        let (mut sum_h, mut first) = (0.0, 0.0);
+        for (x, h) in x.iter().zip(h) {
+            sum_h += h;
+            first += h * x;
+        }
+        let inv_sum_h = 1.0 / sum_h;
+        let mean = first * inv_sum_h;
+        Self { x, h, top, inv_sum_h, mean, c: std::array::from_fn(|i| h[i] * (x[i] - mean)) }
     }
 
-    /// `(error, scale, offset)` of the best line for these codes.
-    #[inline(always)]
-    fn through(&self, q: &Wide<V>) -> (f32, f32, f32) {
-        let (h, w) = (self.h, &self.centred);
-        let mean_q = sum(wide!(i => h[i].mul(q[i]))) / self.sum_h;
-        let q = wide!(i => q[i].sub(V::splat(mean_q)));
-        let qq = sum(wide!(i => h[i].mul(q[i].mul(q[i]))));
-        let wq = sum(wide!(i => h[i].mul(w[i].mul(q[i]))));
-        let scale = if qq > 0.0 { wq / qq } else { 0.0 };
-        let error = sum(wide!(i => {
-            let e = w[i].sub(V::splat(scale).mul(q[i]));
-            h[i].mul(e.mul(e))
-        }));
-        (error, scale, self.mean - scale * mean_q)
+    fn grid(&self, tries: &[(f32, f32)]) -> Grid {
+        let (low, high) = range(self.x);
+        let mut best = self.measure((high - low) * (1.0 / self.top), low).0;
+        let (mut scale, mut mean_code) = self.best_try(tries, low, high);
+        for _ in 0..=REFITS {
+            let scale16 = finite16(scale);
+            let (measured, sums) = self.measure(scale16, self.mean - scale16 * mean_code);
+            best.keep_better(measured);
+            mean_code = sums.q * self.inv_sum_h;
+            scale = ratio_or(sums.cq, sums.qq - sums.q * mean_code, scale);
+        }
+        best.grid
     }
+
+    /// Scale and mean code of the codes that take most off the error.
+    fn best_try(&self, tries: &[(f32, f32)], low: f32, high: f32) -> (f32, f32) {
+        let inv_range = inverse(high - low);
+        let (mut best, mut most_gain) = ((0.0, 0.0), 0.0);
+        for &(stretch, shift) in tries {
+            let inv = (self.top + stretch) * inv_range;
+            let s = self.sums(|x| code((x - low) * inv + shift, self.top));
+            let mean_code = s.q * self.inv_sum_h;
+            let spread = s.qq - s.q * mean_code;
+            let scale = s.cq / spread;
+            let gain = s.cq * scale;
+            if spread > NOISE * s.qq && gain > most_gain * MARGIN {
+                (best, most_gain) = ((scale, mean_code), gain);
+            }
+        }
+        best
+    }
+
+    fn sums(&self, code: impl Fn(f32) -> f32) -> Sums {
+        let mut s = Sums::default();
+        for i in 0..QK {
+            let q = code(self.x[i]);
+            let hq = self.h[i] * q;
+            s.q += hq;
+            s.qq += hq * q;
+            s.cq += self.c[i] * q;
+        }
+        s
+    }
+
+    /// The error with `scale` and `offset` as f16, and the sums of the codes they give.
+    fn measure(&self, scale: f32, offset: f32) -> (Measured, Sums) {
+        let (scale, offset) = (finite16(scale), finite16(offset));
+        let inv = inverse(scale);
+        let code = |x: f32| code((x - offset) * inv, self.top);
+        let mut error = 0.0;
+        for (&x, &h) in self.x.iter().zip(self.h) {
+            let e = scale * code(x) + offset - x;
+            error += h * (e * e);
+        }
+        (Measured { grid: Grid { scale, offset }, error }, self.sums(code))
+    }
+}
+
+/// Codes as bytes in words.
+fn words(codes: &Block) -> Words {
+    let mut words = [0; QK / 4];
+    for (word, codes) in words.iter_mut().zip(codes.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(codes.map(|q| q as u8));
+    }
+    words
 }
 
 /// Puts the low nibbles of 32 codes into 16 bytes: code i below, code i + 16 above.
 #[inline(always)]
-pub fn pack_nibbles(codes: &[u8; QK], out: &mut [u8]) {
-    for (i, byte) in out[..QK / 2].iter_mut().enumerate() {
-        *byte = codes[i] & 15 | (codes[i + 16] & 15) << 4;
+pub fn pack_nibbles(codes: &Words, out: &mut [u8]) {
+    const LOW: u32 = 0x0F0F_0F0F;
+    for (k, bytes) in out.as_chunks_mut().0.iter_mut().take(QK / 8).enumerate() {
+        *bytes = (codes[k] & LOW | (codes[k + QK / 8] & LOW) << 4).to_le_bytes();
     }
 }
 
@@ -356,10 +360,11 @@ pub fn unpack_nibbles(bytes: &[u8]) -> [u8; QK] {
 
 /// The fifth bits of 32 codes, code i at bit i.
 #[inline(always)]
-pub fn pack_fifth_bits(codes: &[u8; QK]) -> [u8; 4] {
-    let mut bits = 0u32;
-    for (i, &code) in codes.iter().enumerate() {
-        bits |= u32::from(code >> 4 & 1) << i;
+pub fn pack_fifth_bits(codes: &Words) -> [u8; 4] {
+    let mut bits = 0;
+    for (k, word) in codes.iter().enumerate() {
+        // The product brings bits 0, 8, 16 and 24 to 24..28, and nothing else there or above.
+        bits |= ((word >> 4 & 0x0101_0101).wrapping_mul(0x0102_0408) >> 24) << (4 * k);
     }
     bits.to_le_bytes()
 }
@@ -373,16 +378,16 @@ pub fn add_fifth_bits(codes: &mut [u8; QK], bytes: &[u8]) {
     }
 }
 
-/// Codes as bytes, shifted up by `bias`.
-#[inline(always)]
-pub fn to_bytes(codes: &Block, bias: f32) -> [u8; QK] {
-    codes.map(|q| (q + bias) as u8)
-}
-
 /// Reads an f16 scale at the start of `bytes`.
 #[inline(always)]
 pub fn scale_at(bytes: &[u8]) -> f32 {
     f16::decode(u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+/// An f16 number as bytes.
+#[inline(always)]
+pub fn scale_bytes(scale: f32) -> [u8; 2] {
+    f16::encode(scale).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -391,7 +396,11 @@ pub(super) mod tests {
     use crate::simd_level::available;
     use proptest::prelude::*;
 
-    /// Four blocks of weights of many magnitudes, some of them special, none above `largest`.
+    /// Weights in a row: neither rows nor their sum are whole groups of lanes.
+    pub const COLUMNS: usize = 7 * QK;
+    const ROWS: usize = 5;
+
+    /// Rows of weights of many magnitudes, some of them special, none above `largest`.
     pub fn weights(largest: f32) -> impl Strategy<Value = Vec<f32>> {
         let special = prop::sample::select(vec![
             0.0,
@@ -407,18 +416,16 @@ pub(super) mod tests {
         let scaled =
             (-1.0f32..1.0, -30i32..6).prop_map(move |(x, e)| (x * 2f32.powi(e)).clamp(-largest, largest));
         let ordinary = -1.0f32..1.0;
-        let row = |w: BoxedStrategy<f32>| prop::collection::vec(w, 4 * QK);
-        prop_oneof![
-            row(ordinary.clone().boxed()),
-            row(scaled.clone().boxed()),
-            row(prop_oneof![8 => ordinary, 1 => scaled, 1 => special.clone()].boxed()),
-            row(special.boxed()),
-            special_constant(largest),
-        ]
-    }
-
-    fn special_constant(largest: f32) -> impl Strategy<Value = Vec<f32>> {
-        prop_oneof![Just(0.0), Just(largest), Just(-largest), -1.0f32..1.0].prop_map(|w| vec![w; 4 * QK])
+        let block = |w: BoxedStrategy<f32>| prop::collection::vec(w, QK);
+        let constant = prop_oneof![Just(0.0), Just(largest), Just(-largest), ordinary.clone()];
+        let any = prop_oneof![
+            block(ordinary.clone().boxed()),
+            block(scaled.clone().boxed()),
+            block(prop_oneof![8 => ordinary, 1 => scaled, 1 => special.clone()].boxed()),
+            block(special.boxed()),
+            constant.prop_map(|w| vec![w; QK]),
+        ];
+        prop::collection::vec(any, ROWS * COLUMNS / QK).prop_map(|blocks| blocks.concat())
     }
 
     /// Both directions give the scalar bits at every level, with and without importance, and
@@ -430,11 +437,11 @@ pub(super) mod tests {
         quantize: impl Fn(Level, &[f32], usize, Option<&[f32]>, &mut [u8]),
         dequantize: impl Fn(Level, &[u8], &mut [f32]),
     ) {
-        let h: Vec<f32> = h.iter().map(|h| h.abs()).collect();
+        let h: Vec<f32> = h[..COLUMNS].iter().map(|h| h.abs()).collect();
         for importance in [None, Some(&h[..])] {
             let both = |level| {
                 let mut bytes = vec![0xAA; w.len() / QK * block_bytes];
-                quantize(level, w, w.len(), importance, &mut bytes);
+                quantize(level, w, COLUMNS, importance, &mut bytes);
                 let mut back = vec![f32::NAN; w.len()];
                 dequantize(level, &bytes, &mut back);
                 (bytes, back)
@@ -451,21 +458,27 @@ pub(super) mod tests {
 
     #[test]
     fn the_search_is_better_than_the_plain_range() {
-        let w: Block = std::array::from_fn(|i| ((i * 37 % 32) as f32 - 11.3) * 0.07);
+        let x: Block = std::array::from_fn(|i| ((i * 37 % 32) as f32 - 11.3) * 0.07);
         let h: Block = std::array::from_fn(|i| if i % 5 == 0 { 1.0 } else { 0.05 });
-        let (w, h): (Wide<[f32; 8]>, _) = (widen(&w), widen(&h));
-        let (min, max) = range(&w);
-        let plain = Try::new(&w, &h, max / -8.0, 0.0, -8.0, 7.0);
-        assert!(symmetric(&w, &h, 8.0).error < plain.error);
-        let plain = Try::new(&w, &h, (max - min) / 15.0, min, 0.0, 15.0);
-        assert!(affine(&w, &h, 15.0).error < plain.error);
+        let (low, high) = range(&x);
+        let search = Symmetric { x: &x, h: &h, half: 8.0 };
+        let found = search.measure(search.grid(&[8.1, 7.3]).scale).0;
+        assert!(found.error < search.measure(high / -8.0).0.error);
+        let search = Affine::new(&x, &h, 15.0);
+        let grid = search.grid(&[(0.0, 0.0), (0.6, -0.25)]);
+        let found = search.measure(grid.scale, grid.offset).0;
+        assert!(found.error < search.measure((high - low) / 15.0, low).0.error);
     }
 
     #[test]
-    fn a_sum_takes_every_term_once() {
-        let block: Wide<[f32; 8]> = widen(&std::array::from_fn(|i| i as f32));
-        assert_eq!(sum(wide!(i => block[i])), 496.0);
-        assert_eq!(range(&block), (0.0, 31.0));
+    fn packing_and_unpacking_are_inverse() {
+        let codes: [u8; QK] = std::array::from_fn(|i| (i * 19 % 32) as u8);
+        let words = words(&codes.map(f32::from));
+        let mut nibbles = [0; QK / 2];
+        pack_nibbles(&words, &mut nibbles);
+        let mut back = unpack_nibbles(&nibbles);
+        add_fifth_bits(&mut back, &pack_fifth_bits(&words));
+        assert_eq!(back, codes);
     }
 
     #[test]

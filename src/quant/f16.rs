@@ -3,7 +3,7 @@
 //! The conversions are branch-free integer code, so that they are the same on every CPU and can be
 //! compiled into vectors; hardware conversions differ from each other in NaN payloads only.
 
-use super::simd_basic::{self, Kernel, Lanes};
+use super::simd_basic::{self, Kernel};
 use crate::simd_level::{Level, level};
 
 /// The largest weight that does not round to infinity: just below the middle between 65504 and 65536.
@@ -78,7 +78,7 @@ struct Quantize<'a> {
 
 impl Kernel for Quantize<'_> {
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run(self) {
         for (bytes, &w) in self.out.as_chunks_mut().0.iter_mut().zip(self.rows) {
             *bytes = encode(w).to_le_bytes();
         }
@@ -92,7 +92,7 @@ struct Dequantize<'a> {
 
 impl Kernel for Dequantize<'_> {
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run(self) {
         for (w, bytes) in self.out.iter_mut().zip(self.bytes.as_chunks().0) {
             *w = decode(u16::from_le_bytes(*bytes));
         }

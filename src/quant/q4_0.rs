@@ -3,9 +3,8 @@
 //! Layout: scale f16, 16 bytes of low nibbles: weight i below, weight i + 16 above.
 //! `w = scale * (code - 8)`, code in 0..=15.
 
-use super::block32::{self, Block, Format};
+use super::block32::{self, Block, Format, Grid, Model, Searched, Words};
 use super::f16;
-use super::simd_basic::Lanes;
 use crate::simd_level::{Level, level};
 
 /// The scale is an f16, and the weight of largest magnitude takes the code farthest from 8.
@@ -35,14 +34,6 @@ impl Format for Blocks {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]) {
-        let fit = block32::fit_symmetric::<V>(w, h, 8.0);
-        let codes = block32::to_bytes(&fit.codes, 8.0);
-        out[..2].copy_from_slice(&f16::encode(fit.scale).to_le_bytes());
-        block32::pack_nibbles(&codes, &mut out[2..]);
-    }
-
-    #[inline(always)]
     fn decode(bytes: &[u8], out: &mut Block) {
         let scale = block32::scale_at(bytes);
         let codes = block32::unpack_nibbles(&bytes[2..]);
@@ -52,11 +43,23 @@ impl Format for Blocks {
     }
 }
 
+impl Searched for Blocks {
+    const MODEL: Model =
+        Model::Symmetric { half: 8.0, reaches: &[8.2, 7.3, 8.8, 7.7, 9.5, 7.0, 8.5, 6.2, 8.0, -8.7, -8.1] };
+
+    #[inline(always)]
+    fn pack(grid: Grid, codes: &Words, out: &mut [u8]) {
+        out[..2].copy_from_slice(&block32::scale_bytes(grid.scale));
+        block32::pack_nibbles(codes, &mut out[2..]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quant::block32::QK;
     use crate::quant::block32::tests::{check_levels_agree, weights};
+    use crate::quant::simd_basic::blocks::tests::check_generic;
     use proptest::prelude::*;
 
     #[test]
@@ -75,6 +78,7 @@ mod tests {
         #[test]
         fn every_level_gives_the_same_bytes(w in weights(MAX_ABS), h in weights(1e10)) {
             check_levels_agree(Blocks::BYTES, &w, &h, quantize_at, dequantize_at);
+            check_generic::<Blocks>(&w, &h);
         }
     }
 }

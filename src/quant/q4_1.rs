@@ -3,9 +3,8 @@
 //! Layout: scale f16, offset f16, 16 bytes of low nibbles: weight i below, weight i + 16 above.
 //! `w = scale * code + offset`, code in 0..=15.
 
-use super::block32::{self, Block, Format};
+use super::block32::{self, Block, Format, Grid, Model, Searched, Words};
 use super::f16;
-use super::simd_basic::Lanes;
 use crate::simd_level::{Level, level};
 
 /// The offset, up to the largest weight itself, is an f16.
@@ -35,15 +34,6 @@ impl Format for Blocks {
     const BYTES: usize = 20;
 
     #[inline(always)]
-    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]) {
-        let fit = block32::fit_affine::<V>(w, h, 15.0);
-        let codes = block32::to_bytes(&fit.codes, 0.0);
-        out[..2].copy_from_slice(&f16::encode(fit.scale).to_le_bytes());
-        out[2..4].copy_from_slice(&f16::encode(fit.offset).to_le_bytes());
-        block32::pack_nibbles(&codes, &mut out[4..]);
-    }
-
-    #[inline(always)]
     fn decode(bytes: &[u8], out: &mut Block) {
         let scale = block32::scale_at(bytes);
         let offset = block32::scale_at(&bytes[2..]);
@@ -54,11 +44,38 @@ impl Format for Blocks {
     }
 }
 
+impl Searched for Blocks {
+    const MODEL: Model = Model::Affine {
+        top: 15.0,
+        tries: &[
+            (0.0, 0.0),
+            (0.2, 0.25),
+            (0.4, -0.5),
+            (0.2, -0.25),
+            (0.4, 0.0),
+            (-0.8, 0.0),
+            (-0.8, -0.25),
+            (1.2, -0.25),
+            (1.0, -0.5),
+            (-1.6, 0.75),
+            (1.4, -1.0),
+        ],
+    };
+
+    #[inline(always)]
+    fn pack(grid: Grid, codes: &Words, out: &mut [u8]) {
+        out[..2].copy_from_slice(&block32::scale_bytes(grid.scale));
+        out[2..4].copy_from_slice(&block32::scale_bytes(grid.offset));
+        block32::pack_nibbles(codes, &mut out[4..]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quant::block32::QK;
     use crate::quant::block32::tests::{check_levels_agree, weights};
+    use crate::quant::simd_basic::blocks::tests::check_generic;
     use proptest::prelude::*;
 
     #[test]
@@ -78,6 +95,7 @@ mod tests {
         #[test]
         fn every_level_gives_the_same_bytes(w in weights(MAX_ABS), h in weights(1e10)) {
             check_levels_agree(Blocks::BYTES, &w, &h, quantize_at, dequantize_at);
+            check_generic::<Blocks>(&w, &h);
         }
     }
 }

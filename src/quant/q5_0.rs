@@ -3,9 +3,8 @@
 //! Layout: scale f16, fifth bits, 32 (weight i at bit i), 16 bytes of low nibbles: weight i below, weight i + 16 above.
 //! `w = scale * (code - 16)`, code in 0..=31.
 
-use super::block32::{self, Block, Format};
+use super::block32::{self, Block, Format, Grid, Model, Searched, Words};
 use super::f16;
-use super::simd_basic::Lanes;
 use crate::simd_level::{Level, level};
 
 /// The scale is an f16, and the weight of largest magnitude takes the code farthest from 16.
@@ -35,15 +34,6 @@ impl Format for Blocks {
     const BYTES: usize = 22;
 
     #[inline(always)]
-    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]) {
-        let fit = block32::fit_symmetric::<V>(w, h, 16.0);
-        let codes = block32::to_bytes(&fit.codes, 16.0);
-        out[..2].copy_from_slice(&f16::encode(fit.scale).to_le_bytes());
-        out[2..6].copy_from_slice(&block32::pack_fifth_bits(&codes));
-        block32::pack_nibbles(&codes, &mut out[6..]);
-    }
-
-    #[inline(always)]
     fn decode(bytes: &[u8], out: &mut Block) {
         let scale = block32::scale_at(bytes);
         let mut codes = block32::unpack_nibbles(&bytes[6..]);
@@ -54,11 +44,26 @@ impl Format for Blocks {
     }
 }
 
+impl Searched for Blocks {
+    const MODEL: Model = Model::Symmetric {
+        half: 16.0,
+        reaches: &[16.0, 15.3, 16.6, 14.2, 17.6, 16.3, 15.7, 13.6, 14.9, 17.0],
+    };
+
+    #[inline(always)]
+    fn pack(grid: Grid, codes: &Words, out: &mut [u8]) {
+        out[..2].copy_from_slice(&block32::scale_bytes(grid.scale));
+        out[2..6].copy_from_slice(&block32::pack_fifth_bits(codes));
+        block32::pack_nibbles(codes, &mut out[6..]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quant::block32::QK;
     use crate::quant::block32::tests::{check_levels_agree, weights};
+    use crate::quant::simd_basic::blocks::tests::check_generic;
     use proptest::prelude::*;
 
     #[test]
@@ -78,6 +83,7 @@ mod tests {
         #[test]
         fn every_level_gives_the_same_bytes(w in weights(MAX_ABS), h in weights(1e10)) {
             check_levels_agree(Blocks::BYTES, &w, &h, quantize_at, dequantize_at);
+            check_generic::<Blocks>(&w, &h);
         }
     }
 }

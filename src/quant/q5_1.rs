@@ -3,9 +3,8 @@
 //! Layout: scale f16, offset f16, fifth bits, 32 (weight i at bit i), 16 bytes of low nibbles: weight i below, weight i + 16 above.
 //! `w = scale * code + offset`, code in 0..=31.
 
-use super::block32::{self, Block, Format};
+use super::block32::{self, Block, Format, Grid, Model, Searched, Words};
 use super::f16;
-use super::simd_basic::Lanes;
 use crate::simd_level::{Level, level};
 
 /// The offset, up to the largest weight itself, is an f16.
@@ -35,16 +34,6 @@ impl Format for Blocks {
     const BYTES: usize = 24;
 
     #[inline(always)]
-    fn encode<V: Lanes>(w: &Block, h: &Block, out: &mut [u8]) {
-        let fit = block32::fit_affine::<V>(w, h, 31.0);
-        let codes = block32::to_bytes(&fit.codes, 0.0);
-        out[..2].copy_from_slice(&f16::encode(fit.scale).to_le_bytes());
-        out[2..4].copy_from_slice(&f16::encode(fit.offset).to_le_bytes());
-        out[4..8].copy_from_slice(&block32::pack_fifth_bits(&codes));
-        block32::pack_nibbles(&codes, &mut out[8..]);
-    }
-
-    #[inline(always)]
     fn decode(bytes: &[u8], out: &mut Block) {
         let scale = block32::scale_at(bytes);
         let offset = block32::scale_at(&bytes[2..]);
@@ -56,11 +45,38 @@ impl Format for Blocks {
     }
 }
 
+impl Searched for Blocks {
+    const MODEL: Model = Model::Affine {
+        top: 31.0,
+        tries: &[
+            (0.0, 0.0),
+            (0.6, -0.25),
+            (0.2, -0.25),
+            (-0.2, 0.25),
+            (-0.8, -0.25),
+            (0.6, 0.0),
+            (-1.0, 0.25),
+            (-2.0, 0.0),
+            (0.6, -0.75),
+            (-1.0, 1.0),
+        ],
+    };
+
+    #[inline(always)]
+    fn pack(grid: Grid, codes: &Words, out: &mut [u8]) {
+        out[..2].copy_from_slice(&block32::scale_bytes(grid.scale));
+        out[2..4].copy_from_slice(&block32::scale_bytes(grid.offset));
+        out[4..8].copy_from_slice(&block32::pack_fifth_bits(codes));
+        block32::pack_nibbles(codes, &mut out[8..]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quant::block32::QK;
     use crate::quant::block32::tests::{check_levels_agree, weights};
+    use crate::quant::simd_basic::blocks::tests::check_generic;
     use proptest::prelude::*;
 
     #[test]
@@ -81,6 +97,7 @@ mod tests {
         #[test]
         fn every_level_gives_the_same_bytes(w in weights(MAX_ABS), h in weights(1e10)) {
             check_levels_agree(Blocks::BYTES, &w, &h, quantize_at, dequantize_at);
+            check_generic::<Blocks>(&w, &h);
         }
     }
 }

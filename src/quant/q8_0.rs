@@ -9,7 +9,7 @@
 
 use super::block32::{self, Block, Format};
 use super::f16;
-use super::simd_basic::{self, Lanes};
+use super::simd_basic;
 use crate::simd_level::{Level, level};
 
 /// The scale is an f16, and the weight of largest magnitude takes the code 127.
@@ -23,9 +23,10 @@ pub fn quantize(rows: &[f32], n_per_row: usize, _importance: Option<&[f32]>, out
     quantize_at(level(), rows, n_per_row, None, out);
 }
 
-fn quantize_at(level: Level, rows: &[f32], n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+fn quantize_at(level: Level, rows: &[f32], _n_per_row: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
     if !simd_basic::quantize_q8_0(level, rows, out) {
-        block32::quantize::<Blocks>(level, rows, n_per_row, None, out);
+        let out = out.as_chunks_mut::<{ Blocks::BYTES }>().0;
+        rows.as_chunks().0.iter().zip(out).for_each(|(w, out)| encode(w, out));
     }
 }
 
@@ -44,21 +45,19 @@ impl Format for Blocks {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    fn encode<V: Lanes>(w: &Block, _h: &Block, out: &mut [u8]) {
-        let exact = largest(w) / 127.0;
-        let (scale, inverse) = scale_and_inverse(exact);
-        out[..2].copy_from_slice(&f16::encode(scale).to_le_bytes());
-        for (code, w) in out[2..34].iter_mut().zip(w) {
-            *code = round_half_away(w * inverse) as u8;
-        }
-    }
-
-    #[inline(always)]
     fn decode(bytes: &[u8], out: &mut Block) {
         let scale = block32::scale_at(bytes);
         for (w, &code) in out.iter_mut().zip(&bytes[2..34]) {
             *w = f32::from(code as i8) * scale;
         }
+    }
+}
+
+fn encode(w: &Block, out: &mut [u8; Blocks::BYTES]) {
+    let (scale, inverse) = scale_and_inverse(largest(w) / 127.0);
+    out[..2].copy_from_slice(&f16::encode(scale).to_le_bytes());
+    for (code, w) in out[2..].iter_mut().zip(w) {
+        *code = round_half_away(w * inverse) as u8;
     }
 }
 

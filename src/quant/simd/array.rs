@@ -8,7 +8,7 @@ use crate::quant::search::{Codes, least, most, nearest};
 
 /// `N` lanes without instructions of their own.
 #[derive(Clone, Copy)]
-struct Array<const N: usize>;
+pub(in crate::quant) struct Array<const N: usize>;
 
 impl<const N: usize> Array<N> {
     fn map(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {

@@ -8,7 +8,16 @@ use crate::quant::search::Codes;
 
 /// Proof that the CPU has AVX2 and F16C.
 #[derive(Clone, Copy)]
-struct Avx2(());
+pub(in crate::quant) struct Avx2(());
+
+impl Avx2 {
+    /// Safe to call only from code compiled for these instructions: to get there took the check.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub(in crate::quant) fn new() -> Self {
+        Self(())
+    }
+}
 
 /// Methods whose bodies are intrinsics.
 macro_rules! ops {
@@ -117,7 +126,7 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, first:
 
 #[target_feature(enable = "avx2,f16c")]
 fn affine_blocks<C: Codes>(rows: &[f32], h: Option<&Importance>, first: usize, out: &mut [u8]) {
-    let l = Avx2(());
+    let l = Avx2::new();
     let mut work = affine::Group::new(l);
     let mut words = [[0; 16]; 8];
     let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 8], [0.0; 8], [0.0; 8], [0.0; 8]);
@@ -143,7 +152,7 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 
 #[target_feature(enable = "avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Avx2(());
+    let l = Avx2::new();
     let mut work = [signed::Part::new(l), signed::Part::new(l)];
     let mut words = [[[0; 16]; 4]; 2];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 8]);

@@ -8,7 +8,16 @@ use crate::quant::search::Codes;
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
-struct Avx512(());
+pub(in crate::quant) struct Avx512(());
+
+impl Avx512 {
+    /// Safe to call only from code compiled for these instructions: to get there took the check.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    pub(in crate::quant) fn new() -> Self {
+        Self(())
+    }
+}
 
 /// Methods whose bodies are intrinsics.
 macro_rules! ops {
@@ -128,7 +137,7 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn affine_pairs<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Avx512(());
+    let l = Avx512::new();
     let mut work = affine::Group::new(l);
     let mut words = [[0; 16]; 8];
     let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 16], [0.0; 16], [0.0; 16], [0.0; 16]);
@@ -163,7 +172,7 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Avx512(());
+    let l = Avx512::new();
     let mut work = [signed::Part::new(l)];
     let mut words = [[[0; 16]; 4]; 1];
     let (mut scales, mut d) = ([0.0; 16], [0.0; 16]);

@@ -9,11 +9,11 @@
 
 mod affine;
 #[cfg(test)]
-mod array;
+pub(super) mod array;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 mod pack;
 mod signed;
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! SIMD shells of the plain types and the 32-weight blocks.
 //!
-//! The scalar code is written over fixed-size arrays and eight [`Lanes`]. A shell compiles that same
-//! code once more for a wider instruction set. Rust neither fuses nor reorders floating-point
-//! operations, so every shell gives the bits of the scalar code.
+//! Conversions and dequantisers are written over fixed-size arrays: a [`Kernel`] is compiled once more
+//! for each wider instruction set. Rust neither fuses nor reorders floating-point operations, so every
+//! shell gives the bits of the scalar code. The searches of the 32-weight blocks run over the lanes of
+//! [`super::simd`], a block to a lane ([`blocks`]).
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd_level;
@@ -10,8 +11,7 @@ use crate::simd_level::Level;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
+pub mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod q8_0;
 
@@ -27,64 +27,10 @@ pub fn quantize_q8_0(level: Level, rows: &[f32], out: &mut [u8]) -> bool {
     false
 }
 
-/// Eight floats that are worked on together. `max` and `min` give the second one when neither is
-/// larger or smaller.
-pub trait Lanes: Copy {
-    fn load(from: &[f32; 8]) -> Self;
-    fn splat(x: f32) -> Self;
-    fn store(self) -> [f32; 8];
-    fn add(self, other: Self) -> Self;
-    fn sub(self, other: Self) -> Self;
-    fn mul(self, other: Self) -> Self;
-    fn max(self, other: Self) -> Self;
-    fn min(self, other: Self) -> Self;
-}
-
-#[inline(always)]
-fn zip(a: [f32; 8], b: [f32; 8], f: impl Fn(f32, f32) -> f32) -> [f32; 8] {
-    std::array::from_fn(|i| f(a[i], b[i]))
-}
-
-/// The scalar reference.
-impl Lanes for [f32; 8] {
-    #[inline(always)]
-    fn load(from: &[f32; 8]) -> Self {
-        *from
-    }
-    #[inline(always)]
-    fn splat(x: f32) -> Self {
-        [x; 8]
-    }
-    #[inline(always)]
-    fn store(self) -> [f32; 8] {
-        self
-    }
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        zip(self, other, |a, b| a + b)
-    }
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        zip(self, other, |a, b| a - b)
-    }
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        zip(self, other, |a, b| a * b)
-    }
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        zip(self, other, |a, b| if a > b { a } else { b })
-    }
-    #[inline(always)]
-    fn min(self, other: Self) -> Self {
-        zip(self, other, |a, b| if a < b { a } else { b })
-    }
-}
-
 /// A piece of work to be compiled for several instruction sets. `run`, and everything hot that it
 /// calls, must be `#[inline(always)]`: what is not inlined stays compiled for the base CPU.
 pub trait Kernel {
-    fn run<V: Lanes>(self);
+    fn run(self);
 }
 
 /// Runs the kernel as compiled for `level`, or for the best level below it that this CPU has.
@@ -92,16 +38,16 @@ pub trait Kernel {
 pub fn run<K: Kernel>(level: Level, kernel: K) {
     #[target_feature(enable = "avx2")]
     fn with_avx2<K: Kernel>(kernel: K) {
-        kernel.run::<avx2::Eight>();
+        kernel.run();
     }
 
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
     fn with_avx512<K: Kernel>(kernel: K) {
-        kernel.run::<avx2::Eight>();
+        kernel.run();
     }
 
     match level.min(supported()) {
-        Level::Scalar => kernel.run::<[f32; 8]>(),
+        Level::Scalar => kernel.run(),
         // SAFETY: `supported` found AVX2 on this CPU.
         Level::Avx2 => unsafe { with_avx2(kernel) },
         // SAFETY: `supported` found AVX-512 F, BW, DQ and VL, and AVX2, on this CPU.
@@ -119,5 +65,5 @@ fn supported() -> Level {
 /// Runs the kernel. Other architectures have one level; their base sets include vectors.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn run<K: Kernel>(_level: Level, kernel: K) {
-    kernel.run::<[f32; 8]>();
+    kernel.run();
 }
