@@ -26,7 +26,16 @@ def test_convert_prints_what_it_wrote(tmp_path: Path) -> None:
     assert (run.code, run.stderr) == (0, "")
     container, output = sorted(tmp_path.iterdir())
     assert (container.name, output.name) == ("wiki-gemma4-Q4_K_M.axm", "wiki-gemma4-Q4_K_M.gguf")
-    for word in ("fingerprint", container.name, "Q4_K", "Q6_K", "F32", "bits per weight", "weights/s", output.name):
+    for word in (
+        "fingerprint",
+        container.name,
+        "Q4_K",
+        "Q6_K",
+        "F32",
+        "bits per weight",
+        "weights/s",
+        output.name,
+    ):
         assert word in run.stdout
 
 
