@@ -17,5 +17,8 @@ if ! "$python" -m pip install --only-binary=llama-cpp-python '.[test,eval]'; the
     "$python" -m pip install '.[test]'
 fi
 
-"$python" -m pytest "$@"
-cargo test --release
+# Both halves run, so that one failure does not hide another.
+status=0
+"$python" -m pytest "$@" || status=$?
+cargo test --release || status=$?
+exit "$status"

@@ -4,3 +4,4 @@
 pub mod importance;
 pub mod noise;
 pub mod residual;
+mod simd;

@@ -13,11 +13,14 @@
 //! independent of `r` (Schuchman's condition holds for uniform `u`). `s` is the best of a few that clip
 //! more or less of the tail, by squared error.
 
+use std::marker::PhantomData;
+
 use crate::dtype::{GgmlType, QK_K};
-use crate::quant::simd_basic::{self, Kernel, Lanes};
+use crate::quant::simd_basic::{self, Kernel};
 use crate::quant::{f16, q4_k, q5_k, search};
 use crate::simd_level::Level;
 use crate::srd::noise::Noise;
+use crate::srd::simd::Lanes;
 
 /// Weights of a sub-block.
 pub const SUB: usize = 32;
@@ -154,7 +157,12 @@ pub fn encode(run: Run, r: &[f32], out: &mut [u8]) {
 /// As [`encode`], at a level of SIMD: all give the same bytes.
 pub fn encode_at(level: Level, run: Run, r: &[f32], out: &mut [u8]) {
     assert_eq!(Some(out.len() as u64), run.bits.plane_bytes(r.len() as u64), "whole sub-blocks");
-    simd_basic::run(level, Encode { run, r, out });
+    #[cfg(target_arch = "x86_64")]
+    if level.min(simd_basic::supported()) >= Level::Avx2 {
+        let lanes = PhantomData::<super::simd::avx2::Eight>;
+        return simd_basic::run(level, Encode { run, r, out, lanes });
+    }
+    simd_basic::run(level, Encode { run, r, out, lanes: PhantomData::<[f32; 8]> });
 }
 
 /// Reconstructs the residuals of a run.
@@ -163,16 +171,17 @@ pub fn decode(run: Run, bytes: &[u8], out: &mut [f32]) {
     simd_basic::run(crate::simd_level::level(), Decode { run, bytes, out });
 }
 
-struct Encode<'a> {
+struct Encode<'a, V> {
     run: Run<'a>,
     r: &'a [f32],
     out: &'a mut [u8],
+    lanes: PhantomData<V>,
 }
 
 // Plain loops, no closures: a closure is compiled for the base CPU unless it happens to be inlined.
-impl Kernel for Encode<'_> {
+impl<V: Lanes> Kernel for Encode<'_, V> {
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run(self) {
         let (bits, bytes, n) = (self.run.bits, self.run.bits.sub_bytes(), self.r.len());
         let r = self.r.as_chunks::<SUB>().0;
         let mut noise = [0.0; PIECE];
@@ -284,7 +293,7 @@ struct Decode<'a> {
 
 impl Kernel for Decode<'_> {
     #[inline(always)]
-    fn run<V: Lanes>(self) {
+    fn run(self) {
         match self.run.bits {
             Bits::Two => self.unpack::<2>(),
             Bits::Three => self.unpack::<3>(),

@@ -57,7 +57,7 @@ pub fn run<K: Kernel>(level: Level, kernel: K) {
 
 /// The best level of this CPU, whatever the environment says.
 #[cfg(target_arch = "x86_64")]
-fn supported() -> Level {
+pub fn supported() -> Level {
     static SUPPORTED: OnceLock<Level> = OnceLock::new();
     *SUPPORTED.get_or_init(|| simd_level::available().into_iter().max().unwrap_or(Level::Scalar))
 }

@@ -1,0 +1,58 @@
+//! Eight floats side by side, for the search of a residual's scale.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+
+/// Eight floats that are worked on together. `max` and `min` give the second one when neither is
+/// larger or smaller.
+pub trait Lanes: Copy {
+    fn load(from: &[f32; 8]) -> Self;
+    fn splat(x: f32) -> Self;
+    fn store(self) -> [f32; 8];
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn max(self, other: Self) -> Self;
+    fn min(self, other: Self) -> Self;
+}
+
+#[inline(always)]
+fn zip(a: [f32; 8], b: [f32; 8], f: impl Fn(f32, f32) -> f32) -> [f32; 8] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+/// The scalar reference.
+impl Lanes for [f32; 8] {
+    #[inline(always)]
+    fn load(from: &[f32; 8]) -> Self {
+        *from
+    }
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn store(self) -> [f32; 8] {
+        self
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        zip(self, other, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        zip(self, other, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        zip(self, other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        zip(self, other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        zip(self, other, |a, b| if a < b { a } else { b })
+    }
+}
