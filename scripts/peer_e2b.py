@@ -7,6 +7,7 @@ The checkpoint has the shapes of Gemma 4 E2B (9.3 GB; made with random weights w
 
   srd-rs               checkpoint -> Q4_K_M GGUF
   srd-rs, 768 MB       the same with RLIMIT_DATA at 768 MB
+  srd-rs and .axm      the same with the signed container beside the GGUF
   llama.cpp quantiser  BF16 GGUF (made by srd-rs before) -> Q4_K_M GGUF, `llama_model_quantize`
 
 Each run is a process of its own; peak RSS is its VmHWM, mapped pages included. With --repeat the runs
@@ -51,8 +52,9 @@ def measured(command: list[str], folder: Path, *, rlimit_data: int = 0) -> dict[
     return figures
 
 
-def srd(model: Path, quant: str, output: Path, threads: int) -> list[str]:
-    options = ["-q", quant, "-o", str(output), "-f", "--threads", str(threads), "--json"]
+def srd(model: Path, quant: str, output: Path, threads: int, *, axm: bool = False) -> list[str]:
+    options = ["-q", quant, "-o", str(output), "-f", "--threads", str(threads), "--json", "--no-met"]
+    options.append("--axm" if axm else "--no-axm")
     return [sys.executable, "-m", "srd_rs", "convert", str(model), *options]
 
 
@@ -85,13 +87,14 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             for name, command, limit in (
                 ("srd-rs", convert, 0),
                 ("srd-rs, 768 MB", convert, RLIMIT_DATA),
+                ("srd-rs and .axm", srd(args.checkpoint, args.quant, ours, args.threads, axm=True), 0),
                 ("llama.cpp quantiser", peer, 0),
             ):
                 print(f"{i + 1}/{args.repeat} {name}", file=sys.stderr)
                 runs.setdefault(name, []).append(measured(command, work, rlimit_data=limit))
         sizes = {"srd-rs": ours.stat().st_size, "llama.cpp quantiser": theirs.stat().st_size}
     finally:
-        for path in (bf16, ours, theirs, work / "figures.json"):
+        for path in (bf16, ours, ours.with_suffix(".axm"), theirs, work / "figures.json"):
             path.unlink(missing_ok=True)
     return {"medians": {name: median_of(found) for name, found in runs.items()}, "sizes": sizes}
 

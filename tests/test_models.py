@@ -484,7 +484,7 @@ def test_no_weights() -> None:
 
 
 def test_unknown_class_lists_the_supported_ones() -> None:
-    with pytest.raises(ModelError, match="families llama, .*gemma4"):
+    with pytest.raises(ModelError, match=r"families llama, .*gemma4"):
         spec_of(LLAMA, architectures=["FooForCausalLM"])
     assert {"LlamaForCausalLM", "Qwen3MoeForCausalLM", "Phi3ForCausalLM", "BertModel"} <= set(supported())
 
