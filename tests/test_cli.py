@@ -305,10 +305,11 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_every_readme_command_exists() -> None:
     readme = (REPO / "README.md").read_text()
-    help_text = "".join(srd(c, "--help").stdout for c in ("convert", "hydrate", "inspect", "met"))
-    for line in readme.splitlines():
-        words = line.strip().split()
-        if words[:1] == ["srd-rs"]:
-            for word in words:
-                if word.startswith("--"):
-                    assert word.split("=")[0] in help_text, line
+    used = [words for line in readme.splitlines() if (words := line.split())[:1] == ["srd-rs"]]
+    assert used
+    for command in {words[1] for words in used}:
+        run = srd(command, "--help")
+        assert run.code == 0, command
+        for words in (w for w in used if w[1] == command):
+            for word in (w for w in words if w.startswith("--")):
+                assert word.split("=")[0] in run.stdout, words
