@@ -107,8 +107,10 @@ def test_fixtures_validate_and_add_up(name: str, converted: Any) -> None:
     layers = [s["layers"]["count"] for s in sidecar["slots"].values() if s["layers"]]
     assert sum(layers) == config["num_hidden_layers"] == len(sidecar["chunk_map"])
     assert list(sidecar["hydration_policy"]) == list(INTENTS)
-    # The same, with the digest, from the file alone.
-    again = met(path)
+    # The same from the container's copy of the header, and, with the digest, from the file.
+    assert sidecar["fingerprint"]
+    assert met(path.with_suffix(".axm")) == sidecar
+    again = met(path, fingerprint=sidecar["fingerprint"])
     assert again["file"].pop("sha256") and sidecar["file"].pop("sha256") is None
     assert again == sidecar
 

@@ -34,13 +34,14 @@ def met(
     digest: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Measure a GGUF and return its sidecar.
+    """Measure a GGUF, or the GGUF that a signed container (.axm) holds, and return its sidecar.
 
     output: write it there as well, as JSON.
     slots: layers of the slots, ``"early=0-5,factual=6-11,reasoning=12-22,governance=23-29"``; by default
         20/20/37/23 % of the depth.
-    fingerprint: of the signed container that the GGUF came from.
-    digest: read the whole file for its SHA-256; without, `file.sha256` is None and only the header is read.
+    fingerprint: of the signed container that the GGUF came from; a container has its own.
+    digest: read the whole file for its SHA-256; without, and for a container, `file.sha256` is None and only the
+        header is read.
     overwrite: replace an existing output.
 
     Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or one part of a split

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::convert::sink::Sink;
 use crate::error::{Error, Result};
 use crate::formats::gguf::GgufFile;
+use crate::met;
 use crate::met::hydrate::{self, HydrateOptions, Watch};
 use crate::met::policy::Intent;
 use crate::met::sidecar::{self, Options, Part, Sidecar};
@@ -20,7 +21,7 @@ use crate::py::errors::ToPy;
 /// How often the waiting thread looks at signals and reports progress.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Measures a GGUF and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
+/// Measures a GGUF, or the one a container holds, and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
 /// the whole file for its SHA-256.
 #[pyfunction]
 #[pyo3(signature = (path, output=None, slots=None, fingerprint=None, digest=true, overwrite=false))]
@@ -35,8 +36,10 @@ pub fn met_sidecar(
 ) -> PyResult<String> {
     let stop = AtomicBool::new(false);
     let build = || {
-        let gguf = GgufFile::open(&path)?;
-        let measured = measure(&gguf, slots.as_deref(), fingerprint, digest.then_some(&stop))?;
+        let (gguf, signed) = met::open::open(&path)?;
+        // Of a container only the GGUF's header is at hand, so there is nothing to digest.
+        let digest = (digest && signed.is_none()).then_some(&stop);
+        let measured = measure(&gguf, slots.as_deref(), fingerprint.or(signed), digest)?;
         let text = measured.to_json();
         if let Some(output) = &output {
             let sink = Sink::create(output, text.len() as u64, overwrite)?;

@@ -1,4 +1,4 @@
-"""`srd-rs met`: the MET sidecar of a GGUF."""
+"""`srd-rs met`: the MET sidecar of a GGUF or a container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from srd_rs.cli.text import bytes_text, printable, table
 
 
-@click.command("met", short_help="Write the MET sidecar of a GGUF.")
+@click.command("met", short_help="Write the MET sidecar of a GGUF or a container.")
 @click.argument("gguf", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -49,6 +49,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure which bytes of GGUF belong to which slot of depth, and write it down as JSON.
+
+    GGUF may be a signed container (.axm): then it is about the GGUF that extracting gives.
 
     An engine reads the sidecar to know what to bring into memory for which intent; `srd-rs hydrate` does
     so. Sizes are measured from the file's tensor table and add up to its size.
