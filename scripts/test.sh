@@ -12,9 +12,9 @@ fi
 python=.venv/bin/python
 
 # llama-cpp-python (the extra `eval`) takes many minutes to compile, so it is taken only where it lies ready made.
-if ! "$python" -m pip install --only-binary=llama-cpp-python '.[test,eval]'; then
+if ! "$python" -m pip install --only-binary=llama-cpp-python '.[test,eval,plot]'; then
     echo "No ready-made llama-cpp-python: the tests that need it will say so and skip." >&2
-    "$python" -m pip install '.[test]'
+    "$python" -m pip install '.[test,plot]'
 fi
 
 # Both halves run, so that one failure does not hide another.

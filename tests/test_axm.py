@@ -586,7 +586,8 @@ def test_convert_writes_both_unless_told_otherwise(made: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["container"]["fingerprint"] == fingerprint(tmp_path / "a.axm")
     assert run("convert", made / "tiny.gguf", "-o", tmp_path / "b.gguf", "--no-axm").returncode == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.axm", "a.gguf", "b.gguf"]
+    names = ["a.axm", "a.gguf", "a.met.json", "b.gguf", "b.met.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert "fingerprint" in run("inspect", tmp_path / "a.axm").stdout
 
 

@@ -7,7 +7,6 @@ are run by examples/recipe_cli.rs.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = sorted((ROOT / "tests" / "data" / "recipes").glob("*.json"))
-FIXTURES = Path(os.environ.get("SRD_FIXTURES", Path.home() / ".cache" / "srd-rs-tests"))
 
 
 def assign(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -59,10 +57,9 @@ def test_types_and_order_are_those_of_llama_quantize(path: Path) -> None:
         assert not differences(golden["order"], answer["types"], theirs), what
 
 
-def test_the_fixtures_get_their_q4_k_m_types() -> None:
-    paths = sorted(FIXTURES.glob("*/expected.json"))
-    if not paths:
-        pytest.skip(f"no unpacked fixtures in {FIXTURES} (set SRD_FIXTURES)")
+def test_the_fixtures_get_their_q4_k_m_types(fixtures: Path) -> None:
+    paths = sorted(fixtures.glob("*/expected.json"))
+    assert paths
     expected = [json.loads(path.read_text()) for path in paths]
     for e, answer in zip(expected, assign([q4_k_m_case(e) for e in expected]), strict=True):
         assert answer["names"] == e["tensor_order_q4_k_m"], e["fixture"]
