@@ -188,11 +188,11 @@ pub fn default_file() -> Result<PathBuf> {
     absolute("XDG_CONFIG_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".config")))
         .map(|config| config.join("srd-rs").join("master.key"))
-        .ok_or_else(|| {
-            let fix = format!("Set {ENVIRONMENT} or name a key file with --key-file");
-            Error::usage("there is no home folder for the default key file", fix)
-        })
+        .ok_or_else(|| Error::usage("there is no home folder for the default key file", KEYLESS))
 }
+
+/// What to do where no key can be made.
+const KEYLESS: &str = "Set SRD_MASTER_KEY, name a key file with --key-file, or write no container (--no-axm)";
 
 /// Finds the key: the named file, else the environment, else the default key file. `None` when there
 /// is none of them.
@@ -230,11 +230,12 @@ pub fn find_or_make(key_file: Option<&Path>) -> Result<(MasterKey, Origin)> {
     }
     let path = default_file()?;
     let folder = path.parent().expect("a file in a folder");
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|e| Error::io(folder, "create", e))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| Error::Io {
+        place: Place::file(folder),
+        action: "make the folder of the default key file",
+        source,
+        fix: KEYLESS,
+    })?;
     let key = MasterKey::generate()?;
     match key.save(&path) {
         Ok(()) => Ok((key, Origin::Made(path))),
