@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use serde_json::json;
@@ -17,9 +16,7 @@ use crate::met::policy::Intent;
 use crate::met::sidecar::{self, Options, Part, Sidecar};
 use crate::met::slots::Split;
 use crate::py::errors::ToPy;
-
-/// How often the waiting thread looks at signals and reports progress.
-const TICK: Duration = Duration::from_millis(20);
+use crate::py::watch::watched;
 
 /// Measures a GGUF, or the one a container holds, and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
 /// the whole file for its SHA-256.
@@ -48,7 +45,7 @@ pub fn met_sidecar(
         }
         Ok(text)
     };
-    watched(py, build, &stop, || Ok(()))
+    watched(py, build, || stop.store(true, Ordering::Relaxed), || Ok(()))
 }
 
 /// Checks that the sidecar (by default the one beside the GGUF) is that of the GGUF and of its weights.
@@ -63,7 +60,7 @@ pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyR
         read.check(&gguf, &place)?;
         read.check_weights(&gguf, &place, &stop)
     };
-    watched(py, check, &stop, || Ok(()))
+    watched(py, check, || stop.store(true, Ordering::Relaxed), || Ok(()))
 }
 
 fn measure(
@@ -102,7 +99,7 @@ impl Hydrator {
     }
 
     /// JSON: intent, wanted_bytes, hydrated_bytes, read_bytes, locked_bytes, seconds.
-    /// `progress(done_bytes, total_bytes)` is called about 50 times a second.
+    /// `progress(done_bytes, total_bytes)` is called about 20 times a second.
     #[pyo3(signature = (intent, budget=None, lock=false, evict_others=false, progress=None))]
     fn hydrate(
         &self,
@@ -124,7 +121,7 @@ impl Hydrator {
             }
             None => Ok(()),
         };
-        let outcome = watched(py, work, &watch.stop, tick)?;
+        let outcome = watched(py, work, || watch.stop.store(true, Ordering::Relaxed), tick)?;
         Ok(serde_json::to_string(&outcome).expect("an outcome is plain data"))
     }
 
@@ -168,39 +165,4 @@ impl Hydrator {
 
 fn open(inner: &mut Option<hydrate::Hydrator>) -> Result<&mut hydrate::Hydrator> {
     inner.as_mut().ok_or_else(|| Error::usage("the hydrator is closed", "Open a new one"))
-}
-
-/// Runs `work` on a thread of its own, while this one calls `tick` and looks at signals; what either
-/// raises sets `stop`.
-fn watched<T: Send>(
-    py: Python<'_>,
-    work: impl FnOnce() -> Result<T> + Send,
-    stop: &AtomicBool,
-    tick: impl Fn() -> PyResult<()>,
-) -> PyResult<T> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
-        let mut raised = Ok(());
-        while raised.is_ok() && !worker.is_finished() {
-            py.detach(|| wait(&worker));
-            raised = py.check_signals().and_then(|()| tick());
-        }
-        stop.store(raised.is_err(), Ordering::Relaxed);
-        let result = py.detach(|| worker.join());
-        raised?;
-        match result {
-            Ok(result) => result.py(py),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
-/// Sleeps for a tick, or until the worker is done.
-fn wait<T>(worker: &std::thread::ScopedJoinHandle<'_, T>) {
-    for _ in 0..TICK.as_millis() {
-        if worker.is_finished() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
