@@ -3,12 +3,14 @@
 //! Rooms: [`formats`] is what lies on disk, [`dtype`] the element types, [`quant`] the block
 //! formats and the mixes, [`srd`] what is known of a matrix's inputs, residuals and their noise, [`sign`] keys
 //! and tags, [`convert`] the walk from checkpoint to file, [`met`] which bytes are whose and bringing them into
-//! memory. `py` translates for Python.
+//! memory, [`forward`] the forward pass for calibration, on [`linalg`]. `py` translates for Python.
 
 pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod formats;
+pub mod forward;
+pub mod linalg;
 pub mod met;
 #[cfg(feature = "python")]
 mod py;

@@ -1,0 +1,3 @@
+//! Dense linear algebra in f32 with the same bits for any number of threads and on every CPU.
+
+pub mod gemm;

@@ -1,0 +1,26 @@
+//! What calibration knows of each matrix's inputs: second moments `H = E[x x^T]` in diagonal blocks.
+
+/// The second moments of an input of `n` values, as diagonal blocks of `block` values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SecondMoments {
+    pub n: usize,
+    /// Side of a block, a multiple of 256 or `n` itself; the last block is smaller where `block` does not divide `n`.
+    pub block: usize,
+    /// `[n, block]` row-major: row i holds H[i, s .. s + block] with s = i / block * block; beyond `n` zeros.
+    pub values: Vec<f32>,
+    /// Tokens that were averaged.
+    pub tokens: u64,
+}
+
+impl SecondMoments {
+    /// Start and length of the diagonal blocks.
+    pub fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (n, block) = (self.n, self.block);
+        (0..n.div_ceil(block)).map(move |i| (i * block, block.min(n - i * block)))
+    }
+
+    /// `h_ii`: the mean squares of the inputs, an imatrix.
+    pub fn diagonal(&self) -> Vec<f32> {
+        (0..self.n).map(|i| self.values[i * self.block + i % self.block]).collect()
+    }
+}
