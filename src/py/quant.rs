@@ -9,6 +9,9 @@ use crate::dtype::GgmlType;
 use crate::error::{Error, Place};
 use crate::py::errors::ToPy;
 use crate::quant;
+use crate::srd::calibration::SecondMoments;
+use crate::srd::feedback::{self, Factor};
+use crate::srd::noise::Noise;
 
 fn usage(what: String, fix: &str) -> Error {
     Error::usage(what, fix)
@@ -75,6 +78,47 @@ pub fn quantize<'py>(
     let mut out = vec![0u8; rows * row_bytes as usize];
     py.detach(|| quant::quantize(ty, data, n, importance, &mut out));
     PyArray1::from_vec(py, out).reshape([rows, row_bytes as usize])
+}
+
+/// `weights` f32 `[rows, n]`, `moments` f32 `[n, block]` -> u8 `[rows, bytes of a row]` and the sum of
+/// `(v - w)^T H (v - w)` over the rows. `options`: JSON of `feedback::Options`.
+#[pyfunction]
+pub fn quantize_calibrated<'py>(
+    py: Python<'py>,
+    weights: PyReadonlyArray2<'py, f32>,
+    r#type: &str,
+    moments: PyReadonlyArray2<'py, f32>,
+    options: &str,
+    seed: u64,
+) -> PyResult<(Bound<'py, PyArray2<u8>>, f64)> {
+    let ty = parse_type(r#type).py(py)?;
+    let (rows, n) = (weights.shape()[0], weights.shape()[1]);
+    let row_bytes = ty.row_bytes(n as u64).filter(|_| n > 0 && feedback::supports(ty));
+    let Some(row_bytes) = row_bytes else {
+        let what = format!("rows of {n} weights cannot be quantised to {} with feedback", ty.name());
+        return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
+    };
+    let options: feedback::Options = serde_json::from_str(options)
+        .map_err(|e| usage(format!("options: {e}"), "Check the arguments of the call"))
+        .py(py)?;
+    let data = c_order(&weights).py(py)?;
+    check(ty, data).py(py)?;
+    let values = c_order(&moments).py(py)?.to_vec();
+    let moments = SecondMoments { n, block: moments.shape()[1], values, tokens: 0 };
+    let factor = moments
+        .is_valid(ty.block_len())
+        .then(|| Factor::new(&moments, feedback::DAMPING))
+        .flatten()
+        .ok_or_else(|| {
+            let what = format!("moments do not describe {n} inputs in blocks");
+            usage(what, "Pass finite f32 [n, block], block a multiple of 256 or n, not all zero")
+        })
+        .py(py)?;
+    let mut out = vec![0u8; rows * row_bytes as usize];
+    let noise = Noise::new(seed, "");
+    let rows_in = feedback::Rows { weights: data, noise: &noise, first: 0 };
+    let cost = py.detach(|| feedback::quantize_rows(ty, rows_in, &factor, &options, &mut out));
+    Ok((PyArray1::from_vec(py, out).reshape([rows, row_bytes as usize])?, cost))
 }
 
 /// u8 `[rows, bytes of a row]` -> f32 `[rows, n]`.

@@ -330,7 +330,7 @@ impl<'a> Affine<'a> {
 }
 
 /// Codes as bytes in words.
-fn words(codes: &Block) -> Words {
+pub fn words(codes: &Block) -> Words {
     let mut words = [0; QK / 4];
     for (word, codes) in words.iter_mut().zip(codes.as_chunks::<4>().0) {
         *word = u32::from_le_bytes(codes.map(|q| q as u8));

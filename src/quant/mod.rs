@@ -7,7 +7,7 @@
 use crate::dtype::GgmlType;
 
 pub mod bf16;
-mod block32;
+pub(crate) mod block32;
 pub mod f16;
 pub mod float32;
 mod k_rows;

@@ -28,7 +28,7 @@ fn dequantize_at(level: Level, bytes: &[u8], out: &mut [f32]) {
     block32::dequantize::<Blocks>(level, bytes, out);
 }
 
-struct Blocks;
+pub(crate) struct Blocks;
 
 impl Format for Blocks {
     const BYTES: usize = 18;

@@ -55,9 +55,15 @@ impl Format for Blocks {
 
 fn encode(w: &Block, out: &mut [u8; Blocks::BYTES]) {
     let (scale, inverse) = scale_and_inverse(largest(w) / 127.0);
+    pack(scale, &w.map(|w| round_half_away(w * inverse)), out);
+}
+
+/// The block of a scale and codes.
+#[inline(always)]
+pub(crate) fn pack(scale: f32, codes: &[i8; block32::QK], out: &mut [u8; Blocks::BYTES]) {
     out[..2].copy_from_slice(&f16::encode(scale).to_le_bytes());
-    for (code, w) in out[2..].iter_mut().zip(w) {
-        *code = round_half_away(w * inverse) as u8;
+    for (out, code) in out[2..].iter_mut().zip(codes) {
+        *out = *code as u8;
     }
 }
 

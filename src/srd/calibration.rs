@@ -19,6 +19,17 @@ impl SecondMoments {
         (0..n.div_ceil(block)).map(move |i| (i * block, block.min(n - i * block)))
     }
 
+    /// Whether the values are as many as they should be and finite, and the blocks end where super-blocks of
+    /// `block_len` weights do.
+    pub fn is_valid(&self, block_len: usize) -> bool {
+        self.block > 0
+            && self.n.is_multiple_of(block_len)
+            && (self.block == self.n || self.block.is_multiple_of(256))
+            && self.block <= self.n
+            && self.n.checked_mul(self.block) == Some(self.values.len())
+            && self.values.iter().all(|v| v.is_finite())
+    }
+
     /// `h_ii`: the mean squares of the inputs, an imatrix.
     pub fn diagonal(&self) -> Vec<f32> {
         (0..self.n).map(|i| self.values[i * self.block + i % self.block]).collect()

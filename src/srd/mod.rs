@@ -2,6 +2,7 @@
 //! [`residual`] plane of a container.
 
 pub mod calibration;
+pub mod feedback;
 pub mod importance;
 pub mod noise;
 pub mod residual;
