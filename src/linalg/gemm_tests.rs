@@ -1,5 +1,6 @@
 use super::*;
 use crate::linalg::product::DEPTH;
+use crate::linalg::testing::{bits, on_threads};
 use crate::simd_level::available;
 use proptest::prelude::*;
 
@@ -28,10 +29,6 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5
     };
     (0..n).map(|_| step() * (1.0 + 30.0 * step() * step())).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
 }
 
 fn matrix(data: &[f32], rows: usize, cols: usize, transposed: bool) -> Mat<'_> {
@@ -87,9 +84,8 @@ fn threads_do_not_show_in_the_bits() {
     for (m, n, k) in [(300, 500, 700), (16, 3000, 300), (3000, 30, 300)] {
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         let product = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut c = vec![0.0; m * n];
-            pool.install(|| gemm(Mat::rows(&a, m, k), Mat::rows(&b, k, n), &mut c, n, false));
+            on_threads(threads, || gemm(Mat::rows(&a, m, k), Mat::rows(&b, k, n), &mut c, n, false));
             bits(&c)
         };
         let one = product(1);

@@ -4,6 +4,10 @@
 //! error feedback needs.
 
 pub mod gemm;
+pub mod ldl;
+pub mod moments;
 mod product;
 mod scratch;
 mod simd;
+#[cfg(test)]
+mod testing;
