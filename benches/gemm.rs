@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use srd_rs::linalg::gemm::{Mat, gemm_at};
+use srd_rs::linalg::{ldl, moments};
 use srd_rs::simd_level::{Level, available};
 
 const TURNS: usize = 9;
@@ -128,7 +129,46 @@ fn shape(m: usize, n: usize, k: usize, plain: bool, threads: usize) {
     );
 }
 
-fn main() {
+/// Floating point operations a second, and their share of the peak of as many cores.
+fn rate(work: f64, times: &[f64], threads: usize) -> String {
+    let (rate, peak) = (work / times[0] / 1e9, PEAK_WORK / times[1] / 1e9);
+    format!("{:.1} | {rate:.1} | {:.2} |", 1e3 * times[0], rate / peak / threads as f64)
+}
+
+/// `n^3 / 3` operations: one triangle.
+fn factors(n: usize, threads: usize) {
+    let x = numbers(2 * n * n);
+    let mut h = vec![0.0; n * n];
+    moments::accumulate(&x, n, n, &mut h);
+    moments::symmetrise(&mut h, n, n, 2 * n as u64);
+    drop(x);
+    let times = on(threads, || {
+        best(&mut [&mut || drop(black_box(ldl::factorise(Mat::rows(&h, n, n), 0.01))), &mut peak])
+    });
+    println!("| factors {n} | {threads} | {}", rate((n as f64).powi(3) / 3.0, &times, threads));
+}
+
+/// `tokens n block` operations: one triangle.
+fn sums(tokens: usize, n: usize, block: usize, threads: usize) {
+    let x = numbers(tokens * n);
+    let mut into = vec![0.0; n * block];
+    let times = on(threads, || best(&mut [&mut || moments::accumulate(&x, n, block, &mut into), &mut peak]));
+    let work = tokens as f64 * n as f64 * block as f64;
+    println!("| moments {tokens} x {n}, {block} | {threads} | {}", rate(work, &times, threads));
+}
+
+fn triangles() {
+    println!("\n| what | threads | ms | GFLOP/s | of the peak |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
+    for threads in [1, 2] {
+        [384, 1536, 6144].into_iter().for_each(|n| factors(n, threads));
+        sums(4096, 1536, 1536, threads);
+        sums(4096, 6144, 1536, threads);
+        sums(4096, 1536, 256, threads);
+    }
+}
+
+fn products() {
     println!("| m x n x k | threads | GFLOP/s | gemm crate | ratio | of the peak |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
     for (m, n, k, plain) in [
@@ -153,5 +193,15 @@ fn main() {
         (64, 1536, 1536, false),
     ] {
         shape(m, n, k, plain, 2);
+    }
+}
+
+fn main() {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    if wanted != "triangles" {
+        products();
+    }
+    if wanted != "products" {
+        triangles();
     }
 }

@@ -18,6 +18,8 @@ use crate::{Error, Result};
 const PANEL: usize = 64;
 /// The least damping, relative to the mean of the diagonal: some 16 units in the last place.
 const LEAST: f64 = 1e-6;
+/// What a damping that rounding errors exceed is multiplied by.
+const MORE: f64 = 4.0;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,13 +28,17 @@ pub struct Factors {
     pub a: Vec<f32>,
     /// `[n]`, all at least the damping.
     pub d: Vec<f32>,
+    /// What was added to the diagonal.
+    pub damping: f32,
 }
 
 /// Factors a symmetric positive semidefinite `h` after adding `max(lambda, 1e-6)` times the mean of its diagonal to its
 /// diagonal; only its upper triangle is read. Columns that were never fed (zeros) get `D` = the damping and `A` = 0.
 ///
 /// In f32 with panels of 64 columns in f64, on rayon's current pool; the bits depend neither on threads nor on the
-/// CPU. Rounding can make a pivot smaller than the damping, which no exact pivot is; it is then set to the damping.
+/// CPU. No exact pivot is smaller than the damping. Where rounding makes one slightly smaller, it is set to the
+/// damping; where it makes one smaller than half of that, all starts again with four times the damping. Dampings
+/// of 0.001 and more were never seen to need that.
 ///
 /// `None` if the diagonal is zero: nothing is known of the inputs.
 ///
@@ -61,11 +67,15 @@ pub fn factorise_at(level: Level, h: Mat<'_>, lambda: f32) -> Result<Option<Fact
     if mean == 0.0 {
         return Ok(None);
     }
-    let damping = mean * f64::from(lambda).max(LEAST);
-    let mut v = upper(h, damping);
-    let cholesky = Cholesky { level, floor: damping };
-    cholesky.columns(Window::new(&mut v, n, n, n), 0);
-    Ok(Some(unit(v, n, damping as f32)))
+    let mut damping = mean * f64::from(lambda).max(LEAST);
+    let mut v = vec![0.0; n * n];
+    loop {
+        damp(h, damping, &mut v);
+        if (Cholesky { level, floor: damping }).columns(Window::new(&mut v, n, n, n), 0) {
+            return Ok(Some(unit(v, n, damping as f32)));
+        }
+        damping *= MORE;
+    }
 }
 
 fn check(h: View<'_>) -> Result<()> {
@@ -81,24 +91,22 @@ fn check(h: View<'_>) -> Result<()> {
 }
 
 /// The upper triangle of `h` with the damping; zeros below.
-fn upper(h: View<'_>, damping: f64) -> Vec<f32> {
-    let n = h.rows;
-    let mut v = vec![0.0f32; n * n];
-    v.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
+fn damp(h: View<'_>, damping: f64, to: &mut [f32]) {
+    to.par_chunks_mut(h.cols).enumerate().for_each(|(i, row)| {
+        row[..i].fill(0.0);
         row.iter_mut().enumerate().skip(i).for_each(|(j, to)| *to = h.at(i, j));
         row[i] = (f64::from(row[i]) + damping) as f32;
     });
-    v
 }
 
 /// A and D of the Cholesky factor.
-fn unit(mut v: Vec<f32>, n: usize, floor: f32) -> Factors {
+fn unit(mut v: Vec<f32>, n: usize, damping: f32) -> Factors {
     let pivots: Vec<f32> = (0..n).map(|j| v[j * n + j]).collect();
     v.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
         row[..=i].fill(0.0);
         row.iter_mut().zip(&pivots).skip(i + 1).for_each(|(a, &pivot)| *a /= pivot);
     });
-    Factors { a: v, d: pivots.iter().map(|p| (p * p).max(floor)).collect() }
+    Factors { a: v, d: pivots.iter().map(|p| (p * p).max(damping)).collect(), damping }
 }
 
 /// `V V^T` in place of its upper triangle, the last columns first.
@@ -113,14 +121,17 @@ impl Cholesky {
     /// Factors the columns of `v`, which holds them from row 0 to their last diagonal element; the first one is
     /// column `first`. Whatever lies to their right has been subtracted before.
     ///
-    /// Halves: the right one, what it means for the left one (a product as deep as it is wide), the left one.
-    fn columns(self, mut v: Window<'_>, first: usize) {
+    /// Halves: the right one, what it means for the left one (a product as deep as it is wide), the left one. False if
+    /// rounding errors exceed the floor.
+    fn columns(self, mut v: Window<'_>, first: usize) -> bool {
         if v.cols <= PANEL {
             return self.panel(v, first);
         }
         let half = (v.cols / 2).next_multiple_of(PANEL);
         let (rows, cols) = (v.rows, v.cols);
-        self.columns(v.part(0, rows, half, cols - half), first + half);
+        if !self.columns(v.part(0, rows, half, cols - half), first + half) {
+            return false;
+        }
         let (left, right) = v.split_cols(half);
         let mut left = left.split_rows(first + half).0;
         let right = right.view();
@@ -128,14 +139,16 @@ impl Cholesky {
             Task { level: self.level, update: Update::Subtract, part: Part::Upper(-(first as isize)) };
         let beside = right.rows(first, half).transposed();
         subtract.run(right.rows(0, first + half), beside, left.reborrow());
-        self.columns(left, first);
+        self.columns(left, first)
     }
 
     /// A few columns: the square on the diagonal in f64, and the rows above by its inverse.
-    fn panel(self, mut v: Window<'_>, first: usize) {
+    fn panel(self, mut v: Window<'_>, first: usize) -> bool {
         let n = v.cols;
         let mut square = square(v.view().rows(first, n));
-        self.square(&mut square, n);
+        if !self.square(&mut square, n) {
+            return false;
+        }
         for i in 0..n {
             let row = &mut v.row_mut(first + i)[i..];
             row.iter_mut().zip(&square[i * n + i..(i + 1) * n]).for_each(|(to, &x)| *to = x as f32);
@@ -148,12 +161,17 @@ impl Cholesky {
             let inverse = View::new(Mat::rows(&inverse, n, n)).transposed();
             set.run(View::new(Mat::rows(&before, first, n)), inverse, above);
         }
+        true
     }
 
     /// The same of one small square, `[n, n]`.
-    fn square(self, v: &mut [f64], n: usize) {
+    fn square(self, v: &mut [f64], n: usize) -> bool {
         for j in (0..n).rev() {
-            let pivot = v[j * n + j].max(self.floor).sqrt();
+            let exact = v[j * n + j];
+            if exact < 0.5 * self.floor {
+                return false;
+            }
+            let pivot = exact.max(self.floor).sqrt();
             v[j * n + j] = pivot;
             (0..j).for_each(|i| v[i * n + j] /= pivot);
             for i in 0..j {
@@ -161,6 +179,7 @@ impl Cholesky {
                 (i..j).for_each(|k| v[i * n + k] -= factor * v[k * n + j]);
             }
         }
+        true
     }
 }
 
