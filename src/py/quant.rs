@@ -105,15 +105,15 @@ pub fn quantize_calibrated<'py>(
     check(ty, data).py(py)?;
     let values = c_order(&moments).py(py)?.to_vec();
     let moments = SecondMoments { n, block: moments.shape()[1], values, tokens: 0 };
-    let factor = moments
-        .is_valid(ty.block_len())
-        .then(|| Factor::new(&moments, feedback::DAMPING))
-        .flatten()
-        .ok_or_else(|| {
-            let what = format!("moments do not describe {n} inputs in blocks");
-            usage(what, "Pass finite f32 [n, block], block a multiple of 256 or n, not all zero")
-        })
-        .py(py)?;
+    let factor = match moments.is_valid(ty.block_len()) {
+        true => Factor::new(&moments, feedback::DAMPING).py(py)?,
+        false => None,
+    };
+    let Some(factor) = factor else {
+        let what = format!("moments do not describe {n} inputs in blocks");
+        let fix = "Pass finite f32 [n, block], block a multiple of 256 or n, not all zero";
+        return Err(usage(what, fix)).py(py);
+    };
     let mut out = vec![0u8; rows * row_bytes as usize];
     let noise = Noise::new(seed, "");
     let rows_in = feedback::Rows { weights: data, noise: &noise, first: 0 };

@@ -73,7 +73,8 @@ fn tile<const N: usize>(m: &[f32], stride: usize, first: (usize, usize), from: &
     let to: &mut [Lane; N] = to.first_chunk_mut().expect("the caller leaves N columns");
     let mut sums = *to;
     for (i, x) in from.iter().enumerate() {
-        let row: &[f32; N] = m[(first.0 + i) * stride + first.1..].first_chunk().expect("a row of the matrix");
+        let row: &[f32; N] =
+            m[(first.0 + i) * stride + first.1..].first_chunk().expect("a row of the matrix");
         for c in 0..N {
             add_scaled(&mut sums[c], row[c], x);
         }

@@ -17,6 +17,9 @@ use lanes::{Lane, ROWS, ZERO};
 use solve::{Moments, Steps, Work};
 
 use crate::dtype::GgmlType;
+use crate::error::Result;
+use crate::linalg::gemm::Mat;
+use crate::linalg::ldl;
 use crate::quant::search::normalised_importance;
 use crate::simd_level::{Level, level};
 use crate::srd::calibration::SecondMoments;
@@ -28,7 +31,7 @@ use crate::srd::noise::Noise;
 pub struct Options {
     /// Diffuse residuals; without it the columns are rounded one by one.
     pub feedback: bool,
-    /// Rounds of coordinate descent on scales and codes.
+    /// Rounds of coordinate descent: on the codes, before each but the first also on the scales.
     pub polish: usize,
     /// Trajectories, of which each row keeps the best for each block of H; the first has no noise.
     pub proposals: usize,
@@ -45,7 +48,7 @@ impl Default for Options {
 }
 
 /// Share of the mean diagonal that is added to it.
-pub const DAMPING: f64 = 0.01;
+pub const DAMPING: f32 = 0.01;
 
 /// The second moments of a tensor's inputs, factored for [`quantize_rows`].
 #[derive(Debug)]
@@ -56,35 +59,34 @@ pub struct Factor {
     h: Vec<f32>,
     /// `[n, block]`, strictly upper in each block.
     a: Vec<f32>,
-    d: Vec<f32>,
     importance: Vec<f32>,
     blocks: Vec<(usize, usize)>,
 }
 
 impl Factor {
-    /// `None` if nothing is known: all moments are zero or not finite.
-    pub fn new(moments: &SecondMoments, damping: f64) -> Option<Self> {
-        let importance = normalised_importance(&moments.diagonal())?;
-        let (n, block) = (moments.n, moments.block);
-        let diagonal = moments.diagonal();
+    /// `damping`: share of the mean diagonal that is added to it. `None` if nothing is known: all moments are zero.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`](crate::Error::NonFinite) if a moment is not finite.
+    pub fn new(moments: &SecondMoments, damping: f32) -> Result<Option<Self>> {
+        let (n, block, diagonal) = (moments.n, moments.block, moments.diagonal());
+        let Some(importance) = normalised_importance(&diagonal) else { return Ok(None) };
         let mean = diagonal.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
-        let mut factor = Self {
-            n,
-            block,
-            h: moments.values.clone(),
-            a: vec![0.0; n * block],
-            d: vec![0.0; n],
-            importance,
-            blocks: moments.blocks().collect(),
-        };
+        let blocks: Vec<_> = moments.blocks().collect();
+        let (mut h, mut a) = (moments.values.clone(), vec![0.0; n * block]);
         for i in 0..n {
-            factor.h[i * block + i % block] += (damping * mean) as f32;
+            h[i * block + i % block] += (f64::from(damping) * mean) as f32;
         }
-        for (start, len) in moments.blocks() {
+        for &(start, len) in &blocks {
             let at = start * block;
-            ldl(&factor.h[at..], len, block, &mut factor.a[at..], &mut factor.d[start..]);
+            let view = Mat { data: &h[at..], rows: len, cols: len, row_stride: block, col_stride: 1 };
+            if let Some(factors) = ldl::factorise(view, 0.0)? {
+                for (to, from) in a[at..].chunks_mut(block).zip(factors.a.chunks_exact(len)) {
+                    to[..len].copy_from_slice(from);
+                }
+            }
         }
-        Some(factor)
+        Ok(Some(Self { n, block, h, a, importance, blocks }))
     }
 
     fn moments(&self, start: usize, len: usize) -> Moments<'_> {
@@ -94,26 +96,7 @@ impl Factor {
             stride: self.block,
             h: &self.h[at.clone()],
             a: &self.a[at],
-            d: &self.d[start..start + len],
             importance: &self.importance[start..start + len],
-        }
-    }
-}
-
-fn ldl(h: &[f32], len: usize, stride: usize, a: &mut [f32], d: &mut [f32]) {
-    let mut wide = vec![0f64; len * len];
-    for j in (0..len).rev() {
-        for i in 0..=j {
-            let mut sum = f64::from(h[i * stride + j]);
-            for k in j + 1..len {
-                sum -= wide[i * len + k] * wide[j * len + k] * f64::from(d[k]);
-            }
-            wide[i * len + j] = sum;
-        }
-        d[j] = wide[j * len + j] as f32;
-        for i in 0..j {
-            wide[i * len + j] /= f64::from(d[j]);
-            a[i * stride + j] = wide[i * len + j] as f32;
         }
     }
 }
