@@ -90,7 +90,7 @@ def main() -> None:
         print("| quantiser | 1 - cos | of plain | of imatrix | file bytes | seconds |")
         print("| --- | --- | --- | --- | --- | --- |")
         for row in args.rows:
-            paths[row] = folder / f"{row}.gguf"
+            paths[row] = folder / f"{args.quant}-{row}.gguf"
             start = time.monotonic()
             ROWS[row](inputs, paths[row], args.quant)
             seconds = time.monotonic() - start
