@@ -13,35 +13,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 import srd_rs
-from srd_rs.eval.llama import LlamaModel, chunks_of
-
-N_CTX = 512
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    wide = logits.astype(np.float32)
-    wide -= wide.max(axis=1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
-
-
-def log_probabilities(gguf: Path, text: Path, n_chunks: int) -> list[np.ndarray]:
-    with LlamaModel(gguf, n_ctx=N_CTX, threads=2) as model:
-        chunks = chunks_of(text, model, n_chunks)
-        return [log_softmax(model.logits(chunk, N_CTX // 2)[:-1]) for chunk in chunks]
-
-
-def kld(reference: list[np.ndarray], gguf: Path, text: Path) -> tuple[float, float]:
-    """Mean over tokens of sum p (ln p - ln q), and its standard error."""
-    rows = []
-    with LlamaModel(gguf, n_ctx=N_CTX, threads=2) as model:
-        for p, chunk in zip(reference, chunks_of(text, model, len(reference)), strict=True):
-            q = log_softmax(model.logits(chunk, N_CTX // 2)[:-1])
-            rows.append((np.exp(p) * (p - q)).sum(axis=1, dtype=np.float64))
-    values = np.concatenate(rows)
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+from srd_rs.eval.evaluation import evaluate
 
 
 def main() -> None:
@@ -56,11 +29,13 @@ def main() -> None:
         key.write_text(secrets.token_hex(32))
         key.chmod(0o600)
         srd_rs.convert(args.model, folder / "bf16.gguf", quant="BF16")
-        reference = log_probabilities(folder / "bf16.gguf", args.text, args.chunks)
+        base = folder / "bf16.gguf"
 
         def report(label: str, gguf: Path) -> None:
-            mean, error = kld(reference, gguf, args.text)
-            print(f"{label:32} {mean:.6f} +- {error:.6f}", flush=True)
+            (file,) = evaluate([gguf], args.text, base=base, n_chunks=args.chunks).files
+            assert file.divergence is not None
+            kld = file.divergence.kld
+            print(f"{label:32} {kld.value:.6f} +- {kld.error:.6f}", flush=True)
             gguf.unlink()
 
         for quant in ("Q4_K_M", "Q5_K_M", "Q6_K"):

@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "srd_rs.cli.inspect",
     "keygen": "srd_rs.cli.keygen",
     "resign": "srd_rs.cli.resign",
+    "eval": "srd_rs.cli.eval",
     "met": "srd_rs.cli.met",
     "hydrate": "srd_rs.cli.hydrate",
 }

@@ -1,33 +1,40 @@
-"""A thin hold on llama.cpp through llama-cpp-python's low-level API: tokenise, decode chunks, quantise."""
+"""A thin hold on llama.cpp through llama-cpp-python's low-level API: tokenise, decode, embed, quantise."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from srd_rs.errors import ModelError, SrdIOError, UsageError
+from srd_rs.errors import ModelError, SrdIOError, UsageError, message
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 
+#: Tokens of a batch that llama.cpp computes at a time; llama-perplexity's and llama-imatrix's default.
+N_UBATCH: Final = 512
+#: Bytes of logits that one decoding may give. With 256 k tokens in the vocabulary the scored half of a
+#: chunk would fill 270 MB for each model otherwise.
+LOGITS_BYTES: Final = 64 << 20
 
-_GGML_LOG_LEVEL_ERROR = 4
+_GGML_LOG_LEVEL_ERROR: Final = 4
 _log_callback: list[Any] = []  # kept alive: llama.cpp holds only the address
+_errors: list[str] = []
 
 
-def _log_errors(level: int, text: bytes, _user: object) -> None:
+def _keep_errors(level: int, text: bytes, _user: object) -> None:
     if level == _GGML_LOG_LEVEL_ERROR:
-        sys.stderr.write(text.decode(errors="replace"))
+        _errors.append(text.decode(errors="replace").strip())
 
 
 def library() -> Any:
-    """The module `llama_cpp`, which logs errors only. `UsageError` if it is not installed."""
+    """The module `llama_cpp`; what llama.cpp logs as an error goes into our own. `UsageError` without it."""
     try:
         import llama_cpp
     except ImportError as error:
@@ -35,39 +42,74 @@ def library() -> Any:
             "this needs llama-cpp-python, which is not installed. Run: pip install 'srd-rs[eval]'"
         ) from error
     if not _log_callback:
-        _log_callback.append(llama_cpp.llama_log_callback(_log_errors))
+        _log_callback.append(llama_cpp.llama_log_callback(_keep_errors))
         llama_cpp.llama_log_set(_log_callback[0], ctypes.c_void_p(0))
     return llama_cpp
 
 
-class LlamaModel:
-    """A GGUF loaded by llama.cpp for scoring chunks of `n_ctx` tokens. Use it in a `with` statement."""
+def failure(place: object, what: str, fix: str) -> ModelError:
+    """The error for a call of llama.cpp that failed, with what llama.cpp logged last, if anything."""
+    said = f" ({_errors[-1]})" if _errors else ""
+    _errors.clear()
+    return ModelError(message(place, f"{what}{said}", fix))
 
-    def __init__(self, gguf: str | Path, *, n_ctx: int = 512, threads: int | None = None) -> None:
+
+def cpus() -> int:
+    """CPUs this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+class LlamaModel:
+    """A GGUF loaded by llama.cpp for scoring chunks of up to `n_ctx` tokens. Use it in a `with` statement.
+
+    threads: by default one per CPU. eval_callback: a `ggml_backend_sched_eval_callback`, asked about every
+    node of the graph. mean_pooling: for embeddings of whole texts instead of logits.
+    """
+
+    def __init__(
+        self,
+        gguf: str | Path,
+        *,
+        n_ctx: int = 512,
+        threads: int | None = None,
+        eval_callback: Any = None,
+        mean_pooling: bool = False,
+    ) -> None:
         """Raises `SrdIOError` if `gguf` is no file, `ModelError` if llama.cpp does not load it."""
         self._lib = library()
+        self.path = Path(gguf)
         self.n_ctx = n_ctx
-        if not Path(gguf).is_file():
-            raise SrdIOError(f"{gguf}: no such file. Check the path")
+        if not self.path.is_file():
+            raise SrdIOError(message(gguf, "no such file", "Check the path"))
+        _errors.clear()
         self._lib.llama_backend_init()
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = 0
         self._model = self._lib.llama_model_load_from_file(str(gguf).encode(), params)
         if not self._model:
-            raise ModelError(f"{gguf}: llama.cpp does not load it. Check it with: srd-rs inspect {gguf}")
+            fix = f"Check it with: srd-rs inspect {gguf}"
+            raise failure(gguf, "llama.cpp does not load it", fix)
         self._vocab = self._lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
-        self._context = self._lib.llama_init_from_model(self._model, self._context_params(threads))
+        self._context = self._lib.llama_init_from_model(
+            self._model, self._context_params(threads, eval_callback, mean_pooling)
+        )
         if not self._context:
             self._lib.llama_model_free(self._model)
-            raise ModelError(f"{gguf}: llama.cpp makes no context of {n_ctx} tokens. Lower --ctx")
+            raise failure(gguf, f"llama.cpp makes no context of {n_ctx} tokens", "Lower --ctx")
         self._batch = self._lib.llama_batch_init(n_ctx, 0, 1)
 
-    def _context_params(self, threads: int | None) -> Any:
+    def _context_params(self, threads: int | None, eval_callback: Any, mean_pooling: bool) -> Any:
         params = self._lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self.n_ctx
-        if threads:
-            params.n_threads = params.n_threads_batch = threads
+        params.n_ctx = params.n_batch = self.n_ctx
+        params.n_ubatch = min(self.n_ctx, N_UBATCH)
+        params.n_threads = params.n_threads_batch = threads or cpus()
+        if eval_callback is not None:
+            params.cb_eval = eval_callback
+        if mean_pooling:
+            params.embeddings = True
+            params.pooling_type = self._lib.LLAMA_POOLING_TYPE_MEAN
         return params
 
     def __enter__(self) -> LlamaModel:
@@ -102,50 +144,170 @@ class LlamaModel:
 
         The array is llama.cpp's own and changes with the next call.
         """
+        self._check(tokens, first)
+        self.clear()
+        self.decode(tokens, 0, first)
+        return self._output(len(tokens) - first)
+
+    def logit_blocks(self, tokens: Tokens, first: int) -> Iterator[Logits]:
+        """The same logits a run of positions after the other, each at most `LOGITS_BYTES`.
+
+        How the runs are cut depends on `n_vocab` and the lengths alone, so that two models of one vocabulary
+        can be walked side by side. An array changes with the next step.
+        """
+        self._check(tokens, first)
+        n = len(tokens)
+        step = max(1, LOGITS_BYTES // (4 * self.n_vocab))
+        if n - first <= step:
+            yield self.logits(tokens, first)
+            return
+        self.clear()
+        if first:
+            self.decode(tokens[:first], 0, first)
+        for start in range(first, n, step):
+            part = tokens[start : start + step]
+            self.decode(part, start, 0)
+            yield self._output(len(part))
+
+    def embed(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """The mean-pooled embedding of one text: [n_embd]. The model must have been made for it."""
+        self._check(tokens, 0)
+        self.clear()
+        self.decode(tokens, 0, 0)
+        pointer = self._lib.llama_get_embeddings_seq(self._context, 0)
+        if not pointer:
+            raise failure(self.path, "llama.cpp gives no pooled embedding", "Name an embedding model")
+        width = self._lib.llama_model_n_embd(self._model)
+        return np.array(np.ctypeslib.as_array(pointer, shape=(width,)), np.float32)
+
+    def _check(self, tokens: Tokens, first: int) -> None:
         n = len(tokens)
         if not 0 <= first < n <= self.n_ctx:
             raise UsageError(
                 f"chunk of {n} tokens scored from {first} on: the context holds {self.n_ctx}. Cut it"
             )
+
+    def clear(self) -> None:
+        """Forget what was decoded. An encoder has no memory to clear."""
+        memory = self._lib.llama_get_memory(self._context)
+        if memory:
+            self._lib.llama_memory_clear(memory, True)
+
+    def decode(self, tokens: Tokens, position: int, first_output: int) -> None:
+        """Decode `tokens` at `position`..; outputs are kept from the token `first_output` of them on."""
         batch = self._batch
-        batch.n_tokens = n
+        batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens.tolist()):
             batch.token[i] = token
-            batch.pos[i] = i
+            batch.pos[i] = position + i
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
-            batch.logits[i] = i >= first
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+            batch.logits[i] = i >= first_output
         if self._lib.llama_decode(self._context, batch) != 0:
-            raise ModelError("llama.cpp: decoding failed. Check the GGUF with: srd-rs inspect")
+            raise failure(self.path, "llama.cpp cannot decode", f"Check it with: srd-rs inspect {self.path}")
+
+    def _output(self, n: int) -> Logits:
         rows = self._lib.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(rows, shape=(n - first, self.n_vocab))
+        if not rows:
+            raise failure(self.path, "the model gives no logits", "Name a language model, no encoder")
+        return np.ctypeslib.as_array(rows, shape=(n, self.n_vocab))
 
 
-def chunks_of(text: Path, model: LlamaModel, n_chunks: int = 0) -> list[Tokens]:
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8. Raises `SrdIOError` or `UsageError`."""
+    try:
+        return Path(path).read_bytes().decode()
+    except OSError as error:
+        raise SrdIOError(message(path, str(error.strerror), "Name a text file")) from error
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is not UTF-8"
+        raise UsageError(message(path, what, "Name a text file in UTF-8")) from error
+
+
+def chunks_of(text: str | Path, model: LlamaModel, n_chunks: int = 0) -> list[Tokens]:
     """The first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file, cut as llama-perplexity does.
 
     The whole text is tokenised at once; then the first token of every chunk is replaced by BOS where the
     vocabulary wants one.
     """
-    tokens = model.tokenize(text.read_text(encoding="utf-8"))
-    n = len(tokens) // model.n_ctx
+    return cut(model.tokenize(read_text(text)), model.n_ctx, model.bos, n_chunks, text)
+
+
+def cut(tokens: Tokens, n_ctx: int, bos: int | None, n_chunks: int, place: object) -> list[Tokens]:
+    """`chunks_of` for tokens; `place` names the text in errors."""
+    n = len(tokens) // n_ctx
     if n < 2:
-        raise UsageError(f"{text}: {len(tokens)} tokens are fewer than two chunks. Take a longer text")
-    chunks = [tokens[i * model.n_ctx :][: model.n_ctx].copy() for i in range(min(n_chunks or n, n))]
-    if model.bos is not None:
+        what = f"{len(tokens)} tokens are fewer than two chunks of {n_ctx}"
+        raise UsageError(message(place, what, "Take a longer text or a smaller context"))
+    chunks = [tokens[i * n_ctx :][:n_ctx].copy() for i in range(min(n_chunks or n, n))]
+    if bos is not None:
         for chunk in chunks:
-            chunk[0] = model.bos
+            chunk[0] = bos
     return chunks
 
 
-def quantize(source: str | Path, output: str | Path, ftype: str = "Q4_K_M", *, threads: int = 0) -> None:
-    """llama.cpp's own quantiser, `llama_model_quantize`: what llama-quantize runs."""
+def quantize(
+    source: str | Path,
+    output: str | Path,
+    ftype: str = "Q4_K_M",
+    *,
+    imatrix: str | Path | None = None,
+    tensor_types: Mapping[str, str] | None = None,
+    pure: bool = False,
+    threads: int = 0,
+) -> None:
+    """llama.cpp's own quantiser, `llama_model_quantize`, on an F32, F16 or BF16 GGUF: what llama-quantize runs.
+
+    imatrix: an importance matrix in GGUF format. tensor_types: regular expression -> type, as llama-quantize's
+    `--tensor-type`. threads: 0 for one per CPU.
+    """
     lib = library()
+    if not Path(source).is_file():
+        raise SrdIOError(message(source, "no such file", "Check the path"))
     params = lib.llama_model_quantize_default_params()
-    params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{ftype}")
+    params.ftype = _ftype(lib, ftype)
     params.nthread = threads
+    params.pure = pure
+    alive: list[Any] = []  # what the parameters point to
+    if imatrix is not None:
+        params.imatrix = _imatrix(lib, imatrix, alive)
+    if tensor_types:
+        params.tt_overrides = _tensor_types(lib, tensor_types, alive)
     if lib.llama_model_quantize(str(source).encode(), str(output).encode(), params) != 0:
-        raise ModelError(
-            f"{source}: llama.cpp does not quantise it to {ftype}. Check it with: srd-rs inspect"
+        raise failure(source, f"llama.cpp does not quantise it to {ftype}", "Check it with: srd-rs inspect")
+
+
+def _ftype(lib: Any, name: str) -> int:
+    for prefix in ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_"):
+        found = getattr(lib, prefix + name, None)
+        if found is not None:
+            return int(found)
+    raise UsageError(message(name, "llama.cpp has no such mix", "Name one as llama-quantize lists it"))
+
+
+def _imatrix(lib: Any, path: str | Path, alive: list[Any]) -> Any:
+    from srd_rs.eval.imatrix import load
+
+    entry = getattr(lib, "llama_model_imatrix_data", None)
+    if entry is None:
+        raise UsageError(
+            "llama-cpp-python: too old to quantise with an importance matrix. Run: pip install -U 'srd-rs[eval]'"
         )
+    means = load(path)
+    entries = [(name.encode(), _pointer(mean), mean.size) for name, mean in means.items()]
+    array = (entry * (len(entries) + 1))(*entries)  # ends with an entry without a name
+    alive += [means, array]
+    return array
+
+
+def _pointer(values: npt.NDArray[np.float32]) -> Any:
+    return values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+
+
+def _tensor_types(lib: Any, types: Mapping[str, str], alive: list[Any]) -> Any:
+    from gguf import GGMLQuantizationType
+
+    entries = [(regex.encode(), GGMLQuantizationType[name].value) for regex, name in types.items()]
+    array = (lib.llama_model_tensor_override * (len(entries) + 1))(*entries)
+    alive.append(array)
+    return array

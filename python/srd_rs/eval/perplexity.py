@@ -1,4 +1,4 @@
-"""Perplexity, computed as llama-perplexity does it, so that the numbers can stand beside its own."""
+"""Perplexity of one GGUF, computed as llama-perplexity does it, so that the numbers can stand beside its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from srd_rs.eval.llama import LlamaModel, Logits, Tokens, chunks_of
+from srd_rs.eval.evaluation import evaluate
+from srd_rs.eval.llama import Logits, Tokens
+from srd_rs.eval.scoring import log_softmax
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,7 @@ class Perplexity:
 
 def negative_log_likelihood(logits: Logits, targets: Tokens) -> npt.NDArray[np.float64]:
     """-ln softmax(logits)[target] in nats, row by row: [n, n_vocab] and [n] give [n]."""
-    wide = logits.astype(np.float64)
-    top = wide.max(axis=1)
-    log_sum = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-    picked = wide[np.arange(len(targets)), targets]
-    return np.asarray(log_sum - picked)
+    return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
 
 
 def perplexity(
@@ -38,24 +36,13 @@ def perplexity(
     n_chunks: int = 0,
     n_ctx: int = 512,
     threads: int | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Perplexity of a GGUF on the first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file.
 
     Only the second half of each chunk is scored (its tokens `n_ctx/2 + 1`..), so that every scored token has
-    at least half a context before it. `progress` gets (chunks done, chunks, perplexity so far).
+    at least half a context before it. `progress` gets (chunks done, chunks).
     """
-    first = n_ctx // 2
-    parts: list[npt.NDArray[np.float64]] = []
-    with LlamaModel(gguf, n_ctx=n_ctx, threads=threads) as model:
-        chunks = chunks_of(Path(text), model, n_chunks)
-        for chunk in chunks:
-            # The logits after token i predict token i + 1; the last position has no target.
-            rows = model.logits(chunk, first)[:-1]
-            parts.append(negative_log_likelihood(rows, chunk[first + 1 :]))
-            if progress:
-                progress(len(parts), len(chunks), float(np.exp(np.concatenate(parts).mean())))
-    nll = np.concatenate(parts)
-    value = float(np.exp(nll.mean()))
-    error = value * float(nll.std(ddof=1)) / len(nll) ** 0.5
-    return Perplexity(value, error, len(parts), len(nll))
+    found = evaluate([gguf], text, n_ctx=n_ctx, n_chunks=n_chunks, threads=threads, progress=progress)
+    value = found.files[0].perplexity
+    return Perplexity(value.value, value.error, found.n_chunks, found.n_tokens)

@@ -1,0 +1,131 @@
+"""`srd-rs eval`: how good a GGUF is, measured by llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from srd_rs.cli.text import printable, table
+
+if TYPE_CHECKING:
+    from srd_rs.eval.evaluation import Evaluation
+
+
+@click.command("eval", short_help="Measure perplexity and KLD of GGUFs.")
+@click.argument("ggufs", metavar="GGUF...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-f",
+    "--text",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="TEXT",
+    help="The text to score, in UTF-8: for example wiki.test.raw of WikiText-2.",
+)
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="BASE",
+    help="The GGUF that was quantised (BF16 or F32): measures how far each file is from it.",
+)
+@click.option(
+    "--ctx", "n_ctx", type=click.IntRange(4, 1 << 20), default=512, show_default=True, help="Context."
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    help="Windows of CTX + STRIDE/2 tokens, STRIDE apart, the last STRIDE of each scored."
+    " Default: chunks of CTX, the second half of each scored.",
+)
+@click.option(
+    "--chunks",
+    "n_chunks",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Score so many chunks (or windows) from the start of the text. Default: all.",
+)
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads of llama.cpp. Default: one per CPU.")
+@click.option(
+    "--report",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write report.md, report.json and plots there (needs the extra srd-rs[plot]).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a report in FOLDER.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    ggufs: tuple[Path, ...],
+    text: Path,
+    base: Path | None,
+    n_ctx: int,
+    stride: int | None,
+    n_chunks: int | None,
+    threads: int | None,
+    folder: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Score each GGUF on a text as llama-perplexity does: perplexity, and with --base the KL divergence.
+
+    \b
+    srd-rs eval Q4_K_M.gguf --base BF16.gguf -f wiki.test.raw --chunks 40
+    srd-rs eval MODEL.gguf -f wiki.test.raw --ctx 2048 --stride 512 --chunks 100
+
+    Of several files each is also compared with the first, token by token. Needs the extra srd-rs[eval]
+    (llama-cpp-python). A file's bits per weight count its tensors' bytes.
+    """
+    from srd_rs.eval import report
+    from srd_rs.eval.evaluation import evaluate
+
+    if folder is not None:
+        report.prepare(folder, overwrite=overwrite)
+    with _chunk_bar(wanted=not as_json) as progress:
+        found = evaluate(
+            ggufs,
+            text,
+            base=base,
+            n_ctx=n_ctx,
+            stride=stride,
+            n_chunks=n_chunks or 0,
+            threads=threads,
+            progress=progress,
+        )
+    written = report.write(found, folder) if folder is not None else []
+    if as_json:
+        click.echo(json.dumps({**found.to_json(), "report": [str(p) for p in written]}))
+        return
+    click.echo("\n".join([evaluation_text(found), *(printable(str(path)) for path in written)]))
+
+
+def evaluation_text(found: Evaluation) -> str:
+    """The tables of an evaluation for a terminal."""
+    from srd_rs.eval import report
+
+    tables = [report.score_table(found)]
+    if found.base:
+        tables.append(report.tail_table(found))
+    if len(found.files) > 1:
+        tables.append(report.paired_table(found))
+    parts = [table([*head], [[printable(cell) for cell in row] for row in rows]) for head, rows in tables]
+    return "\n\n".join([*parts, printable(report.conditions(found))])
+
+
+@contextmanager
+def _chunk_bar(*, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """On a terminal a bar over the chunks, else nothing."""
+    if not wanted or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("chunks", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

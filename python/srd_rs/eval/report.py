@@ -1,0 +1,151 @@
+"""An evaluation on paper: Markdown, JSON and plots in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.errors import SrdIOError, UsageError, message
+from srd_rs.eval.evaluation import Evaluation, FileScore
+from srd_rs.eval.statistics import Estimate, Quantile
+
+FILES: Final = ("report.md", "report.json", "bpw.png", "percentiles.png")
+
+Row = tuple[str, ...]
+
+
+def with_error(found: Estimate, digits: int) -> str:
+    return f"{found.value:.{digits}f} ± {found.error:.{digits}f}"
+
+
+def with_interval(found: Quantile, digits: int) -> str:
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def percent(found: Estimate, digits: int = 2) -> str:
+    return with_error(found.times(100), digits) + " %"
+
+
+def score_table(found: Evaluation) -> tuple[Row, list[Row]]:
+    """Head and rows: a line per file, the base first."""
+    files = [*([found.base] if found.base else []), *found.files]
+    if found.base is None:
+        return ("file", "bpw", "PPL"), [_first_cells(f) for f in files]
+    head = ("file", "bpw", "PPL", "KLD", "99 % KLD", "ln PPL ratio", "RMS Δp", "same top")
+    return head, [_first_cells(f) + _divergence_cells(f) for f in files]
+
+
+def _first_cells(file: FileScore) -> Row:
+    return file.name, f"{file.bpw:.3f}", with_error(file.perplexity, 3)
+
+
+def _divergence_cells(file: FileScore) -> Row:
+    d = file.divergence
+    if d is None:
+        return ("base", "-", "-", "-", "-")
+    kld, tail = with_error(d.kld, 6), with_interval(d.quantile(0.99), 5)
+    return kld, tail, with_error(d.ln_ppl_ratio, 5), percent(d.rms_p_diff, 3), percent(d.same_top)
+
+
+def tail_table(found: Evaluation) -> tuple[Row, list[Row]]:
+    """The distribution of KLD over tokens and of Δp; only with a base."""
+    head = ("file", "median", "90 %", "95 %", "99 %", "99.9 %", "maximum", "mean Δp", "mean abs Δp")
+    rows = []
+    for file in found.files:
+        d = file.divergence
+        if d is None:
+            continue
+        quantiles = (f"{q.value:.5f}" for q in d.kld_quantiles)
+        differences = percent(d.p_diff, 3), percent(d.abs_p_diff, 3)
+        rows.append((file.name, *quantiles, f"{d.kld_max:.5f}", *differences))
+    return head, rows
+
+
+def paired_table(found: Evaluation) -> tuple[Row, list[Row]]:
+    """Every further file against the first, token by token."""
+    with_kld = found.base is not None
+    head = ("against the first", "ln PPL ratio", *(("KLD difference", "KLD ratio") if with_kld else ()))
+    rows = []
+    for file in found.files:
+        p = file.paired
+        if p is None:
+            continue
+        cells = [file.name, with_error(p.ln_ppl_ratio, 5)]
+        if p.kld_difference and p.kld_ratio:
+            cells += [with_error(p.kld_difference, 6), with_error(p.kld_ratio, 4)]
+        rows.append(tuple(cells))
+    return head, rows
+
+
+def markdown_table(head: Row, rows: list[Row]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def conditions(found: Evaluation) -> str:
+    """One line: text, chunks, protocol, tokens."""
+    return (
+        f"{found.text.name}: {found.n_chunks} {found.protocol}, {found.n_tokens} tokens;"
+        " ± is a standard error over tokens, [ ] a 95 % interval"
+    )
+
+
+def markdown(found: Evaluation) -> str:
+    """The report: conditions, tables, and the plots beside it."""
+    parts = ["# Evaluation", conditions(found), markdown_table(*score_table(found))]
+    if found.base:
+        parts += ["Distribution of KLD over tokens:", markdown_table(*tail_table(found))]
+    if len(found.files) > 1:
+        parts.append(markdown_table(*paired_table(found)))
+    parts.append("![against bits per weight](bpw.png)")
+    if found.base:
+        parts.append("![percentiles of KLD](percentiles.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def prepare(folder: Path, *, overwrite: bool) -> None:
+    """Fail before the long work, not after it: matplotlib is there, and nothing would be overwritten."""
+    from srd_rs.eval.plots import figure_class
+
+    figure_class()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(message(folder, "it is a file", "Name a folder for --report"))
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken and not overwrite:
+        what = f"{', '.join(taken)} would be overwritten"
+        raise UsageError(message(folder, what, "Name another folder or pass --overwrite"))
+
+
+def write(found: Evaluation, folder: Path) -> list[Path]:
+    """Write the report's files into `folder`, made where it is missing; their paths."""
+    from srd_rs.eval import plots
+
+    def text(content: str) -> Callable[[Path], Any]:
+        return lambda path: path.write_text(content, encoding="utf-8")
+
+    writers: dict[str, Callable[[Path], Any]] = {
+        "report.md": text(markdown(found)),
+        "report.json": text(json.dumps(found.to_json(), indent=1) + "\n"),
+        "bpw.png": lambda path: plots.against_bpw(found, path),
+    }
+    if found.base:
+        writers["percentiles.png"] = lambda path: plots.percentiles(found, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_complete(folder / name, writer) for name, writer in writers.items()]
+    except OSError as error:
+        raise SrdIOError(message(folder, str(error), "Choose a folder that can be written")) from error
+
+
+def _complete(path: Path, writer: Callable[[Path], Any]) -> Path:
+    """The file gets its name when it is whole."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        writer(partial)
+        os.replace(partial, path)  # noqa: PTH105 (atomic, and replaces on every platform)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
