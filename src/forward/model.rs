@@ -55,8 +55,6 @@ pub struct Model {
     /// Of full layers, then of sliding ones.
     pub ropes: Vec<Rope>,
     pub layers: Vec<Layer>,
-    /// Tokens of the longest chunk the model was trained for.
-    pub context: usize,
 }
 
 impl Model {
@@ -112,7 +110,6 @@ impl Model {
             temperature: None,
             ropes: Vec::new(),
             layers: Vec::new(),
-            context,
         };
         let heads = Heads::read(&keys, family, width, n_layer)?;
         model.layers = heads.layers(path_error(plan))?;
