@@ -3,17 +3,18 @@
 use crate::error::{Error, Place, Result};
 use crate::forward::activation;
 use crate::forward::arch::Activation;
+use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
 use crate::forward::norm::NormOf;
 use crate::forward::pass::{Group, Pass, scale};
 
 impl Pass<'_> {
     /// The tokens' embeddings, scaled, with what is added for positions and kinds of tokens.
-    pub(super) fn embed(&self, group: &Group) -> Result<Vec<f32>> {
+    pub(super) fn embed(&self, group: &Group) -> Result<Buffer> {
         let (model, weights) = (self.model, self.weights);
         let width = model.width;
         let table = weights.matrix("token_embd.weight")?;
-        let mut x = vec![0.0; group.tokens.len() * width];
+        let mut x = weights.buffers.take(group.tokens.len() * width);
         weights.gather(&table, &group.tokens, 0..width, &mut x)?;
         scale(&mut x, model.embedding_scale);
         if let Some(kinds) = weights.vector("token_types.weight")? {
@@ -23,9 +24,9 @@ impl Pass<'_> {
         if let Some(table) = weights.find("position_embd.weight") {
             weights.check_inputs(&table, width)?;
             self.check_positions(group, table.rows)?;
-            let mut added = vec![0.0; x.len()];
+            let mut added = weights.buffers.take(x.len());
             weights.gather(&table, &group.positions, 0..width, &mut added)?;
-            x.iter_mut().zip(&added).for_each(|(x, a)| *x += a);
+            x.iter_mut().zip(&*added).for_each(|(x, a)| *x += a);
         }
         self.normalise("token_embd_norm", &mut x)?;
         Ok(x)
@@ -42,7 +43,7 @@ impl Pass<'_> {
     }
 
     /// What the layer is given beside its input: `[tokens, per_layer]`.
-    fn per_layer_input(&self, layer: &Layer, group: &Group) -> Result<Vec<f32>> {
+    fn per_layer_input(&self, layer: &Layer, group: &Group) -> Result<Buffer> {
         let (weights, n) = (self.weights, self.model.per_layer);
         let columns = layer.index * n..(layer.index + 1) * n;
         let projection = weights.needed_linear("per_layer_model_proj")?;
@@ -58,10 +59,10 @@ impl Pass<'_> {
         scale(&mut y, 1.0 / (self.model.width as f32).sqrt());
         let weight = weights.vector_of("per_layer_proj_norm.weight", n)?.unwrap_or_default();
         NormOf { weight, ..NormOf::bare(self.model.family.norm, self.model.eps) }.apply(&mut y, n);
-        let mut of_tokens = vec![0.0; y.len()];
+        let mut of_tokens = weights.buffers.take(y.len());
         weights.gather(&table, &group.tokens, columns, &mut of_tokens)?;
         let (root, half) = ((n as f32).sqrt(), std::f32::consts::FRAC_1_SQRT_2);
-        y.iter_mut().zip(&of_tokens).for_each(|(y, t)| *y = (*y + t * root) * half);
+        y.iter_mut().zip(&*of_tokens).for_each(|(y, t)| *y = (*y + t * root) * half);
         Ok(y)
     }
 

@@ -9,6 +9,7 @@
 pub mod activation;
 pub mod arch;
 pub mod attention;
+mod buffers;
 mod embed;
 mod ffn;
 mod keys;

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result};
 use crate::forward::activation;
+use crate::forward::buffers::Buffer;
 use crate::forward::pass::Pass;
 use crate::forward::simd;
 use crate::forward::weights::Linear;
@@ -32,13 +33,14 @@ impl Pass<'_> {
         router: &Linear,
         routed: &[f32],
         input: &[f32],
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Buffer> {
         let width = self.model.width;
         self.observe(&[router], None, width, routed)?;
         let logits = self.weights.apply(router, routed, width)?;
         let stack = self.stack(blk, router.rows())?;
         let chosen = self.choose(&logits, router.rows());
-        let mut y = vec![0.0; input.len()];
+        let mut y = self.weights.buffers.take(input.len());
+        y.fill(0.0);
         for (expert, tokens) in chosen.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
             self.expert(&stack, expert, tokens, input, &mut y)?;
         }
@@ -93,7 +95,7 @@ impl Pass<'_> {
             let rows = l.rows() / experts;
             l.slice(expert * rows..(expert + 1) * rows)
         };
-        let mut x = vec![0.0; tokens.len() * width];
+        let mut x = self.weights.buffers.take(tokens.len() * width);
         for (x, &(token, _)) in x.chunks_exact_mut(width).zip(tokens) {
             x.copy_from_slice(&input[token * width..][..width]);
         }

@@ -15,6 +15,7 @@ use crate::forward::Observer;
 use crate::forward::activation;
 use crate::forward::arch::Order;
 use crate::forward::attention::{self, Shape};
+use crate::forward::buffers::Buffer;
 use crate::forward::model::{Layer, Model};
 use crate::forward::norm::NormOf;
 use crate::forward::rope::Table;
@@ -164,7 +165,7 @@ impl Pass<'_> {
         let mut x = self.begin(plan, tokens, options, &groups)?;
         for layer in &model.layers {
             for group in &groups {
-                let mut rows = vec![0.0; group.tokens.len() * model.width];
+                let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
                 x.load(group.first * model.width, &mut rows)?;
                 self.layer(layer, group, &mut rows)?;
                 x.save(group.first * model.width, &rows)?;
@@ -174,7 +175,7 @@ impl Pass<'_> {
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
         for group in &groups {
-            let mut rows = vec![0.0; group.tokens.len() * model.width];
+            let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
             x.load(group.first * model.width, &mut rows)?;
             self.head(rows, logits.as_mut())?;
             steps.done.fetch_add(1, Ordering::Relaxed);
@@ -254,7 +255,7 @@ impl Pass<'_> {
     fn layer(&mut self, layer: &Layer, group: &Group, x: &mut [f32]) -> Result<()> {
         let (model, family) = (self.model, self.model.family);
         let after = family.order == Order::PostNorm;
-        let mut input = x.to_vec();
+        let mut input = self.weights.buffers.copy(x);
         self.layer_norm(layer, family.attention_norm, &mut input)?;
         let mut attended = self.attention(layer, group, &input)?;
         if !after {
@@ -293,7 +294,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn attention(&mut self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Vec<f32>> {
+    fn attention(&mut self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Buffer> {
         let width = self.model.width;
         let of = Projections::find(self.weights, layer)?;
         self.observe(&of.observed(), None, width, input)?;
@@ -301,7 +302,7 @@ impl Pass<'_> {
         self.finish_heads(layer, group, "attn_q_norm", layer.head, &mut q)?;
         self.heat(group, &mut q);
         let (k, v) = self.keys_and_values(layer, group, &of, input)?;
-        let mut sums = vec![0.0; group.tokens.len() * layer.n_head * layer.head_v];
+        let mut sums = self.weights.buffers.take(group.tokens.len() * layer.n_head * layer.head_v);
         attention::attend(&self.shape(layer), &q, &k, &v, &group.lengths, &mut sums);
         drop((q, k, v));
         let output = self.weights.needed_linear(&format!("blk.{}.attn_output", layer.index))?;
@@ -363,11 +364,11 @@ impl Pass<'_> {
         group: &Group,
         of: &Projections,
         input: &[f32],
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
+    ) -> Result<(Buffer, Buffer)> {
         let tokens = group.tokens.len();
         let sizes = [layer.n_head_kv * layer.head, layer.n_head_kv * layer.head_v];
         if let Some(earlier) = layer.kv_of {
-            let [mut k, mut v] = sizes.map(|n| vec![0.0; tokens * n]);
+            let [mut k, mut v] = sizes.map(|n| self.weights.buffers.take(tokens * n));
             let [keys, values] = &self.kv[&earlier];
             keys.load(group.first * sizes[0], &mut k)?;
             values.load(group.first * sizes[1], &mut v)?;
@@ -377,7 +378,7 @@ impl Pass<'_> {
         let mut k = self.weights.apply(key, input, self.model.width)?;
         let mut v = match &of.v {
             Some(value) => self.weights.apply(value, input, self.model.width)?,
-            None => k.clone(),
+            None => self.weights.buffers.copy(&k),
         };
         self.finish_heads(layer, group, "attn_k_norm", layer.head, &mut k)?;
         self.clamp(&mut v);
@@ -392,12 +393,12 @@ impl Pass<'_> {
     }
 
     /// The last norm and, if they are wanted, the logits.
-    fn head(&mut self, mut x: Vec<f32>, logits: Option<&mut Logits>) -> Result<()> {
+    fn head(&mut self, mut x: Buffer, logits: Option<&mut Logits>) -> Result<()> {
         let (model, weights) = (self.model, self.weights);
         if !model.family.head {
             if let Some(logits) = logits {
                 logits.columns = model.width;
-                logits.values.append(&mut x);
+                logits.values.extend_from_slice(&x);
             }
             return Ok(());
         }
@@ -412,13 +413,15 @@ impl Pass<'_> {
         };
         self.observe(&[&output], None, model.width, &x)?;
         let Some(logits) = logits else { return Ok(()) };
-        let mut y = weights.apply(&output, &x, model.width)?;
-        scale(&mut y, model.logit_scale);
-        if let Some(cap) = model.logit_cap {
-            activation::soft_cap(&mut y, cap);
-        }
+        let start = logits.values.len();
         logits.columns = output.rows();
-        logits.values.append(&mut y);
+        logits.values.resize(start + x.len() / model.width * output.rows(), 0.0);
+        let y = &mut logits.values[start..];
+        weights.apply_to(&output, &x, model.width, y)?;
+        scale(y, model.logit_scale);
+        if let Some(cap) = model.logit_cap {
+            activation::soft_cap(y, cap);
+        }
         Ok(())
     }
 }

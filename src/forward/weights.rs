@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::convert::plan::Plan;
 use crate::convert::transform::Scratch;
 use crate::error::{Error, Place, Result};
+use crate::forward::buffers::{Buffer, Buffers};
 use crate::forward::pass::Progress;
 use crate::linalg::gemm::{Mat, gemm};
 
@@ -63,6 +64,7 @@ pub struct Weights<'a> {
     by_name: HashMap<&'a str, usize>,
     progress: &'a Progress,
     panel: usize,
+    pub buffers: Buffers,
 }
 
 impl<'a> Weights<'a> {
@@ -70,7 +72,7 @@ impl<'a> Weights<'a> {
     pub fn new(plan: &'a Plan, progress: &'a Progress, max_memory: u64) -> Self {
         let by_name = plan.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
-        Self { plan, by_name, progress, panel }
+        Self { plan, by_name, progress, panel, buffers: Buffers::default() }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -178,15 +180,21 @@ impl<'a> Weights<'a> {
     }
 
     /// `W x + b` of rows of `cols` values.
-    pub fn apply(&self, linear: &Linear, x: &[f32], cols: usize) -> Result<Vec<f32>> {
+    pub fn apply(&self, linear: &Linear, x: &[f32], cols: usize) -> Result<Buffer> {
+        let mut y = self.buffers.take(x.len() / cols * linear.rows());
+        self.apply_to(linear, x, cols, &mut y)?;
+        Ok(y)
+    }
+
+    /// As `apply`, into `y`.
+    pub fn apply_to(&self, linear: &Linear, x: &[f32], cols: usize, y: &mut [f32]) -> Result<()> {
         self.check_inputs(&linear.matrix, cols)?;
-        let rows = linear.matrix.rows;
-        let mut y = vec![0.0; x.len() / cols * rows];
-        self.multiply(&linear.matrix, x, &mut y)?;
+        let rows = linear.rows();
+        self.multiply(&linear.matrix, x, y)?;
         if !linear.bias.is_empty() {
             y.par_chunks_mut(rows).for_each(|y| y.iter_mut().zip(&linear.bias).for_each(|(y, b)| *y += b));
         }
-        Ok(y)
+        Ok(())
     }
 
     /// `y = x W^T` for rows of `x`. While a panel of W is multiplied, the next is read.
@@ -197,9 +205,12 @@ impl<'a> Weights<'a> {
         let (rows, cols) = (matrix.rows, matrix.cols);
         let tokens = x.len() / cols;
         debug_assert_eq!((tokens * cols, tokens * rows), (x.len(), y.len()));
-        let step = (self.panel / cols).clamp(1, rows);
+        // Panels of one size: packing the tokens for a small last one would cost as much as for a full one.
+        let panels = rows.div_ceil((self.panel / cols).max(1));
+        let step = rows.div_ceil(panels);
         let panel = |at: usize| matrix.slice(at..(at + step).min(rows));
-        let (mut now, mut next) = (vec![0.0f32; step * cols], Vec::new());
+        let spare = if step < rows { step * cols } else { 0 };
+        let (mut now, mut next) = (self.buffers.take(step * cols), self.buffers.take(spare));
         let first = panel(0);
         self.read(&first, &mut now[..first.rows * cols])?;
         for at in (0..rows).step_by(step) {
@@ -211,7 +222,6 @@ impl<'a> Weights<'a> {
             let read = || match at + step < rows {
                 true => {
                     let following = panel(at + step);
-                    next.resize(step * cols, 0.0);
                     self.read(&following, &mut next[..following.rows * cols])
                 }
                 false => Ok(()),
