@@ -1,5 +1,10 @@
 //! Matrix products.
 
+use super::product::{Part, Task};
+use super::simd::Update;
+use super::simd::view::{View, Window};
+use crate::simd_level::{self, Level};
+
 /// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Mat<'a> {
@@ -31,16 +36,20 @@ impl<'a> Mat<'a> {
 /// # Panics
 /// If the shapes do not agree.
 pub fn gemm(a: Mat<'_>, b: Mat<'_>, c: &mut [f32], c_stride: usize, add: bool) {
-    assert_eq!(a.cols, b.rows, "inner dimensions");
-    for i in 0..a.rows {
-        for j in 0..b.cols {
-            let mut sum = 0.0f32;
-            for k in 0..a.cols {
-                let x = a.data[i * a.row_stride + k * a.col_stride];
-                sum = x.mul_add(b.data[k * b.row_stride + j * b.col_stride], sum);
-            }
-            let to = &mut c[i * c_stride + j];
-            *to = if add { *to + sum } else { sum };
-        }
-    }
+    gemm_at(simd_level::level(), a, b, c, c_stride, add);
 }
+
+/// [`gemm`] with the shell of a level the CPU has (see [`simd_level::available`]): the same bits, to be compared.
+///
+/// # Panics
+/// If the shapes do not agree, or the CPU lacks the level.
+pub fn gemm_at(level: Level, a: Mat<'_>, b: Mat<'_>, c: &mut [f32], c_stride: usize, add: bool) {
+    assert!(level <= simd_level::detected(), "this CPU has no {}", level.name());
+    let task = Task { level, update: if add { Update::Add } else { Update::Set }, part: Part::All };
+    let c = Window::new(c, a.rows, b.cols, c_stride);
+    task.run(View::new(a), View::new(b), c);
+}
+
+#[cfg(test)]
+#[path = "gemm_tests.rs"]
+mod tests;
