@@ -99,7 +99,8 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Plan { source, recipe, arch: header.arch.clone(), tensors, files, container: None })
+    let (arch, metadata) = (header.arch.clone(), metadata(container)?);
+    Ok(Plan { source, recipe, arch, metadata, tensors, files, container: None })
 }
 
 fn bind(source: &Source, name: &str, ne: &[u64]) -> Result<Bound> {
@@ -165,7 +166,8 @@ fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOpti
     let header = safetensors_header(container, &mut tensors);
     let bytes = tensors.last().map_or(header.len() as u64, |t| t.offset + t.bytes);
     let files = vec![PlannedFile { path: options.output.clone(), header, bytes }];
-    Ok(Plan { source, recipe, arch: container.header.arch.clone(), tensors, files, container: None })
+    let (arch, metadata) = (container.header.arch.clone(), metadata(container)?);
+    Ok(Plan { source, recipe, arch, metadata, tensors, files, container: None })
 }
 
 /// The header, padded with spaces to a multiple of 8 bytes, and the tensors' offsets behind it.

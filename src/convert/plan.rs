@@ -87,6 +87,8 @@ pub struct Plan {
     pub source: Source,
     pub recipe: Recipe,
     pub arch: String,
+    /// What the output's header says of the model.
+    pub metadata: KeyValues,
     pub tensors: Vec<PlannedTensor>,
     pub files: Vec<PlannedFile>,
     pub container: Option<PlannedContainer>,
@@ -245,10 +247,11 @@ pub(super) fn finish(
         tensors.push(tensor);
     }
     let (files, container) = match &options.container {
-        Some(wanted) => lay_out_both(&mut tensors, metadata, options, wanted, &facts.arch)?,
-        None => (lay_out(&mut tensors, metadata, options)?, None),
+        Some(wanted) => lay_out_both(&mut tensors, metadata.clone(), options, wanted, &facts.arch)?,
+        None => (lay_out(&mut tensors, metadata.clone(), options)?, None),
     };
-    Ok(Plan { source, recipe: options.recipe, arch: facts.arch.clone(), tensors, files, container })
+    let (recipe, arch) = (options.recipe, facts.arch.clone());
+    Ok(Plan { source, recipe, arch, metadata, tensors, files, container })
 }
 
 /// llama-quantize's order: what belongs to no layer first, then layer by layer, so that a layer's

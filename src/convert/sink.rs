@@ -67,6 +67,11 @@ impl Sink {
         })
     }
 
+    /// The file without a name: it is gone when it is closed.
+    pub fn into_unnamed(self) -> Result<File> {
+        self.file.try_clone().map_err(|e| Error::io(&self.target, "keep open", e))
+    }
+
     /// Gives the file its name.
     pub fn commit(mut self) -> Result<()> {
         let named = match self.temporary.clone() {

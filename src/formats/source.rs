@@ -61,7 +61,7 @@ fn read_error(place: Place, source: io::Error) -> Error {
 
 /// Opens a file for reading and returns its size; anything but a regular file is refused before it
 /// is opened, since opening a pipe would wait for its writer.
-pub(super) fn open_regular(path: &Path) -> Result<(File, u64)> {
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
     if !facts.is_file() {
         return Err(Error::model(Place::file(path), "is not a regular file", "Give a model file"));

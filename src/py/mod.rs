@@ -3,6 +3,7 @@
 mod axm;
 mod convert;
 mod errors;
+mod forward;
 mod inspect;
 mod met;
 mod metadata;
@@ -23,6 +24,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(axm::make_sign_key, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;
+    module.add_function(wrap_pyfunction!(forward::forward_logits, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint_layout, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_gguf, module)?)?;

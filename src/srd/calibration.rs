@@ -1,4 +1,19 @@
 //! What calibration knows of each matrix's inputs: second moments `H = E[x x^T]` in diagonal blocks.
+//!
+//! [`Accumulator`] sums them up during a forward pass and hands each layer's to a [`Writer`]; [`Calibration`] is
+//! the file read back, one input at a time. `docs/calibration.md` describes the file.
+
+mod accumulator;
+mod header;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use accumulator::{Accumulator, BLEND};
+pub use header::{Info, Input, block_side};
+pub use reader::{Calibration, Moments};
+pub use writer::{Output, Writer};
 
 /// The second moments of an input of `n` values, as diagonal blocks of `block` values.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,8 +30,7 @@ pub struct SecondMoments {
 impl SecondMoments {
     /// Start and length of the diagonal blocks.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (n, block) = (self.n, self.block);
-        (0..n.div_ceil(block)).map(move |i| (i * block, block.min(n - i * block)))
+        blocks(self.n, self.block)
     }
 
     /// Whether the values are as many as they should be and finite, and the blocks end where super-blocks of
@@ -34,4 +48,9 @@ impl SecondMoments {
     pub fn diagonal(&self) -> Vec<f32> {
         (0..self.n).map(|i| self.values[i * self.block + i % self.block]).collect()
     }
+}
+
+/// Start and length of the diagonal blocks of side `block` of a matrix of side `n`.
+fn blocks(n: usize, block: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n.div_ceil(block)).map(move |i| (i * block, block.min(n - i * block)))
 }

@@ -3,9 +3,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::convert::sink::Sink;
 use crate::error::{Error, Place, Result};
+use crate::dtype::GgmlType;
+use crate::formats::gguf::values::{KeyValues, Strings};
+use crate::formats::gguf::writer::{TensorHeader, encode_header};
 use crate::formats::gguf::{self, Array, GgufFile, GgufTensor, Value};
+use crate::srd::calibration::{Calibration, Moments};
 
 /// The largest file that is read: the statistics of a large model take some hundred MB.
 const MAX_FILE: u64 = 4 << 30;
@@ -35,6 +41,23 @@ impl Importance {
             true => Err(bad(path, "holds no statistics", NOT_IMATRIX)),
             false => Ok(read),
         }
+    }
+
+    /// The diagonals of a calibration: all that a search for scales can use of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] from reading it.
+    pub fn from_calibration(calibration: &Arc<Calibration>) -> Result<Self> {
+        let mut entries = HashMap::new();
+        for name in calibration.tensors() {
+            entries.insert(name.to_string(), moments_of(calibration, name).diagonal()?);
+        }
+        Ok(Self {
+            path: calibration.path().to_path_buf(),
+            entries,
+            datasets: vec![calibration.info.text.clone()],
+            chunks: u32::try_from(calibration.info.chunks()).unwrap_or(u32::MAX),
+        })
     }
 
     /// The file's name, for the metadata of what is made with it.
@@ -120,6 +143,55 @@ impl Importance {
         }
         Ok(Self { path: path.to_path_buf(), entries, datasets, chunks })
     }
+}
+
+/// Writes the diagonals of a calibration as a GGUF imatrix, as llama-imatrix does: for each tensor `NAME.in_sum2`, the
+/// sums of squares [n, experts], and `NAME.counts`. An expert that saw no token gets a count of one, so that
+/// its blended statistics count.
+///
+/// # Errors
+/// [`Error::Usage`] when `path` exists and `overwrite` is not set; [`Error::Io`] or [`Error::Format`] from reading
+/// and writing.
+pub fn write_imatrix(calibration: &Arc<Calibration>, path: &Path, overwrite: bool) -> Result<()> {
+    let tensors: Vec<_> =
+        calibration.tensors().into_iter().map(|name| (name, moments_of(calibration, name))).collect();
+    let infos: Vec<_> = tensors.iter().flat_map(|(name, moments)| imatrix_tensors(name, moments)).collect();
+    let headers: Vec<_> =
+        infos.iter().map(|(name, ne)| TensorHeader { name, ne, ty: GgmlType::F32 }).collect();
+    let header = encode_header(&imatrix_keys(calibration), &headers)?;
+    let sink = Sink::create(path, header.total_size, overwrite)?;
+    sink.write_at(&header.bytes, 0)?;
+    for ((_, moments), offsets) in tensors.iter().zip(header.tensor_offsets.chunks(2)) {
+        let counts: Vec<f32> = (0..moments.experts()).map(|e| moments.tokens(e).max(1) as f32).collect();
+        let mut sums = moments.diagonal()?;
+        sums.chunks_mut(moments.n()).zip(&counts).for_each(|(h, count)| h.iter_mut().for_each(|v| *v *= count));
+        sink.write_at(bytemuck::cast_slice(&sums), offsets[0])?;
+        sink.write_at(bytemuck::cast_slice(&counts), offsets[1])?;
+    }
+    sink.commit()
+}
+
+fn moments_of(calibration: &Arc<Calibration>, name: &str) -> Moments {
+    calibration.get(name).expect("a tensor of this calibration")
+}
+
+/// Sums and counts of a tensor: names and dimensions.
+fn imatrix_tensors(name: &str, moments: &Moments) -> [(String, Vec<u64>); 2] {
+    let (n, experts) = (moments.n() as u64, moments.experts() as u64);
+    [(format!("{name}.in_sum2"), vec![n, experts]), (format!("{name}.counts"), vec![1, experts])]
+}
+
+fn imatrix_keys(calibration: &Calibration) -> KeyValues {
+    let info = &calibration.info;
+    let number = |n: u64| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    let mut datasets = Strings::default();
+    datasets.push(&info.text);
+    let mut kv = KeyValues::default();
+    kv.set("general.type", Value::String("imatrix".into()));
+    kv.set("imatrix.datasets", Value::Array(Array::String(datasets)));
+    kv.set("imatrix.chunk_count", number(info.chunks()));
+    kv.set("imatrix.chunk_size", number(info.ctx));
+    kv
 }
 
 const NOT_IMATRIX: &str = "Name an imatrix file (GGUF or .dat) that llama-imatrix wrote";

@@ -1,0 +1,82 @@
+//! Large buffers that are used again: fresh pages from the system cost more than the arithmetic between the products.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Buffers that are not in use.
+#[derive(Debug, Clone, Default)]
+pub struct Buffers {
+    free: Arc<Mutex<Vec<Vec<f32>>>>,
+}
+
+/// A buffer that goes back when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    values: Vec<f32>,
+    len: usize,
+    home: Buffers,
+}
+
+impl Buffers {
+    /// `len` values, whatever they are: what was written there before.
+    pub fn take(&self, len: usize) -> Buffer {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
+        let values = match fitting {
+            Some(i) => free.swap_remove(i),
+            None => {
+                // One goes for one that comes, so that no more are kept than were in use at a time.
+                free.pop();
+                vec![0.0; len]
+            }
+        };
+        drop(free);
+        Buffer { values, len, home: self.clone() }
+    }
+
+    pub fn copy(&self, of: &[f32]) -> Buffer {
+        let mut buffer = self.take(of.len());
+        buffer.copy_from_slice(of);
+        buffer
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.values);
+        self.home.free.lock().unwrap_or_else(PoisonError::into_inner).push(values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_and_no_more_are_kept_than_were_in_use() {
+        let buffers = Buffers::default();
+        let first = buffers.take(100);
+        let address = first.as_ptr();
+        drop(first);
+        let again = buffers.take(40);
+        assert_eq!((again.as_ptr(), again.len()), (address, 40));
+        drop(again);
+        drop(buffers.take(200));
+        assert_eq!(buffers.free.lock().unwrap().len(), 1);
+        assert_eq!(&*buffers.copy(&[1.0, 2.0]), [1.0, 2.0]);
+    }
+}

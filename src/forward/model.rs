@@ -1,0 +1,415 @@
+//! A model as its metadata describes it: sizes, scales and what each layer does, as llama.cpp reads the same keys.
+
+use crate::convert::plan::Plan;
+use crate::error::{Error, Place, Result};
+use crate::forward::arch::{
+    self, AttentionScale, EmbeddingScale, Family, LogitScale, Norm, Order, Rotated, Sliding, SlidingRope,
+};
+use crate::forward::keys::Keys;
+use crate::forward::rope::Rope;
+use crate::forward::weights::Weights;
+
+/// What a layer's attention is like.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    pub index: usize,
+    pub n_head: usize,
+    pub n_head_kv: usize,
+    /// Values of a head of queries and keys.
+    pub head: usize,
+    /// Values of a head of values.
+    pub head_v: usize,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// Tokens that a token sees, itself included; None for all before it.
+    pub window: Option<usize>,
+    /// Index in [`Model::ropes`].
+    pub rope: Option<usize>,
+    /// The earlier layer whose keys and values it uses.
+    pub kv_of: Option<usize>,
+    /// A later layer uses its keys and values.
+    pub kv_shared: bool,
+}
+
+pub struct Model {
+    pub family: &'static Family,
+    pub parallel: bool,
+    /// Hidden size.
+    pub width: usize,
+    pub n_vocab: usize,
+    pub eps: f32,
+    pub embedding_scale: f32,
+    pub residual_scale: f32,
+    pub logit_scale: f32,
+    pub score_cap: Option<f32>,
+    pub logit_cap: Option<f32>,
+    /// What queries, keys and values are clamped to.
+    pub clamp: Option<f32>,
+    pub causal: bool,
+    pub n_expert: usize,
+    pub n_expert_used: usize,
+    /// Values of a per-layer embedding; 0 where there are none.
+    pub per_layer: usize,
+    /// Scale and period of the queries' growth with the position.
+    pub temperature: Option<(f32, f32)>,
+    /// Of full layers, then of sliding ones.
+    pub ropes: Vec<Rope>,
+    pub layers: Vec<Layer>,
+}
+
+impl Model {
+    /// `longest`: tokens of the longest chunk.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an architecture the pass does not know, or metadata or tensors that do not fit it.
+    pub fn read(plan: &Plan, weights: &Weights, longest: usize) -> Result<Self> {
+        let path = plan.source.path();
+        let family = arch::family(&plan.arch).ok_or_else(|| unknown(plan))?;
+        check_tensors(plan)?;
+        let keys = Keys::new(&plan.metadata, &plan.arch, path);
+        let width = keys.needed_count("embedding_length")?;
+        let n_layer = keys.needed_count("block_count")?;
+        let eps = match family.norm {
+            Norm::Rms => "attention.layer_norm_rms_epsilon",
+            Norm::Layer => "attention.layer_norm_epsilon",
+        };
+        let number = |key: &str| Ok::<_, Error>(keys.number(key)?.map(|n| n as f32));
+        let embedding = weights.matrix("token_embd.weight")?;
+        weights.check_inputs(&embedding, width)?;
+        let parallel = match family.order {
+            Order::Parallel => true,
+            Order::ParallelIf(key) => keys.flag(key).unwrap_or(true),
+            Order::ParallelWithoutNorm => !weights.has("blk.0.ffn_norm.weight"),
+            Order::Sequential | Order::PostNorm => false,
+        };
+        let logit_scale = number("logit_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0);
+        let context = keys.count("context_length")?.unwrap_or(longest);
+        let mut model = Self {
+            family,
+            parallel,
+            width,
+            n_vocab: embedding.rows,
+            eps: number(eps)?.unwrap_or(1e-5),
+            embedding_scale: match family.embedding {
+                EmbeddingScale::SqrtWidth => (width as f32).sqrt(),
+                EmbeddingScale::Key => number("embedding_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0),
+            },
+            residual_scale: number("residual_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0),
+            logit_scale: match family.logits {
+                LogitScale::None => 1.0,
+                LogitScale::Multiply => logit_scale,
+                LogitScale::Divide => 1.0 / logit_scale,
+            },
+            score_cap: cap(family.score_cap, number("attn_logit_softcapping")?),
+            logit_cap: cap(family.logit_cap, number("final_logit_softcapping")?),
+            clamp: number("attention.clamp_kqv")?.filter(|&c| c > 0.0),
+            causal: keys.flag("attention.causal").unwrap_or(family.causal),
+            n_expert: keys.count("expert_count")?.unwrap_or(0),
+            n_expert_used: keys.count("expert_used_count")?.unwrap_or(0),
+            per_layer: keys.count("embedding_length_per_layer_input")?.unwrap_or(0),
+            temperature: None,
+            ropes: Vec::new(),
+            layers: Vec::new(),
+        };
+        let heads = Heads::read(&keys, family, width, n_layer)?;
+        model.layers = heads.layers(path_error(plan))?;
+        share_keys(&mut model.layers, keys.count("attention.shared_kv_layers")?.unwrap_or(0), plan)?;
+        model.ropes = heads.ropes(&keys, family, weights, longest, context)?;
+        if family.long_context_keys
+            && let Some(scale) = number("attention.temperature_scale")?.filter(|&s| s != 0.0)
+        {
+            let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
+            model.temperature = Some((scale, original as f32));
+        }
+        model.check_experts(plan)?;
+        Ok(model)
+    }
+
+    fn check_experts(&self, plan: &Plan) -> Result<()> {
+        if self.n_expert_used <= self.n_expert && (self.n_expert == 0) == (self.n_expert_used == 0) {
+            return Ok(());
+        }
+        let what = format!("{} of {} experts are used", self.n_expert_used, self.n_expert);
+        Err(path_error(plan)(what))
+    }
+
+    /// Values that a token needs in the widest layer, to say how many tokens fit into memory.
+    pub fn values_per_token(&self, plan: &Plan) -> usize {
+        let widest = |suffix: &str| {
+            let rows = |t: &crate::convert::plan::PlannedTensor| t.ne.get(1).copied().unwrap_or(1) as usize;
+            plan.tensors.iter().filter(|t| t.name.ends_with(suffix)).map(rows).max().unwrap_or(0)
+        };
+        let heads = |l: &Layer| 2 * l.n_head * l.head.max(l.head_v) + l.n_head_kv * (l.head + l.head_v);
+        let attention = self.layers.iter().map(heads).max().unwrap_or(0);
+        let ffn = 2 * widest("ffn_up.weight");
+        let experts = 2 * widest("ffn_up_exps.weight").max(widest("ffn_gate_up_exps.weight") / 2);
+        4 * self.width + attention.max(ffn).max(experts + self.n_expert + 2 * self.width)
+    }
+}
+
+fn path_error(plan: &Plan) -> impl Fn(String) -> Error {
+    move |what| Error::model(Place::file(plan.source.path()), what, "Check that the model loads in llama.cpp")
+}
+
+fn unknown(plan: &Plan) -> Error {
+    let known: Vec<_> = arch::names().collect();
+    let what = format!(
+        "models of the architecture '{}' cannot be run to calibrate them (known: {})",
+        plan.arch,
+        known.join(", ")
+    );
+    let fix = "Pass statistics made by another tool with --imatrix FILE, or use --effort fast";
+    Error::model(Place::file(plan.source.path()), what, fix)
+}
+
+fn cap(default: Option<f32>, stated: Option<f32>) -> Option<f32> {
+    default.map(|d| stated.unwrap_or(d)).filter(|&c| c != 0.0)
+}
+
+/// The tensors that the pass knows what to do with, without `blk.N.`.
+const KNOWN: &[&str] = &[
+    "token_embd",
+    "token_embd_norm",
+    "token_types",
+    "position_embd",
+    "per_layer_token_embd",
+    "per_layer_model_proj",
+    "per_layer_proj_norm",
+    "rope_freqs",
+    "rope_factors_long",
+    "rope_factors_short",
+    "output_norm",
+    "output",
+    "attn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_qkv",
+    "attn_q_norm",
+    "attn_k_norm",
+    "attn_output",
+    "attn_output_norm",
+    "post_attention_norm",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+    "post_ffw_norm",
+    "layer_output_norm",
+    "ffn_gate_inp",
+    "ffn_gate_exps",
+    "ffn_up_exps",
+    "ffn_down_exps",
+    "ffn_gate_up_exps",
+    "ffn_gate_inp_shexp",
+    "ffn_gate_shexp",
+    "ffn_up_shexp",
+    "ffn_down_shexp",
+    "pre_ffw_norm_2",
+    "post_ffw_norm_1",
+    "post_ffw_norm_2",
+    "inp_gate",
+    "proj",
+    "post_norm",
+    "layer_output_scale",
+];
+
+/// A tensor that is not used would mean that something else is computed than the model: said, not passed over.
+fn check_tensors(plan: &Plan) -> Result<()> {
+    let stranger = plan.tensors.iter().map(|t| &t.name).find(|name| {
+        let inner = name.strip_prefix("blk.").and_then(|n| n.split_once('.')).map_or(name.as_str(), |n| n.1);
+        let stem = inner.rsplit_once('.').map_or(inner, |n| n.0);
+        // A classifier behind the last layer changes nothing before it.
+        !KNOWN.contains(&stem) && !stem.starts_with("cls")
+    });
+    match stranger {
+        None => Ok(()),
+        Some(name) => Err(Error::model(
+            Place::file(plan.source.path()).tensor(name),
+            format!("is not part of what the pass knows of the architecture '{}'", plan.arch),
+            "Pass statistics made by another tool with --imatrix FILE, or use --effort fast",
+        )),
+    }
+}
+
+/// The last layers use the keys and values of the last ones of their kind that have their own.
+fn share_keys(layers: &mut [Layer], shared: usize, plan: &Plan) -> Result<()> {
+    let own = layers.len().checked_sub(shared).filter(|&n| n > 0 || shared == 0);
+    let own = own.ok_or_else(|| path_error(plan)(format!("no layer of {} has own keys", layers.len())))?;
+    for i in own..layers.len() {
+        let of = (0..own).rev().find(|&j| layers[j].window.is_some() == layers[i].window.is_some());
+        let of = of.ok_or_else(|| path_error(plan)(format!("layer {i} has no layer to take keys from")))?;
+        layers[i].kv_of = Some(of);
+        layers[of].kv_shared = true;
+    }
+    Ok(())
+}
+
+/// What the layers' attention follows from.
+struct Heads {
+    family: &'static Family,
+    n_head: Vec<usize>,
+    n_head_kv: Vec<usize>,
+    /// Key, value: of full layers, then of sliding ones.
+    sizes: [(usize, usize); 2],
+    width: usize,
+    /// Window of each layer.
+    windows: Vec<Option<usize>>,
+    sliding: Option<Sliding>,
+    stated_scale: Option<f32>,
+}
+
+impl Heads {
+    fn read(keys: &Keys, family: &'static Family, width: usize, n_layer: usize) -> Result<Self> {
+        let n_head = keys.per_layer("attention.head_count", n_layer)?.unwrap_or_default();
+        let n_head_kv = keys.per_layer("attention.head_count_kv", n_layer)?.unwrap_or_else(|| n_head.clone());
+        let default = width / n_head.first().copied().unwrap_or(1).max(1);
+        let size = |key: &str, default| Ok::<_, Error>(keys.count(key)?.unwrap_or(default));
+        let full = (size("attention.key_length", default)?, size("attention.value_length", default)?);
+        let narrow = (size("attention.key_length_swa", full.0)?, size("attention.value_length_swa", full.1)?);
+        let sliding = family.sliding.filter(|s| s.only_layers.is_none_or(|n| n == n_layer));
+        let windows = match sliding {
+            Some(sliding) => windows(keys, sliding, n_layer)?,
+            None => vec![None; n_layer],
+        };
+        let stated_scale = keys.number("attention.scale")?.map(|s| s as f32).filter(|&s| s != 0.0);
+        Ok(Self { family, n_head, n_head_kv, sizes: [full, narrow], width, windows, sliding, stated_scale })
+    }
+
+    fn layers(&self, error: impl Fn(String) -> Error) -> Result<Vec<Layer>> {
+        (0..self.windows.len())
+            .map(|index| {
+                let (n_head, n_head_kv) = (
+                    self.n_head.get(index).copied().unwrap_or(0),
+                    self.n_head_kv.get(index).copied().unwrap_or(0),
+                );
+                if n_head == 0 || n_head_kv == 0 || n_head % n_head_kv != 0 {
+                    return Err(error(format!("layer {index} has {n_head} heads and {n_head_kv} KV heads")));
+                }
+                let window = self.windows[index];
+                let (head, head_v) = self.sizes[usize::from(window.is_some())];
+                Ok(Layer {
+                    index,
+                    n_head,
+                    n_head_kv,
+                    head,
+                    head_v,
+                    scale: self.scale(head, n_head),
+                    window,
+                    rope: self.is_rotated(index).then_some(usize::from(window.is_some())),
+                    kv_of: None,
+                    kv_shared: false,
+                })
+            })
+            .collect()
+    }
+
+    fn scale(&self, head: usize, n_head: usize) -> f32 {
+        let of_head = 1.0 / (head as f32).sqrt();
+        match self.family.attention_scale {
+            AttentionScale::Head => of_head,
+            AttentionScale::One => 1.0,
+            AttentionScale::Key => self.stated_scale.unwrap_or(of_head),
+            AttentionScale::WidthIfLayers(n) if n == self.windows.len() => {
+                1.0 / ((self.width / n_head) as f32).sqrt()
+            }
+            AttentionScale::WidthIfLayers(_) => of_head,
+        }
+    }
+
+    fn is_rotated(&self, layer: usize) -> bool {
+        match self.family.rotated {
+            Rotated::All => true,
+            Rotated::None => false,
+            Rotated::Sliding => self.windows[layer].is_some() || self.sliding.is_none(),
+            Rotated::ButEvery(n) => !(layer + 1).is_multiple_of(n),
+        }
+    }
+
+    /// Of full and of sliding layers.
+    fn ropes(
+        &self,
+        keys: &Keys,
+        family: &Family,
+        weights: &Weights,
+        longest: usize,
+        context: usize,
+    ) -> Result<Vec<Rope>> {
+        if family.rotated == Rotated::None {
+            return Ok(Vec::new());
+        }
+        let [full, narrow] = self.sizes;
+        let dims = keys.count("rope.dimension_count")?.unwrap_or(full.0).min(full.0);
+        let full = full_rope(keys, family, weights, dims, longest, context)?;
+        let dims = keys.count("rope.dimension_count_swa")?.unwrap_or(dims).min(narrow.0);
+        let base = keys.number("rope.freq_base_swa")?;
+        let unscaled = |base| Rope { scale: 1.0, divisors: None, dims, base, ..full.clone() };
+        let narrow = match self.sliding.map_or(SlidingRope::Same, |s| s.rope) {
+            SlidingRope::Same => Rope { dims, ..full.clone() },
+            SlidingRope::SameButBase => Rope { dims, base: base.unwrap_or(full.base), ..full.clone() },
+            SlidingRope::Own(default) => unscaled(base.unwrap_or(default)),
+            SlidingRope::Unscaled => Rope { extrapolation: 0.0, magnitude: 1.0, ..unscaled(full.base) },
+        };
+        Ok(vec![full, narrow])
+    }
+}
+
+/// The window of each layer, None for full attention.
+fn windows(keys: &Keys, sliding: Sliding, n_layer: usize) -> Result<Vec<Option<usize>>> {
+    let window = keys.count("attention.sliding_window")?.or(sliding.window).filter(|&w| w > 0);
+    let slides = match keys.flags("attention.sliding_window_pattern", n_layer)? {
+        Some(flags) => flags,
+        None => {
+            let every = keys.count("attention.sliding_window_pattern")?.unwrap_or(sliding.every);
+            (0..n_layer).map(|i| every == 0 || i % every < every - 1).collect()
+        }
+    };
+    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+fn full_rope(
+    keys: &Keys,
+    family: &Family,
+    weights: &Weights,
+    dims: usize,
+    longest: usize,
+    context: usize,
+) -> Result<Rope> {
+    let kind = keys.text("rope.scaling.type").unwrap_or("linear");
+    let factor = match keys.number("rope.scaling.factor")? {
+        Some(factor) => Some(factor),
+        None => keys.number("rope.scale_linear")?,
+    };
+    let scale = match factor {
+        Some(factor) if factor != 0.0 && kind != "none" => 1.0 / factor,
+        _ => 1.0,
+    };
+    let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
+    let long = |key: &str| if family.long_context_keys { keys.number(key) } else { Ok(None) };
+    let mut magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    if kind == "yarn"
+        && let Some(multiplier) = long("rope.scaling.yarn_log_multiplier")?.filter(|&m| m != 0.0)
+    {
+        let at = |m: f64| if scale >= 1.0 { 1.0 } else { 0.1 * m * libm::log(1.0 / scale) + 1.0 };
+        magnitude *= at(1.0) / at(multiplier) / (1.0 + 0.1 * libm::log(1.0 / scale));
+    }
+    let factors = if weights.has("rope_freqs.weight") {
+        "rope_freqs.weight"
+    } else if longest > original {
+        "rope_factors_long.weight"
+    } else {
+        "rope_factors_short.weight"
+    };
+    Ok(Rope {
+        style: family.rope,
+        dims,
+        base: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
+        scale,
+        extrapolation: if kind == "yarn" { 1.0 } else { 0.0 },
+        magnitude,
+        beta_fast: long("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+        beta_slow: long("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+        original_context: original,
+        divisors: weights.vector_of(factors, dims / 2)?,
+    })
+}

@@ -1,0 +1,69 @@
+//! Rows of values that live from layer to layer: in memory, or in a file without a name.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+pub enum Store {
+    Memory(Vec<f32>),
+    File { file: File, folder: PathBuf },
+}
+
+impl Store {
+    /// `spill`: the folder of the file, where memory does not allow to keep `values`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be made.
+    pub fn new(values: usize, spill: Option<&Path>) -> Result<Self> {
+        let Some(folder) = spill else { return Ok(Self::Memory(vec![0.0; values])) };
+        let file = tempfile::tempfile_in(folder)
+            .map_err(|e| Error::io(folder, "make a temporary file for activations in", e))?;
+        Ok(Self::File { file, folder: folder.to_path_buf() })
+    }
+
+    /// Values `start ..` into `out`.
+    pub fn load(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Memory(values) => out.copy_from_slice(&values[start..start + out.len()]),
+            Self::File { file, folder } => file
+                .read_exact_at(bytemuck::cast_slice_mut(out), byte(start))
+                .map_err(|e| Error::io(folder, "read activations from a temporary file in", e))?,
+        }
+        Ok(())
+    }
+
+    pub fn save(&mut self, start: usize, values: &[f32]) -> Result<()> {
+        match self {
+            Self::Memory(all) => all[start..start + values.len()].copy_from_slice(values),
+            Self::File { file, folder } => file
+                .write_all_at(bytemuck::cast_slice(values), byte(start))
+                .map_err(|e| Error::io(folder, "write activations to a temporary file in", e))?,
+        }
+        Ok(())
+    }
+}
+
+fn byte(value: usize) -> u64 {
+    (value * size_of::<f32>()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_keeps_what_memory_keeps() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stores = [Store::new(64, None).unwrap(), Store::new(64, Some(folder.path())).unwrap()];
+        for store in &mut stores {
+            store.save(32, &[1.0; 32]).unwrap();
+            store.save(0, &[-2.5; 32]).unwrap();
+            let mut out = [0.0; 8];
+            store.load(28, &mut out).unwrap();
+            assert_eq!(out, [-2.5, -2.5, -2.5, -2.5, 1.0, 1.0, 1.0, 1.0]);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

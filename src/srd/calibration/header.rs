@@ -1,0 +1,162 @@
+//! What a calibration file says of itself: the strings of its safetensors metadata.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Place, Result};
+
+/// Value of the metadata key `format`: by it a file is known for what it is.
+pub const FORMAT: &str = "srd-calibration";
+pub const VERSION: &str = "1";
+/// Blocks are multiples of this, the super-blocks of the K-quants.
+pub const GRANULE: usize = 256;
+/// Suffix of a moments tensor; in front of it stands the first tensor that is fed by the input.
+pub const SUFFIX: &str = ".moments";
+
+pub const NOT_CALIBRATION: &str = "Name a calibration file that srd-rs calibrate wrote, or make it again";
+
+/// Where the statistics come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Info {
+    /// `random`, `builtin`, or the name of the text file.
+    pub text: String,
+    /// SHA-256 of the text in hex; none for random tokens.
+    pub text_sha256: Option<String>,
+    /// Of random tokens.
+    pub seed: u64,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Tokens of a chunk: each was read without knowledge of the others.
+    pub ctx: u64,
+    /// Side of the blocks that was asked for; 0: all of H.
+    pub block: u64,
+    /// Of the model, as conversion's `srd.source.digest`.
+    pub source_digest: String,
+}
+
+impl Info {
+    pub fn chunks(&self) -> u64 {
+        self.tokens.div_ceil(self.ctx.max(1))
+    }
+}
+
+/// An input of the model, its tensors, and how many tokens it was seen with.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// GGUF names of the tensors that it feeds; the first names the moments.
+    pub tensors: Vec<String>,
+    /// One count, or for a stack of experts one each.
+    pub tokens: Vec<u64>,
+}
+
+impl Input {
+    pub fn moments_name(&self) -> String {
+        format!("{}{SUFFIX}", self.tensors[0])
+    }
+}
+
+/// Side of the blocks for an input of `n` values where `wanted` was asked for (0: all of H).
+///
+/// # Errors
+/// [`Error::Usage`] when it is no multiple of 256.
+pub fn block_side(wanted: usize, n: usize) -> Result<usize> {
+    if !wanted.is_multiple_of(GRANULE) {
+        let what = format!("blocks of {wanted} do not fit the super-blocks of {GRANULE} weights");
+        return Err(Error::usage(what, "Use a multiple of 256, or 0 for all of H"));
+    }
+    Ok(if wanted == 0 { n } else { wanted.min(n) })
+}
+
+/// The metadata of a complete file; `data_sha256` is that of everything behind the header.
+pub fn encode(info: &Info, inputs: &[Input], data_sha256: &str) -> Map<String, Value> {
+    let text = |v: &str| Value::String(v.to_string());
+    let number = |v: u64| Value::String(v.to_string());
+    let mut map = Map::new();
+    map.insert("format".into(), text(FORMAT));
+    map.insert("version".into(), text(VERSION));
+    map.insert("tool".into(), text(concat!("srd-rs ", env!("CARGO_PKG_VERSION"))));
+    map.insert("source.digest".into(), text(&info.source_digest));
+    map.insert("text".into(), text(&info.text));
+    if let Some(sha256) = &info.text_sha256 {
+        map.insert("text.sha256".into(), text(sha256));
+    }
+    map.insert("seed".into(), number(info.seed));
+    map.insert("tokens".into(), number(info.tokens));
+    map.insert("ctx".into(), number(info.ctx));
+    map.insert("block".into(), number(info.block));
+    map.insert("data.sha256".into(), text(data_sha256));
+    let inputs = serde_json::to_string(inputs).expect("names and numbers");
+    map.insert("inputs".into(), Value::String(inputs));
+    map
+}
+
+/// The strings of a header, `path` for messages.
+pub struct Metadata<'a> {
+    path: &'a Path,
+    strings: HashMap<String, String>,
+}
+
+/// The part of a safetensors header that is read here; the tensors are read by `formats::safetensors`.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__", default)]
+    metadata: HashMap<String, String>,
+}
+
+impl<'a> Metadata<'a> {
+    /// Of a header's JSON, which `read_header` has accepted.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it is not that of a calibration file of this version.
+    pub fn parse(json: &[u8], path: &'a Path) -> Result<Self> {
+        let header: Header = serde_json::from_slice(json)
+            .map_err(|e| Error::format(Place::file(path), format!("its metadata: {e}"), NOT_CALIBRATION))?;
+        let metadata = Self { path, strings: header.metadata };
+        if metadata.strings.get("format").map(String::as_str) != Some(FORMAT) {
+            return Err(metadata.wrong("is safetensors, but no calibration file".into()));
+        }
+        match metadata.get("version")? {
+            VERSION => Ok(metadata),
+            other => Err(metadata.wrong(format!("has version '{}', not {VERSION}", other.escape_debug()))),
+        }
+    }
+
+    pub fn info(&self) -> Result<Info> {
+        Ok(Info {
+            text: self.get("text")?.to_string(),
+            text_sha256: self.strings.get("text.sha256").cloned(),
+            seed: self.number("seed")?,
+            tokens: self.number("tokens")?,
+            ctx: self.number("ctx")?,
+            block: self.number("block")?,
+            source_digest: self.get("source.digest")?.to_string(),
+        })
+    }
+
+    pub fn inputs(&self) -> Result<Vec<Input>> {
+        let inputs: Vec<Input> = serde_json::from_str(self.get("inputs")?)
+            .map_err(|e| self.wrong(format!("the metadata 'inputs' is not valid: {e}")))?;
+        match inputs.iter().any(|i| i.tensors.is_empty() || i.tokens.is_empty()) {
+            true => Err(self.wrong("has an input without tensors or counts".into())),
+            false => Ok(inputs),
+        }
+    }
+
+    fn get(&self, key: &str) -> Result<&str> {
+        let value = self.strings.get(key).map(String::as_str);
+        value.ok_or_else(|| self.wrong(format!("the metadata has no '{key}'")))
+    }
+
+    fn number(&self, key: &str) -> Result<u64> {
+        self.get(key)?.parse().map_err(|_| self.wrong(format!("the metadata '{key}' is no number")))
+    }
+
+    fn wrong(&self, what: String) -> Error {
+        Error::format(Place::file(self.path), what, NOT_CALIBRATION)
+    }
+}

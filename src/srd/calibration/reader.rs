@@ -1,0 +1,336 @@
+//! Reads a calibration file: the header at once, the moments of an input when they are asked for. Nothing in
+//! it is trusted.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::SecondMoments;
+use super::header::{FORMAT, GRANULE, Info, Input, Metadata, NOT_CALIBRATION};
+use crate::error::{Error, Place, Result};
+use crate::formats::safetensors::{self, TensorInfo};
+use crate::formats::source::{Source, open_regular};
+use crate::sign::{sha256, to_hex};
+
+/// Bytes at the start of a file within which a calibration file's `format` stands.
+const PROBE: u64 = 4 << 10;
+/// Floats that are read at a time.
+const PIECE: usize = 256 << 10;
+
+/// A calibration file, held open.
+#[derive(Debug)]
+pub struct Calibration {
+    path: PathBuf,
+    file: File,
+    pub info: Info,
+    /// `sha256:` and the SHA-256 in hex of the header, which holds that of the data: the file's identity.
+    pub digest: String,
+    inputs: Vec<Stored>,
+    by_tensor: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    input: Input,
+    tensor: TensorInfo,
+    n: usize,
+    block: usize,
+    stacked: bool,
+}
+
+/// The statistics of one tensor's input, still in their file.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    calibration: Arc<Calibration>,
+    input: usize,
+}
+
+impl Calibration {
+    /// Whether the file is a calibration file, by its first bytes; `false` also where it cannot be read.
+    pub fn recognise(path: &Path) -> bool {
+        let Ok((file, size)) = open_regular(path) else { return false };
+        let mut start = vec![0; size.min(PROBE) as usize];
+        let quoted = format!("\"{FORMAT}\"");
+        file.read_exact_from(0, &mut start).is_ok()
+            && start.get(8) == Some(&b'{')
+            && start.windows(quoted.len()).any(|w| w == quoted.as_bytes())
+    }
+
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Format`] when it is no calibration file, is cut short or
+    /// contradicts itself.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_file(open_regular(path)?.0, path)
+    }
+
+    /// The same of an open file; `path` is for messages and metadata.
+    ///
+    /// # Errors
+    /// As [`Calibration::open`].
+    pub fn from_file(file: File, path: &Path) -> Result<Self> {
+        let size = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
+        let tensors = safetensors::read_header(&file, size, path)?;
+        let json = header_json(&file, path)?;
+        let metadata = Metadata::parse(&json, path)?;
+        let (info, inputs) = (metadata.info()?, metadata.inputs()?);
+        let mut by_name: HashMap<String, TensorInfo> =
+            tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+        let stored = inputs
+            .into_iter()
+            .map(|input| match by_name.remove(&input.moments_name()) {
+                Some(tensor) => Stored::check(input, tensor, path),
+                None => Err(bad(path, &input.moments_name(), "is named in 'inputs', but not there".into())),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if let Some(name) = by_name.keys().min() {
+            return Err(bad(path, name, "belongs to no input".into()));
+        }
+        let by_tensor = index(&stored, path)?;
+        let digest = format!("sha256:{}", to_hex(&sha256(&[&json])));
+        Ok(Self { path: path.to_path_buf(), file, info, digest, inputs: stored, by_tensor })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of tensors whose inputs are known.
+    pub fn len(&self) -> usize {
+        self.by_tensor.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_tensor.is_empty()
+    }
+
+    /// The tensors whose inputs are known, sorted.
+    pub fn tensors(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.by_tensor.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The statistics for the tensor `name`; `None` if the file has none.
+    pub fn get(self: &Arc<Self>, name: &str) -> Option<Moments> {
+        let input = *self.by_tensor.get(name)?;
+        Some(Moments { calibration: Arc::clone(self), input })
+    }
+
+    /// The statistics for a tensor of shape `ne`, checked to fit it.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file has them for another shape: it belongs to another model.
+    pub fn of(self: &Arc<Self>, name: &str, ne: &[u64]) -> Result<Option<Moments>> {
+        let Some(moments) = self.get(name) else { return Ok(None) };
+        let dim = |i: usize| ne.get(i).copied().unwrap_or(1);
+        let (n, experts) = (moments.n() as u64, moments.experts() as u64);
+        if n == dim(0) && experts == dim(2) {
+            return Ok(Some(moments));
+        }
+        let has = |n: u64, e: u64| if e == 1 { format!("{n} inputs") } else { format!("{e} x {n} inputs") };
+        let what = format!("has the statistics of {}, the model has {}", has(n, experts), has(dim(0), dim(2)));
+        let place = Place::file(&self.path).tensor(name);
+        Err(Error::model(place, what, "Use the calibration that was made for this very model"))
+    }
+}
+
+impl Stored {
+    fn check(input: Input, tensor: TensorInfo, path: &Path) -> Result<Self> {
+        let fail = |what: String| Err(bad(path, &tensor.name, what));
+        if tensor.dtype.name() != "F32" {
+            return fail(format!("is {}, not F32", tensor.dtype.name()));
+        }
+        let (experts, n, block, stacked) = match *tensor.shape.as_slice() {
+            [n, block] => (1, n, block, false),
+            [experts, n, block] => (experts, n, block, true),
+            _ => return fail(format!("has the shape {:?}, not [n, block]", tensor.shape)),
+        };
+        if experts != input.tokens.len() as u64 {
+            return fail(format!("has {experts} matrices and {} counts", input.tokens.len()));
+        }
+        let fits = n > 0 && block <= n && (block == n || (block > 0 && block.is_multiple_of(GRANULE as u64)));
+        if !fits || n > i32::MAX as u64 {
+            return fail(format!("has blocks of {block} for {n} inputs"));
+        }
+        // Both are below 2^31.
+        Ok(Self { n: n as usize, block: block as usize, stacked, input, tensor })
+    }
+}
+
+impl Moments {
+    fn stored(&self) -> &Stored {
+        &self.calibration.inputs[self.input]
+    }
+
+    /// Which of the file's inputs: tensors that share one have the same.
+    pub fn input(&self) -> usize {
+        self.input
+    }
+
+    /// Number of inputs.
+    pub fn n(&self) -> usize {
+        self.stored().n
+    }
+
+    /// Side of the blocks.
+    pub fn block(&self) -> usize {
+        self.stored().block
+    }
+
+    /// Matrices in the stack, each with its own statistics; 1 for a plain matrix.
+    pub fn experts(&self) -> usize {
+        self.stored().input.tokens.len()
+    }
+
+    /// Whether these are the inputs of a stack of experts.
+    pub fn is_stack(&self) -> bool {
+        self.stored().stacked
+    }
+
+    /// Tokens that an expert (0 for a plain matrix) was seen with.
+    pub fn tokens(&self, expert: usize) -> u64 {
+        self.stored().input.tokens[expert]
+    }
+
+    /// Reads the statistics of an expert; 0 for a plain matrix. Takes `n * block` floats of memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk, [`Error::Format`] when the values are no second moments: not finite, a
+    /// negative square, not symmetric.
+    pub fn read(&self, expert: usize) -> Result<SecondMoments> {
+        let Stored { n, block, .. } = *self.stored();
+        let mut values = Vec::with_capacity(n * block);
+        self.read_values(expert, 0, n * block, &mut |piece| values.extend_from_slice(piece))?;
+        let moments = SecondMoments { n, block, values, tokens: self.tokens(expert) };
+        match fault(&moments) {
+            None => Ok(moments),
+            Some((at, what)) => Err(self.wrong(expert, at, what)),
+        }
+    }
+
+    /// `h_ii` of every expert, one after another. Only the blocks' rows are passed through, a piece at a time.
+    ///
+    /// # Errors
+    /// As [`Moments::read`], for the values that are looked at.
+    pub fn diagonal(&self) -> Result<Vec<f32>> {
+        let Stored { n, block, .. } = *self.stored();
+        let mut diagonal = Vec::with_capacity(n * self.experts());
+        for expert in 0..self.experts() {
+            let mut next = 0;
+            let mut at = 0;
+            let mut pick = |piece: &[f32]| {
+                while next < n && next * block + next % block < at + piece.len() {
+                    diagonal.push(piece[next * block + next % block - at]);
+                    next += 1;
+                }
+                at += piece.len();
+            };
+            self.read_values(expert, 0, n * block, &mut pick)?;
+            let own = &diagonal[expert * n..];
+            if let Some(i) = own.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
+                return Err(self.wrong(expert, i * block + i % block, not_a_square(own[i])));
+            }
+        }
+        Ok(diagonal)
+    }
+
+    fn read_values(
+        &self,
+        expert: usize,
+        start: usize,
+        len: usize,
+        take: &mut dyn FnMut(&[f32]),
+    ) -> Result<()> {
+        let mut bytes = vec![0; len.min(PIECE) * 4];
+        let mut floats = Vec::with_capacity(len.min(PIECE));
+        let mut done = 0;
+        while done < len {
+            let piece = &mut bytes[..(len - done).min(PIECE) * 4];
+            let at = self.offset(expert, start + done);
+            self.calibration.file.read_exact_from(at, piece).map_err(|source| Error::Io {
+                place: self.place().at(at),
+                action: "read",
+                source,
+                fix: "Check the disk, and that nothing writes to the file",
+            })?;
+            floats.clear();
+            floats.extend(piece.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+            take(&floats);
+            done += floats.len();
+        }
+        Ok(())
+    }
+
+    /// Of a value from the start of the file: inside it, as was checked when the header was read.
+    fn offset(&self, expert: usize, value: usize) -> u64 {
+        let Stored { n, block, tensor, .. } = self.stored();
+        tensor.offset + 4 * (expert as u64 * *n as u64 * *block as u64 + value as u64)
+    }
+
+    fn place(&self) -> Place {
+        Place::file(&self.calibration.path).tensor(&self.stored().tensor.name)
+    }
+
+    fn wrong(&self, expert: usize, value: usize, what: String) -> Error {
+        Error::format(self.place().at(self.offset(expert, value)), what, NOT_CALIBRATION)
+    }
+}
+
+fn not_a_square(value: f32) -> String {
+    format!("has {value} where the mean of squares stands")
+}
+
+/// The first value that cannot be in second moments, and why.
+fn fault(m: &SecondMoments) -> Option<(usize, String)> {
+    if let Some(at) = m.values.iter().position(|v| !v.is_finite()) {
+        return Some((at, format!("has {}, which is not finite", m.values[at])));
+    }
+    for (start, len) in m.blocks() {
+        for i in 0..len {
+            let row = (start + i) * m.block;
+            if m.values[row + i] < 0.0 {
+                return Some((row + i, not_a_square(m.values[row + i])));
+            }
+            let asymmetric = (0..i).find(|&j| m.values[row + j] != m.values[(start + j) * m.block + i]);
+            if let Some(j) = asymmetric {
+                return Some((row + j, "has a block that is not symmetric".into()));
+            }
+            if let Some(j) = (len..m.block).find(|&j| m.values[row + j] != 0.0) {
+                return Some((row + j, "has values beyond its last column".into()));
+            }
+        }
+    }
+    None
+}
+
+/// Tensor -> the input that feeds it; no tensor has two.
+fn index(stored: &[Stored], path: &Path) -> Result<HashMap<String, usize>> {
+    let mut by_tensor = HashMap::new();
+    for (i, s) in stored.iter().enumerate() {
+        for name in &s.input.tensors {
+            if by_tensor.insert(name.clone(), i).is_some() {
+                return Err(bad(path, name, "is fed by two inputs".into()));
+            }
+        }
+    }
+    match by_tensor.is_empty() {
+        true => Err(Error::format(Place::file(path), "holds no statistics", NOT_CALIBRATION)),
+        false => Ok(by_tensor),
+    }
+}
+
+/// The JSON of a header whose length has been checked.
+fn header_json(file: &File, path: &Path) -> Result<Vec<u8>> {
+    let read = |at, buf: &mut [u8]| file.read_exact_from(at, buf).map_err(|e| Error::io(path, "read", e));
+    let mut length = [0; 8];
+    read(0, &mut length)?;
+    let length = u64::from_le_bytes(length).min(safetensors::MAX_HEADER);
+    let mut json = vec![0; length as usize];
+    read(8, &mut json)?;
+    Ok(json)
+}
+
+fn bad(path: &Path, tensor: &str, what: String) -> Error {
+    Error::format(Place::file(path).tensor(tensor), what, NOT_CALIBRATION)
+}
