@@ -96,6 +96,7 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
                 source: bind(&source, &t.name, &t.ne)?,
                 copy: Some(i),
                 importance: None,
+                moments: None,
             })
         })
         .collect::<Result<Vec<_>>>()?;

@@ -2,10 +2,12 @@
 //! by as many workers as asked. Every byte depends on its chunk alone, so the number of workers and
 //! their order change nothing.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::convert::container::{ContainerSink, Sealed, ShardSink};
+use crate::convert::factors::Factors;
 use crate::convert::plan::{Plan, PlannedTensor};
 use crate::convert::report::{Clock, Report, peak_rss_bytes};
 use crate::convert::sink::{self, Sink};
@@ -14,9 +16,11 @@ use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::layout::shard_weights;
 use crate::formats::decode;
-use crate::quant;
+use crate::quant::{self, recipe};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
+use crate::srd::calibration::Moments;
+use crate::srd::feedback;
 use crate::srd::noise::Noise;
 use crate::srd::residual::{self, Bits, Run};
 
@@ -25,6 +29,10 @@ const CHUNK_WEIGHTS: u64 = 32 * 1024;
 /// Bytes a worker holds per weight of a chunk: source (4 at most), f32, output (4 at most),
 /// and, for a container, the base's values, its steps and the residual's codes.
 const BYTES_PER_WEIGHT: u64 = 20;
+/// Rows of a calibrated tensor that are worked on at a stretch, so that its factors are fetched from memory for many.
+const CALIBRATED_ROWS: u64 = 64;
+/// Factors are kept up to this, in case another tensor has the same inputs.
+const FACTOR_BYTES: u64 = 256 << 20;
 /// Blocks of every type divide this, so a row longer than a chunk is cut at its multiples.
 const CUT: u64 = 256;
 
@@ -41,6 +49,36 @@ pub struct RunOptions<'a> {
     pub sign_key: Option<&'a SignKey>,
     /// False writes the container alone.
     pub gguf: bool,
+    /// What is done with calibrated tensors.
+    pub effort: Effort,
+}
+
+/// How much is spent on tensors whose inputs are known.
+#[derive(Debug, Clone)]
+pub struct Effort {
+    pub feedback: feedback::Options,
+    /// Of the noise.
+    pub seed: u64,
+    /// Layers that get all proposals, as shares of depth; the others get one.
+    pub dither: Range<f64>,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self { feedback: feedback::Options::default(), seed: 0, dither: 0.40..0.77 }
+    }
+}
+
+impl Effort {
+    /// For a layer of `layers`; `None` is what belongs to no layer.
+    fn of(&self, layer: Option<u32>, layers: u32) -> feedback::Options {
+        let depth = layer.map(|l| (f64::from(l) + 0.5) / f64::from(layers.max(1)));
+        let proposals = match depth.is_some_and(|d| self.dither.contains(&d)) {
+            true => self.feedback.proposals,
+            false => 1,
+        };
+        feedback::Options { proposals, ..self.feedback }
+    }
 }
 
 /// Shared between the workers and whoever watches.
@@ -90,6 +128,8 @@ pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Rep
         options,
         progress,
         replaced: &replaced,
+        factors: Factors::new(FACTOR_BYTES),
+        layers: plan.layers(),
     };
     job.run(threads)?;
     let container = outputs.commit(plan, options)?;
@@ -249,6 +289,9 @@ struct Job<'a> {
     options: &'a RunOptions<'a>,
     progress: &'a Progress,
     replaced: &'a AtomicU64,
+    factors: Factors,
+    /// Layers of the model.
+    layers: u32,
 }
 
 impl Job<'_> {
@@ -299,7 +342,7 @@ impl Job<'_> {
             if !go_on() {
                 return Ok(());
             }
-            let chunk = unit.chunk(start, self.chunk);
+            let chunk = unit.chunk(start, self.chunk_of(unit.tensor));
             self.convert(&chunk, buffers)?;
             if let (Some(container), Some(shards)) = (&self.outputs.container, &mut shards) {
                 self.keep(container, shards, &chunk, buffers)?;
@@ -313,6 +356,14 @@ impl Job<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Weights in a chunk of a tensor at most: calibrated ones are cut at rows.
+    fn chunk_of(&self, tensor: &PlannedTensor) -> u64 {
+        match tensor.moments {
+            Some(_) => self.chunk.max(CALIBRATED_ROWS * tensor.row_len()),
+            None => self.chunk,
+        }
     }
 
     fn open_shards(&self, container: &ContainerSink, unit: &Unit) -> Shards {
@@ -387,12 +438,42 @@ impl Job<'_> {
         weights.resize(chunk.len as usize, 0.0);
         tensor.source.read(&self.plan.source, chunk.start, weights, &mut buffers.scratch)?;
         self.check(chunk, weights)?;
+        if let Some(moments) = &tensor.moments {
+            return self.calibrated(chunk, moments, weights, &mut buffers.blocks);
+        }
         match &tensor.importance {
             None => {
                 let row = tensor.row_len().min(chunk.len) as usize;
                 quant::quantize(tensor.ty, weights, row, None, &mut buffers.blocks);
             }
             Some(h) => quantise_weighted(chunk, weights, h, &mut buffers.blocks),
+        }
+        Ok(())
+    }
+
+    /// Quantises whole rows under the second moments of their inputs, each expert's under its own.
+    fn calibrated(&self, chunk: &Chunk, moments: &Moments, weights: &[f32], blocks: &mut [u8]) -> Result<()> {
+        let (tensor, row) = (chunk.tensor, chunk.tensor.row_len());
+        let rows_per_expert = tensor.ne.get(1).copied().unwrap_or(1).max(1);
+        let effort = &self.options.effort;
+        let options = effort.of(recipe::layer_of(&tensor.name), self.layers);
+        let noise = Noise::new(effort.seed, &format!("dither {}", tensor.name));
+        let bytes = |rows: u64| tensor.ty.row_bytes(rows * row).expect("rows are whole blocks") as usize;
+        let (first, rows) = (chunk.start / row, chunk.len / row);
+        let mut at = 0;
+        while at < rows {
+            let expert = (first + at) / rows_per_expert;
+            let n = (rows - at).min((expert + 1) * rows_per_expert - (first + at));
+            let weights = &weights[(at * row) as usize..((at + n) * row) as usize];
+            let out = &mut blocks[bytes(at)..bytes(at + n)];
+            match self.factors.get(tensor, moments, expert as usize)? {
+                Some(factor) => {
+                    let rows = feedback::Rows { weights, noise: &noise, first: first + at };
+                    feedback::quantize_rows(tensor.ty, rows, &factor, &options, out);
+                }
+                None => quant::quantize(tensor.ty, weights, row as usize, None, out),
+            }
+            at += n;
         }
         Ok(())
     }

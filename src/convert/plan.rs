@@ -16,6 +16,7 @@ use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 use crate::sign::to_hex;
+use crate::srd::calibration::Moments;
 use crate::srd::importance::Importance;
 
 /// What the user asks of a conversion.
@@ -60,6 +61,8 @@ pub struct PlannedTensor {
     pub copy: Option<usize>,
     /// `h_ii` of the columns, for each expert of a stack one after another (an imatrix).
     pub importance: Option<Vec<f32>>,
+    /// Second moments of the inputs, still in their file.
+    pub moments: Option<Moments>,
 }
 
 impl PlannedTensor {
@@ -112,6 +115,11 @@ impl Plan {
         let mut used = vec![false; self.source.len()];
         self.tensors.iter().for_each(|t| t.source.for_each_source(&mut |i| used[i] = true));
         (0..used.len()).filter(|&i| used[i]).map(|i| self.source.bytes(i)).sum()
+    }
+
+    /// One more than the last layer's number.
+    pub fn layers(&self) -> u32 {
+        self.tensors.iter().filter_map(|t| recipe::layer_of(&t.name)).max().map_or(0, |l| l + 1)
     }
 
     /// Bits per weight over all tensors.
@@ -294,6 +302,7 @@ pub(super) fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<Pla
         source: draft.source,
         copy: same,
         importance: None,
+        moments: None,
     })
 }
 

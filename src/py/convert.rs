@@ -212,6 +212,7 @@ impl Plan {
             key: signing.as_ref().map(|s| &s.0),
             sign_key: signing.as_ref().and_then(|s| s.2.as_ref()),
             gguf,
+            effort: pipeline::Effort::default(),
         };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();

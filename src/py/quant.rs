@@ -106,7 +106,7 @@ pub fn quantize_calibrated<'py>(
     let values = c_order(&moments).py(py)?.to_vec();
     let moments = SecondMoments { n, block: moments.shape()[1], values, tokens: 0 };
     let factor = match moments.is_valid(ty.block_len()) {
-        true => Factor::new(&moments, feedback::DAMPING).py(py)?,
+        true => Factor::new(moments, feedback::DAMPING).py(py)?,
         false => None,
     };
     let Some(factor) = factor else {

@@ -215,7 +215,7 @@ pub fn layered_order(names: &[&str]) -> Vec<usize> {
 }
 
 /// The layer number of `blk.N.…`; `None` sorts first.
-fn layer_of(name: &str) -> Option<u32> {
+pub fn layer_of(name: &str) -> Option<u32> {
     let rest = name.strip_prefix("blk.")?;
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     rest[..digits].parse().ok()

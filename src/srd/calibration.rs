@@ -44,6 +44,15 @@ impl SecondMoments {
             && self.values.iter().all(|v| v.is_finite())
     }
 
+    /// `H = (1 - share) H + share m I`, m the mean of the diagonal.
+    pub fn mix_identity(&mut self, share: f32) {
+        let mean = self.diagonal().iter().map(|&v| f64::from(v)).sum::<f64>() / self.n as f64;
+        self.values.iter_mut().for_each(|v| *v *= 1.0 - share);
+        for i in 0..self.n {
+            self.values[i * self.block + i % self.block] += (f64::from(share) * mean) as f32;
+        }
+    }
+
     /// `h_ii`: the mean squares of the inputs, an imatrix.
     pub fn diagonal(&self) -> Vec<f32> {
         (0..self.n).map(|i| self.values[i * self.block + i % self.block]).collect()

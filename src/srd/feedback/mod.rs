@@ -68,12 +68,12 @@ impl Factor {
     ///
     /// # Errors
     /// [`Error::NonFinite`](crate::Error::NonFinite) if a moment is not finite.
-    pub fn new(moments: &SecondMoments, damping: f32) -> Result<Option<Self>> {
+    pub fn new(moments: SecondMoments, damping: f32) -> Result<Option<Self>> {
         let (n, block, diagonal) = (moments.n, moments.block, moments.diagonal());
         let Some(importance) = normalised_importance(&diagonal) else { return Ok(None) };
         let mean = diagonal.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
         let blocks: Vec<_> = moments.blocks().collect();
-        let (mut h, mut a) = (moments.values.clone(), vec![0.0; n * block]);
+        let (mut h, mut a) = (moments.values, vec![0.0; n * block]);
         for i in 0..n {
             h[i * block + i % block] += (f64::from(damping) * mean) as f32;
         }
@@ -87,6 +87,11 @@ impl Factor {
             }
         }
         Ok(Some(Self { n, block, h, a, importance, blocks }))
+    }
+
+    /// Memory that a factor takes.
+    pub fn bytes(n: usize, block: usize) -> u64 {
+        2 * (n * block * size_of::<f32>()) as u64
     }
 
     fn moments(&self, start: usize, len: usize) -> Moments<'_> {
