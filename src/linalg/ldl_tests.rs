@@ -28,8 +28,8 @@ fn sides(h: &DMatrix<f64>, f: &Factors, e: &[f64]) -> (f64, f64) {
     let n = e.len();
     let row = nalgebra::DVector::from_column_slice(e);
     let mut fed = e.to_vec();
-    for k in 0..n {
-        (k + 1..n).for_each(|j| fed[j] += e[k] * f64::from(f.a[k * n + j]));
+    for (e, a) in e.iter().zip(f.a.chunks(n)) {
+        fed.iter_mut().zip(a).for_each(|(fed, &a)| *fed += e * f64::from(a));
     }
     (row.dot(&(h * &row)), fed.iter().zip(&f.d).map(|(x, &d)| f64::from(d) * x * x).sum())
 }

@@ -98,13 +98,27 @@ pub fn interleave_from(start: usize, from: View<'_>, width: usize, to: &mut [f32
 
 /// [`super::Shell::pack`] of any other view; lanes that are neighbours are copied together.
 pub fn gather(from: View<'_>, width: usize, to: &mut [f32]) {
+    match (from.row_stride, from.rows == width, width) {
+        (1, true, 4) => copy::<4>(from, to),
+        (1, true, 5) => copy::<5>(from, to),
+        (1, true, 6) => copy::<6>(from, to),
+        (1, true, TILE_COLS) => copy::<TILE_COLS>(from, to),
+        _ => pick(from, width, to),
+    }
+}
+
+/// A length known to the compiler: a few moves instead of a call for each k.
+fn copy<const W: usize>(from: View<'_>, to: &mut [f32]) {
     let across = from.transposed();
+    let (to, _) = to.as_chunks_mut::<W>();
+    for (k, to) in to.iter_mut().enumerate() {
+        to.copy_from_slice(across.row(k));
+    }
+}
+
+fn pick(from: View<'_>, width: usize, to: &mut [f32]) {
     for (k, to) in to.chunks_exact_mut(width).enumerate() {
-        if from.row_stride == 1 {
-            to[..from.rows].copy_from_slice(across.row(k));
-        } else {
-            to.iter_mut().take(from.rows).enumerate().for_each(|(lane, to)| *to = from.at(lane, k));
-        }
+        to.iter_mut().take(from.rows).enumerate().for_each(|(lane, to)| *to = from.at(lane, k));
         to[from.rows..].fill(0.0);
     }
 }
