@@ -96,6 +96,7 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
                 source: bind(&source, &t.name, &t.ne)?,
                 copy: Some(i),
                 importance: None,
+                moments: None,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -144,6 +145,8 @@ fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -
         provenance: None,
         split_max_size: None,
         importance: None,
+        calibration: None,
+        calibrated: None,
         container: None,
     };
     let drafts = drafts(container, &source, recipe)?;
