@@ -506,7 +506,9 @@ def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any], cal
         native["provenance"]["files"] = [str(p) for p in _described_by(checkpoint.folder)]
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     facts = json.dumps(_facts(spec.hparams))
-    return _core.plan_checkpoint(str(model), metadata.entries(), tensors, facts, json.dumps(native), calibration)
+    return _core.plan_checkpoint(
+        str(model), metadata.entries(), tensors, facts, json.dumps(native), calibration
+    )
 
 
 def _facts(facts: ModelFacts) -> dict[str, Any]:

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::convert::sink::Sink;
-use crate::error::{Error, Place, Result};
 use crate::dtype::GgmlType;
+use crate::error::{Error, Place, Result};
 use crate::formats::gguf::values::{KeyValues, Strings};
 use crate::formats::gguf::writer::{TensorHeader, encode_header};
 use crate::formats::gguf::{self, Array, GgufFile, GgufTensor, Value};
@@ -164,7 +164,9 @@ pub fn write_imatrix(calibration: &Arc<Calibration>, path: &Path, overwrite: boo
     for ((_, moments), offsets) in tensors.iter().zip(header.tensor_offsets.chunks(2)) {
         let counts: Vec<f32> = (0..moments.experts()).map(|e| moments.tokens(e).max(1) as f32).collect();
         let mut sums = moments.diagonal()?;
-        sums.chunks_mut(moments.n()).zip(&counts).for_each(|(h, count)| h.iter_mut().for_each(|v| *v *= count));
+        sums.chunks_mut(moments.n())
+            .zip(&counts)
+            .for_each(|(h, count)| h.iter_mut().for_each(|v| *v *= count));
         sink.write_at(bytemuck::cast_slice(&sums), offsets[0])?;
         sink.write_at(bytemuck::cast_slice(&counts), offsets[1])?;
     }

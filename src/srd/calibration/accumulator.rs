@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::SecondMoments;
 use super::header::{Info, Input, block_side};
 use super::reader::Calibration;
 use super::writer::{Output, Writer};
-use super::SecondMoments;
 use crate::convert::plan::Plan;
 use crate::error::{Error, Place, Result};
 use crate::forward::Observer;

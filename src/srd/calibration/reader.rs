@@ -129,7 +129,8 @@ impl Calibration {
             return Ok(Some(moments));
         }
         let has = |n: u64, e: u64| if e == 1 { format!("{n} inputs") } else { format!("{e} x {n} inputs") };
-        let what = format!("has the statistics of {}, the model has {}", has(n, experts), has(dim(0), dim(2)));
+        let what =
+            format!("has the statistics of {}, the model has {}", has(n, experts), has(dim(0), dim(2)));
         let place = Place::file(&self.path).tensor(name);
         Err(Error::model(place, what, "Use the calibration that was made for this very model"))
     }
