@@ -167,7 +167,7 @@ def choose_tokens(
 def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
     """Name and bytes of the bundled text or of a UTF-8 file."""
     if text == "builtin":
-        packed = resources.files("srd_rs").joinpath("data", _BUILTIN).read_bytes()
+        packed = resources.files("srd_rs").joinpath("data").joinpath(_BUILTIN).read_bytes()
         return "builtin", gzip.decompress(packed)
     path = Path(text)
     try:
