@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import Verification, extract, keygen, pack, resign, verify
     from srd_rs.conversion import ConvertReport, Plan, Progress, convert, plan
     from srd_rs.hydration import Hydrator, met
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from srd_rs.tensors import dequantize, quantize
 
 _HOMES = {
+    "CalibrationReport": "srd_rs.calibration",
     "ConvertReport": "srd_rs.conversion",
     "Hydrator": "srd_rs.hydration",
     "Inspection": "srd_rs.inspection",
     "Plan": "srd_rs.conversion",
     "Progress": "srd_rs.conversion",
     "Verification": "srd_rs.container",
+    "calibrate": "srd_rs.calibration",
     "convert": "srd_rs.conversion",
     "dequantize": "srd_rs.tensors",
     "extract": "srd_rs.container",
@@ -40,12 +43,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "CalibrationReport",
     "ConvertReport",
     "Hydrator",
     "Inspection",
     "Plan",
     "Progress",
     "Verification",
+    "calibrate",
     "convert",
     "dequantize",
     "extract",

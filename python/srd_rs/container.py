@@ -19,7 +19,7 @@ from srd_rs.conversion import (
     ConvertReport,
     Progress,
     SealedContainer,
-    _cpus,
+    cpus,
     _Options,
     _run,
     _run_plan,
@@ -135,7 +135,7 @@ def verify(
     files = [] if container is None else gguf_parts(Path(path), json.loads(opened.to_json())["files"])
     checks = _checks(key_file, use_key, public_key, fingerprint)
     native = [os.fspath(f) for f in files]
-    found = json.loads(opened.verify(checks, native, threads or _cpus(), _forward(progress)))
+    found = json.loads(opened.verify(checks, native, threads or cpus(), _forward(progress)))
     if attest is not None:
         subjects = native or [os.fspath(path)]
         signing = None if sign_key is None else os.fspath(sign_key)
@@ -209,7 +209,7 @@ def extract(
     }
     planned = opened.plan_extract(json.dumps(options))
     checks = _checks(key_file, use_key, public_key, fingerprint)
-    opened.verify(checks, [], threads or _cpus(), _forward(progress))
+    opened.verify(checks, [], threads or cpus(), _forward(progress))
     return _run_plan(
         planned,
         signing=None,
@@ -260,7 +260,7 @@ def resign(
         checks,
         os.fspath(output),
         _signing(key_file, sign_key),
-        threads or _cpus(),
+        threads or cpus(),
         overwrite,
         _forward(progress),
     )

@@ -157,6 +157,8 @@ class _Options:
     output_tensor_type: str | None = None
     pure: bool = False
     imatrix: str | os.PathLike[str] | None = None
+    calibrate: str | os.PathLike[str] | None = None
+    calibrate_tokens: int | None = None
     seed: int = 0
     split_max_size: int | None = None
     name: str | None = None
@@ -165,6 +167,29 @@ class _Options:
     axm: bool = False
     axm_output: str | os.PathLike[str] | None = None
     residual_bits: int | None = 2
+
+
+@dataclass(frozen=True)
+class NativeModel:
+    """A planned model whose weights can be run: what calibration needs of it."""
+
+    model: Path
+    plan: Any
+
+    def metadata(self) -> list[tuple[str, str, Any]]:
+        entries: list[tuple[str, str, Any]] = self.plan.metadata()
+        return entries
+
+    @property
+    def source_digest(self) -> str | None:
+        digest: str | None = self.plan.source_digest
+        return digest
+
+
+def native_model(model: Path, **options: Any) -> NativeModel:
+    """A model folder or GGUF, to be run."""
+    output = Path("model.gguf")
+    return NativeModel(model, _native_plan(model, output, _Options(quant="F32", **options)))
 
 
 def plan(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
@@ -186,6 +211,8 @@ def convert(
     output_tensor_type: str | None = None,
     pure: bool = False,
     imatrix: str | os.PathLike[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
+    calibrate_tokens: int | None = None,
     seed: int = 0,
     split_max_size: int | None = None,
     name: str | None = None,
@@ -208,10 +235,13 @@ def convert(
     model: folder with config.json, tokenizer files and safetensors shards, or a GGUF file.
     output: the GGUF to write, or a folder for it; by default ``<model name>-<quant>.gguf`` in the current folder.
     quant: Q4_K_M, Q4_K_S, Q5_K_M, Q5_K_S, Q6_K, Q8_0, F16, BF16 or F32: the mix of types llama-quantize uses.
-    effort: ``"fast"``: plain search for scales.
+    effort: ``"fast"``: plain search for scales; ``"srd"``: with second moments of the inputs, from `calibrate`.
     tensor_types: ``"REGEX=TYPE"``, for tensors whose GGUF name the regex finds; the first that matches counts.
     token_embedding_type, output_tensor_type, pure: as the options of llama-quantize with these names.
     imatrix: importance matrix of llama.cpp (GGUF or .dat): the mean squares of each matrix's inputs weigh the errors.
+    calibrate: ``"builtin"``, ``"random"``, a UTF-8 text file, or a calibration file of `srd_rs.calibrate`. With effort
+        ``"srd"`` builtin by default. A calibration made here is never given a name.
+    calibrate_tokens: tokens of such a calibration; by default `srd_rs.calibration.DEFAULT_TOKENS`.
     seed: recorded, and the source of all noise where the method uses some.
     split_max_size: bytes; cut the output into ``name-00001-of-0000N.gguf``.
     name: ``general.name``; by default from the model card or the folder.
@@ -242,6 +272,8 @@ def convert(
         output_tensor_type=output_tensor_type,
         pure=pure,
         imatrix=imatrix,
+        calibrate=calibrate,
+        calibrate_tokens=calibrate_tokens,
         seed=seed,
         split_max_size=split_max_size,
         name=name,
@@ -287,7 +319,8 @@ def _run(
 ) -> ConvertReport:
     if threads is not None and threads < 1:
         raise UsageError(message("threads", f"{threads} is no number of workers", "Pass 1 or more"))
-    native = _native_plan(Path(model), output, options)
+    calibration = _calibration(Path(model), output, options, threads)
+    native = _native_plan(Path(model), output, options, calibration)
     return _run_plan(
         native,
         signing=signing,
@@ -314,7 +347,7 @@ def _run_plan(
     planned = _plan_of(native)
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     report = json.loads(
-        native.run(threads or _cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward, signing, gguf)
+        native.run(threads or cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward, signing, gguf)
     )
     return ConvertReport(
         plan=planned,
@@ -358,18 +391,62 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
     return path
 
 
-def _cpus() -> int:
+def cpus() -> int:
     """CPUs this process may use, which in a container can be fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
 
-def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _Options) -> Any:
+def _calibration(
+    model: Path, output: str | os.PathLike[str] | None, options: _Options, threads: int | None
+) -> Any:
+    """The native calibration that the options ask for: a file's, or one that is made now; None without."""
+    from srd_rs import _core, calibration
+
+    given = _calibration_file(options)
+    if given is not None:
+        return _core.open_calibration(os.fspath(given))
+    text = _calibration_text(options)
+    if text is None:
+        return None
+    gguf = output_path(model, output, options.quant)
+    _native_plan(model, output, options)  # whatever is wrong with the options shows before the long pass
+    return calibration.measure(
+        native_model(model, name=options.name, pre_tokenizer=options.pre_tokenizer),
+        gguf,
+        named=False,
+        text=text,
+        tokens=calibration.DEFAULT_TOKENS if options.calibrate_tokens is None else options.calibrate_tokens,
+        seed=options.seed,
+        threads=threads,
+    )
+
+
+def _calibration_file(options: _Options) -> str | os.PathLike[str] | None:
+    """The calibration file that was named, be it as `calibrate` or as `imatrix`."""
     from srd_rs import _core
 
-    if options.effort != "fast":
+    for path in (options.calibrate, options.imatrix):
+        if path not in (None, "builtin", "random") and _core.is_calibration(os.fspath(path)):
+            return path
+    return None
+
+
+def _calibration_text(options: _Options) -> str | os.PathLike[str] | None:
+    """What to calibrate on, None for not at all. An imatrix alone serves both efforts."""
+    if options.calibrate is not None or options.imatrix is not None:
+        return options.calibrate
+    return "builtin" if options.effort == "srd" else None
+
+
+def _native_plan(
+    model: Path, output: str | os.PathLike[str] | None, options: _Options, calibration: Any = None
+) -> Any:
+    from srd_rs import _core
+
+    if options.effort not in ("fast", "srd"):
         what = f"effort '{options.effort}' is not known"
-        raise UsageError(message("effort", what, "Use 'fast'"))
+        raise UsageError(message("effort", what, "Use 'fast' or 'srd'"))
     if not model.exists():
         raise UsageError(message(model, "no such file or folder", "Name a model folder or a GGUF"))
     gguf = output_path(model, output, options.quant)
@@ -381,24 +458,32 @@ def _native_plan(model: Path, output: str | os.PathLike[str] | None, options: _O
         "output_tensor_type": options.output_tensor_type,
         "pure": options.pure,
         "split_max_size": options.split_max_size,
-        "imatrix": None if options.imatrix is None else os.fspath(options.imatrix),
+        "imatrix": None,
+        "feedback": options.effort == "srd",
     }
+    file, text = _calibration_file(options), _calibration_text(options)
+    if file is not None and calibration is None:
+        calibration = _core.open_calibration(os.fspath(file))
+    elif options.imatrix is not None and file is None:
+        native["imatrix"] = os.fspath(options.imatrix)
+    if text is not None and file is None:
+        native["calibration_text"] = text if text in ("builtin", "random") else Path(text).name
     if options.axm:
         path = options.axm_output or gguf.with_suffix(".axm")
         native["container"] = {"path": os.fspath(path), "residual_bits": options.residual_bits}
     if options.provenance or options.axm:
         native["provenance"] = {
-            "method": "search",
+            "method": "srd" if options.effort == "srd" else "search",
             "seed": options.seed,
             "files": [],
             "keys": options.provenance,
         }
     if model.is_file() and model.suffix != ".safetensors":
-        return _core.plan_gguf(str(model), json.dumps(native))
-    return _plan_checkpoint(model, options, native)
+        return _core.plan_gguf(str(model), json.dumps(native), calibration)
+    return _plan_checkpoint(model, options, native, calibration)
 
 
-def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any]) -> Any:
+def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any], calibration: Any) -> Any:
     from srd_rs import _core, models, vocab
     from srd_rs.checkpoint import Checkpoint
 
@@ -421,7 +506,9 @@ def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any]) -> 
         native["provenance"]["files"] = [str(p) for p in _described_by(checkpoint.folder)]
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     facts = json.dumps(_facts(spec.hparams))
-    return _core.plan_checkpoint(str(model), metadata.entries(), tensors, facts, json.dumps(native))
+    return _core.plan_checkpoint(
+        str(model), metadata.entries(), tensors, facts, json.dumps(native), calibration
+    )
 
 
 def _facts(facts: ModelFacts) -> dict[str, Any]:

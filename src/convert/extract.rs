@@ -145,6 +145,8 @@ fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -
         provenance: None,
         split_max_size: None,
         importance: None,
+        calibration: None,
+        calibrated: None,
         container: None,
     };
     let drafts = drafts(container, &source, recipe)?;

@@ -16,7 +16,7 @@ use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 use crate::sign::to_hex;
-use crate::srd::calibration::Moments;
+use crate::srd::calibration::{Calibration, Moments};
 use crate::srd::importance::Importance;
 
 /// What the user asks of a conversion.
@@ -29,10 +29,46 @@ pub struct PlanOptions {
     pub provenance: Option<Provenance>,
     /// The inputs' statistics, where they are known.
     pub importance: Option<Arc<Importance>>,
+    /// The inputs' second moments, for residual feedback.
+    pub calibration: Option<Arc<Calibration>>,
+    /// What the keys of the output say of the calibration: known before it is made.
+    pub calibrated: Option<Calibrated>,
     /// Cut the output into files of at most this many bytes, named as llama.cpp expects.
     pub split_max_size: Option<u64>,
     /// Plan a container beside the GGUF.
     pub container: Option<ContainerOptions>,
+}
+
+/// Where the statistics came from, for the metadata.
+#[derive(Debug, Clone)]
+pub struct Calibrated {
+    /// `random`, `builtin`, or the name of a text file.
+    pub text: String,
+    pub tokens: u64,
+    pub chunks: u64,
+    /// Tensors whose inputs are known.
+    pub entries: u64,
+    /// Of the calibration file: `sha256:` and 64 hex digits.
+    pub digest: String,
+}
+
+impl Calibrated {
+    pub fn by(calibration: &Calibration) -> Self {
+        let info = &calibration.info;
+        Self {
+            text: info.text.clone(),
+            tokens: info.tokens,
+            chunks: info.chunks(),
+            entries: calibration.len() as u64,
+            digest: calibration.digest.clone(),
+        }
+    }
+
+    /// Keys as long as those of a calibration that is still to be made, so that a dry run knows the size.
+    pub fn expected(text: &str) -> Self {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        Self { text: text.to_string(), tokens: 0, chunks: 1, entries: 0, digest }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -252,6 +288,9 @@ pub(super) fn finish(
         if let Some(importance) = options.importance.as_ref().filter(|_| ty.block_len() > 1) {
             tensor.importance = importance.of(&tensor.name, &tensor.ne)?.map(<[f32]>::to_vec);
         }
+        if let Some(calibration) = options.calibration.as_ref().filter(|_| ty.block_len() > 1) {
+            tensor.moments = calibration.of(&tensor.name, &tensor.ne)?;
+        }
         tensors.push(tensor);
     }
     let (files, container) = match &options.container {
@@ -309,7 +348,9 @@ pub(super) fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<Pla
 pub(super) fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
-    if let Some(importance) = &options.importance {
+    if let Some(calibrated) = &options.calibrated {
+        add_calibration_keys(metadata, calibrated, options.provenance.is_some());
+    } else if let Some(importance) = &options.importance {
         let file = importance.path().file_name().unwrap_or_default().to_string_lossy();
         metadata.set("quantize.imatrix.file", Value::String(file.into()));
         if let Some(dataset) = importance.datasets.first() {
@@ -325,6 +366,20 @@ pub(super) fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
         metadata.set("srd.method", Value::String(p.method.clone()));
         metadata.set("srd.seed", Value::U64(p.seed));
         metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
+    }
+}
+
+/// llama-quantize's keys for what weighed the errors, and with `provenance` our own.
+fn add_calibration_keys(metadata: &mut KeyValues, calibrated: &Calibrated, provenance: bool) {
+    let count = |n: u64| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    metadata.set("quantize.imatrix.file", Value::String("srd-rs calibration".into()));
+    metadata.set("quantize.imatrix.dataset", Value::String(calibrated.text.clone()));
+    metadata.set("quantize.imatrix.entries_count", count(calibrated.entries));
+    metadata.set("quantize.imatrix.chunks_count", count(calibrated.chunks));
+    if provenance {
+        metadata.set("srd.calibration.text", Value::String(calibrated.text.clone()));
+        metadata.set("srd.calibration.tokens", Value::U64(calibrated.tokens));
+        metadata.set("srd.calibration.digest", Value::String(calibrated.digest.clone()));
     }
 }
 

@@ -4,23 +4,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::convert::container::ContainerOptions;
 use crate::convert::digest;
 use crate::convert::pipeline::{self, Progress, RunOptions};
-use crate::convert::plan::{self, PlanOptions, Provenance};
+use crate::convert::plan::{self, Calibrated, PlanOptions, Provenance};
 use crate::convert::source::Source;
 use crate::convert::spec::TensorSpec;
 use crate::error::{Error, Result};
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::{GgufFile, Value};
 use crate::formats::safetensors::Checkpoint;
 use crate::py::axm::{Signing, origin_json};
+use crate::py::calibrate::Calibration as CalibrationFile;
 use crate::py::errors::ToPy;
 use crate::py::metadata;
 use crate::py::watch::watched;
 use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
+use crate::srd::calibration::Calibration;
 use crate::srd::importance::Importance;
 use crate::srd::residual::Bits;
 
@@ -38,6 +41,11 @@ struct Options {
     pure: bool,
     split_max_size: Option<u64>,
     imatrix: Option<PathBuf>,
+    /// Text of a calibration that is still to be made: a dry run needs to know its name.
+    calibration_text: Option<String>,
+    /// Use second moments; otherwise a calibration's diagonals alone weigh the errors.
+    #[serde(default)]
+    feedback: bool,
     provenance: Option<ProvenanceOptions>,
     container: Option<ContainerJson>,
 }
@@ -67,7 +75,11 @@ impl Options {
             .map_err(|e| Error::usage(format!("options: {e}"), "Check the arguments of the call"))
     }
 
-    fn plan_options(&self, headers: Vec<digest::Part>) -> Result<PlanOptions> {
+    fn plan_options(
+        &self,
+        headers: Vec<digest::Part>,
+        calibration: Option<&Arc<Calibration>>,
+    ) -> Result<PlanOptions> {
         let recipe = parse_recipe(&self.quant)?;
         let ty = |name: &Option<String>| name.as_deref().map(Overrides::parse_type).transpose();
         let overrides = Overrides {
@@ -80,13 +92,22 @@ impl Options {
             output_tensor: ty(&self.output_tensor_type)?,
             pure: self.pure,
         };
-        let importance = self.imatrix.as_deref().map(Importance::open).transpose()?.map(Arc::new);
+        let importance = match calibration.filter(|_| !self.feedback) {
+            Some(calibration) => Some(Importance::from_calibration(calibration)?),
+            None => self.imatrix.as_deref().map(Importance::open).transpose()?,
+        };
+        let calibrated = match calibration {
+            Some(calibration) => Some(Calibrated::by(calibration)),
+            None => self.calibration_text.as_deref().map(Calibrated::expected),
+        };
         let provenance = self.provenance.as_ref().map(|p| provenance(p, headers)).transpose()?;
         Ok(PlanOptions {
             output: self.output.clone(),
             recipe,
             overrides,
-            importance,
+            importance: importance.map(Arc::new),
+            calibration: calibration.filter(|_| self.feedback).map(Arc::clone),
+            calibrated,
             container: container(self.container.as_ref(), provenance.as_ref())?,
             provenance: provenance.filter(|_| self.provenance.as_ref().is_some_and(|p| p.keys)),
             split_max_size: self.split_max_size,
@@ -137,6 +158,7 @@ pub struct Plan {
 ///
 /// `metadata`: (key, kind, value) triples; `tensors`, `facts` and `options` JSON: see `docs/architecture.md`.
 #[pyfunction]
+#[pyo3(signature = (path, metadata, tensors, facts, options, calibration=None))]
 pub fn plan_checkpoint(
     py: Python<'_>,
     path: PathBuf,
@@ -144,7 +166,9 @@ pub fn plan_checkpoint(
     tensors: &str,
     facts: &str,
     options: &str,
+    calibration: Option<&CalibrationFile>,
 ) -> PyResult<Plan> {
+    let calibration = calibration.map(|c| &c.inner);
     let kv = metadata::from_py(metadata)?;
     let build = || {
         let options = Options::parse(options)?;
@@ -154,8 +178,8 @@ pub fn plan_checkpoint(
         let checkpoint = Checkpoint::open(&path)?;
         let headers = digest::checkpoint_headers(&checkpoint);
         let source = Source::from_checkpoint(&checkpoint)?;
-        let inner =
-            plan::plan_checkpoint(source, &specs, kv, &parse_facts(facts)?, &options.plan_options(headers)?)?;
+        let options = options.plan_options(headers, calibration)?;
+        let inner = plan::plan_checkpoint(source, &specs, kv, &parse_facts(facts)?, &options)?;
         Ok(Plan { inner })
     };
     py.detach(build).py(py)
@@ -163,12 +187,19 @@ pub fn plan_checkpoint(
 
 /// Plans other types for a GGUF's tensors. Its metadata is kept.
 #[pyfunction]
-pub fn plan_gguf(py: Python<'_>, path: PathBuf, options: &str) -> PyResult<Plan> {
+#[pyo3(signature = (path, options, calibration=None))]
+pub fn plan_gguf(
+    py: Python<'_>,
+    path: PathBuf,
+    options: &str,
+    calibration: Option<&CalibrationFile>,
+) -> PyResult<Plan> {
+    let calibration = calibration.map(|c| &c.inner);
     let build = || {
         let options = Options::parse(options)?;
         let gguf = GgufFile::open(&path)?;
         let header = digest::Part { path: path.clone(), header_bytes: Some(gguf.header.data_offset) };
-        let inner = plan::plan_gguf(&gguf, &options.plan_options(vec![header])?)?;
+        let inner = plan::plan_gguf(&gguf, &options.plan_options(vec![header], calibration)?)?;
         Ok(Plan { inner })
     };
     py.detach(build).py(py)
@@ -180,6 +211,17 @@ impl Plan {
     #[getter]
     fn total_bytes(&self) -> u64 {
         self.inner.total_bytes()
+    }
+
+    /// The model's digest, as the key `srd.source.digest` has it; none where no provenance was asked for.
+    #[getter]
+    fn source_digest(&self) -> Option<&str> {
+        self.inner.metadata.get("srd.source.digest").and_then(Value::as_str)
+    }
+
+    /// The output's metadata as (key, kind, value), arrays in full.
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        Ok(metadata::to_py(py, &self.inner.metadata, usize::MAX)?.0)
     }
 
     /// JSON: arch, quant, files, tensors (name, ne, type, source types, file, offset, bytes), totals.

@@ -1,6 +1,7 @@
 //! PyO3: argument parsing, GIL release, error mapping; nothing else.
 
 mod axm;
+mod calibrate;
 mod convert;
 mod errors;
 mod forward;
@@ -19,6 +20,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<convert::Plan>()?;
     module.add_class::<axm::Container>()?;
+    module.add_class::<calibrate::Calibration>()?;
+    module.add_function(wrap_pyfunction!(calibrate::calibrate, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::is_calibration, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::open_calibration, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(axm::open_container, module)?)?;
     module.add_function(wrap_pyfunction!(axm::make_master_key, module)?)?;
     module.add_function(wrap_pyfunction!(axm::make_sign_key, module)?)?;

@@ -50,6 +50,11 @@ impl Noise {
         }
     }
 
+    /// The `index`-th of a stream of uniform 32-bit words, one call of the generator each.
+    pub fn word(&self, index: u64) -> u32 {
+        self.groups(index, 0)[0][0]
+    }
+
     /// [`LANES`] calls with the counters (group, row low, row high, 0); word-wise.
     #[inline(always)]
     fn groups(&self, row: u64, first: u32) -> [[u32; LANES]; 4] {

@@ -18,6 +18,7 @@ from srd_rs.cli.failures import EXIT_INTERRUPTED, exit_code_of, report
 #: Commands and where they live. A command's module is imported only when it is asked for.
 COMMANDS = {
     "convert": "srd_rs.cli.convert",
+    "calibrate": "srd_rs.cli.calibrate",
     "pack": "srd_rs.cli.pack",
     "verify": "srd_rs.cli.verify",
     "extract": "srd_rs.cli.extract",

@@ -61,10 +61,10 @@ def parse_tensor_type(text: str) -> str:
 )
 @click.option(
     "--effort",
-    type=click.Choice(["fast"]),
+    type=click.Choice(["fast", "srd"]),
     default="fast",
     show_default=True,
-    help="How the scales are found; fast: plain search.",
+    help="fast: plain search for scales; srd: calibrated residual feedback.",
 )
 @click.option(
     "--tensor-type",
@@ -83,6 +83,12 @@ def parse_tensor_type(text: str) -> str:
     metavar="FILE",
     help="Importance matrix of llama.cpp (GGUF or .dat).",
 )
+@click.option(
+    "--calibrate",
+    metavar="TEXT",
+    help="builtin, random, a UTF-8 text file or a file of srd-rs calibrate. Default for --effort srd: builtin.",
+)
+@click.option("--calibrate-tokens", type=click.IntRange(min=1), help="Tokens to calibrate on. Default: 4096.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Recorded in the output.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
 @click.option(

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
+use super::SecondMoments;
 use super::header::{Info, Input, block_side};
 use super::reader::Calibration;
 use super::writer::{Output, Writer};
-use super::{SecondMoments, blocks};
 use crate::convert::plan::Plan;
 use crate::error::{Error, Place, Result};
 use crate::forward::Observer;
-use crate::linalg::gemm::{Mat, gemm};
+use crate::linalg::moments;
 
 /// An expert has statistics of its own once it has seen this many tokens per value of a block; below that they
 /// are blended with those of its layer. See [`Accumulator`].
@@ -163,10 +163,7 @@ impl Group {
         };
         sums.values.resize(n * block, 0.0);
         let rows = x.len() / n;
-        for (start, len) in blocks(n, block) {
-            let part = Mat { data: &x[start..], rows, cols: len, row_stride: n, col_stride: 1 };
-            gemm(part.transposed(), part, &mut sums.values[start * block..], block, true);
-        }
+        moments::accumulate(x, n, block, &mut sums.values);
         sums.tokens += rows as u64;
         Ok(())
     }
@@ -219,6 +216,8 @@ impl Group {
                 values.iter_mut().for_each(|v| *v *= scale);
             }
         }
+        // The sums have their upper triangles alone; dividing by one changes nothing.
+        moments::symmetrise(&mut values, self.n, self.block, 1);
         SecondMoments { n: self.n, block: self.block, values, tokens }
     }
 }
