@@ -320,7 +320,7 @@ impl Pass<'_> {
             scale: layer.scale,
             cap: self.model.score_cap,
             window: layer.window,
-            causal: self.model.causal,
+            causal: layer.causal,
         }
     }
 
