@@ -123,9 +123,9 @@ def test_every_architecture_is_that_of_llama_cpp(name: str, tmp_path: Path) -> N
     plan = plan_variant(case, tmp_path, gguf)
     plan.run(2, 1 << 28, False, False)
     encoder = name.startswith("bert")
-    # Longer than the windows and the original contexts of these models.
+    # Longer than the windows and the original contexts of these models; GPT-2 has fewer positions.
     with Float32Llama(gguf, n_ctx=256, embeddings=encoder) as model:
-        tokens = random_tokens(200, model.n_vocab)
+        tokens = random_tokens(60 if name == "gpt2" else 200, model.n_vocab)
         expected = model.states(tokens) if encoder else model.logits(np.array(tokens, np.int32)).copy()
     found = logits_of(plan, tokens)
     gelu = name.startswith(GELU_ARCHS)
@@ -223,6 +223,9 @@ def test_bad_input_is_named(fixtures: Path, tmp_path: Path) -> None:
         logits_of(plan, [], [1])
     with pytest.raises(UsageError, match="there are no chunks"):
         logits_of(plan)
+    plan = plan_variant(VARIANTS["gpt2"], tmp_path, tmp_path / "m.gguf")
+    with pytest.raises(UsageError, match=r"chunk of 600 tokens is longer than the \d+ positions"):
+        logits_of(plan, [3] * 600)
 
 
 def test_an_unknown_architecture_is_named_with_what_to_do(tmp_path: Path) -> None:
