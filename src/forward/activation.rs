@@ -81,7 +81,7 @@ pub mod kernels {
     /// x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016).
     #[inline(always)]
     fn gelu_of(x: f32) -> f32 {
-        const TWICE_SQRT_2_PI: f32 = 1.595_769_1;
+        const TWICE_SQRT_2_PI: f32 = 1.595_769_2;
         x * sigmoid(TWICE_SQRT_2_PI * x * (1.0 + 0.044_715 * x * x))
     }
 

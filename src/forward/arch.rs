@@ -133,6 +133,8 @@ pub struct Family {
     /// The weights of the chosen experts are made to sum to 1.
     pub expert_weights_sum_to_1: bool,
     pub causal: bool,
+    /// Full layers are causal even where the metadata says that attention is not.
+    pub causal_full_layers: bool,
     /// There is a norm before the output matrix, and one such matrix.
     pub head: bool,
     /// The yarn parameters and the temperature of long contexts are read.
@@ -160,6 +162,7 @@ const LLAMA: Family = Family {
     logit_cap: None,
     expert_weights_sum_to_1: true,
     causal: true,
+    causal_full_layers: false,
     head: true,
     long_context_keys: false,
 };
@@ -238,6 +241,7 @@ static FAMILIES: &[Family] = &[
         attention_scale: AttentionScale::One,
         sliding: sliding(6, None, SlidingRope::Own(10_000.0)),
         value_norm: true,
+        causal_full_layers: true,
         logit_cap: Some(30.0),
         ..GEMMA
     },

@@ -23,6 +23,8 @@ pub struct Layer {
     pub scale: f32,
     /// Tokens that a token sees, itself included; None for all before it.
     pub window: Option<usize>,
+    /// Nothing behind a token is seen.
+    pub causal: bool,
     /// Index in [`Model::ropes`].
     pub rope: Option<usize>,
     /// The earlier layer whose keys and values it uses.
@@ -45,7 +47,6 @@ pub struct Model {
     pub logit_cap: Option<f32>,
     /// What queries, keys and values are clamped to.
     pub clamp: Option<f32>,
-    pub causal: bool,
     pub n_expert: usize,
     pub n_expert_used: usize,
     /// Values of a per-layer embedding; 0 where there are none.
@@ -103,7 +104,6 @@ impl Model {
             score_cap: cap(family.score_cap, number("attn_logit_softcapping")?),
             logit_cap: cap(family.logit_cap, number("final_logit_softcapping")?),
             clamp: number("attention.clamp_kqv")?.filter(|&c| c > 0.0),
-            causal: keys.flag("attention.causal").unwrap_or(family.causal),
             n_expert: keys.count("expert_count")?.unwrap_or(0),
             n_expert_used: keys.count("expert_used_count")?.unwrap_or(0),
             per_layer: keys.count("embedding_length_per_layer_input")?.unwrap_or(0),
@@ -256,6 +256,7 @@ struct Heads {
     /// Window of each layer.
     windows: Vec<Option<usize>>,
     sliding: Option<Sliding>,
+    causal: bool,
     stated_scale: Option<f32>,
 }
 
@@ -273,7 +274,9 @@ impl Heads {
             None => vec![None; n_layer],
         };
         let stated_scale = keys.number("attention.scale")?.map(|s| s as f32).filter(|&s| s != 0.0);
-        Ok(Self { family, n_head, n_head_kv, sizes: [full, narrow], width, windows, sliding, stated_scale })
+        let causal = keys.flag("attention.causal").unwrap_or(family.causal);
+        let sizes = [full, narrow];
+        Ok(Self { family, n_head, n_head_kv, sizes, width, windows, sliding, causal, stated_scale })
     }
 
     fn layers(&self, error: impl Fn(String) -> Error) -> Result<Vec<Layer>> {
@@ -296,6 +299,7 @@ impl Heads {
                     head_v,
                     scale: self.scale(head, n_head),
                     window,
+                    causal: self.causal || (self.family.causal_full_layers && window.is_none()),
                     rope: self.is_rotated(index).then_some(usize::from(window.is_some())),
                     kv_of: None,
                     kv_shared: false,

@@ -268,7 +268,7 @@ impl Pass<'_> {
         if after {
             self.layer_norm(layer, family.attention_post_norm, x)?;
         }
-        if !(parallel && !self.weights.has(&format!("blk.{}.{}.weight", layer.index, family.ffn_norm))) {
+        if !parallel || self.weights.has(&format!("blk.{}.{}.weight", layer.index, family.ffn_norm)) {
             input.copy_from_slice(x);
             self.layer_norm(layer, family.ffn_norm, &mut input)?;
         }
@@ -320,7 +320,7 @@ impl Pass<'_> {
             scale: layer.scale,
             cap: self.model.score_cap,
             window: layer.window,
-            causal: self.model.causal,
+            causal: layer.causal,
         }
     }
 
