@@ -7,18 +7,23 @@
 //! a few cycles per weight; ChaCha from `rand_chacha` would cost several times that for a strength
 //! that rounding noise has no use for.
 
+#[cfg(target_arch = "x86_64")]
+use crate::quant::simd_basic::supported;
 use crate::sign;
+use crate::simd_level::{Level, level};
+#[cfg(target_arch = "x86_64")]
+use crate::srd::simd::philox;
 
 /// Weights that share one call of the generator.
 pub const GROUP: usize = 16;
 /// Calls made side by side: enough vectors to work on one while another waits for its product.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 /// Weights that they give noise for.
-const DRAW: usize = GROUP * LANES;
+pub(crate) const DRAW: usize = GROUP * LANES;
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-const ROUNDS: usize = 10;
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(crate) const ROUNDS: usize = 10;
 const DOMAIN: &[u8] = b"srd residual noise v1\0";
 
 /// The noise of one tensor.
@@ -37,20 +42,34 @@ impl Noise {
 
     /// Uniform noise in (-1/2, 1/2) for the columns `column ..` of a row: the odd multiples of 1/512.
     /// `column` and `out.len()` are multiples of [`GROUP`].
-    #[inline(always)]
     pub fn fill(&self, row: u64, column: u64, out: &mut [f32]) {
-        debug_assert!(column.is_multiple_of(GROUP as u64) && out.len().is_multiple_of(GROUP));
+        self.fill_at(level(), row, column, out);
+    }
+
+    /// As [`Noise::fill`], at a level of SIMD: all give the same bits.
+    pub fn fill_at(&self, level: Level, row: u64, column: u64, out: &mut [f32]) {
+        assert!(column.is_multiple_of(GROUP as u64) && out.len().is_multiple_of(GROUP), "whole groups");
         let mut first = (column / GROUP as u64) as u32;
         let (whole, rest) = out.as_chunks_mut::<DRAW>();
         for out in whole {
-            spread(&self.groups(row, first), out);
+            self.draw(level, row, first, out);
             first = first.wrapping_add(LANES as u32);
         }
         if !rest.is_empty() {
             let mut last = [0.0; DRAW];
-            spread(&self.groups(row, first), &mut last);
+            self.draw(level, row, first, &mut last);
             rest.copy_from_slice(&last[..rest.len()]);
         }
+    }
+
+    fn draw(&self, level: Level, row: u64, first: u32, out: &mut [f32; DRAW]) {
+        #[cfg(target_arch = "x86_64")]
+        if level.min(supported()) >= Level::Avx2 {
+            // SAFETY: `supported` found AVX2 on this CPU.
+            return unsafe { philox::draw(self.key, row, first, out) };
+        }
+        let _ = level;
+        spread(&self.groups(row, first), out);
     }
 
     /// The `index`-th of a stream of uniform 32-bit words, one call of the generator each.
@@ -129,6 +148,20 @@ mod tests {
             let mut piece = vec![0.0; to - from];
             noise.fill(1 << 33, from as u64, &mut piece);
             assert_eq!(piece, whole[from..to]);
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_same_noise() {
+        let noise = Noise::new(9, "blk.1.ffn_up.weight");
+        for (row, column, n) in [(0, 0, 4096), ((7 << 32) + 3, 16 * 0xffff_fffc, 256), (1, 48, 80)] {
+            let mut expected = vec![0.0; n];
+            noise.fill_at(Level::Scalar, row, column, &mut expected);
+            for level in crate::simd_level::available() {
+                let mut out = vec![f32::NAN; n];
+                noise.fill_at(level, row, column, &mut out);
+                assert_eq!(out, expected, "{level:?}");
+            }
         }
     }
 

@@ -208,7 +208,7 @@ impl<V: Lanes> Kernel for Encode<'_, V> {
 /// The scale of least squared error and its codes. Without a step, or without a residual, code 0 and
 /// scale 0.
 #[inline(always)]
-fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [f32; SUB]) {
+fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [u8; SUB]) {
     let unit = step * bits.unit();
     let zero = V::splat(0.0);
     let mut most = zero;
@@ -223,7 +223,7 @@ fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8,
     let reach = largest / ((bits.levels() * 0.5 - 0.5) * unit);
     // 0/0 is NaN.
     if reach.is_nan() || reach == 0.0 || unit < f32::MIN_POSITIVE {
-        return (0, [0.0; SUB]);
+        return (0, [0; SUB]);
     }
     let (mut least, mut scale, mut codes) = (f32::INFINITY, 0, [zero; SUB / 8]);
     for part in REACHES {
@@ -237,15 +237,11 @@ fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8,
             (least, scale, codes) = (error, tried, found);
         }
     }
-    let mut out = [0.0; SUB];
-    for (out, eight) in out.as_chunks_mut::<8>().0.iter_mut().zip(codes) {
-        *out = eight.store();
-    }
-    (scale, out)
+    (scale, V::bytes(codes))
 }
 
-/// 2^23: adding it to a number from 0 to 2^22 rounds that to the nearest integer, ties to even, and leaves
-/// the integer in the low bits.
+/// 2^23: adding it to a number from 0 to 2^22 and taking it off again rounds that to the nearest integer, ties
+/// to even.
 const ROUND: f32 = 8_388_608.0;
 
 /// The codes for a step `d`, and their squared error.
@@ -267,22 +263,29 @@ fn coded<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], d: f32) -> (f32, 
     (error * (d * d), codes)
 }
 
-/// Eight codes fill `B` bytes whatever `B` is.
+/// Eight codes fill `B` bytes whatever `B` is: neighbours are joined, then pairs, then fours.
 #[inline(always)]
-fn pack<const B: usize>(codes: &[f32; SUB], out: &mut [u8]) {
-    let mut whole = [0u32; SUB];
-    for i in 0..SUB {
-        whole[i] = (codes[i] + ROUND).to_bits() & 0xff;
+fn pack<const B: usize>(codes: &[u8; SUB], out: &mut [u8]) {
+    for (eight, out) in codes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<B>().0) {
+        let mut word = u64::from_le_bytes(*eight);
+        word = (word | word >> (8 - B)) & 0x00ff_00ff_00ff_00ff;
+        word = (word | word >> (16 - 2 * B)) & 0x0000_ffff_0000_ffff;
+        word |= word >> (32 - 4 * B);
+        out.copy_from_slice(&word.to_le_bytes()[..B]);
     }
-    for (eight, out) in whole.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<B>().0) {
-        let mut word = 0;
-        for (j, code) in eight.iter().enumerate() {
-            word |= code << (B * j);
-        }
-        for (j, byte) in out.iter_mut().enumerate() {
-            *byte = (word >> (8 * j)) as u8;
-        }
-    }
+}
+
+/// The eight codes of `B` bytes.
+#[inline(always)]
+fn unpack<const B: usize>(packed: &[u8; B]) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..B].copy_from_slice(packed);
+    let code = (1u64 << B) - 1;
+    let mut word = u64::from_le_bytes(bytes);
+    word = (word | word << (32 - 4 * B)) & ((1 << (4 * B)) - 1) * 0x0000_0001_0000_0001;
+    word = (word | word << (16 - 2 * B)) & ((1 << (2 * B)) - 1) * 0x0001_0001_0001_0001;
+    word = (word | word << (8 - B)) & code * 0x0101_0101_0101_0101;
+    word.to_le_bytes()
 }
 
 struct Decode<'a> {
@@ -319,13 +322,9 @@ impl Decode<'_> {
                 let d = self.run.steps[block] * bits.unit() * f32::from(packed[0]);
                 let out = &mut out[block];
                 for (k, packed) in packed[1..].as_chunks::<B>().0.iter().enumerate() {
-                    let mut word = 0;
-                    for (j, &byte) in packed.iter().enumerate() {
-                        word |= u32::from(byte) << (8 * j);
-                    }
+                    let codes = unpack(packed);
                     for j in 0..8 {
-                        let code = (word >> (B * j)) & ((1 << B) - 1);
-                        out[k * 8 + j] = (code as f32 - centre - u[k * 8 + j]) * d;
+                        out[k * 8 + j] = (f32::from(codes[j]) - centre - u[k * 8 + j]) * d;
                     }
                 }
             }

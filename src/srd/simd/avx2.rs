@@ -50,4 +50,17 @@ impl Lanes for Eight {
         // SAFETY: AVX is there, see the type.
         Self(unsafe { _mm256_min_ps(self.0, other.0) })
     }
+    #[inline(always)]
+    fn bytes(codes: [Self; 4]) -> [u8; 32] {
+        let mut to = [0; 32];
+        // SAFETY: AVX2 is there, see the type; 32 bytes to write, unaligned.
+        unsafe {
+            let [a, b, c, d] = codes.map(|v| _mm256_cvtps_epi32(v.0));
+            // Both packs work within halves: fours of a b c d, then of their second halves.
+            let all = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            let all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), all);
+        }
+        to
+    }
 }

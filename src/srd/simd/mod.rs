@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod philox;
 
 /// Eight floats that are worked on together. `max` and `min` give the second one when neither is
 /// larger or smaller.
@@ -14,6 +16,8 @@ pub trait Lanes: Copy {
     fn mul(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
     fn min(self, other: Self) -> Self;
+    /// Integers from 0 to 255, as bytes in order.
+    fn bytes(codes: [Self; 4]) -> [u8; 32];
 }
 
 #[inline(always)]
@@ -54,5 +58,9 @@ impl Lanes for [f32; 8] {
     #[inline(always)]
     fn min(self, other: Self) -> Self {
         zip(self, other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn bytes(codes: [Self; 4]) -> [u8; 32] {
+        std::array::from_fn(|i| codes[i / 8][i % 8] as u8)
     }
 }
