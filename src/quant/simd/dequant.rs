@@ -65,11 +65,15 @@ impl Blocks for Q4K {
     fn read(block: &[u8], out: &mut [f32; QK_K]) {
         let steps = affine(block);
         let codes = block[16..].as_chunks::<SUB>().0;
-        for (j, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
-            let ((step, offset), codes) = (steps[j], &codes[j / 2]);
-            let shift = j % 2 * 4;
+        for (c, out) in out.as_chunks_mut::<{ 2 * SUB }>().0.iter_mut().enumerate() {
+            let codes = &codes[c];
+            let (step, offset) = steps[2 * c];
             for l in 0..SUB {
-                out[l] = step * f32::from(codes[l] >> shift & 15) - offset;
+                out[l] = step * f32::from(codes[l] & 15) - offset;
+            }
+            let (step, offset) = steps[2 * c + 1];
+            for l in 0..SUB {
+                out[SUB + l] = step * f32::from(codes[l] >> 4) - offset;
             }
         }
     }
@@ -110,12 +114,14 @@ impl Blocks for Q6K {
             let low: &[u8; 32] = block[64 * half + part % 2 * 32..][..32].try_into().expect("32 bytes");
             let high: &[u8; 32] = block[128 + 32 * half..][..32].try_into().expect("32 bytes");
             let (low_shift, high_shift) = (part / 2 * 4, part * 2);
-            for k in 0..2 {
-                let step = d * f32::from(block[192 + 2 * j + k] as i8);
-                for l in 16 * k..16 * k + 16 {
-                    let code = low[l] >> low_shift & 15 | (high[l] >> high_shift & 3) << 4;
-                    out[l] = step * (f32::from(code) - 32.0);
-                }
+            let step = |k: usize| d * f32::from(block[192 + 2 * j + k] as i8);
+            let steps = [step(0), step(1)];
+            let mut codes = [0; 32];
+            for l in 0..32 {
+                codes[l] = low[l] >> low_shift & 15 | (high[l] >> high_shift & 3) << 4;
+            }
+            for l in 0..32 {
+                out[l] = steps[l / 16] * (f32::from(codes[l]) - 32.0);
             }
         }
     }
@@ -138,7 +144,10 @@ mod tests {
         for level in available() {
             let mut out = vec![f32::NAN; expected.len()];
             rows::<B>(level, bytes, &mut out);
-            let same = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
+            let same = out
+                .iter()
+                .zip(&expected)
+                .all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
             prop_assert!(same, "{level:?}");
         }
         Ok(())

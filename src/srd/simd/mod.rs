@@ -10,12 +10,14 @@ pub mod philox;
 pub trait Lanes: Copy {
     fn load(from: &[f32; 8]) -> Self;
     fn splat(x: f32) -> Self;
-    fn store(self) -> [f32; 8];
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
     fn min(self, other: Self) -> Self;
+    fn largest(self) -> f32;
+    /// Sums of the lanes of each: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)).
+    fn sums(of: [Self; 4]) -> [f32; 4];
     /// Integers from 0 to 255, as bytes in order.
     fn bytes(codes: [Self; 4]) -> [u8; 32];
 }
@@ -36,10 +38,6 @@ impl Lanes for [f32; 8] {
         [x; 8]
     }
     #[inline(always)]
-    fn store(self) -> [f32; 8] {
-        self
-    }
-    #[inline(always)]
     fn add(self, other: Self) -> Self {
         zip(self, other, |a, b| a + b)
     }
@@ -58,6 +56,14 @@ impl Lanes for [f32; 8] {
     #[inline(always)]
     fn min(self, other: Self) -> Self {
         zip(self, other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.into_iter().fold(self[0], |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn sums(of: [Self; 4]) -> [f32; 4] {
+        of.map(|s| ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7])))
     }
     #[inline(always)]
     fn bytes(codes: [Self; 4]) -> [u8; 32] {
