@@ -82,8 +82,8 @@ impl Noise {
     #[inline(always)]
     fn groups(&self, row: u64, first: u32) -> [[u64; LANES]; 4] {
         let mut c = [[0; LANES]; 4];
-        for j in 0..LANES {
-            c[0][j] = u64::from(first.wrapping_add(j as u32));
+        for (j, c0) in c[0].iter_mut().enumerate() {
+            *c0 = u64::from(first.wrapping_add(j as u32));
         }
         c[1] = [row & LOW; LANES];
         c[2] = [row >> 32; LANES];
@@ -99,6 +99,7 @@ const LOW: u64 = 0xffff_ffff;
 fn rounds(mut c: [[u64; LANES]; 4], mut key: [u32; 2]) -> [[u64; LANES]; 4] {
     for _ in 0..ROUNDS {
         let (k0, k1) = (u64::from(key[0]), u64::from(key[1]));
+        #[expect(clippy::needless_range_loop, reason = "the lanes of four words, side by side")]
         for j in 0..LANES {
             let p0 = (c[0][j] & LOW) * u64::from(MULTIPLIERS[0]);
             let p1 = (c[2][j] & LOW) * u64::from(MULTIPLIERS[1]);

@@ -334,9 +334,9 @@ fn unpack<const B: usize>(packed: &[u8; B]) -> [u8; 8] {
     bytes[..B].copy_from_slice(packed);
     let code = (1u64 << B) - 1;
     let mut word = u64::from_le_bytes(bytes);
-    word = (word | word << (32 - 4 * B)) & ((1 << (4 * B)) - 1) * 0x0000_0001_0000_0001;
-    word = (word | word << (16 - 2 * B)) & ((1 << (2 * B)) - 1) * 0x0001_0001_0001_0001;
-    word = (word | word << (8 - B)) & code * 0x0101_0101_0101_0101;
+    word = (word | word << (32 - 4 * B)) & (((1 << (4 * B)) - 1) * 0x0000_0001_0000_0001);
+    word = (word | word << (16 - 2 * B)) & (((1 << (2 * B)) - 1) * 0x0001_0001_0001_0001);
+    word = (word | word << (8 - B)) & (code * 0x0101_0101_0101_0101);
     word.to_le_bytes()
 }
 
