@@ -38,6 +38,9 @@ const SAMPLE_ROWS: u64 = 32;
 const FACTOR_BYTES: u64 = 256 << 20;
 /// Blocks of every type divide this, so a row longer than a chunk is cut at its multiples.
 const CUT: u64 = 256;
+/// Weights whose residuals are made at a time, so that they, their base and its values stay in the first
+/// cache: a multiple of [`CUT`].
+const KEEP_WEIGHTS: usize = 2048;
 
 pub struct RunOptions<'a> {
     pub threads: usize,
@@ -404,17 +407,21 @@ impl Job<'_> {
         container.append(&mut shards.base, &buffers.blocks)?;
         let Some((shard, bits, noise)) = &mut shards.residual else { return Ok(()) };
         let ty = chunk.tensor.ty;
-        let n = chunk.len as usize;
-        buffers.values.resize(n, 0.0);
-        quant::dequantize(ty, &buffers.blocks, &mut buffers.values);
-        buffers.weights.iter_mut().zip(&buffers.values).for_each(|(w, v)| *w -= v);
-        buffers.steps.resize(n / residual::SUB, 0.0);
-        residual::steps(ty, &buffers.blocks, &mut buffers.steps);
-        let bytes = bits.plane_bytes(chunk.len).expect("blocks are whole sub-blocks");
-        buffers.plane.resize(bytes as usize, 0);
-        let row = chunk.tensor.row_len();
-        let run = Run { noise, bits: *bits, start: chunk.start, row, steps: &buffers.steps };
-        residual::encode(run, &buffers.weights, &mut buffers.plane);
+        let plane = |n: u64| bits.plane_bytes(n).expect("blocks are whole sub-blocks") as usize;
+        let base = |n: u64| ty.row_bytes(n).expect("pieces are cut at block boundaries") as usize;
+        buffers.plane.resize(plane(chunk.len), 0);
+        buffers.values.resize(KEEP_WEIGHTS, 0.0);
+        buffers.steps.resize(KEEP_WEIGHTS / residual::SUB, 0.0);
+        for (i, weights) in buffers.weights.chunks_mut(KEEP_WEIGHTS).enumerate() {
+            let (at, n) = ((i * KEEP_WEIGHTS) as u64, weights.len());
+            let blocks = &buffers.blocks[base(at)..base(at + n as u64)];
+            let (values, steps) = (&mut buffers.values[..n], &mut buffers.steps[..n / residual::SUB]);
+            quant::dequantize(ty, blocks, values);
+            weights.iter_mut().zip(values).for_each(|(w, v)| *w -= *v);
+            residual::steps(ty, blocks, steps);
+            let run = Run { noise, bits: *bits, start: chunk.start + at, row: chunk.tensor.row_len(), steps };
+            residual::encode(run, weights, &mut buffers.plane[plane(at)..plane(at + n as u64)]);
+        }
         container.append(shard, &buffers.plane)
     }
 
