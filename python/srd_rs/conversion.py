@@ -23,11 +23,12 @@ DEFAULT_MAX_MEMORY: Final = 512 << 20
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a running conversion, in bytes of output tensor data."""
+    """State of a running conversion, in bytes of output tensor data; in the phase "calibrate" before it, in tokens."""
 
     done_bytes: int
     total_bytes: int
     tensor: str
+    phase: str = "convert"
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def _run(
 ) -> ConvertReport:
     if threads is not None and threads < 1:
         raise UsageError(message("threads", f"{threads} is no number of workers", "Pass 1 or more"))
-    calibration = _calibration(Path(model), output, options, threads)
+    calibration = _calibration(Path(model), output, options, threads, max_memory, progress)
     native = _native_plan(Path(model), output, options, calibration)
     return _run_plan(
         native,
@@ -398,7 +399,12 @@ def cpus() -> int:
 
 
 def _calibration(
-    model: Path, output: str | os.PathLike[str] | None, options: _Options, threads: int | None
+    model: Path,
+    output: str | os.PathLike[str] | None,
+    options: _Options,
+    threads: int | None,
+    max_memory: int,
+    progress: Callable[[Progress], None] | None,
 ) -> Any:
     """The native calibration that the options ask for: a file's, or one that is made now; None without."""
     from srd_rs import _core, calibration
@@ -419,6 +425,8 @@ def _calibration(
         tokens=calibration.DEFAULT_TOKENS if options.calibrate_tokens is None else options.calibrate_tokens,
         seed=options.seed,
         threads=threads,
+        max_memory=max_memory,
+        progress=progress and (lambda done, total: progress(Progress(done, total, "", "calibrate"))),
     )
 
 
