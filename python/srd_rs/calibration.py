@@ -82,7 +82,7 @@ def calibrate(
     """
     from srd_rs import conversion
 
-    native = conversion.native_model(Path(model))
+    native = conversion.native_model(Path(model), Path(output))
     made = measure(
         native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
         threads=threads, max_memory=max_memory, overwrite=overwrite, progress=progress,
@@ -167,6 +167,10 @@ def choose_tokens(
         return Tokens(_framed([ids[i * ctx :][:ctx] for i in range(n_chunks)], ends), "random", None)
     name, raw = read_text(text)
     ids = tokenizer(model, metadata).encode(raw.decode("utf-8"), add_special_tokens=False).ids
+    if (
+        ends[0] is not None
+    ):  # as llama-imatrix: it begins the text, and takes the place of each chunk's first token
+        ids.insert(0, ends[0])
     if len(ids) < 16:
         raise UsageError(message(name, f"only {len(ids)} tokens", "Name a longer text"))
     ctx = min(ctx, len(ids))

@@ -187,10 +187,9 @@ class NativeModel:
         return digest
 
 
-def native_model(model: Path, **options: Any) -> NativeModel:
-    """A model folder or GGUF, to be run."""
-    output = Path("model.gguf")
-    return NativeModel(model, _native_plan(model, output, _Options(quant="F32", **options)))
+def native_model(model: Path, beside: Path = Path("model.gguf")) -> NativeModel:
+    """A model folder or GGUF, to be run. States that do not fit into memory lie in the folder of `beside`."""
+    return NativeModel(model, _native_plan(model, beside, _Options(quant="F32")))
 
 
 def plan(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
@@ -416,9 +415,10 @@ def _calibration(
     if text is None:
         return None
     gguf = output_path(model, output, options.quant)
-    _native_plan(model, output, options)  # whatever is wrong with the options shows before the long pass
+    # Whatever is wrong with the options shows before the long pass.
+    planned = NativeModel(model, _native_plan(model, output, options))
     return calibration.measure(
-        native_model(model, name=options.name, pre_tokenizer=options.pre_tokenizer),
+        native_model(model, gguf) if planned.source_digest is None else planned,
         gguf,
         named=False,
         text=text,
