@@ -3,9 +3,9 @@
 
     python scripts/ablation.py TEXT MODEL... --calibration CALIBRATION_TEXT [--seeds 5] [--chunks 40] [--steps NAME,...]
 
-Steps build on each other: ggml, ggml with imatrix, our search, with imatrix, + feedback, + polish, + dither with
-K = 1, 2, 4, 8 proposals of which the best is kept, and noise of which nothing is selected. A step without noise is
-made once. Prints a Markdown table: mean over seeds, its spread (standard deviation), and the error of one file.
+Steps build on each other: ggml, ggml with imatrix, our search, with imatrix, feedback, + rounds of polish, + dither
+with K = 2, 4, 8 proposals of which the best is kept, in all layers or in the reasoning range; then polish without
+feedback, and noise of which nothing is selected. A step without noise is made once. Prints a Markdown table: mean over seeds, its spread (standard deviation), and the error of one file.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ class Case:
     def __init__(self, model: Path, calibration: Path, folder: Path, quant: str, tokens: int) -> None:
         self.model, self.calibration, self.quant, self.tokens = model, calibration, quant, tokens
         self.bf16, self.imatrix = folder / "bf16.gguf", folder / "imatrix.gguf"
+        self.moments = folder / "moments.safetensors"
 
     def prepare(self, n_chunks: int) -> None:
         srd_rs.convert(self.model, self.bf16, quant="BF16", met=False, overwrite=True)
         compute_imatrix(self.bf16, self.calibration, self.imatrix, n_chunks=n_chunks)
+        srd_rs.calibrate(self.model, self.moments, text=self.calibration, tokens=self.tokens, overwrite=True)
 
     def convert(self, output: Path, seed: int, **options: Any) -> None:
         srd_rs.convert(self.model, output, quant=self.quant, seed=seed, met=False, overwrite=True, **options)
 
 
-def srd(
-    *, feedback: bool, polish: int, proposals: int, tau: float | None = None, select: bool = True
-) -> Maker:
-    """A file of the SRD quantiser with some of its steps. tau: None for the calibrated amplitude."""
-    steps = {"feedback": feedback, "polish": polish, "proposals": proposals, "tau": tau, "select": select}
+EVERYWHERE = (0.0, 1.0)
+
+
+def srd(**steps: Any) -> Maker:
+    """A file of the SRD quantiser with some of its steps: arguments of `srd_rs.SrdOptions`."""
 
     def make(case: Case, output: Path, seed: int) -> None:
-        calibration = {"calibrate": str(case.calibration), "calibrate_tokens": case.tokens}
-        case.convert(output, seed, effort="srd", srd_options=steps, **calibration)
+        case.convert(output, seed, effort="srd", srd=srd_rs.SrdOptions(**steps), calibrate=case.moments)
 
     return make
 
@@ -61,13 +62,12 @@ STEPS: dict[str, tuple[Maker, bool]] = {
     "ggml+imatrix": (lambda case, out, _: quantize(case.bf16, out, case.quant, imatrix=case.imatrix), False),
     "search": (lambda case, out, seed: case.convert(out, seed), False),
     "search+imatrix": (lambda case, out, seed: case.convert(out, seed, imatrix=case.imatrix), False),
-    "feedback": (srd(feedback=True, polish=0, proposals=1, tau=0.0), False),
-    "feedback+polish": (srd(feedback=True, polish=2, proposals=1, tau=0.0), False),
-    **{f"dither K={k}": (srd(feedback=True, polish=2, proposals=k), True) for k in (1, 2, 4, 8)},
-    "unselected noise": (
-        srd(feedback=True, polish=0, proposals=1, tau=UNSELECTED_TAU, select=False),
-        True,
-    ),
+    "feedback": (srd(polish=0, proposals=1), False),
+    **{f"+polish {n}": (srd(polish=n, proposals=1), False) for n in (1, 2, 3)},
+    **{f"+dither K={k}": (srd(proposals=k, dither_layers=EVERYWHERE), True) for k in (2, 4, 8)},
+    "+dither K=4, 40-77 %": (srd(proposals=4), True),
+    "polish 3, no feedback": (srd(feedback=False, proposals=1), False),
+    "unselected noise": (srd(polish=0, proposals=1, tau=UNSELECTED_TAU, select=False), True),
 }
 
 

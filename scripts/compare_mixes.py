@@ -53,7 +53,11 @@ def ours(inputs: Inputs, output: Path, quant: str, **options: Any) -> None:
 
 
 def srd(inputs: Inputs, output: Path, quant: str, source: str) -> None:
-    ours(inputs, output, quant, effort="srd", calibrate=source, calibrate_tokens=inputs.tokens)
+    """The calibration serves every mix, so it is made once and kept beside the other inputs."""
+    moments = inputs.bf16.with_name(f"{Path(source).name}.safetensors")
+    if not moments.exists():
+        srd_rs.calibrate(inputs.model, moments, text=source, tokens=inputs.tokens)
+    ours(inputs, output, quant, effort="srd", calibrate=moments)
 
 
 ROWS: dict[str, Callable[[Inputs, Path, str], None]] = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import Verification, extract, keygen, pack, resign, verify
-    from srd_rs.conversion import ConvertReport, Plan, Progress, convert, plan
+    from srd_rs.conversion import ConvertReport, Plan, Progress, SrdOptions, convert, plan
     from srd_rs.hydration import Hydrator, met
     from srd_rs.inspection import Inspection, inspect
     from srd_rs.tensors import dequantize, quantize
@@ -27,6 +27,7 @@ _HOMES = {
     "Inspection": "srd_rs.inspection",
     "Plan": "srd_rs.conversion",
     "Progress": "srd_rs.conversion",
+    "SrdOptions": "srd_rs.conversion",
     "Verification": "srd_rs.container",
     "calibrate": "srd_rs.calibration",
     "convert": "srd_rs.conversion",
@@ -49,6 +50,7 @@ __all__ = [
     "Inspection",
     "Plan",
     "Progress",
+    "SrdOptions",
     "Verification",
     "calibrate",
     "convert",

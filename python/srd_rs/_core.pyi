@@ -45,6 +45,7 @@ class Plan:
         progress: Callable[[int, int, str], None] | None = None,
         signing: str | None = None,
         gguf: bool = True,
+        effort: str | None = None,
     ) -> str: ...
 
 class Hydrator:

@@ -148,6 +148,33 @@ class ConvertReport:
 
 
 @dataclass(frozen=True)
+class SrdOptions:
+    """What effort ``"srd"`` does beyond the search for scales. The defaults are what measured best.
+
+    feedback: diffuse the residual of each quantised weight into those to come.
+    polish: rounds of coordinate descent, on the codes and, before all but the first, on the scales.
+    proposals: trajectories with noise, of which each row keeps the best for each block of H.
+    tau: amplitude of the noise in steps; None chooses it for each tensor, and may choose none.
+    select: False takes one trajectory with noise as it comes: for the ablation only.
+    dither_layers: from and to, as shares of depth: the layers that get all proposals; the others get one. By default
+        40 to 77 % of a dense model, all layers of a model of experts.
+    """
+
+    feedback: bool = True
+    polish: int = 3
+    proposals: int = 4
+    tau: float | None = None
+    select: bool = True
+    dither_layers: tuple[float, float] | None = None
+
+    def to_json(self, seed: int) -> str:
+        """For the native module."""
+        steps = {"feedback": self.feedback, "polish": self.polish, "proposals": self.proposals}
+        feedback = {**steps, "tau": self.tau, "unselected": not self.select}
+        return json.dumps({"feedback": feedback, "seed": seed, "dither_layers": self.dither_layers})
+
+
+@dataclass(frozen=True)
 class _Options:
     """Keyword arguments that `plan` and `convert` share; see `convert`."""
 
@@ -160,6 +187,7 @@ class _Options:
     imatrix: str | os.PathLike[str] | None = None
     calibrate: str | os.PathLike[str] | None = None
     calibrate_tokens: int | None = None
+    srd: SrdOptions = SrdOptions()
     seed: int = 0
     split_max_size: int | None = None
     name: str | None = None
@@ -213,6 +241,7 @@ def convert(
     imatrix: str | os.PathLike[str] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
     calibrate_tokens: int | None = None,
+    srd: SrdOptions | None = None,
     seed: int = 0,
     split_max_size: int | None = None,
     name: str | None = None,
@@ -242,6 +271,7 @@ def convert(
     calibrate: ``"builtin"``, ``"random"``, a UTF-8 text file, or a calibration file of `srd_rs.calibrate`. With effort
         ``"srd"`` builtin by default. A calibration made here is never given a name.
     calibrate_tokens: tokens of such a calibration; by default `srd_rs.calibration.DEFAULT_TOKENS`.
+    srd: what effort ``"srd"`` does in detail.
     seed: recorded, and the source of all noise where the method uses some.
     split_max_size: bytes; cut the output into ``name-00001-of-0000N.gguf``.
     name: ``general.name``; by default from the model card or the folder.
@@ -274,6 +304,7 @@ def convert(
         imatrix=imatrix,
         calibrate=calibrate,
         calibrate_tokens=calibrate_tokens,
+        srd=srd or SrdOptions(),
         seed=seed,
         split_max_size=split_max_size,
         name=name,
@@ -325,6 +356,7 @@ def _run(
         native,
         signing=signing,
         gguf=gguf,
+        effort=options.srd.to_json(options.seed),
         threads=threads,
         max_memory=max_memory,
         allow_nonfinite=allow_nonfinite,
@@ -343,11 +375,14 @@ def _run_plan(
     allow_nonfinite: bool,
     overwrite: bool,
     progress: Callable[[Progress], None] | None,
+    effort: str | None = None,
 ) -> ConvertReport:
     planned = _plan_of(native)
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     report = json.loads(
-        native.run(threads or cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward, signing, gguf)
+        native.run(
+            threads or cpus(), max(max_memory, 1), allow_nonfinite, overwrite, forward, signing, gguf, effort
+        )
     )
     return ConvertReport(
         plan=planned,

@@ -1,6 +1,7 @@
 //! The factored second moments that the workers quantise with: made when the first worker needs them, shared by
 //! tensors with the same input, and dropped when others need the room.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::convert::plan::PlannedTensor;
@@ -18,16 +19,20 @@ const EMBEDDING: &str = "token_embd.weight";
 type Key = (usize, usize, bool);
 type Slot = Arc<OnceLock<Result<Option<Arc<Factor>>>>>;
 
+/// What was chosen for an expert of a tensor.
+type Chosen = HashMap<(String, usize), Arc<OnceLock<Result<feedback::Options>>>>;
+
 /// The factors in use, the last used one at the end.
 pub struct Factors {
     slots: Mutex<Vec<(Key, u64, Slot)>>,
+    chosen: Mutex<Chosen>,
     /// Bytes that factors may take, beyond those that are being worked with.
     room: u64,
 }
 
 impl Factors {
     pub fn new(room: u64) -> Self {
-        Self { slots: Mutex::default(), room }
+        Self { slots: Mutex::default(), chosen: Mutex::default(), room }
     }
 
     /// The factor for an expert (0 for a plain matrix) of `tensor`; `None` if nothing was seen of its inputs.
@@ -49,6 +54,25 @@ impl Factors {
             Ok(factor) => Ok(factor.clone()),
             // An error cannot be cloned: whoever comes second makes it anew.
             Err(_) => make(moments, expert, looked_up),
+        }
+    }
+
+    /// The options for an expert of `tensor`: `choose` finds them, once.
+    ///
+    /// # Errors
+    /// Those of `choose`.
+    pub fn options(
+        &self,
+        tensor: &PlannedTensor,
+        expert: usize,
+        choose: impl Fn() -> Result<feedback::Options>,
+    ) -> Result<feedback::Options> {
+        let mut chosen = self.chosen.lock().unwrap_or_else(|p| p.into_inner());
+        let slot = Arc::clone(chosen.entry((tensor.name.clone(), expert)).or_default());
+        drop(chosen);
+        match slot.get_or_init(&choose) {
+            Ok(options) => Ok(*options),
+            Err(_) => choose(),
         }
     }
 

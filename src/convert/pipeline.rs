@@ -2,9 +2,10 @@
 //! by as many workers as asked. Every byte depends on its chunk alone, so the number of workers and
 //! their order change nothing.
 
-use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use serde::Deserialize;
 
 use crate::convert::container::{ContainerSink, Sealed, ShardSink};
 use crate::convert::factors::Factors;
@@ -20,7 +21,7 @@ use crate::quant::{self, recipe};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
 use crate::srd::calibration::Moments;
-use crate::srd::feedback;
+use crate::srd::feedback::{self, Factor};
 use crate::srd::noise::Noise;
 use crate::srd::residual::{self, Bits, Run};
 
@@ -31,10 +32,15 @@ const CHUNK_WEIGHTS: u64 = 32 * 1024;
 const BYTES_PER_WEIGHT: u64 = 20;
 /// Rows of a calibrated tensor that are worked on at a stretch, so that its factors are fetched from memory for many.
 const CALIBRATED_ROWS: u64 = 64;
+/// Rows that the noise is chosen on.
+const SAMPLE_ROWS: u64 = 32;
 /// Factors are kept up to this, in case another tensor has the same inputs.
 const FACTOR_BYTES: u64 = 256 << 20;
 /// Blocks of every type divide this, so a row longer than a chunk is cut at its multiples.
 const CUT: u64 = 256;
+/// Weights whose residuals are made at a time, so that they, their base and its values stay in the first
+/// cache: a multiple of [`CUT`].
+const KEEP_WEIGHTS: usize = 2048;
 
 pub struct RunOptions<'a> {
     pub threads: usize,
@@ -54,26 +60,28 @@ pub struct RunOptions<'a> {
 }
 
 /// How much is spent on tensors whose inputs are known.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Effort {
     pub feedback: feedback::Options,
     /// Of the noise.
     pub seed: u64,
-    /// Layers that get all proposals, as shares of depth; the others get one.
-    pub dither: Range<f64>,
+    /// Layers that get all proposals, from and to as shares of depth; the others get one. By default the range of
+    /// [`REASONING`], or all of a model of experts, whose routing spreads its work over all layers.
+    pub dither_layers: Option<(f64, f64)>,
 }
 
-impl Default for Effort {
-    fn default() -> Self {
-        Self { feedback: feedback::Options::default(), seed: 0, dither: 0.40..0.77 }
-    }
-}
+/// The reasoning slot of a dense model, as shares of depth.
+pub const REASONING: (f64, f64) = (0.40, 0.77);
 
 impl Effort {
-    /// For a layer of `layers`; `None` is what belongs to no layer.
-    fn of(&self, layer: Option<u32>, layers: u32) -> feedback::Options {
-        let depth = layer.map(|l| (f64::from(l) + 0.5) / f64::from(layers.max(1)));
-        let proposals = match depth.is_some_and(|d| self.dither.contains(&d)) {
+    /// For a tensor of `plan`; what belongs to no layer gets one proposal.
+    fn of(&self, tensor: &PlannedTensor, plan: &Plan) -> feedback::Options {
+        let layers = f64::from(plan.layers().max(1));
+        let depth = recipe::layer_of(&tensor.name).map(|l| (f64::from(l) + 0.5) / layers);
+        let (from, to) =
+            self.dither_layers.unwrap_or(if plan.has_experts() { (0.0, 1.0) } else { REASONING });
+        let proposals = match depth.is_some_and(|d| from <= d && d < to) {
             true => self.feedback.proposals,
             false => 1,
         };
@@ -129,7 +137,6 @@ pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Rep
         progress,
         replaced: &replaced,
         factors: Factors::new(FACTOR_BYTES),
-        layers: plan.layers(),
     };
     job.run(threads)?;
     let container = outputs.commit(plan, options)?;
@@ -290,8 +297,6 @@ struct Job<'a> {
     progress: &'a Progress,
     replaced: &'a AtomicU64,
     factors: Factors,
-    /// Layers of the model.
-    layers: u32,
 }
 
 impl Job<'_> {
@@ -402,17 +407,21 @@ impl Job<'_> {
         container.append(&mut shards.base, &buffers.blocks)?;
         let Some((shard, bits, noise)) = &mut shards.residual else { return Ok(()) };
         let ty = chunk.tensor.ty;
-        let n = chunk.len as usize;
-        buffers.values.resize(n, 0.0);
-        quant::dequantize(ty, &buffers.blocks, &mut buffers.values);
-        buffers.weights.iter_mut().zip(&buffers.values).for_each(|(w, v)| *w -= v);
-        buffers.steps.resize(n / residual::SUB, 0.0);
-        residual::steps(ty, &buffers.blocks, &mut buffers.steps);
-        let bytes = bits.plane_bytes(chunk.len).expect("blocks are whole sub-blocks");
-        buffers.plane.resize(bytes as usize, 0);
-        let row = chunk.tensor.row_len();
-        let run = Run { noise, bits: *bits, start: chunk.start, row, steps: &buffers.steps };
-        residual::encode(run, &buffers.weights, &mut buffers.plane);
+        let plane = |n: u64| bits.plane_bytes(n).expect("blocks are whole sub-blocks") as usize;
+        let base = |n: u64| ty.row_bytes(n).expect("pieces are cut at block boundaries") as usize;
+        buffers.plane.resize(plane(chunk.len), 0);
+        buffers.values.resize(KEEP_WEIGHTS, 0.0);
+        buffers.steps.resize(KEEP_WEIGHTS / residual::SUB, 0.0);
+        for (i, weights) in buffers.weights.chunks_mut(KEEP_WEIGHTS).enumerate() {
+            let (at, n) = ((i * KEEP_WEIGHTS) as u64, weights.len());
+            let blocks = &buffers.blocks[base(at)..base(at + n as u64)];
+            let (values, steps) = (&mut buffers.values[..n], &mut buffers.steps[..n / residual::SUB]);
+            quant::dequantize(ty, blocks, values);
+            weights.iter_mut().zip(values).for_each(|(w, v)| *w -= *v);
+            residual::steps(ty, blocks, steps);
+            let run = Run { noise, bits: *bits, start: chunk.start + at, row: chunk.tensor.row_len(), steps };
+            residual::encode(run, weights, &mut buffers.plane[plane(at)..plane(at + n as u64)]);
+        }
         container.append(shard, &buffers.plane)
     }
 
@@ -456,7 +465,7 @@ impl Job<'_> {
         let (tensor, row) = (chunk.tensor, chunk.tensor.row_len());
         let rows_per_expert = tensor.ne.get(1).copied().unwrap_or(1).max(1);
         let effort = &self.options.effort;
-        let options = effort.of(recipe::layer_of(&tensor.name), self.layers);
+        let options = effort.of(tensor, self.plan);
         let noise = Noise::new(effort.seed, &format!("dither {}", tensor.name));
         let bytes = |rows: u64| tensor.ty.row_bytes(rows * row).expect("rows are whole blocks") as usize;
         let (first, rows) = (chunk.start / row, chunk.len / row);
@@ -468,6 +477,8 @@ impl Job<'_> {
             let out = &mut blocks[bytes(at)..bytes(at + n)];
             match self.factors.get(tensor, moments, expert as usize)? {
                 Some(factor) => {
+                    let sample = || self.sampled(tensor, &factor, expert, &options, &noise);
+                    let options = self.factors.options(tensor, expert as usize, sample)?;
                     let rows = feedback::Rows { weights, noise: &noise, first: first + at };
                     feedback::quantize_rows(tensor.ty, rows, &factor, &options, out);
                 }
@@ -476,6 +487,26 @@ impl Job<'_> {
             at += n;
         }
         Ok(())
+    }
+
+    /// `options` with the noise that suits a tensor, found on rows from its middle.
+    fn sampled(
+        &self,
+        tensor: &PlannedTensor,
+        factor: &Factor,
+        expert: u64,
+        options: &feedback::Options,
+        noise: &Noise,
+    ) -> Result<feedback::Options> {
+        let (row, rows) = (tensor.row_len(), tensor.ne.get(1).copied().unwrap_or(1).max(1));
+        let n = rows.min(SAMPLE_ROWS);
+        let first = expert * rows + (rows - n) / 2;
+        let mut weights = vec![0.0; (n * row) as usize];
+        tensor.source.read(&self.plan.source, first * row, &mut weights, &mut Scratch::default())?;
+        let limit = quant::max_abs(tensor.ty);
+        weights.iter_mut().filter(|w| !fits(**w, limit)).for_each(|w| *w = 0.0);
+        let rows = feedback::Rows { weights: &weights, noise, first };
+        Ok(feedback::calibrated(tensor.ty, rows, factor, options))
     }
 
     /// Every weight is finite and fits the scales of the type, or is made so if the user allowed it.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::convert::container::ContainerOptions;
 use crate::convert::digest;
-use crate::convert::pipeline::{self, Progress, RunOptions};
+use crate::convert::pipeline::{self, Effort, Progress, RunOptions};
 use crate::convert::plan::{self, Calibrated, PlanOptions, Provenance};
 use crate::convert::source::Source;
 use crate::convert::spec::TensorSpec;
@@ -144,6 +144,11 @@ pub(super) fn parse_recipe(name: &str) -> Result<Recipe> {
     })
 }
 
+fn parse_effort(text: &str) -> Result<Effort> {
+    let fix = "See srd_rs.convert for what it takes";
+    serde_json::from_str(text).map_err(|e| Error::usage(format!("srd_options: {e}"), fix))
+}
+
 fn parse_facts(text: &str) -> Result<ModelFacts> {
     serde_json::from_str(text).map_err(|e| Error::usage(format!("facts: {e}"), "Report this"))
 }
@@ -231,8 +236,8 @@ impl Plan {
 
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the
     /// bytes of tensor data written. `signing` is JSON and needed where a container is planned; `gguf`
-    /// false writes the container alone. Returns the report as JSON.
-    #[pyo3(signature = (threads, max_memory, allow_nonfinite, overwrite, progress=None, signing=None, gguf=true))]
+    /// false writes the container alone. `effort` is JSON of `pipeline::Effort`. Returns the report as JSON.
+    #[pyo3(signature = (threads, max_memory, allow_nonfinite, overwrite, progress=None, signing=None, gguf=true, effort=None))]
     #[allow(clippy::too_many_arguments)]
     fn run(
         &self,
@@ -244,8 +249,10 @@ impl Plan {
         progress: Option<Py<PyAny>>,
         signing: Option<&str>,
         gguf: bool,
+        effort: Option<&str>,
     ) -> PyResult<String> {
         let signing = signing.map(|s| Signing::parse(s)?.load()).transpose().py(py)?;
+        let effort = effort.map_or_else(|| Ok(Effort::default()), parse_effort).py(py)?;
         let options = RunOptions {
             threads,
             max_memory,
@@ -254,7 +261,7 @@ impl Plan {
             key: signing.as_ref().map(|s| &s.0),
             sign_key: signing.as_ref().and_then(|s| s.2.as_ref()),
             gguf,
-            effort: pipeline::Effort::default(),
+            effort,
         };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();

@@ -117,9 +117,9 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
         GgmlType::Q5_0 => q5_0::dequantize(bytes, out),
         GgmlType::Q5_1 => q5_1::dequantize(bytes, out),
         GgmlType::Q8_0 => q8_0::dequantize(bytes, out),
-        GgmlType::Q4_K => q4_k::dequantize_row(bytes, out),
-        GgmlType::Q5_K => q5_k::dequantize_row(bytes, out),
-        GgmlType::Q6_K => q6_k::dequantize_row(bytes, out),
+        GgmlType::Q4_K => q4_k::dequantize_rows(bytes, out),
+        GgmlType::Q5_K => q5_k::dequantize_rows(bytes, out),
+        GgmlType::Q6_K => q6_k::dequantize_rows(bytes, out),
         _ => panic!("no dequantiser for {}", ty.name()),
     }
 }

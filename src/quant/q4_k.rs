@@ -54,6 +54,11 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     super::k_rows::dequantize_row::<BYTES>(bytes, out, unpack);
 }
 
+/// As [`dequantize_row`], with the best instructions this CPU has.
+pub fn dequantize_rows(bytes: &[u8], out: &mut [f32]) {
+    super::simd::dequant::rows::<super::simd::dequant::Q4K>(crate::simd_level::level(), bytes, out);
+}
+
 /// Quantises rows of `n_per_row` weights with the best shell this CPU has.
 pub fn quantize_rows(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
     quantize_rows_at(crate::simd_level::level(), rows, n_per_row, importance, out);

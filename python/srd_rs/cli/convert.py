@@ -19,6 +19,8 @@ from srd_rs.cli.text import (
     types_json,
 )
 
+from srd_rs.conversion import SrdOptions
+
 if TYPE_CHECKING:
     from srd_rs.conversion import ConvertReport, Plan, SealedContainer
 
@@ -40,6 +42,18 @@ def parse_tensor_type(text: str) -> str:
     if not (regex and equals and type_name):
         raise click.BadParameter(f"{text!r} is not of the form REGEX=TYPE, for example 'ffn_down=Q6_K'")
     return text
+
+
+def parse_layers(text: str) -> tuple[float, float]:
+    """``40-77`` as shares of depth."""
+    first, dash, last = text.partition("-")
+    try:
+        shares = float(first) / 100, float(last) / 100
+    except ValueError:
+        shares = 1.0, 0.0
+    if not (dash and 0 <= shares[0] <= shares[1] <= 1):
+        raise click.BadParameter(f"{text!r} is not of the form A-B in percent, for example 40-77")
+    return shares
 
 
 @click.command("convert", short_help="Turn a checkpoint into a GGUF.")
@@ -89,6 +103,19 @@ def parse_tensor_type(text: str) -> str:
     help="builtin, random, a UTF-8 text file or a file of srd-rs calibrate. Default for --effort srd: builtin.",
 )
 @click.option("--calibrate-tokens", type=click.IntRange(min=1), help="Tokens to calibrate on. Default: 4096.")
+@click.option(
+    "--proposals",
+    type=click.IntRange(1, 64),
+    default=SrdOptions.proposals,
+    show_default=True,
+    help="Trajectories with noise of which the best is kept (--effort srd).",
+)
+@click.option(
+    "--dither-layers",
+    type=parse_layers,
+    metavar="A-B",
+    help="Layers that get all proposals, in percent of depth. Default: 40-77; all of a model of experts.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Recorded in the output.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
 @click.option(
@@ -147,6 +174,8 @@ def command(model: str, output: Path | None, dry_run: bool, as_json: bool, **opt
         # A hub snapshot lies in a folder named by its commit, so the names come from the id.
         options["name"] = options["name"] or source.name
         output = _named_output(output, f"{source.name}-{options['quant']}.gguf")
+    detail = {key: options.pop(key) for key in ("proposals", "dither_layers")}
+    options["srd"] = SrdOptions(**detail)
     run = {key: options.pop(key) for key in RUN_OPTIONS}
     if dry_run:
         plan = srd_rs.plan(source.path, output, **options)

@@ -14,6 +14,7 @@ pub(super) mod array;
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+pub(super) mod dequant;
 mod pack;
 mod signed;
 #[cfg(test)]

@@ -35,17 +35,22 @@ pub struct Options {
     pub polish: usize,
     /// Trajectories, of which each row keeps the best for each block of H; the first has no noise.
     pub proposals: usize,
-    /// Amplitude of the noise in steps.
-    pub tau: f32,
+    /// Amplitude of the noise in steps; `None` asks for the best of [`TAUS`] for each tensor.
+    pub tau: Option<f32>,
     /// Noise on a single trajectory that nothing is compared with: for the ablation only.
     pub unselected: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { feedback: true, polish: 2, proposals: 1, tau: 0.15, unselected: false }
+        Self { feedback: true, polish: 3, proposals: 4, tau: None, unselected: false }
     }
 }
+
+/// Amplitudes that are tried on a sample of a tensor's rows.
+pub const TAUS: [f32; 4] = [0.03, 0.06, 0.12, 0.2];
+/// What noise must gain on the sample to be used: less is chance.
+const WORTH: f64 = 0.999;
 
 /// Share of the mean diagonal that is added to it.
 pub const DAMPING: f32 = 0.01;
@@ -145,6 +150,25 @@ pub fn quantize_rows(
     }
 }
 
+/// `options` with the amplitude of [`TAUS`] that costs the least on `rows`, a sample of the tensor; one proposal without
+/// noise where none gains.
+pub fn calibrated(ty: GgmlType, rows: Rows<'_>, factor: &Factor, options: &Options) -> Options {
+    if options.tau.is_some() || options.proposals <= 1 {
+        return *options;
+    }
+    let mut out = vec![0; ty.row_bytes(rows.weights.len() as u64).expect("whole rows") as usize];
+    let plain = Options { proposals: 1, tau: Some(0.0), ..*options };
+    let mut best = (WORTH * quantize_rows(ty, rows, factor, &plain, &mut out), plain);
+    for tau in TAUS {
+        let noisy = Options { tau: Some(tau), ..*options };
+        let cost = quantize_rows(ty, rows, factor, &noisy, &mut out);
+        if cost < best.0 {
+            best = (cost, noisy);
+        }
+    }
+    best.1
+}
+
 fn quantize_as<F: Format>(rows: Rows<'_>, factor: &Factor, options: &Options, out: &mut [u8]) -> f64 {
     let n = factor.n;
     let row_bytes = n / F::BLOCK * F::TYPE.block_bytes();
@@ -214,11 +238,12 @@ impl Job<'_> {
     /// Noise of proposal `k`.
     fn draw(&mut self, rows: Rows<'_>, k: u64, start: usize, len: usize) {
         self.noise.resize(len, ZERO);
+        let tau = self.options.tau.unwrap_or(0.0);
         let mut row = vec![0.0; len];
         for l in 0..ROWS {
             rows.noise.fill((rows.first + l as u64) | k << 48, start as u64, &mut row);
             for (to, u) in self.noise.iter_mut().zip(&row) {
-                to[l] = 2.0 * self.options.tau * u;
+                to[l] = 2.0 * tau * u;
             }
         }
     }

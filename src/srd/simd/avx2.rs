@@ -19,13 +19,6 @@ impl Lanes for Eight {
         Self(unsafe { _mm256_set1_ps(x) })
     }
     #[inline(always)]
-    fn store(self) -> [f32; 8] {
-        let mut to = [0.0; 8];
-        // SAFETY: eight floats to write, unaligned; AVX is there, see the type.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), self.0) };
-        to
-    }
-    #[inline(always)]
     fn add(self, other: Self) -> Self {
         // SAFETY: AVX is there, see the type.
         Self(unsafe { _mm256_add_ps(self.0, other.0) })
@@ -49,5 +42,40 @@ impl Lanes for Eight {
     fn min(self, other: Self) -> Self {
         // SAFETY: AVX is there, see the type.
         Self(unsafe { _mm256_min_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        // SAFETY: AVX is there, see the type.
+        unsafe {
+            let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
+    fn sums(of: [Self; 4]) -> [f32; 4] {
+        let mut to = [0.0; 4];
+        // SAFETY: AVX is there, see the type; four floats to write, unaligned.
+        unsafe {
+            let (ab, cd) = (_mm256_hadd_ps(of[0].0, of[1].0), _mm256_hadd_ps(of[2].0, of[3].0));
+            let all = _mm256_hadd_ps(ab, cd);
+            let sums = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+            _mm_storeu_ps(to.as_mut_ptr(), sums);
+        }
+        to
+    }
+    #[inline(always)]
+    fn bytes(codes: [Self; 4]) -> [u8; 32] {
+        let mut to = [0; 32];
+        // SAFETY: AVX2 is there, see the type; 32 bytes to write, unaligned.
+        unsafe {
+            let (a, b) = (_mm256_cvtps_epi32(codes[0].0), _mm256_cvtps_epi32(codes[1].0));
+            let (c, d) = (_mm256_cvtps_epi32(codes[2].0), _mm256_cvtps_epi32(codes[3].0));
+            // Both packs work within halves: fours of a b c d, then of their second halves.
+            let all = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            let all = _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), all);
+        }
+        to
     }
 }
