@@ -21,8 +21,8 @@ class Float32Llama(LlamaModel):
         self._embeddings = embeddings
         super().__init__(gguf, n_ctx=n_ctx, threads=2)
 
-    def _context_params(self, threads: int | None) -> Any:
-        params = super()._context_params(threads)
+    def _context_params(self, threads: int | None, eval_callback: Any, mean_pooling: bool) -> Any:
+        params = super()._context_params(threads, eval_callback, mean_pooling)
         params.type_k = params.type_v = _F32
         params.flash_attn_type = _FLASH_ATTENTION_OFF
         params.embeddings = self._embeddings

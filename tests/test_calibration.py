@@ -11,8 +11,15 @@ import pytest
 from safetensors import safe_open
 
 import srd_rs
-from srd_rs import errors
-from support import EXAMPLE, srd
+from srd_rs import conversion, errors
+from support import EXAMPLE, WIKI_TEST, require, srd
+
+ARCHITECTURES = (
+    *("gemma2", "gemma3", "gemma4_e2b", "gemma4_moe", "gemma4_moe_google"),
+    *("llama", "mistral", "mixtral", "phi3", "qwen3moe"),
+)
+"""The fixtures without those that are like others but for a long vocabulary."""
+EXPERTS = ("gemma4_moe", "mixtral", "qwen3moe")
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +85,101 @@ def test_an_unknown_text_is_one_line(tmp_path: Path) -> None:
     assert run.code == 1 and run.stderr.count("\n") == 1 and "nope.txt" in run.stderr
     assert not list(tmp_path.iterdir())
     assert srd("calibrate", EXAMPLE, "-o", tmp_path / "c", "--block", "100").code == 2
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_keeps_its_types_and_size(name: str, fixtures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.gguf"
+    tokens = 512 if name in EXPERTS else 256
+    options = {"effort": "srd", "calibrate": "random", "calibrate_tokens": tokens, "provenance": False}
+    report = srd_rs.convert(fixtures / name, output, met=False, **options)  # type: ignore[arg-type]
+    plain = srd_rs.plan(fixtures / name, tmp_path / "b.gguf", provenance=False)
+    assert [(t.name, t.type, t.bytes) for t in report.plan.tensors] == [
+        (t.name, t.type, t.bytes) for t in plain.tensors
+    ]
+    assert report.plan.tensor_bytes == plain.tensor_bytes
+    assert output.stat().st_size == report.file_bytes
+    if name in EXPERTS:
+        assert np.isfinite(logits(output)).all()
+
+
+def logits(model: Path) -> np.ndarray:
+    """llama.cpp's, of a few tokens."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    from srd_rs.eval.llama import LlamaModel
+
+    with LlamaModel(model, n_ctx=64, threads=2) as loaded:
+        tokens = np.random.default_rng(1).integers(3, loaded.n_vocab, size=48).astype(np.int32)
+        return np.array(loaded.logits(tokens))
+
+
+def test_its_diagonal_is_the_imatrix_of_llama_cpp(tmp_path: Path) -> None:
+    """The same text, so the same tokens and chunks; llama.cpp keeps keys and values in F16."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    from srd_rs.eval import imatrix, llama
+
+    text = tmp_path / "text.txt"
+    text.write_text(require(WIKI_TEST).read_text(encoding="utf-8")[:5_000], encoding="utf-8")
+    original = tmp_path / "f32.gguf"
+    srd_rs.convert(EXAMPLE, original, quant="F32", met=False)
+    n_chunks = imatrix.compute_imatrix(original, text, tmp_path / "theirs.gguf", threads=2)
+    srd_rs.calibrate(
+        EXAMPLE, tmp_path / "c", text=text, tokens=512 * n_chunks, imatrix=tmp_path / "ours.gguf"
+    )
+    theirs, ours = (imatrix.load(tmp_path / f"{name}.gguf") for name in ("theirs", "ours"))
+    assert theirs.keys() <= ours.keys()
+    for name, expected in theirs.items():
+        np.testing.assert_allclose(ours[name], expected, rtol=0.01, atol=1e-6 * expected.max(), err_msg=name)
+
+    # And llama.cpp takes it.
+    llama.quantize(original, tmp_path / "plain.gguf", threads=2)
+    llama.quantize(original, tmp_path / "weighed.gguf", imatrix=tmp_path / "ours.gguf", threads=2)
+    plain, weighed = ((tmp_path / f"{name}.gguf").read_bytes() for name in ("plain", "weighed"))
+    assert len(plain) == len(weighed) and plain != weighed
+
+
+def test_progress_and_memory_reach_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from srd_rs import calibration
+
+    seen: list[conversion.Progress] = []
+    asked: list[int] = []
+    measure = calibration.measure
+
+    def watched(*args: object, **options: object) -> object:
+        asked.append(options["max_memory"])  # type: ignore[arg-type]
+        return measure(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibration, "measure", watched)
+    srd_rs.convert(
+        EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate_tokens=2048, max_memory=64 << 20, met=False,
+        progress=seen.append,
+    )  # fmt: skip
+    assert asked == [64 << 20]
+    calibrating = [step for step in seen if step.phase == "calibrate"]
+    assert calibrating and all(step.total_bytes == 2048 >= step.done_bytes for step in calibrating)
+    done = [step.done_bytes for step in calibrating]
+    assert done == sorted(done) and done[-1] > 0
+
+
+def test_the_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
+    import os
+    import pty
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "srd_rs", "calibrate", str(EXAMPLE), "-o", str(tmp_path / "c")]
+    master, slave = pty.openpty()
+    size = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=size)
+    os.close(slave)
+    drawn = b""
+    try:
+        while piece := os.read(master, 4096):
+            drawn += piece
+    except OSError:  # how the end of a terminal shows on Linux
+        pass
+    os.close(master)
+    assert running.wait() == 0
+    assert b"/4096 tokens" in drawn and b"calibrating" in drawn
+    quiet = srd("calibrate", EXAMPLE, "-o", tmp_path / "d", "--calibrate-tokens", 512, "--text", "random")
+    assert quiet.code == 0 and quiet.stderr == ""

@@ -27,6 +27,8 @@ _BUILTIN: Final = "builtin.txt.gz"
 _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random), which needs no tokenizer"
 _SPECIAL_TYPES: Final = (2, 3, 5)
 """`tokenizer.ggml.token_type`: unknown, control, unused."""
+_BOS_KINDS: Final = ("llama", "gemma4")
+_ENCODER_PRE: Final = ("roberta-bpe", "jina-v1-en", "jina-v2-code")
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,13 @@ def calibrate(
     block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
     seed: of random tokens. threads: any number gives the same bytes. max_memory: bytes of weights and states alive.
-    progress: called about 20 times a second with steps done and to do.
+    progress: called about 20 times a second with tokens done and to do; a layer counts its part of each token.
 
     Raises the errors of `convert`.
     """
     from srd_rs import conversion
 
-    native = conversion.native_model(Path(model))
+    native = conversion.native_model(Path(model), Path(output))
     made = measure(
         native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
         threads=threads, max_memory=max_memory, overwrite=overwrite, progress=progress,
@@ -122,11 +124,12 @@ def measure(
         raise UsageError(message("calibration", "tokens, ctx and block must be positive", "Correct them"))
     metadata = {key: value for key, _, value in native.metadata()}
     made = choose_tokens(native.model, metadata, text, tokens, ctx, seed)
+    n_tokens = sum(map(len, made.chunks))
     info = {
         "text": made.text,
         "text_sha256": made.sha256,
         "seed": seed,
-        "tokens": sum(map(len, made.chunks)),
+        "tokens": n_tokens,
         "ctx": ctx,
         "block": block,
         "source_digest": native.source_digest or "",
@@ -139,20 +142,35 @@ def measure(
         "threads": threads or cpus(),
         "max_memory": max(max_memory, 1),
     }
-    return _core.calibrate(native.plan, made.chunks, json.dumps(options), progress)
+    return _core.calibrate(native.plan, made.chunks, json.dumps(options), _in_tokens(progress, n_tokens))
+
+
+def _in_tokens(progress: Callable[[int, int], None] | None, tokens: int) -> Callable[[int, int], None] | None:
+    """A function for the native pass, which counts layers of groups of chunks."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(tokens * done // max(total, 1), tokens)
 
 
 def choose_tokens(
     model: Path, metadata: dict[str, Any], text: str | os.PathLike[str], count: int, ctx: int, seed: int
 ) -> Tokens:
-    """About `count` tokens in chunks of `ctx`, each beginning with BOS where the vocabulary wants one."""
-    bos = _bos(metadata)
+    """About `count` tokens in chunks of `ctx` (of the model's context length, if that is less).
+
+    Each begins with BOS where the vocabulary wants one; an encoder's are [CLS] ... [SEP].
+    """
+    ends = _ends(metadata)
+    ctx = min(ctx, _context_length(metadata) or ctx)
     n_chunks = -(-count // ctx)
     if text == "random":
         ids = _random(metadata, n_chunks * ctx, seed)
-        return Tokens(_with_bos([ids[i * ctx :][:ctx] for i in range(n_chunks)], bos), "random", None)
+        return Tokens(_framed([ids[i * ctx :][:ctx] for i in range(n_chunks)], ends), "random", None)
     name, raw = read_text(text)
-    ids = tokenizer(model).encode(raw.decode("utf-8"), add_special_tokens=False).ids
+    ids = tokenizer(model, metadata).encode(raw.decode("utf-8"), add_special_tokens=False).ids
+    if (
+        ends[0] is not None
+    ):  # as llama-imatrix: it begins the text, and takes the place of each chunk's first token
+        ids.insert(0, ends[0])
     if len(ids) < 16:
         raise UsageError(message(name, f"only {len(ids)} tokens", "Name a longer text"))
     ctx = min(ctx, len(ids))
@@ -160,7 +178,7 @@ def choose_tokens(
     n_chunks = min(n_chunks, there)
     # Spread over the text, so that few tokens still see all of its languages.
     starts = [i * there // n_chunks * ctx for i in range(n_chunks)]
-    chunks = _with_bos([ids[start : start + ctx] for start in starts], bos)
+    chunks = _framed([ids[start : start + ctx] for start in starts], ends)
     return Tokens(chunks, name, hashlib.sha256(raw).hexdigest())
 
 
@@ -185,16 +203,19 @@ def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
     return path.name, raw
 
 
-def tokenizer(model: Path) -> Any:
-    """The checkpoint's own tokenizer, special tokens in the text taken as text."""
-    file = model / "tokenizer.json"
-    if not file.is_file():
-        raise ModelError(message(model, "no tokenizer.json to read a text with", _RANDOM_HINT))
+def tokenizer(model: Path, metadata: dict[str, Any]) -> Any:
+    """The checkpoint's own tokenizer.json, else one made of the vocabulary that the GGUF has or will have.
+
+    Special tokens in a text are taken as text.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
         fix = f"pip install 'tokenizers>=0.20'. {_RANDOM_HINT}"
         raise UsageError(message(model, "reading a text needs the package tokenizers", fix)) from None
+    file = model / "tokenizer.json"
+    if not file.is_file():
+        return _from_vocabulary(model, metadata)
     try:
         loaded = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
@@ -203,6 +224,14 @@ def tokenizer(model: Path) -> Any:
     loaded.no_padding()
     loaded.encode_special_tokens = True
     return loaded
+
+
+def _from_vocabulary(model: Path, metadata: dict[str, Any]) -> Any:
+    from srd_rs.vocab.tokenizer import from_metadata
+
+    if "tokenizer.ggml.tokens" not in metadata:
+        raise ModelError(message(model, "no tokenizer to read a text with", _RANDOM_HINT))
+    return from_metadata(metadata, model, _RANDOM_HINT)
 
 
 def _random(metadata: dict[str, Any], count: int, seed: int) -> list[int]:
@@ -215,14 +244,31 @@ def _random(metadata: dict[str, Any], count: int, seed: int) -> list[int]:
     return _core.random_tokens(ids, count, seed)
 
 
-def _bos(metadata: dict[str, Any]) -> int | None:
-    """The token in front of every chunk, None where the vocabulary wants none. llama.cpp's defaults by kind."""
-    default = metadata.get("tokenizer.ggml.model") in ("llama", "bert", "gemma4")
-    token = metadata.get("tokenizer.ggml.bos_token_id")
-    if token is None and metadata.get("tokenizer.ggml.model") == "bert":
-        token = metadata.get("tokenizer.ggml.cls_token_id")
-    return token if metadata.get("tokenizer.ggml.add_bos_token", default) else None
+def _ends(metadata: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The tokens before and behind every chunk, None where the vocabulary wants none. llama.cpp's defaults by kind."""
+
+    from srd_rs.vocab import pretokenizer
+
+    def get(key: str, default: Any = None) -> Any:
+        return metadata.get(f"tokenizer.ggml.{key}", default)
+
+    kind, pre = get("model"), get("pre")
+    begins = kind in _BOS_KINDS or pre in pretokenizer.WITH_BOS
+    encoder = kind == "bert" or pre in _ENCODER_PRE
+    bos = get("bos_token_id", get("cls_token_id") if encoder else None)
+    first = bos if get("add_bos_token", encoder or begins) else None
+    last = get("seperator_token_id", get("eos_token_id")) if get("add_sep_token", encoder) else None
+    return first, last
 
 
-def _with_bos(chunks: list[list[int]], bos: int | None) -> list[list[int]]:
-    return chunks if bos is None else [[bos, *chunk[1:]] for chunk in chunks]
+def _context_length(metadata: dict[str, Any]) -> int | None:
+    length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return length if isinstance(length, int) and length > 1 else None
+
+
+def _framed(chunks: list[list[int]], ends: tuple[int | None, int | None]) -> list[list[int]]:
+    """The chunks with their first and last tokens replaced."""
+    first, last = ends
+    heads = [] if first is None else [first]
+    tails = [] if last is None else [last]
+    return [[*heads, *chunk[len(heads) : len(chunk) - len(tails)], *tails] for chunk in chunks]

@@ -23,11 +23,12 @@ DEFAULT_MAX_MEMORY: Final = 512 << 20
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a running conversion, in bytes of output tensor data."""
+    """State of a running conversion, in bytes of output tensor data; in the phase "calibrate" before it, in tokens."""
 
     done_bytes: int
     total_bytes: int
     tensor: str
+    phase: str = "convert"
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,9 @@ class NativeModel:
         return digest
 
 
-def native_model(model: Path, **options: Any) -> NativeModel:
-    """A model folder or GGUF, to be run."""
-    output = Path("model.gguf")
-    return NativeModel(model, _native_plan(model, output, _Options(quant="F32", **options)))
+def native_model(model: Path, beside: Path = Path("model.gguf")) -> NativeModel:
+    """A model folder or GGUF, to be run. States that do not fit into memory lie in the folder of `beside`."""
+    return NativeModel(model, _native_plan(model, beside, _Options(quant="F32")))
 
 
 def plan(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
@@ -350,7 +350,7 @@ def _run(
 ) -> ConvertReport:
     if threads is not None and threads < 1:
         raise UsageError(message("threads", f"{threads} is no number of workers", "Pass 1 or more"))
-    calibration = _calibration(Path(model), output, options, threads)
+    calibration = _calibration(Path(model), output, options, threads, max_memory, progress)
     native = _native_plan(Path(model), output, options, calibration)
     return _run_plan(
         native,
@@ -433,7 +433,12 @@ def cpus() -> int:
 
 
 def _calibration(
-    model: Path, output: str | os.PathLike[str] | None, options: _Options, threads: int | None
+    model: Path,
+    output: str | os.PathLike[str] | None,
+    options: _Options,
+    threads: int | None,
+    max_memory: int,
+    progress: Callable[[Progress], None] | None,
 ) -> Any:
     """The native calibration that the options ask for: a file's, or one that is made now; None without."""
     from srd_rs import _core, calibration
@@ -445,15 +450,18 @@ def _calibration(
     if text is None:
         return None
     gguf = output_path(model, output, options.quant)
-    _native_plan(model, output, options)  # whatever is wrong with the options shows before the long pass
+    # Whatever is wrong with the options shows before the long pass.
+    planned = NativeModel(model, _native_plan(model, output, options))
     return calibration.measure(
-        native_model(model, name=options.name, pre_tokenizer=options.pre_tokenizer),
+        native_model(model, gguf) if planned.source_digest is None else planned,
         gguf,
         named=False,
         text=text,
         tokens=calibration.DEFAULT_TOKENS if options.calibrate_tokens is None else options.calibrate_tokens,
         seed=options.seed,
         threads=threads,
+        max_memory=max_memory,
+        progress=progress and (lambda done, total: progress(Progress(done, total, "", "calibrate"))),
     )
 
 

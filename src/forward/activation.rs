@@ -142,8 +142,9 @@ pub mod kernels {
 mod tests {
     use super::*;
 
+    /// The range of the exponential, which a rounded product may leave.
     fn sweep() -> impl Iterator<Item = f32> {
-        (-87_000..=88_000).map(|i| i as f32 * 1e-3)
+        (-87_000..=88_000).map(|i| (i as f32 * 1e-3).clamp(-87.0, 88.0))
     }
 
     #[test]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from srd_rs.cli.progress import token_bar
 from srd_rs.cli.text import parse_size, printable
 
 
@@ -34,7 +35,8 @@ def command(model: str, output: Path, as_json: bool, **options: Any) -> None:
     import srd_rs
     from srd_rs.hub import locate
 
-    report = srd_rs.calibrate(locate(model).path, output, **options)
+    with token_bar(wanted=not as_json) as progress:
+        report = srd_rs.calibrate(locate(model).path, output, progress=progress, **options)
     facts = {
         "output": str(report.path),
         "digest": report.digest,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from srd_rs.cli.text import printable, shortened
+from srd_rs.cli.text import count_text, printable, shortened
 
 if TYPE_CHECKING:
     from srd_rs.conversion import Progress
@@ -19,30 +19,60 @@ def progress_bar(*, wanted: bool = True) -> Iterator[Callable[[Progress], None] 
     if not wanted or not sys.stderr.isatty():
         yield None
         return
+    bar = _bar()
+    with bar:
+        tasks: dict[str, Any] = {}
+
+        def update(step: Progress) -> None:
+            if step.phase not in tasks:
+                for ended in tasks.values():
+                    bar.update(ended, visible=False)
+                tasks[step.phase] = bar.add_task(step.phase, total=None, amount="", doing="")
+            task = tasks[step.phase]
+            bar.update(task, completed=step.done_bytes, total=step.total_bytes)
+            bar.update(task, amount=_amount(bar, task, step), doing=_doing(step))
+
+        yield update
+
+
+@contextmanager
+def token_bar(*, wanted: bool = True) -> Iterator[Callable[[int, int], None] | None]:
+    """Yields what `srd_rs.calibrate` takes as `progress`."""
+    with progress_bar(wanted=wanted) as show:
+        yield None if show is None else _in_steps(show)
+
+
+def _in_steps(show: Callable[[Progress], None]) -> Callable[[int, int], None]:
+    from srd_rs.conversion import Progress
+
+    return lambda done, total: show(Progress(done, total, "", "calibrate"))
+
+
+def _bar() -> Any:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         BarColumn(),
         TaskProgressColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tensor]}", style="dim", markup=False),
+        TextColumn("{task.fields[doing]}", style="dim", markup=False),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("convert", total=None, tensor="")
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
-        def update(step: Progress) -> None:
-            name = shortened(printable(step.tensor), 40)
-            bar.update(task, completed=step.done_bytes, total=step.total_bytes, tensor=name)
 
-        yield update
+def _amount(bar: Any, task: Any, step: Progress) -> str:
+    """How much is done, and how fast it goes once that is known."""
+    from rich.filesize import decimal
+
+    (speed,) = (t.speed for t in bar.tasks if t.id == task)
+    if step.phase == "calibrate":
+        rate = f" {count_text(round(speed))} tokens/s" if speed else ""
+        return f"{step.done_bytes}/{step.total_bytes} tokens{rate}"
+    rate = f" {decimal(int(speed))}/s" if speed else ""
+    return f"{decimal(step.done_bytes)}/{decimal(step.total_bytes)}{rate}"
+
+
+def _doing(step: Progress) -> str:
+    return "calibrating" if step.phase == "calibrate" else shortened(printable(step.tensor), 40)

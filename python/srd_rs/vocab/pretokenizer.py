@@ -264,3 +264,53 @@ def _loosened(regex: str) -> str:
     regex = regex.replace("'(?:[sdmt]|ll|ve|re)", "'s|'t|'re|'ve|'m|'ll|'d")
     regex = re.sub(r"(?<!\\)([?+*])\+", r"\1", regex)
     return regex.replace(r"\s*[\r\n]+|", r"\s*[\r\n]|").replace(r"\p{N}{1}|", r"\p{N}|")
+
+
+_PUNCTUATION: Final = r"[\p{P}\$\+<=>\^~\|`]+"
+_WITH_DIGITS: Final = (r"\p{N}", GPT2)
+_SPLITS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    (
+        "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code"
+        " roberta-bpe mpt olmo jais exaone4 trillion granite-docling",
+        (GPT2,),
+    ),
+    ("starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", _WITH_DIGITS),
+    (
+        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe chatglm-bpe"
+        " glm4 glm5",
+        (_LLAMA3,),
+    ),
+    ("qwen2 deepseek-r1-qwen kormo f2llmv2 stablelm2 megrez hunyuan solar-open grok-2", (_QWEN2,)),
+    ("qwen35", (_QWEN35,)),
+    ("bailingmoe bailingmoe2 llada-moe", (_BAILING,)),
+    ("tekken", (_TEKKEN,)),
+    ("gpt-4o llama4 kanana2 talkie granite-embed-multi-97m minimax-m2", (_GPT4O,)),
+    ("seed-coder", (_SEED_CODER,)),
+    ("minicpm5", (r"\p{N}{1,3}", _MINICPM5)),
+    ("ufakzeka", (_UFAKZEKA,)),
+    ("exaone-moe", (_EXAONE_MOE,)),
+    ("jais-2", (_JAIS2,)),
+    ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", (r"\p{N}{1,3}", _CJK_KANA, _DEEPSEEK3)),
+    ("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_HANGUL, r"\p{N}")),
+    ("falcon", (_PUNCTUATION, GPT2, "[0-9][0-9][0-9]")),
+    ("default", (_PUNCTUATION, GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    ("tiny_aya cohere2moe", (r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)),
+    ("laguna", (r"[^\n]+|[\n]+", _QWEN2)),
+    ("gemma4 granite-embed-multi-311m sarvam-moe", (r"[^\n]+|[\n]+",)),
+)
+_STEPS: Final = {name: steps for names, steps in _SPLITS for name in names.split()}
+UNCUT: Final = frozenset(("gemma4", "granite-embed-multi-311m", "sarvam-moe"))
+"""Names of BPE on raw text, with visible spaces instead of GPT-2's alphabet."""
+_LLAMA3_NAMES: Final = frozenset(
+    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano")
+)
+WHOLE_WORDS: Final = _LLAMA3_NAMES | {"minicpm5", "glm4", "glm5", "tekken", "granite-embed-multi-97m"}
+"""Names with ``ignore_merges``: a word that is a token is not put together by merges."""
+WITH_BOS: Final = _LLAMA3_NAMES | {"tekken", "chameleon"}
+"""Names whose texts begin with BOS unless the metadata says otherwise."""
+
+
+def steps_named(name: str) -> tuple[str, ...] | None:
+    """The regular expressions by which llama.cpp's `name` splits text, one after the other; None if they are not
+    known here."""
+    return _STEPS.get(name)
