@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,19 @@ from typing import Any, Final
 
 from srd_rs.errors import FormatError, ModelError, SrdIOError, UsageError, message
 
-DEFAULT_TOKENS: Final = 4096
 DEFAULT_CTX: Final = 512
-DEFAULT_BLOCK: Final = 256
+"""Tokens of a chunk; of an encoder's `ENCODER_CTX`, as what it reads is that short, and inputs depend on it."""
+ENCODER_CTX: Final = 64
+TOKENS: Final = (4096, 16384)
+"""Fewest and most tokens that are chosen by default."""
+TOKENS_TIMES_WEIGHTS: Final = 10**13
+"""What decides between them: the forward pass of a large model takes its fewest."""
+BLOCKS: Final = (256, 2048)
+"""Smallest and largest side of the blocks of H that is chosen by default."""
+BLOCK_TIMES_WEIGHTS: Final = 5 * 10**11
+"""What decides between them: the cost of feedback and polish."""
+TOKENS_PER_SIDE: Final = 4
+"""A larger side than a quarter of the tokens would fit the tokens rather than the text."""
 DEFAULT_MAX_MEMORY: Final = 1 << 30
 MAX_TEXT_BYTES: Final = 64 << 20
 """The longest text that is tokenised."""
@@ -58,9 +69,9 @@ def calibrate(
     output: str | os.PathLike[str],
     *,
     text: str | os.PathLike[str] = "builtin",
-    tokens: int = DEFAULT_TOKENS,
-    ctx: int = DEFAULT_CTX,
-    block: int = DEFAULT_BLOCK,
+    tokens: int | None = None,
+    ctx: int | None = None,
+    block: int | None = None,
     imatrix: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -72,8 +83,10 @@ def calibrate(
 
     model: a checkpoint folder or a GGUF, as for `convert`.
     text: ``"builtin"`` (a bundled public-domain text), ``"random"`` (token ids) or the name of a UTF-8 file.
-    tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text.
-    block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H.
+    tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text. By default
+        4096 to 16384 tokens, the more the smaller the model, in chunks of 512, or of 64 for an encoder.
+    block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H. By default 256 to 2048, the larger the
+        smaller the model.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
     seed: of random tokens. threads: any number gives the same bytes. max_memory: bytes of weights and states alive.
     progress: called about 20 times a second with tokens done and to do; a layer counts its part of each token.
@@ -107,9 +120,9 @@ def measure(
     *,
     named: bool,
     text: str | os.PathLike[str],
-    tokens: int,
-    ctx: int = DEFAULT_CTX,
-    block: int = DEFAULT_BLOCK,
+    tokens: int | None = None,
+    ctx: int | None = None,
+    block: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
@@ -120,9 +133,13 @@ def measure(
     from srd_rs import _core
     from srd_rs.conversion import cpus
 
+    metadata = {key: value for key, _, value in native.metadata()}
+    weights = _multiplied_weights(native.plan)
+    tokens = _default_tokens(weights) if tokens is None else tokens
+    block = _default_block(weights, tokens) if block is None else block
+    ctx = _default_ctx(metadata) if ctx is None else ctx
     if tokens < 1 or ctx < 2 or block < 0:
         raise UsageError(message("calibration", "tokens, ctx and block must be positive", "Correct them"))
-    metadata = {key: value for key, _, value in native.metadata()}
     made = choose_tokens(native.model, metadata, text, tokens, ctx, seed)
     n_tokens = sum(map(len, made.chunks))
     info = {
@@ -143,6 +160,28 @@ def measure(
         "max_memory": max(max_memory, 1),
     }
     return _core.calibrate(native.plan, made.chunks, json.dumps(options), _in_tokens(progress, n_tokens))
+
+
+def _multiplied_weights(plan: Any) -> int:
+    """Weights of matrices that inputs are multiplied with: all but the tables that are looked up."""
+    tensors: list[dict[str, Any]] = json.loads(plan.to_json())["tensors"]
+    matrices = [t for t in tensors if len(t["shape"]) > 1 and not t["name"].endswith("_embd.weight")]
+    weights: int = sum(math.prod(t["shape"]) for t in matrices)
+    return max(weights, 1)
+
+
+def _default_tokens(weights: int) -> int:
+    return min(max(TOKENS_TIMES_WEIGHTS // weights, TOKENS[0]), TOKENS[1])
+
+
+def _default_block(weights: int, tokens: int) -> int:
+    side = min(BLOCK_TIMES_WEIGHTS // weights, tokens // TOKENS_PER_SIDE)
+    return min(max(side // BLOCKS[0] * BLOCKS[0], BLOCKS[0]), BLOCKS[1])
+
+
+def _default_ctx(metadata: dict[str, Any]) -> int:
+    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", True)
+    return DEFAULT_CTX if causal else ENCODER_CTX
 
 
 def _in_tokens(progress: Callable[[int, int], None] | None, tokens: int) -> Callable[[int, int], None] | None:

@@ -19,12 +19,12 @@ from srd_rs.conversion import (
     ConvertReport,
     Progress,
     SealedContainer,
-    cpus,
     _Options,
     _run,
     _run_plan,
     _sealed,
     _signing,
+    cpus,
 )
 from srd_rs.errors import UsageError, message
 

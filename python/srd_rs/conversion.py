@@ -187,6 +187,7 @@ class _Options:
     imatrix: str | os.PathLike[str] | None = None
     calibrate: str | os.PathLike[str] | None = None
     calibrate_tokens: int | None = None
+    calibrate_block: int | None = None
     srd: SrdOptions = SrdOptions()
     seed: int = 0
     split_max_size: int | None = None
@@ -241,6 +242,7 @@ def convert(
     imatrix: str | os.PathLike[str] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
     calibrate_tokens: int | None = None,
+    calibrate_block: int | None = None,
     srd: SrdOptions | None = None,
     seed: int = 0,
     split_max_size: int | None = None,
@@ -270,7 +272,8 @@ def convert(
     imatrix: importance matrix of llama.cpp (GGUF or .dat): the mean squares of each matrix's inputs weigh the errors.
     calibrate: ``"builtin"``, ``"random"``, a UTF-8 text file, or a calibration file of `srd_rs.calibrate`. With effort
         ``"srd"`` builtin by default. A calibration made here is never given a name.
-    calibrate_tokens: tokens of such a calibration; by default `srd_rs.calibration.DEFAULT_TOKENS`.
+    calibrate_tokens: tokens of such a calibration; by default 4096 to 16384, the more the smaller the model.
+    calibrate_block: side of the diagonal blocks of H of such a calibration; see `srd_rs.calibrate`.
     srd: what effort ``"srd"`` does in detail.
     seed: recorded, and the source of all noise where the method uses some.
     split_max_size: bytes; cut the output into ``name-00001-of-0000N.gguf``.
@@ -304,6 +307,7 @@ def convert(
         imatrix=imatrix,
         calibrate=calibrate,
         calibrate_tokens=calibrate_tokens,
+        calibrate_block=calibrate_block,
         srd=srd or SrdOptions(),
         seed=seed,
         split_max_size=split_max_size,
@@ -457,7 +461,8 @@ def _calibration(
         gguf,
         named=False,
         text=text,
-        tokens=calibration.DEFAULT_TOKENS if options.calibrate_tokens is None else options.calibrate_tokens,
+        tokens=options.calibrate_tokens,
+        block=options.calibrate_block,
         seed=options.seed,
         threads=threads,
         max_memory=max_memory,

@@ -16,10 +16,17 @@ from srd_rs.cli.text import parse_size, printable
 @click.argument("model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--text", default="builtin", show_default=True, help="random, builtin or a UTF-8 text file.")
-@click.option("--calibrate-tokens", "tokens", type=click.IntRange(min=1), default=4096, show_default=True)
-@click.option("--ctx", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of a chunk.")
 @click.option(
-    "--block", type=click.IntRange(min=0), default=256, show_default=True, help="Side of H's blocks; 0: all."
+    "--calibrate-tokens",
+    "tokens",
+    type=click.IntRange(min=1),
+    help="Tokens. Default: 4096 to 16384, by model.",
+)
+@click.option(
+    "--ctx", type=click.IntRange(min=2), help="Tokens of a chunk. Default: 512, or 64 for an encoder."
+)
+@click.option(
+    "--block", type=click.IntRange(min=0), help="Side of H's blocks; 0: all. Default: 256 to 2048, by model."
 )
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Also write a llama.cpp imatrix (GGUF).")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of random tokens.")

@@ -18,7 +18,6 @@ from srd_rs.cli.text import (
     type_table,
     types_json,
 )
-
 from srd_rs.conversion import SrdOptions
 
 if TYPE_CHECKING:
@@ -102,7 +101,12 @@ def parse_layers(text: str) -> tuple[float, float]:
     metavar="TEXT",
     help="builtin, random, a UTF-8 text file or a file of srd-rs calibrate. Default for --effort srd: builtin.",
 )
-@click.option("--calibrate-tokens", type=click.IntRange(min=1), help="Tokens to calibrate on. Default: 4096.")
+@click.option("--calibrate-tokens", type=click.IntRange(min=1), help="Tokens of it. Default: 4096 to 16384.")
+@click.option(
+    "--calibrate-block",
+    type=click.IntRange(min=0),
+    help="Side of the blocks of H; 0: all. Default: 256 to 2048, by model.",
+)
 @click.option(
     "--proposals",
     type=click.IntRange(1, 64),

@@ -9,6 +9,8 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 mod solve;
+#[cfg(test)]
+mod tests;
 
 use serde::Deserialize;
 
