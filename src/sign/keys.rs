@@ -90,11 +90,14 @@ impl MasterKey {
     pub fn derive(&self, salt: &Hash) -> ContainerKeys {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&*self.0);
         let key = |purpose: &'static [u8]| {
-            let purpose = [purpose];
-            let okm = prk.expand(&purpose, hmac::HMAC_SHA256);
-            hmac::Key::from(okm.expect("32 bytes are within HKDF's limit"))
+            let mut key = Zeroizing::new(Hash::default());
+            prk.expand(&[purpose], Length(key.len()))
+                .and_then(|okm| okm.fill(&mut *key))
+                .expect("32 bytes are within HKDF's limit");
+            key
         };
-        ContainerKeys { shard: key(SHARD_KEY), manifest: key(MANIFEST_KEY), id: self.id() }
+        let manifest = hmac::Key::new(hmac::HMAC_SHA256, &*key(MANIFEST_KEY));
+        ContainerKeys { shard: key(SHARD_KEY), manifest, id: self.id() }
     }
 
     /// Writes the key to a new file with mode 0600.
@@ -109,7 +112,8 @@ impl MasterKey {
 
 /// HMAC keys of one container, one for each purpose.
 pub struct ContainerKeys {
-    pub shard: hmac::Key,
+    /// As bytes: [`super::two_hashes`] computes its own tags.
+    pub shard: Zeroizing<Hash>,
     pub manifest: hmac::Key,
     /// Of the master key.
     pub id: KeyId,

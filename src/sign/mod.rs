@@ -1,4 +1,5 @@
 //! Signing: [`keys`] (the master key and what is derived from it), [`tags`] (what a tag covers),
+//! [`two_hashes`] (hash and tag of the same bytes in one pass),
 //! [`ed25519`] (signatures that third parties can check), [`attest`] (in-toto statements).
 //!
 //! HMAC is symmetric: whoever holds the key to verify could also sign. Only the Ed25519 signature
@@ -7,7 +8,9 @@
 pub mod attest;
 pub mod ed25519;
 pub mod keys;
+mod simd;
 pub mod tags;
+pub mod two_hashes;
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -22,6 +25,11 @@ pub fn sha256(parts: &[&[u8]]) -> Hash {
 /// The bytes of a finished SHA-256.
 pub fn hash_of(digest: &ring::digest::Digest) -> Hash {
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// The bytes of a finished HMAC-SHA256.
+fn tag_of(tag: &ring::hmac::Tag) -> Hash {
+    tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
 }
 
 /// Lower case hex.
