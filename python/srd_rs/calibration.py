@@ -39,7 +39,6 @@ _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random),
 _SPECIAL_TYPES: Final = (2, 3, 5)
 """`tokenizer.ggml.token_type`: unknown, control, unused."""
 _BOS_KINDS: Final = ("llama", "gemma4")
-_ENCODER_PRE: Final = ("roberta-bpe", "jina-v1-en", "jina-v2-code")
 
 
 @dataclass(frozen=True)
@@ -293,11 +292,16 @@ def _ends(metadata: dict[str, Any]) -> tuple[int | None, int | None]:
 
     kind, pre = get("model"), get("pre")
     begins = kind in _BOS_KINDS or pre in pretokenizer.WITH_BOS
-    encoder = kind == "bert" or pre in _ENCODER_PRE
-    bos = get("bos_token_id", get("cls_token_id") if encoder else None)
-    first = bos if get("add_bos_token", encoder or begins) else None
-    last = get("seperator_token_id", get("eos_token_id")) if get("add_sep_token", encoder) else None
-    return first, last
+    if kind != "bert" and pre not in pretokenizer.ENCODERS:
+        return get("bos_token_id") if get("add_bos_token", begins) else None, None
+    first = get("bos_token_id", get("cls_token_id", _named(get("tokens", []), "[CLS]")))
+    last = get("seperator_token_id", get("eos_token_id", _named(get("tokens", []), "[SEP]")))
+    closed = get("add_sep_token", True) or get("add_eos_token", False)
+    return first if get("add_bos_token", True) else None, last if closed else None
+
+
+def _named(tokens: list[str], text: str) -> int | None:
+    return tokens.index(text) if text in tokens else None
 
 
 def _context_length(metadata: dict[str, Any]) -> int | None:

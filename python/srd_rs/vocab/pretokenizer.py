@@ -308,6 +308,8 @@ WHOLE_WORDS: Final = _LLAMA3_NAMES | {"minicpm5", "glm4", "glm5", "tekken", "gra
 """Names with ``ignore_merges``: a word that is a token is not put together by merges."""
 WITH_BOS: Final = _LLAMA3_NAMES | {"tekken", "chameleon"}
 """Names whose texts begin with BOS unless the metadata says otherwise."""
+ENCODERS: Final = frozenset(("roberta-bpe", "jina-v1-en", "jina-v2-code"))
+"""Names whose texts stand between two special tokens, as BERT's."""
 
 
 def steps_named(name: str) -> tuple[str, ...] | None:
