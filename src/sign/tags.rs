@@ -48,7 +48,7 @@ impl ShardPlace<'_> {
 pub struct ShardHasher(Hasher);
 
 enum Hasher {
-    Hash(Context),
+    Hash(Box<Context>),
     HashAndTag(TwoHashes),
 }
 
@@ -56,7 +56,7 @@ impl ShardHasher {
     pub fn new(keys: Option<&ContainerKeys>, place: &ShardPlace) -> Self {
         Self(match keys {
             Some(keys) => Hasher::HashAndTag(TwoHashes::new(&*keys.shard, &place.prefix())),
-            None => Hasher::Hash(Context::new(&SHA256)),
+            None => Hasher::Hash(Box::new(Context::new(&SHA256))),
         })
     }
 

@@ -3,6 +3,11 @@
 //! A message is one long chain of dependent rounds: the unit that computes them idles for half of the time.
 //! A second message fills the gaps.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "an iterator's closures may not be inlined, nor have the instructions"
+)]
+
 use std::arch::x86_64::*;
 
 use super::BLOCK;
