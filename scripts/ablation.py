@@ -3,9 +3,10 @@
 
     python scripts/ablation.py TEXT MODEL... --calibration CALIBRATION_TEXT [--seeds 5] [--chunks 40] [--steps NAME,...]
 
-Steps build on each other: ggml, ggml with imatrix, our search, with imatrix, feedback, + rounds of polish, + dither with
-K = 2, 4, 8 proposals of which the best is kept, in all layers or in the reasoning range; then polish without feedback,
-and noise of which nothing is selected. A step without noise is made once. Prints a Markdown table: mean over seeds, its spread (standard deviation), and the error of one file.
+Steps build on each other: ggml, ggml with imatrix, our search, with imatrix, feedback, + rounds of polish, + dither
+with K = 2, 4, 8 proposals of which the best is kept, in all layers or in the reasoning range; then polish without
+feedback, and noise of which nothing is selected. A step without noise is made once. Prints a Markdown table: mean
+over seeds, its spread (standard deviation), and the error of one file.
 """
 
 from __future__ import annotations

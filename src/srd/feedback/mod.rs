@@ -215,9 +215,7 @@ impl Job<'_> {
                 }
             }
             self.proposals::<F>(rows, start, len);
-            for l in 0..ROWS {
-                total[l] += self.best.cost[l];
-            }
+            total.iter_mut().zip(&self.best.cost).for_each(|(total, cost)| *total += cost);
             self.write::<F>(start, out);
         }
         total

@@ -1,0 +1,103 @@
+"""Calibrated conversions end to end: deterministic, of the same size, and better."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import srd_rs
+
+MODEL = Path(__file__).parent.parent / "examples/wiki-gemma4"
+TOKENS = 2048
+
+
+@pytest.fixture(scope="module")
+def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("srd") / "moments.safetensors"
+    srd_rs.calibrate(MODEL, path, text="random", tokens=TOKENS)
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def convert(output: Path, moments: Path, **options: object) -> Path:
+    srd_rs.convert(MODEL, output, effort="srd", calibrate=moments, met=False, **options)  # type: ignore[arg-type]
+    return output
+
+
+def test_the_same_bytes_for_any_threads_and_another_file_for_another_seed(
+    tmp_path: Path, moments: Path
+) -> None:
+    one = convert(tmp_path / "1.gguf", moments, threads=1, provenance=False)
+    three = convert(tmp_path / "3.gguf", moments, threads=3, max_memory=1 << 20, provenance=False)
+    other = convert(tmp_path / "s.gguf", moments, seed=1, provenance=False)
+    assert digest(one) == digest(three)
+    assert digest(one) != digest(other)
+    assert one.stat().st_size == other.stat().st_size
+
+
+@pytest.mark.parametrize("variable", ["SRD_FORCE_SCALAR", "SRD_MAX_ISA"])
+def test_the_same_bytes_on_every_path(tmp_path: Path, variable: str) -> None:
+    """Calibration and quantiser, from text to file, in a process of its own."""
+    files = []
+    for name, environment in (
+        ("best", {}),
+        ("forced", {variable: {"SRD_MAX_ISA": "avx2"}.get(variable, "1")}),
+    ):
+        files.append(tmp_path / f"{name}.gguf")
+        command = [
+            sys.executable,
+            "-m",
+            "srd_rs",
+            "convert",
+            str(MODEL),
+            "-o",
+            str(files[-1]),
+            "--effort",
+            "srd",
+        ]
+        command += [
+            "--calibrate",
+            "random",
+            "--calibrate-tokens",
+            "64",
+            "--calibrate-block",
+            "256",
+            "--no-axm",
+            "--no-met",
+        ]
+        command += ["--proposals", "2", "--name", "m"]
+        subprocess.run(command, check=True, env={**os.environ, **environment}, capture_output=True)
+    assert digest(files[0]) == digest(files[1])
+
+
+def test_types_and_tensor_bytes_are_those_of_the_plain_mix(tmp_path: Path, moments: Path) -> None:
+    plain = tmp_path / "plain.gguf"
+    srd_rs.convert(MODEL, plain, met=False)
+    files = [srd_rs.inspect(plain), srd_rs.inspect(convert(tmp_path / "srd.gguf", moments))]
+    first, second = [[(t.name, t.type, t.bytes) for t in file.tensors] for file in files]
+    assert first == second
+
+
+def test_feedback_halves_the_divergence(tmp_path: Path, moments: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    from srd_rs.eval.evaluation import evaluate
+    from support import SHARED
+
+    text = SHARED / "data/wiki.test.raw"
+    if not text.is_file():
+        pytest.skip("needs wiki.test.raw of the shared folder")
+    base, plain = tmp_path / "bf16.gguf", tmp_path / "plain.gguf"
+    srd_rs.convert(MODEL, base, quant="BF16", met=False)
+    srd_rs.convert(MODEL, plain, met=False)
+    paths = [plain, convert(tmp_path / "srd.gguf", moments)]
+    scores = evaluate(paths, text, base=base, n_chunks=4)
+    before, after = (file.divergence.kld.value for file in scores.files if file.divergence)
+    assert after < 0.75 * before
