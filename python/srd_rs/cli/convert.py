@@ -18,7 +18,6 @@ from srd_rs.cli.text import (
     type_table,
     types_json,
 )
-from srd_rs.conversion import SrdOptions
 
 if TYPE_CHECKING:
     from srd_rs.conversion import ConvertReport, Plan, SealedContainer
@@ -110,9 +109,7 @@ def parse_layers(text: str) -> tuple[float, float]:
 @click.option(
     "--proposals",
     type=click.IntRange(1, 64),
-    default=SrdOptions.proposals,
-    show_default=True,
-    help="Trajectories with noise of which the best is kept (--effort srd).",
+    help="Trajectories with noise of which the best is kept (--effort srd). Default: 4.",
 )
 @click.option(
     "--dither-layers",
@@ -179,7 +176,7 @@ def command(model: str, output: Path | None, dry_run: bool, as_json: bool, **opt
         options["name"] = options["name"] or source.name
         output = _named_output(output, f"{source.name}-{options['quant']}.gguf")
     detail = {key: options.pop(key) for key in ("proposals", "dither_layers")}
-    options["srd"] = SrdOptions(**detail)
+    options["srd"] = srd_rs.SrdOptions(**{key: value for key, value in detail.items() if value is not None})
     run = {key: options.pop(key) for key in RUN_OPTIONS}
     if dry_run:
         plan = srd_rs.plan(source.path, output, **options)
