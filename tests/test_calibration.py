@@ -168,6 +168,7 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     import sys
 
     command = [sys.executable, "-m", "srd_rs", "calibrate", str(EXAMPLE), "-o", str(tmp_path / "c")]
+    command += ["--calibrate-tokens", "4096"]
     master, slave = pty.openpty()
     size = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=size)

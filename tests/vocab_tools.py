@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import struct
 from pathlib import Path
@@ -97,17 +96,16 @@ class LlamaVocab:
     """llama.cpp's tokenizer for some metadata, through a GGUF without tensors."""
 
     def __init__(self, metadata: Metadata, path: Path) -> None:
-        import llama_cpp
+        from srd_rs.eval.llama import library
 
-        self._cpp = llama_cpp
-        self._log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
+        # There is one log function for the process: another's own would leave it hanging when it is collected.
+        self._cpp = library()
         _write_gguf(path, metadata)
-        params = llama_cpp.llama_model_default_params()
+        params = self._cpp.llama_model_default_params()
         params.vocab_only = True
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        self._model = self._cpp.llama_model_load_from_file(str(path).encode(), params)
         assert self._model, "llama.cpp refused the vocabulary"
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab = self._cpp.llama_model_get_vocab(self._model)
 
     def encode(self, text: str) -> list[int]:
         raw = text.encode()
