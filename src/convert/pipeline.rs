@@ -33,7 +33,7 @@ const BYTES_PER_WEIGHT: u64 = 20;
 /// Rows of a calibrated tensor that are worked on at a stretch, so that its factors are fetched from memory for many.
 const CALIBRATED_ROWS: u64 = 64;
 /// Rows that the noise is chosen on.
-const SAMPLE_ROWS: u64 = 32;
+const SAMPLE_ROWS: u64 = 16;
 /// Factors are kept up to this, in case another tensor has the same inputs.
 const FACTOR_BYTES: u64 = 256 << 20;
 /// Blocks of every type divide this, so a row longer than a chunk is cut at its multiples.

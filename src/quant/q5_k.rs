@@ -35,17 +35,22 @@ pub fn pack(grid: &Grid, codes: &[u8; QK_K], out: &mut [u8; BYTES]) {
     }
 }
 
-/// Scales and mins and codes of a block.
-pub fn unpack(block: &[u8; BYTES]) -> (Grid, [u8; QK_K]) {
+/// Scales and mins of a block.
+pub fn scales(block: &[u8; BYTES]) -> Grid {
     let (scales, mins) = search::unpack_scales(block[4..16].try_into().expect("12 bytes"));
     let d = f16::from_le_bytes([block[0], block[1]]);
     let dmin = f16::from_le_bytes([block[2], block[3]]);
+    Grid { d, dmin, scales, mins }
+}
+
+/// Scales and mins and codes of a block.
+pub fn unpack(block: &[u8; BYTES]) -> (Grid, [u8; QK_K]) {
     let codes = std::array::from_fn(|i| {
         let byte = block[48 + i / (2 * SUB) * SUB + i % SUB];
         let low = if i % (2 * SUB) < SUB { byte & 15 } else { byte >> 4 };
         low | (block[16 + i % SUB] >> (i / SUB) & 1) << 4
     });
-    (Grid { d, dmin, scales, mins }, codes)
+    (scales(block), codes)
 }
 
 /// Quantises a row of whole super-blocks with the scalar reference. `importance`: the `h_ii` of the

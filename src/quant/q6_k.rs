@@ -232,8 +232,13 @@ pub fn unpack(block: &[u8; BYTES]) -> (Grid, [u8; QK_K]) {
         let high = block[128 + half * 32 + at % 32] >> (at / 32 * 2) & 3;
         low | high << 4
     });
+    (scales(block), codes)
+}
+
+/// Scales of a block.
+pub fn scales(block: &[u8; BYTES]) -> Grid {
     let scales = std::array::from_fn(|j| block[192 + j] as i8);
-    (Grid { d: f16::from_le_bytes([block[208], block[209]]), scales }, codes)
+    Grid { d: f16::from_le_bytes([block[208], block[209]]), scales }
 }
 
 /// Quantises a row of whole super-blocks with the scalar reference. `importance`: the `h_ii` of the

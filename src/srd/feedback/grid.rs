@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::lanes::{Lane, ROWS};
+use super::lanes::{Lane, Lanes, ROWS, rows_of};
 use crate::dtype::{GgmlType, QK_K};
 use crate::quant::block32::{self, Searched};
 use crate::quant::{self, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, search};
@@ -12,7 +12,7 @@ pub(super) const MAX_SUBS: usize = 16;
 
 /// Scales of a block in every lane: a weight of sub-block `i` is `(d * scale[i]) * q - dmin * min[i]`, in f32 and
 /// rounded where ggml rounds, so that it is the very value the block decodes to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Grid {
     pub d: Lane,
     pub dmin: Lane,
@@ -20,13 +20,6 @@ pub(super) struct Grid {
     pub scale: [Lane; MAX_SUBS],
     /// Integers within [`Format::SCALES`]; 1 where the format has none, 0 where it has no offset.
     pub min: [Lane; MAX_SUBS],
-}
-
-impl Default for Grid {
-    fn default() -> Self {
-        let zero = [0.0; ROWS];
-        Self { d: zero, dmin: zero, scale: [zero; MAX_SUBS], min: [zero; MAX_SUBS] }
-    }
 }
 
 /// What feedback has to know of a block format.
@@ -51,20 +44,20 @@ pub(super) trait Format {
 
 /// Q4_K and Q5_K.
 fn read_affine(k: &search::Grid, grid: &mut Grid, lane: usize) {
-    grid.d[lane] = k.d.to_f32();
-    grid.dmin[lane] = k.dmin.to_f32();
+    grid.d.0[lane] = k.d.to_f32();
+    grid.dmin.0[lane] = k.dmin.to_f32();
     for i in 0..search::SUBS {
-        grid.scale[i][lane] = f32::from(k.scales[i]);
-        grid.min[i][lane] = f32::from(k.mins[i]);
+        grid.scale[i].0[lane] = f32::from(k.scales[i]);
+        grid.min[i].0[lane] = f32::from(k.mins[i]);
     }
 }
 
 fn affine(grid: &Grid, lane: usize) -> search::Grid {
     search::Grid {
-        d: f16::from_f32(grid.d[lane]),
-        dmin: f16::from_f32(grid.dmin[lane]),
-        scales: std::array::from_fn(|i| grid.scale[i][lane] as u8),
-        mins: std::array::from_fn(|i| grid.min[i][lane] as u8),
+        d: f16::from_f32(grid.d.0[lane]),
+        dmin: f16::from_f32(grid.dmin.0[lane]),
+        scales: std::array::from_fn(|i| grid.scale[i].0[lane] as u8),
+        mins: std::array::from_fn(|i| grid.min[i].0[lane] as u8),
     }
 }
 
@@ -86,7 +79,7 @@ impl Format for Q4K {
     const MINS: bool = true;
 
     fn read(block: &[u8], grid: &mut Grid, lane: usize) {
-        read_affine(&q4_k::unpack(whole(block)).0, grid, lane);
+        read_affine(&q4_k::scales(whole(block)), grid, lane);
     }
 
     fn write(grid: &Grid, lane: usize, codes: &[f32], block: &mut [u8]) {
@@ -105,7 +98,7 @@ impl Format for Q5K {
     const MINS: bool = true;
 
     fn read(block: &[u8], grid: &mut Grid, lane: usize) {
-        read_affine(&q5_k::unpack(whole(block)).0, grid, lane);
+        read_affine(&q5_k::scales(whole(block)), grid, lane);
     }
 
     fn write(grid: &Grid, lane: usize, codes: &[f32], block: &mut [u8]) {
@@ -124,16 +117,16 @@ impl Format for Q6K {
     const MINS: bool = false;
 
     fn read(block: &[u8], grid: &mut Grid, lane: usize) {
-        let (k, _) = q6_k::unpack(whole(block));
-        grid.d[lane] = k.d.to_f32();
+        let k = q6_k::scales(whole(block));
+        grid.d.0[lane] = k.d.to_f32();
         for i in 0..q6_k::SUBS {
-            grid.scale[i][lane] = f32::from(k.scales[i]);
+            grid.scale[i].0[lane] = f32::from(k.scales[i]);
         }
     }
 
     fn write(grid: &Grid, lane: usize, codes: &[f32], block: &mut [u8]) {
-        let scales = std::array::from_fn(|i| grid.scale[i][lane] as i8);
-        let k = q6_k::Grid { d: f16::from_f32(grid.d[lane]), scales };
+        let scales = std::array::from_fn(|i| grid.scale[i].0[lane] as i8);
+        let k = q6_k::Grid { d: f16::from_f32(grid.d.0[lane]), scales };
         q6_k::pack(&k, &bytes(codes, 32.0), block.try_into().expect("a whole block"));
     }
 }
@@ -151,17 +144,17 @@ macro_rules! block32 {
             const MINS: bool = $mins;
 
             fn read(block: &[u8], grid: &mut Grid, lane: usize) {
-                grid.d[lane] = block32::scale_at(block);
-                grid.scale[0][lane] = 1.0;
+                grid.d.0[lane] = block32::scale_at(block);
+                grid.scale[0].0[lane] = 1.0;
                 if $mins {
-                    grid.dmin[lane] = -block32::scale_at(&block[2..]);
-                    grid.min[0][lane] = 1.0;
+                    grid.dmin.0[lane] = -block32::scale_at(&block[2..]);
+                    grid.min[0].0[lane] = 1.0;
                 }
             }
 
             fn write(grid: &Grid, lane: usize, codes: &[f32], block: &mut [u8]) {
                 // The offset goes back with the sign it came with: 0 - 0 is +0, as the search writes it.
-                let k = block32::Grid { scale: grid.d[lane], offset: 0.0 - grid.dmin[lane] };
+                let k = block32::Grid { scale: grid.d.0[lane], offset: 0.0 - grid.dmin.0[lane] };
                 let codes = std::array::from_fn(|i| codes[i] - $low);
                 <$room::Blocks as Searched>::pack(k, &block32::words(&codes), block);
             }
@@ -184,37 +177,35 @@ impl Format for Q80 {
     const MINS: bool = false;
 
     fn read(block: &[u8], grid: &mut Grid, lane: usize) {
-        grid.d[lane] = block32::scale_at(block);
-        grid.scale[0][lane] = 1.0;
+        grid.d.0[lane] = block32::scale_at(block);
+        grid.scale[0].0[lane] = 1.0;
     }
 
     fn write(grid: &Grid, lane: usize, codes: &[f32], block: &mut [u8]) {
         let codes = std::array::from_fn(|i| codes[i] as i8);
-        q8_0::pack(grid.d[lane], &codes, block.try_into().expect("a whole block"));
+        q8_0::pack(grid.d.0[lane], &codes, block.try_into().expect("a whole block"));
     }
 }
 
-/// Scales of the blocks of `F` for the weights `x` (`F::BLOCK` lanes), found by the plain search with the columns'
-/// importance `h`.
-pub(super) fn search_grid<F: Format>(
+/// Scales of the blocks of `F` for the weights `x`, found by the plain search with the columns' importance `h`.
+#[inline(always)]
+pub(super) fn search_grids<F: Format, L: Lanes>(
+    l: L,
     x: &[Lane],
     h: &[f32],
     rows: &mut Vec<f32>,
     blocks: &mut Vec<u8>,
-) -> Grid {
-    let n = F::BLOCK;
+    to: &mut [Grid],
+) {
+    let n = x.len();
     rows.resize(ROWS * n, 0.0);
-    for (lane, row) in rows.chunks_exact_mut(n).enumerate() {
-        for (to, from) in row.iter_mut().zip(x) {
-            *to = from[lane];
+    rows_of(l, x, rows);
+    let size = F::TYPE.block_bytes();
+    blocks.resize(ROWS * to.len() * size, 0);
+    quant::quantize(F::TYPE, rows, n, Some(h), blocks);
+    for (lane, row) in blocks.chunks_exact(to.len() * size).enumerate() {
+        for (block, grid) in row.chunks_exact(size).zip(to.iter_mut()) {
+            F::read(block, grid, lane);
         }
     }
-    let size = F::TYPE.block_bytes();
-    blocks.resize(ROWS * size, 0);
-    quant::quantize(F::TYPE, rows, n, Some(h), blocks);
-    let mut grid = Grid::default();
-    for (lane, block) in blocks.chunks_exact(size).enumerate() {
-        F::read(block, &mut grid, lane);
-    }
-    grid
 }

@@ -1,30 +1,35 @@
 //! Quantisation under the second moments of the inputs: residual feedback, dither, polish (section 5 of the design).
 //!
 //! Rows of a matrix do not depend on each other: [`ROWS`] of them are worked on side by side, one diagonal block of H
-//! after another. Cost per weight, for blocks of B: `B / 2` fused multiply-adds for the feedback and about `3 B` for a
-//! round of polish.
+//! after another. Cost per weight, for blocks of B: `B / 2` fused multiply-adds for a trajectory of feedback and B for
+//! a round of polish.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "several arrays of registers are walked side by side, in what must be inlined"
+)]
+
+mod factor;
 mod grid;
 mod lanes;
+mod order;
+mod polish;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 mod solve;
+mod survivors;
 #[cfg(test)]
 mod tests;
 
 use serde::Deserialize;
 
+pub use factor::{DAMPING, Factor};
 use grid::Format;
-use lanes::{Lane, ROWS, ZERO};
+use lanes::{Lane, Plain, ROWS};
 use solve::{Moments, Steps, Work};
 
 use crate::dtype::GgmlType;
-use crate::error::Result;
-use crate::linalg::gemm::Mat;
-use crate::linalg::ldl;
-use crate::quant::search::normalised_importance;
 use crate::simd_level::{Level, level};
-use crate::srd::calibration::SecondMoments;
 use crate::srd::noise::Noise;
 
 /// What is done to a tensor.
@@ -33,9 +38,9 @@ use crate::srd::noise::Noise;
 pub struct Options {
     /// Diffuse residuals; without it the columns are rounded one by one.
     pub feedback: bool,
-    /// Rounds of coordinate descent: on the codes, before each but the first also on the scales.
+    /// Rounds of coordinate descent on scales and codes.
     pub polish: usize,
-    /// Trajectories, of which each row keeps the best for each block of H; the first has no noise.
+    /// Trajectories of each row that go on side by side, of which the best is kept; at most [`MOST_PROPOSALS`].
     pub proposals: usize,
     /// Amplitude of the noise in steps; `None` asks for the best of [`TAUS`] for each tensor.
     pub tau: Option<f32>,
@@ -45,73 +50,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { feedback: true, polish: 3, proposals: 4, tau: None, unselected: false }
+        Self { feedback: true, polish: 2, proposals: 4, tau: None, unselected: false }
     }
 }
 
+/// More trajectories than these are not kept.
+pub const MOST_PROPOSALS: usize = survivors::MOST;
 /// Amplitudes that are tried on a sample of a tensor's rows.
-pub const TAUS: [f32; 4] = [0.03, 0.06, 0.12, 0.2];
+pub const TAUS: [f32; 3] = [0.1, 0.2, 0.3];
 /// What noise must gain on the sample to be used: less is chance.
 const WORTH: f64 = 0.999;
-
-/// Share of the mean diagonal that is added to it.
-pub const DAMPING: f32 = 0.01;
-
-/// The second moments of a tensor's inputs, factored for [`quantize_rows`].
-#[derive(Debug)]
-pub struct Factor {
-    n: usize,
-    block: usize,
-    /// `[n, block]`, damped.
-    h: Vec<f32>,
-    /// `[n, block]`, strictly upper in each block.
-    a: Vec<f32>,
-    importance: Vec<f32>,
-    blocks: Vec<(usize, usize)>,
-}
-
-impl Factor {
-    /// `damping`: share of the mean diagonal that is added to it. `None` if nothing is known: all moments are zero.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`](crate::Error::NonFinite) if a moment is not finite.
-    pub fn new(moments: SecondMoments, damping: f32) -> Result<Option<Self>> {
-        let (n, block, diagonal) = (moments.n, moments.block, moments.diagonal());
-        let Some(importance) = normalised_importance(&diagonal) else { return Ok(None) };
-        let mean = diagonal.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
-        let blocks: Vec<_> = moments.blocks().collect();
-        let (mut h, mut a) = (moments.values, vec![0.0; n * block]);
-        for i in 0..n {
-            h[i * block + i % block] += (f64::from(damping) * mean) as f32;
-        }
-        for &(start, len) in &blocks {
-            let at = start * block;
-            let view = Mat { data: &h[at..], rows: len, cols: len, row_stride: block, col_stride: 1 };
-            if let Some(factors) = ldl::factorise(view, 0.0)? {
-                for (to, from) in a[at..].chunks_mut(block).zip(factors.a.chunks_exact(len)) {
-                    to[..len].copy_from_slice(from);
-                }
-            }
-        }
-        Ok(Some(Self { n, block, h, a, importance, blocks }))
-    }
-
-    /// Memory that a factor takes.
-    pub fn bytes(n: usize, block: usize) -> u64 {
-        2 * (n * block * size_of::<f32>()) as u64
-    }
-
-    fn moments(&self, start: usize, len: usize) -> Moments<'_> {
-        let at = start * self.block..(start + len) * self.block;
-        Moments {
-            len,
-            stride: self.block,
-            h: &self.h[at.clone()],
-            a: &self.a[at],
-            importance: &self.importance[start..start + len],
-        }
-    }
-}
 
 /// Which rows these are, for their noise.
 #[derive(Clone, Copy)]
@@ -175,7 +123,7 @@ fn quantize_as<F: Format>(rows: Rows<'_>, factor: &Factor, options: &Options, ou
     let n = factor.n;
     let row_bytes = n / F::BLOCK * F::TYPE.block_bytes();
     assert!(rows.weights.len().is_multiple_of(n) && out.len() == rows.weights.len() / n * row_bytes);
-    let mut job = Job { factor, options, work: Work::default(), noise: Vec::new(), best: Best::default() };
+    let mut job = Job { factor, options, work: Work::default() };
     let mut total = 0.0;
     let groups = rows.weights.chunks(ROWS * n).zip(out.chunks_mut(ROWS * row_bytes));
     for (i, (weights, out)) in groups.enumerate() {
@@ -186,121 +134,67 @@ fn quantize_as<F: Format>(rows: Rows<'_>, factor: &Factor, options: &Options, ou
     total
 }
 
-/// The best of several proposals.
-#[derive(Default)]
-struct Best {
-    cost: Lane,
-    q: Vec<Lane>,
-    grids: Vec<grid::Grid>,
-}
-
 struct Job<'a> {
     factor: &'a Factor,
     options: &'a Options,
     work: Work,
-    noise: Vec<Lane>,
-    best: Best,
 }
 
 impl Job<'_> {
-    /// At most [`ROWS`] rows; missing ones are zeros that nobody reads.
-    fn group<F: Format>(&mut self, rows: Rows<'_>, out: &mut [u8]) -> Lane {
-        let mut total = ZERO;
+    /// At most [`ROWS`] rows. Returns the cost of each; that of missing ones means nothing.
+    fn group<F: Format>(&mut self, rows: Rows<'_>, out: &mut [u8]) -> [f32; ROWS] {
+        let mut total = [0.0; ROWS];
         for &(start, len) in &self.factor.blocks {
             self.work.resize::<F>(len);
-            for (j, to) in self.work.w.iter_mut().enumerate() {
-                *to = ZERO;
-                for (to, row) in to.iter_mut().zip(rows.weights.chunks_exact(self.factor.n)) {
-                    *to = row[start + j];
-                }
+            let pieces = rows.weights.chunks_exact(self.factor.n).map(|row| &row[start..start + len]);
+            for (to, from) in self.work.rows.chunks_exact_mut(len).zip(pieces) {
+                to.copy_from_slice(from);
             }
-            self.proposals::<F>(rows, start, len);
-            total.iter_mut().zip(&self.best.cost).for_each(|(total, cost)| *total += cost);
-            self.write::<F>(start, out);
+            let steps = Steps {
+                feedback: self.options.feedback,
+                proposals: self.options.proposals.max(1),
+                unselected: self.options.unselected,
+                polish: self.options.polish,
+            };
+            let tau = self.options.tau.unwrap_or(0.0);
+            let mut draw = |noise: &mut [Lane]| draw(rows, tau, start, noise);
+            shell::<F>(level(), self.factor.moments(start, len), steps, &mut draw, &mut self.work);
+            total.iter_mut().zip(&self.work.cost.0).for_each(|(total, cost)| *total += cost);
+            self.write::<F>((start, len), out);
         }
         total
     }
 
-    fn proposals<F: Format>(&mut self, rows: Rows<'_>, start: usize, len: usize) {
-        let m = self.factor.moments(start, len);
-        let steps = Steps { feedback: self.options.feedback, polish: self.options.polish };
-        for k in 0..self.options.proposals.max(1) {
-            let noisy = k > 0 || self.options.unselected;
-            if noisy {
-                self.draw(rows, k as u64, start, len);
-            }
-            let noise = noisy.then_some(self.noise.as_slice());
-            let cost = shell::<F>(level(), m, steps, noise, &mut self.work);
-            self.keep(k == 0, &cost);
-        }
-    }
-
-    /// Noise of proposal `k`.
-    fn draw(&mut self, rows: Rows<'_>, k: u64, start: usize, len: usize) {
-        self.noise.resize(len, ZERO);
-        let tau = self.options.tau.unwrap_or(0.0);
-        let mut row = vec![0.0; len];
-        for l in 0..ROWS {
-            rows.noise.fill((rows.first + l as u64) | k << 48, start as u64, &mut row);
-            for (to, u) in self.noise.iter_mut().zip(&row) {
-                to[l] = 2.0 * tau * u;
-            }
-        }
-    }
-
-    /// Takes over the rows of `work` that cost less than the best so far, or all.
-    fn keep(&mut self, all: bool, cost: &Lane) {
-        if all {
-            self.best.cost = *cost;
-            self.best.q.clone_from(&self.work.q);
-            self.best.grids.clone_from(&self.work.grids);
-            return;
-        }
-        let better: [bool; ROWS] = std::array::from_fn(|l| cost[l] < self.best.cost[l]);
-        let take = |to: &mut Lane, from: &Lane| {
-            for l in 0..ROWS {
-                if better[l] {
-                    to[l] = from[l];
-                }
-            }
-        };
-        take(&mut self.best.cost, cost);
-        self.best.q.iter_mut().zip(&self.work.q).for_each(|(to, from)| take(to, from));
-        for (to, from) in self.best.grids.iter_mut().zip(&self.work.grids) {
-            take(&mut to.d, &from.d);
-            take(&mut to.dmin, &from.dmin);
-            to.scale.iter_mut().zip(&from.scale).for_each(|(to, from)| take(to, from));
-            to.min.iter_mut().zip(&from.min).for_each(|(to, from)| take(to, from));
-        }
-    }
-
-    fn write<F: Format>(&self, start: usize, out: &mut [u8]) {
+    /// Writes the blocks of the columns `start .. start + len`.
+    fn write<F: Format>(&self, (start, len): (usize, usize), out: &mut [u8]) {
         let row_bytes = self.factor.n / F::BLOCK * F::TYPE.block_bytes();
-        let mut codes = vec![0.0; F::BLOCK];
-        for (l, row) in out.chunks_exact_mut(row_bytes).enumerate() {
+        let rows = out.chunks_exact_mut(row_bytes).zip(self.work.rows.chunks_exact(len));
+        for (lane, (row, codes)) in rows.enumerate() {
             let blocks = row.chunks_exact_mut(F::TYPE.block_bytes()).skip(start / F::BLOCK);
-            for ((grid, q), block) in self.best.grids.iter().zip(self.best.q.chunks(F::BLOCK)).zip(blocks) {
-                for (code, q) in codes.iter_mut().zip(q) {
-                    *code = q[l];
-                }
-                F::write(grid, l, &codes, block);
+            for ((grid, codes), block) in self.work.grids.iter().zip(codes.chunks(F::BLOCK)).zip(blocks) {
+                F::write(grid, lane, codes, block);
             }
+        }
+    }
+}
+
+/// Noise for the columns from `start` on, in steps.
+fn draw(rows: Rows<'_>, tau: f32, start: usize, noise: &mut [Lane]) {
+    let mut row = vec![0.0; noise.len()];
+    for l in 0..ROWS {
+        rows.noise.fill(rows.first + l as u64, start as u64, &mut row);
+        for (to, u) in noise.iter_mut().zip(&row) {
+            to.0[l] = 2.0 * tau * u;
         }
     }
 }
 
 /// Runs the solver compiled for `level`.
-fn shell<F: Format>(
-    level: Level,
-    m: Moments<'_>,
-    steps: Steps,
-    noise: Option<&[Lane]>,
-    work: &mut Work,
-) -> Lane {
+fn shell<F: Format>(level: Level, m: Moments<'_>, steps: Steps, draw: solve::Draw<'_>, work: &mut Work) {
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx2 {
-        return simd::solve_avx2::<F>(m, steps, noise, work);
+        return simd::solve_avx2::<F>(m, steps, draw, work);
     }
     let _ = level;
-    solve::solve::<F>(m, steps, noise, work)
+    solve::solve::<F, _>(Plain, m, steps, draw, work);
 }

@@ -86,7 +86,9 @@ fn the_reported_cost_is_that_of_the_blocks_and_every_step_lowers_it() {
             assert!((reported / real - 1.0).abs() < 2e-3, "{ty:?}: {reported} is not {real}");
             real
         });
-        assert!(costs.is_sorted_by(|a, b| a > b), "{ty:?}: {costs:?}");
+        // Q8_0's codes have nothing to choose between.
+        assert!(costs[..5].is_sorted_by(|a, b| a > b), "{ty:?}: {costs:?}");
+        assert!(costs[5] < costs[4] || ty == GgmlType::Q8_0 && costs[5] == costs[4], "{ty:?}: {costs:?}");
         assert!(costs[3] < 0.8 * costs[0], "{ty:?}: {costs:?}");
     }
 }
@@ -183,13 +185,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_level_gives_the_same_bytes(seed: u32, which in 0usize..8, scale in -20i32..20, polish in 0usize..3) {
+    fn every_level_gives_the_same_bytes(seed: u32, which in 0usize..8, scale in -20i32..20, polish in 0usize..3, proposals in 1usize..9) {
         let ty = TYPES[which];
         let seed = u64::from(seed);
         let w: Vec<f32> = numbers(seed, 16 * 256).iter().map(|w| w * f32::powi(2.0, scale)).collect();
         let factor = Factor::new(moments(seed, 256, 256), DAMPING).unwrap().unwrap();
         let m = factor.moments(0, 256);
-        let steps = Steps { feedback: true, polish };
+        let steps = Steps { feedback: true, polish, proposals, unselected: false };
         let mut works = crate::simd_level::available().into_iter().map(|level| {
             let at = |work: &mut Work| match ty {
                 GgmlType::Q4_K => run::<grid::Q4K>(level, m, steps, &w, work),
@@ -202,8 +204,10 @@ proptest! {
                 _ => run::<grid::Q51>(level, m, steps, &w, work),
             };
             let mut work = Work::default();
-            let cost = at(&mut work);
-            (cost.map(f32::to_bits), work.q.concat().iter().map(|q| q.to_bits()).collect::<Vec<_>>())
+            at(&mut work);
+            let scales: Vec<f32> = work.grids.iter().flat_map(|g| [g.d.0, g.scale[0].0, g.min[0].0].concat()).collect();
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            (bits(&work.cost.0), bits(&work.rows), bits(&scales))
         });
         let first = works.next().unwrap();
         for other in works {
@@ -212,10 +216,10 @@ proptest! {
     }
 }
 
-fn run<F: Format>(level: Level, m: Moments<'_>, steps: Steps, w: &[f32], work: &mut Work) -> Lane {
+fn run<F: Format>(level: Level, m: Moments<'_>, steps: Steps, w: &[f32], work: &mut Work) {
     work.resize::<F>(m.len);
-    for (j, to) in work.w.iter_mut().enumerate() {
-        *to = std::array::from_fn(|l| w[l * m.len + j]);
-    }
-    shell::<F>(level, m, steps, None, work)
+    work.rows.copy_from_slice(w);
+    let noise = Noise::new(1, "t");
+    let rows = Rows { weights: w, noise: &noise, first: 0 };
+    shell::<F>(level, m, steps, &mut |to| draw(rows, 0.2, 0, to), work);
 }
