@@ -131,15 +131,11 @@ pub struct ContainerSink<'a> {
     writer: Writer<'a>,
 }
 
-/// Bytes of a shard that are written at a time: half the system time of writing chunk by chunk.
-const WRITE: usize = 1 << 20;
-
 /// One shard on its way out: its bytes go through the hashes and to the file in order.
 pub struct ShardSink {
     number: usize,
-    /// In the file, of the first byte of `pending`.
+    /// In the file, of the next byte to write.
     offset: u64,
-    pending: Vec<u8>,
     hasher: ShardHasher,
 }
 
@@ -152,6 +148,13 @@ pub struct Sealed {
     pub container: String,
     pub key_id: String,
     pub signed: bool,
+}
+
+impl ShardSink {
+    /// Takes the next bytes into hash and tag: best while they are in a near cache.
+    pub fn hash(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
 }
 
 impl<'a> ContainerSink<'a> {
@@ -178,7 +181,7 @@ impl<'a> ContainerSink<'a> {
     /// Shard `number` of the file.
     pub fn shard(&self, number: usize) -> ShardSink {
         let offset = self.plan.layout.shards[number].offset;
-        ShardSink { number, offset, pending: Vec::new(), hasher: self.writer.hasher(number) }
+        ShardSink { number, offset, hasher: self.writer.hasher(number) }
     }
 
     pub fn base_shard(&self, tensor: usize, index: usize) -> ShardSink {
@@ -191,24 +194,16 @@ impl<'a> ContainerSink<'a> {
         t.bits().map(|bits| (self.shard(number), bits))
     }
 
-    /// Takes the next bytes of a shard.
-    pub fn append(&self, shard: &mut ShardSink, bytes: &[u8]) -> Result<()> {
-        shard.hasher.update(bytes);
-        shard.pending.extend_from_slice(bytes);
-        if shard.pending.len() >= WRITE { self.flush(shard) } else { Ok(()) }
-    }
-
-    fn flush(&self, shard: &mut ShardSink) -> Result<()> {
-        self.sink.write_at(&shard.pending, shard.offset)?;
-        shard.offset += shard.pending.len() as u64;
-        shard.pending.clear();
+    /// Writes the next bytes of a shard. Many at a time, as every call costs the system time.
+    pub fn write(&self, shard: &mut ShardSink, bytes: &[u8]) -> Result<()> {
+        self.sink.write_at(bytes, shard.offset)?;
+        shard.offset += bytes.len() as u64;
         Ok(())
     }
 
-    /// Writes what is left of a shard and returns its SHA-256.
-    pub fn finish_shard(&self, mut shard: ShardSink) -> Result<Hash> {
-        self.flush(&mut shard)?;
-        Ok(self.writer.finish_shard(shard.number, shard.hasher))
+    /// Hash and tag of a shard that is written go to the manifest; returns its SHA-256.
+    pub fn finish_shard(&self, shard: ShardSink) -> Hash {
+        self.writer.finish_shard(shard.number, shard.hasher)
     }
 
     /// Writes manifest and seal; what remains is to give the file its name.

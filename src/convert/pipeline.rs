@@ -38,6 +38,9 @@ const SAMPLE_ROWS: u64 = 16;
 const FACTOR_BYTES: u64 = 256 << 20;
 /// Blocks of every type divide this, so a row longer than a chunk is cut at its multiples.
 const CUT: u64 = 256;
+/// Bytes that are written at a time: chunk by chunk takes twice the system time, as every write locks the file and
+/// begins and ends within a page.
+const WRITE: usize = 1 << 20;
 /// Weights whose residuals are made at a time, so that they, their base and its values stay in the first
 /// cache: a multiple of [`CUT`].
 const KEEP_WEIGHTS: usize = 2048;
@@ -281,10 +284,12 @@ struct Buffers {
     scratch: Scratch,
     weights: Vec<f32>,
     blocks: Vec<u8>,
+    /// Blocks, and residual codes, of a unit that are not yet written.
+    base: Vec<u8>,
+    residual: Vec<u8>,
     /// What the blocks stand for.
     values: Vec<f32>,
     steps: Vec<f32>,
-    plane: Vec<u8>,
 }
 
 struct Job<'a> {
@@ -341,7 +346,12 @@ impl Job<'_> {
     /// One unit, a chunk at a time; unfinished when `go_on` says so.
     fn process(&self, unit: &Unit, buffers: &mut Buffers, go_on: impl Fn() -> bool) -> Result<()> {
         self.progress.tensor.store(unit.index, Ordering::Relaxed);
+        // What an unfinished unit left behind.
+        buffers.base.clear();
+        buffers.residual.clear();
         let mut shards = self.outputs.container.as_ref().map(|c| self.open_shards(c, unit));
+        let mut written = unit.tensor.offset
+            + unit.tensor.ty.row_bytes(unit.start).expect("units are cut at block boundaries");
         let mut start = unit.start;
         while start < unit.end {
             if !go_on() {
@@ -349,16 +359,48 @@ impl Job<'_> {
             }
             let chunk = unit.chunk(start, self.chunk_of(unit.tensor));
             self.convert(&chunk, buffers)?;
-            if let (Some(container), Some(shards)) = (&self.outputs.container, &mut shards) {
-                self.keep(container, shards, &chunk, buffers)?;
+            if let Some(shards) = &mut shards {
+                keep(shards, &chunk, buffers);
             }
+            buffers.base.extend_from_slice(&buffers.blocks);
             start += chunk.len;
+            self.write(unit, start == unit.end, &mut written, shards.as_mut(), buffers)?;
         }
         if let (Some(container), Some(shards)) = (&self.outputs.container, shards) {
-            container.finish_shard(shards.base)?;
+            container.finish_shard(shards.base);
             if let Some((residual, ..)) = shards.residual {
-                container.finish_shard(residual)?;
+                container.finish_shard(residual);
             }
+        }
+        Ok(())
+    }
+
+    /// Writes what has piled up, if that is enough or `all` there will be; `written`: the place in the GGUF.
+    fn write(
+        &self,
+        unit: &Unit,
+        all: bool,
+        written: &mut u64,
+        shards: Option<&mut Shards>,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
+        let enough = |bytes: &[u8]| all || bytes.len() >= WRITE;
+        let mut shards = self.outputs.container.as_ref().zip(shards);
+        if enough(&buffers.base) {
+            if let Some(sink) = self.outputs.gguf.get(unit.tensor.file) {
+                sink.write_at(&buffers.base, *written)?;
+            }
+            if let Some((container, shards)) = &mut shards {
+                container.write(&mut shards.base, &buffers.base)?;
+            }
+            *written += buffers.base.len() as u64;
+            buffers.base.clear();
+        }
+        if let Some((container, Shards { residual: Some((shard, ..)), .. })) = shards
+            && enough(&buffers.residual)
+        {
+            container.write(shard, &buffers.residual)?;
+            buffers.residual.clear();
         }
         Ok(())
     }
@@ -379,7 +421,7 @@ impl Job<'_> {
         Shards { base: container.base_shard(unit.index, unit.shard), residual }
     }
 
-    /// Makes the blocks of a chunk and writes them to the GGUF.
+    /// Makes the blocks of a chunk.
     fn convert(&self, chunk: &Chunk, buffers: &mut Buffers) -> Result<()> {
         let tensor = chunk.tensor;
         let bytes = tensor.ty.row_bytes(chunk.len).expect("chunks are cut at block boundaries");
@@ -389,40 +431,8 @@ impl Job<'_> {
             Some(index) => self.copy(chunk, index, offset, &mut buffers.blocks)?,
             None => self.quantise(chunk, buffers)?,
         }
-        if let Some(sink) = self.outputs.gguf.get(tensor.file) {
-            sink.write_at(&buffers.blocks, tensor.offset + offset)?;
-        }
         self.progress.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Writes the blocks of a chunk, and what they lost, to the container.
-    fn keep(
-        &self,
-        container: &ContainerSink,
-        shards: &mut Shards,
-        chunk: &Chunk,
-        buffers: &mut Buffers,
-    ) -> Result<()> {
-        container.append(&mut shards.base, &buffers.blocks)?;
-        let Some((shard, bits, noise)) = &mut shards.residual else { return Ok(()) };
-        let ty = chunk.tensor.ty;
-        let plane = |n: u64| bits.plane_bytes(n).expect("blocks are whole sub-blocks") as usize;
-        let base = |n: u64| ty.row_bytes(n).expect("pieces are cut at block boundaries") as usize;
-        buffers.plane.resize(plane(chunk.len), 0);
-        buffers.values.resize(KEEP_WEIGHTS, 0.0);
-        buffers.steps.resize(KEEP_WEIGHTS / residual::SUB, 0.0);
-        for (i, weights) in buffers.weights.chunks_mut(KEEP_WEIGHTS).enumerate() {
-            let (at, n) = ((i * KEEP_WEIGHTS) as u64, weights.len());
-            let blocks = &buffers.blocks[base(at)..base(at + n as u64)];
-            let (values, steps) = (&mut buffers.values[..n], &mut buffers.steps[..n / residual::SUB]);
-            quant::dequantize(ty, blocks, values);
-            weights.iter_mut().zip(values).for_each(|(w, v)| *w -= *v);
-            residual::steps(ty, blocks, steps);
-            let run = Run { noise, bits: *bits, start: chunk.start + at, row: chunk.tensor.row_len(), steps };
-            residual::encode(run, weights, &mut buffers.plane[plane(at)..plane(at + n as u64)]);
-        }
-        container.append(shard, &buffers.plane)
     }
 
     /// The source already has the wanted type: its bytes are taken, and only looked at.
@@ -588,4 +598,29 @@ fn quantise_weighted(chunk: &Chunk, weights: &[f32], h: &[f32], blocks: &mut [u8
         quant::quantize(tensor.ty, piece, n as usize, Some(&h[from..from + n as usize]), out);
         at += n;
     }
+}
+
+/// Takes the blocks of a chunk into the container's hashes, and makes the codes of what they lost.
+fn keep(shards: &mut Shards, chunk: &Chunk, buffers: &mut Buffers) {
+    shards.base.hash(&buffers.blocks);
+    let Some((shard, bits, noise)) = &mut shards.residual else { return };
+    let ty = chunk.tensor.ty;
+    let plane = |n: u64| bits.plane_bytes(n).expect("blocks are whole sub-blocks") as usize;
+    let base = |n: u64| ty.row_bytes(n).expect("pieces are cut at block boundaries") as usize;
+    buffers.values.resize(KEEP_WEIGHTS, 0.0);
+    buffers.steps.resize(KEEP_WEIGHTS / residual::SUB, 0.0);
+    let first = buffers.residual.len();
+    buffers.residual.resize(first + plane(chunk.len), 0);
+    let codes = &mut buffers.residual[first..];
+    for (i, weights) in buffers.weights.chunks_mut(KEEP_WEIGHTS).enumerate() {
+        let (at, n) = ((i * KEEP_WEIGHTS) as u64, weights.len());
+        let blocks = &buffers.blocks[base(at)..base(at + n as u64)];
+        let (values, steps) = (&mut buffers.values[..n], &mut buffers.steps[..n / residual::SUB]);
+        quant::dequantize(ty, blocks, values);
+        weights.iter_mut().zip(values).for_each(|(w, v)| *w -= *v);
+        residual::steps(ty, blocks, steps);
+        let run = Run { noise, bits: *bits, start: chunk.start + at, row: chunk.tensor.row_len(), steps };
+        residual::encode(run, weights, &mut codes[plane(at)..plane(at + n as u64)]);
+    }
+    shard.hash(codes);
 }
