@@ -4,8 +4,8 @@
     python scripts/ablation.py TEXT MODEL... --calibration CALIBRATION_TEXT [--seeds 5] [--chunks 40] [--steps NAME,...]
 
 Steps build on each other: ggml, ggml with imatrix, our search, with imatrix, feedback, + rounds of polish, + dither
-with K = 2, 4, 8 proposals of which the best is kept, in all layers or in the reasoning range; then polish without
-feedback, and noise of which nothing is selected. A step without noise is made once. Prints a Markdown table: mean
+with K = 2, 4, 8 survivors, in all layers or in the reasoning range; then polish without feedback, and noise of which
+nothing is selected. A step without noise is made once. Prints a Markdown table: mean
 over seeds, its spread (standard deviation), and the error of one file.
 """
 
@@ -45,7 +45,7 @@ class Case:
         srd_rs.convert(self.model, output, quant=self.quant, seed=seed, met=False, overwrite=True, **options)
 
 
-EVERYWHERE = (0.0, 1.0)
+REASONING = (0.40, 0.77)
 
 
 def srd(**steps: Any) -> Maker:
@@ -65,9 +65,9 @@ STEPS: dict[str, tuple[Maker, bool]] = {
     "search+imatrix": (lambda case, out, seed: case.convert(out, seed, imatrix=case.imatrix), False),
     "feedback": (srd(polish=0, proposals=1), False),
     **{f"+polish {n}": (srd(polish=n, proposals=1), False) for n in (1, 2, 3)},
-    **{f"+dither K={k}": (srd(proposals=k, dither_layers=EVERYWHERE), True) for k in (2, 4, 8)},
-    "+dither K=4, 40-77 %": (srd(proposals=4), True),
-    "polish 3, no feedback": (srd(feedback=False, proposals=1), False),
+    **{f"+dither K={k}": (srd(proposals=k), True) for k in (2, 4, 8)},
+    "+dither K=4 in 40-77 %": (srd(proposals=4, dither_layers=REASONING), True),
+    "polish 2 without feedback": (srd(feedback=False, proposals=1), False),
     "unselected noise": (srd(polish=0, proposals=1, tau=UNSELECTED_TAU, select=False), True),
 }
 

@@ -1,9 +1,10 @@
 """KLD against BF16 of what a container gives at several alphas, beside the mixes made from the checkpoint.
 
-    python scripts/measure_residual.py MODEL TEXT [--chunks 20]
+    python scripts/measure_residual.py MODEL TEXT [--chunks 40] [--effort fast,srd]
 
 MODEL: checkpoint folder. Needs srd-rs[eval]. Prints a line per case: mean KLD in nats and its standard error, over
-the second half of chunks of 512 tokens, as llama-perplexity scores.
+the second half of chunks of 512 tokens, as llama-perplexity scores. The mixes are llama-quantize's and srd-rs's plain
+search; containers are made with each effort. Reconstructions are scored as F32, and re-quantised.
 """
 
 from __future__ import annotations
@@ -15,41 +16,66 @@ from pathlib import Path
 
 import srd_rs
 from srd_rs.eval.evaluation import evaluate
+from srd_rs.eval.llama import quantize
+
+
+class Case:
+    """Where files are made and how they are scored."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        self.model, self.text, self.chunks = args.model, args.text, args.chunks
+        self.made = folder / "x.gguf"
+        self.base = folder / "bf16.gguf"
+        self.key = folder / "key"
+        self.key.write_text(secrets.token_hex(32))
+        self.key.chmod(0o600)
+        srd_rs.convert(self.model, self.base, quant="BF16", met=False)
+
+    def report(self, label: str) -> None:
+        (file,) = evaluate([self.made], self.text, base=self.base, n_chunks=self.chunks).files
+        assert file.divergence is not None
+        kld = file.divergence.kld
+        print(f"{label:40} {kld.value:.6f} +- {kld.error:.6f}", flush=True)
+        self.made.unlink()
+
+    def mixes(self) -> None:
+        for quant in ("Q4_K_M", "Q5_K_M", "Q6_K"):
+            quantize(self.base, self.made, quant)
+            self.report(f"{quant}, llama-quantize")
+            srd_rs.convert(self.model, self.made, quant=quant, met=False)
+            self.report(f"{quant}, srd-rs fast")
+
+    def container(self, effort: str, bits: int) -> None:
+        axm = self.made.with_suffix(".axm")
+        srd_rs.convert(
+            self.model, self.made, effort=effort, axm=True, residual_bits=bits, key_file=self.key, met=False,
+            axm_output=axm,
+        )  # fmt: skip
+        self.made.unlink()
+        for alpha in (0, 0.25, 0.5, 0.75, 1) if bits == 2 else (1,):
+            srd_rs.extract(axm, self.made, quant="F32", alpha=alpha, key_file=self.key)
+            self.report(f"base {effort}, {bits} bits, alpha {alpha}, F32")
+        quant = "Q5_K_M" if bits == 2 else "Q6_K"
+        srd_rs.extract(axm, self.made, quant=quant, key_file=self.key)
+        self.report(f"base {effort}, {bits} bits, alpha 1, {quant}")
+        axm.unlink()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--chunks", type=int, default=20)
+    parser.add_argument("--chunks", type=int, default=40)
+    parser.add_argument("--effort", default="fast,srd")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        key = folder / "key"
-        key.write_text(secrets.token_hex(32))
-        key.chmod(0o600)
-        srd_rs.convert(args.model, folder / "bf16.gguf", quant="BF16")
-        base = folder / "bf16.gguf"
-
-        def report(label: str, gguf: Path) -> None:
-            (file,) = evaluate([gguf], args.text, base=base, n_chunks=args.chunks).files
-            assert file.divergence is not None
-            kld = file.divergence.kld
-            print(f"{label:32} {kld.value:.6f} +- {kld.error:.6f}", flush=True)
-            gguf.unlink()
-
-        for quant in ("Q4_K_M", "Q5_K_M", "Q6_K"):
-            srd_rs.convert(args.model, folder / "x.gguf", quant=quant)
-            report(f"{quant} from the checkpoint", folder / "x.gguf")
-        for bits in (2, 3):
-            axm = folder / f"{bits}.axm"
-            srd_rs.pack(args.model, axm, residual_bits=bits, key_file=key)
-            for alpha in (0, 0.25, 0.5, 0.75, 1) if bits == 2 else (1,):
-                srd_rs.extract(axm, folder / "x.gguf", quant="F32", alpha=alpha, key_file=key)
-                report(f"{bits} bits, alpha {alpha}, F32", folder / "x.gguf")
-            quant = "Q5_K_M" if bits == 2 else "Q6_K"
-            srd_rs.extract(axm, folder / "x.gguf", quant=quant, key_file=key)
-            report(f"{bits} bits, alpha 1, {quant}", folder / "x.gguf")
+        case = Case(Path(name), args)
+        case.mixes()
+        for effort in args.effort.split(","):
+            for bits in (2, 3):
+                case.container(effort, bits)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 //! Which instruction set the SIMD shells may use, decided once per process.
 //!
 //! Two environment variables narrow the choice, so that every path can be tested on one machine:
-//! `SRD_FORCE_SCALAR=1` forces the scalar reference, `SRD_MAX_ISA=scalar|avx2|avx512` sets a ceiling.
+//! `SRD_FORCE_SCALAR=1` forces the scalar reference, `SRD_MAX_ISA=scalar|avx2|avx512` sets a ceiling (on aarch64
+//! `scalar` is the only one that changes anything).
 //! They never widen it: what the CPU lacks is never chosen.
 
 use std::sync::OnceLock;
@@ -11,6 +12,8 @@ use std::sync::OnceLock;
 pub enum Level {
     /// The portable reference. Every other level gives the same bits.
     Scalar,
+    /// NEON, which every aarch64 CPU has.
+    Neon,
     /// AVX2 with F16C and FMA (every CPU with AVX2 since 2013 has all three).
     Avx2,
     /// AVX-512 F, BW, DQ, VL on top of [`Level::Avx2`].
@@ -22,6 +25,7 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
@@ -36,7 +40,12 @@ pub fn level() -> Level {
 
 /// Every level the CPU has, poorest first, whatever the environment says: what a test compares.
 pub fn available() -> Vec<Level> {
-    [Level::Scalar, Level::Avx2, Level::Avx512].into_iter().filter(|&l| l <= detected()).collect()
+    let written: &[Level] = if cfg!(target_arch = "aarch64") {
+        &[Level::Scalar, Level::Neon]
+    } else {
+        &[Level::Scalar, Level::Avx2, Level::Avx512]
+    };
+    written.iter().copied().filter(|&l| l <= detected()).collect()
 }
 
 fn ceiling() -> Level {
@@ -68,7 +77,7 @@ pub(crate) fn detected() -> Level {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn detected() -> Level {
-    Level::Scalar
+    if cfg!(target_arch = "aarch64") { Level::Neon } else { Level::Scalar }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ def test_types_and_tensor_bytes_are_those_of_the_plain_mix(tmp_path: Path, momen
     assert first == second
 
 
-def test_feedback_halves_the_divergence(tmp_path: Path, moments: Path) -> None:
+def test_feedback_nearly_halves_the_divergence(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
     from srd_rs.eval.evaluation import evaluate
     from support import SHARED
@@ -94,10 +94,11 @@ def test_feedback_halves_the_divergence(tmp_path: Path, moments: Path) -> None:
     text = SHARED / "data/wiki.test.raw"
     if not text.is_file():
         pytest.skip("needs wiki.test.raw of the shared folder")
-    base, plain = tmp_path / "bf16.gguf", tmp_path / "plain.gguf"
+    base, plain, moments = (tmp_path / name for name in ("bf16.gguf", "plain.gguf", "moments.safetensors"))
     srd_rs.convert(MODEL, base, quant="BF16", met=False)
     srd_rs.convert(MODEL, plain, met=False)
+    srd_rs.calibrate(MODEL, moments, tokens=8192)
     paths = [plain, convert(tmp_path / "srd.gguf", moments)]
-    scores = evaluate(paths, text, base=base, n_chunks=4)
+    scores = evaluate(paths, text, base=base, n_chunks=8)
     before, after = (file.divergence.kld.value for file in scores.files if file.divergence)
-    assert after < 0.75 * before
+    assert after < 0.7 * before

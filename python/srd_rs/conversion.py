@@ -152,16 +152,16 @@ class SrdOptions:
     """What effort ``"srd"`` does beyond the search for scales. The defaults are what measured best.
 
     feedback: diffuse the residual of each quantised weight into those to come.
-    polish: rounds of coordinate descent, on the codes and, before all but the first, on the scales.
-    proposals: trajectories with noise, of which each row keeps the best for each block of H.
+    polish: rounds of coordinate descent, on the scales and then the codes of each sub-block.
+    proposals: K, the partial solutions that go on side by side along a row. At every few columns each one proposes
+        itself without noise and with it, added and taken off, and the best K survive. 1: no noise.
     tau: amplitude of the noise in steps; None chooses it for each tensor, and may choose none.
-    select: False takes one trajectory with noise as it comes: for the ablation only.
-    dither_layers: from and to, as shares of depth: the layers that get all proposals; the others get one. By default
-        40 to 77 % of a dense model, all layers of a model of experts.
+    select: False takes the noise as it comes: for the ablation only.
+    dither_layers: from and to, as shares of depth: the layers that get K; the others get one. By default all.
     """
 
     feedback: bool = True
-    polish: int = 3
+    polish: int = 2
     proposals: int = 4
     tau: float | None = None
     select: bool = True

@@ -158,11 +158,6 @@ impl Plan {
         self.tensors.iter().filter_map(|t| recipe::layer_of(&t.name)).max().map_or(0, |l| l + 1)
     }
 
-    /// Whether there are stacks of experts.
-    pub fn has_experts(&self) -> bool {
-        self.tensors.iter().any(|t| t.ne.get(2).is_some_and(|&n| n > 1))
-    }
-
     /// Bits per weight over all tensors.
     pub fn bpw(&self) -> f64 {
         self.tensor_bytes() as f64 * 8.0 / (self.n_weights().max(1)) as f64

@@ -10,8 +10,8 @@
 //! - reconstruction `r' = (code - (2^b-1)/2 - u) * D`.
 //!
 //! Subtractive dither: where nothing is clipped, `r' - r` is uniform in half a step either way and
-//! independent of `r` (Schuchman's condition holds for uniform `u`). `s` is the best of a few that clip
-//! more or less of the tail, by squared error.
+//! independent of `r` (Schuchman's condition holds for uniform `u`). `s` follows from the root mean square and the
+//! largest magnitude of the sub-block's residuals, clipping some of the tail ([`Bits::reach`]).
 
 use std::marker::PhantomData;
 
@@ -24,11 +24,6 @@ use crate::srd::simd::Lanes;
 
 /// Weights of a sub-block.
 pub const SUB: usize = 32;
-
-/// Scales tried, as parts of the least one that clips nothing whatever the noise is; measured in the
-/// test `clipping_pays`.
-const REACHES: [f32; TRIES] = [0.95, 0.8, 0.66, 0.73];
-const TRIES: usize = 4;
 
 /// Bits of a residual code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +64,16 @@ impl Bits {
     /// Number of codes.
     fn levels(self) -> f32 {
         (1u32 << self.get()) as f32
+    }
+
+    /// How far the outermost codes reach: `.0` root mean squares of the residuals and `.1` of their largest magnitude.
+    /// Fitted to residuals of the plain search (flat) and of feedback (bell-shaped): docs/decisions/0006-residual-scale.md.
+    fn reach(self) -> (f32, f32) {
+        match self {
+            Self::Two => (0.8, 0.3),
+            Self::Three => (0.5, 0.6),
+            Self::Four => (0.0, 0.95),
+        }
     }
 
     /// `D = t * s * unit`.
@@ -192,7 +197,7 @@ impl<V: Lanes> Kernel for Encode<'_, V> {
             let first = at / SUB;
             for (i, u) in noise[..len].as_chunks::<SUB>().0.iter().enumerate() {
                 let block = first + i;
-                let (scale, codes) = best::<V>(bits, &r[block], u, self.run.steps[block]);
+                let (scale, codes) = encoded::<V>(bits, &r[block], u, self.run.steps[block]);
                 let out = &mut self.out[block * bytes..(block + 1) * bytes];
                 out[0] = scale;
                 match bits {
@@ -206,33 +211,22 @@ impl<V: Lanes> Kernel for Encode<'_, V> {
     }
 }
 
-/// The scale of least squared error and its codes. Without a step, or without a residual, code 0 and
-/// scale 0.
+/// Scale and codes. Without a step, or without a residual, code 0 and scale 0.
 #[inline(always)]
-fn best<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [u8; SUB]) {
+fn encoded<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [u8; SUB]) {
     let unit = step * bits.unit();
     let top = bits.levels() - 1.0;
     let sub = Sub::<V>::load(r, u, top);
-    let reach = sub.largest() / (top * 0.5 * unit);
+    let (of_rms, of_largest) = bits.reach();
+    let rms = (sub.squares() * (1.0 / SUB as f32)).sqrt();
+    let reach = (rms * of_rms + sub.largest() * of_largest) / (top * 0.5 * unit);
     // 0/0 is NaN.
     if reach.is_nan() || reach == 0.0 || unit < f32::MIN_POSITIVE {
         return (0, [0; SUB]);
     }
-    let (mut scales, mut steps) = ([0.0; TRIES], [0.0; TRIES]);
-    for k in 0..TRIES {
-        // Rounded up; 254 and a bit is the last that fits.
-        scales[k] = search::least(reach * REACHES[k], 254.0).floor() + 1.0;
-        steps[k] = unit * scales[k];
-    }
-    let errors = sub.errors(&steps);
-    let (mut least, mut found) = (f32::INFINITY, 0);
-    for k in 0..TRIES {
-        let error = errors[k] * (steps[k] * steps[k]);
-        if error < least {
-            (least, found) = (error, k);
-        }
-    }
-    (scales[found] as u8, V::bytes(sub.codes(1.0 / steps[found])))
+    // Rounded up; 254 and a bit is the last that fits.
+    let scale = search::least(reach, 254.0).floor() + 1.0;
+    (scale as u8, V::bytes(sub.codes(1.0 / (unit * scale))))
 }
 
 /// 2^23: adding it to a number from 0 to 2^22 and taking it off again rounds that to the nearest integer, ties
@@ -273,45 +267,25 @@ impl<V: Lanes> Sub<V> {
         a.max(b).max(c.max(d)).largest()
     }
 
-    /// Codes of the register `i` for a step of 1 / `inverse`, and how far from them the residuals are, in
-    /// steps.
+    /// Sum of the squares of the residuals.
     #[inline(always)]
-    fn code(&self, i: usize, inverse: V) -> (V, V) {
+    fn squares(&self) -> f32 {
+        let [a, b, c, d] = self.r;
+        a.mul(a).add(b.mul(b)).add(c.mul(c).add(d.mul(d))).sum()
+    }
+
+    /// Codes of the register `i` for a step of 1 / `inverse`.
+    #[inline(always)]
+    fn code(&self, i: usize, inverse: V) -> V {
         let (zero, round) = (V::splat(0.0), V::splat(ROUND));
         let x = self.r[i].mul(inverse).add(self.u[i]);
-        let code = x.max(zero).min(self.top).add(round).sub(round);
-        (code, code.sub(x))
+        x.max(zero).min(self.top).add(round).sub(round)
     }
 
     #[inline(always)]
     fn codes(&self, inverse: f32) -> [V; SUB / 8] {
         let inverse = V::splat(inverse);
-        [self.code(0, inverse).0, self.code(1, inverse).0, self.code(2, inverse).0, self.code(3, inverse).0]
-    }
-
-    /// Squared errors for each step, in units of its square.
-    #[inline(always)]
-    fn errors(&self, steps: &[f32; TRIES]) -> [f32; TRIES] {
-        let mut inverse = [0.0; TRIES];
-        for k in 0..TRIES {
-            inverse[k] = 1.0 / steps[k];
-        }
-        V::sums([
-            self.error(inverse[0]),
-            self.error(inverse[1]),
-            self.error(inverse[2]),
-            self.error(inverse[3]),
-        ])
-    }
-
-    #[inline(always)]
-    fn error(&self, inverse: f32) -> V {
-        let inverse = V::splat(inverse);
-        let a = self.code(0, inverse).1;
-        let b = self.code(1, inverse).1;
-        let c = self.code(2, inverse).1;
-        let d = self.code(3, inverse).1;
-        a.mul(a).add(b.mul(b)).add(c.mul(c).add(d.mul(d)))
+        [self.code(0, inverse), self.code(1, inverse), self.code(2, inverse), self.code(3, inverse)]
     }
 }
 
@@ -441,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn clipping_pays() {
+    fn the_scales_leave_little() {
         let w = weights(1 << 18);
         for (bits, most) in [(Bits::Two, 0.10), (Bits::Three, 0.022), (Bits::Four, 0.0055)] {
             let part = remaining(&coded(GgmlType::Q4_K, bits, &w));

@@ -17,6 +17,7 @@ from srd_rs.cli.text import parse_size, printable
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--text", default="builtin", show_default=True, help="random, builtin or a UTF-8 text file.")
 @click.option(
+    "--tokens",
     "--calibrate-tokens",
     "tokens",
     type=click.IntRange(min=1),

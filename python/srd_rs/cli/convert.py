@@ -108,14 +108,14 @@ def parse_layers(text: str) -> tuple[float, float]:
 )
 @click.option(
     "--proposals",
-    type=click.IntRange(1, 64),
-    help="Trajectories with noise of which the best is kept (--effort srd). Default: 4.",
+    type=click.IntRange(1, 8),
+    help="Partial solutions, with noise and without, that go on side by side (--effort srd). Default: 4.",
 )
 @click.option(
     "--dither-layers",
     type=parse_layers,
     metavar="A-B",
-    help="Layers that get all proposals, in percent of depth. Default: 40-77; all of a model of experts.",
+    help="Layers that get them, in percent of depth, for example 40-77. Default: all.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Recorded in the output.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")

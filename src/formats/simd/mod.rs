@@ -30,7 +30,7 @@ macro_rules! per_level {
             {
                 // A level the CPU lacks must never run, whatever the caller asked for.
                 match level.min(crate::simd_level::detected()) {
-                    Level::Scalar => body($($arg),*),
+                    Level::Scalar | Level::Neon => body($($arg),*),
                     // SAFETY: the CPU has been found to have AVX2.
                     Level::Avx2 => unsafe { avx2($($arg),*) },
                     // SAFETY: the CPU has been found to have AVX-512 F, BW, DQ and VL.

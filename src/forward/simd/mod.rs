@@ -4,6 +4,7 @@
 use crate::forward::activation as act;
 use crate::forward::attention;
 use crate::forward::norm;
+#[cfg(target_arch = "x86_64")]
 use crate::simd_level::{Level, level};
 
 macro_rules! shells {

@@ -79,6 +79,7 @@ impl<'a> View<'a> {
     }
 
     /// The first element.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn as_ptr(self) -> *const f32 {
         self.first
     }

@@ -1,9 +1,8 @@
-//! AVX2 with F16C: 8 lanes, one super-block of Q4_K or Q5_K at a time, or one of Q6_K in two halves.
+//! AVX2 with F16C: 8 lanes.
 
 use std::arch::x86_64::*;
 
-use super::{Importance, Lanes, affine, pack, signed};
-use crate::quant::q6_k;
+use super::{Importance, Lanes, eight};
 use crate::quant::search::Codes;
 
 /// Proof that the CPU has AVX2 and F16C.
@@ -126,22 +125,7 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, first:
 
 #[target_feature(enable = "avx2,f16c")]
 fn affine_blocks<C: Codes>(rows: &[f32], h: Option<&Importance>, first: usize, out: &mut [u8]) {
-    let l = Avx2::new();
-    let mut work = affine::Group::new(l);
-    let mut words = [[0; 16]; 8];
-    let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 8], [0.0; 8], [0.0; 8], [0.0; 8]);
-    for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out.chunks_exact_mut(C::BYTES)).enumerate() {
-        let h = h.map(|h| [h.of(first + i); 2]);
-        work.fill(l, x, h);
-        let g = work.search::<C>(l);
-        work.assign::<C>(l, &g, &mut words);
-        l.store(g.scales, &mut scales);
-        l.store(g.mins, &mut mins);
-        l.store(g.d, &mut d);
-        l.store(g.dmin, &mut dmin);
-        let grid = pack::Affine { d: d[0], dmin: dmin[0], scales: &scales, mins: &mins };
-        pack::affine::<C>(&grid, &words, 0, out);
-    }
+    eight::affine_rows::<_, C>(Avx2::new(), rows, h, first, out);
 }
 
 /// See [`super::signed_rows`]; the CPU must have AVX2 and F16C.
@@ -152,19 +136,5 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 
 #[target_feature(enable = "avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Avx2::new();
-    let mut work = [signed::Part::new(l), signed::Part::new(l)];
-    let mut words = [[[0; 16]; 4]; 2];
-    let (mut scales, mut d) = ([0.0; 16], [0.0; 8]);
-    let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
-    for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out).enumerate() {
-        let h = h.map(|h| h.of(i));
-        signed::fill(l, &mut work, x, h);
-        let g = signed::search(l, &work);
-        signed::assign(l, &work, &g, &mut words);
-        l.store(g.scales[0], &mut scales);
-        l.store(g.scales[1], &mut scales[8..]);
-        l.store(g.d, &mut d);
-        pack::q6_k(d[0], &scales, |k, j| words[j / 8][k][j % 8], out);
-    }
+    eight::signed_rows(Avx2::new(), rows, h, out);
 }

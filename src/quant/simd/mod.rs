@@ -15,6 +15,10 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 pub(super) mod dequant;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod eight;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 mod pack;
 mod signed;
 #[cfg(test)]
@@ -114,6 +118,8 @@ pub(crate) fn affine_rows<C: Codes>(
         Level::Avx512 => avx512::affine_rows::<C>(rows, h.as_ref(), out),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => avx2::affine_rows::<C>(rows, h.as_ref(), 0, out),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => eight::affine_rows::<_, C>(neon::Neon, rows, h.as_ref(), 0, out),
         _ => return false,
     }
     true
@@ -127,6 +133,8 @@ pub(crate) fn signed_rows(level: Level, rows: &[f32], importance: Option<&[f32]>
         Level::Avx512 => avx512::signed_rows(rows, h.as_ref(), out),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => avx2::signed_rows(rows, h.as_ref(), out),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => eight::signed_rows(neon::Neon, rows, h.as_ref(), out),
         _ => return false,
     }
     true

@@ -5,6 +5,8 @@
 use crate::quant::block32::{Block, Grid, Model, QK, REFITS, Searched, Words};
 use crate::quant::search::{F16_MAX, MARGIN, NOISE, TINY};
 use crate::quant::simd::Lanes;
+#[cfg(target_arch = "aarch64")]
+use crate::quant::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::quant::simd::{avx2::Avx2, avx512::Avx512};
 use crate::simd_level::Level;
@@ -24,7 +26,7 @@ pub fn quantize<F: Searched>(level: Level, rows: &[f32], h: Option<&[Block]>, ou
     }
 
     match level.min(super::supported()) {
-        Level::Scalar => return false,
+        Level::Scalar | Level::Neon => return false,
         // SAFETY: `supported` found AVX2 and F16C on this CPU.
         Level::Avx2 => unsafe { with_avx2::<F>(rows, h, out) },
         // SAFETY: `supported` found AVX-512 F, BW, DQ and VL, AVX2 and F16C on this CPU.
@@ -33,8 +35,18 @@ pub fn quantize<F: Searched>(level: Level, rows: &[f32], h: Option<&[Block]>, ou
     true
 }
 
+/// With NEON, which needs no check.
+#[cfg(target_arch = "aarch64")]
+pub fn quantize<F: Searched>(level: Level, rows: &[f32], h: Option<&[Block]>, out: &mut [u8]) -> bool {
+    if level == Level::Scalar {
+        return false;
+    }
+    all::<_, F, 8>(Neon, rows, h, out);
+    true
+}
+
 /// Other architectures have no shell.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn quantize<F: Searched>(_: Level, _: &[f32], _: Option<&[Block]>, _: &mut [u8]) -> bool {
     false
 }

@@ -47,7 +47,7 @@ pub fn run<K: Kernel>(level: Level, kernel: K) {
     }
 
     match level.min(supported()) {
-        Level::Scalar => kernel.run(),
+        Level::Scalar | Level::Neon => kernel.run(),
         // SAFETY: `supported` found AVX2 on this CPU.
         Level::Avx2 => unsafe { with_avx2(kernel) },
         // SAFETY: `supported` found AVX-512 F, BW, DQ and VL, and AVX2, on this CPU.

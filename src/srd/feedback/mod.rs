@@ -40,11 +40,11 @@ pub struct Options {
     pub feedback: bool,
     /// Rounds of coordinate descent on scales and codes.
     pub polish: usize,
-    /// Trajectories of each row that go on side by side, of which the best is kept; at most [`MOST_PROPOSALS`].
+    /// K, the partial solutions of each row that go on side by side; at most [`MOST_PROPOSALS`]. 1: no noise.
     pub proposals: usize,
     /// Amplitude of the noise in steps; `None` asks for the best of [`TAUS`] for each tensor.
     pub tau: Option<f32>,
-    /// Noise on a single trajectory that nothing is compared with: for the ablation only.
+    /// Noise that nothing is compared with: for the ablation only.
     pub unselected: bool,
 }
 
@@ -54,7 +54,7 @@ impl Default for Options {
     }
 }
 
-/// More trajectories than these are not kept.
+/// More partial solutions than these are not kept.
 pub const MOST_PROPOSALS: usize = survivors::MOST;
 /// Amplitudes that are tried on a sample of a tensor's rows.
 pub const TAUS: [f32; 3] = [0.1, 0.2, 0.3];

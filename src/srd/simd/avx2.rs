@@ -53,16 +53,13 @@ impl Lanes for Eight {
         }
     }
     #[inline(always)]
-    fn sums(of: [Self; 4]) -> [f32; 4] {
-        let mut to = [0.0; 4];
-        // SAFETY: AVX is there, see the type; four floats to write, unaligned.
+    fn sum(self) -> f32 {
+        // SAFETY: AVX is there, see the type.
         unsafe {
-            let (ab, cd) = (_mm256_hadd_ps(of[0].0, of[1].0), _mm256_hadd_ps(of[2].0, of[3].0));
-            let all = _mm256_hadd_ps(ab, cd);
-            let sums = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
-            _mm_storeu_ps(to.as_mut_ptr(), sums);
+            let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         }
-        to
     }
     #[inline(always)]
     fn bytes(codes: [Self; 4]) -> [u8; 32] {

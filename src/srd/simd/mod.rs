@@ -1,4 +1,4 @@
-//! Eight floats side by side, for the search of a residual's scale.
+//! Eight floats side by side, for the codes of a residual.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -16,8 +16,8 @@ pub trait Lanes: Copy {
     fn max(self, other: Self) -> Self;
     fn min(self, other: Self) -> Self;
     fn largest(self) -> f32;
-    /// Sums of the lanes of each: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)).
-    fn sums(of: [Self; 4]) -> [f32; 4];
+    /// Sum of the lanes: ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)).
+    fn sum(self) -> f32;
     /// Integers from 0 to 255, as bytes in order.
     fn bytes(codes: [Self; 4]) -> [u8; 32];
 }
@@ -80,12 +80,9 @@ impl Lanes for [f32; 8] {
         largest
     }
     #[inline(always)]
-    fn sums(of: [Self; 4]) -> [f32; 4] {
-        let mut out = [0.0; 4];
-        for (out, s) in out.iter_mut().zip(&of) {
-            *out = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-        }
-        out
+    fn sum(self) -> f32 {
+        let s = self;
+        ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
     }
     #[inline(always)]
     fn bytes(codes: [Self; 4]) -> [u8; 32] {
