@@ -22,6 +22,8 @@ from srd_rs.cli.text import (
 if TYPE_CHECKING:
     from srd_rs.conversion import ConvertReport, Plan, SealedContainer
 
+#: Below this share of the threads' time spent working a run of at least so many seconds was held up by something.
+MIN_BUSY_SHARE, MIN_SECONDS_JUDGED = 0.7, 2.0
 QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
 #: Options that say how to run, not what to write: a plan does not take them.
 RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite", "met", "key_file", "sign_key")
@@ -217,6 +219,8 @@ def report_text(report: ConvertReport) -> str:
         f" {duration_text(report.cpu_seconds)} of CPU time, {report.threads} threads),"
         f" peak memory {bytes_text(report.peak_rss_bytes)}",
     ]
+    if held_up := _held_up(report):
+        lines.append(held_up)
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
     written = [*report.outputs, *([report.sidecar] if report.sidecar else [])]
@@ -224,6 +228,15 @@ def report_text(report: ConvertReport) -> str:
     if report.container:
         lines += container_lines(report.container)
     return "\n".join(lines)
+
+
+def _held_up(report: ConvertReport) -> str | None:
+    """Tells when more threads or a faster CPU would not have helped."""
+    busy = report.cpu_seconds / max(report.seconds * report.threads, 1e-9)
+    if report.seconds < MIN_SECONDS_JUDGED or busy >= MIN_BUSY_SHARE:
+        return None
+    rate = bytes_text(round(report.plan.source_bytes / report.seconds))
+    return f"the threads worked {busy:.0%} of the time, the disk (or other programs) held them up: {rate} a second read"
 
 
 def container_lines(sealed: SealedContainer) -> list[str]:
