@@ -23,6 +23,7 @@ import srd_rs
 from axm_tools import KEY, entries, key_file, numbers, resealed, tiny_model, with_header
 from srd_rs.container import write_manifest
 from srd_rs.errors import UsageError, VerificationError
+from support import EXAMPLE
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "axm"
 RESIDUAL_TYPES = {"Q4_K": 12}
@@ -77,6 +78,32 @@ def test_the_container_does_not_depend_on_threads_and_memory(made: Path, tmp_pat
             overwrite=True,
         )
         assert (tmp_path / "m.axm").read_bytes() == (made / "m.axm").read_bytes()
+
+
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q5_K_M", "Q8_0"])
+def test_the_blocks_of_a_quantised_gguf_are_packed_as_they_are(quant: str, tmp_path: Path) -> None:
+    gguf, axm, back = tmp_path / "m.gguf", tmp_path / "m.axm", tmp_path / "back.gguf"
+    key = key_file(tmp_path)
+    srd_rs.convert(EXAMPLE, gguf, quant=quant, tensor_types=["ffn_gate=Q5_K"], met=False)
+    srd_rs.pack(gguf, axm, key_file=key)
+    srd_rs.extract(axm, back, key_file=key)
+    first, second = (
+        {t.name: (t.tensor_type.name, t.data.tobytes()) for t in GGUFReader(path).tensors}
+        for path in (gguf, back)
+    )
+    assert first == second and any(kind == "Q5_K" for kind, _ in first.values())
+
+
+def test_a_gguf_of_an_unknown_mix_is_not_packed_unasked(tmp_path: Path) -> None:
+    gguf = tmp_path / "m.gguf"
+    srd_rs.convert(EXAMPLE, gguf, met=False)
+    data = gguf.read_bytes()
+    at = data.index(b"general.file_type") + len("general.file_type") + 4
+    assert data[at : at + 4] == struct.pack("<I", 15)
+    gguf.write_bytes(data[:at] + struct.pack("<I", 11) + data[at + 4 :])
+    with pytest.raises(UsageError, match="file type 11"):
+        srd_rs.pack(gguf, tmp_path / "m.axm", key_file=key_file(tmp_path))
+    assert not (tmp_path / "m.axm").exists()
 
 
 def test_pack_is_convert_without_the_gguf(made: Path, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from srd_rs.conversion import (
     DEFAULT_MAX_MEMORY,
@@ -27,6 +28,7 @@ from srd_rs.conversion import (
     cpus,
 )
 from srd_rs.errors import UsageError, message
+from srd_rs.inspection import inspect
 
 StrPath = str | os.PathLike[str]
 
@@ -61,11 +63,31 @@ class KeyFile:
     public: Path | None = None
 
 
+#: `general.file_type` of the mixes that hold blocks.
+_MIXES: Final = {7: "Q8_0", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"}
+_NOT_BLOCKS: Final = frozenset({"F32", "F16", "BF16"})
+
+
+def _found_mix(model: Path) -> tuple[str, list[str]]:
+    """The mix to pack `model` in, and the types of tensors that are to be kept, as `tensor_types` has them."""
+    if model.suffix != ".gguf" or not model.is_file():
+        return "Q4_K_M", []
+    found = inspect(model)
+    if all(tensor.type in _NOT_BLOCKS for tensor in found.tensors):
+        return "Q4_K_M", []
+    file_type = next((value for key, _, value in found.metadata if key == "general.file_type"), None)
+    if file_type not in _MIXES:
+        what = f"it is quantised, with the file type {file_type}, which is no mix of srd-rs"
+        raise UsageError(message(model, what, "Name a mix to quantise it again to, or pack the checkpoint"))
+    kept = [f"^{re.escape(tensor.name)}$={tensor.type}" for tensor in found.tensors]
+    return _MIXES[file_type], kept
+
+
 def pack(
     model: StrPath,
     output: StrPath | None = None,
     *,
-    quant: str = "Q4_K_M",
+    quant: str | None = None,
     residual_bits: int | None = 2,
     tensor_types: Sequence[str] = (),
     seed: int = 0,
@@ -78,11 +100,16 @@ def pack(
 ) -> ConvertReport:
     """Convert `model` to a container alone: what `srd_rs.convert` with ``axm=True`` writes, without the GGUF.
 
+    quant: the mix. By default Q4_K_M, or what it is for a GGUF that is quantised already: its blocks are packed as they
+        are, without residuals. UsageError if that is no mix that srd-rs makes.
     output: the .axm, or a folder for it; by default ``<model name>-<quant>.axm`` in the current folder. The other
     arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`.
     """
     path = None if output is None else Path(output)
     folder = path is None or path.is_dir() or os.fspath(output or "").endswith(os.sep)
+    if quant is None:
+        quant, kept = _found_mix(Path(model))
+        tensor_types = [*tensor_types, *kept]
     options = _Options(
         quant=quant,
         tensor_types=tensor_types,

@@ -23,7 +23,11 @@ from srd_rs.cli.text import duration_text, parse_size
     help="The .axm to write, or a folder for it. Default: MODEL-QUANT.axm in the current folder.",
 )
 @click.option(
-    "-q", "--quant", type=parse_quant, metavar="MIX", default="Q4_K_M", show_default=True, help="The mix."
+    "-q",
+    "--quant",
+    type=parse_quant,
+    metavar="MIX",
+    help="The mix. Default: Q4_K_M; of a quantised GGUF its own, its blocks unchanged.",
 )
 @click.option(
     "--residual-bits",
@@ -65,7 +69,7 @@ def command(model: str, output: Path | None, residual_bits: str, as_json: bool, 
 
     source = locate(model)
     if source.name is not None and (output is None or output.is_dir()):
-        output = (output or Path()) / f"{source.name}-{options['quant']}.axm"
+        output = (output or Path()) / f"{source.name}-{options['quant'] or 'Q4_K_M'}.axm"
     bits = int(residual_bits) or None
     with progress_bar(wanted=not as_json) as progress:
         report = container.pack(source.path, output, residual_bits=bits, progress=progress, **options)
