@@ -2,9 +2,8 @@
 
 use half::f16;
 
-use super::{Importance, Lanes, affine, pack, signed};
-use crate::quant::q6_k;
-use crate::quant::search::{Codes, least, most, nearest};
+use super::Lanes;
+use crate::quant::search::{least, most, nearest};
 
 /// `N` lanes without instructions of their own.
 #[derive(Clone, Copy)]
@@ -93,31 +92,5 @@ impl<const N: usize> Lanes for Array<N> {
         for j in 0..N {
             to[j] = (0..4).map(|i| (nearest(q[i][j]) as u32) << (8 * i)).sum();
         }
-    }
-}
-
-pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Array::<8>;
-    let mut work = affine::Group::new(l);
-    let mut words = [[0; 16]; 8];
-    for (i, (x, out)) in rows.chunks_exact(256).zip(out.chunks_exact_mut(C::BYTES)).enumerate() {
-        work.fill(l, x, h.map(|h| [h.of(i); 2]));
-        let g = work.search::<C>(l);
-        work.assign::<C>(l, &g, &mut words);
-        let grid = pack::Affine { d: g.d[0], dmin: g.dmin[0], scales: &g.scales, mins: &g.mins };
-        pack::affine::<C>(&grid, &words, 0, out);
-    }
-}
-
-pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Array::<16>;
-    let mut work = [signed::Part::new(l)];
-    let mut words = [[[0; 16]; 4]; 1];
-    let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
-    for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out).enumerate() {
-        signed::fill(l, &mut work, x, h.map(|h| h.of(i)));
-        let g = signed::search(l, &work);
-        signed::assign(l, &work, &g, &mut words);
-        pack::q6_k(g.d[0], &g.scales[0], |k, j| words[0][k][j], out);
     }
 }

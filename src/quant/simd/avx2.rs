@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Importance, Lanes, eight};
+use super::{Importance, Lanes, walk};
 use crate::quant::search::Codes;
 
 /// Proof that the CPU has AVX2 and F16C.
@@ -125,7 +125,7 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, first:
 
 #[target_feature(enable = "avx2,f16c")]
 fn affine_blocks<C: Codes>(rows: &[f32], h: Option<&Importance>, first: usize, out: &mut [u8]) {
-    eight::affine_rows::<_, C>(Avx2::new(), rows, h, first, out);
+    walk::affine_rows::<_, C, 8>(Avx2::new(), rows, h, first, out);
 }
 
 /// See [`super::signed_rows`]; the CPU must have AVX2 and F16C.
@@ -136,5 +136,5 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 
 #[target_feature(enable = "avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    eight::signed_rows(Avx2::new(), rows, h, out);
+    walk::signed_rows::<_, 8, 2>(Avx2::new(), rows, h, out);
 }

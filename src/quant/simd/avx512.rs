@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Importance, Lanes, affine, avx2, pack, signed};
-use crate::quant::q6_k;
+use super::{Importance, Lanes, avx2, walk};
 use crate::quant::search::Codes;
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL.
@@ -137,31 +136,7 @@ pub(super) fn affine_rows<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn affine_pairs<C: Codes>(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Avx512::new();
-    let mut work = affine::Group::new(l);
-    let mut words = [[0; 16]; 8];
-    let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 16], [0.0; 16], [0.0; 16], [0.0; 16]);
-    for (i, (x, out)) in rows.as_chunks::<512>().0.iter().zip(out.chunks_exact_mut(2 * C::BYTES)).enumerate()
-    {
-        let h = h.map(|h| [h.of(2 * i), h.of(2 * i + 1)]);
-        work.fill(l, x, h);
-        let g = work.search::<C>(l);
-        work.assign::<C>(l, &g, &mut words);
-        l.store(g.scales, &mut scales);
-        l.store(g.mins, &mut mins);
-        l.store(g.d, &mut d);
-        l.store(g.dmin, &mut dmin);
-        for (k, out) in out.chunks_exact_mut(C::BYTES).enumerate() {
-            let at = 8 * k;
-            let grid = pack::Affine {
-                d: d[at],
-                dmin: dmin[at],
-                scales: scales[at..].first_chunk().expect("8 lanes"),
-                mins: mins[at..].first_chunk().expect("8 lanes"),
-            };
-            pack::affine::<C>(&grid, &words, at, out);
-        }
-    }
+    walk::affine_rows::<_, C, 16>(Avx512::new(), rows, h, 0, out);
 }
 
 /// See [`super::signed_rows`]; the CPU must have AVX-512 F, BW, DQ and VL.
@@ -172,18 +147,5 @@ pub(super) fn signed_rows(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) 
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn signed_blocks(rows: &[f32], h: Option<&Importance>, out: &mut [u8]) {
-    let l = Avx512::new();
-    let mut work = [signed::Part::new(l)];
-    let mut words = [[[0; 16]; 4]; 1];
-    let (mut scales, mut d) = ([0.0; 16], [0.0; 16]);
-    let out = out.as_chunks_mut::<{ q6_k::BYTES }>().0;
-    for (i, (x, out)) in rows.as_chunks::<256>().0.iter().zip(out).enumerate() {
-        let h = h.map(|h| h.of(i));
-        signed::fill(l, &mut work, x, h);
-        let g = signed::search(l, &work);
-        signed::assign(l, &work, &g, &mut words);
-        l.store(g.scales[0], &mut scales);
-        l.store(g.d, &mut d);
-        pack::q6_k(d[0], &scales, |k, j| words[0][k][j], out);
-    }
+    walk::signed_rows::<_, 16, 1>(Avx512::new(), rows, h, out);
 }

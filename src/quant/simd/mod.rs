@@ -15,14 +15,14 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 pub(super) mod dequant;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod eight;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
 mod pack;
 mod signed;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, target_arch = "x86_64", target_arch = "aarch64"))]
+mod walk;
 
 use super::q6_k;
 use super::search::{self, Codes, normalised_importance};
@@ -119,7 +119,7 @@ pub(crate) fn affine_rows<C: Codes>(
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => avx2::affine_rows::<C>(rows, h.as_ref(), 0, out),
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => eight::affine_rows::<_, C>(neon::Neon, rows, h.as_ref(), 0, out),
+        Level::Neon => walk::affine_rows::<_, C, 8>(neon::Neon, rows, h.as_ref(), 0, out),
         _ => return false,
     }
     true
@@ -134,7 +134,7 @@ pub(crate) fn signed_rows(level: Level, rows: &[f32], importance: Option<&[f32]>
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => avx2::signed_rows(rows, h.as_ref(), out),
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => eight::signed_rows(neon::Neon, rows, h.as_ref(), out),
+        Level::Neon => walk::signed_rows::<_, 8, 2>(neon::Neon, rows, h.as_ref(), out),
         _ => return false,
     }
     true
