@@ -9,13 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use srd_rs::convert::source::Source;
 use srd_rs::dtype::GgmlType;
+use srd_rs::feedback::{DAMPING, Factor, Options, Rows, calibrated, quantize_rows};
+use srd_rs::formats::calibration::{Calibration, SecondMoments};
 use srd_rs::formats::gguf::GgufFile;
+use srd_rs::model::source::Source;
+use srd_rs::noise::Noise;
 use srd_rs::quant;
-use srd_rs::srd::calibration::{Calibration, SecondMoments};
-use srd_rs::srd::feedback::{DAMPING, Factor, Options, Rows, calibrated, quantize_rows};
-use srd_rs::srd::noise::Noise;
 
 /// Rows that the noise is chosen on, as in a conversion.
 const SAMPLE_ROWS: usize = 16;

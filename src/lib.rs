@@ -5,18 +5,21 @@
 //! and tags, [`convert`] the walk from checkpoint to file, [`met`] which bytes are whose and bringing them into
 //! memory, [`forward`] the forward pass for calibration, on [`linalg`]. `py` translates for Python.
 
+pub mod calibrate;
 pub mod convert;
 pub mod dtype;
 pub mod error;
+pub mod feedback;
 pub mod formats;
 pub mod forward;
 pub mod linalg;
 pub mod met;
+pub mod model;
+pub mod noise;
 #[cfg(feature = "python")]
 mod py;
 pub mod quant;
 pub mod sign;
 pub mod simd_level;
-pub mod srd;
 
 pub use error::{Error, Result};

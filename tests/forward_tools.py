@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from srd_rs import _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
-from srd_rs.models import describe
+from srd_rs.families import describe
 
 _VARIANTS = Path(__file__).parent / "data" / "model_variants.jsonl.gz"
 

@@ -13,7 +13,7 @@ import pytest
 
 from interpreter import Weights, run, to_bf16
 from srd_rs.checkpoint import Checkpoint
-from srd_rs.models import ModelSpec, describe
+from srd_rs.families import ModelSpec, describe
 
 NAMES = (
     "gemma2", "gemma3", "gemma4_e2b", "gemma4_moe", "gemma4_moe_google", "llama", "mistral",

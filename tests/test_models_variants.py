@@ -20,7 +20,7 @@ import pytest
 from interpreter import run, to_bf16
 from srd_rs import _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
-from srd_rs.models import class_name, describe, supported
+from srd_rs.families import class_name, describe, supported
 
 DATA = Path(__file__).parent / "data" / "model_variants.jsonl.gz"
 LINES = gzip.decompress(DATA.read_bytes()).decode().splitlines()

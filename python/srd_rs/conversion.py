@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from srd_rs.errors import ModelError, UsageError, message
 
 if TYPE_CHECKING:
-    from srd_rs.models.base import ModelFacts, ModelSpec
+    from srd_rs.families.base import ModelFacts, ModelSpec
 
 DEFAULT_MAX_MEMORY: Final = 512 << 20
 """Bytes of weights alive at any time."""
@@ -532,14 +532,14 @@ def _native_plan(
 
 
 def _plan_checkpoint(model: Path, options: _Options, native: dict[str, Any], calibration: Any) -> Any:
-    from srd_rs import _core, models, vocab
+    from srd_rs import _core, families, vocab
     from srd_rs.checkpoint import Checkpoint
 
     if model.is_file():
         fix = "Name the folder that holds it, with config.json and the tokenizer beside it"
         raise ModelError(message(model, "a weight file alone is not a model", fix))
     checkpoint = Checkpoint.open(model)
-    spec = models.describe(checkpoint, name=options.name)
+    spec = families.describe(checkpoint, name=options.name)
     metadata = spec.metadata
     metadata.update(
         vocab.load(

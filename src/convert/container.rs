@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::convert::plan::{PlannedFile, PlannedTensor, Provenance};
-use crate::convert::sink::Sink;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::layout::{
     ALIGNMENT, FORMAT, GgufPart, Header, Layout, PlaneInfo, ResidualInfo, Tensor, shard_weights,
 };
 use crate::formats::axm::writer::Writer;
+use crate::formats::sink::Sink;
+use crate::quant::residual::{self, Bits};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
 use crate::sign::tags::ShardHasher;
 use crate::sign::{Hash, sha256, to_hex};
-use crate::srd::residual::{self, Bits};
 
 const ID_DOMAIN: &[u8] = b"srd-axm v1 container\0";
 /// Key of the GGUF that names its container. The fingerprint covers the GGUF's header and so cannot be in

@@ -11,14 +11,14 @@ use crate::convert::plan::{
     Draft, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, finish, in_file_order, planned,
     split_path, unquantised_type,
 };
-use crate::convert::source::Source;
-use crate::convert::spec::Transform;
-use crate::convert::transform::Bound;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::Container;
 use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::values::KeyValues;
+use crate::model::source::Source;
+use crate::model::spec::Transform;
+use crate::model::transform::Bound;
 use crate::quant::recipe::{Overrides, Recipe};
 
 /// What the user asks of an extraction.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::convert::plan::PlannedTensor;
 use crate::error::Result;
-use crate::srd::calibration::Moments;
-use crate::srd::feedback::{self, Factor};
+use crate::feedback::{self, Factor};
+use crate::formats::calibration::Moments;
 
 /// Share of plain squared error in what a tied embedding is quantised for: it is looked up by row as well as
 /// multiplied. `docs/decisions/0005-feedback.md` has the measurement.

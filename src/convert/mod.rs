@@ -10,7 +10,3 @@ pub mod pipeline;
 pub mod plan;
 pub mod report;
 pub mod resign;
-pub mod sink;
-pub mod source;
-pub mod spec;
-pub mod transform;

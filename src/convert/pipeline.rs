@@ -11,19 +11,19 @@ use crate::convert::container::{ContainerSink, Sealed, ShardSink};
 use crate::convert::factors::Factors;
 use crate::convert::plan::{Plan, PlannedTensor};
 use crate::convert::report::{Clock, Report, peak_rss_bytes};
-use crate::convert::sink::{self, Sink};
-use crate::convert::transform::Scratch;
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
+use crate::feedback::{self, Factor};
 use crate::formats::axm::layout::shard_weights;
+use crate::formats::calibration::Moments;
 use crate::formats::decode;
+use crate::formats::sink::{self, Sink};
+use crate::model::transform::Scratch;
+use crate::noise::Noise;
+use crate::quant::residual::{self, Bits, Run};
 use crate::quant::{self, recipe};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
-use crate::srd::calibration::Moments;
-use crate::srd::feedback::{self, Factor};
-use crate::srd::noise::Noise;
-use crate::srd::residual::{self, Bits, Run};
 
 /// Weights in a chunk: its f32 form and the bytes read and written for it stay in a core's L2 cache.
 const CHUNK_WEIGHTS: u64 = 32 * 1024;
@@ -434,7 +434,7 @@ impl Job<'_> {
     /// The source already has the wanted type: its bytes are taken, and only looked at.
     fn copy(&self, chunk: &Chunk, index: usize, offset: u64, blocks: &mut [u8]) -> Result<()> {
         self.plan.source.read_raw(index, offset, blocks)?;
-        let crate::convert::source::Encoding::Element(ty) = self.plan.source.encoding(index) else {
+        let crate::model::source::Encoding::Element(ty) = self.plan.source.encoding(index) else {
             return Ok(());
         };
         if decode::scan(*ty, blocks).non_finite && !self.options.allow_nonfinite {

@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::convert::container::{self, ContainerOptions, PlannedContainer};
-use crate::convert::source::{Encoding, Source};
-use crate::convert::spec::{Store, TensorSpec, Transform};
-use crate::convert::transform::Bound;
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::layout::SourceFile;
+use crate::formats::calibration::{Calibration, Moments};
 use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::gguf::writer::{self, TensorHeader};
 use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
+use crate::formats::imatrix::Importance;
+use crate::model::source::{Encoding, Source};
+use crate::model::spec::{Store, TensorSpec, Transform};
+use crate::model::transform::Bound;
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 use crate::sign::to_hex;
-use crate::srd::calibration::{Calibration, Moments};
-use crate::srd::importance::Importance;
 
 /// What the user asks of a conversion.
 #[derive(Debug, Clone)]

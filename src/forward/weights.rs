@@ -6,11 +6,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::convert::plan::Plan;
-use crate::convert::transform::Scratch;
 use crate::error::{Error, Place, Result};
 use crate::forward::buffers::{Buffer, Buffers};
 use crate::forward::pass::Progress;
 use crate::linalg::gemm::{Mat, gemm};
+use crate::model::transform::Scratch;
 
 /// Weights that a thread decodes at a time.
 const PIECE: usize = 1 << 16;

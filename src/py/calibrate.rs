@@ -7,13 +7,14 @@ use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::calibrate::{self as calibration_pass, Accumulator};
 use crate::error::{Error, Result};
+use crate::formats::calibration::{self, Info, Output};
+use crate::formats::imatrix;
 use crate::forward::{self, Progress, RunOptions};
 use crate::py::convert::Plan;
 use crate::py::errors::ToPy;
 use crate::py::watch::watched;
-use crate::srd::calibration::{self, Accumulator, Info, Output};
-use crate::srd::importance;
 
 /// Options of `calibrate`, as JSON.
 #[derive(Deserialize)]
@@ -63,7 +64,8 @@ pub fn calibrate(
     let options = Options::parse(options).py(py)?;
     let state = Progress::default();
     let work = || {
-        let mut observer = Accumulator::create(&plan.inner, options.info.clone(), &options.output())?;
+        let shapes: Vec<_> = plan.inner.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
+        let mut observer = Accumulator::create(&shapes, options.info.clone(), &options.output())?;
         let run = RunOptions {
             logits: false,
             threads: options.threads,
@@ -97,7 +99,7 @@ pub fn is_calibration(path: PathBuf) -> bool {
 /// `count` ids drawn uniformly from `ids`.
 #[pyfunction]
 pub fn random_tokens(py: Python<'_>, ids: Vec<u32>, count: usize, seed: u64) -> PyResult<Vec<u32>> {
-    calibration::random_tokens(&ids, count, seed).py(py)
+    calibration_pass::random_tokens(&ids, count, seed).py(py)
 }
 
 #[pymethods]
@@ -121,6 +123,6 @@ impl Calibration {
 
     /// Writes the diagonals as a llama.cpp imatrix (GGUF).
     fn write_imatrix(&self, py: Python<'_>, path: PathBuf, overwrite: bool) -> PyResult<()> {
-        py.detach(|| importance::write_imatrix(&self.inner, &path, overwrite)).py(py)
+        py.detach(|| imatrix::write_imatrix(&self.inner, &path, overwrite)).py(py)
     }
 }

@@ -12,20 +12,20 @@ use crate::convert::container::ContainerOptions;
 use crate::convert::digest;
 use crate::convert::pipeline::{self, Effort, Progress, RunOptions};
 use crate::convert::plan::{self, Calibrated, PlanOptions, Provenance};
-use crate::convert::source::Source;
-use crate::convert::spec::TensorSpec;
 use crate::error::{Error, Result};
+use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{GgufFile, Value};
+use crate::formats::imatrix::Importance;
 use crate::formats::safetensors::Checkpoint;
+use crate::model::source::Source;
+use crate::model::spec::TensorSpec;
 use crate::py::axm::{Signing, origin_json};
 use crate::py::calibrate::Calibration as CalibrationFile;
 use crate::py::errors::ToPy;
 use crate::py::metadata;
 use crate::py::watch::watched;
 use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
-use crate::srd::calibration::Calibration;
-use crate::srd::importance::Importance;
-use crate::srd::residual::Bits;
+use crate::quant::residual::Bits;
 
 /// `options` of the plan functions, as JSON.
 #[derive(Deserialize)]

@@ -7,9 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use serde_json::json;
 
-use crate::convert::sink::Sink;
 use crate::error::{Error, Result};
 use crate::formats::gguf::GgufFile;
+use crate::formats::sink::Sink;
 use crate::met;
 use crate::met::hydrate::{self, HydrateOptions, Watch};
 use crate::met::policy::Intent;

@@ -7,11 +7,11 @@ use pyo3::prelude::*;
 
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place};
+use crate::feedback::{self, Factor};
+use crate::formats::calibration::SecondMoments;
+use crate::noise::Noise;
 use crate::py::errors::ToPy;
 use crate::quant;
-use crate::srd::calibration::SecondMoments;
-use crate::srd::feedback::{self, Factor};
-use crate::srd::noise::Noise;
 
 fn usage(what: String, fix: &str) -> Error {
     Error::usage(what, fix)

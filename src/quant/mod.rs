@@ -22,6 +22,7 @@ pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
 pub mod recipe;
+pub mod residual;
 pub mod search;
 mod simd;
 pub(crate) mod simd_basic;

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::dtype::GgmlType;
 use crate::formats::gguf::{align_up, name_fault, tensor_bytes};
+use crate::quant::residual::{self, Bits};
 use crate::sign::keys::KeyId;
 use crate::sign::{Hash, from_hex};
-use crate::srd::residual::{self, Bits};
 
 /// Like PNG's: not text, and broken by line-end conversion or a stripped eighth bit.
 pub const MAGIC: [u8; 8] = *b"\x89AXM\r\n\x1a\n";

@@ -1,0 +1,553 @@
+"""What the families share: recognising tensors that are not the text model's, the decoder skeleton as a
+table, and the metadata every decoder has.
+
+A family is a subclass of `Family`: the class names it serves, the defaults of its configuration class, its
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from srd_rs.checkpoint import Checkpoint, SourceTensor, load_json
+from srd_rs.errors import FormatError, ModelError, message
+from srd_rs.families import rope as ropes
+from srd_rs.families.config import Config, normalise, shown
+from srd_rs.families.general import Size, write_general
+from srd_rs.families.table import Table, TensorSpec
+from srd_rs.metadata import Metadata
+from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Source, Transform, Transpose
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a recipe needs to know. `n_head_kv`: one number, or one per layer. `tied`: no output matrix of its
+    own."""
+
+    arch: str
+    n_layer: int
+    n_expert: int
+    n_head: int
+    n_head_kv: int | list[int]
+    tied: bool
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the conversion sees it. The metadata lacks the tokenizer, `general.file_type` and
+    `general.quantization_version`."""
+
+    arch: str
+    metadata: Metadata
+    tensors: list[TensorSpec]
+    hparams: ModelFacts
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tensor of the skeleton. `source` and `target` are names without the layer's prefix and the suffix;
+    `dims` are the names of its sizes, rows first (``"q d"``: query width by model width).
+
+    `how`: "copy", "plus_one" (norms stored minus one), "permute_q", "permute_k" (see PermuteHeads),
+    "transpose". `bias`: "no", "maybe" (where present) or "yes".
+    """
+
+    source: str
+    target: str
+    dims: str
+    how: str = "copy"
+    bias: str = "no"
+    needed: bool = True
+    suffix: str = ".weight"
+    target_suffix: str = ".weight"
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Expert matrices of a layer: one tensor per expert (``{source}.{i}.{part}.weight``), to be stacked.
+    `parts` are (part, target, dims) in the order in which they are written."""
+
+    source: str
+    parts: tuple[tuple[str, str, str], ...]
+
+
+# Parts of other modalities, by how their names begin or by what occurs in them; see the text models of
+# llama.cpp.
+_OTHER_PREFIXES: Final = (
+    "mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.",
+    "sound_projection.", "speech_embeddings.",
+)  # fmt: skip
+_OTHER_PARTS: Final = (
+    "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
+    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.",
+    "patch_merge_mlp.", "model.connector.",
+)  # fmt: skip
+_BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+_QUANTISED: Final = (
+    ".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".qweight", ".qzeros", ".scales", ".g_idx",
+    ".absmax", ".quant_map", ".SCB", ".weight_packed", ".weight_shape", ".weight_zero_point", ".input_scale",
+    "_scale_inv", "_blocks", ".nested_absmax",
+)  # fmt: skip
+_POOLING: Final = (
+    ("pooling_mode_mean_tokens", 1),
+    ("pooling_mode_cls_token", 2),
+    ("pooling_mode_lasttoken", 3),
+)
+_POOLING_NAMES: Final = {"mean": 1, "cls": 2, "lasttoken": 3}
+
+LLAMA_LAYER: Final = (
+    Row("input_layernorm", "attn_norm", "d"),
+    Row("self_attn.q_proj", "attn_q", "q d", bias="maybe"),
+    Row("self_attn.k_proj", "attn_k", "k d", bias="maybe"),
+    Row("self_attn.v_proj", "attn_v", "k d", bias="maybe"),
+    Row("self_attn.o_proj", "attn_output", "d q"),
+    Row("post_attention_layernorm", "ffn_norm", "d"),
+)
+"""Attention and norms of the Llama skeleton; the feed-forward part is `GATED_FFN` or experts."""
+
+GATED_FFN: Final = (
+    Row("mlp.gate_proj", "ffn_gate", "f d"),
+    Row("mlp.up_proj", "ffn_up", "f d"),
+    Row("mlp.down_proj", "ffn_down", "d f"),
+)
+
+HEAD_NORMS: Final = (
+    Row("self_attn.q_norm", "attn_q_norm", "h"),
+    Row("self_attn.k_norm", "attn_k_norm", "h"),
+)
+
+
+class Family:
+    """One architecture of GGUF and the Hugging Face classes that become it."""
+
+    arch: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Of the configuration class in transformers; a raw config.json may leave them out."""
+    class_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """What differs between the classes of the family."""
+    spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
+    writes_head_count_kv: ClassVar[bool] = True
+    rope_theta: ClassVar[float] = 10_000.0
+    rope_theta_sliding: ClassVar[float | None] = None
+
+    layer_rows: ClassVar[tuple[Row, ...]] = LLAMA_LAYER + GATED_FFN
+    top_rows: ClassVar[tuple[Row, ...]] = (
+        Row("model.embed_tokens", "token_embd", "v d"),
+        Row("model.norm", "output_norm", "d"),
+    )
+    output_row: ClassVar[Row | None] = Row("lm_head", "output", "v d")
+    layer_prefix: ClassVar[str] = "model.layers"
+    embedding: ClassVar[str] = "model.embed_tokens.weight"
+    bare_prefix: ClassVar[str] = "model."
+    """Put before names of a checkpoint that was saved without a head (class names that end in ``Model``)."""
+
+    def __init__(self, checkpoint: Checkpoint, class_name: str) -> None:
+        self.checkpoint = checkpoint
+        self.class_name = class_name
+        defaults = {**self.defaults, **self.class_defaults.get(class_name, {})}
+        self.file = checkpoint.folder / "config.json"
+        self.config: Config = normalise(checkpoint.config, defaults, self.file, self.spellings)
+        self.extras: dict[str, tuple[str, Any]] = {}
+
+    # What the configuration says
+
+    @cached_property
+    def n_layer(self) -> int:
+        """Layers, checked against what is there before anything is done per layer."""
+        count = self.config.count("num_hidden_layers")
+        present = len(self.checkpoint.tensors)
+        if count > present:
+            what = f"num_hidden_layers is {count}, but the checkpoint has only {present} tensors"
+            raise self.config.error(what, "Correct num_hidden_layers, or download the missing shards")
+        return count
+
+    @cached_property
+    def n_embd(self) -> int:
+        return self.config.count("hidden_size")
+
+    @cached_property
+    def n_head(self) -> int:
+        return self.config.count("num_attention_heads")
+
+    @cached_property
+    def n_head_kv(self) -> int:
+        count = self.config.optional_count("num_key_value_heads")
+        count = self.n_head if count is None else count
+        if self.n_head % count:
+            what = f"num_attention_heads {self.n_head} is no multiple of num_key_value_heads {count}"
+            raise self.config.error(what)
+        return count
+
+    @cached_property
+    def head_dim(self) -> int:
+        stated = self.config.optional_count("head_dim")
+        if stated is not None:
+            return stated
+        if self.n_embd % self.n_head:
+            what = f"hidden_size {self.n_embd} is no multiple of num_attention_heads {self.n_head}"
+            raise self.config.error(what, "Correct them, or add head_dim")
+        return self.n_embd // self.n_head
+
+    @cached_property
+    def n_ff(self) -> int:
+        return self.config.count("intermediate_size")
+
+    @cached_property
+    def n_vocab(self) -> int:
+        return self.config.count("vocab_size")
+
+    @cached_property
+    def n_expert(self) -> int:
+        return 0
+
+    @cached_property
+    def rope(self) -> ropes.Rope:
+        return ropes.read(self.config, theta=self.rope_theta, theta_sliding=self.rope_theta_sliding)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the checkpoint may lack an output matrix: it is the embedding, or was left out with the
+        head. In a multimodal checkpoint the head is the whole model's, so the top level's word counts
+        first."""
+        if self.class_name.endswith("Model"):
+            return True
+        stated = self.checkpoint.config.get("tie_word_embeddings")
+        return stated if isinstance(stated, bool) else self.config.flag("tie_word_embeddings", True)
+
+    def head_counts_kv(self) -> int | list[int]:
+        return self.n_head_kv
+
+    # Names of the checkpoint
+
+    def canonical(self, name: str) -> str | None:
+        """The name as the table knows it; None for a tensor that is not the text model's."""
+        if (
+            name.startswith(_OTHER_PREFIXES)
+            or any(part in name for part in _OTHER_PARTS)
+            or name.endswith(_BUFFERS)
+        ):
+            return None
+        name = name.replace("language_model.", "")
+        if self.class_name.endswith("Model") and not name.startswith(self.bare_prefix):
+            name = self.bare_prefix + name
+        return name
+
+    def text_tensors(self) -> dict[str, SourceTensor]:
+        """Canonical name -> tensor, in the order in which llama.cpp reads: shard by shard, sorted by name."""
+        result: dict[str, SourceTensor] = {}
+        shards = {tensor.shard: None for tensor in self.checkpoint.tensors.values()}
+        order = {shard: index for index, shard in enumerate(shards)}
+        for tensor in sorted(self.checkpoint.tensors.values(), key=lambda t: (order[t.shard], t.name)):
+            name = self.canonical(tensor.name)
+            if name is None:
+                continue
+            if name in result:
+                what = f"'{result[name].name}' and '{tensor.name}' both stand for {name}"
+                raise ModelError(message(self.checkpoint.folder, what, "Remove one of them"))
+            result[name] = tensor
+        return result
+
+    # Tensors
+
+    def sizes(self, layer: int) -> dict[str, int]:
+        """The sizes that rows name: d model, q and k projections, h head, f feed-forward, v vocabulary."""
+        return {
+            "d": self.n_embd,
+            "q": self.n_head * self.head_dim,
+            "k": self.n_head_kv * self.head_dim,
+            "h": self.head_dim,
+            "f": self.n_ff,
+            "v": self.n_vocab,
+            "1": 1,
+            "e": self.n_expert,
+        }
+
+    def rows(self, layer: int) -> Iterable[Row]:
+        return self.layer_rows
+
+    def experts(self, layer: int) -> Experts | None:
+        return None
+
+    def generated(self) -> dict[str, tuple[float, ...]]:
+        """Tensors that are computed from the configuration."""
+        return {}
+
+    def table(self, present: Mapping[str, SourceTensor]) -> Table:
+        """Every tensor of the model. `present` decides between layouts that occur in the wild."""
+        table = Table()
+        for name, values in self.generated().items():
+            table.add(name, Generated(values))
+        sizes = self.sizes(0)
+        for row in self.top_rows:
+            self._add_row(table, "", "", row, sizes)
+        if self.output_row is not None:
+            self._add_row(table, "", "", self.output_row, sizes, needed=not self.tied)
+        for layer in range(self.n_layer):
+            source, target = f"{self.layer_prefix}.{layer}.", f"blk.{layer}."
+            sizes = self.sizes(layer)
+            for row in self.rows(layer):
+                self._add_row(table, source, target, row, sizes)
+            experts = self.experts(layer)
+            if experts is not None:
+                self._add_experts(table, source, target, experts, sizes, present)
+        return table
+
+    def _add_row(
+        self, table: Table, source: str, target: str, row: Row, sizes: Mapping[str, int], needed: bool = True
+    ) -> None:
+        shape = tuple(sizes[dim] for dim in row.dims.split())
+        needed = needed and row.needed
+        weight = self.apply(row.how, Source(f"{source}{row.source}{row.suffix}", shape))
+        table.add(f"{target}{row.target}{row.target_suffix}", weight, needed=needed)
+        if row.bias != "no":
+            width = (shape[-1],) if row.how == "transpose" else shape[:1]
+            how = "copy" if row.how in ("transpose", "plus_one") else row.how
+            bias = self.apply(how, Source(f"{source}{row.source}.bias", width))
+            table.add(f"{target}{row.target}.bias", bias, needed=needed and row.bias == "yes")
+
+    def apply(self, how: str, source: Source) -> Transform:
+        """The transform that a row names."""
+        if how == "copy":
+            return source
+        if how == "plus_one":
+            return Affine(source, 1.0, 1.0)
+        if how == "transpose":
+            return Transpose(source)
+        if how in ("permute_q", "permute_k"):
+            heads = self.n_head if how == "permute_q" else self.n_head_kv
+            if source.shape[0] % (2 * heads):
+                raise self.config.error(f"the head size {self.head_dim} is odd, rotary embedding needs pairs")
+            return PermuteHeads(source, heads)
+        raise ValueError(how)
+
+    def _add_experts(
+        self,
+        table: Table,
+        source: str,
+        target: str,
+        experts: Experts,
+        sizes: Mapping[str, int],
+        present: Mapping[str, SourceTensor],
+    ) -> None:
+        """Stacked experts, from one tensor per expert or from the stacks that newer files have."""
+        if self._add_fused_experts(table, source, target, experts, sizes, present):
+            return
+        # n_expert may be any number: never loop over more experts than there can be
+        if self.n_expert * self.n_layer > len(present):
+            what = (
+                f"{self.n_expert} experts in {self.n_layer} layers, but only {len(present)} tensors are there"
+            )
+            raise self.config.error(what, "Correct the number of experts, or download the missing shards")
+        for part, name, dims in experts.parts:
+            shape = tuple(sizes[dim] for dim in dims.split())
+            stack = tuple(
+                Source(f"{source}{experts.source}.{index}.{part}.weight", shape)
+                for index in range(self.n_expert)
+            )
+            table.add(f"{target}{name}.weight", Concat(stack, stack=True), group=f"{target}experts")
+
+    def _add_fused_experts(
+        self,
+        table: Table,
+        source: str,
+        target: str,
+        experts: Experts,
+        sizes: Mapping[str, int],
+        present: Mapping[str, SourceTensor],
+    ) -> bool:
+        """``experts.gate_up_proj`` [E, 2 f, d] and ``experts.down_proj`` [E, d, f], as transformers 5 saves
+        them."""
+        fused = f"{source}{experts.source}.gate_up_proj"
+        suffix = next((end for end in ("", ".weight") if fused + end in present), None)
+        if suffix is None:
+            return False
+        count, width, model = self.n_expert, sizes["x"], sizes["d"]
+        both = Source(fused + suffix, (count, 2 * width, model))
+        if len(present) * 4096 < count:  # a bound for the loop below, far beyond any real model
+            raise self.config.error(f"{count} experts are more than can be")
+        _check_source_shape(both, present, self.checkpoint.folder)
+        halves = {
+            "ffn_gate_exps": tuple(Rows(both, 2 * width * index, width) for index in range(count)),
+            "ffn_up_exps": tuple(Rows(both, 2 * width * index + width, width) for index in range(count)),
+        }
+        for name, parts in halves.items():
+            table.add(f"{target}{name}.weight", Concat(parts, stack=True), group=fused)
+        down = Source(f"{source}{experts.source}.down_proj{suffix}", (count, model, width))
+        table.add(f"{target}ffn_down_exps.weight", down)
+        return True
+
+    # Metadata
+
+    def write_metadata(self, metadata: Metadata) -> None:
+        """The architecture's own keys."""
+        self.write_standard(metadata)
+
+    def write_standard(self, metadata: Metadata) -> None:
+        """The keys of most decoders, in the order of llama.cpp's converter."""
+        arch, config = self.arch, self.config
+        metadata.uint32(f"{arch}.block_count", self.n_layer)
+        metadata.uint32(f"{arch}.context_length", config.count("max_position_embeddings"))
+        metadata.uint32(f"{arch}.embedding_length", self.n_embd)
+        metadata.uint32(f"{arch}.feed_forward_length", self.n_ff)
+        metadata.uint32(f"{arch}.attention.head_count", self.n_head)
+        if self.writes_head_count_kv:
+            metadata.uint32(f"{arch}.attention.head_count_kv", self.n_head_kv)
+        if not config.flag("is_causal", True):
+            metadata.boolean(f"{arch}.attention.causal", False)
+        self.write_rope(metadata)
+        if (eps := config.optional_number("rms_norm_eps")) is not None:
+            metadata.float32(f"{arch}.attention.layer_norm_rms_epsilon", eps)
+        for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
+            if (eps := config.optional_number(key)) is not None:
+                metadata.float32(f"{arch}.attention.layer_norm_epsilon", eps)
+                break
+        if self.n_expert:
+            metadata.uint32(f"{arch}.expert_count", self.n_expert)
+            metadata.uint32(f"{arch}.expert_used_count", self.n_expert_used)
+        if (head_dim := self.written_head_dim()) is not None:
+            metadata.uint32(f"{arch}.attention.key_length", head_dim)
+            metadata.uint32(f"{arch}.attention.value_length", head_dim)
+
+    def write_rope(self, metadata: Metadata) -> None:
+        if self.rope.kind == "proportional" and "rope_freqs.weight" not in self.generated():
+            raise self.config.error(
+                "proportional RoPE is known for Gemma 4 only", "Convert it with a newer version"
+            )
+        ropes.write_scaling(self.rope, self.arch, metadata)
+        metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])
+        if self.rope.sliding is not None:
+            metadata.float32(f"{self.arch}.rope.freq_base_swa", self.rope.sliding["rope_theta"])
+
+    def written_head_dim(self) -> int | None:
+        """The head size, where the configuration (or its class) states one."""
+        return self.config.optional_count("head_dim")
+
+    @cached_property
+    def n_expert_used(self) -> int:
+        used = self.config.count("num_experts_per_tok")
+        if used > self.n_expert:
+            raise self.config.error(f"{used} experts per token are more than the {self.n_expert} there are")
+        return used
+
+    def write_pooling(self, metadata: Metadata) -> None:
+        """`pooling_type` of a sentence-transformers model: modules.json names the folder of the pooling
+        module."""
+        folder = self.checkpoint.folder
+        if not (folder / "modules.json").is_file():
+            return
+        path = _pooling_folder(folder)
+        if path is None:
+            return
+        pooling = load_json(path / "config.json")
+        for key, kind in _POOLING:
+            if pooling.get(key) is True:
+                metadata.uint32(f"{self.arch}.pooling_type", kind)
+                return
+        mode = pooling.get("pooling_mode")
+        if not isinstance(mode, str) or mode not in _POOLING_NAMES:
+            fix = "Use a model with mean, cls or last-token pooling"
+            raise ModelError(message(path / "config.json", "GGUF has no such kind of pooling", fix))
+        metadata.uint32(f"{self.arch}.pooling_type", _POOLING_NAMES[mode])
+
+    # All together
+
+    def check(self) -> None:
+        """What a family refuses beyond shapes."""
+
+    def describe(self, name: str | None) -> ModelSpec:
+        """Everything the conversion needs. Raises ModelError."""
+        if not self.checkpoint.tensors:
+            folder = self.checkpoint.folder
+            raise ModelError(
+                message(folder, "no weights in this folder", "Download the *.safetensors files as well")
+            )
+        refuse_quantised(self.checkpoint, self.config)
+        _ = self.n_layer
+        self.check()
+        present = self.text_tensors()
+        self._check_vocabulary(present)
+        specs = self.table(present).resolve(present, self.checkpoint.folder)
+        metadata = Metadata()
+        metadata.string("general.architecture", self.arch)
+        for key, (kind, value) in self.extras.items():
+            metadata.add(key, kind, value)
+        size = Size.of((spec.name, spec.shape) for spec in specs)
+        write_general(
+            metadata,
+            self.checkpoint.folder,
+            self.config.values,
+            self.checkpoint.generation_config,
+            size,
+            name,
+        )
+        self.write_metadata(metadata)
+        tied = not any(spec.name == "output.weight" for spec in specs)
+        facts = ModelFacts(self.arch, self.n_layer, self.n_expert, self.n_head, self.head_counts_kv(), tied)
+        return ModelSpec(self.arch, metadata, specs, facts)
+
+    def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:
+        """vocab_size against the embedding's rows: the message for the commonest mistake after adding
+        tokens."""
+        tensor = present.get(self.embedding)
+        if tensor is None or len(tensor.shape) != 2:
+            return  # the table says what is wrong
+        rows, columns = tensor.shape
+        for key, wanted, found in (("vocab_size", self.n_vocab, rows), ("hidden_size", self.n_embd, columns)):
+            if wanted != found:
+                origin = (
+                    "" if self.config.stated(key) else " (the default of the class, config.json has none)"
+                )
+                side = "rows" if key == "vocab_size" else "columns"
+                what = f"{key} is {wanted}{origin}, but '{tensor.name}' has {found} {side}"
+                raise self.config.error(what, f"Set {key} to {found} if the weights are right")
+
+
+def _check_source_shape(source: Source, present: Mapping[str, SourceTensor], folder: Path) -> None:
+    tensor = present[source.tensor]
+    if tensor.shape != source.shape:
+        what = f"has shape {shown(tensor.shape)}, the configuration asks for {source.shape}"
+        place = f"{folder / tensor.shard}: tensor '{tensor.name}'"
+        raise ModelError(message(place, what, "Correct the number of experts or their size in config.json"))
+
+
+def _pooling_folder(folder: Path) -> Path | None:
+    """The folder of the pooling module, inside the model's folder."""
+    import json
+
+    from srd_rs.checkpoint import MAX_CONFIG_BYTES, read_limited
+
+    file = folder / "modules.json"
+    try:
+        modules = json.loads(read_limited(file, MAX_CONFIG_BYTES))
+    except (ValueError, RecursionError):
+        raise FormatError(message(file, "not JSON", "Download the file again")) from None
+    for module in modules if isinstance(modules, list) else []:
+        kind, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
+        if isinstance(kind, str) and kind.endswith("Pooling") and isinstance(path, str):
+            inside = (folder / path).resolve()
+            if not inside.is_relative_to(folder.resolve()):
+                raise FormatError(
+                    message(file, f"path {shown(path)} leaves the folder", "Correct modules.json")
+                )
+            return inside
+    return None
+
+
+def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
+    """A checkpoint that is quantised already: its codes and scales are no weights. Plain FP8 without scales
+    is fine."""
+    stated = config.get("quantization_config")
+    method = stated.get("quant_method") if isinstance(stated, dict) else stated
+    if isinstance(stated, dict) and method is None and stated:
+        method = next((key for key in ("load_in_4bit", "load_in_8bit") if stated.get(key)), "unknown")
+    scales = next((name for name in checkpoint.tensors if name.endswith(_QUANTISED)), None)
+    signs = [] if method is None else [f"quantization_config: {shown(method)}"]
+    signs += [] if scales is None else [f"it has '{scales}'"]
+    if signs and not (method == "fp8" and scales is None):
+        what = f"the checkpoint is quantised already ({', '.join(signs)})"
+        raise config.error(what, "Convert the original checkpoint in BF16, F16 or F32")

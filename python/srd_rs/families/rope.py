@@ -1,0 +1,172 @@
+"""Rotary position embedding: one form for all spellings of its parameters, and the tables that GGUF stores.
+
+Old files: `rope_theta` beside `rope_scaling = {"type" or "rope_type": ..., "factor": ...}`. New files
+(transformers 5): `rope_parameters`, flat, or one dict per layer type.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from srd_rs.families.config import Config, shown
+from srd_rs.metadata import Metadata
+
+PER_TYPE: Final = ("full_attention", "sliding_attention")
+_KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional")
+_LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
+
+
+@dataclass
+class Rope:
+    """`full`: the parameters of full-attention layers (of all layers, unless `sliding` is there too).
+
+    Both have `rope_type` and `rope_theta`; for types that extend the context,
+    `original_max_position_embeddings`.
+    """
+
+    full: dict[str, Any]
+    sliding: dict[str, Any] | None = None
+    nested: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return str(self.full["rope_type"])
+
+
+def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None = None) -> Rope:
+    """The parameters of a configuration; `theta` and `theta_sliding` are the defaults of its class.
+
+    `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old
+    files).
+    """
+    raw = config.mapping("rope_scaling") or config.mapping("rope_parameters")
+    nested = any(isinstance(raw.get(kind), dict) for kind in PER_TYPE)
+    if nested:
+        full = dict(raw.get("full_attention") or {})
+        sliding = dict(raw.get("sliding_attention") or {}) or None
+    else:
+        full, sliding = dict(raw), None
+    if theta_sliding is not None:
+        sliding = sliding or {}
+        if sliding.get("rope_theta") is None:
+            sliding["rope_theta"] = config.get("rope_local_base_freq", theta_sliding)
+    _complete(config, full, theta)
+    if sliding is not None:
+        _complete(config, sliding, theta)
+    return Rope(
+        full, sliding, nested, {key: raw[key] for key in raw if key not in PER_TYPE} if nested else {}
+    )
+
+
+def _complete(config: Config, params: dict[str, Any], theta: float) -> None:
+    """Fill in and check the values that every reader needs."""
+    kind = params.get("rope_type") or params.get("type") or "default"
+    if not isinstance(kind, str) or kind.lower() not in _KNOWN:
+        raise config.error(
+            f"the RoPE type {shown(kind)} is unknown", "Convert it with a newer version, if there is one"
+        )
+    kind = kind.lower()
+    params["rope_type"] = kind
+    if params.get("rope_theta") is None:
+        params["rope_theta"] = config.get("rope_theta", config.get("rotary_emb_base", theta))
+    config.check_number("rope_theta", params["rope_theta"])
+    if params.get("partial_rotary_factor") is None:
+        fraction = next(
+            (
+                config.get(key)
+                for key in ("partial_rotary_factor", "rotary_pct", "rope_pct")
+                if config.get(key)
+            ),
+            None,
+        )
+        if fraction is not None:
+            params["partial_rotary_factor"] = fraction
+    if (
+        params.get("partial_rotary_factor") is not None
+        and config.check_number("partial_rotary_factor", params["partial_rotary_factor"]) > 1
+    ):
+        raise config.error(
+            f"partial_rotary_factor is {shown(params['partial_rotary_factor'])}, it must be at most 1"
+        )
+    if kind in _LONG_CONTEXT and params.get("original_max_position_embeddings") is None:
+        params["original_max_position_embeddings"] = config.get(
+            "original_max_position_embeddings", config.get("max_position_embeddings")
+        )
+    if params.get("original_max_position_embeddings") is not None:
+        config.check_count("original_max_position_embeddings", params["original_max_position_embeddings"])
+    for key in (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "attention_factor",
+        "attn_factor",
+        "beta_fast",
+        "beta_slow",
+    ):
+        if params.get(key) is not None:
+            config.check_number(f"RoPE {key}", params[key])
+    if kind in ("linear", "yarn", "dynamic", "llama3") and params.get("factor") is None:
+        raise config.error(f"RoPE scaling of type '{kind}' has no factor", "Add it to config.json")
+
+
+def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:
+    """The `rope.scaling.*` keys. llama3 goes into a tensor; dynamic NTK has no counterpart in GGUF and
+    changes nothing below the trained context, so nothing is written for it."""
+    params, kind = rope.full, rope.kind
+    if kind in ("linear", "yarn"):
+        metadata.string(f"{arch}.rope.scaling.type", kind)
+        metadata.float32(f"{arch}.rope.scaling.factor", params["factor"])
+    if kind == "yarn":
+        metadata.uint32(
+            f"{arch}.rope.scaling.original_context_length", params["original_max_position_embeddings"]
+        )
+        attention = params.get("attention_factor")
+        optional = {
+            "yarn_ext_factor": params.get("extrapolation_factor"),
+            "yarn_attn_factor": attention if attention is not None else params.get("attn_factor"),
+            "yarn_beta_fast": params.get("beta_fast"),
+            "yarn_beta_slow": params.get("beta_slow"),
+        }
+        for key, value in optional.items():
+            if value is not None:
+                metadata.float32(f"{arch}.rope.scaling.{key}", value)
+    if kind in ("su", "longrope"):
+        metadata.string(f"{arch}.rope.scaling.type", "longrope")
+
+
+def _f32(value: float) -> float:
+    """Round to float32. Sums, products and quotients of float32 values, computed in float64 and then rounded,
+    are the correctly rounded float32 ones."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def llama3_factors(config: Config, params: dict[str, Any], dimensions: int) -> tuple[float, ...]:
+    """What llama3 scaling divides each rotary frequency by: `dimensions` / 2 values, in float32 steps.
+
+    Wavelengths up to original/high_freq_factor stay as they are, those beyond original/low_freq_factor are
+    divided by `factor`, in between the two are blended (the Llama 3.1 reference code). A number over a tensor
+    is the number times the rounded reciprocal, so that the values are those of the usual converter to the
+    last bit.
+    """
+    base, factor = _f32(params["rope_theta"]), float(params["factor"])
+    low, high = float(params.get("low_freq_factor") or 1.0), float(params.get("high_freq_factor") or 4.0)
+    if high <= low:
+        raise config.error(f"RoPE high_freq_factor {high} must be greater than low_freq_factor {low}")
+    context = params["original_max_position_embeddings"]
+    factors = []
+    for index in range(0, dimensions, 2):
+        frequency = _f32(1.0 / _f32(base ** _f32(index / dimensions)))
+        wavelength = _f32(_f32(1 / frequency) * _f32(2 * math.pi))
+        if wavelength < _f32(context / high):
+            factors.append(1.0)
+        elif wavelength > _f32(context / low):
+            factors.append(_f32(factor))
+        else:
+            smooth = _f32(_f32(_f32(_f32(1 / wavelength) * context) - _f32(low)) / _f32(high - low))
+            blend = _f32(_f32(_f32(1 - smooth) / _f32(factor)) + smooth)
+            factors.append(_f32(1 / blend))
+    return tuple(factors)

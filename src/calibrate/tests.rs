@@ -1,0 +1,263 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::error::{Error, Result};
+use crate::formats::calibration::{Calibration, Info, Output, SecondMoments};
+use crate::forward::Observer;
+
+fn info(block: u64) -> Info {
+    Info {
+        text: "builtin".into(),
+        text_sha256: Some("ab".repeat(32)),
+        seed: 7,
+        tokens: 32,
+        ctx: 16,
+        block,
+        source_digest: "sha256:00".into(),
+    }
+}
+
+fn file(path: &Path) -> Output {
+    Output::File { path: path.to_path_buf(), overwrite: false }
+}
+
+/// Rows of `n` numbers that look random and are the same every time.
+fn inputs(rows: usize, n: usize, seed: u64) -> Vec<f32> {
+    (0..(rows * n) as u64)
+        .map(|i| {
+            let hash = (i + seed * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+            hash as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Element (i, j) of the mean of x x^T in f64.
+fn expected(x: &[f32], n: usize, i: usize, j: usize) -> f64 {
+    let rows = x.len() / n;
+    x.chunks(n).map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>() / rows as f64
+}
+
+fn assert_moments(m: &SecondMoments, x: &[f32]) {
+    let n = m.n;
+    for i in 0..n {
+        let start = i / m.block * m.block;
+        for j in 0..m.block {
+            let want = if start + j < n { expected(x, n, i, start + j) } else { 0.0 };
+            let got = f64::from(m.values[i * m.block + j]);
+            assert!((got - want).abs() < 1e-5, "({i}, {j}): {got} for {want}");
+        }
+    }
+}
+
+const Q: &str = "blk.0.attn_q.weight";
+const K: &str = "blk.0.attn_k.weight";
+const DOWN: &str = "blk.1.ffn_down_exps.weight";
+const OUT: &str = "output.weight";
+const N: usize = 600;
+
+fn write(path: &Path, block: u64) -> (Arc<Calibration>, Vec<f32>, Vec<f32>) {
+    let shapes: [(&str, &[u64]); 4] =
+        [(Q, &[600, 8]), (K, &[600, 4]), (DOWN, &[256, 8, 3]), (OUT, &[600, 9])];
+    let mut accumulator = Accumulator::create(&shapes, info(block), &file(path)).unwrap();
+    let (x, experts) = (inputs(32, N, 1), inputs(600, 256, 2));
+    accumulator.inputs(&[Q, K], None, N, &x[..20 * N]).unwrap();
+    accumulator.inputs(&[Q, K], None, N, &x[20 * N..]).unwrap();
+    accumulator.inputs(&[DOWN], Some(0), 256, &experts[..512 * 256]).unwrap();
+    accumulator.inputs(&[DOWN], Some(2), 256, &experts[512 * 256..]).unwrap();
+    accumulator.inputs(&[OUT], None, N, &x).unwrap();
+    (Arc::new(accumulator.finish().unwrap()), x, experts)
+}
+
+#[test]
+fn moments_are_the_means_of_x_xt_and_survive_the_file() {
+    for block in [0, 256, 512] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        let (_, x, _) = write(&path, block);
+        assert!(Calibration::recognise(&path));
+        let read = Arc::new(Calibration::open(&path).unwrap());
+        assert_eq!(read.info, info(block));
+        assert_eq!(read.tensors(), [K, Q, DOWN, OUT]);
+        let q = read.of(Q, &[600, 8]).unwrap().unwrap();
+        assert_eq!((q.n(), q.experts(), q.tokens(0), q.is_stack()), (N, 1, 32, false));
+        assert_eq!(q.block(), if block == 0 { N } else { block as usize });
+        assert_eq!(q.input(), read.get(K).unwrap().input());
+        let moments = q.read(0).unwrap();
+        assert_moments(&moments, &x);
+        assert_eq!(q.diagonal().unwrap(), moments.diagonal());
+        assert_moments(&read.get(OUT).unwrap().read(0).unwrap(), &x);
+        assert_eq!(read.get(K).unwrap().read(0).unwrap(), moments);
+    }
+}
+
+#[test]
+fn experts_that_saw_little_lean_on_their_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (read, _, x) = write(&dir.path().join("c"), 256);
+    let down = read.of(DOWN, &[256, 8, 3]).unwrap().unwrap();
+    assert_eq!((0..3).map(|e| down.tokens(e)).collect::<Vec<_>>(), [512, 0, 88]);
+    let n = 256;
+    // 512 tokens are enough for a block of 256: its own. None: the layer's. 88: a blend.
+    assert_moments(&down.read(0).unwrap(), &x[..512 * n]);
+    assert_moments(&down.read(1).unwrap(), &x);
+    let blend = down.read(2).unwrap();
+    for i in [0, 3, 255] {
+        let own = expected(&x[512 * n..], n, i, i);
+        let want = own * 88.0 / 512.0 + expected(&x, n, i, i) * (512.0 - 88.0) / 512.0;
+        assert!((f64::from(blend.values[i * n + i]) - want).abs() < 1e-5);
+    }
+    assert_eq!(down.diagonal().unwrap().len(), 3 * n);
+}
+
+#[test]
+fn the_same_bytes_with_and_without_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let shapes: [(&str, &[u64]); 1] = [(Q, &[600, 8])];
+    let run = |output: &Output| {
+        let mut accumulator = Accumulator::create(&shapes, info(256), output).unwrap();
+        accumulator.inputs(&[Q], None, N, &inputs(8, N, 3)).unwrap();
+        Arc::new(accumulator.finish().unwrap())
+    };
+    let named = run(&file(&dir.path().join("c")));
+    let unnamed = run(&Output::Unnamed { beside: dir.path().join("out.gguf") });
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(named.digest, unnamed.digest);
+    assert_eq!(named.get(Q).unwrap().read(0).unwrap(), unnamed.get(Q).unwrap().read(0).unwrap());
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (read, ..) = write(&dir.path().join("c"), 256);
+    for (name, ne) in [(Q, vec![512, 8]), (Q, vec![600, 8, 2]), (DOWN, vec![256, 8, 4])] {
+        let error = read.of(name, &ne).unwrap_err();
+        assert!(matches!(error, Error::Model { .. }) && error.to_string().contains("this very model"));
+    }
+    assert!(read.of("blk.9.attn_q.weight", &[600, 8]).unwrap().is_none());
+    let shapes: [(&str, &[u64]); 1] = [(Q, &[600, 8])];
+    let output = file(&dir.path().join("d"));
+    assert!(Accumulator::create(&shapes, info(100), &output).is_err());
+    let mut accumulator = Accumulator::create(&shapes, info(256), &output).unwrap();
+    assert!(accumulator.inputs(&[Q], None, 599, &[0.0; 599]).is_err());
+    assert!(accumulator.inputs(&["blk.0.x.weight"], None, N, &[0.0; N]).is_err());
+    assert!(accumulator.inputs(&[Q], None, N, &[0.0; N + 1]).is_err());
+    assert!(accumulator.finish().is_err());
+    let mut accumulator = Accumulator::create(&shapes, info(256), &output).unwrap();
+    accumulator.inputs(&[Q], None, N, &[1e30; N]).unwrap();
+    let error = accumulator.finish().map(drop).unwrap_err();
+    assert!(error.to_string().contains("overflow"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// A file with this metadata entry for `inputs`, these tensors and this much data.
+fn hostile(dir: &Path, inputs: &str, tensors: &str, data: &[f32]) -> Result<Arc<Calibration>> {
+    let quoted = serde_json::to_string(inputs).unwrap();
+    let metadata = format!(
+        r#"{{"format":"srd-calibration","version":"1","source.digest":"x","text":"t","seed":"0","tokens":"1","ctx":"1","block":"0","inputs":{quoted}}}"#
+    );
+    let json = format!(r#"{{"__metadata__":{metadata}{tensors}}}"#);
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json.bytes());
+    bytes.extend(data.iter().flat_map(|v| v.to_le_bytes()));
+    let path = dir.join("hostile");
+    std::fs::write(&path, bytes).unwrap();
+    Calibration::open(&path).map(Arc::new)
+}
+
+#[test]
+fn hostile_files_give_errors_that_name_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = r#"[{"tensors":["a"],"tokens":[1]}]"#;
+    let entry = |shape: &str, bytes: u64| {
+        format!(r#","a.moments":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{bytes}]}}"#)
+    };
+    let cases = [
+        (one, entry("[2,2]", 16), 4, ""),
+        (one, entry("[2,2]", 16), 3, "data"),
+        (one, entry("[4,1]", 16), 4, "blocks of 1 for 4"),
+        (one, entry("[2,0]", 0), 0, "blocks of 0"),
+        (one, entry("[1,2,2]", 16), 4, ""),
+        (one, entry("[2,2,1]", 16), 4, "2 matrices and 1 counts"),
+        (one, entry("[4]", 16), 4, "not [n, block]"),
+        (one, entry("[4294967296,4294967296]", 16), 4, "size"),
+        (one, String::new(), 0, "not there"),
+        ("[]", entry("[2,2]", 16), 4, "belongs to no input"),
+        ("[]", String::new(), 0, "no statistics"),
+        (r#"[{"tensors":[],"tokens":[1]}]"#, String::new(), 0, "without tensors"),
+        (r#"[{"tensors":["a","a"],"tokens":[1]}]"#, entry("[2,2]", 16), 4, "two inputs"),
+        (r#"[{"tensors":["a"],"tokens":[-1]}]"#, entry("[2,2]", 16), 4, "not valid"),
+        ("[[[", entry("[2,2]", 16), 4, "not valid"),
+    ];
+    for (inputs, tensors, floats, message) in cases {
+        match hostile(dir.path(), inputs, &tensors, &vec![1.0; floats]) {
+            Ok(_) => assert!(message.is_empty(), "{inputs} {tensors} was taken"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!message.is_empty() && text.contains(message), "{text} for {message}");
+                assert!(text.contains("hostile"), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_no_moments_are_refused_when_they_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = r#"[{"tensors":["a"],"tokens":[1]}]"#;
+    let entry = r#","a.moments":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}"#;
+    let cases: [(&[f32; 4], &str); 5] = [
+        (&[1.0, 0.5, 0.5, 1.0], ""),
+        (&[1.0, f32::NAN, 0.5, 1.0], "not finite"),
+        (&[1.0, 0.5, 0.5, f32::INFINITY], "not finite"),
+        (&[-1.0, 0.5, 0.5, 1.0], "mean of squares"),
+        (&[1.0, 0.5, 0.25, 1.0], "not symmetric"),
+    ];
+    for (values, message) in cases {
+        let moments = hostile(dir.path(), inputs, entry, values).unwrap().get("a").unwrap();
+        match moments.read(0) {
+            Ok(read) => assert!(message.is_empty() && read.values == values),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(matches!(error, Error::Format { .. }) && text.contains(message), "{text}");
+                assert!(text.contains("tensor 'a.moments', at byte"), "{text}");
+            }
+        }
+    }
+    let negative = hostile(dir.path(), inputs, entry, &[1.0, 0.0, 0.0, f32::NAN]).unwrap();
+    assert!(negative.get("a").unwrap().diagonal().is_err());
+}
+
+#[test]
+fn truncated_files_give_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    let (read, ..) = write(&path, 256);
+    let bytes = std::fs::read(&path).unwrap();
+    for cut in [0, 7, 8, 100, 5000, bytes.len() / 2, bytes.len() - 1] {
+        let short = dir.path().join("short");
+        std::fs::write(&short, &bytes[..cut]).unwrap();
+        assert!(Calibration::open(&short).is_err(), "{cut} bytes");
+    }
+    // Cut while it is open: the read says so.
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes.len() as u64 / 2).unwrap();
+    assert!(matches!(read.get(OUT).unwrap().read(0), Err(Error::Io { .. })));
+}
+
+#[test]
+fn an_imatrix_of_it_is_read_back_as_its_diagonals() {
+    use crate::formats::imatrix::{Importance, write_imatrix};
+
+    let dir = tempfile::tempdir().unwrap();
+    let (read, ..) = write(&dir.path().join("c"), 256);
+    let path = dir.path().join("imatrix.gguf");
+    write_imatrix(&read, &path, false).unwrap();
+    assert!(write_imatrix(&read, &path, false).is_err());
+    let (imatrix, own) = (Importance::open(&path).unwrap(), Importance::from_calibration(&read).unwrap());
+    assert_eq!((imatrix.len(), imatrix.chunks), (4, 2));
+    assert_eq!(imatrix.datasets, ["builtin"]);
+    for (name, ne) in [(Q, vec![600, 8]), (DOWN, vec![256, 8, 3])] {
+        let pair = imatrix.of(name, &ne).unwrap().unwrap().iter().zip(own.of(name, &ne).unwrap().unwrap());
+        assert!(pair.map(|(a, b)| (a - b).abs() / b).all(|d| d < 1e-6));
+    }
+}

@@ -1,0 +1,347 @@
+//! What is known of the inputs of each matrix: llama.cpp's importance matrices (imatrix), GGUF or the older
+//! .dat. They hold the diagonal of `H = E[x x^T]`, the mean square of each input.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::dtype::GgmlType;
+use crate::error::{Error, Place, Result};
+use crate::formats::calibration::{Calibration, Moments};
+use crate::formats::gguf::values::{KeyValues, Strings};
+use crate::formats::gguf::writer::{TensorHeader, encode_header};
+use crate::formats::gguf::{self, Array, GgufFile, GgufTensor, Value};
+use crate::formats::sink::Sink;
+
+/// The largest file that is read: the statistics of a large model take some hundred MB.
+const MAX_FILE: u64 = 4 << 30;
+
+/// Importance of the columns of tensors, by the tensor's GGUF name.
+#[derive(Debug)]
+pub struct Importance {
+    path: PathBuf,
+    /// `h_ii` of the columns; of a stack of experts, expert after expert.
+    entries: HashMap<String, Vec<f32>>,
+    /// Names of the texts the statistics were taken from.
+    pub datasets: Vec<String>,
+    /// Chunks of text seen; 0 where the file does not say.
+    pub chunks: u32,
+}
+
+impl Importance {
+    /// Reads an imatrix file of either format.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is no imatrix, is cut short, or holds a
+    /// value that is negative or not finite.
+    pub fn open(path: &Path) -> Result<Self> {
+        let magic = read_start(path)?;
+        let read = if magic == gguf::MAGIC { Self::open_gguf(path)? } else { Self::open_dat(path)? };
+        match read.entries.is_empty() {
+            true => Err(bad(path, "holds no statistics", NOT_IMATRIX)),
+            false => Ok(read),
+        }
+    }
+
+    /// The diagonals of a calibration: all that a search for scales can use of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] from reading it.
+    pub fn from_calibration(calibration: &Arc<Calibration>) -> Result<Self> {
+        let mut entries = HashMap::new();
+        for name in calibration.tensors() {
+            entries.insert(name.to_string(), moments_of(calibration, name).diagonal()?);
+        }
+        Ok(Self {
+            path: calibration.path().to_path_buf(),
+            entries,
+            datasets: vec![calibration.info.text.clone()],
+            chunks: u32::try_from(calibration.info.chunks()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// The file's name, for the metadata of what is made with it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The importance for a tensor of shape `ne`: `ne[0]` values, or as many for each of its `ne[2]` experts; `None` if
+    /// the file has nothing for it.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file has another number of values: it belongs to another model. For token
+    /// embeddings, which are looked up and never multiplied, such values are ignored, as llama-quantize does.
+    pub fn of(&self, name: &str, ne: &[u64]) -> Result<Option<&[f32]>> {
+        let Some(values) = self.entries.get(name) else { return Ok(None) };
+        let dim = |i: usize| ne.get(i).copied().unwrap_or(1);
+        if values.len() as u64 == dim(0) * dim(2) {
+            return Ok(Some(values));
+        }
+        if matches!(name, "token_embd.weight" | "per_layer_token_embd.weight") {
+            return Ok(None);
+        }
+        let what = format!("has {} values where the model has {} inputs", values.len(), dim(0) * dim(2));
+        Err(Error::model(
+            Place::file(&self.path).tensor(name),
+            what,
+            "Use the imatrix that was made for this very model",
+        ))
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let mut entries = HashMap::new();
+        for sums in &file.tensors {
+            let Some(name) = sums.name.strip_suffix(".in_sum2") else { continue };
+            let counts = file.find(&format!("{name}.counts")).ok_or_else(|| {
+                let place = Place::file(path).tensor(&sums.name);
+                Error::format(place, "has no counts beside it", NOT_IMATRIX)
+            })?;
+            let means = means(&read_f32(&file, sums)?, &read_f32(&file, counts)?);
+            let means = means.ok_or_else(|| {
+                let place = Place::file(path).tensor(&sums.name);
+                Error::format(place, "has sums or counts that do not fit or are not finite", NOT_IMATRIX)
+            })?;
+            entries.insert(name.to_string(), means);
+        }
+        let datasets = match file.kv.get("imatrix.datasets") {
+            Some(Value::Array(Array::String(names))) => names.iter().map(str::to_string).collect(),
+            _ => Vec::new(),
+        };
+        let chunks = file.kv.get("imatrix.chunk_count").and_then(Value::as_u64).unwrap_or(0);
+        Ok(Self { path: path.to_path_buf(), entries, datasets, chunks: chunks.try_into().unwrap_or(0) })
+    }
+
+    fn open_dat(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let mut dat = Dat { path, bytes: &bytes, at: 0 };
+        let count = dat.count("entries")?;
+        let mut entries = HashMap::new();
+        for _ in 0..count {
+            let name = dat.text()?;
+            let calls = dat.count("calls")?.max(1) as f32;
+            let sums = dat.floats()?;
+            if !sums.iter().all(|s| s.is_finite() && *s >= 0.0) {
+                let place = Place::file(path).tensor(name);
+                return Err(Error::format(place, "has sums that are not finite", NOT_IMATRIX));
+            }
+            entries.insert(name, sums.iter().map(|s| s / calls).collect());
+        }
+        // Files from before 2024 end here.
+        let (mut chunks, mut datasets) = (0, Vec::new());
+        if dat.at < bytes.len() {
+            chunks = dat.count("chunks")? as u32;
+            datasets.push(dat.text()?);
+        }
+        Ok(Self { path: path.to_path_buf(), entries, datasets, chunks })
+    }
+}
+
+/// Writes the diagonals of a calibration as a GGUF imatrix, as llama-imatrix does: for each tensor `NAME.in_sum2`, the
+/// sums of squares [n, experts], and `NAME.counts`. An expert that saw no token gets a count of one, so that
+/// its blended statistics count.
+///
+/// # Errors
+/// [`Error::Usage`] when `path` exists and `overwrite` is not set; [`Error::Io`] or [`Error::Format`] from reading
+/// and writing.
+pub fn write_imatrix(calibration: &Arc<Calibration>, path: &Path, overwrite: bool) -> Result<()> {
+    let tensors: Vec<_> =
+        calibration.tensors().into_iter().map(|name| (name, moments_of(calibration, name))).collect();
+    let infos: Vec<_> = tensors.iter().flat_map(|(name, moments)| imatrix_tensors(name, moments)).collect();
+    let headers: Vec<_> =
+        infos.iter().map(|(name, ne)| TensorHeader { name, ne, ty: GgmlType::F32 }).collect();
+    let header = encode_header(&imatrix_keys(calibration), &headers)?;
+    let sink = Sink::create(path, header.total_size, overwrite)?;
+    sink.write_at(&header.bytes, 0)?;
+    for ((_, moments), offsets) in tensors.iter().zip(header.tensor_offsets.chunks(2)) {
+        let counts: Vec<f32> = (0..moments.experts()).map(|e| moments.tokens(e).max(1) as f32).collect();
+        let mut sums = moments.diagonal()?;
+        sums.chunks_mut(moments.n())
+            .zip(&counts)
+            .for_each(|(h, count)| h.iter_mut().for_each(|v| *v *= count));
+        sink.write_at(bytemuck::cast_slice(&sums), offsets[0])?;
+        sink.write_at(bytemuck::cast_slice(&counts), offsets[1])?;
+    }
+    sink.commit()
+}
+
+fn moments_of(calibration: &Arc<Calibration>, name: &str) -> Moments {
+    calibration.get(name).expect("a tensor of this calibration")
+}
+
+/// Sums and counts of a tensor: names and dimensions.
+fn imatrix_tensors(name: &str, moments: &Moments) -> [(String, Vec<u64>); 2] {
+    let (n, experts) = (moments.n() as u64, moments.experts() as u64);
+    [(format!("{name}.in_sum2"), vec![n, experts]), (format!("{name}.counts"), vec![1, experts])]
+}
+
+fn imatrix_keys(calibration: &Calibration) -> KeyValues {
+    let info = &calibration.info;
+    let number = |n: u64| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    let mut datasets = Strings::default();
+    datasets.push(&info.text);
+    let mut kv = KeyValues::default();
+    kv.set("general.type", Value::String("imatrix".into()));
+    kv.set("imatrix.datasets", Value::Array(Array::String(datasets)));
+    kv.set("imatrix.chunk_count", number(info.chunks()));
+    kv.set("imatrix.chunk_size", number(info.ctx));
+    kv
+}
+
+const NOT_IMATRIX: &str = "Name an imatrix file (GGUF or .dat) that llama-imatrix wrote";
+
+fn bad(path: &Path, what: &str, fix: &str) -> Error {
+    Error::format(Place::file(path), what, fix)
+}
+
+fn read_start(path: &Path) -> Result<[u8; 4]> {
+    use std::io::Read;
+    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let size = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
+    if size > MAX_FILE {
+        return Err(bad(path, "is too large", NOT_IMATRIX));
+    }
+    let mut magic = [0; 4];
+    match file.read_exact(&mut magic) {
+        Ok(()) => Ok(magic),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(bad(path, "is empty", NOT_IMATRIX)),
+        Err(e) => Err(Error::io(path, "read", e)),
+    }
+}
+
+fn read_f32(file: &GgufFile, tensor: &GgufTensor) -> Result<Vec<f32>> {
+    if tensor.ty != crate::dtype::GgmlType::F32 {
+        let what = format!("is {}, not F32", tensor.ty.name());
+        return Err(Error::format(file.place(tensor), what, NOT_IMATRIX));
+    }
+    let mut bytes = vec![0; tensor.bytes as usize];
+    file.read_at(tensor, 0, &mut bytes)?;
+    Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// Sums of squares over counts, one count for each expert. An expert that saw nothing counts every input the same.
+fn means(sums: &[f32], counts: &[f32]) -> Option<Vec<f32>> {
+    let fine = |v: &[f32]| v.iter().all(|x| x.is_finite() && *x >= 0.0);
+    if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) || !fine(sums) || !fine(counts) {
+        return None;
+    }
+    let columns = sums.len() / counts.len();
+    let mean = |i: usize| {
+        let count = counts[i / columns].round();
+        if count > 0.0 { sums[i] / count } else { 1.0 }
+    };
+    Some((0..sums.len()).map(mean).collect())
+}
+
+/// The older format: counts, names and floats one after another, little endian.
+struct Dat<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Dat<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(n).filter(|&end| end <= self.bytes.len()).ok_or_else(|| {
+            let place = Place::file(self.path).at(self.at as u64);
+            Error::format(place, format!("ends before the {n} bytes that it announces"), NOT_IMATRIX)
+        })?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn count(&mut self, of: &str) -> Result<usize> {
+        let at = self.at as u64;
+        let b = self.take(4)?;
+        usize::try_from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])).map_err(|_| {
+            let place = Place::file(self.path).at(at);
+            Error::format(place, format!("has a negative number of {of}"), NOT_IMATRIX)
+        })
+    }
+
+    fn text(&mut self) -> Result<String> {
+        let (at, n) = (self.at as u64, self.count("bytes in a name")?);
+        String::from_utf8(self.take(n)?.to_vec()).map_err(|_| {
+            Error::format(Place::file(self.path).at(at), "has a name that is not UTF-8", NOT_IMATRIX)
+        })
+    }
+
+    fn floats(&mut self) -> Result<Vec<f32>> {
+        let n = self.count("values")?;
+        let bytes = self.take(n.saturating_mul(4))?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dat(entries: &[(&str, i32, &[f32])]) -> Vec<u8> {
+        let mut out = (entries.len() as i32).to_le_bytes().to_vec();
+        for (name, calls, sums) in entries {
+            out.extend((name.len() as i32).to_le_bytes());
+            out.extend(name.as_bytes());
+            out.extend(calls.to_le_bytes());
+            out.extend((sums.len() as i32).to_le_bytes());
+            sums.iter().for_each(|s| out.extend(s.to_le_bytes()));
+        }
+        out.extend(7i32.to_le_bytes());
+        out.extend(4i32.to_le_bytes());
+        out.extend(b"wiki");
+        out
+    }
+
+    fn open(bytes: &[u8]) -> Result<Importance> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("imatrix");
+        std::fs::write(&path, bytes).unwrap();
+        Importance::open(&path)
+    }
+
+    #[test]
+    fn dat_holds_means_times_calls() {
+        let read = open(&dat(&[("blk.0.ffn_up.weight", 2, &[2.0, 4.0])])).unwrap();
+        assert_eq!(read.of("blk.0.ffn_up.weight", &[2, 8]).unwrap(), Some(&[1.0, 2.0][..]));
+        assert_eq!(read.of("output.weight", &[2, 8]).unwrap(), None);
+        assert_eq!((read.chunks, read.datasets.as_slice()), (7, &["wiki".to_string()][..]));
+    }
+
+    #[test]
+    fn another_models_file_is_refused() {
+        let read = open(&dat(&[("a.weight", 1, &[1.0; 4]), ("token_embd.weight", 1, &[1.0; 4])])).unwrap();
+        assert!(matches!(read.of("a.weight", &[8, 8]), Err(Error::Model { .. })));
+        assert_eq!(read.of("a.weight", &[2, 8, 2]).unwrap().map(<[f32]>::len), Some(4));
+        assert_eq!(read.of("token_embd.weight", &[8, 8]).unwrap(), None);
+    }
+
+    #[test]
+    fn experts_have_their_own_counts() {
+        assert_eq!(means(&[2.0, 4.0, 6.0, 8.0], &[2.0, 0.0]), Some(vec![1.0, 2.0, 1.0, 1.0]));
+        assert_eq!(means(&[1.0, f32::NAN], &[1.0]), None);
+        assert_eq!(means(&[1.0, 2.0, 3.0], &[1.0, 1.0]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_give_errors(cut in 0usize..60, at in 0usize..60, byte: u8) {
+            let mut bytes = dat(&[("blk.0.ffn_up.weight", 2, &[2.0, 4.0])]);
+            if let Some(b) = bytes.get_mut(at) {
+                *b = byte;
+            }
+            bytes.truncate(cut.max(1));
+            let _ = open(&bytes);
+        }
+    }
+}

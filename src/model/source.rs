@@ -1,0 +1,349 @@
+//! Where weights come from: the shards of a checkpoint, or a GGUF, seen as one table of tensors whose
+//! elements can be read, decoded to f32, in any run.
+//!
+//! Plain positioned reads, not a memory map: `docs/decisions/0002-reading.md` has the measurement. A file that is
+//! truncated while it is read gives an error rather than a signal, and no page of it counts as ours.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::dtype::{GgmlType, SourceType};
+use crate::error::{Error, Place, Result};
+use crate::formats::axm::{Container, Shard};
+use crate::formats::decode;
+use crate::formats::gguf::GgufFile;
+use crate::formats::safetensors::Checkpoint;
+use crate::noise::Noise;
+use crate::quant;
+use crate::quant::residual::{self, Bits, Run};
+
+/// How a source tensor's bytes are to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoding {
+    Element(SourceType),
+    Block(GgmlType),
+    /// Blocks of a container with a residual plane, blended in.
+    Restored(GgmlType),
+    /// A type that holds no weights (integers, booleans): named, never decoded.
+    Other(String),
+}
+
+impl Encoding {
+    fn of_ggml(ty: GgmlType) -> Self {
+        match ty {
+            GgmlType::F32 => Self::Element(SourceType::F32),
+            GgmlType::F16 => Self::Element(SourceType::F16),
+            GgmlType::BF16 => Self::Element(SourceType::BF16),
+            ty if quant::can_dequantize(ty) => Self::Block(ty),
+            ty => Self::Other(ty.name().into()),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Element(SourceType::F32) => "F32",
+            Self::Element(SourceType::F16) => "F16",
+            Self::Element(SourceType::BF16) => "BF16",
+            Self::Element(SourceType::F8E4M3) => "F8_E4M3",
+            Self::Element(SourceType::F8E5M2) => "F8_E5M2",
+            Self::Block(ty) | Self::Restored(ty) => ty.name(),
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The GGUF type that holds exactly these bytes.
+    pub fn as_ggml(&self) -> Option<GgmlType> {
+        match self {
+            Self::Element(SourceType::F32) => Some(GgmlType::F32),
+            Self::Element(SourceType::F16) => Some(GgmlType::F16),
+            Self::Element(SourceType::BF16) => Some(GgmlType::BF16),
+            Self::Block(ty) => Some(*ty),
+            _ => None,
+        }
+    }
+}
+
+/// A handle of our own on a file the reader has open, so that the very file that was checked is read.
+fn handle(path: &Path, file: &File) -> Result<(PathBuf, File)> {
+    let file = file.try_clone().map_err(|e| Error::io(path, "open", e))?;
+    Ok((path.to_path_buf(), file))
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    /// Row-major, outermost first.
+    shape: Vec<u64>,
+    encoding: Encoding,
+    file: usize,
+    at: Extent,
+    bytes: u64,
+    residual: Option<Residue>,
+}
+
+/// Where the bytes of a tensor's plane are in their file.
+#[derive(Debug)]
+enum Extent {
+    Whole(u64),
+    /// In pieces of `step` bytes at these offsets; the last may be shorter.
+    Shards {
+        offsets: Vec<u64>,
+        step: u64,
+    },
+}
+
+impl Extent {
+    fn shards(shards: &[Shard]) -> Self {
+        let step = shards.first().map_or(1, |s| s.length).max(1);
+        Self::Shards { offsets: shards.iter().map(|s| s.offset).collect(), step }
+    }
+
+    /// Of byte 0.
+    fn start(&self) -> u64 {
+        match self {
+            Self::Whole(offset) => *offset,
+            Self::Shards { offsets, .. } => offsets.first().copied().unwrap_or(0),
+        }
+    }
+
+    /// Offset in the file of byte `first`, and how many bytes follow it there without a break.
+    fn locate(&self, first: u64) -> (u64, u64) {
+        match self {
+            Self::Whole(offset) => (offset + first, u64::MAX),
+            Self::Shards { offsets, step } => {
+                (offsets[(first / step) as usize] + first % step, step - first % step)
+            }
+        }
+    }
+}
+
+/// The residual plane of a tensor and how much of it is added.
+#[derive(Debug)]
+struct Residue {
+    at: Extent,
+    bits: Bits,
+    noise: Noise,
+    alpha: f32,
+    /// Weights in a row.
+    row: u64,
+}
+
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    files: Vec<(PathBuf, File)>,
+    entries: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Source {
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        let files =
+            checkpoint.shards().iter().map(|s| handle(&s.path, &s.file)).collect::<Result<Vec<_>>>()?;
+        let entries = checkpoint
+            .tensors()
+            .iter()
+            .map(|t| Entry {
+                name: t.name.clone(),
+                shape: t.shape.clone(),
+                encoding: match t.dtype.source_type() {
+                    Some(ty) => Encoding::Element(ty),
+                    None => Encoding::Other(t.dtype.name().to_string()),
+                },
+                file: t.shard,
+                at: Extent::Whole(t.offset),
+                bytes: t.bytes,
+                residual: None,
+            })
+            .collect();
+        Ok(Self::new(checkpoint.path(), files, entries))
+    }
+
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened.
+    pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
+        let entries = gguf
+            .header
+            .tensors
+            .iter()
+            .map(|t| Entry {
+                name: t.name.clone(),
+                shape: t.ne.iter().rev().copied().collect(),
+                encoding: Encoding::of_ggml(t.ty),
+                file: 0,
+                at: Extent::Whole(t.offset),
+                bytes: t.bytes,
+                residual: None,
+            })
+            .collect();
+        Ok(Self::new(&gguf.path, vec![handle(&gguf.path, &gguf.file)?], entries))
+    }
+
+    /// The tensors of a container as base + `alpha` * residual. The caller has verified it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened.
+    pub fn from_container(container: &Container, alpha: f32) -> Result<Self> {
+        let (seed, layout) = (container.header.seed, &container.layout);
+        let entries = container.header.tensors.iter().zip(&layout.first).map(|(t, &first)| {
+            let (ty, shards) = (t.ggml_type(), t.base.shards as usize);
+            let planes = layout.shards[first..].split_at(shards);
+            let residual = t.bits().filter(|_| alpha != 0.0).map(|bits| Residue {
+                at: Extent::shards(&planes.1[..shards]),
+                bits,
+                noise: Noise::new(seed, &t.name),
+                alpha,
+                row: t.ne[0],
+            });
+            Entry {
+                name: t.name.clone(),
+                shape: t.ne.iter().rev().copied().collect(),
+                encoding: if residual.is_some() { Encoding::Restored(ty) } else { Encoding::of_ggml(ty) },
+                file: 0,
+                at: Extent::shards(planes.0),
+                bytes: t.base.bytes,
+                residual,
+            }
+        });
+        let entries = entries.collect();
+        Ok(Self::new(&container.path, vec![handle(&container.path, &container.file)?], entries))
+    }
+
+    fn new(path: &Path, files: Vec<(PathBuf, File)>, entries: Vec<Entry>) -> Self {
+        let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
+        Self { path: path.to_path_buf(), files, entries, by_name }
+    }
+
+    /// What the user named: the folder or the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn name(&self, index: usize) -> &str {
+        &self.entries[index].name
+    }
+
+    pub fn shape(&self, index: usize) -> &[u64] {
+        &self.entries[index].shape
+    }
+
+    pub fn encoding(&self, index: usize) -> &Encoding {
+        &self.entries[index].encoding
+    }
+
+    pub fn bytes(&self, index: usize) -> u64 {
+        self.entries[index].bytes
+    }
+
+    /// File and absolute byte offset of element 0.
+    pub fn position(&self, index: usize) -> (&Path, u64) {
+        let e = &self.entries[index];
+        (&self.files[e.file].0, e.at.start())
+    }
+
+    /// # Errors
+    /// [`Error::Model`] when the tensor holds integers or another type without weights.
+    pub fn check_decodable(&self, index: usize) -> Result<()> {
+        let e = &self.entries[index];
+        match &e.encoding {
+            Encoding::Other(dtype) => Err(Error::model(
+                Place::file(&self.files[e.file].0).tensor(&e.name).at(e.at.start()),
+                format!("has the type {dtype}, which cannot be decoded to weights"),
+                "Convert from the original F32, F16, BF16 or F8 checkpoint",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Decodes the elements `start .. start + out.len()`. For a block type the run must begin and end at
+    /// block boundaries.
+    pub fn read_f32(&self, index: usize, start: u64, out: &mut [f32], raw: &mut Vec<u8>) -> Result<()> {
+        let e = &self.entries[index];
+        match &e.encoding {
+            // F32 lands in place on a little-endian machine; the decoder handles the others.
+            Encoding::Element(ty) => {
+                raw.resize(out.len() * ty.bytes(), 0);
+                self.read_raw(index, start * ty.bytes() as u64, raw)?;
+                decode::decode_row(*ty, raw, out);
+            }
+            Encoding::Block(ty) => {
+                let first = ty.row_bytes(start).expect("runs are cut at block boundaries");
+                let bytes = ty.row_bytes(out.len() as u64).expect("runs are cut at block boundaries");
+                raw.resize(bytes as usize, 0);
+                self.read_raw(index, first, raw)?;
+                quant::dequantize(*ty, raw, out);
+            }
+            Encoding::Restored(ty) => self.restore(index, *ty, start, out, raw)?,
+            Encoding::Other(_) => self.check_decodable(index)?,
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes `first ..` of a tensor.
+    pub fn read_raw(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        let e = &self.entries[index];
+        debug_assert!(first + out.len() as u64 <= e.bytes);
+        self.read_extent(e, &e.at, first, out)
+    }
+
+    fn read_extent(&self, e: &Entry, extent: &Extent, mut first: u64, mut out: &mut [u8]) -> Result<()> {
+        let (path, file) = &self.files[e.file];
+        while !out.is_empty() {
+            let (at, together) = extent.locate(first);
+            let (piece, rest) = out.split_at_mut(together.min(out.len() as u64) as usize);
+            file.read_exact_at(piece, at).map_err(|source| Error::Io {
+                place: Place::file(path).tensor(&e.name).at(at),
+                action: "read weights",
+                source,
+                fix: "The file changed or the disk failed while it was read: check it and run again",
+            })?;
+            first += piece.len() as u64;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// Base + alpha * residual, for a run that begins and ends at block boundaries.
+    fn restore(
+        &self,
+        index: usize,
+        ty: GgmlType,
+        start: u64,
+        out: &mut [f32],
+        raw: &mut Vec<u8>,
+    ) -> Result<()> {
+        let e = &self.entries[index];
+        let r = e.residual.as_ref().expect("a restored tensor has a residual");
+        let n = out.len() as u64;
+        let bytes = ty.row_bytes(n).expect("runs are cut at block boundaries");
+        raw.resize(bytes as usize, 0);
+        self.read_raw(index, ty.row_bytes(start).expect("runs are cut at block boundaries"), raw)?;
+        quant::dequantize(ty, raw, out);
+        let mut steps = vec![0.0; out.len() / residual::SUB];
+        residual::steps(ty, raw, &mut steps);
+        let plane = |n: u64| r.bits.plane_bytes(n).expect("blocks are whole sub-blocks");
+        raw.resize(plane(n) as usize, 0);
+        self.read_extent(e, &r.at, plane(start), raw)?;
+        let mut lost = vec![0.0; out.len()];
+        let run = Run { noise: &r.noise, bits: r.bits, start, row: r.row, steps: &steps };
+        residual::decode(run, raw, &mut lost);
+        out.iter_mut().zip(&lost).for_each(|(v, lost)| *v += r.alpha * lost);
+        Ok(())
+    }
+}

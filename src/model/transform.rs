@@ -1,0 +1,458 @@
+//! Runs a [`Transform`] tree over any run of its elements.
+//!
+//! Every node is seen as a flat, row-major run of elements, so reshaping and stacking cost nothing
+//! and each node only maps a range of its own elements to ranges of its parts.
+
+use crate::error::{Error, Place, Result};
+use crate::model::source::Source;
+use crate::model::spec::Transform;
+
+/// A transform bound to its sources, with every shape known and checked.
+#[derive(Debug)]
+pub struct Bound {
+    op: Op,
+    shape: Vec<u64>,
+    len: u64,
+}
+
+#[derive(Debug)]
+enum Op {
+    Source {
+        index: usize,
+    },
+    PermuteHeads {
+        of: Box<Bound>,
+        cols: u64,
+        head_rows: u64,
+    },
+    Affine {
+        of: Box<Bound>,
+        mul: f32,
+        add: f32,
+    },
+    /// Elements `first ..` of the part: the flat form of `Rows`.
+    Slice {
+        of: Box<Bound>,
+        first: u64,
+    },
+    Concat {
+        parts: Vec<Bound>,
+    },
+    Transpose {
+        of: Box<Bound>,
+        rows: u64,
+        cols: u64,
+    },
+    Pad {
+        of: Box<Bound>,
+        value: f32,
+    },
+    Reshape {
+        of: Box<Bound>,
+    },
+    Generated {
+        values: Vec<f32>,
+    },
+}
+
+/// Buffers that a worker keeps between calls.
+#[derive(Default)]
+pub struct Scratch {
+    pub raw: Vec<u8>,
+    column: Vec<f32>,
+}
+
+fn product(shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
+}
+
+impl Bound {
+    /// Binds `transform` for the output tensor `name` of `shape`; checks that every source exists
+    /// and that the shapes follow.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the tensor.
+    pub fn bind(name: &str, shape: &[u64], transform: &Transform, source: &Source) -> Result<Self> {
+        let bound = Binder { name, source }.bind(transform)?;
+        if product(shape) != Some(bound.len) {
+            return Err(Binder { name, source }.fail(format!(
+                "has the shape {:?} in the checkpoint where the config asks for {:?}",
+                bound.shape, shape
+            )));
+        }
+        Ok(bound)
+    }
+
+    /// The source tensor this is, when nothing is done to it.
+    pub fn as_source(&self) -> Option<usize> {
+        match &self.op {
+            Op::Source { index } => Some(*index),
+            Op::Reshape { of } => of.as_source(),
+            _ => None,
+        }
+    }
+
+    /// Calls `f` with the index of each source tensor.
+    pub fn for_each_source(&self, f: &mut impl FnMut(usize)) {
+        match &self.op {
+            Op::Source { index } => f(*index),
+            Op::Concat { parts } => parts.iter().for_each(|p| p.for_each_source(f)),
+            Op::Generated { .. } => {}
+            Op::PermuteHeads { of, .. }
+            | Op::Affine { of, .. }
+            | Op::Slice { of, .. }
+            | Op::Transpose { of, .. }
+            | Op::Pad { of, .. }
+            | Op::Reshape { of } => of.for_each_source(f),
+        }
+    }
+
+    /// Writes the elements `start .. start + out.len()` to `out`, decoded to f32.
+    pub fn read(&self, source: &Source, start: u64, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
+        debug_assert!(start + out.len() as u64 <= self.len);
+        match &self.op {
+            Op::Source { index } => source.read_f32(*index, start, out, &mut scratch.raw),
+            Op::Generated { values } => {
+                out.copy_from_slice(&values[start as usize..start as usize + out.len()]);
+                Ok(())
+            }
+            Op::Reshape { of } => of.read(source, start, out, scratch),
+            Op::Slice { of, first } => of.read(source, first + start, out, scratch),
+            Op::Affine { of, mul, add } => {
+                of.read(source, start, out, scratch)?;
+                out.iter_mut().for_each(|x| *x = *x * mul + add);
+                Ok(())
+            }
+            Op::Pad { of, value } => {
+                let inside = of.len.saturating_sub(start).min(out.len() as u64) as usize;
+                let (head, tail) = out.split_at_mut(inside);
+                tail.fill(*value);
+                if head.is_empty() { Ok(()) } else { of.read(source, start, head, scratch) }
+            }
+            Op::Concat { parts } => read_concat(parts, source, start, out, scratch),
+            Op::PermuteHeads { of, cols, head_rows } => for_each_row(start, *cols, out, |row, col, piece| {
+                of.read(source, unpermuted(row, *head_rows) * cols + col, piece, scratch)
+            }),
+            Op::Transpose { of, rows, cols } => {
+                read_transposed(of, *rows, *cols, source, start, out, scratch)
+            }
+        }
+    }
+}
+
+/// Row of the Hugging Face tensor that becomes `row`: within a head of `n` rows, `2 i + j` comes from
+/// `j n / 2 + i`.
+fn unpermuted(row: u64, head_rows: u64) -> u64 {
+    let (head, within) = (row / head_rows, row % head_rows);
+    head * head_rows + (within % 2) * (head_rows / 2) + within / 2
+}
+
+/// Cuts a flat run into its rows: `f(row, first column, piece of out)`.
+fn for_each_row(
+    start: u64,
+    cols: u64,
+    mut out: &mut [f32],
+    mut f: impl FnMut(u64, u64, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let mut at = start;
+    while !out.is_empty() {
+        let (row, col) = (at / cols, at % cols);
+        let n = (cols - col).min(out.len() as u64);
+        let (piece, rest) = out.split_at_mut(n as usize);
+        f(row, col, piece)?;
+        at += n;
+        out = rest;
+    }
+    Ok(())
+}
+
+fn read_concat(
+    parts: &[Bound],
+    source: &Source,
+    mut start: u64,
+    mut out: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    for part in parts {
+        if out.is_empty() {
+            break;
+        }
+        if start >= part.len {
+            start -= part.len;
+            continue;
+        }
+        let n = (part.len - start).min(out.len() as u64);
+        let (piece, rest) = out.split_at_mut(n as usize);
+        part.read(source, start, piece, scratch)?;
+        start = 0;
+        out = rest;
+    }
+    Ok(())
+}
+
+/// `of` is a run of `rows x cols` matrices; the output holds each as `cols x rows`. Output rows are
+/// made a group at a time, so that every read of the source takes a piece of a row, not one element.
+fn read_transposed(
+    of: &Bound,
+    rows: u64,
+    cols: u64,
+    source: &Source,
+    start: u64,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let matrix = rows * cols;
+    let mut at = start;
+    let mut out = out;
+    while !out.is_empty() {
+        let (slice, within) = (at / matrix, at % matrix);
+        let n = (matrix - within).min(out.len() as u64);
+        let (piece, rest) = out.split_at_mut(n as usize);
+        let (first, last) = (within / rows, (within + n - 1) / rows);
+        let mut column = std::mem::take(&mut scratch.column);
+        column.resize((last - first + 1) as usize, 0.0);
+        for r in 0..rows {
+            of.read(source, slice * matrix + r * cols + first, &mut column, scratch)?;
+            for (c, &value) in (first..).zip(&column) {
+                if let Some(i) = (c * rows + r).checked_sub(within)
+                    && i < n
+                {
+                    piece[i as usize] = value;
+                }
+            }
+        }
+        scratch.column = column;
+        at += n;
+        out = rest;
+    }
+    Ok(())
+}
+
+/// Builds [`Bound`] nodes for one output tensor.
+struct Binder<'a> {
+    name: &'a str,
+    source: &'a Source,
+}
+
+impl Binder<'_> {
+    fn fail(&self, what: String) -> Error {
+        Error::model(
+            Place::file(self.source.path()).tensor(self.name),
+            what,
+            "Check that config.json belongs to these weights",
+        )
+    }
+
+    fn node(&self, op: Op, shape: Vec<u64>) -> Result<Bound> {
+        let len = product(&shape)
+            .ok_or_else(|| self.fail(format!("shape {shape:?} has more than 2^64 elements")))?;
+        Ok(Bound { op, shape, len })
+    }
+
+    fn bind(&self, transform: &Transform) -> Result<Bound> {
+        match transform {
+            Transform::Source { tensor } => self.source_tensor(tensor),
+            Transform::PermuteHeads { of, heads } => self.permute(self.bind(of)?, *heads),
+            Transform::Affine { of, mul, add } => {
+                let of = self.bind(of)?;
+                let shape = of.shape.clone();
+                self.node(Op::Affine { of: Box::new(of), mul: *mul, add: *add }, shape)
+            }
+            Transform::Rows { of, start, count } => self.rows(self.bind(of)?, *start, *count),
+            Transform::Concat { of } => self.concat(of),
+            Transform::Transpose { of, slices } => self.transpose(self.bind(of)?, *slices),
+            Transform::PadRows { of, rows, value } => self.pad(self.bind(of)?, *rows, *value),
+            Transform::Reshape { of, shape } => {
+                let of = self.bind(of)?;
+                if product(shape) != Some(of.len) {
+                    return Err(self.fail(format!("cannot reshape {:?} to {shape:?}", of.shape)));
+                }
+                self.node(Op::Reshape { of: Box::new(of) }, shape.clone())
+            }
+            Transform::Generated { values } => {
+                self.node(Op::Generated { values: values.clone() }, vec![values.len() as u64])
+            }
+        }
+    }
+
+    fn source_tensor(&self, tensor: &str) -> Result<Bound> {
+        let index = self
+            .source
+            .find(tensor)
+            .ok_or_else(|| self.fail(format!("needs '{tensor}', which the checkpoint does not have")))?;
+        self.source.check_decodable(index)?;
+        let shape = self.source.shape(index).to_vec();
+        self.node(Op::Source { index }, shape)
+    }
+
+    /// Rows are the first axis and everything behind it a row, as for a matrix; a vector (a bias) has
+    /// rows of one element.
+    fn first_axis(&self, of: &Bound) -> Result<(u64, u64)> {
+        match of.shape.first() {
+            Some(&rows) if rows > 0 => Ok((rows, of.len / rows)),
+            _ => Err(self.fail(format!("has no rows (shape {:?})", of.shape))),
+        }
+    }
+
+    fn permute(&self, of: Bound, heads: u64) -> Result<Bound> {
+        let (rows, cols) = self.first_axis(&of)?;
+        if heads == 0 || !rows.is_multiple_of(heads) || !(rows / heads).is_multiple_of(2) {
+            return Err(self.fail(format!("{rows} rows cannot be cut into {heads} rotary heads")));
+        }
+        let shape = of.shape.clone();
+        self.node(Op::PermuteHeads { of: Box::new(of), cols, head_rows: rows / heads }, shape)
+    }
+
+    fn rows(&self, of: Bound, start: u64, count: u64) -> Result<Bound> {
+        // Rows are counted with all leading axes flattened; those of a vector are its elements.
+        let cols = if of.shape.len() > 1 { of.shape[of.shape.len() - 1] } else { 1 };
+        let rows = of.len.checked_div(cols).unwrap_or(0);
+        if start.checked_add(count).is_none_or(|end| end > rows) {
+            return Err(self.fail(format!("has {rows} rows, but rows {start} to {start}+{count} are needed")));
+        }
+        let shape = if of.shape.len() > 1 { vec![count, cols] } else { vec![count] };
+        self.node(Op::Slice { of: Box::new(of), first: start * cols }, shape)
+    }
+
+    fn concat(&self, of: &[Transform]) -> Result<Bound> {
+        let parts = of.iter().map(|t| self.bind(t)).collect::<Result<Vec<_>>>()?;
+        let Some(first) = parts.first() else {
+            return Err(self.fail("is made of no parts".into()));
+        };
+        let mut shape = first.shape.clone();
+        if shape.is_empty() || parts.iter().any(|p| p.shape.get(1..) != shape.get(1..)) {
+            let shapes: Vec<_> = parts.iter().map(|p| &p.shape).collect();
+            return Err(self.fail(format!("is made of parts that do not fit: {shapes:?}")));
+        }
+        shape[0] = parts
+            .iter()
+            .try_fold(0u64, |n, p| n.checked_add(p.shape[0]))
+            .ok_or_else(|| self.fail("has too many rows".into()))?;
+        self.node(Op::Concat { parts }, shape)
+    }
+
+    fn transpose(&self, of: Bound, slices: u64) -> Result<Bound> {
+        let Some(&cols) = of.shape.last().filter(|_| of.shape.len() >= 2) else {
+            return Err(self.fail(format!("shape {:?} cannot be transposed", of.shape)));
+        };
+        let rows = if slices > 0 && cols > 0 { of.len / cols / slices } else { 0 };
+        if rows == 0 || rows * cols * slices != of.len {
+            return Err(self.fail(format!("shape {:?} is no {slices} matrices", of.shape)));
+        }
+        let shape = if slices == 1 { vec![cols, rows] } else { vec![slices, cols, rows] };
+        self.node(Op::Transpose { of: Box::new(of), rows, cols }, shape)
+    }
+
+    fn pad(&self, of: Bound, rows: u64, value: f32) -> Result<Bound> {
+        let (have, _) = self.first_axis(&of)?;
+        if have > rows {
+            return Err(self.fail(format!("has {have} rows, more than the {rows} asked for")));
+        }
+        let mut shape = of.shape.clone();
+        shape[0] = rows;
+        self.node(Op::Pad { of: Box::new(of), value }, shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A source with one F32 tensor `t` holding 0, 1, 2, ... and its folder.
+    fn counting(shape: &[u64]) -> (tempfile::TempDir, Source) {
+        let n: u64 = shape.iter().product();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let header = serde_json::json!({"t": {"dtype": "F32", "shape": shape, "data_offsets": [0, n * 4]}})
+            .to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        (0..n).for_each(|i| bytes.extend((i as f32).to_le_bytes()));
+        std::fs::write(&path, bytes).unwrap();
+        let checkpoint = crate::formats::safetensors::Checkpoint::open(&path).unwrap();
+        let source = Source::from_checkpoint(&checkpoint).unwrap();
+        (dir, source)
+    }
+
+    fn transform(json: &str) -> Transform {
+        serde_json::from_str(&json.replace('T', r#"{"op": "source", "tensor": "t"}"#)).unwrap()
+    }
+
+    fn all(shape: &[u64], json: &str, out: &[u64]) -> Vec<f32> {
+        let (_dir, source) = counting(shape);
+        let bound = Bound::bind("x", out, &transform(json), &source).unwrap();
+        let mut values = vec![f32::NAN; bound.len as usize];
+        bound.read(&source, 0, &mut values, &mut Scratch::default()).unwrap();
+        values
+    }
+
+    #[test]
+    fn heads_are_interleaved() {
+        // Two heads of four rows of one element: halves (0 1 | 2 3) become pairs 0 2 1 3.
+        let values = all(&[8, 1], r#"{"op": "permute_heads", "heads": 2, "of": T}"#, &[8, 1]);
+        assert_eq!(values, [0., 2., 1., 3., 4., 6., 5., 7.]);
+        // A bias is permuted by elements.
+        assert_eq!(all(&[8], r#"{"op": "permute_heads", "heads": 2, "of": T}"#, &[8]), values);
+    }
+
+    #[test]
+    fn transposes_every_slice() {
+        let values = all(&[2, 2, 3], r#"{"op": "transpose", "slices": 2, "of": T}"#, &[2, 3, 2]);
+        assert_eq!(values, [0., 3., 1., 4., 2., 5., 6., 9., 7., 10., 8., 11.]);
+    }
+
+    #[test]
+    fn rows_concat_pad_affine_generated() {
+        let values = all(
+            &[3, 2],
+            r#"{"op": "pad_rows", "rows": 5, "value": -1.0, "of": {"op": "concat", "of": [
+                {"op": "rows", "start": 2, "count": 1, "of": T},
+                {"op": "affine", "mul": 2.0, "add": 1.0, "of": {"op": "rows", "start": 0, "count": 1, "of": T}},
+                {"op": "reshape", "shape": [1, 2], "of": {"op": "generated", "values": [7.0, 8.0]}}]}}"#,
+            &[5, 2],
+        );
+        assert_eq!(values, [4., 5., 1., 3., 7., 8., -1., -1., -1., -1.]);
+    }
+
+    #[test]
+    fn rows_of_a_stack_are_counted_through_all_its_matrices() {
+        let values = all(&[2, 2, 2], r#"{"op": "rows", "start": 1, "count": 2, "of": T}"#, &[2, 2]);
+        assert_eq!(values, [2., 3., 4., 5.]);
+        assert_eq!(all(&[4], r#"{"op": "rows", "start": 1, "count": 2, "of": T}"#, &[2]), [1., 2.]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_follow_are_refused() {
+        let (_dir, source) = counting(&[3, 2]);
+        for (json, shape) in [
+            ("T", vec![3, 3]),
+            (r#"{"op": "source", "tensor": "absent"}"#, vec![3, 2]),
+            (r#"{"op": "permute_heads", "heads": 2, "of": T}"#, vec![3, 2]),
+            (r#"{"op": "rows", "start": 2, "count": 2, "of": T}"#, vec![2, 2]),
+            (r#"{"op": "reshape", "shape": [4, 2], "of": T}"#, vec![4, 2]),
+            (r#"{"op": "concat", "of": []}"#, vec![0]),
+        ] {
+            let error = Bound::bind("x", &shape, &transform(json), &source).unwrap_err();
+            assert!(matches!(error, Error::Model { .. }), "{json}: {error}");
+        }
+    }
+
+    proptest! {
+        /// Any piece of a transform equals that piece of the whole.
+        #[test]
+        fn pieces_equal_the_whole(start in 0u64..96, len in 0u64..96) {
+            let json = r#"{"op": "concat", "of": [
+                {"op": "transpose", "slices": 2, "of": {"op": "reshape", "shape": [2, 4, 6], "of": T}},
+                {"op": "reshape", "shape": [2, 6, 4], "of": {"op": "permute_heads", "heads": 3, "of": T}}]}"#;
+            let whole = all(&[12, 4], json, &[4, 6, 4]);
+            let (_dir, source) = counting(&[12, 4]);
+            let bound = Bound::bind("x", &[4, 6, 4], &transform(json), &source).unwrap();
+            let end = (start + len).min(96);
+            let mut piece = vec![f32::NAN; (end - start) as usize];
+            bound.read(&source, start, &mut piece, &mut Scratch::default()).unwrap();
+            prop_assert_eq!(&piece[..], &whole[start as usize..end as usize]);
+        }
+    }
+}
