@@ -1,0 +1,71 @@
+"""The bytes that each block format and whole conversions give are pinned, on every vector path of this CPU.
+
+scripts/make_golden_bytes.py makes the digests in tests/data/golden_bytes.json, and says what they are of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import REPO
+
+SCRIPT = REPO / "scripts" / "make_golden_bytes.py"
+GOLDENS = json.loads((Path(__file__).parent / "data" / "golden_bytes.json").read_text())
+#: Variables that hold srd-rs back to a narrower vector path, and the whole conversions that are made on the path.
+#: The plain code is an order of magnitude slower: its SRD feedback is held by `blocks`.
+PATHS: dict[str, tuple[dict[str, str], str]] = {
+    "native": ({}, "fast,srd"),
+    "avx2": ({"SRD_MAX_ISA": "avx2"}, "fast,srd"),
+    "scalar": ({"SRD_FORCE_SCALAR": "1"}, "fast"),
+}
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def found(request: pytest.FixtureRequest) -> Any:
+    """The digests of this build, made in a process of its own: the vector path is chosen once in a process."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("SRD_MAX_ISA", "SRD_FORCE_SCALAR")}
+    variables, efforts = PATHS[request.param]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--efforts", efforts],
+        env={**clean, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert sorted(result["conversions"]) == efforts.split(",")
+    return result
+
+
+def differing(found: dict[str, Any], golden: dict[str, Any]) -> list[str]:
+    return [key for key in sorted(found.keys() | golden.keys()) if found.get(key) != golden.get(key)]
+
+
+@pytest.mark.parametrize("part", ["blocks", "residuals"])
+def test_the_bytes_of_each_type_are_the_golden_ones(found: Any, part: str) -> None:
+    assert differing(found[part], GOLDENS[part]) == []
+
+
+def test_whole_conversions_are_the_golden_ones(found: Any) -> None:
+    golden = {effort: GOLDENS["conversions"][effort] for effort in found["conversions"]}
+    assert differing(found["conversions"], golden) == []
+
+
+def test_every_type_that_can_be_written_is_pinned() -> None:
+    """A new block format appears in the goldens, or this test fails."""
+    from srd_rs import _core
+
+    written = {key.split("/")[0] for key in GOLDENS["blocks"]}
+    assert written >= {"F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0"}
+    types = getattr(_core, "quantizable_types", None)
+    if types is not None:
+        assert {*types()} - {"F32"} == written
