@@ -16,10 +16,12 @@ pub mod linalg;
 pub mod met;
 pub mod model;
 pub mod noise;
+pub mod progress;
 #[cfg(feature = "python")]
 mod py;
 pub mod quant;
 pub mod sign;
 pub mod simd_level;
+pub mod work;
 
 pub use error::{Error, Result};

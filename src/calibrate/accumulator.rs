@@ -6,6 +6,7 @@ use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{Calibration, Info, Input, Output, SecondMoments, Writer, block_side};
 use crate::forward::Observer;
 use crate::linalg::moments;
+use crate::quant::recipe::layer_of;
 
 /// An expert has statistics of its own once it has seen this many tokens per value of a block; below that they
 /// are blended with those of its layer. See [`Accumulator`].
@@ -208,9 +209,4 @@ impl Group {
         moments::symmetrise(&mut values, self.n, self.block, 1);
         SecondMoments { n: self.n, block: self.block, values, tokens }
     }
-}
-
-/// `blk.7.ffn_up.weight` is in layer 7.
-fn layer_of(tensor: &str) -> Option<u32> {
-    tensor.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }

@@ -105,8 +105,8 @@ fn gguf_part(file: &PlannedFile) -> GgufPart {
 }
 
 fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
-    let n = t.n_weights();
-    let weights = shard_weights(t.ty, t.row_len(), n);
+    let n = t.bound.n_weights();
+    let weights = shard_weights(t.ty, t.bound.row_len(), n);
     let shards = n.div_ceil(weights) as u32;
     // A copied tensor has lost nothing.
     let bits = bits.filter(|_| residual::wanted(t.ty) && t.copy.is_none());
@@ -115,8 +115,8 @@ fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
     Tensor {
         base: PlaneInfo { bytes: t.bytes, shards },
         file: t.file as u32,
-        name: t.name.clone(),
-        ne: t.ne.clone(),
+        name: t.bound.name.clone(),
+        ne: t.bound.ne.clone(),
         offset: t.offset,
         residual,
         shard_weights: weights,

@@ -3,22 +3,18 @@
 //! Plans only; the container must have been verified, and [`crate::convert::pipeline`] does the work.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::convert::container::ID_KEY;
 use crate::convert::plan::{
-    Draft, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, finish, in_file_order, planned,
-    split_path, unquantised_type,
+    self, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, planned, sort_as_file, split_path,
+    unquantized_type,
 };
-use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::Container;
-use crate::formats::axm::reader::parse_gguf_header;
-use crate::formats::gguf::values::KeyValues;
-use crate::model::source::Source;
-use crate::model::spec::Transform;
-use crate::model::transform::Bound;
+use crate::model::bound::BoundModel;
 use crate::quant::recipe::{Overrides, Recipe};
 
 /// What the user asks of an extraction.
@@ -72,7 +68,7 @@ fn packed_recipe(container: &Container) -> Result<Recipe> {
 
 /// The bytes of the GGUF as it was converted: the stored header, and every base at its offset.
 fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Plan> {
-    let source = Source::from_container(container, 0.0)?;
+    let model = BoundModel::from_container(container, 0.0)?;
     let header = &container.header;
     let count = header.files.len();
     let files = (0..count)
@@ -81,62 +77,24 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
             Ok(PlannedFile { path, header: container.gguf_header(i)?, bytes: header.files[i].bytes })
         })
         .collect::<Result<Vec<_>>>()?;
-    let tensors = header
-        .tensors
-        .iter()
-        .enumerate()
-        .map(|(i, t)| {
-            Ok(PlannedTensor {
-                name: t.name.clone(),
-                ne: t.ne.clone(),
-                ty: t.ggml_type(),
-                file: t.file as usize,
-                offset: t.offset,
-                bytes: t.base.bytes,
-                source: bind(&source, &t.name, &t.ne)?,
-                copy: Some(i),
-                importance: None,
-                moments: None,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let (arch, metadata) = (header.arch.clone(), metadata(container)?);
-    Ok(Plan { source, recipe, arch, metadata, tensors, files, container: None })
-}
-
-fn bind(source: &Source, name: &str, ne: &[u64]) -> Result<Bound> {
-    let shape: Vec<u64> = ne.iter().rev().copied().collect();
-    Bound::bind(name, &shape, &Transform::Source { tensor: name.into() }, source)
-}
-
-/// Tensors that were F32 stay so; the others get the types of the recipe, as in a conversion.
-fn drafts(container: &Container, source: &Source, recipe: Recipe) -> Result<Vec<Draft>> {
-    let tensors = container.header.tensors.iter();
-    tensors
-        .map(|t| {
-            let bound = bind(source, &t.name, &t.ne)?;
-            let stored = match t.ggml_type() {
-                GgmlType::F32 => GgmlType::F32,
-                _ => unquantised_type(&bound, source, recipe),
-            };
-            Ok(Draft { name: t.name.clone(), ne: t.ne.clone(), stored, source: bound })
-        })
-        .collect()
-}
-
-fn metadata(container: &Container) -> Result<KeyValues> {
-    let bytes = container.gguf_header(0)?;
-    let mut kv = parse_gguf_header(&bytes, container.header.files[0].bytes, &container.path)?.kv;
-    for key in ["split.no", "split.count", "split.tensors.count", "general.alignment"] {
-        kv.remove(key);
-    }
-    Ok(kv)
+    let tensors =
+        header.tensors.iter().zip(&model.tensors).enumerate().map(|(i, (t, bound))| PlannedTensor {
+            bound: Arc::clone(bound),
+            ty: t.ggml_type(),
+            file: t.file as usize,
+            offset: t.offset,
+            bytes: t.base.bytes,
+            copy: Some(i),
+            importance: None,
+            moments: None,
+        });
+    let tensors = tensors.collect();
+    Ok(Plan { model, recipe, tensors, files, container: None })
 }
 
 fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -> Result<Plan> {
-    let source = Source::from_container(container, options.alpha.unwrap_or(1.0))?;
-    let kv = metadata(container)?;
-    let facts = facts_of(&kv, &container.path)?;
+    let model = BoundModel::from_container(container, options.alpha.unwrap_or(1.0))?;
+    let facts = facts_of(&model.metadata, &container.path)?;
     let plan_options = PlanOptions {
         output: options.output.clone(),
         recipe,
@@ -149,8 +107,7 @@ fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -
         calibrated: None,
         container: None,
     };
-    let drafts = drafts(container, &source, recipe)?;
-    finish(source, drafts, kv, &facts, &plan_options)
+    plan::plan(model, &facts, &plan_options)
 }
 
 /// A safetensors file with GGUF's names and row-major shapes, in F32, F16 or BF16.
@@ -160,17 +117,14 @@ fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOpti
         let what = format!("a safetensors file cannot hold {}", recipe.name());
         return Err(Error::usage(what, "Use --quant BF16, F16 or F32"));
     }
-    let source = Source::from_container(container, options.alpha.unwrap_or(1.0))?;
-    let mut tensors = Vec::new();
-    for draft in in_file_order(drafts(container, &source, recipe)?)? {
-        let ty = draft.stored;
-        tensors.push(planned(draft, ty, &source)?);
-    }
+    let mut model = BoundModel::from_container(container, options.alpha.unwrap_or(1.0))?;
+    sort_as_file(&mut model)?;
+    let typed = |t| planned(t, unquantized_type(t, &model.source, recipe), &model.source);
+    let mut tensors = model.tensors.iter().map(typed).collect::<Result<Vec<_>>>()?;
     let header = safetensors_header(container, &mut tensors);
     let bytes = tensors.last().map_or(header.len() as u64, |t| t.offset + t.bytes);
     let files = vec![PlannedFile { path: options.output.clone(), header, bytes }];
-    let (arch, metadata) = (container.header.arch.clone(), metadata(container)?);
-    Ok(Plan { source, recipe, arch, metadata, tensors, files, container: None })
+    Ok(Plan { model, recipe, tensors, files, container: None })
 }
 
 /// The header, padded with spaces to a multiple of 8 bytes, and the tensors' offsets behind it.
@@ -181,9 +135,9 @@ fn safetensors_header(container: &Container, tensors: &mut [PlannedTensor]) -> V
     entries.insert("__metadata__".into(), about);
     let mut at = 0;
     for t in tensors.iter_mut() {
-        let shape: Vec<u64> = t.ne.iter().rev().copied().collect();
+        let shape: Vec<u64> = t.bound.ne.iter().rev().copied().collect();
         let entry = json!({"dtype": t.ty.name(), "shape": shape, "data_offsets": [at, at + t.bytes]});
-        entries.insert(t.name.clone(), entry);
+        entries.insert(t.bound.name.clone(), entry);
         t.offset = at;
         at += t.bytes;
     }

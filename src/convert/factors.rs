@@ -45,7 +45,7 @@ impl Factors {
         moments: &Moments,
         expert: usize,
     ) -> Result<Option<Arc<Factor>>> {
-        let looked_up = tensor.name == EMBEDDING;
+        let looked_up = tensor.bound.name == EMBEDDING;
         let key = (moments.input(), expert, looked_up);
         let bytes = Factor::bytes(moments.n(), moments.block());
         let slot = self.slot(key, bytes);
@@ -68,7 +68,7 @@ impl Factors {
         choose: impl Fn() -> Result<feedback::Options>,
     ) -> Result<feedback::Options> {
         let mut chosen = self.chosen.lock().unwrap_or_else(|p| p.into_inner());
-        let slot = Arc::clone(chosen.entry((tensor.name.clone(), expert)).or_default());
+        let slot = Arc::clone(chosen.entry((tensor.bound.name.clone(), expert)).or_default());
         drop(chosen);
         match slot.get_or_init(&choose) {
             Ok(options) => Ok(*options),

@@ -2,8 +2,7 @@
 //! by as many workers as asked. Every byte depends on its chunk alone, so the number of workers and
 //! their order change nothing.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
@@ -20,10 +19,12 @@ use crate::formats::decode;
 use crate::formats::sink::{self, Sink};
 use crate::model::transform::Scratch;
 use crate::noise::Noise;
+use crate::progress::Progress;
 use crate::quant::residual::{self, Bits, Run};
 use crate::quant::{self, recipe};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
+use crate::work::{self, Active};
 
 /// Weights in a chunk: its f32 form and the bytes read and written for it stay in a core's L2 cache.
 const CHUNK_WEIGHTS: u64 = 32 * 1024;
@@ -78,42 +79,13 @@ impl Effort {
     /// For a tensor of `plan`; what belongs to no layer gets one proposal.
     fn of(&self, tensor: &PlannedTensor, plan: &Plan) -> feedback::Options {
         let layers = f64::from(plan.layers().max(1));
-        let depth = recipe::layer_of(&tensor.name).map(|l| (f64::from(l) + 0.5) / layers);
+        let depth = recipe::layer_of(&tensor.bound.name).map(|l| (f64::from(l) + 0.5) / layers);
         let (from, to) = self.dither_layers.unwrap_or((0.0, 1.0));
         let proposals = match depth.is_some_and(|d| from <= d && d < to) {
             true => self.feedback.proposals,
             false => 1,
         };
         feedback::Options { proposals, ..self.feedback }
-    }
-}
-
-/// Shared between the workers and whoever watches.
-#[derive(Debug, Default)]
-pub struct Progress {
-    done_bytes: AtomicU64,
-    tensor: AtomicUsize,
-    stop: AtomicBool,
-}
-
-impl Progress {
-    /// Bytes of the output's tensor data written so far.
-    pub fn done_bytes(&self) -> u64 {
-        self.done_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Index in the plan of the tensor being worked on.
-    pub fn tensor(&self) -> usize {
-        self.tensor.load(Ordering::Relaxed)
-    }
-
-    /// Asks the workers to stop; the run then ends with [`Error::Interrupted`].
-    pub fn cancel(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
     }
 }
 
@@ -137,7 +109,10 @@ pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Rep
         replaced: &replaced,
         factors: Factors::new(FACTOR_BYTES),
     };
-    job.run(threads)?;
+    progress.start("", plan.tensor_bytes());
+    work::run(job.units.count, threads, progress, |number, buffers, active| {
+        job.process(&job.units.get(plan, number), buffers, active)
+    })?;
     let container = outputs.commit(plan, options)?;
     Ok(Report {
         seconds: clock.seconds(),
@@ -242,8 +217,8 @@ impl Units {
             .tensors
             .iter()
             .map(|t| {
-                let (first, weights) = (count, shard_weights(t.ty, t.row_len(), t.n_weights()));
-                count += t.n_weights().div_ceil(weights) as usize;
+                let (first, weights) = (count, shard_weights(t.ty, t.bound.row_len(), t.bound.n_weights()));
+                count += t.bound.n_weights().div_ceil(weights) as usize;
                 (first, weights)
             })
             .collect();
@@ -255,14 +230,14 @@ impl Units {
         let (first, weights) = self.tensors[index];
         let (tensor, shard) = (&plan.tensors[index], number - first);
         let start = shard as u64 * weights;
-        Unit { tensor, index, shard, start, end: (start + weights).min(tensor.n_weights()) }
+        Unit { tensor, index, shard, start, end: (start + weights).min(tensor.bound.n_weights()) }
     }
 }
 
 impl<'a> Unit<'a> {
     /// The chunk of at most `weights` weights that begins at `start`.
     fn chunk(&self, start: u64, weights: u64) -> Chunk<'a> {
-        let row = self.tensor.row_len();
+        let row = self.tensor.bound.row_len();
         let len = if row <= weights { weights / row * row } else { weights.min(row - start % row) };
         Chunk { tensor: self.tensor, start, len: len.min(self.end - start) }
     }
@@ -301,47 +276,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, threads: usize) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        // The failure of the earliest unit, so that the message does not depend on timing: units are handed
-        // out in order, and those before a failed one run to their end.
-        let first_failed = AtomicUsize::new(usize::MAX);
-        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("srd-{i}"))
-            .build()
-            .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads"))?;
-        pool.broadcast(|_| {
-            let mut buffers = Buffers::default();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= self.units.count {
-                    break;
-                }
-                let go_on = || !self.progress.stopped() && number < first_failed.load(Ordering::Relaxed);
-                if !go_on() {
-                    break;
-                }
-                if let Err(error) = self.process(&self.units.get(self.plan, number), &mut buffers, go_on) {
-                    first_failed.fetch_min(number, Ordering::Relaxed);
-                    let mut slot = failed.lock().unwrap_or_else(|p| p.into_inner());
-                    if slot.as_ref().is_none_or(|(n, _)| number < *n) {
-                        *slot = Some((number, error));
-                    }
-                }
-            }
-        });
-        match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
-            Some((_, error)) => Err(error),
-            None if self.progress.stopped() => Err(Error::Interrupted),
-            None => Ok(()),
-        }
-    }
-
-    /// One unit, a chunk at a time; unfinished when `go_on` says so.
-    fn process(&self, unit: &Unit, buffers: &mut Buffers, go_on: impl Fn() -> bool) -> Result<()> {
-        self.progress.tensor.store(unit.index, Ordering::Relaxed);
+    /// One unit, a chunk at a time; unfinished when it is no longer wanted.
+    fn process(&self, unit: &Unit, buffers: &mut Buffers, active: &Active) -> Result<()> {
+        self.progress.set_phase(&unit.tensor.bound.name);
         // What an unfinished unit left behind.
         buffers.base.clear();
         buffers.residual.clear();
@@ -350,7 +287,7 @@ impl Job<'_> {
             + unit.tensor.ty.row_bytes(unit.start).expect("units are cut at block boundaries");
         let mut start = unit.start;
         while start < unit.end {
-            if !go_on() {
+            if !active.is_wanted() {
                 return Ok(());
             }
             let chunk = unit.chunk(start, self.chunk_of(unit.tensor));
@@ -404,7 +341,7 @@ impl Job<'_> {
     /// Weights in a chunk of a tensor at most: calibrated ones are cut at rows.
     fn chunk_of(&self, tensor: &PlannedTensor) -> u64 {
         match tensor.moments {
-            Some(_) => self.chunk.max(CALIBRATED_ROWS * tensor.row_len()),
+            Some(_) => self.chunk.max(CALIBRATED_ROWS * tensor.bound.row_len()),
             None => self.chunk,
         }
     }
@@ -413,7 +350,7 @@ impl Job<'_> {
         let seed = self.plan.container.as_ref().map_or(0, |c| c.header.seed);
         let residual = container
             .residual_shard(unit.index, unit.shard)
-            .map(|(shard, bits)| (shard, bits, Noise::new(seed, &unit.tensor.name)));
+            .map(|(shard, bits)| (shard, bits, Noise::new(seed, &unit.tensor.bound.name)));
         Shards { base: container.base_shard(unit.index, unit.shard), residual }
     }
 
@@ -427,14 +364,14 @@ impl Job<'_> {
             Some(index) => self.copy(chunk, index, offset, &mut buffers.blocks)?,
             None => self.quantise(chunk, buffers)?,
         }
-        self.progress.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.add(bytes);
         Ok(())
     }
 
     /// The source already has the wanted type: its bytes are taken, and only looked at.
     fn copy(&self, chunk: &Chunk, index: usize, offset: u64, blocks: &mut [u8]) -> Result<()> {
-        self.plan.source.read_raw(index, offset, blocks)?;
-        let crate::model::source::Encoding::Element(ty) = self.plan.source.encoding(index) else {
+        self.plan.model.source.read_raw(index, offset, blocks)?;
+        let crate::model::source::Encoding::Element(ty) = self.plan.model.source.encoding(index) else {
             return Ok(());
         };
         if decode::scan(*ty, blocks).non_finite && !self.options.allow_nonfinite {
@@ -451,14 +388,14 @@ impl Job<'_> {
         let tensor = chunk.tensor;
         let weights = &mut buffers.weights;
         weights.resize(chunk.len as usize, 0.0);
-        tensor.source.read(&self.plan.source, chunk.start, weights, &mut buffers.scratch)?;
+        tensor.bound.source.read(&self.plan.model.source, chunk.start, weights, &mut buffers.scratch)?;
         self.check(chunk, weights)?;
         if let Some(moments) = &tensor.moments {
             return self.calibrated(chunk, moments, weights, &mut buffers.blocks);
         }
         match &tensor.importance {
             None => {
-                let row = tensor.row_len().min(chunk.len) as usize;
+                let row = tensor.bound.row_len().min(chunk.len) as usize;
                 quant::quantize(tensor.ty, weights, row, None, &mut buffers.blocks);
             }
             Some(h) => quantise_weighted(chunk, weights, h, &mut buffers.blocks),
@@ -468,11 +405,11 @@ impl Job<'_> {
 
     /// Quantises whole rows under the second moments of their inputs, each expert's under its own.
     fn calibrated(&self, chunk: &Chunk, moments: &Moments, weights: &[f32], blocks: &mut [u8]) -> Result<()> {
-        let (tensor, row) = (chunk.tensor, chunk.tensor.row_len());
-        let rows_per_expert = tensor.ne.get(1).copied().unwrap_or(1).max(1);
+        let (tensor, row) = (chunk.tensor, chunk.tensor.bound.row_len());
+        let rows_per_expert = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
         let effort = &self.options.effort;
         let options = effort.of(tensor, self.plan);
-        let noise = Noise::new(effort.seed, &format!("dither {}", tensor.name));
+        let noise = Noise::new(effort.seed, &format!("dither {}", tensor.bound.name));
         let bytes = |rows: u64| tensor.ty.row_bytes(rows * row).expect("rows are whole blocks") as usize;
         let (first, rows) = (chunk.start / row, chunk.len / row);
         let mut at = 0;
@@ -504,11 +441,16 @@ impl Job<'_> {
         options: &feedback::Options,
         noise: &Noise,
     ) -> Result<feedback::Options> {
-        let (row, rows) = (tensor.row_len(), tensor.ne.get(1).copied().unwrap_or(1).max(1));
+        let (row, rows) = (tensor.bound.row_len(), tensor.bound.ne.get(1).copied().unwrap_or(1).max(1));
         let n = rows.min(SAMPLE_ROWS);
         let first = expert * rows + (rows - n) / 2;
         let mut weights = vec![0.0; (n * row) as usize];
-        tensor.source.read(&self.plan.source, first * row, &mut weights, &mut Scratch::default())?;
+        tensor.bound.source.read(
+            &self.plan.model.source,
+            first * row,
+            &mut weights,
+            &mut Scratch::default(),
+        )?;
         let limit = quant::max_abs(tensor.ty);
         weights.iter_mut().filter(|w| !fits(**w, limit)).for_each(|w| *w = 0.0);
         let rows = feedback::Rows { weights: &weights, noise, first };
@@ -536,7 +478,7 @@ impl Job<'_> {
     fn non_finite(&self, chunk: &Chunk, at: u64, value: f32) -> Error {
         let index = chunk.start + at;
         let tensor = chunk.tensor;
-        let row = tensor.row_len();
+        let row = tensor.bound.row_len();
         let why = if value.is_finite() {
             format!("too large for the scales of {}", tensor.ty.name())
         } else {
@@ -557,15 +499,15 @@ impl Job<'_> {
 
     /// The source tensor and byte where that is plain, else the output tensor.
     fn place_of(&self, chunk: &Chunk, index: u64) -> Place {
-        let source = &self.plan.source;
-        match chunk.tensor.source.as_source() {
+        let source = &self.plan.model.source;
+        match chunk.tensor.bound.source.as_source() {
             Some(i) => {
                 let (file, offset) = source.position(i);
                 let place = Place::file(file).tensor(source.name(i));
-                let width = source.bytes(i) / chunk.tensor.n_weights().max(1);
+                let width = source.bytes(i) / chunk.tensor.bound.n_weights().max(1);
                 if width > 0 { place.at(offset + index * width) } else { place }
             }
-            None => Place::file(source.path()).tensor(&chunk.tensor.name),
+            None => Place::file(source.path()).tensor(&chunk.tensor.bound.name),
         }
     }
 }
@@ -578,8 +520,8 @@ fn fits(w: f32, limit: f32) -> bool {
 /// Quantises row by row with the importance of the columns (and of the expert the row belongs to).
 fn quantise_weighted(chunk: &Chunk, weights: &[f32], h: &[f32], blocks: &mut [u8]) {
     let tensor = chunk.tensor;
-    let row = tensor.row_len();
-    let rows_per_slice = tensor.ne.get(1).copied().unwrap_or(1).max(1);
+    let row = tensor.bound.row_len();
+    let rows_per_slice = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
     let slices = (h.len() as u64 / row).max(1);
     let mut at = 0u64;
     while at < chunk.len {
@@ -615,7 +557,8 @@ fn keep(shards: &mut Shards, chunk: &Chunk, buffers: &mut Buffers) {
         quant::dequantize(ty, blocks, values);
         weights.iter_mut().zip(values).for_each(|(w, v)| *w -= *v);
         residual::steps(ty, blocks, steps);
-        let run = Run { noise, bits: *bits, start: chunk.start + at, row: chunk.tensor.row_len(), steps };
+        let run =
+            Run { noise, bits: *bits, start: chunk.start + at, row: chunk.tensor.bound.row_len(), steps };
         residual::encode(run, weights, &mut codes[plane(at)..plane(at + n as u64)]);
     }
     shard.hash(codes);

@@ -10,11 +10,10 @@ use crate::formats::axm::layout::SourceFile;
 use crate::formats::calibration::{Calibration, Moments};
 use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::gguf::writer::{self, TensorHeader};
-use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, GgufTensor};
+use crate::formats::gguf::{DEFAULT_ALIGNMENT, GgufFile};
 use crate::formats::imatrix::Importance;
+use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::source::{Encoding, Source};
-use crate::model::spec::{Store, TensorSpec, Transform};
-use crate::model::transform::Bound;
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 use crate::sign::to_hex;
@@ -84,32 +83,18 @@ pub struct Provenance {
 /// An output tensor.
 #[derive(Debug)]
 pub struct PlannedTensor {
-    pub name: String,
-    /// GGUF's order: `ne[0]` is the length of a row.
-    pub ne: Vec<u64>,
+    pub bound: Arc<BoundTensor>,
     pub ty: GgmlType,
     pub file: usize,
     /// From the start of its file.
     pub offset: u64,
     pub bytes: u64,
-    pub source: Bound,
     /// The source's bytes are already of this type and are copied.
     pub copy: Option<usize>,
     /// `h_ii` of the columns, for each expert of a stack one after another (an imatrix).
     pub importance: Option<Vec<f32>>,
     /// Second moments of the inputs, still in their file.
     pub moments: Option<Moments>,
-}
-
-impl PlannedTensor {
-    /// Weights in a row.
-    pub fn row_len(&self) -> u64 {
-        self.ne.first().copied().unwrap_or(1).max(1)
-    }
-
-    pub fn n_weights(&self) -> u64 {
-        self.ne.iter().product()
-    }
 }
 
 /// One file of the output.
@@ -123,11 +108,9 @@ pub struct PlannedFile {
 
 #[derive(Debug)]
 pub struct Plan {
-    pub source: Source,
+    /// The model, with the metadata that the output gets.
+    pub model: BoundModel,
     pub recipe: Recipe,
-    pub arch: String,
-    /// What the output's header says of the model.
-    pub metadata: KeyValues,
     pub tensors: Vec<PlannedTensor>,
     pub files: Vec<PlannedFile>,
     pub container: Option<PlannedContainer>,
@@ -143,19 +126,26 @@ impl Plan {
     }
 
     pub fn n_weights(&self) -> u64 {
-        self.tensors.iter().map(PlannedTensor::n_weights).sum()
+        self.tensors.iter().map(|t| t.bound.n_weights()).sum()
     }
 
     /// Bytes of the source tensors that are read.
     pub fn source_bytes(&self) -> u64 {
-        let mut used = vec![false; self.source.len()];
-        self.tensors.iter().for_each(|t| t.source.for_each_source(&mut |i| used[i] = true));
-        (0..used.len()).filter(|&i| used[i]).map(|i| self.source.bytes(i)).sum()
+        let mut used = vec![false; self.model.source.len()];
+        self.tensors.iter().for_each(|t| t.bound.source.for_each_source(&mut |i| used[i] = true));
+        (0..used.len()).filter(|&i| used[i]).map(|i| self.model.source.bytes(i)).sum()
     }
 
     /// One more than the last layer's number.
     pub fn layers(&self) -> u32 {
-        self.tensors.iter().filter_map(|t| recipe::layer_of(&t.name)).max().map_or(0, |l| l + 1)
+        let last = self.tensors.iter().filter_map(|t| recipe::layer_of(&t.bound.name)).max();
+        last.map_or(0, |l| l.saturating_add(1))
+    }
+
+    /// The folder that the outputs lie in.
+    pub fn folder(&self) -> &Path {
+        let folder = self.files.first().and_then(|f| f.path.parent());
+        folder.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     /// Bits per weight over all tensors.
@@ -164,50 +154,14 @@ impl Plan {
     }
 }
 
-/// A tensor on its way into the plan: bound to its source, its type still open.
-pub(super) struct Draft {
-    pub name: String,
-    pub ne: Vec<u64>,
-    pub stored: GgmlType,
-    pub source: Bound,
-}
-
-/// Plans a Hugging Face checkpoint from what its model family declares.
-///
-/// # Errors
-/// [`Error::Model`] when the tensors do not follow from the checkpoint.
-pub fn plan_checkpoint(
-    source: Source,
-    specs: &[TensorSpec],
-    metadata: KeyValues,
-    facts: &ModelFacts,
-    options: &PlanOptions,
-) -> Result<Plan> {
-    let drafts = specs.iter().map(|spec| draft(spec, &source, options.recipe)).collect::<Result<Vec<_>>>()?;
-    finish(source, drafts, metadata, facts, options)
-}
-
 /// Plans other types for the tensors of a GGUF; its metadata is kept.
 ///
 /// # Errors
 /// [`Error::Model`] when a tensor's type cannot be read or the metadata does not describe a model.
 pub fn plan_gguf(gguf: &GgufFile, options: &PlanOptions) -> Result<Plan> {
-    let source = Source::from_gguf(gguf)?;
-    let tensors = &gguf.header.tensors;
-    let drafts = tensors.iter().map(|t| keep(t, &source)).collect::<Result<Vec<_>>>()?;
-    let mut metadata = gguf.header.kv.clone();
-    for key in ["split.no", "split.count", "split.tensors.count", "general.alignment"] {
-        metadata.remove(key);
-    }
-    let facts = facts_of(&metadata, &gguf.path)?;
-    finish(source, drafts, metadata, &facts, options)
-}
-
-fn keep(tensor: &GgufTensor, source: &Source) -> Result<Draft> {
-    let shape: Vec<u64> = tensor.ne.iter().rev().copied().collect();
-    let transform = Transform::Source { tensor: tensor.name.clone() };
-    let bound = Bound::bind(&tensor.name, &shape, &transform, source)?;
-    Ok(Draft { name: tensor.name.clone(), ne: tensor.ne.clone(), stored: tensor.ty, source: bound })
+    let model = BoundModel::from_gguf(gguf)?;
+    let facts = facts_of(&model.metadata, &gguf.path)?;
+    plan(model, &facts, options)
 }
 
 /// What the recipe needs, from a GGUF's own metadata.
@@ -243,68 +197,58 @@ fn per_layer(value: &Value) -> Vec<u32> {
     }
 }
 
-fn draft(spec: &TensorSpec, source: &Source, recipe: Recipe) -> Result<Draft> {
-    let bound = Bound::bind(&spec.name, &spec.shape, &spec.transform, source)?;
-    let stored = match spec.store {
-        Store::F32 => GgmlType::F32,
-        Store::Auto => unquantised_type(&bound, source, recipe),
-    };
-    let ne = spec.shape.iter().rev().copied().collect();
-    Ok(Draft { name: spec.name.clone(), ne, stored, source: bound })
-}
-
 /// The type a weight has where it is not quantised: the recipe's own for F32, F16 and BF16; for
 /// the others F16 if the checkpoint is F16, else BF16, as the reference converter's `auto`.
-pub(super) fn unquantised_type(bound: &Bound, source: &Source, recipe: Recipe) -> GgmlType {
-    match recipe {
-        Recipe::F32 => return GgmlType::F32,
-        Recipe::F16 => return GgmlType::F16,
-        Recipe::BF16 => return GgmlType::BF16,
+pub(super) fn unquantized_type(tensor: &BoundTensor, source: &Source, recipe: Recipe) -> GgmlType {
+    match (tensor.stored, recipe) {
+        (Some(stored), _) => return stored,
+        (None, Recipe::F32) => return GgmlType::F32,
+        (None, Recipe::F16) => return GgmlType::F16,
+        (None, Recipe::BF16) => return GgmlType::BF16,
         _ => {}
     }
     let mut all_f16 = true;
-    bound.for_each_source(&mut |i| {
+    tensor.source.for_each_source(&mut |i| {
         all_f16 &= *source.encoding(i) == Encoding::Element(SourceType::F16);
     });
     if all_f16 { GgmlType::F16 } else { GgmlType::BF16 }
 }
 
-pub(super) fn finish(
-    source: Source,
-    drafts: Vec<Draft>,
-    mut metadata: KeyValues,
-    facts: &ModelFacts,
-    options: &PlanOptions,
-) -> Result<Plan> {
-    let drafts = in_file_order(drafts)?;
-    let infos: Vec<_> =
-        drafts.iter().map(|d| TensorInfo { name: &d.name, ne: &d.ne, stored: d.stored }).collect();
+/// Plans the type, file and offset of every tensor of a model.
+///
+/// # Errors
+/// [`Error::Model`] when a tensor cannot have the type that it should have.
+pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) -> Result<Plan> {
+    sort_as_file(&mut model)?;
+    let stored: Vec<_> =
+        model.tensors.iter().map(|t| unquantized_type(t, &model.source, options.recipe)).collect();
+    let infos = model.tensors.iter().zip(stored);
+    let infos: Vec<_> = infos.map(|(t, stored)| TensorInfo { name: &t.name, ne: &t.ne, stored }).collect();
     let types = recipe::assign(options.recipe, facts, &options.overrides, &infos)?;
-    add_keys(&mut metadata, options);
+    add_keys(&mut model.metadata, options);
 
-    let mut tensors = Vec::with_capacity(drafts.len());
-    for (draft, ty) in drafts.into_iter().zip(types) {
-        let mut tensor = planned(draft, ty, &source)?;
+    let mut tensors = Vec::with_capacity(model.tensors.len());
+    for (bound, ty) in model.tensors.iter().zip(types) {
+        let mut tensor = planned(bound, ty, &model.source)?;
         if let Some(importance) = options.importance.as_ref().filter(|_| ty.block_len() > 1) {
-            tensor.importance = importance.of(&tensor.name, &tensor.ne)?.map(<[f32]>::to_vec);
+            tensor.importance = importance.of(&bound.name, &bound.ne)?.map(<[f32]>::to_vec);
         }
         if let Some(calibration) = options.calibration.as_ref().filter(|_| ty.block_len() > 1) {
-            tensor.moments = calibration.of(&tensor.name, &tensor.ne)?;
+            tensor.moments = calibration.of(&bound.name, &bound.ne)?;
         }
         tensors.push(tensor);
     }
     let (files, container) = match &options.container {
-        Some(wanted) => lay_out_both(&mut tensors, metadata.clone(), options, wanted, &facts.arch)?,
-        None => (lay_out(&mut tensors, metadata.clone(), options)?, None),
+        Some(wanted) => lay_out_both(&mut tensors, model.metadata.clone(), options, wanted, &facts.arch)?,
+        None => (lay_out(&mut tensors, model.metadata.clone(), options)?, None),
     };
-    let (recipe, arch) = (options.recipe, facts.arch.clone());
-    Ok(Plan { source, recipe, arch, metadata, tensors, files, container })
+    Ok(Plan { model, recipe: options.recipe, tensors, files, container })
 }
 
 /// llama-quantize's order: what belongs to no layer first, then layer by layer, so that a layer's
 /// weights lie together. Names must differ.
-pub(super) fn in_file_order(drafts: Vec<Draft>) -> Result<Vec<Draft>> {
-    let names: Vec<&str> = drafts.iter().map(|d| d.name.as_str()).collect();
+pub(super) fn sort_as_file(model: &mut BoundModel) -> Result<()> {
+    let names: Vec<&str> = model.tensors.iter().map(|t| t.name.as_str()).collect();
     let order = recipe::layered_order(&names);
     if let Some(twice) = order.windows(2).find(|w| names[w[0]] == names[w[1]]) {
         return Err(Error::model(
@@ -313,32 +257,30 @@ pub(super) fn in_file_order(drafts: Vec<Draft>) -> Result<Vec<Draft>> {
             "This is a mistake in the model family: please report it",
         ));
     }
-    let mut drafts: Vec<_> = drafts.into_iter().map(Some).collect();
-    Ok(order.into_iter().map(|i| drafts[i].take().expect("an order names each index once")).collect())
+    model.tensors = order.into_iter().map(|i| Arc::clone(&model.tensors[i])).collect();
+    Ok(())
 }
 
-pub(super) fn planned(draft: Draft, ty: GgmlType, source: &Source) -> Result<PlannedTensor> {
-    let place = || Place::file(source.path()).tensor(&draft.name);
-    let same = draft.source.as_source().filter(|&i| source.encoding(i).as_ggml() == Some(ty));
+pub(super) fn planned(bound: &Arc<BoundTensor>, ty: GgmlType, source: &Source) -> Result<PlannedTensor> {
+    let place = || Place::file(source.path()).tensor(&bound.name);
+    let same = bound.source.as_source().filter(|&i| source.encoding(i).as_ggml() == Some(ty));
     if same.is_none() && !quant::can_quantize(ty) {
         let fix = "Choose one of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16, F32";
         return Err(Error::model(place(), format!("cannot be written as {}", ty.name()), fix));
     }
-    let n: Option<u64> = draft.ne.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+    let n: Option<u64> = bound.ne.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
     // Whole rows of whole blocks; then the total is whole blocks too.
-    let bytes = ty.row_bytes(draft.ne.first().copied().unwrap_or(1)).and(n).and_then(|n| ty.row_bytes(n));
+    let bytes = ty.row_bytes(bound.ne.first().copied().unwrap_or(1)).and(n).and_then(|n| ty.row_bytes(n));
     let Some(bytes) = bytes else {
-        let what = format!("shape {:?} does not fit {} (blocks of {})", draft.ne, ty.name(), ty.block_len());
+        let what = format!("shape {:?} does not fit {} (blocks of {})", bound.ne, ty.name(), ty.block_len());
         return Err(Error::model(place(), what, "Choose another type for it with --tensor-type"));
     };
     Ok(PlannedTensor {
-        name: draft.name,
-        ne: draft.ne,
+        bound: Arc::clone(bound),
         ty,
         file: 0,
         offset: 0,
         bytes,
-        source: draft.source,
         copy: same,
         importance: None,
         moments: None,
@@ -429,7 +371,7 @@ fn lay_out(
         }
         let infos: Vec<_> = tensors[group.clone()]
             .iter()
-            .map(|t| TensorHeader { name: &t.name, ne: &t.ne, ty: t.ty })
+            .map(|t| TensorHeader { name: &t.bound.name, ne: &t.bound.ne, ty: t.ty })
             .collect();
         let encoded = writer::encode_header(&kv, &infos)?;
         for (tensor, offset) in tensors[group].iter_mut().zip(&encoded.tensor_offsets) {
@@ -455,7 +397,8 @@ fn split_groups(
 ) -> Result<Vec<std::ops::Range<usize>>> {
     let alignment = u64::from(DEFAULT_ALIGNMENT);
     // What the first header takes with every tensor listed bounds what it takes with some of them.
-    let all: Vec<_> = tensors.iter().map(|t| TensorHeader { name: &t.name, ne: &t.ne, ty: t.ty }).collect();
+    let all: Vec<_> =
+        tensors.iter().map(|t| TensorHeader { name: &t.bound.name, ne: &t.bound.ne, ty: t.ty }).collect();
     let first_header = writer::encode_header(metadata, &all)?.bytes.len() as u64 + 256;
     let later_header = writer::encode_header(&KeyValues::default(), &all)?.bytes.len() as u64 + 256;
     let mut groups = Vec::new();
@@ -468,7 +411,11 @@ fn split_groups(
             (start, size) = (i, later_header);
         } else if i == start && header + padded > limit {
             return Err(Error::usage(
-                format!("tensor '{}' alone needs {} bytes with its header", tensor.name, header + padded),
+                format!(
+                    "tensor '{}' alone needs {} bytes with its header",
+                    tensor.bound.name,
+                    header + padded
+                ),
                 "Raise --split-max-size",
             ));
         }

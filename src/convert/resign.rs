@@ -6,7 +6,8 @@ use crate::convert::container::{ContainerSink, PlannedContainer, Sealed};
 use crate::convert::plan::PlannedFile;
 use crate::error::{Error, Result};
 use crate::formats::axm::Container;
-use crate::formats::axm::reader::{Expected, Watch};
+use crate::formats::axm::reader::Expected;
+use crate::progress::Progress;
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
 
@@ -24,7 +25,7 @@ pub fn resign(
     output: &Path,
     (key, sign_key): (&MasterKey, Option<&SignKey>),
     (threads, overwrite): (usize, bool),
-    watch: &Watch,
+    progress: &Progress,
 ) -> Result<Sealed> {
     container.authenticate(expected)?;
     if container.detached {
@@ -40,17 +41,15 @@ pub fn resign(
         Ok(PlannedFile { path: f.name.clone().into(), header: container.gguf_header(i)?, bytes: f.bytes })
     });
     let sink = ContainerSink::create(&planned, &files.collect::<Result<Vec<_>>>()?, key, overwrite)?;
-    container.for_each_shard(threads, watch, |number, shard, buffer| {
+    container.for_each_shard(threads, progress, |number, shard, buffer| {
         let (mut out, mut at) = (sink.shard(number), 0);
         while at < shard.length {
-            if watch.stopped() {
-                return Err(Error::Interrupted);
-            }
+            progress.check()?;
             buffer.resize((shard.length - at).min(WINDOW as u64) as usize, 0);
             container.read_shard(shard, at, buffer)?;
             out.hash(buffer);
             sink.write(&mut out, buffer)?;
-            watch.add(buffer.len());
+            progress.add(buffer.len() as u64);
             at += buffer.len() as u64;
         }
         // The manifest is authentic, so its SHA-256 is as good as its tag.

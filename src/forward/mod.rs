@@ -1,9 +1,9 @@
 //! The forward pass of a model, a layer's weights at a time, for the statistics of what each matrix is fed.
 //!
-//! [`arch`] says what an architecture is made of, [`model`] reads a plan's metadata with it, [`pass`] walks the
+//! [`arch`] says what an architecture is made of, [`model`] reads a model's metadata with it, [`pass`] walks the
 //! layers. [`attention`], [`ffn`], [`moe`] and [`embed`] are the steps of a layer; [`rope`], [`norm`] and
 //! [`activation`] their arithmetic; [`weights`] reads matrices in panels of rows, [`store`] keeps the tokens' states
-//! between layers. Weights come through the conversion plan, in GGUF's names and layout, so that a checkpoint and a
+//! between layers. Weights come from a [`BoundModel`](crate::model::bound::BoundModel), in GGUF's names and layout, so that a checkpoint and a
 //! GGUF are run by the same code.
 
 pub mod activation;
@@ -24,7 +24,7 @@ mod weights;
 
 use crate::error::Result;
 
-pub use pass::{Logits, Progress, RunOptions, run};
+pub use pass::{Logits, RunOptions, run};
 
 /// Gets the inputs of the model's matrices as the pass reaches them.
 pub trait Observer: Send {

@@ -1,6 +1,5 @@
 //! A model as its metadata describes it: sizes, scales and what each layer does, as llama.cpp reads the same keys.
 
-use crate::convert::plan::Plan;
 use crate::error::{Error, Place, Result};
 use crate::forward::arch::{
     self, AttentionScale, EmbeddingScale, Family, LogitScale, Norm, Order, Rotated, Sliding, SlidingRope,
@@ -8,6 +7,8 @@ use crate::forward::arch::{
 use crate::forward::keys::Keys;
 use crate::forward::rope::Rope;
 use crate::forward::weights::Weights;
+use crate::model::bound::BoundModel;
+use crate::quant::recipe::split_layer;
 
 /// What a layer's attention is like.
 #[derive(Debug, Clone)]
@@ -63,11 +64,11 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Model`] for an architecture the pass does not know, or metadata or tensors that do not fit it.
-    pub fn read(plan: &Plan, weights: &Weights, longest: usize) -> Result<Self> {
-        let path = plan.source.path();
-        let family = arch::family(&plan.arch).ok_or_else(|| unknown(plan))?;
-        check_tensors(plan)?;
-        let keys = Keys::new(&plan.metadata, &plan.arch, path);
+    pub fn read(source: &BoundModel, weights: &Weights, longest: usize) -> Result<Self> {
+        let path = source.path();
+        let family = arch::family(&source.arch).ok_or_else(|| unknown(source))?;
+        check_tensors(source)?;
+        let keys = Keys::new(&source.metadata, &source.arch, path);
         let width = keys.needed_count("embedding_length")?;
         let n_layer = keys.needed_count("block_count")?;
         let eps = match family.norm {
@@ -112,8 +113,8 @@ impl Model {
             layers: Vec::new(),
         };
         let heads = Heads::read(&keys, family, width, n_layer)?;
-        model.layers = heads.layers(path_error(plan))?;
-        share_keys(&mut model.layers, keys.count("attention.shared_kv_layers")?.unwrap_or(0), plan)?;
+        model.layers = heads.layers(path_error(source))?;
+        share_keys(&mut model.layers, keys.count("attention.shared_kv_layers")?.unwrap_or(0), source)?;
         model.ropes = heads.ropes(&keys, family, weights, longest, context)?;
         if family.long_context_keys
             && let Some(scale) = number("attention.temperature_scale")?.filter(|&s| s != 0.0)
@@ -121,23 +122,23 @@ impl Model {
             let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
             model.temperature = Some((scale, original as f32));
         }
-        model.check_experts(plan)?;
+        model.check_experts(source)?;
         Ok(model)
     }
 
-    fn check_experts(&self, plan: &Plan) -> Result<()> {
+    fn check_experts(&self, source: &BoundModel) -> Result<()> {
         if self.n_expert_used <= self.n_expert && (self.n_expert == 0) == (self.n_expert_used == 0) {
             return Ok(());
         }
         let what = format!("{} of {} experts are used", self.n_expert_used, self.n_expert);
-        Err(path_error(plan)(what))
+        Err(path_error(source)(what))
     }
 
     /// Values that a token needs in the widest layer, to say how many tokens fit into memory.
-    pub fn values_per_token(&self, plan: &Plan) -> usize {
+    pub fn values_per_token(&self, source: &BoundModel) -> usize {
         let widest = |suffix: &str| {
-            let rows = |t: &crate::convert::plan::PlannedTensor| t.ne.get(1).copied().unwrap_or(1) as usize;
-            plan.tensors.iter().filter(|t| t.name.ends_with(suffix)).map(rows).max().unwrap_or(0)
+            let found = source.tensors.iter().filter(|t| t.name.ends_with(suffix));
+            found.map(|t| t.ne.get(1).copied().unwrap_or(1) as usize).max().unwrap_or(0)
         };
         let heads = |l: &Layer| 2 * l.n_head * l.head.max(l.head_v) + l.n_head_kv * (l.head + l.head_v);
         let attention = self.layers.iter().map(heads).max().unwrap_or(0);
@@ -147,19 +148,19 @@ impl Model {
     }
 }
 
-fn path_error(plan: &Plan) -> impl Fn(String) -> Error {
-    move |what| Error::model(Place::file(plan.source.path()), what, "Check that the model loads in llama.cpp")
+fn path_error(source: &BoundModel) -> impl Fn(String) -> Error {
+    move |what| Error::model(Place::file(source.path()), what, "Check that the model loads in llama.cpp")
 }
 
-fn unknown(plan: &Plan) -> Error {
+fn unknown(source: &BoundModel) -> Error {
     let known: Vec<_> = arch::names().collect();
     let what = format!(
         "models of the architecture '{}' cannot be run to calibrate them (known: {})",
-        plan.arch,
+        source.arch,
         known.join(", ")
     );
     let fix = "Pass statistics made by another tool with --imatrix FILE, or use --effort fast";
-    Error::model(Place::file(plan.source.path()), what, fix)
+    Error::model(Place::file(source.path()), what, fix)
 }
 
 fn cap(default: Option<f32>, stated: Option<f32>) -> Option<f32> {
@@ -215,9 +216,9 @@ const KNOWN: &[&str] = &[
 ];
 
 /// A tensor that is not used would mean that something else is computed than the model: said, not passed over.
-fn check_tensors(plan: &Plan) -> Result<()> {
-    let stranger = plan.tensors.iter().map(|t| &t.name).find(|name| {
-        let inner = name.strip_prefix("blk.").and_then(|n| n.split_once('.')).map_or(name.as_str(), |n| n.1);
+fn check_tensors(source: &BoundModel) -> Result<()> {
+    let stranger = source.tensors.iter().map(|t| &t.name).find(|name| {
+        let inner = split_layer(name).1;
         let stem = inner.rsplit_once('.').map_or(inner, |n| n.0);
         // A classifier behind the last layer changes nothing before it.
         !KNOWN.contains(&stem) && !stem.starts_with("cls")
@@ -225,20 +226,20 @@ fn check_tensors(plan: &Plan) -> Result<()> {
     match stranger {
         None => Ok(()),
         Some(name) => Err(Error::model(
-            Place::file(plan.source.path()).tensor(name),
-            format!("is not part of what the pass knows of the architecture '{}'", plan.arch),
+            Place::file(source.path()).tensor(name),
+            format!("is not part of what the pass knows of the architecture '{}'", source.arch),
             "Pass statistics made by another tool with --imatrix FILE, or use --effort fast",
         )),
     }
 }
 
 /// The last layers use the keys and values of the last ones of their kind that have their own.
-fn share_keys(layers: &mut [Layer], shared: usize, plan: &Plan) -> Result<()> {
+fn share_keys(layers: &mut [Layer], shared: usize, source: &BoundModel) -> Result<()> {
     let own = layers.len().checked_sub(shared).filter(|&n| n > 0 || shared == 0);
-    let own = own.ok_or_else(|| path_error(plan)(format!("no layer of {} has own keys", layers.len())))?;
+    let own = own.ok_or_else(|| path_error(source)(format!("no layer of {} has own keys", layers.len())))?;
     for i in own..layers.len() {
         let of = (0..own).rev().find(|&j| layers[j].window.is_some() == layers[i].window.is_some());
-        let of = of.ok_or_else(|| path_error(plan)(format!("layer {i} has no layer to take keys from")))?;
+        let of = of.ok_or_else(|| path_error(source)(format!("layer {i} has no layer to take keys from")))?;
         layers[i].kv_of = Some(of);
         layers[of].kv_shared = true;
     }

@@ -5,11 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::convert::plan::Plan;
 use crate::error::{Error, Result};
 use crate::forward::Observer;
 use crate::forward::activation;
@@ -21,6 +19,9 @@ use crate::forward::norm::NormOf;
 use crate::forward::rope::Table;
 use crate::forward::store::Store;
 use crate::forward::weights::{Linear, Weights};
+use crate::model::bound::BoundModel;
+use crate::progress::Progress;
+use crate::work;
 
 /// Values of a parallel piece.
 const PIECE: usize = 1 << 14;
@@ -29,34 +30,12 @@ pub struct RunOptions<'a> {
     /// Compute the logits of every token, too; they come on top of `max_memory`.
     pub logits: bool,
     pub threads: usize,
-    /// Bytes of weights and activations alive at any time. States that do not fit go to a file without a name beside
-    /// the output; a chunk that does not fit is run all the same.
+    /// Bytes of weights and activations alive at any time. States that do not fit go to a file without a name in
+    /// `spill_folder`; a chunk that does not fit is run all the same.
     pub max_memory: u64,
+    pub spill_folder: &'a Path,
+    /// Counts steps, each a layer of a group of chunks.
     pub progress: &'a Progress,
-}
-
-/// Shared between the run and whoever watches.
-#[derive(Debug, Default)]
-pub struct Progress {
-    done: AtomicUsize,
-    total: AtomicUsize,
-    stop: AtomicBool,
-}
-
-impl Progress {
-    /// Steps done and to do, each a layer of a group of chunks. 0 of 0 before the first.
-    pub fn steps(&self) -> (usize, usize) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    /// Asks the run to stop; it then ends with [`Error::Interrupted`].
-    pub fn cancel(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
 }
 
 /// Of every token of every chunk, one after another.
@@ -67,7 +46,7 @@ pub struct Logits {
     pub columns: usize,
 }
 
-/// Runs the model of `plan` on `tokens`, chunks that do not see each other, and shows `observer` every matrix's inputs.
+/// Runs `source` on `tokens`, chunks that do not see each other, and shows `observer` every matrix's inputs.
 ///
 /// The result has the same bits for any number of threads and on every CPU, and what a chunk gives depends on no other.
 ///
@@ -75,25 +54,19 @@ pub struct Logits {
 /// [`Error::Usage`] for no chunks, an empty one or a token out of range; [`Error::Model`] for an architecture the pass
 /// does not know; whatever reading or the observer fails with; [`Error::Interrupted`] after [`Progress::cancel`].
 pub fn run(
-    plan: &Plan,
+    source: &BoundModel,
     tokens: &[Vec<u32>],
     observer: &mut dyn Observer,
     options: &RunOptions,
 ) -> Result<Option<Logits>> {
-    let threads = options.threads.max(1);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("srd-forward-{i}"))
-        .build()
-        .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads"))?;
-    pool.install(|| {
-        let weights = Weights::new(plan, options.progress, options.max_memory / 8);
+    work::pool("srd-forward", options.threads)?.install(|| {
+        let weights = Weights::new(source, options.progress, options.max_memory / 8);
         let longest = longest(tokens)?;
-        let model = Model::read(plan, &weights, longest)?;
+        let model = Model::read(source, &weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;
         let tables = model.ropes.iter().map(|r| r.table(longest)).collect();
         let pass = Pass { model: &model, weights: &weights, observer, tables, kv: BTreeMap::new() };
-        pass.walk(plan, tokens, options)
+        pass.walk(source, tokens, options)
     })
 }
 
@@ -155,21 +128,26 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn walk(mut self, plan: &Plan, tokens: &[Vec<u32>], options: &RunOptions) -> Result<Option<Logits>> {
+    fn walk(
+        mut self,
+        source: &BoundModel,
+        tokens: &[Vec<u32>],
+        options: &RunOptions,
+    ) -> Result<Option<Logits>> {
         let model = self.model;
-        let per_token = model.values_per_token(plan) * size_of::<f32>();
+        let per_token = model.values_per_token(source) * size_of::<f32>();
         let limit = (options.max_memory / 2) as usize / per_token;
         let groups = groups(tokens, limit);
         let steps = &options.progress;
-        steps.total.store((model.layers.len() + 1) * groups.len(), Ordering::Relaxed);
-        let mut x = self.begin(plan, tokens, options, &groups)?;
+        steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
+        let mut x = self.begin(tokens, options, &groups)?;
         for layer in &model.layers {
             for group in &groups {
                 let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
                 x.load(group.first * model.width, &mut rows)?;
                 self.layer(layer, group, &mut rows)?;
                 x.save(group.first * model.width, &rows)?;
-                steps.done.fetch_add(1, Ordering::Relaxed);
+                steps.add(1);
             }
             self.forget_keys(layer.index);
         }
@@ -178,26 +156,18 @@ impl Pass<'_> {
             let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
             x.load(group.first * model.width, &mut rows)?;
             self.head(rows, logits.as_mut())?;
-            steps.done.fetch_add(1, Ordering::Relaxed);
+            steps.add(1);
         }
         Ok(logits)
     }
 
     /// Places for all that lives from layer to layer, and the first layer's inputs.
-    fn begin(
-        &mut self,
-        plan: &Plan,
-        tokens: &[Vec<u32>],
-        options: &RunOptions,
-        groups: &[Group],
-    ) -> Result<Store> {
+    fn begin(&mut self, tokens: &[Vec<u32>], options: &RunOptions, groups: &[Group]) -> Result<Store> {
         let (model, n) = (self.model, tokens.iter().map(Vec::len).sum::<usize>());
         let shared: Vec<&Layer> = model.layers.iter().filter(|l| l.kv_shared).collect();
         let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head + l.head_v)).sum();
         let bytes = n * (model.width + of_keys) * size_of::<f32>();
-        let beside = plan.files.first().and_then(|f| f.path.parent());
-        let beside = beside.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let spill = (bytes as u64 > options.max_memory / 4).then_some(beside);
+        let spill = (bytes as u64 > options.max_memory / 4).then_some(options.spill_folder);
         for layer in shared {
             let store = |head| Store::new(n * layer.n_head_kv * head, spill);
             self.kv.insert(layer.index, [store(layer.head)?, store(layer.head_v)?]);

@@ -1,23 +1,23 @@
-//! Matrices of the plan, decoded to f32 a panel of rows at a time and multiplied with all tokens.
+//! Matrices of the model, decoded to f32 a panel of rows at a time and multiplied with all tokens.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::convert::plan::Plan;
 use crate::error::{Error, Place, Result};
 use crate::forward::buffers::{Buffer, Buffers};
-use crate::forward::pass::Progress;
 use crate::linalg::gemm::{Mat, gemm};
+use crate::model::bound::BoundModel;
 use crate::model::transform::Scratch;
+use crate::progress::Progress;
 
 /// Weights that a thread decodes at a time.
 const PIECE: usize = 1 << 16;
 /// Weights of a panel, where memory allows: enough rows that packing the tokens for each panel costs little.
 const PANEL: usize = 1 << 23;
 
-/// Rows of a tensor of the plan.
+/// Rows of a tensor of the model.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     tensor: usize,
@@ -58,9 +58,9 @@ impl Linear {
     }
 }
 
-/// The plan's tensors by name.
+/// The model's tensors by name.
 pub struct Weights<'a> {
-    plan: &'a Plan,
+    model: &'a BoundModel,
     by_name: HashMap<&'a str, usize>,
     progress: &'a Progress,
     panel: usize,
@@ -69,10 +69,10 @@ pub struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     /// `max_memory`: bytes that panels may take.
-    pub fn new(plan: &'a Plan, progress: &'a Progress, max_memory: u64) -> Self {
-        let by_name = plan.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    pub fn new(model: &'a BoundModel, progress: &'a Progress, max_memory: u64) -> Self {
+        let by_name = model.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
-        Self { plan, by_name, progress, panel, buffers: Buffers::default() }
+        Self { model, by_name, progress, panel, buffers: Buffers::default() }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -80,7 +80,7 @@ impl<'a> Weights<'a> {
     }
 
     fn fail(&self, name: &str, what: String) -> Error {
-        let place = Place::file(self.plan.source.path()).tensor(name);
+        let place = Place::file(self.model.path()).tensor(name);
         Error::model(place, what, "Check that the model loads in llama.cpp")
     }
 
@@ -93,7 +93,7 @@ impl<'a> Weights<'a> {
     /// The tensor as one matrix: a stack of experts is seen as all their rows.
     pub fn find(&self, name: &str) -> Option<Matrix> {
         let tensor = *self.by_name.get(name)?;
-        let of = &self.plan.tensors[tensor];
+        let of = &self.model.tensors[tensor];
         let cols = of.row_len() as usize;
         Some(Matrix { tensor, rows: of.n_weights() as usize / cols, cols, first: 0 })
     }
@@ -124,7 +124,7 @@ impl<'a> Weights<'a> {
         if matrix.cols == cols {
             return Ok(());
         }
-        let name = &self.plan.tensors[matrix.tensor].name;
+        let name = &self.model.tensors[matrix.tensor].name;
         Err(self.fail(name, format!("takes {} inputs where there are {cols}", matrix.cols)))
     }
 
@@ -139,13 +139,11 @@ impl<'a> Weights<'a> {
 
     /// Decodes all of `matrix` to `out`, in parallel.
     fn read(&self, matrix: &Matrix, out: &mut [f32]) -> Result<()> {
-        if self.progress.stopped() {
-            return Err(Error::Interrupted);
-        }
-        let of = &self.plan.tensors[matrix.tensor].source;
+        self.progress.check()?;
+        let of = &self.model.tensors[matrix.tensor].source;
         let rows = (PIECE / matrix.cols).max(1) * matrix.cols;
         out.par_chunks_mut(rows).enumerate().try_for_each_init(Scratch::default, |scratch, (i, out)| {
-            of.read(&self.plan.source, matrix.first + (i * rows) as u64, out, scratch)
+            of.read(&self.model.source, matrix.first + (i * rows) as u64, out, scratch)
         })
     }
 
@@ -157,11 +155,11 @@ impl<'a> Weights<'a> {
         columns: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
-        let of = &self.plan.tensors[matrix.tensor].source;
+        let of = &self.model.tensors[matrix.tensor].source;
         let pairs = out.par_chunks_mut(columns.len()).zip(rows).with_min_len(16);
         pairs.try_for_each_init(Scratch::default, |scratch, (out, &row)| {
             let start = matrix.first + (row as usize * matrix.cols + columns.start) as u64;
-            of.read(&self.plan.source, start, out, scratch)
+            of.read(&self.model.source, start, out, scratch)
         })
     }
 

@@ -7,7 +7,6 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{Access, Advice, AtFlags};
@@ -18,20 +17,12 @@ use super::policy::Intent;
 use super::sidecar::{Options, Part, Sidecar, sidecar_path};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::GgufFile;
+use crate::progress::Progress;
 
 /// Bytes asked for and read at a time. Kernels cap a single request to read ahead, some at this size.
 const PIECE: u64 = 512 << 10;
 /// Pieces under way ahead of the one being read, so that the disk always has work: 16 MiB.
 const AHEAD: usize = 32;
-
-/// Shared between the hydration and whoever watches it.
-#[derive(Debug, Default)]
-pub struct Watch {
-    /// Bytes that are in memory of those wanted.
-    pub done: AtomicU64,
-    pub total: AtomicU64,
-    pub stop: AtomicBool,
-}
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HydrateOptions {
@@ -139,8 +130,13 @@ impl Hydrator {
     ///
     /// # Errors
     /// [`Error::Usage`] for an intent that the policy lacks or a budget below one page; [`Error::Io`] if
-    /// reading or locking fails; [`Error::Interrupted`] if `watch.stop` was set.
-    pub fn hydrate(&mut self, intent: Intent, options: &HydrateOptions, watch: &Watch) -> Result<Outcome> {
+    /// reading or locking fails; [`Error::Interrupted`] after [`Progress::cancel`].
+    pub fn hydrate(
+        &mut self,
+        intent: Intent,
+        options: &HydrateOptions,
+        progress: &Progress,
+    ) -> Result<Outcome> {
         let start = Instant::now();
         let parts = self.sidecar.parts(intent)?;
         let page = self.map.page();
@@ -154,8 +150,8 @@ impl Hydrator {
         if options.evict_others {
             self.drop_pages(&complement(&chosen, self.size));
         }
-        watch.total.store(total(&chosen), Ordering::Relaxed);
-        let read_bytes = self.bring_in(&chosen, watch)?;
+        progress.start("", total(&chosen));
+        let read_bytes = self.bring_in(&chosen, progress)?;
         if options.lock {
             self.lock(&chosen)?;
         }
@@ -214,20 +210,18 @@ impl Hydrator {
     }
 
     /// Returns how many bytes were not in memory.
-    fn bring_in(&self, ranges: &[Range<u64>], watch: &Watch) -> Result<u64> {
+    fn bring_in(&self, ranges: &[Range<u64>], progress: &Progress) -> Result<u64> {
         let mut missing = VecDeque::with_capacity(AHEAD);
         let mut pieces = ranges.iter().flat_map(cut);
         let mut buffer = vec![0; PIECE as usize];
         let mut read = 0;
         loop {
-            if watch.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            progress.check()?;
             while missing.len() < AHEAD
                 && let Some(piece) = pieces.next()
             {
                 if self.is_resident(&piece) {
-                    watch.done.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+                    progress.add(piece.end - piece.start);
                 } else {
                     advise(&self.file, piece.clone(), Advice::WillNeed);
                     missing.push_back(piece);
@@ -236,7 +230,7 @@ impl Hydrator {
             let Some(piece) = missing.pop_front() else { return Ok(read) };
             self.touch(&piece, &mut buffer)?;
             read += piece.end - piece.start;
-            watch.done.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+            progress.add(piece.end - piece.start);
         }
     }
 
@@ -374,7 +368,7 @@ mod tests {
             (Intent::Harm, vec![0, 1, 2, 3, 4]),
         ] {
             all_gone(&mut h);
-            let outcome = h.hydrate(intent, &HydrateOptions::default(), &Watch::default()).unwrap();
+            let outcome = h.hydrate(intent, &HydrateOptions::default(), &Progress::default()).unwrap();
             let now = resident(&h);
             for i in 0..5 {
                 let expected = if parts.contains(&i) { size[i] } else { 0 };
@@ -383,12 +377,12 @@ mod tests {
             let expected: u64 = parts.iter().map(|&i| size[i]).sum();
             assert!(near(outcome.wanted_bytes, expected) && outcome.hydrated_bytes == outcome.wanted_bytes);
             assert_eq!(outcome.read_bytes, outcome.hydrated_bytes);
-            let again = h.hydrate(intent, &HydrateOptions::default(), &Watch::default()).unwrap();
+            let again = h.hydrate(intent, &HydrateOptions::default(), &Progress::default()).unwrap();
             assert_eq!(again.read_bytes, 0);
         }
         // Everything is resident now: others are evicted on request.
         let options = HydrateOptions { evict_others: true, ..HydrateOptions::default() };
-        h.hydrate(Intent::Inform, &options, &Watch::default()).unwrap();
+        h.hydrate(Intent::Inform, &options, &Progress::default()).unwrap();
         let now = resident(&h);
         assert!(near(now[0], size[0]) && near(now[1], size[1]), "{now:?} of {size:?}");
         assert!(now[2..].iter().all(|&n| n <= 2 * PAGE), "{now:?} of {size:?}");
@@ -405,21 +399,21 @@ mod tests {
         for budget in [PAGE, 3 * PAGE + 1, total / 3, total / 2, 2 * total] {
             all_gone(&mut h);
             let options = HydrateOptions { budget: Some(budget), ..HydrateOptions::default() };
-            let outcome = h.hydrate(Intent::Harm, &options, &Watch::default()).unwrap();
+            let outcome = h.hydrate(Intent::Harm, &options, &Progress::default()).unwrap();
             let now = resident(&h).iter().sum::<u64>();
             assert!(now <= budget && now + PAGE > budget.min(total), "{now} of {budget}");
             assert_eq!(outcome.hydrated_bytes, now);
             assert_eq!(outcome.wanted_bytes, total);
         }
         let options = HydrateOptions { budget: Some(PAGE - 1), ..HydrateOptions::default() };
-        assert!(matches!(h.hydrate(Intent::Harm, &options, &Watch::default()), Err(Error::Usage { .. })));
+        assert!(matches!(h.hydrate(Intent::Harm, &options, &Progress::default()), Err(Error::Usage { .. })));
     }
 
     #[test]
     fn locked_pages_stay_until_they_are_evicted() {
         let (_dir, mut h) = opened(&Model::dense(10).wide());
         let options = HydrateOptions { lock: true, budget: Some(4 * PAGE), ..HydrateOptions::default() };
-        match h.hydrate(Intent::Inform, &options, &Watch::default()) {
+        match h.hydrate(Intent::Inform, &options, &Progress::default()) {
             Err(Error::Io { action, .. }) => {
                 assert_eq!(action, "lock the pages in memory of");
                 eprintln!("skipped: not even four pages may be locked here");
@@ -437,9 +431,9 @@ mod tests {
     #[test]
     fn a_stopped_hydration_ends() {
         let (_dir, mut h) = opened(&Model::dense(4));
-        let watch = Watch::default();
-        watch.stop.store(true, Ordering::Relaxed);
-        let ended = h.hydrate(Intent::Harm, &HydrateOptions::default(), &watch);
+        let progress = Progress::default();
+        progress.cancel();
+        let ended = h.hydrate(Intent::Harm, &HydrateOptions::default(), &progress);
         assert!(matches!(ended, Err(Error::Interrupted)));
     }
 

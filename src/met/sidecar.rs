@@ -10,7 +10,6 @@ use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,8 @@ use super::policy::{self, Intent, Policy};
 use super::slots::{CUSTOM_NOTE, MOE_NOTE, Slot, Split};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::{GgufFile, GgufTensor};
+use crate::progress::Progress;
+use crate::quant::recipe::layer_of;
 
 /// Version of the form of the JSON.
 pub const MET_VERSION: u32 = 1;
@@ -277,16 +278,16 @@ impl Sidecar {
         }
     }
 
-    /// Checks the weights as well: reads the whole file for its SHA-256. `stop` ends it early.
+    /// Checks the weights as well: reads the whole file for its SHA-256. `progress` can end the run early.
     ///
     /// # Errors
     /// [`Error::Model`] if they differ, or the sidecar has no digest to compare with; otherwise as
     /// [`file_sha256`].
-    pub fn check_weights(&self, gguf: &GgufFile, path: &Path, stop: &AtomicBool) -> Result<()> {
+    pub fn check_weights(&self, gguf: &GgufFile, path: &Path, progress: &Progress) -> Result<()> {
         let wrong = |what: String| Err(Error::model(Place::file(path), what, REMAKE));
         match &self.file.sha256 {
             None => wrong("has no SHA-256 of the whole file to compare with".into()),
-            Some(own) if *own != file_sha256(gguf, stop)? => {
+            Some(own) if *own != file_sha256(gguf, progress)? => {
                 wrong(format!("is of other weights: the SHA-256 of {} differs", gguf.path.display()))
             }
             Some(_) => Ok(()),
@@ -437,12 +438,6 @@ impl Tally {
     }
 }
 
-/// The layer of `blk.N.…`.
-fn layer_of(name: &str) -> Option<u32> {
-    let (digits, _) = name.strip_prefix("blk.")?.split_once('.')?;
-    digits.parse().ok()
-}
-
 fn part_of(gguf: &GgufFile, tensor: &GgufTensor, split: &Split) -> Result<Part> {
     let Some(layer) = layer_of(&tensor.name) else { return Ok(Part::Embedding) };
     split.slot_of(layer).map(Part::Slot).ok_or_else(|| {
@@ -529,7 +524,7 @@ fn file_facts(gguf: &GgufFile) -> Result<FileFacts> {
         name: gguf.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         bytes: gguf.file_size,
         header_bytes: gguf.data_offset,
-        header_sha256: sha256(gguf, gguf.data_offset, &AtomicBool::new(false))?,
+        header_sha256: sha256(gguf, gguf.data_offset, &Progress::default())?,
         sha256: None,
     })
 }
@@ -547,23 +542,21 @@ fn budgets(
     policy.iter().map(|(&intent, wanted)| (intent, budget(wanted))).collect()
 }
 
-/// SHA-256 of the whole file, hex. `stop` ends it early.
+/// SHA-256 of the whole file, hex. `progress` can end the run early.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read, [`Error::Interrupted`] when it was stopped.
-pub fn file_sha256(gguf: &GgufFile, stop: &AtomicBool) -> Result<String> {
-    sha256(gguf, gguf.file_size, stop)
+pub fn file_sha256(gguf: &GgufFile, progress: &Progress) -> Result<String> {
+    sha256(gguf, gguf.file_size, progress)
 }
 
 /// Of the first `bytes`.
-fn sha256(gguf: &GgufFile, bytes: u64, stop: &AtomicBool) -> Result<String> {
+fn sha256(gguf: &GgufFile, bytes: u64, progress: &Progress) -> Result<String> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
     while at < bytes {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        progress.check()?;
         let n = (bytes - at).min(buffer.len() as u64) as usize;
         gguf.file.read_exact_at(&mut buffer[..n], at).map_err(|e| Error::io(&gguf.path, "read", e))?;
         context.update(&buffer[..n]);
@@ -753,11 +746,13 @@ mod tests {
         let hex = |b: &[u8]| -> String {
             ring::digest::digest(&SHA256, b).as_ref().iter().map(|b| format!("{b:02x}")).collect()
         };
-        assert_eq!(file_sha256(&gguf, &AtomicBool::new(false)).unwrap(), hex(&bytes));
+        assert_eq!(file_sha256(&gguf, &Progress::default()).unwrap(), hex(&bytes));
         assert_eq!(s.file.header_sha256, hex(&bytes[..gguf.data_offset as usize]));
-        assert!(matches!(file_sha256(&gguf, &AtomicBool::new(true)), Err(Error::Interrupted)));
+        let cancelled = Progress::default();
+        cancelled.cancel();
+        assert!(matches!(file_sha256(&gguf, &cancelled), Err(Error::Interrupted)));
 
-        let checked = |s: &Sidecar| s.check_weights(&gguf, Path::new("x.json"), &AtomicBool::new(false));
+        let checked = |s: &Sidecar| s.check_weights(&gguf, Path::new("x.json"), &Progress::default());
         assert!(checked(&s).unwrap_err().to_string().contains("no SHA-256"));
         let mut with = s.clone();
         with.file.sha256 = Some(hex(&bytes));

@@ -11,7 +11,8 @@ use crate::convert::extract::{self, ExtractOptions};
 use crate::convert::{digest, resign};
 use crate::error::{Error, Result};
 use crate::formats::axm;
-use crate::formats::axm::reader::{Expected, Watch};
+use crate::formats::axm::reader::Expected;
+use crate::progress::Progress;
 use crate::py::convert::{Plan, parse_recipe};
 use crate::py::errors::ToPy;
 use crate::py::watch::watched;
@@ -170,14 +171,14 @@ impl Container {
         let checks = Checks::parse(checks).py(py)?;
         let key = checks.key().py(py)?;
         let expected = checks.expected(key.as_ref()).py(py)?;
-        let (watch, start, c) = (Watch::default(), Instant::now(), &self.inner);
+        let (state, start, c) = (Progress::default(), Instant::now(), &self.inner);
         let base = || c.header.tensors.iter().map(|t| t.base.bytes).sum();
         let total: u64 = if paths.is_empty() { c.shard_bytes() } else { base() };
         let work = || match paths.is_empty() {
-            true => c.verify(&expected, threads, &watch),
-            false => c.verify_gguf(&paths, &expected, threads, &watch),
+            true => c.verify(&expected, threads, &state),
+            false => c.verify_gguf(&paths, &expected, threads, &state),
         };
-        watched(py, work, || watch.cancel(), || tick(py, &progress, &watch, total))?;
+        watched(py, work, || state.cancel(), || tick(py, &progress, &state, total))?;
         Ok(json!({
             "fingerprint": to_hex(&c.fingerprint),
             "container": c.header.container,
@@ -186,7 +187,7 @@ impl Container {
             "public_key": c.public_key().map(|k| to_hex(&k)),
             "public_key_checked": checks.public_key.is_some(),
             "fingerprint_checked": checks.fingerprint.is_some(),
-            "bytes": watch.done_bytes(),
+            "bytes": state.done(),
             "seconds": start.elapsed().as_secs_f64(),
         })
         .to_string())
@@ -230,11 +231,11 @@ impl Container {
         let old = checks.key().py(py)?;
         let expected = checks.expected(old.as_ref()).py(py)?;
         let (key, _, sign_key) = Signing::parse(signing).and_then(|s| s.load()).py(py)?;
-        let watch = Watch::default();
+        let state = Progress::default();
         let with = (&key, sign_key.as_ref());
-        let work = || resign::resign(&self.inner, &expected, &output, with, (threads, overwrite), &watch);
+        let work = || resign::resign(&self.inner, &expected, &output, with, (threads, overwrite), &state);
         let total = self.inner.shard_bytes();
-        let sealed = watched(py, work, || watch.cancel(), || tick(py, &progress, &watch, total))?;
+        let sealed = watched(py, work, || state.cancel(), || tick(py, &progress, &state, total))?;
         Ok(serde_json::to_string(&sealed).expect("plain data"))
     }
 
@@ -296,9 +297,9 @@ fn subject(path: &Path) -> Result<Subject> {
     Ok(Subject { name, sha256: digest::hash_file(path)? })
 }
 
-fn tick(py: Python<'_>, progress: &Option<Py<PyAny>>, watch: &Watch, total: u64) -> PyResult<()> {
+fn tick(py: Python<'_>, progress: &Option<Py<PyAny>>, state: &Progress, total: u64) -> PyResult<()> {
     match progress {
-        Some(f) => f.call1(py, (watch.done_bytes(), total)).map(drop),
+        Some(f) => f.call1(py, (state.done(), total)).map(drop),
         None => Ok(()),
     }
 }

@@ -11,7 +11,8 @@ use crate::calibrate::{self as calibration_pass, Accumulator};
 use crate::error::{Error, Result};
 use crate::formats::calibration::{self, Info, Output};
 use crate::formats::imatrix;
-use crate::forward::{self, Progress, RunOptions};
+use crate::forward::{self, RunOptions};
+use crate::progress::Progress;
 use crate::py::convert::Plan;
 use crate::py::errors::ToPy;
 use crate::py::watch::watched;
@@ -64,19 +65,21 @@ pub fn calibrate(
     let options = Options::parse(options).py(py)?;
     let state = Progress::default();
     let work = || {
-        let shapes: Vec<_> = plan.inner.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
+        let shapes: Vec<_> =
+            plan.inner.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
         let mut observer = Accumulator::create(&shapes, options.info.clone(), &options.output())?;
         let run = RunOptions {
             logits: false,
             threads: options.threads,
             max_memory: options.max_memory,
+            spill_folder: plan.inner.folder(),
             progress: &state,
         };
-        forward::run(&plan.inner, &tokens, &mut observer, &run)?;
+        forward::run(&plan.inner.model, &tokens, &mut observer, &run)?;
         observer.finish()
     };
     let tick = || match &progress {
-        Some(f) => f.call1(py, state.steps()).map(drop),
+        Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
         None => Ok(()),
     };
     let inner = Arc::new(watched(py, work, || state.cancel(), tick)?);

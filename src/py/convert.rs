@@ -10,15 +10,17 @@ use serde_json::json;
 
 use crate::convert::container::ContainerOptions;
 use crate::convert::digest;
-use crate::convert::pipeline::{self, Effort, Progress, RunOptions};
+use crate::convert::pipeline::{self, Effort, RunOptions};
 use crate::convert::plan::{self, Calibrated, PlanOptions, Provenance};
 use crate::error::{Error, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{GgufFile, Value};
 use crate::formats::imatrix::Importance;
 use crate::formats::safetensors::Checkpoint;
+use crate::model::bound::BoundModel;
 use crate::model::source::Source;
 use crate::model::spec::TensorSpec;
+use crate::progress::Progress;
 use crate::py::axm::{Signing, origin_json};
 use crate::py::calibrate::Calibration as CalibrationFile;
 use crate::py::errors::ToPy;
@@ -182,9 +184,10 @@ pub fn plan_checkpoint(
         })?;
         let checkpoint = Checkpoint::open(&path)?;
         let headers = digest::checkpoint_headers(&checkpoint);
-        let source = Source::from_checkpoint(&checkpoint)?;
         let options = options.plan_options(headers, calibration)?;
-        let inner = plan::plan_checkpoint(source, &specs, kv, &parse_facts(facts)?, &options)?;
+        let (source, facts) = (Source::from_checkpoint(&checkpoint)?, parse_facts(facts)?);
+        let model = BoundModel::from_checkpoint(source, &specs, kv, &facts.arch)?;
+        let inner = plan::plan(model, &facts, &options)?;
         Ok(Plan { inner })
     };
     py.detach(build).py(py)
@@ -221,12 +224,12 @@ impl Plan {
     /// The model's digest, as the key `srd.source.digest` has it; none where no provenance was asked for.
     #[getter]
     fn source_digest(&self) -> Option<&str> {
-        self.inner.metadata.get("srd.source.digest").and_then(Value::as_str)
+        self.inner.model.metadata.get("srd.source.digest").and_then(Value::as_str)
     }
 
     /// The output's metadata as (key, kind, value), arrays in full.
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        Ok(metadata::to_py(py, &self.inner.metadata, usize::MAX)?.0)
+        Ok(metadata::to_py(py, &self.inner.model.metadata, usize::MAX)?.0)
     }
 
     /// JSON: arch, quant, files, tensors (name, ne, type, source types, file, offset, bytes), totals.
@@ -266,7 +269,7 @@ impl Plan {
         let state = Progress::default();
         let total = self.inner.tensor_bytes();
         let tick = || match &progress {
-            Some(f) => f.call1(py, self.tick(&state, total)).map(drop),
+            Some(f) => f.call1(py, (state.done(), total, state.phase())).map(drop),
             None => Ok(()),
         };
         let work = || pipeline::run(&self.inner, &options, &state);
@@ -280,26 +283,19 @@ impl Plan {
     }
 }
 
-impl Plan {
-    fn tick(&self, state: &Progress, total: u64) -> (u64, u64, String) {
-        let name = self.inner.tensors.get(state.tensor()).map_or("", |t| &t.name);
-        (state.done_bytes(), total, name.to_string())
-    }
-}
-
 fn describe(plan: &plan::Plan) -> serde_json::Value {
     let tensors: Vec<_> = plan
         .tensors
         .iter()
         .map(|t| {
             let mut types = Vec::new();
-            t.source.for_each_source(&mut |i| {
-                let name = plan.source.encoding(i).name().to_string();
+            t.bound.source.for_each_source(&mut |i| {
+                let name = plan.model.source.encoding(i).name().to_string();
                 if !types.contains(&name) {
                     types.push(name);
                 }
             });
-            json!({"name": t.name, "shape": t.ne, "type": t.ty.name(), "source_types": types,
+            json!({"name": t.bound.name, "shape": t.bound.ne, "type": t.ty.name(), "source_types": types,
                    "file": t.file, "offset": t.offset, "bytes": t.bytes})
         })
         .collect();
@@ -316,7 +312,7 @@ fn describe(plan: &plan::Plan) -> serde_json::Value {
     });
     json!({
         "container": container,
-        "arch": plan.arch, "quant": plan.recipe.name(), "files": files, "tensors": tensors,
+        "arch": plan.model.arch, "quant": plan.recipe.name(), "files": files, "tensors": tensors,
         "total_bytes": plan.total_bytes(), "tensor_bytes": plan.tensor_bytes(),
         "source_bytes": plan.source_bytes(), "n_weights": plan.n_weights(), "bpw": plan.bpw(),
     })

@@ -4,7 +4,8 @@ use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 
 use crate::error::Result;
-use crate::forward::{self, Observer, Progress, RunOptions};
+use crate::forward::{self, Observer, RunOptions};
+use crate::progress::Progress;
 use crate::py::convert::Plan;
 use crate::py::watch::watched;
 
@@ -38,8 +39,9 @@ pub fn forward_logits<'py>(
     max_memory: u64,
 ) -> PyResult<(Bound<'py, PyArray2<f32>>, Vec<Seen>)> {
     let (progress, mut summary) = (Progress::default(), Summary::default());
-    let options = RunOptions { logits: true, threads, max_memory, progress: &progress };
-    let work = || forward::run(&plan.inner, &tokens, &mut summary, &options);
+    let spill_folder = plan.inner.folder();
+    let options = RunOptions { logits: true, threads, max_memory, spill_folder, progress: &progress };
+    let work = || forward::run(&plan.inner.model, &tokens, &mut summary, &options);
     let logits = watched(py, work, || progress.cancel(), || Ok(()))?.expect("logits were asked for");
     let rows = logits.values.len() / logits.columns;
     let array = PyArray1::from_vec(py, logits.values).reshape([rows, logits.columns])?;

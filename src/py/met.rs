@@ -1,7 +1,6 @@
 //! Sidecars and hydration.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
@@ -11,10 +10,11 @@ use crate::error::{Error, Result};
 use crate::formats::gguf::GgufFile;
 use crate::formats::sink::Sink;
 use crate::met;
-use crate::met::hydrate::{self, HydrateOptions, Watch};
+use crate::met::hydrate::{self, HydrateOptions};
 use crate::met::policy::Intent;
 use crate::met::sidecar::{self, Options, Part, Sidecar};
 use crate::met::slots::Split;
+use crate::progress::Progress;
 use crate::py::errors::ToPy;
 use crate::py::watch::watched;
 
@@ -31,11 +31,11 @@ pub fn met_sidecar(
     digest: bool,
     overwrite: bool,
 ) -> PyResult<String> {
-    let stop = AtomicBool::new(false);
+    let state = Progress::default();
     let build = || {
         let (gguf, signed) = met::open::open(&path)?;
         // Of a container only the GGUF's header is at hand, so there is nothing to digest.
-        let digest = (digest && signed.is_none()).then_some(&stop);
+        let digest = (digest && signed.is_none()).then_some(&state);
         let measured = measure(&gguf, slots.as_deref(), fingerprint.or(signed), digest)?;
         let text = measured.to_json();
         if let Some(output) = &output {
@@ -45,29 +45,29 @@ pub fn met_sidecar(
         }
         Ok(text)
     };
-    watched(py, build, || stop.store(true, Ordering::Relaxed), || Ok(()))
+    watched(py, build, || state.cancel(), || Ok(()))
 }
 
 /// Checks that the sidecar (by default the one beside the GGUF) is that of the GGUF and of its weights.
 #[pyfunction]
 #[pyo3(signature = (path, sidecar=None))]
 pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyResult<()> {
-    let stop = AtomicBool::new(false);
+    let state = Progress::default();
     let check = || {
         let gguf = GgufFile::open(&path)?;
         let place = sidecar.unwrap_or_else(|| sidecar::sidecar_path(&path));
         let read = Sidecar::read(&place)?;
         read.check(&gguf, &place)?;
-        read.check_weights(&gguf, &place, &stop)
+        read.check_weights(&gguf, &place, &state)
     };
-    watched(py, check, || stop.store(true, Ordering::Relaxed), || Ok(()))
+    watched(py, check, || state.cancel(), || Ok(()))
 }
 
 fn measure(
     gguf: &GgufFile,
     slots: Option<&str>,
     fingerprint: Option<String>,
-    digest: Option<&AtomicBool>,
+    digest: Option<&Progress>,
 ) -> Result<Sidecar> {
     let mut options = Options { fingerprint, ..Options::default() };
     let mut measured = Sidecar::measure(gguf, &options)?;
@@ -75,7 +75,7 @@ fn measure(
         options.split = Some(Split::parse(slots, measured.model.n_layer)?);
         measured = Sidecar::measure(gguf, &options)?;
     }
-    measured.file.sha256 = digest.map(|stop| sidecar::file_sha256(gguf, stop)).transpose()?;
+    measured.file.sha256 = digest.map(|state| sidecar::file_sha256(gguf, state)).transpose()?;
     Ok(measured)
 }
 
@@ -112,16 +112,13 @@ impl Hydrator {
     ) -> PyResult<String> {
         let intent = Intent::parse(intent).py(py)?;
         let options = HydrateOptions { budget, lock, evict_others };
-        let watch = Watch::default();
-        let work = || open(&mut self.guard())?.hydrate(intent, &options, &watch);
+        let state = Progress::default();
+        let work = || open(&mut self.guard())?.hydrate(intent, &options, &state);
         let tick = || match &progress {
-            Some(f) => {
-                let state = (watch.done.load(Ordering::Relaxed), watch.total.load(Ordering::Relaxed));
-                f.call1(py, state).map(drop)
-            }
+            Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
             None => Ok(()),
         };
-        let outcome = watched(py, work, || watch.stop.store(true, Ordering::Relaxed), tick)?;
+        let outcome = watched(py, work, || state.cancel(), tick)?;
         Ok(serde_json::to_string(&outcome).expect("an outcome is plain data"))
     }
 

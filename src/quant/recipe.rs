@@ -214,11 +214,19 @@ pub fn layered_order(names: &[&str]) -> Vec<usize> {
     order
 }
 
-/// The layer number of `blk.N.…`; `None` sorts first.
+/// Returns the layer of a tensor whose name begins with `blk.<decimal number>.`, and `None` for any other name.
 pub fn layer_of(name: &str) -> Option<u32> {
-    let rest = name.strip_prefix("blk.")?;
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    rest[..digits].parse().ok()
+    split_layer(name).0
+}
+
+/// Splits `blk.7.ffn_up.weight` into the layer 7 and `ffn_up.weight`. Any other name has no layer and stays whole.
+pub fn split_layer(name: &str) -> (Option<u32>, &str) {
+    let parts = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    let parts = parts.filter(|(number, _)| number.bytes().all(|b| b.is_ascii_digit()));
+    match parts.and_then(|(number, rest)| Some((number.parse().ok()?, rest))) {
+        Some((layer, rest)) => (Some(layer), rest),
+        None => (None, name),
+    }
 }
 
 /// The kinds of matrices that the mixes tell apart.

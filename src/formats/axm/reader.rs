@@ -2,8 +2,6 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::layout::{
     ENTRY_BYTES, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, MAX_HEADER, PREAMBLE_BYTES, Preamble,
@@ -13,9 +11,11 @@ use super::writer::{entry_place, hasher};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::reader::{Header as GgufHeader, read_header};
 use crate::formats::source::{self, Source};
+use crate::progress::Progress;
 use crate::sign::ed25519::{self, Signature};
 use crate::sign::keys::{ContainerKeys, MasterKey};
 use crate::sign::{Hash, sha256, tags, to_hex};
+use crate::work;
 
 const DAMAGED: &str = "It is damaged or was altered: get it again from where it was published";
 /// Bytes read at a time.
@@ -81,31 +81,6 @@ pub struct Expected<'a> {
     pub key: Option<&'a MasterKey>,
     pub public_key: Option<Hash>,
     pub fingerprint: Option<Hash>,
-}
-
-/// Progress of a verification, and the wish to end it.
-#[derive(Debug, Default)]
-pub struct Watch {
-    done_bytes: AtomicU64,
-    stop: AtomicBool,
-}
-
-impl Watch {
-    pub(crate) fn add(&self, bytes: usize) {
-        self.done_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    pub fn done_bytes(&self) -> u64 {
-        self.done_bytes.load(Ordering::Relaxed)
-    }
-
-    pub fn cancel(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
 }
 
 impl Container {
@@ -221,15 +196,15 @@ impl Container {
     /// # Errors
     /// [`Error::Verification`] for the first shard in file order that is not the signed one;
     /// [`Error::Usage`] for a manifest file, which has no shards.
-    pub fn verify(&self, expected: &Expected, threads: usize, watch: &Watch) -> Result<()> {
+    pub fn verify(&self, expected: &Expected, threads: usize, progress: &Progress) -> Result<()> {
         let keys = self.authenticate(expected)?;
         if self.detached {
             let what = format!("{} is a manifest without shards", self.path.display());
             return Err(Error::usage(what, "Name the GGUF that it belongs to as well"));
         }
-        self.for_each_shard(threads, watch, |number, shard, buffer| {
+        self.for_each_shard(threads, progress, |number, shard, buffer| {
             let read = |at: u64, buf: &mut [u8]| self.read_shard(shard, at, buf);
-            self.check_shard(number, keys.as_ref(), &read, buffer, watch)?;
+            self.check_shard(number, keys.as_ref(), &read, buffer, progress)?;
             self.check_padding(number, buffer)
         })
     }
@@ -245,7 +220,7 @@ impl Container {
         paths: &[PathBuf],
         expected: &Expected,
         threads: usize,
-        watch: &Watch,
+        progress: &Progress,
     ) -> Result<()> {
         let keys = self.authenticate(expected)?;
         let parts = self.header.files.len();
@@ -254,7 +229,7 @@ impl Container {
             return Err(Error::usage(what, "Name each part of the GGUF, in order"));
         }
         let files = (0..parts).map(|i| self.open_part(i, &paths[i])).collect::<Result<Vec<_>>>()?;
-        self.for_each_shard(threads, watch, |number, shard, buffer| {
+        self.for_each_shard(threads, progress, |number, shard, buffer| {
             let tensor = &self.header.tensors[shard.tensor as usize];
             if shard.plane != super::Plane::Base {
                 return Ok(());
@@ -266,7 +241,7 @@ impl Container {
             let read = |at: u64, buf: &mut [u8]| {
                 source::read_at(file, place(), start + at, buf).map_err(as_verification)
             };
-            self.check_shard(number, keys.as_ref(), &read, buffer, watch).map_err(|e| match e {
+            self.check_shard(number, keys.as_ref(), &read, buffer, progress).map_err(|e| match e {
                 Error::Verification { what, fix, .. } => {
                     Error::Verification { place: place().at(start), what, fix }
                 }
@@ -327,35 +302,12 @@ impl Container {
     pub(crate) fn for_each_shard(
         &self,
         threads: usize,
-        watch: &Watch,
+        progress: &Progress,
         f: impl Fn(usize, &Shard, &mut Vec<u8>) -> Result<()> + Sync,
     ) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .build()
-            .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads"))?;
-        let over = || failed.lock().unwrap_or_else(|p| p.into_inner()).is_some();
-        pool.broadcast(|_| {
-            let mut buffer = Vec::new();
-            // Shards are taken in order, so when one fails all before it are at least begun.
-            while !watch.stopped() && !over() {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some(shard) = self.layout.shards.get(number) else { break };
-                if let Err(error) = f(number, shard, &mut buffer) {
-                    let mut slot = failed.lock().unwrap_or_else(|p| p.into_inner());
-                    if slot.as_ref().is_none_or(|(n, _)| number < *n) {
-                        *slot = Some((number, error));
-                    }
-                }
-            }
-        });
-        match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
-            Some((_, error)) => Err(error),
-            None if watch.stopped() => Err(Error::Interrupted),
-            None => Ok(()),
-        }
+        work::run(self.layout.shards.len(), threads, progress, |number, buffer, _| {
+            f(number, &self.layout.shards[number], buffer)
+        })
     }
 
     fn check_shard(
@@ -364,17 +316,17 @@ impl Container {
         keys: Option<&ContainerKeys>,
         read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
         buffer: &mut Vec<u8>,
-        watch: &Watch,
+        progress: &Progress,
     ) -> Result<()> {
         let shard = &self.layout.shards[number];
         let mut hasher = hasher(keys, &self.id, &self.header, shard);
         let mut at = 0;
-        while at < shard.length && !watch.stopped() {
+        while at < shard.length && !progress.is_cancelled() {
             buffer.resize((shard.length - at).min(WINDOW as u64) as usize, 0);
             read(at, buffer)?;
             hasher.update(buffer);
             at += buffer.len() as u64;
-            watch.add(buffer.len());
+            progress.add(buffer.len() as u64);
         }
         if at < shard.length {
             return Err(Error::Interrupted);

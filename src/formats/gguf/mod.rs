@@ -24,6 +24,9 @@ pub const DEFAULT_ALIGNMENT: u32 = 32;
 /// Key that sets the alignment of the data section.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 
+/// Keys that belong to one file of a split GGUF rather than to the model.
+pub const SPLIT_KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
+
 /// Longest tensor name in bytes: ggml keeps 64 with the terminating NUL.
 pub const MAX_NAME: usize = 63;
 
