@@ -21,6 +21,7 @@ pub mod progress;
 mod py;
 pub mod quant;
 pub mod sign;
+pub mod simd;
 pub mod simd_level;
 pub mod work;
 
