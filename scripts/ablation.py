@@ -21,7 +21,7 @@ from typing import Any
 import srd_rs
 from srd_rs.eval.evaluation import evaluate
 from srd_rs.eval.imatrix import compute_imatrix
-from srd_rs.eval.llama import quantize
+from srd_rs.eval.quantizer import quantize
 
 Maker = Callable[["Case", Path, int], None]
 #: Noise in units of the step that is added when nothing is selected.

@@ -22,7 +22,7 @@ from typing import Any
 import srd_rs
 from srd_rs.eval.evaluation import Evaluation, FileScore, evaluate
 from srd_rs.eval.imatrix import compute_imatrix
-from srd_rs.eval.llama import quantize
+from srd_rs.eval.quantizer import quantize
 from srd_rs.inspection import inspect
 
 PEERS = ("peer", "peer-imatrix")

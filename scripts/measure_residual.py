@@ -16,7 +16,7 @@ from pathlib import Path
 
 import srd_rs
 from srd_rs.eval.evaluation import evaluate
-from srd_rs.eval.llama import quantize
+from srd_rs.eval.quantizer import quantize
 
 
 class Case:

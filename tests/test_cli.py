@@ -18,7 +18,8 @@ import pytest
 
 import srd_rs
 from srd_rs.cli import text
-from srd_rs.cli.convert import parse_quant, parse_tensor_type, report_text
+from srd_rs.cli.convert import report_text
+from srd_rs.cli.options import parse_quant, parse_tensor_type
 from support import EXAMPLE, REPO, srd
 
 

@@ -164,7 +164,7 @@ def test_logits_in_blocks_are_those_of_one_decoding(
 def test_imatrix_of_llama_cpp_and_its_use(example_bf16: Path, text: Path, tmp_path: Path) -> None:
     from srd_rs.eval.evaluation import evaluate
     from srd_rs.eval.imatrix import compute_imatrix, load
-    from srd_rs.eval.llama import quantize
+    from srd_rs.eval.quantizer import quantize
 
     imatrix = tmp_path / "imatrix.gguf"
     assert compute_imatrix(example_bf16, text, imatrix, n_ctx=128, n_chunks=4, threads=1) == 4
@@ -285,11 +285,11 @@ def test_a_file_that_is_no_model_is_refused(text: Path, tmp_path: Path) -> None:
 
 
 def test_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from srd_rs.eval import llama, plots
+    from srd_rs.eval import library, plots
 
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(errors.UsageError, match=r"srd-rs\[eval\]"):
-        llama.library()
+        library.library()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(errors.UsageError, match=r"srd-rs\[plot\]"):
         plots.figure_class()

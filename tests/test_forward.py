@@ -13,8 +13,9 @@ import pytest
 
 import srd_rs
 from forward_tools import Array, log_probabilities, plan_variant, variants
-from srd_rs import _core, conversion
+from srd_rs import ConvertOptions, _core, planning
 from srd_rs.errors import ModelError, UsageError
+from srd_rs.hub import Source
 from support import EXAMPLE, WIKI_TEST, require
 
 FIXTURES = [
@@ -34,7 +35,7 @@ NOT_IN_LLAMA_CPP = ("cohere-old", "olmoe")
 
 
 def native_plan(model: Path, folder: Path) -> _core.Plan:
-    return conversion._native_plan(model, folder / "unwritten.gguf", conversion._Options(quant="F32"))
+    return planning.native_plan(Source(model), folder / "unwritten.gguf", ConvertOptions(quant="F32"))
 
 
 def random_tokens(n: int, n_vocab: int) -> list[int]:

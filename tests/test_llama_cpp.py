@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from support import REPO, WIKI_TEST, require
@@ -37,8 +36,8 @@ def test_perplexity_is_that_of_llama_quantize(
     example_bf16: Path, example_q4_k_m: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
-    from srd_rs.eval.llama import quantize
     from srd_rs.eval.perplexity import perplexity
+    from srd_rs.eval.quantizer import quantize
 
     text = require(WIKI_TEST)
     theirs = tmp_path / "llama-quantize.gguf"
@@ -56,16 +55,8 @@ def test_both_quantisers_write_files_of_one_size(
     example_bf16: Path, example_q4_k_m: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
-    from srd_rs.eval.llama import quantize
+    from srd_rs.eval.quantizer import quantize
 
     theirs = tmp_path / "llama-quantize.gguf"
     quantize(example_bf16, theirs)
     assert example_q4_k_m.stat().st_size == theirs.stat().st_size
-
-
-def test_negative_log_likelihood_of_known_logits() -> None:
-    from srd_rs.eval.perplexity import negative_log_likelihood
-
-    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32)) + 100
-    found = negative_log_likelihood(logits, np.array([1, 2], np.int32))
-    np.testing.assert_allclose(found, -np.log([0.25, 0.8]), rtol=1e-5)

@@ -96,7 +96,7 @@ class LlamaVocab:
     """llama.cpp's tokenizer for some metadata, through a GGUF without tensors."""
 
     def __init__(self, metadata: Metadata, path: Path) -> None:
-        from srd_rs.eval.llama import library
+        from srd_rs.eval.library import library
 
         # There is one log function for the process: another's own would leave it hanging when it is collected.
         self._cpp = library()

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import Verification, extract, keygen, pack, resign, verify
-    from srd_rs.conversion import ConvertReport, Plan, Progress, SrdOptions, convert, plan
+    from srd_rs.conversion import convert
     from srd_rs.hydration import Hydrator, met
     from srd_rs.inspection import Inspection, inspect
+    from srd_rs.options import ConvertOptions, SrdOptions
+    from srd_rs.planning import plan
+    from srd_rs.report import ConvertReport, Plan, Progress
     from srd_rs.tensors import dequantize, quantize
 
 _HOMES = {
     "CalibrationReport": "srd_rs.calibration",
-    "ConvertReport": "srd_rs.conversion",
+    "ConvertOptions": "srd_rs.options",
+    "ConvertReport": "srd_rs.report",
     "Hydrator": "srd_rs.hydration",
     "Inspection": "srd_rs.inspection",
-    "Plan": "srd_rs.conversion",
-    "Progress": "srd_rs.conversion",
-    "SrdOptions": "srd_rs.conversion",
+    "Plan": "srd_rs.report",
+    "Progress": "srd_rs.report",
+    "SrdOptions": "srd_rs.options",
     "Verification": "srd_rs.container",
     "calibrate": "srd_rs.calibration",
     "convert": "srd_rs.conversion",
@@ -37,7 +41,7 @@ _HOMES = {
     "met": "srd_rs.hydration",
     "keygen": "srd_rs.container",
     "pack": "srd_rs.container",
-    "plan": "srd_rs.conversion",
+    "plan": "srd_rs.planning",
     "quantize": "srd_rs.tensors",
     "resign": "srd_rs.container",
     "verify": "srd_rs.container",
@@ -45,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "CalibrationReport",
+    "ConvertOptions",
     "ConvertReport",
     "Hydrator",
     "Inspection",

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.errors import FormatError, ModelError, SrdIOError, UsageError, message
+from srd_rs.hub import locate
+from srd_rs.planning import native_model
+from srd_rs.system import cpus
 
 DEFAULT_CTX: Final = 512
 """Tokens of a chunk; of an encoder's `ENCODER_CTX`, as what it reads is that short, and inputs depend on it."""
@@ -92,9 +95,7 @@ def calibrate(
 
     Raises the errors of `convert`.
     """
-    from srd_rs import conversion
-
-    native = conversion.native_model(Path(model), Path(output))
+    native = native_model(locate(model).path, Path(output))
     made = measure(
         native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
         threads=threads, max_memory=max_memory, overwrite=overwrite, progress=progress,
@@ -130,7 +131,6 @@ def measure(
 ) -> Any:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name."""
     from srd_rs import _core
-    from srd_rs.conversion import cpus
 
     metadata = {key: value for key, _, value in native.metadata()}
     weights = _multiplied_weights(native.plan)

@@ -15,22 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs.conversion import (
-    DEFAULT_MAX_MEMORY,
-    ConvertReport,
-    Progress,
-    SealedContainer,
-    _Options,
-    _run,
-    _run_plan,
-    _sealed,
-    _signing,
-    cpus,
-)
+from srd_rs.conversion import keys_json, run, run_plan, sealed
 from srd_rs.errors import UsageError, message
+from srd_rs.hub import locate
 from srd_rs.inspection import inspect
-
-StrPath = str | os.PathLike[str]
+from srd_rs.options import DEFAULTS, ConvertOptions, StrPath
+from srd_rs.planning import is_folder, output_path
+from srd_rs.report import ConvertReport, Progress, SealedContainer
+from srd_rs.system import cpus
 
 
 @dataclass(frozen=True)
@@ -88,13 +80,13 @@ def pack(
     output: StrPath | None = None,
     *,
     quant: str | None = None,
-    residual_bits: int | None = 2,
+    residual_bits: int | None = DEFAULTS.residual_bits,
     tensor_types: Sequence[str] = (),
     seed: int = 0,
     key_file: StrPath | None = None,
     sign_key: StrPath | None = None,
     threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int = DEFAULTS.max_memory,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> ConvertReport:
@@ -105,31 +97,24 @@ def pack(
     output: the .axm, or a folder for it; by default ``<model name>-<quant>.axm`` in the current folder. The other
     arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`.
     """
-    path = None if output is None else Path(output)
-    folder = path is None or path.is_dir() or os.fspath(output or "").endswith(os.sep)
+    source = locate(model)
     if quant is None:
-        quant, kept = _found_mix(Path(model))
+        quant, kept = _found_mix(source.path)
         tensor_types = [*tensor_types, *kept]
-    options = _Options(
+    path = output_path(source, output, quant, ".axm")
+    options = ConvertOptions(
         quant=quant,
         tensor_types=tensor_types,
         seed=seed,
         axm=True,
-        axm_output=None if folder else path,
+        axm_output=path,
         residual_bits=residual_bits,
-    )
-    return _run(
-        model,
-        output if folder or path is None else path.with_suffix(".gguf"),
-        options,
-        signing=_signing(key_file, sign_key),
-        gguf=False,
         threads=threads,
         max_memory=max_memory,
-        allow_nonfinite=False,
         overwrite=overwrite,
-        progress=progress,
     )
+    gguf = path.with_suffix(".gguf")
+    return run(source, gguf, options, signing=keys_json(key_file, sign_key), gguf=False, progress=progress)
 
 
 def verify(
@@ -208,7 +193,7 @@ def extract(
     public_key: StrPath | None = None,
     fingerprint: str | None = None,
     threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int = DEFAULTS.max_memory,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> ConvertReport:
@@ -237,17 +222,11 @@ def extract(
     planned = opened.plan_extract(json.dumps(options))
     checks = _checks(key_file, use_key, public_key, fingerprint)
     opened.verify(checks, [], threads or cpus(), _forward(progress))
-    return _run_plan(
-        planned,
-        signing=None,
-        gguf=True,
-        threads=threads,
-        max_memory=max_memory,
-        # What was packed with such weights comes out with them.
-        allow_nonfinite=True,
-        overwrite=overwrite,
-        progress=progress,
+    # What was packed with weights that are not finite comes out with them.
+    run_options = ConvertOptions(
+        threads=threads, max_memory=max_memory, allow_nonfinite=True, overwrite=overwrite
     )
+    return run_plan(planned, run_options, progress=progress)
 
 
 def _extract_path(
@@ -259,7 +238,7 @@ def _extract_path(
     if output is None:
         return Path(name + suffix)
     path = Path(output)
-    return path / (name + suffix) if path.is_dir() or os.fspath(output).endswith(os.sep) else path
+    return path / (name + suffix) if is_folder(output) else path
 
 
 def resign(
@@ -283,15 +262,15 @@ def resign(
 
     opened = _core.open_container(os.fspath(container))
     checks = _checks(old_key_file, use_old_key, None, None)
-    sealed = opened.resign(
+    written = opened.resign(
         checks,
         os.fspath(output),
-        _signing(key_file, sign_key),
+        keys_json(key_file, sign_key),
         threads or cpus(),
         overwrite,
         _forward(progress),
     )
-    made = _sealed(json.loads(sealed), None)
+    made = sealed(json.loads(written), None)
     if made is None:
         raise AssertionError("a container that is signed anew is sealed")
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,20 +38,28 @@ class Source:
     path: Path
     name: str | None = None
 
+    @property
+    def stem(self) -> str:
+        """What output files are named after."""
+        if self.name is not None:
+            return self.name
+        return self.path.resolve().name if self.path.is_dir() else self.path.stem
 
-def locate(model: str) -> Source:
+
+def locate(model: str | os.PathLike[str]) -> Source:
     """The model called `model`: an existing path, or `ORG/NAME` or `ORG/NAME@REVISION` on the hub.
 
     Raises `UsageError` if it must be fetched and `huggingface_hub` is missing, `SrdIOError` if that fails.
     """
     path = Path(model)
-    hub_id = _HUB_ID.fullmatch(model)
+    hub_id = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
     if path.exists() or not hub_id or hub_id["org"] in (".", "..") or hub_id["name"] in (".", ".."):
         return Source(path)
-    return Source(_download(model, hub_id), hub_id["name"])
+    return Source(_download(hub_id), hub_id["name"])
 
 
-def _download(model: str, hub_id: re.Match[str]) -> Path:
+def _download(hub_id: re.Match[str]) -> Path:
+    model = hub_id[0]
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:

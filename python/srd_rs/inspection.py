@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srd_rs.errors import UsageError, message
+from srd_rs.report import TypeTotals, totals_by_type
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,7 @@ class InspectedTensor:
 
     @property
     def n_weights(self) -> int:
-        n = 1
-        for d in self.shape:
-            n *= d
-        return n
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,9 @@ class Inspection:
         return self.tensor_bytes * 8 / max(self.n_weights, 1)
 
     @property
-    def types(self) -> dict[str, tuple[int, int, int]]:
-        """Type -> (tensors, weights, bytes), largest first."""
-        sums: dict[str, tuple[int, int, int]] = {}
-        for t in self.tensors:
-            n, weights, size = sums.get(t.type, (0, 0, 0))
-            sums[t.type] = (n + 1, weights + t.n_weights, size + t.bytes)
-        return dict(sorted(sums.items(), key=lambda item: -item[1][2]))
+    def types(self) -> dict[str, TypeTotals]:
+        """Type -> number of tensors, weights and bytes; the largest comes first."""
+        return totals_by_type(self.tensors)
 
 
 def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:

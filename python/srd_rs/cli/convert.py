@@ -3,196 +3,86 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs.cli.progress import progress_bar
-from srd_rs.cli.text import (
-    bytes_text,
-    count_text,
-    duration_text,
-    parse_size,
-    printable,
-    type_table,
-    types_json,
+from srd_rs.cli.options import (
+    GroupedCommand,
+    Option,
+    convert_options,
+    json_option,
+    output_option,
+    parse_layers,
 )
+from srd_rs.cli.progress import progress_bar
+from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, type_table, types_json
+from srd_rs.options import ConvertOptions, SrdOptions
 
 if TYPE_CHECKING:
-    from srd_rs.conversion import ConvertReport, Plan, SealedContainer
+    from srd_rs.report import ConvertReport, Plan, SealedContainer
 
-#: Below this share of the threads' time spent working a run of at least so many seconds was held up by something.
+#: A run of at least so many seconds was held up by something if less than this share of the threads' time was work.
 MIN_BUSY_SHARE, MIN_SECONDS_JUDGED = 0.7, 2.0
-QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
-#: Options that say how to run, not what to write: a plan does not take them.
-RUN_OPTIONS = ("threads", "max_memory", "allow_nonfinite", "overwrite", "met", "key_file", "sign_key")
+EXAMPLES = """\b
+Examples:
+  srd-rs convert path/to/model
+  srd-rs convert org/name -q Q5_K_M -o models/
+  srd-rs convert path/to/model --effort srd --calibrate my-text.txt
+"""
 
 
-def parse_quant(text: str) -> str:
-    """The name of a mix in any case, as an option's type."""
-    if text.upper() not in QUANTS:
-        raise click.BadParameter(f"{text!r} is not one of {', '.join(QUANTS)}")
-    return text.upper()
-
-
-def parse_tensor_type(text: str) -> str:
-    """`REGEX=TYPE`, as an option's type. The regular expression may hold `=`, a type name cannot."""
-    regex, equals, type_name = text.rpartition("=")
-    if not (regex and equals and type_name):
-        raise click.BadParameter(f"{text!r} is not of the form REGEX=TYPE, for example 'ffn_down=Q6_K'")
-    return text
-
-
-def parse_layers(text: str) -> tuple[float, float]:
-    """``40-77`` as shares of depth."""
-    first, dash, last = text.partition("-")
-    try:
-        shares = float(first) / 100, float(last) / 100
-    except ValueError:
-        shares = 1.0, 0.0
-    if not (dash and 0 <= shares[0] <= shares[1] <= 1):
-        raise click.BadParameter(f"{text!r} is not of the form A-B in percent, for example 40-77")
-    return shares
-
-
-@click.command("convert", short_help="Turn a checkpoint into a GGUF.")
+@click.command("convert", cls=GroupedCommand, short_help="Turn a checkpoint into a GGUF.", epilog=EXAMPLES)
 @click.argument("model")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="The GGUF to write, or a folder for it. Default: MODEL-QUANT.gguf in the current folder.",
-)
-@click.option(
-    "-q",
-    "--quant",
-    type=parse_quant,
-    metavar="MIX",
-    default="Q4_K_M",
-    show_default=True,
-    help=f"The mix of tensor types: {', '.join(QUANTS)}.",
-)
-@click.option(
-    "--effort",
-    type=click.Choice(["fast", "srd"]),
-    default="fast",
-    show_default=True,
-    help="fast: plain search for scales; srd: calibrated residual feedback.",
-)
-@click.option(
-    "--tensor-type",
-    "tensor_types",
-    type=parse_tensor_type,
-    multiple=True,
-    metavar="REGEX=TYPE",
-    help="A type for the tensors whose name the regular expression matches. May be repeated.",
-)
-@click.option("--token-embedding-type", metavar="TYPE", help="A type for the token embedding table.")
-@click.option("--output-tensor-type", metavar="TYPE", help="A type for the output matrix.")
-@click.option("--pure", is_flag=True, help="One type for all matrices instead of the mix.")
-@click.option(
-    "--imatrix",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Importance matrix of llama.cpp (GGUF or .dat).",
-)
-@click.option(
-    "--calibrate",
-    metavar="TEXT",
-    help="builtin, random, a UTF-8 text file or a file of srd-rs calibrate. Default for --effort srd: builtin.",
-)
-@click.option("--calibrate-tokens", type=click.IntRange(min=1), help="Tokens of it. Default: 4096 to 16384.")
-@click.option(
-    "--calibrate-block",
-    type=click.IntRange(min=0),
-    help="Side of the blocks of H; 0: all. Default: 256 to 2048, by model.",
-)
+@output_option("The GGUF to write, or a folder for it. The default is MODEL-MIX.gguf in the current folder.")
+@convert_options(axm={"default": True, "help": "Write the signed container (.axm) beside the GGUF as well."})
 @click.option(
     "--proposals",
+    cls=Option,
+    group="Calibration",
     type=click.IntRange(1, 8),
-    help="Partial solutions, with noise and without, that go on side by side (--effort srd). Default: 4.",
+    metavar="N",
+    help="Number of candidate roundings that effort srd keeps for each row (beam width, 1 to 8). The default is"
+    f" {SrdOptions().proposals}.",
 )
 @click.option(
     "--dither-layers",
+    cls=Option,
+    group="Calibration",
     type=parse_layers,
     metavar="A-B",
-    help="Layers that get them, in percent of depth, for example 40-77. Default: all.",
+    help="Layers that get that many candidates, in percent of the depth, for example 40-77. The other layers get one"
+    " candidate. The default is all layers.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Recorded in the output.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
-@click.option(
-    "--max-memory",
-    type=parse_size,
-    metavar="SIZE",
-    default="512MiB",
-    show_default=True,
-    help="Bytes alive in the pipeline at a time.",
-)
-@click.option(
-    "--split-max-size",
-    type=parse_size,
-    metavar="SIZE",
-    help="Cut the output into files of at most this size.",
-)
-@click.option("--name", help="general.name of the model. Default: from the checkpoint and its folder.")
-@click.option("--pre-tokenizer", metavar="NAME", help="tokenizer.ggml.pre, if it is not recognised.")
-@click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or infinite, too.")
-@click.option("--provenance/--no-provenance", default=True, help="Write srd.* keys: version, digest, method.")
-@click.option("--met/--no-met", default=True, help="Write the MET sidecar NAME.met.json beside the GGUF.")
-@click.option("--axm/--no-axm", default=True, help="Write the signed container beside the GGUF.")
-@click.option(
-    "--residual-bits",
-    type=click.Choice(["0", "2", "3", "4"]),
-    default="2",
-    show_default=True,
-    help="Bits a weight in the container for what quantising lost.",
-)
-@click.option(
-    "--key-file",
-    type=click.Path(path_type=Path),
-    help="The master key. Default: SRD_MASTER_KEY, or the default key file, made on first use.",
-)
-@click.option(
-    "--sign-key",
-    type=click.Path(path_type=Path),
-    help="Ed25519 private key (PEM): also sign the container for third parties.",
-)
-@click.option("-f", "--overwrite", is_flag=True, help="Replace the output if it exists.")
-@click.option("--dry-run", is_flag=True, help="Print the exact output size and types; read no weight.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: str, output: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Print the exact output size and the types; read no weight.")
+@json_option()
+def command(
+    model: str,
+    output: str | None,
+    dry_run: bool,
+    as_json: bool,
+    proposals: int | None,
+    dither_layers: tuple[float, float] | None,
+    residual_bits: str,
+    **options: Any,
+) -> None:
     """Turn MODEL into a GGUF in one streaming pass.
 
     MODEL is a folder with a Hugging Face checkpoint (safetensors), an F32, F16 or BF16 GGUF, or a model id
-    on the hub (ORG/NAME or ORG/NAME@REVISION; needs the extra srd-rs[hub]). Nothing appears under the
-    output's name until it is complete.
+    on the hub (ORG/NAME or ORG/NAME@REVISION; this needs the extra srd-rs[hub]). Nothing appears under the
+    name of the output until the output is complete.
     """
     import srd_rs
-    from srd_rs.hub import locate
 
-    options["residual_bits"] = int(options["residual_bits"]) or None
-    source = locate(model)
-    if source.name is not None:
-        # A hub snapshot lies in a folder named by its commit, so the names come from the id.
-        options["name"] = options["name"] or source.name
-        output = _named_output(output, f"{source.name}-{options['quant']}.gguf")
-    detail = {key: options.pop(key) for key in ("proposals", "dither_layers")}
-    options["srd"] = srd_rs.SrdOptions(**{key: value for key, value in detail.items() if value is not None})
-    run = {key: options.pop(key) for key in RUN_OPTIONS}
+    srd = SrdOptions(proposals=proposals or SrdOptions().proposals, dither_layers=dither_layers)
+    chosen = ConvertOptions(srd=srd, residual_bits=int(residual_bits) or None, **options)
     if dry_run:
-        plan = srd_rs.plan(source.path, output, **options)
+        plan = srd_rs.plan(model, output, chosen)
         click.echo(json.dumps(plan_json(plan)) if as_json else plan_text(plan))
         return
     with progress_bar(wanted=not as_json) as progress:
-        report = srd_rs.convert(source.path, output, progress=progress, **options, **run)
+        report = srd_rs.convert(model, output, chosen, progress=progress)
     click.echo(json.dumps(report_json(report)) if as_json else report_text(report))
-
-
-def _named_output(output: Path | None, default_name: str) -> Path:
-    if output is None:
-        return Path(default_name)
-    return output / default_name if output.is_dir() else output
 
 
 def plan_text(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from srd_rs.cli.options import convert_option, json_option
 from srd_rs.cli.text import printable, table
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     default=None,
     help="Score so many chunks (or windows) from the start of the text. Default: all.",
 )
-@click.option("--threads", type=click.IntRange(1, 4096), help="Threads of llama.cpp. Default: one per CPU.")
+@convert_option("threads", help="Number of threads of llama.cpp. The default is one per CPU.")
 @click.option(
     "--report",
     "folder",
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     help="Write report.md, report.json and plots there (needs the extra srd-rs[plot]).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a report in FOLDER.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def command(
     ggufs: tuple[Path, ...],
     text: Path,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from srd_rs.cli.met import layers_text
+from srd_rs.cli.options import json_option
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, duration_text, parse_size, table
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Default: NAME.met.json beside the GGUF, or else measured now.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def command(
     gguf: Path,
     intent: str | None,
@@ -68,7 +69,7 @@ def command(
 def _hydrate(
     hydrator: Hydrator, intent: str, budget: int | None, lock: bool, evict_others: bool, *, quiet: bool
 ) -> Hydration:
-    from srd_rs.conversion import Progress
+    from srd_rs.report import Progress
 
     with progress_bar(wanted=not quiet) as show:
         tick = None if show is None else lambda done, total: show(Progress(done, total, intent))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from srd_rs.cli.options import json_option
 from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table, types_json
 
 if TYPE_CHECKING:
@@ -43,12 +44,7 @@ CHAT_TEMPLATE = "tokenizer.chat_template"
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--metadata", "show_metadata", is_flag=True, help="List every metadata key.")
 @click.option("--tensors", "show_tensors", is_flag=True, help="List every tensor.")
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object; metadata and tensors in full where they are asked for.",
-)
+@json_option("Print one JSON object; metadata and tensors in full where they are asked for.")
 def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
     """Show what is in PATH: a GGUF, an .axm container, a safetensors file or a checkpoint folder.
 

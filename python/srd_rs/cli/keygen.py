@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from srd_rs.cli.options import json_option
 from srd_rs.cli.text import printable
 
 
 @click.command("keygen", short_help="Make a key.")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--ed25519", is_flag=True, help="An Ed25519 key pair: PATH and PATH.pub (PEM).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def command(path: Path | None, ed25519: bool, as_json: bool) -> None:
     """Make a master key in PATH (mode 0600), by default in the default key file.
 

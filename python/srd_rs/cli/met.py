@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from srd_rs.cli.options import convert_option, json_option
 from srd_rs.cli.text import bytes_text, printable, table
 
 
@@ -35,8 +36,8 @@ from srd_rs.cli.text import bytes_text, printable, table
     help="Draw the slots and what is in memory, too: .png, .svg or .pdf (needs the extra srd-rs[plot]).",
 )
 @click.option("--check", is_flag=True, help="Write nothing: check the sidecar against the GGUF, weights too.")
-@click.option("-f", "--overwrite", is_flag=True, help="Replace the file named by -o if it exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the sidecar as one JSON object.")
+@convert_option("overwrite", help="Replace the file named by -o if the file exists.")
+@json_option("Print the sidecar as one JSON object.")
 def command(
     gguf: Path,
     output: Path | None,

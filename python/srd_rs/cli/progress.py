@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from srd_rs.cli.text import count_text, printable, shortened
 
 if TYPE_CHECKING:
-    from srd_rs.conversion import Progress
+    from srd_rs.report import Progress
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def progress_bar(*, wanted: bool = True) -> Iterator[Callable[[Progress], None] 
                     bar.update(ended, visible=False)
                 tasks[step.phase] = bar.add_task(step.phase, total=None, amount="", doing="")
             task = tasks[step.phase]
-            bar.update(task, completed=step.done_bytes, total=step.total_bytes)
+            bar.update(task, completed=step.done, total=step.total)
             bar.update(task, amount=_amount(bar, task, step), doing=_doing(step))
 
         yield update
@@ -43,7 +43,7 @@ def token_bar(*, wanted: bool = True) -> Iterator[Callable[[int, int], None] | N
 
 
 def _in_steps(show: Callable[[Progress], None]) -> Callable[[int, int], None]:
-    from srd_rs.conversion import Progress
+    from srd_rs.report import Progress
 
     return lambda done, total: show(Progress(done, total, "", "calibrate"))
 
@@ -69,9 +69,9 @@ def _amount(bar: Any, task: Any, step: Progress) -> str:
     (speed,) = (t.speed for t in bar.tasks if t.id == task)
     if step.phase == "calibrate":
         rate = f" {count_text(round(speed))} tokens/s" if speed else ""
-        return f"{step.done_bytes}/{step.total_bytes} tokens{rate}"
+        return f"{step.done}/{step.total} tokens{rate}"
     rate = f" {decimal(int(speed))}/s" if speed else ""
-    return f"{decimal(step.done_bytes)}/{decimal(step.total_bytes)}{rate}"
+    return f"{decimal(step.done)}/{decimal(step.total)}{rate}"
 
 
 def _doing(step: Progress) -> str:

@@ -8,23 +8,31 @@ from pathlib import Path
 import click
 
 from srd_rs.cli.convert import container_json, container_lines
-from srd_rs.cli.keys import signing_options
+from srd_rs.cli.options import GroupedCommand, convert_option, json_option, signing_options
 from srd_rs.cli.progress import progress_bar
 
 
-@click.command("resign", short_help="Sign a container with another key.")
+@click.command("resign", cls=GroupedCommand, short_help="Sign a container with another key.")
 @click.argument("container", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The container to write."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="The container to write.",
 )
 @signing_options()
 @click.option(
-    "--old-key-file", type=click.Path(path_type=Path), help="The master key that CONTAINER was signed with."
+    "--old-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Master key of CONTAINER.",
 )
-@click.option("--no-old-key", is_flag=True, help="The old key is lost: check integrity alone on the way.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
-@click.option("-f", "--overwrite", is_flag=True, help="Replace the output if it exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--no-old-key", is_flag=True, help="The old key is lost: check the integrity alone on the way.")
+@convert_option("threads")
+@convert_option("overwrite")
+@json_option()
 def command(
     container: Path,
     output: Path,

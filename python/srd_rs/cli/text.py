@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
@@ -16,8 +16,10 @@ _UNITS = {
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 
 
-def parse_size(text: str) -> int:
-    """`512MiB`, `4GiB`, `1.5GB` or plain bytes, as an option's type. A bare `G` has two meanings: refused."""
+def parse_size(text: str | int) -> int:
+    """Option type: `512MiB`, `4GiB`, `1.5GB` or plain bytes. A bare `G` is refused, because it has two meanings."""
+    if isinstance(text, int):
+        return text
     match = _SIZE.fullmatch(text.strip())
     unit = match[2].lower() if match else ""
     if not match or unit not in _UNITS:
@@ -26,6 +28,14 @@ def parse_size(text: str) -> int:
     if not 0 < size < 1 << 63:
         raise click.BadParameter(f"{text!r} must be more than 0 and less than 8 EiB")
     return size
+
+
+def size_text(n: int) -> str:
+    """A number of bytes as `parse_size` reads it: 512MiB, 1GiB."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if n and n % (1 << power) == 0:
+            return f"{n >> power}{unit}"
+    return str(n)
 
 
 def printable(text: str) -> str:
@@ -91,12 +101,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) 
     return "\n".join(text)
 
 
-def types_json(types: dict[str, tuple[int, int, int]]) -> dict[str, dict[str, int]]:
+def types_json(types: Mapping[str, tuple[int, int, int]]) -> dict[str, dict[str, int]]:
     """`{type: (tensors, weights, bytes)}` with the counts named."""
     return {name: {"tensors": t, "weights": w, "bytes": b} for name, (t, w, b) in types.items()}
 
 
-def type_table(types: dict[str, tuple[int, int, int]]) -> str:
+def type_table(types: Mapping[str, tuple[int, int, int]]) -> str:
     """`{type: (tensors, weights, bytes)}` as a table with a total."""
     total = tuple(sum(column) for column in zip(*types.values(), strict=True)) if types else (0, 0, 0)
     lines = [(name, *_type_cells(*counts)) for name, counts in types.items()]

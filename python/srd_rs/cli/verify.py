@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs.cli.keys import checking_options
+from srd_rs.cli.options import checking_options, convert_option, json_option
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, duration_text, printable
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the manifest file, with which a GGUF can be verified without the container.",
 )
-@click.option("--threads", type=click.IntRange(1, 4096), help="Worker threads. Default: one per CPU.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@convert_option("threads")
+@json_option()
 def command(path: Path, as_json: bool, no_key: bool, write_manifest: Path | None, **options: Any) -> None:
     """Check that PATH, an .axm container, is what was signed; exit code 3 if it is not.
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srd_rs.errors import UsageError
-from srd_rs.eval.llama import library
+from srd_rs.eval.library import library
 
 _MAX_DIMS: Final = 4
 _MAX_SRC: Final = 10

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from srd_rs.errors import ModelError, SrdIOError, UsageError, message
 from srd_rs.eval import ggml
-from srd_rs.eval.llama import LlamaModel, chunks_of, library
+from srd_rs.eval.library import library
+from srd_rs.eval.llama import LlamaModel, chunks_of
 
 #: llama-imatrix leaves out matrices applied to fewer tokens at once (MoE shared parts, single rows).
 MIN_TOKENS: Final = 16

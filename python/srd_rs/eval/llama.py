@@ -1,10 +1,9 @@
-"""A thin hold on llama.cpp through llama-cpp-python's low-level API: tokenise, decode, embed, quantise."""
+"""A model in llama.cpp, through the low-level API of llama-cpp-python: tokenize, decode, embed."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -13,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from srd_rs.errors import ModelError, SrdIOError, UsageError, message
+from srd_rs.eval.library import failure, forget_errors, library
+from srd_rs.system import cpus
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -22,42 +23,6 @@ N_UBATCH: Final = 512
 #: Bytes of logits that one decoding may give. With 256 k tokens in the vocabulary the scored half of a
 #: chunk would fill 270 MB for each model otherwise.
 LOGITS_BYTES: Final = 64 << 20
-
-_GGML_LOG_LEVEL_ERROR: Final = 4
-_log_callback: list[Any] = []  # kept alive: llama.cpp holds only the address
-_errors: list[str] = []
-
-
-def _keep_errors(level: int, text: bytes, _user: object) -> None:
-    if level == _GGML_LOG_LEVEL_ERROR:
-        _errors.append(text.decode(errors="replace").strip())
-
-
-def library() -> Any:
-    """The module `llama_cpp`; what llama.cpp logs as an error goes into our own. `UsageError` without it."""
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise UsageError(
-            "this needs llama-cpp-python, which is not installed. Run: pip install 'srd-rs[eval]'"
-        ) from error
-    if not _log_callback:
-        _log_callback.append(llama_cpp.llama_log_callback(_keep_errors))
-        llama_cpp.llama_log_set(_log_callback[0], ctypes.c_void_p(0))
-    return llama_cpp
-
-
-def failure(place: object, what: str, fix: str) -> ModelError:
-    """The error for a call of llama.cpp that failed, with what llama.cpp logged last, if anything."""
-    said = f" ({_errors[-1]})" if _errors else ""
-    _errors.clear()
-    return ModelError(message(place, f"{what}{said}", fix))
-
-
-def cpus() -> int:
-    """CPUs this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
 
 class LlamaModel:
@@ -82,7 +47,7 @@ class LlamaModel:
         self.n_ctx = n_ctx
         if not self.path.is_file():
             raise SrdIOError(message(gguf, "no such file", "Check the path"))
-        _errors.clear()
+        forget_errors()
         self._lib.llama_backend_init()
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -244,70 +209,3 @@ def cut(tokens: Tokens, n_ctx: int, bos: int | None, n_chunks: int, place: objec
         for chunk in chunks:
             chunk[0] = bos
     return chunks
-
-
-def quantize(
-    source: str | Path,
-    output: str | Path,
-    ftype: str = "Q4_K_M",
-    *,
-    imatrix: str | Path | None = None,
-    tensor_types: Mapping[str, str] | None = None,
-    pure: bool = False,
-    threads: int = 0,
-) -> None:
-    """llama.cpp's own quantiser, `llama_model_quantize`, on an F32, F16 or BF16 GGUF: what llama-quantize runs.
-
-    imatrix: an importance matrix in GGUF format. tensor_types: regular expression -> type, as llama-quantize's
-    `--tensor-type`. threads: 0 for one per CPU.
-    """
-    lib = library()
-    if not Path(source).is_file():
-        raise SrdIOError(message(source, "no such file", "Check the path"))
-    params = lib.llama_model_quantize_default_params()
-    params.ftype = _ftype(lib, ftype)
-    params.nthread = threads
-    params.pure = pure
-    alive: list[Any] = []  # what the parameters point to
-    if imatrix is not None:
-        params.imatrix = _imatrix(lib, imatrix, alive)
-    if tensor_types:
-        params.tt_overrides = _tensor_types(lib, tensor_types, alive)
-    if lib.llama_model_quantize(str(source).encode(), str(output).encode(), params) != 0:
-        raise failure(source, f"llama.cpp does not quantise it to {ftype}", "Check it with: srd-rs inspect")
-
-
-def _ftype(lib: Any, name: str) -> int:
-    for prefix in ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_"):
-        found = getattr(lib, prefix + name, None)
-        if found is not None:
-            return int(found)
-    raise UsageError(message(name, "llama.cpp has no such mix", "Name one as llama-quantize lists it"))
-
-
-def _imatrix(lib: Any, path: str | Path, alive: list[Any]) -> Any:
-    from srd_rs.eval.imatrix import load
-
-    entry = getattr(lib, "llama_model_imatrix_data", None)
-    if entry is None:
-        raise UsageError(
-            "llama-cpp-python: too old to quantise with an importance matrix. Run: pip install -U 'srd-rs[eval]'"
-        )
-    means = load(path)
-    entries = [(name.encode(), _pointer(mean), mean.size) for name, mean in means.items()]
-    array = (entry * (len(entries) + 1))(*entries)  # ends with an entry without a name
-    alive += [means, array]
-    return array
-
-
-def _pointer(values: npt.NDArray[np.float32]) -> Any:
-    return values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-
-
-def _tensor_types(lib: Any, types: Mapping[str, str], alive: list[Any]) -> Any:
-    from gguf import GGMLQuantizationType
-
-    entries = [(regex.encode(), GGMLQuantizationType[name].value) for regex, name in types.items()]
-    array = (lib.llama_model_tensor_override * (len(entries) + 1))(*entries)
-    alive.append(array)
-    return array

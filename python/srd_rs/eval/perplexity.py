@@ -6,12 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from srd_rs.eval.evaluation import evaluate
-from srd_rs.eval.llama import Logits, Tokens
-from srd_rs.eval.scoring import log_softmax
 
 
 @dataclass(frozen=True)
@@ -22,11 +17,6 @@ class Perplexity:
     error: float
     n_chunks: int
     n_tokens: int
-
-
-def negative_log_likelihood(logits: Logits, targets: Tokens) -> npt.NDArray[np.float64]:
-    """-ln softmax(logits)[target] in nats, row by row: [n, n_vocab] and [n] give [n]."""
-    return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
 
 
 def perplexity(

@@ -1,0 +1,187 @@
+"""The options that commands share. Those of a conversion are made from the fields of `srd_rs.ConvertOptions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from srd_rs.cli.text import parse_size, size_text
+from srd_rs.options import EFFORTS, ConvertOptions
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+#: Mixes that a conversion can write.
+QUANTS: Final = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
+#: Order of the groups in a help text; options without a group come last.
+GROUPS: Final = ("Output", "Quality", "Calibration", "Container", "Running")
+_FIELDS: Final[dict[str, Field[Any]]] = {f.name: f for f in fields(ConvertOptions)}
+#: Parts of options that a field cannot say: flags and types.
+_FLAGS: Final = {
+    "quant": ("-q", "--quant"),
+    "tensor_types": ("--tensor-type",),
+    "overwrite": ("-f", "--overwrite"),
+}
+
+
+def parse_quant(text: str) -> str:
+    """Option type: the name of a mix in any case."""
+    if text.upper() not in QUANTS:
+        raise click.BadParameter(f"{text!r} is not one of {', '.join(QUANTS)}")
+    return text.upper()
+
+
+def parse_tensor_type(text: str) -> str:
+    """Option type: `REGEX=TYPE`. The regular expression may hold `=`, a type name cannot."""
+    regex, equals, type_name = text.rpartition("=")
+    if not (regex and equals and type_name):
+        raise click.BadParameter(f"{text!r} is not of the form REGEX=TYPE, for example 'ffn_down=Q6_K'")
+    return text
+
+
+def parse_layers(text: str) -> tuple[float, float]:
+    """Option type: ``40-77``, percent of the depth, as shares of the depth."""
+    first, dash, last = text.partition("-")
+    try:
+        shares = float(first) / 100, float(last) / 100
+    except ValueError:
+        shares = 1.0, 0.0
+    if not (dash and 0 <= shares[0] <= shares[1] <= 1):
+        raise click.BadParameter(f"{text!r} is not of the form A-B in percent, for example 40-77")
+    return shares
+
+
+_TYPES: Final[dict[str, Any]] = {
+    "quant": parse_quant,
+    "effort": click.Choice(EFFORTS),
+    "tensor_types": parse_tensor_type,
+    "residual_bits": click.Choice(["0", "2", "3", "4"]),
+    "calibrate": str,
+    "calibrate_tokens": click.IntRange(min=1),
+    "calibrate_block": click.IntRange(min=0),
+    "seed": click.IntRange(0, 2**64 - 1),
+    "threads": click.IntRange(1, 4096),
+}
+_TYPES_BY_METAVAR: Final[dict[str | None, Any]] = {"FILE": click.Path(path_type=Path), "SIZE": parse_size}
+
+
+class Option(click.Option):
+    """An option that knows its group in the help text."""
+
+    def __init__(self, *args: Any, group: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """The default without the range, which the error for a wrong value names."""
+        return {key: value for key, value in super().get_help_extra(ctx).items() if key != "range"}
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the options by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in (*GROUPS, None):
+            records = []
+            for parameter in self.get_params(ctx):
+                record = parameter.get_help_record(ctx)
+                option = isinstance(parameter, click.Option)
+                if record is not None and option and getattr(parameter, "group", None) == group:
+                    records.append(record)
+            if records:
+                with formatter.section(group or "Options"):
+                    formatter.write_dl(records)
+
+
+def apply(options: Iterable[Decorator]) -> Decorator:
+    """Several options as one decorator, in their order."""
+    listed = list(options)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(listed):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def convert_option(name: str, **overrides: Any) -> Decorator:
+    """The option of a field of `ConvertOptions`; `overrides` are arguments of `click.option`."""
+    field = _FIELDS[name]
+    help, metavar, group = (field.metadata[key] for key in ("help", "metavar", "group"))
+    flag = "--" + name.replace("_", "-")
+    attributes: dict[str, Any] = {"help": help, "group": group, "default": field.default}
+    flags: Sequence[str] = _FLAGS.get(name, (flag,))
+    if isinstance(field.default, bool):
+        attributes |= {"is_flag": True}
+        if field.default or overrides.get("default"):
+            flags, attributes["show_default"] = (f"{flag}/--no-{flag[2:]}",), True
+    else:
+        attributes |= {"metavar": metavar, "type": _TYPES.get(name, _TYPES_BY_METAVAR.get(metavar, str))}
+        if name == "tensor_types":
+            attributes |= {"multiple": True}
+        elif field.default is not None:
+            default: Any = field.default
+            attributes |= {
+                "default": size_text(default) if metavar == "SIZE" else str(default),
+                "show_default": True,
+            }
+    if name == "quant":
+        attributes["help"] += f" One of {', '.join(QUANTS)}."
+    return click.option(*flags, name, cls=Option, **{**attributes, **overrides})
+
+
+def convert_options(**overrides: dict[str, Any]) -> Decorator:
+    """Options for all fields of `ConvertOptions` but `srd`, whose parts are options of their own."""
+    return apply(convert_option(name, **overrides.get(name, {})) for name in _FIELDS if name != "srd")
+
+
+def output_option(help: str, **attributes: Any) -> Decorator:
+    """`-o`; a string, because a path would lose the slash that says that a folder is meant."""
+    return click.option(
+        "-o",
+        "--output",
+        cls=Option,
+        group="Output",
+        metavar="PATH",
+        type=click.Path(),
+        help=help,
+        **attributes,
+    )
+
+
+def json_option(help: str = "Print one JSON object.") -> Decorator:
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+def signing_options() -> Decorator:
+    """The keys that a container is signed with."""
+    return apply([convert_option("key_file"), convert_option("sign_key")])
+
+
+def checking_options() -> Decorator:
+    """What a container is compared with."""
+    return apply(
+        [
+            click.option(
+                "--key-file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Master key that the container was signed with. The default is the variable SRD_MASTER_KEY, or the"
+                " default key file if there is one.",
+            ),
+            click.option("--no-key", is_flag=True, help="Use no master key: check the integrity alone."),
+            click.option(
+                "--public-key",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Ed25519 public key (PEM) that must have signed the container.",
+            ),
+            click.option(
+                "--fingerprint", metavar="HEX", help="Fingerprint that was published for the container."
+            ),
+        ]
+    )

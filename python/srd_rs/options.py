@@ -1,0 +1,206 @@
+"""The options of a conversion: names, defaults and help, stated once.
+
+`srd_rs.convert`, `srd_rs.plan`, the command line and the native module all take them from `ConvertOptions`. The field
+metadata holds what a command line needs: ``help`` (full sentences), ``metavar`` and ``group``.
+
+    options = ConvertOptions(quant="Q5_K_M", threads=4)
+    srd_rs.plan("path/to/model", options=options)
+"""
+
+# ruff: noqa: RUF009 (`_option` is `dataclasses.field` with the metadata in a fixed form)
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, TypeVar
+
+StrPath = str | os.PathLike[str]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+EFFORTS: Final = ("fast", "srd")
+
+
+def _option(default: Any, group: str, help: str, metavar: str | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "metavar": metavar, "group": group})
+
+
+@dataclass(frozen=True)
+class SrdOptions:
+    """What effort ``"srd"`` does beyond the search for scales. The defaults are those that measured best.
+
+    feedback: Diffuse the residual of each quantised weight into the weights that are not yet quantised.
+    polish: Number of rounds of coordinate descent, on the scales and then on the codes of each sub-block.
+    proposals: Number of candidate roundings kept for each row (beam width). Every few columns each candidate extends
+        itself without noise, with the noise added and with the noise subtracted, and the best candidates are kept.
+        1 uses no noise.
+    tau: Amplitude of the noise in quantisation steps. None chooses the amplitude for each tensor, and may choose 0.
+    select: False keeps every noisy candidate without comparing; only ablation studies need this.
+    dither_layers: First and last layer that get `proposals` candidates, as shares of the depth (0 to 1). The other
+        layers get one candidate. None means all layers.
+    """
+
+    feedback: bool = True
+    polish: int = 2
+    proposals: int = 4
+    tau: float | None = None
+    select: bool = True
+    dither_layers: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """All options of `srd_rs.convert` and `srd_rs.plan`."""
+
+    quant: str = _option(
+        "Q4_K_M", "Quality", "Mix of tensor types, as llama-quantize names the mixes.", "MIX"
+    )
+    effort: str = _option(
+        "fast",
+        "Quality",
+        "fast searches the scales of each block; srd also measures the inputs of each matrix on a short text and"
+        " diffuses each rounding error into the weights that are not yet quantised.",
+    )
+    tensor_types: Sequence[str] = _option(
+        (),
+        "Quality",
+        "Use TYPE for the tensors whose GGUF name the regular expression finds. The first expression that matches"
+        " counts. The option may be repeated.",
+        "REGEX=TYPE",
+    )
+    token_embedding_type: str | None = _option(
+        None, "Quality", "Use this type for the token embedding table.", "TYPE"
+    )
+    output_tensor_type: str | None = _option(None, "Quality", "Use this type for the output matrix.", "TYPE")
+    pure: bool = _option(False, "Quality", "Use one type for all matrices instead of the mix.")
+    imatrix: StrPath | None = _option(
+        None,
+        "Quality",
+        "Importance matrix of llama.cpp (GGUF or .dat): the mean square of each input weighs the errors.",
+        "FILE",
+    )
+    calibrate: StrPath | None = _option(
+        None,
+        "Calibration",
+        "Text to measure the inputs of each matrix on: builtin (a bundled text), random (random tokens), a UTF-8 text"
+        " file, or a calibration file that srd-rs calibrate wrote. The default is builtin with effort srd, and no"
+        " calibration with effort fast.",
+        "TEXT",
+    )
+    calibrate_tokens: int | None = _option(
+        None,
+        "Calibration",
+        "Number of tokens of the calibration. The default is 4096 to 16384; small models get more.",
+        "N",
+    )
+    calibrate_block: int | None = _option(
+        None,
+        "Calibration",
+        "Number of columns of each block of the second moments; 0 keeps the whole matrix. The default is 256 to 2048;"
+        " small models get more.",
+        "N",
+    )
+    srd: SrdOptions = _option(SrdOptions(), "Calibration", "Details of effort srd; see `srd_rs.SrdOptions`.")
+    seed: int = _option(
+        0,
+        "Calibration",
+        "Seed of all noise and of random calibration tokens. The seed is recorded in the output.",
+        "N",
+    )
+    split_max_size: int | None = _option(
+        None, "Output", "Split the output into files of at most this size: NAME-00001-of-0000N.gguf.", "SIZE"
+    )
+    name: str | None = _option(
+        None,
+        "Output",
+        "Name of the model (general.name). The default comes from the model card or the folder.",
+        "NAME",
+    )
+    pre_tokenizer: str | None = _option(
+        None, "Output", "Value of tokenizer.ggml.pre for a tokenizer that srd-rs does not recognise.", "NAME"
+    )
+    provenance: bool = _option(
+        True, "Output", "Write the srd.* keys: version, method, seed and digest of the source."
+    )
+    axm: bool = _option(
+        False,
+        "Container",
+        "Write the signed container (.axm) beside the GGUF as well. The command line writes the container by default;"
+        " a call from Python does not, because signing makes a key on first use.",
+    )
+    axm_output: StrPath | None = _option(
+        None,
+        "Container",
+        "Name of the container. The default is the name of the GGUF with the suffix .axm.",
+        "FILE",
+    )
+    residual_bits: int | None = _option(
+        2,
+        "Container",
+        "Extra bits per weight (2, 3 or 4), stored in the container to restore precision later.",
+        "BITS",
+    )
+    key_file: StrPath | None = _option(
+        None,
+        "Container",
+        "Master key to sign with. The default is the variable SRD_MASTER_KEY, or the default key file, which is made"
+        " on first use.",
+        "FILE",
+    )
+    sign_key: StrPath | None = _option(
+        None, "Container", "Ed25519 private key (PEM): sign the container for third parties as well.", "FILE"
+    )
+    threads: int | None = _option(
+        None,
+        "Running",
+        "Number of worker threads. The default is one per CPU. Any number gives the same bytes.",
+        "N",
+    )
+    max_memory: int = _option(
+        512 << 20, "Running", "Bytes of weights that are in memory at any time.", "SIZE"
+    )
+    allow_nonfinite: bool = _option(
+        False,
+        "Running",
+        "Replace NaN by 0, and replace infinite and too large weights by the largest value that fits, instead of"
+        " failing.",
+    )
+    overwrite: bool = _option(False, "Output", "Replace the output if the output exists.")
+    met: bool = _option(
+        True,
+        "Output",
+        "Write the MET sidecar NAME.met.json beside the GGUF, which says which bytes belong to which layers. A split"
+        " output and a GGUF without layers get no sidecar.",
+    )
+
+
+DEFAULTS: Final = ConvertOptions()
+
+
+def changed(options: ConvertOptions | None, changes: Mapping[str, Any]) -> ConvertOptions:
+    """`options` (by default `DEFAULTS`) with single options replaced. Raises TypeError for an unknown name."""
+    known = {f.name for f in fields(ConvertOptions)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise TypeError(
+            f"unknown option {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}"
+        )
+    return replace(options or DEFAULTS, **changes)
+
+
+def takes_options(function: _Function) -> _Function:
+    """Show every field of `ConvertOptions` in the signature and the docstring of a function of ``**changes``."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shown = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(ConvertOptions)
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+    lines = [f"    {f.name}: {f.metadata['help']}" for f in fields(ConvertOptions)]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+    return function

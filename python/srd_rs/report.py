@@ -1,0 +1,158 @@
+"""What a conversion will write, what it wrote, and how far it is: plain frozen data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a running operation.
+
+    `done` and `total` are bytes of tensor data, or tokens in the phase ``"calibrate"``; `tensor` is the tensor that is
+    being written.
+    """
+
+    done: int
+    total: int
+    tensor: str = ""
+    phase: str = "convert"
+
+
+class TypeTotals(NamedTuple):
+    """Number of tensors of one type, their weights and their bytes."""
+
+    tensors: int
+    weights: int
+    bytes: int
+
+
+class _Sized(Protocol):
+    @property
+    def type(self) -> str: ...
+    @property
+    def n_weights(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def totals_by_type(tensors: Iterable[_Sized]) -> dict[str, TypeTotals]:
+    """Type name -> totals over `tensors`; the type with most bytes comes first."""
+    sums: dict[str, TypeTotals] = {}
+    for t in tensors:
+        n, weights, size = sums.get(t.type, (0, 0, 0))
+        sums[t.type] = TypeTotals(n + 1, weights + t.n_weights, size + t.bytes)
+    return dict(sorted(sums.items(), key=lambda item: -item[1].bytes))
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """An output tensor. `shape` is GGUF's ne (row length first); `offset` is in bytes from the start of its file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    source_types: tuple[str, ...]
+    file: int
+    offset: int
+    bytes: int
+
+    @property
+    def n_weights(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """An output file and its exact size; `header_bytes` counts everything before the tensor data."""
+
+    path: Path
+    bytes: int
+    header_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedContainer:
+    """The .axm beside the GGUF: its exact size, its id, and the bytes of its residual planes."""
+
+    path: Path
+    bytes: int
+    id: str
+    residual_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will write, known before a weight is read.
+
+    `total_bytes` is the exact size of all output files; `bpw` is the number of bits per weight over all tensors.
+    """
+
+    arch: str
+    quant: str
+    files: tuple[PlannedFile, ...]
+    tensors: tuple[PlannedTensor, ...] = field(repr=False)
+    total_bytes: int
+    tensor_bytes: int
+    source_bytes: int
+    n_weights: int
+    bpw: float
+    container: PlannedContainer | None = None
+
+    @property
+    def output(self) -> Path:
+        """The GGUF, or the first of its parts."""
+        return self.files[0].path
+
+    @property
+    def types(self) -> dict[str, TypeTotals]:
+        """GGUF type -> number of tensors, weights and bytes; the largest comes first."""
+        return totals_by_type(self.tensors)
+
+
+@dataclass(frozen=True)
+class SealedContainer:
+    """A written .axm. `key_made` is the default key file if this run made the key: keep a copy of the file."""
+
+    path: Path
+    bytes: int
+    fingerprint: str
+    id: str
+    key_id: str
+    signed: bool
+    key_made: Path | None
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion wrote and what the conversion cost.
+
+    `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
+    (VmHWM, mapped pages included); `replaced` counts weights that `allow_nonfinite` made finite; `sidecar` is the MET
+    sidecar beside the GGUF, None where none was written.
+    """
+
+    plan: Plan
+    seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    replaced: int
+    threads: int
+    sidecar: Path | None = None
+    container: SealedContainer | None = None
+
+    @property
+    def output(self) -> Path:
+        return self.plan.output
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return tuple(f.path for f in self.plan.files)
+
+    @property
+    def file_bytes(self) -> int:
+        return self.plan.total_bytes
