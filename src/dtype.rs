@@ -9,6 +9,7 @@ pub const QK_K: usize = 256;
 /// Element type of a tensor in a safetensors file that can be decoded to f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceType {
+    F64,
     F32,
     F16,
     BF16,
@@ -138,9 +139,10 @@ impl GgmlType {
 }
 
 impl SourceType {
-    /// The name in a safetensors header: `F32`, `F16`, `BF16`, `F8_E4M3`, `F8_E5M2`.
+    /// The name in a safetensors header: `F64`, `F32`, `F16`, `BF16`, `F8_E4M3`, `F8_E5M2`.
     pub fn from_safetensors(name: &str) -> Option<Self> {
         Some(match name {
+            "F64" => Self::F64,
             "F32" => Self::F32,
             "F16" => Self::F16,
             "BF16" => Self::BF16,
@@ -152,6 +154,7 @@ impl SourceType {
 
     pub fn bytes(self) -> usize {
         match self {
+            Self::F64 => 8,
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::F8E4M3 | Self::F8E5M2 => 1,

@@ -147,6 +147,20 @@ fn shards_of_an_index_come_in_order_of_name() {
 }
 
 #[test]
+fn an_index_may_list_a_tied_output_matrix_that_no_shard_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = sharded(folder.path());
+    let path = folder.path().join("model.safetensors.index.json");
+    for (name, accepted) in
+        [("lm_head.weight", true), ("language_model.lm_head.weight", true), ("lost", false)]
+    {
+        let entry = format!(r#""weight_map":{{"{name}":"m-00001-of-00002.safetensors","#);
+        write(&path, index.replace(r#""weight_map":{"#, &entry).as_bytes());
+        assert_eq!(Checkpoint::open(folder.path()).is_ok(), accepted, "{name}");
+    }
+}
+
+#[test]
 fn numbered_shards_without_an_index_are_found_if_complete() {
     let folder = tempfile::tempdir().unwrap();
     sharded(folder.path());

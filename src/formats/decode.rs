@@ -1,7 +1,7 @@
 //! Element types of a checkpoint to f32, and the checks on raw weights that need no decoding.
 //!
-//! All types widen to f32 without rounding: what comes out is the stored number. Bytes are little
-//! endian and need not be aligned. The loops are in `simd/`; which one runs is decided by
+//! All types but F64 widen to f32 without rounding: what comes out is the stored number. F64 is rounded
+//! to the nearest f32, ties to even. Bytes are little endian and need not be aligned. The loops are in `simd/`; which one runs is decided by
 //! [`crate::simd_level`], and all of them give the same bits.
 
 use super::simd;
@@ -29,6 +29,7 @@ pub fn decode_row(ty: SourceType, bytes: &[u8], out: &mut [f32]) {
 pub fn decode_row_at(level: Level, ty: SourceType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), out.len() * ty.bytes(), "the bytes and the row differ in length");
     match ty {
+        SourceType::F64 => simd::decode_f64(level, bytes.as_chunks().0, out),
         SourceType::F32 => simd::decode_f32(level, bytes.as_chunks().0, out),
         SourceType::F16 => simd::decode_f16(level, bytes.as_chunks().0, out),
         SourceType::BF16 => simd::decode_bf16(level, bytes.as_chunks().0, out),
@@ -48,6 +49,7 @@ pub fn scan(ty: SourceType, bytes: &[u8]) -> Scan {
 /// [`scan`] at a given SIMD level (lowered to what the CPU has), for tests and benchmarks.
 pub fn scan_at(level: Level, ty: SourceType, bytes: &[u8]) -> Scan {
     let largest = match ty {
+        SourceType::F64 => f64::from_bits(simd::max_bits_64(level, bytes.as_chunks().0)) as f32,
         SourceType::F32 => f32::from_bits(simd::max_bits_32(level, bytes.as_chunks().0)),
         SourceType::F16 | SourceType::BF16 => {
             decode_one(ty, &simd::max_bits_16(level, bytes.as_chunks().0).to_le_bytes())
@@ -79,15 +81,25 @@ mod tests {
     use super::*;
     use crate::simd_level::available;
 
-    const TYPES: [SourceType; 5] =
-        [SourceType::F32, SourceType::F16, SourceType::BF16, SourceType::F8E4M3, SourceType::F8E5M2];
+    const TYPES: [SourceType; 6] = [
+        SourceType::F64,
+        SourceType::F32,
+        SourceType::F16,
+        SourceType::BF16,
+        SourceType::F8E4M3,
+        SourceType::F8E5M2,
+    ];
 
-    /// Every bit pattern of the type (F32: a spread of them), in order.
+    /// Every bit pattern of the type (F32 and F64: a spread of them), in order.
     fn all_patterns(ty: SourceType) -> Vec<u8> {
         match ty.bytes() {
             1 => (0..=u8::MAX).collect(),
             2 => (0..=u16::MAX).flat_map(u16::to_le_bytes).collect(),
-            _ => (0..=u16::MAX).flat_map(|h| u32::from(h).wrapping_mul(0x1_0003).to_le_bytes()).collect(),
+            4 => (0..=u16::MAX).flat_map(|h| u32::from(h).wrapping_mul(0x1_0003).to_le_bytes()).collect(),
+            // Spread over all exponents, most of which have no f32.
+            _ => (0..=u16::MAX)
+                .flat_map(|h| u64::from(h).wrapping_mul(0x1_0003_0000_0007).to_le_bytes())
+                .collect(),
         }
     }
 
@@ -138,6 +150,20 @@ mod tests {
         assert!(one(SourceType::F16, &0x7c01u16.to_le_bytes()).is_nan());
         assert!(one(SourceType::BF16, &0x7f81u16.to_le_bytes()).is_nan());
         assert_eq!(one(SourceType::F8E4M3, &[0x7e]), 448.0);
+    }
+
+    #[test]
+    fn f64_is_rounded_to_the_nearest_f32_and_what_is_too_large_is_infinite() {
+        let one = |w: f64| decode_one(SourceType::F64, &w.to_le_bytes());
+        assert_eq!(one(-0.1), -0.1f32);
+        let (low, high) = (1.0f64, f64::from(1.0f32.next_up()));
+        assert_eq!(one((low + high) / 2.0), 1.0, "a tie goes to the even f32");
+        assert_eq!(one(((low + high) / 2.0).next_up()), 1.0f32.next_up());
+        assert_eq!(one(1e300), f32::INFINITY);
+        assert!(one(f64::NAN).is_nan());
+        let bytes: Vec<u8> = [0.5, -1e300].iter().flat_map(|w: &f64| w.to_le_bytes()).collect();
+        assert!(scan(SourceType::F64, &bytes).non_finite);
+        assert_eq!(first_bad(SourceType::F64, &bytes, f32::MAX), Some(1));
     }
 
     /// The levels agree in every bit, NaN payloads included, at every alignment and tail length.

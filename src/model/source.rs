@@ -43,6 +43,7 @@ impl Encoding {
 
     pub fn name(&self) -> &str {
         match self {
+            Self::Element(SourceType::F64) => "F64",
             Self::Element(SourceType::F32) => "F32",
             Self::Element(SourceType::F16) => "F16",
             Self::Element(SourceType::BF16) => "BF16",

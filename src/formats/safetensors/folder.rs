@@ -162,7 +162,9 @@ impl Index {
         Ok(Self { path: path.to_path_buf(), shards, weight_map })
     }
 
-    /// The index and the shards must name the same tensors in the same places.
+    /// The index and the shards must name the same tensors in the same places. An output matrix (`lm_head.weight`)
+    /// may stand in the index alone: writers that drop a tied matrix from the shards leave its entry in the index,
+    /// and whether the model needs the matrix is known where the tensors of the model are declared.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
         let wrong = |name: &str, what| {
             let place = Place::file(&self.path).tensor(name);
@@ -181,7 +183,7 @@ impl Index {
         }
         // Sorted, so that the same index always gives the same message.
         let mut absent: Vec<&String> =
-            self.weight_map.keys().filter(|name| checkpoint.find(name).is_none()).collect();
+            self.weight_map.keys().filter(|n| checkpoint.find(n).is_none() && !is_output_matrix(n)).collect();
         absent.sort_unstable();
         match absent.first() {
             None => Ok(()),
@@ -191,6 +193,11 @@ impl Index {
             }
         }
     }
+}
+
+/// Whether a tensor of this name may be a second name of the embedding, as it is in a tied model.
+fn is_output_matrix(name: &str) -> bool {
+    name.rsplit('.').nth(1) == Some("lm_head") && name.ends_with(".weight")
 }
 
 fn read_capped(path: &Path) -> Result<Vec<u8>> {

@@ -47,6 +47,15 @@ macro_rules! per_level {
 }
 
 per_level! {
+    /// F64, little endian, to the nearest f32. The conversion is one rounding (ties to even) on every level.
+    decode_f64(src: &[[u8; 8]], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = f64::from_le_bytes(*s) as f32;
+        }
+    }
+}
+
+per_level! {
     /// F32, little endian, to f32.
     decode_f32(src: &[[u8; 4]], dst: &mut [f32]) {
         for (d, s) in dst.iter_mut().zip(src) {
@@ -88,6 +97,13 @@ per_level! {
         for (d, s) in dst.iter_mut().zip(src) {
             *d = e4m3_to_f32(*s);
         }
+    }
+}
+
+per_level! {
+    /// Largest magnitude bit pattern (sign removed) of 64-bit floats.
+    max_bits_64(src: &[[u8; 8]]) -> u64 {
+        src.iter().fold(0, |m, s| m.max(u64::from_le_bytes(*s) & (u64::MAX >> 1)))
     }
 }
 
