@@ -1,8 +1,8 @@
 //! Element types of a checkpoint to f32, and the checks on raw weights that need no decoding.
 //!
 //! All types but F64 widen to f32 without rounding: what comes out is the stored number. F64 is rounded
-//! to the nearest f32, ties to even. Bytes are little endian and need not be aligned. The loops are in `simd/`; which one runs is decided by
-//! [`crate::simd_level`], and all of them give the same bits.
+//! to the nearest f32, ties to even. Bytes are little endian and need not be aligned. The loops are in
+//! `simd/`; which one runs is decided by [`crate::simd_level`], and all of them give the same bits.
 
 use super::simd;
 use crate::dtype::SourceType;
