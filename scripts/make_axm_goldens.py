@@ -1,8 +1,9 @@
-"""Writes the golden containers of tests/data/axm and what is expected of them.
+"""Write the golden containers of tests/data/axm, and expected.json, which says what a reader must find in them.
 
     python scripts/make_axm_goldens.py
 
-Ran once for version 1 of the format. Never run it to make a failing test pass: containers of v1 are out there.
+The script ran for version 1 of the format as docs/axm-format.md has it. After the first release of version 1, never run
+the script to make a failing test pass: containers of version 1 must stay readable.
 """
 
 from __future__ import annotations

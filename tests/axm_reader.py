@@ -73,7 +73,7 @@ class Container:
             place = b"srd-axm v1 shard\0" + bytes.fromhex(self.header["container"])
             place += struct.pack("<I", len(name)) + name
             place += struct.pack("<BIIQQ", plane, index, count, offset, length)
-            assert hmac.digest(self.shard_key, place + shard, "sha256") == entry[72:104]
+            assert hmac.digest(self.shard_key, place + sha256(shard), "sha256") == entry[72:104]
         self.planes[tensor, plane] = self.planes.get((tensor, plane), b"") + shard
         return end
 

@@ -14,8 +14,7 @@ use crate::formats::sink::Sink;
 use crate::quant::residual::{self, Bits};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
-use crate::sign::tags::ShardHasher;
-use crate::sign::{Hash, sha256, to_hex};
+use crate::sign::{Hash, Sha256, sha256, to_hex};
 
 const ID_DOMAIN: &[u8] = b"srd-axm v1 container\0";
 /// Key of the GGUF that names its container. The fingerprint covers the GGUF's header and so cannot be in
@@ -131,12 +130,12 @@ pub struct ContainerSink<'a> {
     writer: Writer<'a>,
 }
 
-/// One shard on its way out: its bytes go through the hashes and to the file in order.
+/// One shard that is being written: its bytes go through the hash and to the file in order.
 pub struct ShardSink {
     number: usize,
     /// In the file, of the next byte to write.
     offset: u64,
-    hasher: ShardHasher,
+    hasher: Sha256,
 }
 
 /// What a finished container is known by.
@@ -151,7 +150,7 @@ pub struct Sealed {
 }
 
 impl ShardSink {
-    /// Takes the next bytes into hash and tag: best while they are in a near cache.
+    /// Takes the next bytes into the hash. This is fastest while the bytes are in a near cache.
     pub fn hash(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
     }
@@ -181,7 +180,7 @@ impl<'a> ContainerSink<'a> {
     /// Shard `number` of the file.
     pub fn shard(&self, number: usize) -> ShardSink {
         let offset = self.plan.layout.shards[number].offset;
-        ShardSink { number, offset, hasher: self.writer.hasher(number) }
+        ShardSink { number, offset, hasher: Sha256::default() }
     }
 
     pub fn base_shard(&self, tensor: usize, index: usize) -> ShardSink {
@@ -201,9 +200,11 @@ impl<'a> ContainerSink<'a> {
         Ok(())
     }
 
-    /// Hash and tag of a shard that is written go to the manifest; returns its SHA-256.
+    /// Puts the digest of a complete shard into the manifest, and returns its SHA-256.
     pub fn finish_shard(&self, shard: ShardSink) -> Hash {
-        self.writer.finish_shard(shard.number, shard.hasher)
+        let hash = shard.hasher.finish();
+        self.writer.finish_shard(shard.number, hash);
+        hash
     }
 
     /// Writes manifest and seal; what remains is to give the file its name.

@@ -5,12 +5,10 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use ring::digest::{Context, SHA256};
-
 use crate::error::{Error, Result};
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::safetensors::Checkpoint;
-use crate::sign::{Hash, hash_of, sha256, to_hex};
+use crate::sign::{Hash, Sha256, sha256, to_hex};
 
 /// A part of a file that goes into the digest.
 pub struct Part {
@@ -70,12 +68,12 @@ pub fn hash_file(path: &Path) -> Result<Hash> {
 }
 
 fn hash_reader(mut reader: impl Read, path: &Path) -> Result<Hash> {
-    let mut context = Context::new(&SHA256);
+    let mut hasher = Sha256::default();
     let mut buffer = vec![0; 1 << 18];
     loop {
         match reader.read(&mut buffer).map_err(|e| Error::io(path, "read", e))? {
-            0 => return Ok(hash_of(&context.finish())),
-            n => context.update(&buffer[..n]),
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(&buffer[..n]),
         }
     }
 }

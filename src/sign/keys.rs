@@ -96,8 +96,8 @@ impl MasterKey {
                 .expect("32 bytes are within HKDF's limit");
             key
         };
-        let manifest = hmac::Key::new(hmac::HMAC_SHA256, &*key(MANIFEST_KEY));
-        ContainerKeys { shard: key(SHARD_KEY), manifest, id: self.id() }
+        let hmac_key = |purpose| hmac::Key::new(hmac::HMAC_SHA256, &*key(purpose));
+        ContainerKeys { shard: hmac_key(SHARD_KEY), manifest: hmac_key(MANIFEST_KEY) }
     }
 
     /// Writes the key to a new file with mode 0600.
@@ -110,13 +110,12 @@ impl MasterKey {
     }
 }
 
-/// HMAC keys of one container, one for each purpose.
+/// The HMAC keys of one container, one for each purpose.
 pub struct ContainerKeys {
-    /// As bytes: [`super::two_hashes`] computes its own tags.
-    pub shard: Zeroizing<Hash>,
+    /// The key of the shards' tags.
+    pub shard: hmac::Key,
+    /// The key of the manifest's tag.
     pub manifest: hmac::Key,
-    /// Of the master key.
-    pub id: KeyId,
 }
 
 pub(super) fn random(out: &mut [u8]) -> Result<()> {

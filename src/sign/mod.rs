@@ -1,43 +1,62 @@
-//! Signing: [`keys`] (the master key and what is derived from it), [`tags`] (what a tag covers),
-//! [`two_hashes`] (hash and tag of the same bytes in one pass),
-//! [`ed25519`] (signatures that third parties can check), [`attest`] (in-toto statements).
+//! Signing of containers: [`keys`] holds the master key and the keys derived from it, [`tags`] says which bytes a tag
+//! covers, [`ed25519`] makes signatures that third parties can check, and [`attest`] writes in-toto statements.
 //!
-//! HMAC is symmetric: whoever holds the key to verify could also sign. Only the Ed25519 signature
-//! proves anything to a third party.
+//! HMAC is symmetric: whoever holds the key that verifies a container could also have signed the container. Only
+//! the Ed25519 signature proves anything to a third party. All cryptography is done by the `ring` crate.
+//!
+//! ```
+//! use srd_rs::sign::{from_hex, sha256, to_hex};
+//!
+//! let hash = sha256(&[b"a", b"bc"]);
+//! assert_eq!(to_hex(&hash), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+//! assert_eq!(from_hex(&to_hex(&hash)), Some(hash));
+//! ```
+
+use ring::digest::{Context, SHA256};
 
 pub mod attest;
 pub mod ed25519;
 pub mod keys;
-mod simd;
 pub mod tags;
-pub mod two_hashes;
 
-/// A SHA-256.
+/// The 32 bytes of a SHA-256, of an HMAC-SHA256 tag or of a key.
 pub type Hash = [u8; 32];
 
-/// SHA-256 of `parts` one after another.
+/// The SHA-256 of `parts`, one after another.
 pub fn sha256(parts: &[&[u8]]) -> Hash {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    parts.iter().for_each(|p| context.update(p));
-    hash_of(&context.finish())
+    let mut hasher = Sha256::default();
+    parts.iter().for_each(|p| hasher.update(p));
+    hasher.finish()
 }
 
-/// The bytes of a finished SHA-256.
-pub fn hash_of(digest: &ring::digest::Digest) -> Hash {
-    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+/// A running SHA-256, which takes its bytes in pieces of any length.
+#[derive(Clone)]
+pub struct Sha256(Context);
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
 }
 
-/// The bytes of a finished HMAC-SHA256.
-fn tag_of(tag: &ring::hmac::Tag) -> Hash {
-    tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+impl Sha256 {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Returns the SHA-256 of all bytes that were taken.
+    pub fn finish(self) -> Hash {
+        self.0.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
 }
 
-/// Lower case hex.
+/// Writes bytes as lower-case hexadecimal digits.
 pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// `N` bytes from exactly `2 N` hex digits of either case.
+/// Reads `N` bytes from exactly `2 N` hexadecimal digits of either case; returns `None` for any other text.
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {

@@ -1,110 +1,123 @@
-//! What a tag covers, to the byte. `docs/axm-format.md` has the same in words.
+//! Tags and fingerprints: which bytes each of them covers. `docs/axm-format.md` says the same in words.
+//!
+//! The tag of a shard is HMAC-SHA256 over the place of the shard and over the SHA-256 of the shard's bytes. One
+//! pass over the data is therefore enough, and `ring` computes all of it.
+//!
+//! ```
+//! use srd_rs::sign::keys::MasterKey;
+//! use srd_rs::sign::sha256;
+//! use srd_rs::sign::tags::{ShardPlace, shard_tag};
+//!
+//! let keys = MasterKey::from_bytes([1; 32]).derive(&[2; 32]);
+//! let place = ShardPlace {
+//!     container: &[3; 32],
+//!     tensor: "output.weight",
+//!     plane: 0,
+//!     index: 0,
+//!     count: 1,
+//!     offset: 65536,
+//!     length: 5,
+//! };
+//! let tag = shard_tag(&keys, &place, &sha256(&[b"bytes"]));
+//! assert_ne!(tag, shard_tag(&keys, &place, &sha256(&[b"other"])));
+//! ```
 
-use ring::digest::{Context, SHA256};
 use ring::hmac;
 
+use super::Hash;
 use super::keys::ContainerKeys;
-use super::two_hashes::TwoHashes;
-use super::{Hash, hash_of, tag_of};
 
-/// First bytes of what each tag or hash covers, so that one can never be taken for another.
+/// The first bytes of the message of a shard's tag. Each kind of message begins with its own domain, so that one
+/// kind can never be taken for another.
 pub const SHARD_DOMAIN: &[u8] = b"srd-axm v1 shard\0";
+/// The first bytes of the message that the manifest's tag and the Ed25519 signature cover.
 pub const MANIFEST_DOMAIN: &[u8] = b"srd-axm v1 manifest\0";
+/// The first bytes of what the fingerprint is the SHA-256 of.
 pub const FINGERPRINT_DOMAIN: &[u8] = b"srd-axm v1 fingerprint\0";
 
-/// What a shard's tag binds beside its bytes.
+/// The place of a shard: everything that its tag binds besides its bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct ShardPlace<'a> {
+    /// The container id.
     pub container: &'a Hash,
+    /// The name of the tensor.
     pub tensor: &'a str,
-    /// 0 base, 1 residual.
+    /// 0 for the base, 1 for the residual.
     pub plane: u8,
-    /// Number of the shard in its plane, and how many the plane has.
+    /// The number of the shard in its plane, from 0.
     pub index: u32,
+    /// The number of shards in the plane.
     pub count: u32,
-    /// From the start of the container.
+    /// The first byte of the shard, counted from the start of the container.
     pub offset: u64,
+    /// The number of bytes in the shard.
     pub length: u64,
 }
 
 impl ShardPlace<'_> {
-    /// Everything the tag covers before the shard's bytes; numbers little endian.
-    fn prefix(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(SHARD_DOMAIN.len() + 61 + self.tensor.len());
-        out.extend_from_slice(SHARD_DOMAIN);
-        out.extend_from_slice(self.container);
-        out.extend_from_slice(&(self.tensor.len() as u32).to_le_bytes());
-        out.extend_from_slice(self.tensor.as_bytes());
-        out.push(self.plane);
-        out.extend_from_slice(&self.index.to_le_bytes());
-        out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&self.offset.to_le_bytes());
-        out.extend_from_slice(&self.length.to_le_bytes());
-        out
+    /// The message of the tag; numbers are little endian.
+    fn message(&self, bytes: &Hash) -> Vec<u8> {
+        let name = self.tensor.as_bytes();
+        [
+            SHARD_DOMAIN,
+            self.container,
+            &(name.len() as u32).to_le_bytes(),
+            name,
+            &[self.plane],
+            &self.index.to_le_bytes(),
+            &self.count.to_le_bytes(),
+            &self.offset.to_le_bytes(),
+            &self.length.to_le_bytes(),
+            bytes,
+        ]
+        .concat()
     }
 }
 
-/// SHA-256 and, with a key, tag of a shard: fed with its bytes in order.
-pub struct ShardHasher(Hasher);
-
-enum Hasher {
-    Hash(Box<Context>),
-    HashAndTag(TwoHashes),
+/// The tag of the shard at `place` whose bytes have the SHA-256 `bytes`.
+pub fn shard_tag(keys: &ContainerKeys, place: &ShardPlace, bytes: &Hash) -> Hash {
+    tag_of(&hmac::sign(&keys.shard, &place.message(bytes)))
 }
 
-impl ShardHasher {
-    pub fn new(keys: Option<&ContainerKeys>, place: &ShardPlace) -> Self {
-        Self(match keys {
-            Some(keys) => Hasher::HashAndTag(TwoHashes::new(&*keys.shard, &place.prefix())),
-            None => Hasher::Hash(Box::new(Context::new(&SHA256))),
-        })
-    }
-
-    pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            Hasher::Hash(hash) => hash.update(bytes),
-            Hasher::HashAndTag(both) => both.update(bytes),
-        }
-    }
-
-    pub fn finish(self) -> (Hash, Option<Hash>) {
-        match self.0 {
-            Hasher::Hash(hash) => (hash_of(&hash.finish()), None),
-            Hasher::HashAndTag(both) => {
-                let (hash, tag) = both.finish();
-                (hash, Some(tag))
-            }
-        }
-    }
+/// Whether `tag` is the tag of that shard. The comparison takes the same time for every wrong tag.
+pub fn shard_tag_is(keys: &ContainerKeys, place: &ShardPlace, bytes: &Hash, tag: &[u8]) -> bool {
+    hmac::verify(&keys.shard, &place.message(bytes), tag).is_ok()
 }
 
-/// The public commitment to a manifest.
+/// The fingerprint of a manifest: the public commitment to every byte of a container.
 pub fn fingerprint(manifest: &[u8]) -> Hash {
     super::sha256(&[FINGERPRINT_DOMAIN, manifest])
 }
 
-/// What the manifest's tag and the Ed25519 signature cover: the fingerprint stands for the manifest,
-/// `public_key` (zeros without one) makes it impossible to strip or replace a signature unnoticed.
+/// The message that the manifest's tag and the Ed25519 signature cover. The fingerprint stands for the manifest. The
+/// public key (zeros without a signature) is in the message, so that nobody can strip or replace a signature
+/// without the master key noticing.
 pub fn manifest_message(fingerprint: &Hash, public_key: &Hash) -> Vec<u8> {
     [MANIFEST_DOMAIN, fingerprint, public_key].concat()
 }
 
+/// The tag of a manifest; `message` comes from [`manifest_message`].
 pub fn manifest_tag(keys: &ContainerKeys, message: &[u8]) -> Hash {
     tag_of(&hmac::sign(&keys.manifest, message))
 }
 
-/// Compares in constant time.
+/// Whether `tag` is the tag of that manifest. The comparison takes the same time for every wrong tag.
 pub fn manifest_tag_is(keys: &ContainerKeys, message: &[u8], tag: &Hash) -> bool {
     hmac::verify(&keys.manifest, message, tag).is_ok()
 }
 
+fn tag_of(tag: &hmac::Tag) -> Hash {
+    tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::keys::MasterKey;
     use super::*;
 
     #[test]
-    fn a_tag_depends_on_every_part_of_the_place() {
-        let keys = super::super::keys::MasterKey::from_bytes([1; 32]).derive(&[2; 32]);
+    fn a_tag_depends_on_every_part_of_the_place_and_on_the_bytes() {
+        let keys = MasterKey::from_bytes([1; 32]).derive(&[2; 32]);
         let (one, other) = ([3; 32], [4; 32]);
         let place = ShardPlace {
             container: &one,
@@ -125,16 +138,21 @@ mod tests {
             ShardPlace { offset: 131_072, ..place },
             ShardPlace { length: 4, ..place },
         ];
-        let mut tags: Vec<_> = places
-            .iter()
-            .map(|p| {
-                let mut hasher = ShardHasher::new(Some(&keys), p);
-                hasher.update(b"abc");
-                hasher.finish().1.unwrap()
-            })
-            .collect();
+        let mut tags: Vec<_> = places.iter().map(|p| shard_tag(&keys, p, &[5; 32])).collect();
+        tags.push(shard_tag(&keys, &place, &[6; 32]));
+        assert!(shard_tag_is(&keys, &place, &[5; 32], &tags[0]));
+        assert!(!shard_tag_is(&keys, &place, &[5; 32], &tags[1]));
         tags.sort();
         tags.dedup();
-        assert_eq!(tags.len(), places.len());
+        assert_eq!(tags.len(), places.len() + 1);
+    }
+
+    /// RFC 4231, test case 2, through `ring` as [`shard_tag`] calls it.
+    #[test]
+    fn hmac_gives_what_rfc_4231_says() {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"Jefe");
+        let tag = tag_of(&hmac::sign(&key, b"what do ya want for nothing?"));
+        let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(super::super::to_hex(&tag), expected);
     }
 }

@@ -1,5 +1,15 @@
-//! What lies where in a container. Reader and writer both compute it from the header: the manifest
-//! only repeats it.
+//! The preamble and the header of a container, and the place of everything in the file. The reader and the writer both
+//! compute the places from the header; the manifest only repeats them.
+//!
+//! ```
+//! use srd_rs::dtype::GgmlType;
+//! use srd_rs::formats::axm::layout::shard_weights;
+//!
+//! // A Q4_K tensor of 4096 rows of 4096 weights has 9 MiB, which are two shards of whole rows.
+//! let weights = shard_weights(GgmlType::Q4_K, 4096, 4096 * 4096);
+//! assert_eq!(weights % 4096, 0);
+//! assert_eq!((4096 * 4096u64).div_ceil(weights), 2);
+//! ```
 
 use std::collections::HashSet;
 
@@ -11,48 +21,71 @@ use crate::quant::residual::{self, Bits};
 use crate::sign::keys::KeyId;
 use crate::sign::{Hash, from_hex};
 
-/// Like PNG's: not text, and broken by line-end conversion or a stripped eighth bit.
+/// The first 8 bytes. As in PNG, they are not text, and a conversion of line ends or a stripped eighth bit breaks
+/// them.
 pub const MAGIC: [u8; 8] = *b"\x89AXM\r\n\x1a\n";
+/// The version of the format that this crate reads and writes.
 pub const VERSION: u32 = 1;
-/// SHA-256, HMAC-SHA256, HKDF-SHA256, and Ed25519 where there is a signature: the only suite there is.
+/// The number of the only suite of algorithms: SHA-256, HMAC-SHA256, HKDF-SHA256, and Ed25519 where there is a signature.
 pub const ALGORITHMS: u32 = 1;
-/// Name of the format in the header.
+/// The name of the format, as the header has it.
 pub const FORMAT: &str = "srd-axm/1";
 
+/// The length of the preamble.
 pub const PREAMBLE_BYTES: u64 = 256;
-/// Shards and the manifest begin at multiples of this.
+/// Shards and the manifest begin at multiples of this many bytes.
 pub const ALIGNMENT: u64 = 64 << 10;
-/// A shard of the base is at most this long.
+/// A shard of the base has at most this many bytes.
 pub const MAX_SHARD: u64 = 64 << 20;
-/// What the writer cuts: long enough that padding costs under 1 %, short enough to spread over cores.
+/// The length of the shards that the writer cuts, in bytes: long enough that padding costs less than 1 % of the file,
+/// and short enough that many cores have work.
 pub const SHARD_BYTES: u64 = 8 << 20;
-/// The header's JSON is at most this long.
+/// The header's JSON has at most this many bytes.
 pub const MAX_HEADER: u64 = 64 << 20;
+/// The GGUF headers of all parts have at most this many bytes altogether.
+pub const MAX_GGUF_HEADERS: u64 = 256 << 20;
+/// A container has at most this many shards, so that the manifest has at most 104 MiB: with shards of 8 MiB this
+/// is enough for a model of 8 TiB.
+pub const MAX_SHARDS: u64 = 1 << 20;
 
+/// The first 8 bytes of the manifest.
 pub const MANIFEST_MAGIC: [u8; 8] = *b"AXMMANI1";
+/// The length of the manifest before its entries.
 pub const MANIFEST_HEAD: u64 = 64;
+/// The length of an entry of the manifest; each shard has one entry.
 pub const ENTRY_BYTES: u64 = 104;
-/// Fingerprint, tag, public key, signature, checksum of these.
+/// The length of the seal: fingerprint, tag, public key, signature, and the SHA-256 of these.
 pub const SEAL_BYTES: u64 = 32 + 32 + 32 + 64 + 32;
 
-/// The first 256 bytes.
+/// The first 256 bytes of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preamble {
+    /// The version of the format: [`VERSION`].
     pub version: u32,
+    /// The suite of algorithms: [`ALGORITHMS`].
     pub algorithms: u32,
+    /// The length of the header's JSON.
     pub header_bytes: u64,
+    /// The offset of the first shard.
     pub data_offset: u64,
+    /// The offset of the manifest.
     pub manifest_offset: u64,
+    /// The length of the manifest.
     pub manifest_bytes: u64,
+    /// The length of the container.
     pub file_bytes: u64,
+    /// The number of shards.
     pub n_shards: u32,
-    /// SHA-256 of the header's JSON.
+    /// The SHA-256 of the header's JSON.
     pub header_hash: Hash,
+    /// The salt from which the keys of this container are derived.
     pub salt: Hash,
+    /// The id of the master key that signed.
     pub key_id: KeyId,
 }
 
 impl Preamble {
+    /// Returns the bytes of the preamble.
     pub fn encode(&self) -> [u8; PREAMBLE_BYTES as usize] {
         let mut out = [0; PREAMBLE_BYTES as usize];
         out[0..8].copy_from_slice(&MAGIC);
@@ -75,7 +108,10 @@ impl Preamble {
         out
     }
 
-    /// What is wrong with it, if it is none of this version.
+    /// Reads a preamble.
+    ///
+    /// # Errors
+    /// What is wrong, if the bytes are not a preamble of this version.
     pub fn decode(bytes: &[u8; PREAMBLE_BYTES as usize]) -> Result<Self, String> {
         if bytes[0..8] != MAGIC {
             return Err("does not begin as an .axm container does".into());
@@ -109,102 +145,140 @@ impl Preamble {
     }
 }
 
-/// The canonical header: JSON with sorted keys and no white space, which is the order of the fields here.
+/// The header. Its canonical form is JSON with sorted keys and no white space; the fields here are in that order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
+    /// [`ALIGNMENT`].
     pub alignment: u64,
+    /// The architecture of the model, as GGUF names it.
     pub arch: String,
-    /// Container id: 64 hex digits.
+    /// The container id: 64 hexadecimal digits.
     pub container: String,
-    /// The GGUF, or its parts.
+    /// The GGUF, or the parts of a split GGUF.
     pub files: Vec<GgufPart>,
+    /// [`FORMAT`].
     pub format: String,
+    /// The method of quantization.
     pub method: String,
+    /// The name of the mix.
     pub quant: String,
+    /// The seed of the noise.
     pub seed: u64,
+    /// One digest over all entries of `sources`.
     pub source_digest: String,
+    /// The files that the container was made from.
     pub sources: Vec<SourceFile>,
+    /// The tensors, in the order of the GGUF.
     pub tensors: Vec<Tensor>,
+    /// The program that made the container, and its version.
     pub tool: String,
 }
 
+/// A GGUF file, or one part of a split GGUF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GgufPart {
+    /// The length of the file.
     pub bytes: u64,
-    /// Everything before the tensor data; stored in the container behind the header.
+    /// The number of bytes before the tensor data. The container has these bytes behind its header.
     pub header_bytes: u64,
+    /// The SHA-256 of these bytes, in hexadecimal digits.
     pub header_sha256: String,
+    /// A file name without a folder.
     pub name: String,
 }
 
-/// A file of the source: SHA-256 of all of it, or of the header alone of a weight file.
+/// A file that the container was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
+    /// The length of the file.
     pub bytes: u64,
+    /// The number of bytes that `sha256` covers, from the start of the file: the header alone for a weight file, else the
+    /// whole file.
     pub hashed_bytes: u64,
+    /// A file name without a folder.
     pub name: String,
+    /// A SHA-256 in hexadecimal digits.
     pub sha256: String,
 }
 
+/// A tensor and its planes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tensor {
+    /// The plane of the blocks.
     pub base: PlaneInfo,
-    /// Index in `files`.
+    /// The index in [`Header::files`] of the GGUF that has the tensor.
     pub file: u32,
+    /// The name, as the GGUF has it.
     pub name: String,
-    /// GGUF's order: row length first.
+    /// The dimensions in GGUF's order: the length of a row comes first.
     pub ne: Vec<u64>,
-    /// In its GGUF, from the start of the file.
+    /// The offset of the tensor, counted from the start of its GGUF.
     pub offset: u64,
+    /// The plane of what quantizing lost, if it was kept.
     pub residual: Option<ResidualInfo>,
-    /// Weights in each shard of either plane but the last.
+    /// The number of weights in each shard of either plane except the last shard.
     pub shard_weights: u64,
+    /// The name of the type, as ggml has it.
     #[serde(rename = "type")]
     pub ty: String,
 }
 
+/// The size of a base plane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlaneInfo {
+    /// The number of bytes in all shards.
     pub bytes: u64,
+    /// The number of shards.
     pub shards: u32,
 }
 
+/// The size of a residual plane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResidualInfo {
+    /// The number of bits for each weight: 2, 3 or 4.
     pub bits: u64,
+    /// The number of bytes in all shards.
     pub bytes: u64,
+    /// The number of shards.
     pub shards: u32,
 }
 
 impl Tensor {
+    /// The type of the tensor.
+    ///
     /// # Panics
     /// If the header has not been checked.
     pub fn ggml_type(&self) -> GgmlType {
         GgmlType::from_name(&self.ty).expect("types are checked")
     }
 
+    /// The number of weights in the tensor.
     pub fn n_weights(&self) -> u64 {
         self.ne.iter().product()
     }
 
+    /// The number of bits of the residual, if there is a residual.
     pub fn bits(&self) -> Option<Bits> {
         self.residual.as_ref().and_then(|r| Bits::new(r.bits))
     }
 }
 
 impl Header {
-    /// The bytes that are stored and hashed.
+    /// Returns the canonical JSON, which is stored and hashed.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a header is plain data")
     }
 
-    /// Reads a header and checks all that does not need the rest of the file.
+    /// Reads a header and checks everything that does not need the rest of the file.
+    ///
+    /// # Errors
+    /// What is wrong with the header.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let header: Self = serde_json::from_slice(bytes).map_err(|e| format!("has a header that is {e}"))?;
         if header.to_json() != bytes {
@@ -270,24 +344,25 @@ impl Header {
         Ok(())
     }
 
+    /// The container id.
     pub fn container_id(&self) -> Option<Hash> {
         from_hex(&self.container)
     }
 
-    /// Bytes of the GGUF headers behind the JSON; `None` on overflow.
+    /// The number of bytes of the GGUF headers behind the JSON; `None` if the sum overflows.
     pub fn gguf_header_bytes(&self) -> Option<u64> {
         self.files.iter().try_fold(0u64, |sum, f| sum.checked_add(f.header_bytes))
     }
 
-    /// Of both planes of all tensors.
+    /// The number of shards of both planes of all tensors.
     pub fn count_shards(&self) -> u64 {
-        let of =
+        let count =
             |t: &Tensor| u64::from(t.base.shards) + t.residual.as_ref().map_or(0, |r| u64::from(r.shards));
-        self.tensors.iter().map(of).sum()
+        self.tensors.iter().map(count).sum()
     }
 }
 
-/// A name that cannot lead out of the folder it is used in.
+/// Checks that a file name cannot lead out of the folder in which it is used.
 fn check_file_name(name: &str) -> Result<(), String> {
     let bad = name.is_empty()
         || name.len() > 255
@@ -302,15 +377,17 @@ fn check_file_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// One of the two planes of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plane {
-    /// The blocks that are in the GGUF.
+    /// The blocks that the GGUF has.
     Base = 0,
-    /// What the base lost.
+    /// What quantizing to the base lost.
     Residual = 1,
 }
 
 impl Plane {
+    /// The name of the plane, as messages have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
@@ -319,38 +396,53 @@ impl Plane {
     }
 }
 
-/// A run of one plane of one tensor.
+/// A shard: a run of one plane of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
+    /// The index of the tensor in the header.
     pub tensor: u32,
+    /// The plane.
     pub plane: Plane,
+    /// The number of the shard in its plane.
     pub index: u32,
+    /// The number of shards in the plane.
     pub count: u32,
+    /// The offset of the shard in the container.
     pub offset: u64,
+    /// The number of bytes in the shard.
     pub length: u64,
 }
 
-/// Where everything is.
+/// The place of everything in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    /// The offset of the first shard.
     pub data_offset: u64,
-    /// In file order: tensor by tensor, base before residual.
+    /// The shards in file order: tensor by tensor, the base before the residual.
     pub shards: Vec<Shard>,
-    /// Number of each tensor's first shard of the base; its residual follows its base.
+    /// For each tensor, the index in `shards` of the first shard of its base. The residual follows the base.
     pub first: Vec<usize>,
+    /// The offset of the manifest.
     pub manifest_offset: u64,
+    /// The length of the manifest.
     pub manifest_bytes: u64,
+    /// The length of the container.
     pub file_bytes: u64,
 }
 
 impl Layout {
-    /// Of a checked header whose JSON has `json_bytes` bytes; `None` if anything overflows.
+    /// Computes the layout of a checked header whose JSON has `json_bytes` bytes. Returns `None` if a number overflows
+    /// or if there are more than [`MAX_SHARDS`] shards.
     pub fn of(header: &Header, json_bytes: u64) -> Option<Self> {
         let front = PREAMBLE_BYTES.checked_add(json_bytes)?.checked_add(header.gguf_header_bytes()?)?;
         let data_offset = align_up(front, ALIGNMENT)?;
+        let shards = header.count_shards();
+        if shards > MAX_SHARDS {
+            return None;
+        }
         let mut layout = Self {
             data_offset,
-            shards: Vec::with_capacity(usize::try_from(header.count_shards()).ok()?),
+            shards: Vec::with_capacity(shards as usize),
             first: Vec::with_capacity(header.tensors.len()),
             manifest_offset: data_offset,
             manifest_bytes: 0,
@@ -395,13 +487,14 @@ impl Layout {
         Some(())
     }
 
-    /// Bytes of a manifest file: the container without its shards.
+    /// The length of a manifest file, which is the container without its shards.
     pub fn detached_bytes(&self) -> u64 {
         self.data_offset + (self.file_bytes - self.manifest_offset)
     }
 }
 
-/// Weights of each shard of a tensor: whole rows where they fit, else multiples of 256.
+/// The number of weights in each shard of a tensor of `n` weights in rows of `row` weights: whole rows where a row fits
+/// into [`SHARD_BYTES`], else a multiple of 256 weights.
 pub fn shard_weights(ty: GgmlType, row: u64, n: u64) -> u64 {
     let most = SHARD_BYTES * ty.block_len() as u64 / ty.block_bytes() as u64;
     let cut = if row <= most { most / row * row } else { most / 256 * 256 };

@@ -1,8 +1,24 @@
-//! The .axm container, version 1: [`layout`] (what lies where), [`writer`] (front and manifest),
-//! [`reader`] (opens, verifies). `docs/axm-format.md` is the format, byte by byte.
+//! The .axm container, version 1. `docs/axm-format.md` is the format, byte by byte.
+//!
+//! [`layout`] says what lies where, [`writer`] makes the bytes before and behind the shards, [`reader`] opens a
+//! container and checks who sealed it, `verify` checks the shards on all cores, and `detach` makes the manifest file.
+//!
+//! ```no_run
+//! use srd_rs::formats::axm::Container;
+//! use srd_rs::formats::axm::reader::Expected;
+//! use srd_rs::progress::Progress;
+//!
+//! let container = Container::open("model.axm")?;
+//! // Without a key this checks integrity alone: nothing is damaged, but anyone may have made the file.
+//! container.verify(&Expected::default(), 4, &Progress::default())?;
+//! println!("{} tensors", container.header.tensors.len());
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
+mod detach;
 pub mod layout;
 pub mod reader;
+mod verify;
 pub mod writer;
 
 pub use layout::{Header, Layout, Plane, Preamble, Shard};

@@ -1,44 +1,52 @@
-//! Opens a container, checks all of it that is not shards, and verifies the shards on all cores.
+//! Opens a container, checks everything in it except the shards, and checks who sealed it.
+//!
+//! The input is a file of any content; what is returned is a [`Container`] whose sizes, header, GGUF headers, manifest
+//! and seal agree with each other, or an error that names the first fault. [`Container::verify`] checks the shards.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::layout::{
-    ENTRY_BYTES, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, MAX_HEADER, PREAMBLE_BYTES, Preamble,
-    SEAL_BYTES, Shard,
+    ENTRY_BYTES, GgufPart, Header, Layout, MANIFEST_HEAD, MANIFEST_MAGIC, MAX_GGUF_HEADERS, MAX_HEADER,
+    MAX_SHARDS, PREAMBLE_BYTES, Preamble, SEAL_BYTES, Shard,
 };
-use super::writer::{entry_place, hasher};
+use super::writer::{entry_place, shard_place};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::reader::{Header as GgufHeader, read_header};
 use crate::formats::source::{self, Source};
-use crate::progress::Progress;
 use crate::sign::ed25519::{self, Signature};
-use crate::sign::keys::{ContainerKeys, MasterKey};
+use crate::sign::keys::MasterKey;
 use crate::sign::{Hash, sha256, tags, to_hex};
-use crate::work;
 
-const DAMAGED: &str = "It is damaged or was altered: get it again from where it was published";
-/// Bytes read at a time.
-const WINDOW: usize = 1 << 20;
+/// What to do with a container that is not the signed one.
+pub(super) const DAMAGED: &str =
+    "The file is damaged or was altered: get it again from where it was published";
 
-/// A container, or its manifest file, whose front, manifest and seal are sound.
+/// An open container, or an open manifest file. Everything except the shards has been checked.
 #[derive(Debug)]
 pub struct Container {
+    /// The path that was opened.
     pub path: PathBuf,
+    /// The open file. Everything is read from this descriptor, whatever the path stands for by now.
     pub file: File,
+    /// The first 256 bytes.
     pub preamble: Preamble,
+    /// The header: the tensors, the GGUF files and the sources.
     pub header: Header,
+    /// The place of every shard, computed from the header.
     pub layout: Layout,
+    /// The container id.
     pub id: Hash,
+    /// The fingerprint: a hash that covers every byte of the container.
     pub fingerprint: Hash,
-    /// A manifest file: everything but the shards.
+    /// True for a manifest file, which has no shards.
     pub detached: bool,
     manifest: Vec<u8>,
     seal: Seal,
 }
 
-/// What follows the manifest.
-#[derive(Debug)]
+/// The last bytes of a container, behind the manifest.
+#[derive(Debug, PartialEq, Eq)]
 struct Seal {
     tag: Hash,
     /// Zeros when there is no signature.
@@ -47,7 +55,7 @@ struct Seal {
 }
 
 impl Seal {
-    /// What is wrong with it, if it does not belong to `fingerprint`.
+    /// Decodes a seal; returns what is wrong if the seal does not belong to `fingerprint`.
     fn decode(bytes: &[u8; SEAL_BYTES as usize], fingerprint: &Hash) -> std::result::Result<Self, String> {
         let hash = |i: usize| -> Hash { bytes[i..i + 32].try_into().expect("32 bytes") };
         if hash(160) != sha256(&[&bytes[..160]]) {
@@ -74,20 +82,22 @@ impl Seal {
     }
 }
 
-/// What a verification is held against.
+/// What a container is held against.
 #[derive(Default)]
 pub struct Expected<'a> {
-    /// With it authenticity is checked, without it integrity alone.
+    /// The master key that must have signed. Without a key, a public key and a fingerprint only integrity is checked.
     pub key: Option<&'a MasterKey>,
+    /// The Ed25519 key that must have signed.
     pub public_key: Option<Hash>,
+    /// The fingerprint that was published.
     pub fingerprint: Option<Hash>,
 }
 
 impl Container {
-    /// Opens a container or a manifest file and checks its front, manifest and seal.
+    /// Opens a container or a manifest file and checks everything in it except the shards.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Verification`] if anything about it is not as the
+    /// [`Error::Io`] if the file cannot be read, [`Error::Verification`] if anything about it is not as the
     /// format says.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -107,16 +117,18 @@ impl Container {
         })
     }
 
-    /// The bytes before tensor data of part `index` of the GGUF.
+    /// Returns the bytes before the tensor data of part `index` of the GGUF.
     ///
     /// # Errors
     /// As [`Container::open`].
     pub fn gguf_header(&self, index: usize) -> Result<Vec<u8>> {
-        gguf_header(&self.file, &self.path, &self.preamble, &self.header, index)
+        let before: u64 = self.header.files[..index].iter().map(|f| f.header_bytes).sum();
+        let at = PREAMBLE_BYTES + self.preamble.header_bytes + before;
+        gguf_header(&self.file, &self.path, at, &self.header.files[index])
     }
 
-    /// The public key of the signature, if there is one. That it signs this manifest has been checked;
-    /// whose key it is has not.
+    /// Returns the public key of the Ed25519 signature, if there is a signature. [`Container::open`] has checked that
+    /// this key signed this manifest. Whose key it is, the file cannot prove.
     pub fn public_key(&self) -> Option<Hash> {
         self.seal.is_signed().then_some(self.seal.public_key)
     }
@@ -125,17 +137,26 @@ impl Container {
         Place::file(&self.path).tensor(&self.header.tensors[shard.tensor as usize].name).at(shard.offset)
     }
 
-    /// Hash and tag of a shard as the manifest has them.
-    pub(crate) fn mark(&self, number: usize) -> (&[u8], &[u8]) {
-        let at = (MANIFEST_HEAD + ENTRY_BYTES * number as u64) as usize + 40;
-        (&self.manifest[at..at + 32], &self.manifest[at + 32..at + 64])
+    /// The SHA-256 of a shard, as the manifest has it.
+    pub(crate) fn shard_hash(&self, number: usize) -> &Hash {
+        self.entry_hash(number, 40)
     }
 
-    /// Checks who sealed the manifest, as far as `expected` allows.
+    fn shard_tag(&self, number: usize) -> &Hash {
+        self.entry_hash(number, 72)
+    }
+
+    fn entry_hash(&self, number: usize, within: usize) -> &Hash {
+        let at = MANIFEST_HEAD as usize + ENTRY_BYTES as usize * number + within;
+        self.manifest[at..at + 32].try_into().expect("32 bytes")
+    }
+
+    /// Checks who sealed the container: the fingerprint, the Ed25519 key, the tag of the manifest and the tags of all
+    /// shards, as far as `expected` names them. The shards' bytes are not read.
     ///
     /// # Errors
-    /// [`Error::Verification`] when it is not what is expected.
-    pub fn authenticate(&self, expected: &Expected) -> Result<Option<ContainerKeys>> {
+    /// [`Error::Verification`] when the container is not the expected one.
+    pub fn authenticate(&self, expected: &Expected) -> Result<()> {
         let refuse = |what: String, fix: &str| Err(Error::verification(Place::file(&self.path), what, fix));
         if expected.fingerprint.is_some_and(|f| f != self.fingerprint) {
             let what = format!("has the fingerprint {}, not the expected one", to_hex(&self.fingerprint));
@@ -146,16 +167,16 @@ impl Container {
                 Some(_) => "is signed with another Ed25519 key than the given one",
                 None => "has no Ed25519 signature",
             };
-            return refuse(what.into(), "Check the key; if it is right, do not use this container");
+            return refuse(what.into(), "Check the key; if the key is right, do not use this container");
         }
-        let Some(key) = expected.key else { return Ok(None) };
+        let Some(key) = expected.key else { return Ok(()) };
         if key.id() != self.preamble.key_id {
             let what = format!(
-                "was signed with the key {}, the given one is {}",
+                "was signed with the key {}, the given key is {}",
                 to_hex(&self.preamble.key_id),
                 to_hex(&key.id())
             );
-            let fix = "Give the key it was signed with, or verify with --no-key to check its integrity alone";
+            let fix = "Give the key that the container was signed with, or use --no-key to check its integrity alone";
             return refuse(what, fix);
         }
         let keys = key.derive(&self.preamble.salt);
@@ -163,23 +184,18 @@ impl Container {
         if !tags::manifest_tag_is(&keys, &message, &self.seal.tag) {
             return refuse("has a manifest that was not signed with the given key".into(), "Do not use it");
         }
-        Ok(Some(keys))
+        // The manifest is authentic and holds these tags, so only a writer with a fault could make a wrong tag.
+        let is_tagged = |(number, shard): (usize, &Shard)| {
+            let place = shard_place(&self.id, &self.header, shard);
+            tags::shard_tag_is(&keys, &place, self.shard_hash(number), self.shard_tag(number))
+        };
+        match self.layout.shards.iter().enumerate().find(|&entry| !is_tagged(entry)) {
+            Some((number, _)) => Err(self.not_signed(number)),
+            None => Ok(()),
+        }
     }
 
-    /// Bytes that [`Container::verify`] reads.
-    pub fn shard_bytes(&self) -> u64 {
-        self.layout.shards.iter().map(|s| s.length).sum()
-    }
-
-    /// Reads bytes of a shard; `at` counts from its first.
-    ///
-    /// # Errors
-    /// [`Error::Verification`] when the file has become shorter, [`Error::Io`] when it cannot be read.
-    pub(crate) fn read_shard(&self, shard: &Shard, at: u64, buf: &mut [u8]) -> Result<()> {
-        source::read_at(&self.file, self.place(shard), shard.offset + at, buf).map_err(as_verification)
-    }
-
-    /// The refusal of a shard whose bytes are not the signed ones.
+    /// The refusal of a shard whose bytes or tag are not the signed ones.
     pub(crate) fn not_signed(&self, number: usize) -> Error {
         let shard = &self.layout.shards[number];
         let what = format!(
@@ -190,206 +206,11 @@ impl Container {
         );
         Error::verification(self.place(shard), what, DAMAGED)
     }
-
-    /// Checks every shard, and that there is nothing between them, on `threads` threads.
-    ///
-    /// # Errors
-    /// [`Error::Verification`] for the first shard in file order that is not the signed one;
-    /// [`Error::Usage`] for a manifest file, which has no shards.
-    pub fn verify(&self, expected: &Expected, threads: usize, progress: &Progress) -> Result<()> {
-        let keys = self.authenticate(expected)?;
-        if self.detached {
-            let what = format!("{} is a manifest without shards", self.path.display());
-            return Err(Error::usage(what, "Name the GGUF that it belongs to as well"));
-        }
-        self.for_each_shard(threads, progress, |number, shard, buffer| {
-            let read = |at: u64, buf: &mut [u8]| self.read_shard(shard, at, buf);
-            self.check_shard(number, keys.as_ref(), &read, buffer, progress)?;
-            self.check_padding(number, buffer)
-        })
-    }
-
-    /// Checks the GGUF, or its parts, against this container or manifest file: header, every tensor, and
-    /// that there is nothing else.
-    ///
-    /// # Errors
-    /// [`Error::Verification`] for the first thing that is not the signed one; [`Error::Usage`] when there
-    /// are more or fewer files than parts.
-    pub fn verify_gguf(
-        &self,
-        paths: &[PathBuf],
-        expected: &Expected,
-        threads: usize,
-        progress: &Progress,
-    ) -> Result<()> {
-        let keys = self.authenticate(expected)?;
-        let parts = self.header.files.len();
-        if paths.len() != parts {
-            let what = format!("the container is of {parts} GGUF files, {} were named", paths.len());
-            return Err(Error::usage(what, "Name each part of the GGUF, in order"));
-        }
-        let files = (0..parts).map(|i| self.open_part(i, &paths[i])).collect::<Result<Vec<_>>>()?;
-        self.for_each_shard(threads, progress, |number, shard, buffer| {
-            let tensor = &self.header.tensors[shard.tensor as usize];
-            if shard.plane != super::Plane::Base {
-                return Ok(());
-            }
-            let (path, file) = (&paths[tensor.file as usize], &files[tensor.file as usize]);
-            let step = tensor.ggml_type().row_bytes(tensor.shard_weights.min(tensor.n_weights()));
-            let start = tensor.offset + step.expect("the header is checked") * u64::from(shard.index);
-            let place = || Place::file(path).tensor(&tensor.name);
-            let read = |at: u64, buf: &mut [u8]| {
-                source::read_at(file, place(), start + at, buf).map_err(as_verification)
-            };
-            self.check_shard(number, keys.as_ref(), &read, buffer, progress).map_err(|e| match e {
-                Error::Verification { what, fix, .. } => {
-                    Error::Verification { place: place().at(start), what, fix }
-                }
-                other => other,
-            })
-        })?;
-        files.iter().zip(paths).enumerate().try_for_each(|(i, (file, path))| self.check_gaps(i, file, path))
-    }
-
-    /// A part of the GGUF whose size and header are the signed ones.
-    fn open_part(&self, index: usize, path: &Path) -> Result<File> {
-        let part = &self.header.files[index];
-        let (file, size) = source::open_regular(path)?;
-        let refuse = |what: String| Err(Error::verification(Place::file(path), what, DAMAGED));
-        if size != part.bytes {
-            return refuse(format!("has {size} bytes, the signed GGUF has {}", part.bytes));
-        }
-        let mut header = vec![0; part.header_bytes as usize];
-        source::read_at(&file, Place::file(path), 0, &mut header)?;
-        if to_hex(&sha256(&[&header])) != part.header_sha256 {
-            return refuse(format!(
-                "has another header than the signed GGUF (its first {} bytes)",
-                header.len()
-            ));
-        }
-        Ok(file)
-    }
-
-    /// What lies between the tensors of a part is zeros.
-    fn check_gaps(&self, index: usize, file: &File, path: &Path) -> Result<()> {
-        let part = &self.header.files[index];
-        let mut spans: Vec<(u64, u64)> = self
-            .header
-            .tensors
-            .iter()
-            .filter(|t| t.file as usize == index)
-            .map(|t| (t.offset, t.offset + t.base.bytes))
-            .collect();
-        spans.sort_unstable();
-        spans.push((part.bytes, part.bytes));
-        let (mut at, mut buffer) = (part.header_bytes, Vec::new());
-        for (start, end) in spans {
-            let place = Place::file(path).at(at);
-            if !zeros(file, &place, at..start.max(at), &mut buffer)? {
-                return Err(Error::verification(
-                    place,
-                    "has bytes between tensors that are not zero",
-                    DAMAGED,
-                ));
-            }
-            at = end;
-        }
-        Ok(())
-    }
-
-    /// Runs `f(number, shard, buffer)` for all shards on `threads` threads. The failure of the first
-    /// shard in file order is returned, whatever the timing.
-    pub(crate) fn for_each_shard(
-        &self,
-        threads: usize,
-        progress: &Progress,
-        f: impl Fn(usize, &Shard, &mut Vec<u8>) -> Result<()> + Sync,
-    ) -> Result<()> {
-        work::run(self.layout.shards.len(), threads, progress, |number, buffer, _| {
-            f(number, &self.layout.shards[number], buffer)
-        })
-    }
-
-    fn check_shard(
-        &self,
-        number: usize,
-        keys: Option<&ContainerKeys>,
-        read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
-        buffer: &mut Vec<u8>,
-        progress: &Progress,
-    ) -> Result<()> {
-        let shard = &self.layout.shards[number];
-        let mut hasher = hasher(keys, &self.id, &self.header, shard);
-        let mut at = 0;
-        while at < shard.length && !progress.is_cancelled() {
-            buffer.resize((shard.length - at).min(WINDOW as u64) as usize, 0);
-            read(at, buffer)?;
-            hasher.update(buffer);
-            at += buffer.len() as u64;
-            progress.add(buffer.len() as u64);
-        }
-        if at < shard.length {
-            return Err(Error::Interrupted);
-        }
-        let (hash, tag) = hasher.finish();
-        let (signed_hash, signed_tag) = self.mark(number);
-        if hash != signed_hash {
-            return Err(self.not_signed(number));
-        }
-        // The manifest that lists this tag is authentic, so only a writer's mistake gets here.
-        if tag.is_some_and(|tag| tag != signed_tag) {
-            return Err(self.not_signed(number));
-        }
-        Ok(())
-    }
-
-    fn check_padding(&self, number: usize, buffer: &mut Vec<u8>) -> Result<()> {
-        let shard = &self.layout.shards[number];
-        let end = self.layout.shards.get(number + 1).map_or(self.layout.manifest_offset, |next| next.offset);
-        let place = Place::file(&self.path).at(shard.offset + shard.length);
-        if !zeros(&self.file, &place, shard.offset + shard.length..end, buffer)? {
-            let tensor = &self.header.tensors[shard.tensor as usize].name;
-            let what = format!(
-                "has bytes behind shard {} of {} of the {} plane that are not zero",
-                shard.index + 1,
-                shard.count,
-                shard.plane.name()
-            );
-            return Err(Error::verification(place.tensor(tensor), what, DAMAGED));
-        }
-        Ok(())
-    }
-
-    /// The manifest file of this container: all of it but the shards.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be read.
-    pub fn detach(&self) -> Result<Vec<u8>> {
-        let mut out = vec![0; self.layout.detached_bytes() as usize];
-        let (front, end) = out.split_at_mut(self.layout.data_offset as usize);
-        source::read_at(&self.file, Place::file(&self.path), 0, front)?;
-        let at = if self.detached { self.layout.data_offset } else { self.layout.manifest_offset };
-        source::read_at(&self.file, Place::file(&self.path), at, end)?;
-        Ok(out)
-    }
 }
 
-/// Whether a range holds zeros alone.
-fn zeros(file: &File, place: &Place, range: std::ops::Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
-    let mut at = range.start;
-    while at < range.end {
-        buffer.resize((range.end - at).min(WINDOW as u64) as usize, 0);
-        source::read_at(file, place.clone(), at, buffer).map_err(as_verification)?;
-        if buffer.iter().any(|&b| b != 0) {
-            return Ok(false);
-        }
-        at += buffer.len() as u64;
-    }
-    Ok(true)
-}
-
-/// A signed file that has become shorter, or breaks its format, is not the signed one.
-fn as_verification(error: Error) -> Error {
+/// Turns the error of a file that has become shorter, or that breaks its format, into a refusal: such a file is not the
+/// signed one.
+pub(super) fn as_verification(error: Error) -> Error {
     match error {
         Error::Format { place, what, .. } | Error::Model { place, what, .. } => {
             Error::verification(place, what, DAMAGED)
@@ -398,7 +219,7 @@ fn as_verification(error: Error) -> Error {
     }
 }
 
-/// Everything but the shards.
+/// Everything in a container except the shards.
 struct Front {
     preamble: Preamble,
     header: Header,
@@ -445,7 +266,8 @@ impl Front {
     }
 }
 
-/// Reads and checks everything but the shards, of a source of `size` bytes; `path` is for messages.
+/// Reads and checks everything except the shards of a source of `size` bytes, and returns the fingerprint. `path` is
+/// used in messages only.
 ///
 /// # Errors
 /// As [`Container::open`].
@@ -453,8 +275,8 @@ pub fn check_front<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Re
     Ok(Front::read(source, size, path)?.fingerprint)
 }
 
-/// The sizes that the preamble states fit the file, which bounds every allocation; true for a manifest
-/// file.
+/// Checks that the sizes in the preamble fit the file and the limits of the format, which bounds every allocation
+/// that follows. Returns true for a manifest file.
 fn check_size(p: &Preamble, size: u64) -> std::result::Result<bool, String> {
     let end = p.manifest_offset.checked_add(p.manifest_bytes).and_then(|end| end.checked_add(SEAL_BYTES));
     let ordered = PREAMBLE_BYTES.checked_add(p.header_bytes).is_some_and(|end| end <= p.data_offset)
@@ -462,6 +284,12 @@ fn check_size(p: &Preamble, size: u64) -> std::result::Result<bool, String> {
         && end == Some(p.file_bytes);
     if !ordered || p.header_bytes > MAX_HEADER {
         return Err("states sizes that contradict each other".into());
+    }
+    if u64::from(p.n_shards) > MAX_SHARDS {
+        return Err(format!("states {} shards; at most {MAX_SHARDS} are accepted", p.n_shards));
+    }
+    if p.data_offset - PREAMBLE_BYTES - p.header_bytes > MAX_GGUF_HEADERS {
+        return Err(format!("states GGUF headers of more than {MAX_GGUF_HEADERS} bytes"));
     }
     if p.manifest_bytes != MANIFEST_HEAD + ENTRY_BYTES * u64::from(p.n_shards) {
         return Err("states a manifest of the wrong size".into());
@@ -478,7 +306,7 @@ fn check_size(p: &Preamble, size: u64) -> std::result::Result<bool, String> {
 
 fn layout_of(header: &Header, p: &Preamble) -> std::result::Result<Layout, String> {
     let wrong = "has a header that does not fit the sizes before it";
-    // Before the list of shards is allocated.
+    // This comparison comes before the list of shards is allocated.
     if header.count_shards() != u64::from(p.n_shards) {
         return Err(wrong.into());
     }
@@ -512,25 +340,18 @@ fn check_manifest(manifest: &[u8], p: &Preamble, layout: &Layout) -> std::result
     Ok(())
 }
 
-fn gguf_header<S: Source + ?Sized>(
-    source: &S,
-    path: &Path,
-    p: &Preamble,
-    header: &Header,
-    index: usize,
-) -> Result<Vec<u8>> {
-    let before: u64 = header.files[..index].iter().map(|f| f.header_bytes).sum();
-    let mut bytes = vec![0; header.files[index].header_bytes as usize];
-    let at = PREAMBLE_BYTES + p.header_bytes + before;
+/// Reads the stored header of one part of the GGUF, which begins at `at`, and compares its SHA-256.
+fn gguf_header<S: Source + ?Sized>(source: &S, path: &Path, at: u64, part: &GgufPart) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; part.header_bytes as usize];
     source::read_at(source, Place::file(path), at, &mut bytes).map_err(as_verification)?;
-    if to_hex(&sha256(&[&bytes])) != header.files[index].header_sha256 {
-        let what = format!("has a damaged GGUF header (of '{}')", header.files[index].name);
+    if to_hex(&sha256(&[&bytes])) != part.header_sha256 {
+        let what = format!("has a damaged GGUF header (of '{}')", part.name);
         return Err(Error::verification(Place::file(path).at(at), what, DAMAGED));
     }
     Ok(bytes)
 }
 
-/// The front of a GGUF of which nothing else is at hand; the rest reads as zeros, and is not looked at.
+/// The header of a GGUF whose tensor data is not at hand. The data reads as zeros, and nothing looks at it.
 struct HeaderOnly<'a>(&'a [u8]);
 
 impl Source for HeaderOnly<'_> {
@@ -543,38 +364,41 @@ impl Source for HeaderOnly<'_> {
     }
 }
 
-/// Reads the front of a GGUF of `size` bytes.
+/// Parses the header of a GGUF that has `size` bytes altogether.
 ///
 /// # Errors
-/// [`Error::Verification`] when it is not sound.
+/// [`Error::Verification`] when the header is not sound.
 pub fn parse_gguf_header(bytes: &[u8], size: u64, path: &Path) -> Result<GgufHeader> {
     read_header(&HeaderOnly(bytes), size, path).map_err(as_verification)
 }
 
-/// Every stored GGUF header is sound and lists exactly the tensors of the container's header.
+/// Checks that every stored GGUF header is sound and lists exactly the tensors of the container's header.
 fn check_gguf_headers<S: Source + ?Sized>(
     source: &S,
     path: &Path,
     p: &Preamble,
     header: &Header,
 ) -> Result<()> {
-    for (index, file) in header.files.iter().enumerate() {
-        let bytes = gguf_header(source, path, p, header, index)?;
-        let gguf = parse_gguf_header(&bytes, file.bytes, path)?;
-        let listed = header.tensors.iter().filter(|t| t.file as usize == index);
-        let same = gguf.tensors.len() == listed.clone().count()
+    let mut listed = vec![Vec::new(); header.files.len()];
+    header.tensors.iter().for_each(|t| listed[t.file as usize].push(t));
+    let mut at = PREAMBLE_BYTES + p.header_bytes;
+    for (part, listed) in header.files.iter().zip(listed) {
+        let bytes = gguf_header(source, path, at, part)?;
+        at += part.header_bytes;
+        let gguf = parse_gguf_header(&bytes, part.bytes, path)?;
+        let same = gguf.tensors.len() == listed.len()
             && gguf.tensors.iter().zip(listed).all(|(g, t)| {
                 g.name == t.name && g.ne == t.ne && g.ty.name() == t.ty && g.offset == t.offset
             });
-        if !same || gguf.data_offset != file.header_bytes {
-            let what = format!("lists other tensors than its GGUF header (of '{}')", file.name);
+        if !same || gguf.data_offset != part.header_bytes {
+            let what = format!("lists other tensors than its GGUF header (of '{}')", part.name);
             return Err(Error::verification(Place::file(path), what, DAMAGED));
         }
     }
     Ok(())
 }
 
-/// Zeros between the last GGUF header and the first shard.
+/// Checks that only zeros lie between the last GGUF header and the first shard.
 fn check_front_padding<S: Source + ?Sized>(
     source: &S,
     path: &Path,

@@ -1,4 +1,5 @@
-//! Front and end of a container; what lies between, the shards, the walk over the weights writes.
+//! Writes the preamble, the header and the manifest of a container. The shards between them are written by
+//! `convert::container` while the weights are converted.
 
 use std::sync::Mutex;
 
@@ -8,15 +9,19 @@ use super::layout::{
 };
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::{ContainerKeys, MasterKey};
-use crate::sign::tags::{self, ShardHasher, ShardPlace};
+use crate::sign::tags::{self, ShardPlace};
 use crate::sign::{Hash, sha256};
 
 const SALT_DOMAIN: &[u8] = b"srd-axm v1 salt\0";
 
-/// SHA-256 and tag of a shard.
-pub type Mark = (Hash, Hash);
+/// What the manifest says of the bytes of one shard.
+#[derive(Debug, Clone, Copy)]
+struct ShardDigest {
+    sha256: Hash,
+    tag: Hash,
+}
 
-/// A container in the making.
+/// Collects the digests of a container's shards and makes everything that is not a shard.
 pub struct Writer<'a> {
     header: &'a Header,
     layout: &'a Layout,
@@ -24,14 +29,15 @@ pub struct Writer<'a> {
     json: Vec<u8>,
     preamble: Preamble,
     keys: ContainerKeys,
-    marks: Mutex<Vec<Option<Mark>>>,
+    digests: Mutex<Vec<Option<ShardDigest>>>,
 }
 
 impl<'a> Writer<'a> {
-    /// The salt follows from container id and key, so that the same input gives the same bytes.
+    /// Makes a writer for the container that `header` and `layout` describe. The salt follows from the container id and
+    /// the key, so that the same input and the same key give the same file.
     ///
     /// # Panics
-    /// If `header` has not been checked or `layout` is not of it.
+    /// If `header` has not been checked, or if `layout` is not the layout of `header`.
     pub fn new(header: &'a Header, layout: &'a Layout, key: &MasterKey) -> Self {
         let id = header.container_id().expect("headers are checked");
         let json = header.to_json();
@@ -44,50 +50,44 @@ impl<'a> Writer<'a> {
             manifest_offset: layout.manifest_offset,
             manifest_bytes: layout.manifest_bytes,
             file_bytes: layout.file_bytes,
-            n_shards: u32::try_from(layout.shards.len()).expect("fewer than 2^32 shards"),
+            n_shards: u32::try_from(layout.shards.len()).expect("a layout has at most MAX_SHARDS shards"),
             header_hash: sha256(&[&json]),
             salt,
             key_id: key.id(),
         };
-        let marks = Mutex::new(vec![None; layout.shards.len()]);
-        Self { header, layout, id, json, preamble, keys: key.derive(&salt), marks }
+        let digests = Mutex::new(vec![None; layout.shards.len()]);
+        Self { header, layout, id, json, preamble, keys: key.derive(&salt), digests }
     }
 
-    /// What stands before the GGUF headers: preamble and header.
+    /// Returns the bytes before the GGUF headers: the preamble and the header.
     pub fn front(&self) -> Vec<u8> {
         [&self.preamble.encode()[..], &self.json].concat()
     }
 
-    /// Takes the bytes of shard `number` in order.
-    pub fn hasher(&self, number: usize) -> ShardHasher {
-        hasher(Some(&self.keys), &self.id, self.header, &self.layout.shards[number])
+    /// Takes the SHA-256 of the bytes of shard `number`, and makes the tag of the shard.
+    pub fn finish_shard(&self, number: usize, sha256: Hash) {
+        let place = shard_place(&self.id, self.header, &self.layout.shards[number]);
+        let digest = ShardDigest { sha256, tag: tags::shard_tag(&self.keys, &place, &sha256) };
+        self.digests.lock().unwrap_or_else(|p| p.into_inner())[number] = Some(digest);
     }
 
-    /// Keeps what `hasher` of this shard came to, and returns its SHA-256.
-    pub fn finish_shard(&self, number: usize, hasher: ShardHasher) -> Hash {
-        let (hash, tag) = hasher.finish();
-        let tag = tag.expect("a writer has a key");
-        self.marks.lock().unwrap_or_else(|p| p.into_inner())[number] = Some((hash, tag));
-        hash
-    }
-
-    /// Manifest and seal, to be written at `layout.manifest_offset`, and the fingerprint.
+    /// Returns the manifest and the seal, which are to be written at `layout.manifest_offset`, and the fingerprint.
     ///
     /// # Panics
     /// If a shard has not been finished.
     pub fn finish(self, sign_key: Option<&SignKey>) -> (Vec<u8>, Hash) {
-        let marks = self.marks.into_inner().unwrap_or_else(|p| p.into_inner());
-        let marks: Vec<Mark> = marks.into_iter().map(|m| m.expect("every shard is finished")).collect();
-        let mut out = manifest(&self.preamble, &self.layout.shards, &marks);
+        let digests = self.digests.into_inner().unwrap_or_else(|p| p.into_inner());
+        let digests: Vec<_> = digests.into_iter().map(|d| d.expect("every shard is finished")).collect();
+        let mut out = manifest(&self.preamble, &self.layout.shards, &digests);
         let fingerprint = tags::fingerprint(&out);
         out.extend(seal(&fingerprint, &self.keys, sign_key));
         (out, fingerprint)
     }
 }
 
-/// Hash and tag of a shard of this container.
-pub(super) fn hasher(keys: Option<&ContainerKeys>, id: &Hash, header: &Header, shard: &Shard) -> ShardHasher {
-    let place = ShardPlace {
+/// The place of a shard of the container `id`, as its tag binds it.
+pub(super) fn shard_place<'a>(id: &'a Hash, header: &'a Header, shard: &Shard) -> ShardPlace<'a> {
+    ShardPlace {
         container: id,
         tensor: &header.tensors[shard.tensor as usize].name,
         plane: shard.plane as u8,
@@ -95,13 +95,12 @@ pub(super) fn hasher(keys: Option<&ContainerKeys>, id: &Hash, header: &Header, s
         count: shard.count,
         offset: shard.offset,
         length: shard.length,
-    };
-    ShardHasher::new(keys, &place)
+    }
 }
 
-/// The manifest: magic, version, algorithms, SHA-256 of the preamble, number of shards, zeros, and an
-/// entry for each shard.
-fn manifest(preamble: &Preamble, shards: &[Shard], marks: &[Mark]) -> Vec<u8> {
+/// Makes the manifest: magic, version, algorithms, SHA-256 of the preamble, number of shards, zeros, and an entry for
+/// each shard.
+fn manifest(preamble: &Preamble, shards: &[Shard], digests: &[ShardDigest]) -> Vec<u8> {
     let mut out =
         Vec::with_capacity((MANIFEST_HEAD + ENTRY_BYTES * shards.len() as u64 + SEAL_BYTES) as usize);
     out.extend_from_slice(&MANIFEST_MAGIC);
@@ -110,15 +109,15 @@ fn manifest(preamble: &Preamble, shards: &[Shard], marks: &[Mark]) -> Vec<u8> {
     out.extend_from_slice(&sha256(&[&preamble.encode()]));
     out.extend_from_slice(&(shards.len() as u64).to_le_bytes());
     out.resize(MANIFEST_HEAD as usize, 0);
-    for (shard, (hash, tag)) in shards.iter().zip(marks) {
+    for (shard, digest) in shards.iter().zip(digests) {
         out.extend_from_slice(&entry_place(shard));
-        out.extend_from_slice(hash);
-        out.extend_from_slice(tag);
+        out.extend_from_slice(&digest.sha256);
+        out.extend_from_slice(&digest.tag);
     }
     out
 }
 
-/// The part of a manifest's entry that follows from the header: 40 bytes.
+/// The first 40 bytes of a manifest's entry, which follow from the header.
 pub(super) fn entry_place(shard: &Shard) -> [u8; 40] {
     let mut out = [0; 40];
     out[0..4].copy_from_slice(&shard.tensor.to_le_bytes());

@@ -3,14 +3,13 @@
 
 use std::path::PathBuf;
 
-use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value, json};
 
 use super::header::{self, Info, Input};
 use super::reader::Calibration;
 use crate::error::{Error, Place, Result};
 use crate::formats::sink::Sink;
-use crate::sign::{hash_of, to_hex};
+use crate::sign::{Sha256, to_hex};
 
 /// Header bytes beside those of the inputs.
 const HEADER_BASE: u64 = 8 << 10;
@@ -52,7 +51,7 @@ pub struct Writer {
     room: u64,
     /// Bytes of data so far.
     at: u64,
-    hash: Context,
+    hash: Sha256,
     inputs: Vec<Input>,
     entries: Map<String, Value>,
 }
@@ -74,7 +73,7 @@ impl Writer {
             info,
             room: room.next_multiple_of(8),
             at: 0,
-            hash: Context::new(&SHA256),
+            hash: Sha256::default(),
             inputs: Vec::new(),
             entries: Map::new(),
         })
@@ -119,7 +118,7 @@ impl Writer {
             let fix = "Report this: the forward pass reached no matrix";
             return Err(Error::model(Place::file(&self.path), "would hold no statistics", fix));
         }
-        let data_sha256 = to_hex(&hash_of(&self.hash.clone().finish()));
+        let data_sha256 = to_hex(&self.hash.clone().finish());
         let metadata = header::encode(&self.info, &self.inputs, &data_sha256);
         let mut json = Map::new();
         json.insert("__metadata__".into(), Value::Object(metadata));
