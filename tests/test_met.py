@@ -333,13 +333,13 @@ def test_wrong_and_changed_files_are_refused(gguf: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("spoil", "part"),
     [
-        (lambda s: "", "no MET sidecar"),
-        (lambda s: s[: len(s) // 2], "no MET sidecar"),
+        (lambda s: "", "not a MET sidecar"),
+        (lambda s: s[: len(s) // 2], "not a MET sidecar"),
         (lambda s: s.replace('"met_version": 1', '"met_version": 7'), "version 7"),
-        (lambda s: s.replace('"bytes"', '"byte"', 1), "no sound MET sidecar"),
-        (lambda s: s.replace('"early"', '"earl"'), "no sound MET sidecar"),
+        (lambda s: s.replace('"bytes"', '"byte"', 1), "not a sound MET sidecar"),
+        (lambda s: s.replace('"early"', '"earl"'), "not a sound MET sidecar"),
         (lambda s: s.replace('"offset": 0,', '"offset": 18446744073709551615,'), "embedding_slot"),
-        (lambda s: s.replace('"offset": 0,', '"offset": -1,'), "no sound MET sidecar"),
+        (lambda s: s.replace('"offset": 0,', '"offset": -1,'), "not a sound MET sidecar"),
         (lambda s: re.sub(r'"0": "early"', '"0": "factual"', s), "chunk_map"),
     ],
 )

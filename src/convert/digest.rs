@@ -1,23 +1,25 @@
-//! The source digest of the provenance keys: one SHA-256 that changes when any config, tokenizer or
-//! shard header changes. It does not read the weights: a container's shards sign those.
+//! The source digest: one SHA-256 that changes when any config file, tokenizer file or shard header of a checkpoint
+//! changes. The weights are not read for it, because a container's shards sign the converted weights.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::safetensors::Checkpoint;
-use crate::sign::{Hash, Sha256, sha256, to_hex};
+use crate::formats::source::open_regular;
+use crate::progress::Progress;
+use crate::sign::file::hash_start;
+use crate::sign::{Hash, sha256, to_hex};
 
-/// A part of a file that goes into the digest.
+/// A file that goes into the digest, or its header.
 pub struct Part {
+    /// The path of the file.
     pub path: PathBuf,
-    /// How much of the file is hashed: its header; `None` for all of it.
+    /// The number of bytes that are hashed, for a weight file its header; `None` for the whole file.
     pub header_bytes: Option<u64>,
 }
 
-/// The headers of a checkpoint's shards. Tensor data begins where the header ends, without a hole.
+/// The headers of a checkpoint's shards. The tensor data begins where the header ends, without a hole.
 pub fn checkpoint_headers(checkpoint: &Checkpoint) -> Vec<Part> {
     let mut ends: Vec<u64> = checkpoint.shards().iter().map(|s| s.size).collect();
     for tensor in checkpoint.tensors() {
@@ -27,17 +29,17 @@ pub fn checkpoint_headers(checkpoint: &Checkpoint) -> Vec<Part> {
     shards.map(|(s, end)| Part { path: s.path.clone(), header_bytes: Some(end) }).collect()
 }
 
-/// The parts with their SHA-256, sorted by name.
+/// Hashes the parts and returns them sorted by name.
 ///
 /// # Errors
-/// [`Error::Io`] when a file cannot be read.
+/// [`crate::Error::Io`] when a file cannot be read.
 pub fn describe(parts: &[Part]) -> Result<Vec<SourceFile>> {
     let mut files = parts.iter().map(describe_part).collect::<Result<Vec<_>>>()?;
     files.sort_by_cached_key(line);
     Ok(files)
 }
 
-/// `sha256:` and the SHA-256, in hex, of one line per part, sorted:
+/// Returns `sha256:` and the SHA-256, in hexadecimal digits, of one line for each part. The lines are sorted and have the form
 /// `name TAB file size TAB sha256 of the hashed bytes LF`.
 pub fn source_digest(files: &[SourceFile]) -> String {
     let mut lines: Vec<_> = files.iter().map(line).collect();
@@ -51,31 +53,19 @@ fn line(file: &SourceFile) -> String {
 
 fn describe_part(part: &Part) -> Result<SourceFile> {
     let name = part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut file = File::open(&part.path).map_err(|e| Error::io(&part.path, "open", e))?;
-    let bytes = file.seek(SeekFrom::End(0)).map_err(|e| Error::io(&part.path, "read", e))?;
-    file.rewind().map_err(|e| Error::io(&part.path, "read", e))?;
+    let (file, bytes) = open_regular(&part.path)?;
     let hashed_bytes = part.header_bytes.unwrap_or(bytes);
-    let sha256 = to_hex(&hash_reader(file.take(hashed_bytes), &part.path)?);
+    let sha256 = to_hex(&hash_start(&file, &part.path, hashed_bytes, &Progress::default())?);
     Ok(SourceFile { bytes, hashed_bytes, name, sha256 })
 }
 
-/// SHA-256 of a whole file.
+/// The SHA-256 of a whole file.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read.
+/// [`crate::Error::Io`] when the file cannot be read, [`crate::Error::Model`] when it is not a regular file.
 pub fn hash_file(path: &Path) -> Result<Hash> {
-    hash_reader(File::open(path).map_err(|e| Error::io(path, "open", e))?, path)
-}
-
-fn hash_reader(mut reader: impl Read, path: &Path) -> Result<Hash> {
-    let mut hasher = Sha256::default();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match reader.read(&mut buffer).map_err(|e| Error::io(path, "read", e))? {
-            0 => return Ok(hasher.finish()),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
+    let (file, bytes) = open_regular(path)?;
+    hash_start(&file, path, bytes, &Progress::default())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! Hydration: bringing the bytes of an intent's slots into the page cache, so that an engine that maps
-//! the file finds them there; and taking out what is not needed.
+//! Hydration reads the bytes of an intent's slots into the page cache, so that an engine that maps the file finds them in
+//! memory. It can also take the other bytes of the file out of the page cache.
+//!
+//! [`Hydrator`] is the entry; the example is in [the head of `met`](super).
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -19,46 +21,54 @@ use crate::error::{Error, Place, Result};
 use crate::formats::gguf::GgufFile;
 use crate::progress::Progress;
 
-/// Bytes asked for and read at a time. Kernels cap a single request to read ahead, some at this size.
+/// The number of bytes that are requested and read at a time. Kernels limit a single request to read ahead, and some have
+/// this limit.
 const PIECE: u64 = 512 << 10;
-/// Pieces under way ahead of the one being read, so that the disk always has work: 16 MiB.
+/// The number of pieces that are requested before they are read (16 MiB), so that the disk always has work.
 const AHEAD: usize = 32;
 
+/// How to hydrate.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HydrateOptions {
-    /// Most bytes to bring in, counted in whole pages. What does not fit is left out from the end:
-    /// the embedding part comes first, then the slots by depth.
+    /// The largest number of bytes to read, counted in whole pages. The embedding part comes first, then the slots by depth;
+    /// bytes beyond the budget are left out.
     pub budget: Option<u64>,
-    /// Keep them in memory until the hydrator is dropped or evicts them.
+    /// Lock the pages in memory until the hydrator is dropped or evicts them.
     pub lock: bool,
-    /// Take the rest of the file out of memory first.
+    /// Take the rest of the file out of memory before anything is read.
     pub evict_others: bool,
 }
 
-/// What a hydration did, in bytes of whole pages.
+/// What a hydration did. The numbers of bytes count whole pages.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
+    /// The intent.
     pub intent: Intent,
-    /// What the intent needs.
+    /// The bytes that the intent needs.
     pub wanted_bytes: u64,
-    /// What of it the budget allowed, all in memory at the end.
+    /// The part of these bytes that the budget allowed. All of it is in memory at the end.
     pub hydrated_bytes: u64,
-    /// What of that had to be read, in pieces of which at least one page was missing.
+    /// The bytes of the pieces that were read, because at least one of their pages was not in memory.
     pub read_bytes: u64,
+    /// The bytes that are locked in memory.
     pub locked_bytes: u64,
+    /// The time that the hydration took.
     pub seconds: f64,
 }
 
-/// A part of the file and how much of it is in memory.
+/// A part of the file, and how much of the part is in memory.
 #[derive(Debug, Clone, Serialize)]
 pub struct Residency {
+    /// The name of the part.
     pub slot: &'static str,
+    /// The bytes of the part.
     pub bytes: u64,
-    /// `None` where the kernel does not say: it tells only who owns or may write the file.
+    /// The bytes that are in memory. `None` if the kernel does not say: it answers only to a process that owns the file or may
+    /// write it.
     pub resident_bytes: Option<u64>,
 }
 
-/// A GGUF with its sidecar, and the pages of it that are locked.
+/// An open GGUF with its sidecar and its locked pages.
 #[derive(Debug)]
 pub struct Hydrator {
     path: PathBuf,
@@ -67,16 +77,16 @@ pub struct Hydrator {
     size: u64,
     sidecar: Sidecar,
     locked: Vec<Locked>,
-    /// Whether mincore can be believed.
-    tells: bool,
+    /// True if the answers of mincore can be believed for this file.
+    residency_is_reliable: bool,
 }
 
 impl Hydrator {
-    /// Opens a GGUF with the given sidecar, or the one beside it (`name.met.json`), or, where there is
-    /// none, what a new one would say.
+    /// Opens a GGUF with the given sidecar, or else with the sidecar beside the GGUF (`name.met.json`), or else with a sidecar that
+    /// is measured now.
     ///
     /// # Errors
-    /// Those of [`GgufFile::open`], [`Sidecar::read`] and [`Sidecar::check`].
+    /// The errors of [`GgufFile::open`], [`Sidecar::read`] and [`Sidecar::check`].
     pub fn open(path: &Path, sidecar: Option<&Path>) -> Result<Self> {
         let gguf = GgufFile::open(path)?;
         let beside = sidecar_path(path);
@@ -92,32 +102,33 @@ impl Hydrator {
         let size = gguf.header.file_size;
         let GgufFile { path, file, .. } = gguf;
         let map = FileMap::new(&file).map_err(|e| Error::io(&path, "map", e))?;
-        // Otherwise the kernel reads on behind each range, into slots that nobody asked for.
+        // Without this advice the kernel would read ahead beyond each range, into slots that the intent does not need.
         advise(&file, 0..size, Advice::Random);
-        let tells = residency_is_told(&path, &file);
-        Ok(Self { path, file, map, size, sidecar, locked: Vec::new(), tells })
+        let residency_is_reliable = residency_is_reliable(&path, &file);
+        Ok(Self { path, file, map, size, sidecar, locked: Vec::new(), residency_is_reliable })
     }
 
+    /// Returns the sidecar.
     pub fn sidecar(&self) -> &Sidecar {
         &self.sidecar
     }
 
-    /// Bytes that are locked, in whole pages.
+    /// Returns the number of bytes that are locked, in whole pages.
     pub fn locked_bytes(&self) -> u64 {
         self.locked.iter().map(|l| l.range.end - l.range.start).sum()
     }
 
-    /// How much of each part is in memory: the embedding part, then the slots.
+    /// Returns how much of each part is in memory: the embedding part first, then the slots.
     ///
     /// # Errors
-    /// [`Error::Io`] if the kernel refuses to say.
+    /// [`Error::Io`] if the kernel refuses to answer.
     pub fn residency(&self) -> Result<Vec<Residency>> {
         Part::all().map(|part| self.residency_of(part)).collect()
     }
 
     fn residency_of(&self, part: Part) -> Result<Residency> {
         let each = self.sidecar.ranges(part).iter().map(|r| self.map.resident(r.range()));
-        let resident = match self.tells {
+        let resident = match self.residency_is_reliable {
             true => {
                 Some(each.sum::<io::Result<u64>>().map_err(|e| self.failed("ask what is resident of", e))?)
             }
@@ -126,7 +137,7 @@ impl Hydrator {
         Ok(Residency { slot: part.name(), bytes: self.sidecar.bytes(part), resident_bytes: resident })
     }
 
-    /// Brings in what an intent needs. Returns when it is all in memory.
+    /// Reads the bytes that an intent needs into memory. Returns when all of them are in memory.
     ///
     /// # Errors
     /// [`Error::Usage`] for an intent that the policy lacks or a budget below one page; [`Error::Io`] if
@@ -141,7 +152,7 @@ impl Hydrator {
         let parts = self.sidecar.parts(intent)?;
         let page = self.map.page();
         if options.budget.is_some_and(|b| b < page) {
-            let what = format!("a budget of {} bytes is less than a page", options.budget.unwrap_or(0));
+            let what = format!("a budget of {} bytes is less than one page", options.budget.unwrap_or(0));
             return Err(Error::usage(what, format!("Allow at least {page} bytes")));
         }
         let wanted = self.pages(&parts, u64::MAX);
@@ -165,8 +176,8 @@ impl Hydrator {
         })
     }
 
-    /// Takes parts out of memory, as far as the kernel lets go: pages that another process has mapped
-    /// stay. A page shared with a part that is not named stays, too.
+    /// Takes parts out of memory. Pages that another process has mapped stay in memory, and so does a page that has bytes of a
+    /// part that is not in `parts`.
     pub fn evict(&mut self, parts: &[Part]) {
         let mut bytes: Vec<_> =
             parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(|r| r.range()).collect();
@@ -176,10 +187,10 @@ impl Hydrator {
         self.drop_pages(&whole);
     }
 
-    /// The pages of `parts` in order, each once, as far as `budget` bytes go.
+    /// Returns the pages of `parts` in order, each page once, up to `budget` bytes.
     fn pages(&self, parts: &[Part], budget: u64) -> Vec<Range<u64>> {
         let page = self.map.page();
-        // Only the first and last page of a range can hold bytes of another.
+        // Only the first page and the last page of a range can hold bytes of another range.
         let mut shared = HashSet::new();
         let mut left = budget;
         let mut chosen = Vec::new();
@@ -201,7 +212,7 @@ impl Hydrator {
         merged(chosen)
     }
 
-    /// The pages that lie in the range altogether; the end of the file completes its last page.
+    /// Returns the pages that lie completely in the range. The end of the file counts as the end of a page.
     fn whole_pages(&self, range: Range<u64>) -> Option<Range<u64>> {
         let page = self.map.page();
         let start = range.start.next_multiple_of(page);
@@ -209,7 +220,7 @@ impl Hydrator {
         (start < end).then_some(start..end)
     }
 
-    /// Returns how many bytes were not in memory.
+    /// Reads the ranges into memory, and returns the number of bytes that were not in memory.
     fn bring_in(&self, ranges: &[Range<u64>], progress: &Progress) -> Result<u64> {
         let mut missing = VecDeque::with_capacity(AHEAD);
         let mut pieces = ranges.iter().flat_map(cut);
@@ -235,17 +246,18 @@ impl Hydrator {
     }
 
     fn is_resident(&self, piece: &Range<u64>) -> bool {
-        self.tells && self.map.resident(piece.clone()).is_ok_and(|n| n == piece.end - piece.start)
+        self.residency_is_reliable
+            && self.map.resident(piece.clone()).is_ok_and(|n| n == piece.end - piece.start)
     }
 
-    /// Reads a piece. Asking for it in advance is a hint that the kernel may ignore; a read is not.
+    /// Reads a piece. The kernel may ignore the request to read ahead, but it cannot ignore a read.
     fn touch(&self, piece: &Range<u64>, buffer: &mut [u8]) -> Result<()> {
         let bytes = (piece.end - piece.start) as usize;
         self.file.read_exact_at(&mut buffer[..bytes], piece.start).map_err(|source| Error::Io {
             place: Place::file(&self.path).at(piece.start),
             action: "read",
             source,
-            fix: "Check the disk, and that the file was not replaced meanwhile",
+            fix: "Check the disk, and check that nobody has replaced the file in the meantime",
         })
     }
 
@@ -262,10 +274,10 @@ impl Hydrator {
         Ok(())
     }
 
-    /// `ranges` are whole pages.
+    /// Takes `ranges`, which are whole pages, out of memory.
     fn drop_pages(&self, ranges: &[Range<u64>]) {
-        // Pages that are not yet on the disk cannot be dropped. On a file system that is read-only there
-        // are none.
+        // Pages that are not yet on the disk cannot be dropped, so they are written first. The call fails on a read-only file
+        // system, which has no such pages.
         let _ = rustix::fs::fdatasync(&self.file);
         let inode = self.file.metadata().map_or(0, |m| m.ino());
         map::page_out(&self.path, inode, ranges);
@@ -277,16 +289,16 @@ impl Hydrator {
     }
 }
 
-/// A hint: where it cannot be given, the reads do the work.
+/// Gives the kernel an advice. If the call fails, nothing is lost, because the bytes are read anyway.
 fn advise(file: &File, range: Range<u64>, advice: Advice) {
     if let Some(len) = std::num::NonZeroU64::new(range.end - range.start) {
         let _ = rustix::fs::fadvise(file, range.start, Some(len), advice);
     }
 }
 
-/// The kernel tells which pages are resident only who could find out by writing; to others it says that
-/// all are.
-fn residency_is_told(path: &Path, file: &File) -> bool {
+/// Returns whether mincore tells the truth about a file. The kernel tells the truth to a process that owns the file or may
+/// write it; to other processes it says that all pages are in memory.
+fn residency_is_reliable(path: &Path, file: &File) -> bool {
     let owner = file.metadata().is_ok_and(|m| m.uid() == rustix::process::geteuid().as_raw());
     owner || rustix::fs::accessat(rustix::fs::CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
@@ -300,7 +312,7 @@ fn cut(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
     (range.start..end).step_by(PIECE as usize).map(move |at| at..(at + PIECE).min(end))
 }
 
-/// Neighbours that touch become one; the order stays.
+/// Joins neighbours that touch; the order stays.
 fn merged(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let mut out: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -312,7 +324,7 @@ fn merged(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     out
 }
 
-/// What of `0..size` is in none of the ranges, which do not overlap.
+/// Returns the parts of `0..size` that are in none of the ranges. The ranges do not overlap.
 fn complement(ranges: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
     let mut sorted = ranges.to_vec();
     sorted.sort_by_key(|r| r.start);
@@ -327,7 +339,7 @@ mod tests {
     use crate::met::testing::{Model, PAGE};
 
     fn opened(model: &Model) -> (tempfile::TempDir, Hydrator) {
-        // Not in /tmp, which may have no disk behind it: then nothing can be evicted.
+        // The folder is not in /tmp, which may be a file system in memory, where nothing can be evicted.
         let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
         std::fs::create_dir_all(target).unwrap();
         let dir = tempfile::tempdir_in(target).unwrap();
@@ -349,7 +361,7 @@ mod tests {
         resident(h).iter().sum::<u64>() == 0
     }
 
-    /// Within two pages: the first and last page of a part are shared with its neighbours.
+    /// Returns whether two sizes differ by at most two pages: the first and the last page of a part may be shared.
     fn near(a: u64, b: u64) -> bool {
         a.abs_diff(b) <= 2 * PAGE
     }

@@ -1,5 +1,15 @@
-//! The memory map of a file that is never looked into: it asks the kernel which pages are in memory, locks
-//! pages, and tells it that pages are not needed. The only unsafe code of hydration is here.
+//! The memory map of a file whose bytes are never read through the map. The map serves to ask the kernel which pages are in
+//! memory, to lock pages, and to tell the kernel that pages are not needed. All unsafe code of hydration is here.
+//!
+//! ```no_run
+//! use std::fs::File;
+//!
+//! use srd_rs::met::map::FileMap;
+//!
+//! let map = FileMap::new(&File::open("model.gguf")?)?;
+//! println!("{} of {} bytes are in memory", map.resident(0..map.len())?, map.len());
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::fs::File;
 use std::io;
@@ -9,26 +19,29 @@ use std::path::Path;
 use memmap2::{Mmap, MmapOptions};
 use rustix::mm::Advice;
 
-/// Pages asked about at a time: 64 KiB of answers.
+/// The number of pages that one call of mincore asks about. The kernel answers with one byte for each page.
 const PAGES_AT_A_TIME: u64 = 1 << 16;
 
-/// A map of a whole file. It has no pages of its own in use, so it keeps none in memory.
+/// A map of a whole file. Nothing reads through the map, so the map keeps no page in memory.
 #[derive(Debug)]
 pub struct FileMap {
     map: Mmap,
     page: u64,
 }
 
-/// Pages that stay in memory until this is dropped.
+/// Pages that stay in memory until the value is dropped.
 #[derive(Debug)]
 pub struct Locked {
     _map: Mmap,
+    /// The bytes of the file that are locked.
     pub range: Range<u64>,
 }
 
 impl FileMap {
+    /// Maps a file.
+    ///
     /// # Errors
-    /// If the file is empty or cannot be mapped.
+    /// An error of mmap, for instance if the file is empty.
     pub fn new(file: &File) -> io::Result<Self> {
         // SAFETY: the bytes of the map are never read, so that nobody can see them change; the kernel
         // answers questions about them whatever becomes of the file.
@@ -36,24 +49,25 @@ impl FileMap {
         Ok(Self { map, page: rustix::param::page_size() as u64 })
     }
 
-    /// Bytes of a page.
+    /// Returns the number of bytes in a page.
     pub fn page(&self) -> u64 {
         self.page
     }
 
-    /// Bytes of the file.
+    /// Returns the number of bytes in the file.
     pub fn len(&self) -> u64 {
         self.map.len() as u64
     }
 
+    /// Returns whether the file is empty.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
 
-    /// Bytes of `range` that lie in pages in memory (mincore).
+    /// Returns how many bytes of `range` lie in pages that are in memory.
     ///
     /// # Errors
-    /// As mincore.
+    /// The errors of mincore.
     pub fn resident(&self, range: Range<u64>) -> io::Result<u64> {
         let end = range.end.min(self.len());
         let mut at = range.start / self.page * self.page;
@@ -71,7 +85,8 @@ impl FileMap {
         Ok(resident)
     }
 
-    /// One answer per page from `at`, a multiple of the page size; the pages lie within the map.
+    /// Fills `answers` with one byte for each of the `pages` pages from `at`, which is a multiple of the page size. The pages
+    /// lie within the map.
     fn ask(&self, at: u64, pages: u64, answers: &mut Vec<u8>) -> io::Result<()> {
         answers.clear();
         answers.resize(pages as usize, 0);
@@ -89,7 +104,7 @@ impl FileMap {
 /// Reads a range into memory and keeps it there (mlock).
 ///
 /// # Errors
-/// As mmap and mlock; the usual one is that the limit of locked memory is too low.
+/// The errors of mmap and mlock. The usual one is that the limit of locked memory is too low.
 pub fn lock(file: &File, range: Range<u64>) -> io::Result<Locked> {
     let bytes = (range.end - range.start) as usize;
     // SAFETY: the bytes of the map are never read, so that nobody can see them change.
@@ -98,9 +113,9 @@ pub fn lock(file: &File, range: Range<u64>) -> io::Result<Locked> {
     Ok(Locked { _map: map, range })
 }
 
-/// Asks the kernel to take the pages of `ranges` out of this process's maps of the file at `path`, whoever
-/// made them: an engine that has the file mapped keeps working, and reads again what it needs.
-/// Without such maps, nothing happens. Returns how many bytes were asked for.
+/// Asks the kernel to take the pages of `ranges` out of all maps that this process has of the file at `path`. An engine that
+/// has the file mapped keeps working, and its next access reads the page again. If there is no such map, nothing happens.
+/// Returns the number of bytes that the kernel was asked about.
 pub fn page_out(path: &Path, inode: u64, ranges: &[Range<u64>]) -> u64 {
     let Ok(path) = path.canonicalize() else { return 0 };
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -126,7 +141,7 @@ pub fn page_out(path: &Path, inode: u64, ranges: &[Range<u64>]) -> u64 {
     asked
 }
 
-/// A line of /proc/self/maps: `7f00-7f10 r--s 0000 08:01 1234   /path`, numbers in hex but the inode.
+/// A line of /proc/self/maps: `7f00-7f10 r--s 0000 08:01 1234   /path`. All numbers except the inode are hexadecimal.
 struct MapLine<'a> {
     addresses: Range<u64>,
     offset: u64,

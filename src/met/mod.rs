@@ -1,8 +1,22 @@
-//! The MET sidecar and hydration: which bytes of a GGUF belong to which slot of depth, and bringing
-//! those bytes into memory for an intent.
+//! The MET sidecar and hydration. The sidecar says which bytes of a GGUF belong to which slot of depth. Hydration reads the
+//! bytes of the slots that an intent needs into memory.
 //!
-//! [`open`] takes a GGUF or a container, [`slots`] splits the depth, [`policy`] says which slots an intent needs, [`sidecar`] measures a file
-//! and writes it all down, [`hydrate`] acts on it, [`map`] is the memory map beneath.
+//! [`open`] opens a GGUF or a container, [`slots`] splits the layers into slots, [`policy`] says which slots an intent needs,
+//! [`sidecar`] measures a GGUF and writes the JSON, [`hydrate`] reads the slots, and [`map`] is the memory map that asks the
+//! kernel which pages are in memory.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use srd_rs::met::hydrate::{HydrateOptions, Hydrator};
+//! use srd_rs::met::policy::Intent;
+//! use srd_rs::progress::Progress;
+//!
+//! let mut hydrator = Hydrator::open(Path::new("model.gguf"), None)?;
+//! let outcome = hydrator.hydrate(Intent::Inform, &HydrateOptions::default(), &Progress::default())?;
+//! println!("{} bytes are in memory", outcome.hydrated_bytes);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 pub mod hydrate;
 pub mod map;

@@ -1,4 +1,4 @@
-//! What a sidecar is measured from: a GGUF, or the header of the GGUF that a signed container holds.
+//! Opens what a sidecar is measured from: a GGUF, or the header of the GGUF that a signed container holds.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -7,25 +7,27 @@ use crate::error::{Error, Place, Result};
 use crate::formats::axm::layout::MAGIC;
 use crate::formats::axm::reader::{Container, parse_gguf_header};
 use crate::formats::gguf::GgufFile;
+use crate::formats::source::open_regular;
 use crate::sign::to_hex;
 
-/// Opens a GGUF, or a container: then the GGUF is the one that extracting gives, of which only the header can
-/// be read, and the container's fingerprint is returned with it.
+/// Opens a GGUF or a container. For a container, the result is the GGUF that `extract` gives, of which only the header can be
+/// read, and the fingerprint of the container.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Format`] or [`Error::Verification`] when the file cannot be read or is not sound;
 /// [`Error::Model`] for a container of a split model.
 pub fn open(path: &Path) -> Result<(GgufFile, Option<String>)> {
     let mut magic = Vec::with_capacity(MAGIC.len());
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let (file, _) = open_regular(path)?;
     file.take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(|e| Error::io(path, "read", e))?;
     if magic == MAGIC { within(path) } else { Ok((GgufFile::open(path)?, None)) }
 }
 
+/// Opens the GGUF that a container holds.
 fn within(path: &Path) -> Result<(GgufFile, Option<String>)> {
     let container = Container::open(path)?;
     let [part] = container.header.files.as_slice() else {
-        let fix = "Extract it as one GGUF, and measure that";
+        let fix = "Extract the model as one GGUF, and measure that GGUF";
         return Err(Error::model(Place::file(path), "holds a GGUF of several parts", fix));
     };
     let bytes = container.gguf_header(0)?;

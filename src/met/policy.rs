@@ -1,4 +1,13 @@
-//! What an intent needs: from the intent of a request to the slots that are hydrated for it.
+//! The slots of depth that the intent of a request needs.
+//!
+//! ```
+//! use srd_rs::met::policy::{Intent, standard};
+//! use srd_rs::met::slots::Slot;
+//!
+//! assert_eq!(standard()[&Intent::parse("inform")?], [Slot::Early]);
+//! assert_eq!(standard()[&Intent::Harm], Slot::ALL);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +21,26 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Intent {
+    /// The request asks for information.
     Inform,
+    /// The request needs a question back.
     Clarify,
+    /// The request is to be refused.
     Refuse,
+    /// The classifier is not sure.
     Uncertain,
+    /// The request may do harm.
     Harm,
+    /// The request may deceive.
     Deceive,
 }
 
 impl Intent {
+    /// All intents.
     pub const ALL: [Self; 6] =
         [Self::Inform, Self::Clarify, Self::Refuse, Self::Uncertain, Self::Harm, Self::Deceive];
 
+    /// Returns the name in capital letters, as the JSON has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Inform => "INFORM",
@@ -35,12 +52,14 @@ impl Intent {
         }
     }
 
+    /// Reads a name in capital or small letters.
+    ///
     /// # Errors
-    /// [`Error::Usage`] for a name that is none, in any case.
+    /// [`Error::Usage`] for a name that is not the name of an intent.
     pub fn parse(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|i| i.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
             let known = Self::ALL.map(Self::name).join(", ");
-            Error::usage(format!("'{name}' is no intent"), format!("Use one of {known}"))
+            Error::usage(format!("'{name}' is not an intent"), format!("Use one of {known}"))
         })
     }
 }
@@ -51,11 +70,11 @@ impl fmt::Display for Intent {
     }
 }
 
-/// The slots of every intent, in order of depth; the embedding is always there besides.
+/// The slots of every intent, in order of depth. The embedding part is not listed, because every intent needs it.
 pub type Policy = BTreeMap<Intent, Vec<Slot>>;
 
-/// INFORM needs the early slot; CLARIFY, REFUSE and UNCERTAIN the governance slot as well; HARM and
-/// DECEIVE all.
+/// The standard policy. INFORM needs the early slot; CLARIFY, REFUSE and UNCERTAIN need the governance slot as well; HARM and
+/// DECEIVE need all slots.
 pub fn standard() -> Policy {
     use Intent::{Clarify, Deceive, Harm, Inform, Refuse, Uncertain};
     let few = vec![Slot::Early, Slot::Governance];

@@ -1,4 +1,12 @@
-//! The four slots of depth and how the layers of a model fall into them.
+//! The four slots of depth, and how the layers of a model are split into them.
+//!
+//! ```
+//! use srd_rs::met::slots::{Slot, Split};
+//!
+//! let split = Split::of_depth(30);
+//! assert_eq!(split.layers(Slot::Early), 0..6);
+//! assert_eq!(split.slot_of(29), Some(Slot::Governance));
+//! ```
 
 use std::fmt;
 use std::ops::Range;
@@ -7,19 +15,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A part of the depth, in order.
+/// A range of the depth of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Slot {
+    /// The first 20 % of the layers.
     Early,
+    /// The layers from 20 % to 40 %.
     Factual,
+    /// The layers from 40 % to 77 %.
     Reasoning,
+    /// The last 23 % of the layers.
     Governance,
 }
 
 impl Slot {
+    /// All slots, by depth.
     pub const ALL: [Self; 4] = [Self::Early, Self::Factual, Self::Reasoning, Self::Governance];
 
+    /// Returns the name, as the JSON has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Early => "early",
@@ -29,6 +43,7 @@ impl Slot {
         }
     }
 
+    /// Reads a name; returns `None` for a name that is not the name of a slot.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name)
     }
@@ -40,28 +55,28 @@ impl fmt::Display for Slot {
     }
 }
 
-/// Per cent of the depth at which each slot ends. Mixture-of-experts models are cut 20/20/37/23; dense
-/// models keep 40 to 77 % as the reasoning slot, which is the same cut.
+/// The percentage of the depth at which each slot ends. Dense models and mixture-of-experts models have the same split:
+/// 20, 20, 37 and 23 %.
 const ENDS: [u64; 4] = [20, 40, 77, 100];
 
-/// What the sidecar of a mixture-of-experts model says of its cut.
+/// The note on the split in the sidecar of a mixture-of-experts model.
 pub const MOE_NOTE: &str = "20/20/37/23 split — architecture-agnostic for MoE";
 
-/// What it says when the layers were given by hand.
+/// The note on the split if the user has given the layers of the slots.
 pub const CUSTOM_NOTE: &str = "custom split";
 
 const SLOTS_FORM: &str = "Write early=0-5,factual=6-11,reasoning=12-22,governance=23-29";
 
-/// Which layers each slot has: all layers of the model, once, in order.
+/// The layers of each slot. Every layer of the model is in exactly one slot, and the slots are in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
-    /// First layer behind each slot; the last is the number of layers.
+    /// For each slot, the first layer after the slot. The last value is the number of layers.
     ends: [u32; 4],
 }
 
 impl Split {
-    /// The split of a model of `n_layer` layers. Each boundary is rounded by itself, so that the counts
-    /// add up; with fewer layers than slots, the first slots get one each.
+    /// The standard split of a model of `n_layer` layers. Each boundary is rounded to a whole layer. A model with fewer layers
+    /// than slots has one layer in each of the first slots.
     pub fn of_depth(n_layer: u32) -> Self {
         let rounded = |per_cent: u64| ((u64::from(n_layer) * per_cent + 50) / 100) as u32;
         let mut ends = ENDS.map(rounded);
@@ -71,8 +86,8 @@ impl Split {
         Self { ends }
     }
 
-    /// A split from the layers of each slot in order, for instance of a sidecar; `None` when they do not
-    /// follow one another from layer 0 to `n_layer`.
+    /// Makes a split from the layers of each slot. Returns `None` if the ranges do not follow one another from layer 0 to
+    /// `n_layer`.
     pub fn from_ranges(ranges: &[Range<u32>; 4], n_layer: u32) -> Option<Self> {
         let mut next = 0;
         let mut ends = [0; 4];
@@ -88,11 +103,11 @@ impl Split {
         (next == n_layer).then_some(Self { ends })
     }
 
-    /// Parses `early=0-5,factual=6-11,reasoning=12-22,governance=23-29`, first and last layer of each slot.
-    /// A slot may be left out: then it is empty.
+    /// Parses text such as `early=0-5,factual=6-11,reasoning=12-22,governance=23-29`, which has the first and the last layer
+    /// of each slot. A slot that is left out has no layers.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown slot, a range that is none, or layers left out or named twice.
+    /// [`Error::Usage`] for an unknown slot, for text that is not a range, and for layers that are left out or named twice.
     pub fn parse(text: &str, n_layer: u32) -> Result<Self> {
         let mut ranges: [Option<Range<u32>>; 4] = Default::default();
         for part in text.split(',') {
@@ -107,18 +122,19 @@ impl Split {
         })
     }
 
-    /// The layers of a slot; empty in models of fewer layers than slots.
+    /// Returns the layers of a slot. The range is empty in models of fewer layers than slots.
     pub fn layers(&self, slot: Slot) -> Range<u32> {
         let i = slot as usize;
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         start..self.ends[i]
     }
 
-    /// The slot of a layer, `None` beyond the depth.
+    /// Returns the slot of a layer, or `None` for a layer that the model does not have.
     pub fn slot_of(&self, layer: u32) -> Option<Slot> {
         Slot::ALL.into_iter().find(|&s| self.layers(s).contains(&layer))
     }
 
+    /// Returns the number of layers of the model.
     pub fn n_layer(&self) -> u32 {
         self.ends[3]
     }
@@ -131,7 +147,7 @@ fn parse_part(part: &str) -> Result<(Slot, Range<u32>)> {
         let (first, last) = (first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?);
         (first <= last).then_some((slot, first..last.checked_add(1)?))
     });
-    parsed.ok_or_else(|| Error::usage(format!("'{part}' is no slot with its layers"), SLOTS_FORM))
+    parsed.ok_or_else(|| Error::usage(format!("'{part}' is not a slot with its layers"), SLOTS_FORM))
 }
 
 #[cfg(test)]

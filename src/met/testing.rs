@@ -1,4 +1,4 @@
-//! Small GGUFs for the tests of this room.
+//! Small GGUFs for the tests of this module.
 
 use std::path::{Path, PathBuf};
 
@@ -7,15 +7,15 @@ use crate::formats::gguf::{KeyValues, TensorHeader, Value, encode_header};
 
 pub const PAGE: u64 = 4096;
 
-/// A model to be written: its tensors, names and dimensions, in file order.
+/// A model that [`Model::write`] writes as a GGUF. Its tensors have names and dimensions and are in file order.
 pub struct Model {
     pub n_layer: u32,
     pub experts: Option<(u64, u64)>,
     pub split_count: u16,
     pub tensors: Vec<(String, Vec<u64>)>,
-    /// Bytes behind the end.
+    /// The number of bytes that are appended to the file.
     pub appended: usize,
-    /// Rows of each matrix.
+    /// The factor by which each matrix has more rows than `tensors` says.
     rows: u64,
 }
 
@@ -44,7 +44,7 @@ impl Model {
         model
     }
 
-    /// The same with parts of several hundred pages each.
+    /// Returns the same model with parts of several hundred pages each.
     pub fn wide(mut self) -> Self {
         self.rows = 1000;
         self

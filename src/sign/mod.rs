@@ -1,5 +1,6 @@
 //! Signing of containers: [`keys`] holds the master key and the keys derived from it, [`tags`] says which bytes a tag
-//! covers, [`ed25519`] makes signatures that third parties can check, and [`attest`] writes in-toto statements.
+//! covers, [`ed25519`] makes signatures that third parties can check, [`attest`] writes in-toto statements, and [`file`]
+//! hashes files.
 //!
 //! HMAC is symmetric: whoever holds the key that verifies a container could also have signed the container. Only
 //! the Ed25519 signature proves anything to a third party. All cryptography is done by the `ring` crate.
@@ -16,6 +17,7 @@ use ring::digest::{Context, SHA256};
 
 pub mod attest;
 pub mod ed25519;
+pub mod file;
 pub mod keys;
 pub mod tags;
 

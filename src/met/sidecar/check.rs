@@ -1,0 +1,77 @@
+//! Checks that a sidecar fits a GGUF.
+
+use std::path::Path;
+
+use super::measure::{Options, file_facts, file_sha256};
+use super::schema::{REMAKE, Sidecar};
+use crate::error::{Error, Place, Result};
+use crate::formats::gguf::GgufFile;
+use crate::progress::Progress;
+
+impl Sidecar {
+    /// Checks that this is the sidecar of `gguf`: that the size and the header are the same, and that measuring `gguf`
+    /// gives the same values. `path` is the path of the sidecar, for messages. The weights are not read:
+    /// [`Sidecar::check_weights`] does that.
+    ///
+    /// # Errors
+    /// [`Error::Model`], which says what differs.
+    pub fn check(&self, gguf: &GgufFile, path: &Path) -> Result<()> {
+        let name = gguf.path.display();
+        let wrong = |what: String| {
+            let fix = format!(
+                "Name the GGUF that the sidecar was made for, or make the sidecar again: srd-rs met {name}"
+            );
+            Error::model(Place::file(path), what, fix)
+        };
+        if self.file.bytes != gguf.file_size {
+            let (own, other) = (self.file.bytes, gguf.file_size);
+            return Err(wrong(format!("belongs to a GGUF of {own} bytes, but {name} has {other} bytes")));
+        }
+        let split = self.split().ok_or_else(|| wrong("has slots that are not the layers in order".into()))?;
+        let options = Options {
+            split: Some(split),
+            policy: Some(self.hydration_policy.clone()),
+            fingerprint: self.fingerprint.clone(),
+        };
+        let facts = file_facts(gguf)?;
+        if (self.file.header_bytes, &self.file.header_sha256) != (facts.header_bytes, &facts.header_sha256) {
+            return Err(wrong(format!("belongs to another GGUF: {name} has a different header")));
+        }
+        let measured = Self::measure(gguf, &options).map_err(|e| match e {
+            Error::Usage { what, .. } => wrong(what),
+            other => other,
+        })?;
+        match self.difference(&measured) {
+            Some(field) => Err(wrong(format!("has a '{field}' that differs from the one that {name} gives"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the weights: reads the whole file and compares its SHA-256. `progress` can end the run early.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the digests differ or the sidecar has no digest; otherwise as [`file_sha256`].
+    pub fn check_weights(&self, gguf: &GgufFile, path: &Path, progress: &Progress) -> Result<()> {
+        let wrong = |what: String| Err(Error::model(Place::file(path), what, REMAKE));
+        match &self.file.sha256 {
+            None => wrong("has no SHA-256 of the whole file, so the weights cannot be checked".into()),
+            Some(own) if *own != file_sha256(gguf, progress)? => {
+                wrong(format!("belongs to other weights: the SHA-256 of {} differs", gguf.path.display()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Returns the first field whose measured value differs.
+    fn difference(&self, measured: &Self) -> Option<&'static str> {
+        let fields = [
+            ("model", self.model == measured.model),
+            ("embedding_slot", self.embedding_slot == measured.embedding_slot),
+            ("slots", self.slots == measured.slots),
+            ("chunk_map", self.chunk_map == measured.chunk_map),
+            ("intent_ram_budget", self.intent_ram_budget == measured.intent_ram_budget),
+            ("moe", self.moe == measured.moe),
+        ];
+        fields.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
+    }
+}

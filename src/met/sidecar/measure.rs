@@ -1,0 +1,264 @@
+//! Measures a sidecar from the tensor table of a GGUF.
+//!
+//! Every byte of the file belongs to exactly one part. A tensor of a layer, and the padding behind it, belongs to the
+//! slot of the layer. Everything else (the header, the token embeddings, the output matrix, the norms and the RoPE factors
+//! outside the layers) belongs to the embedding part. So the sizes of the parts add up to the size of the file.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::schema::{
+    Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts, Moe, Part, Sidecar,
+    SlotFacts,
+};
+use crate::error::{Error, Place, Result};
+use crate::formats::gguf::{GgufFile, GgufTensor};
+use crate::met::policy::{self, Intent, Policy};
+use crate::met::slots::{CUSTOM_NOTE, MOE_NOTE, Slot, Split};
+use crate::progress::Progress;
+use crate::quant::recipe::layer_of;
+use crate::sign::file::hash_start;
+use crate::sign::to_hex;
+
+/// What a sidecar says that the GGUF does not say.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The layers of the slots; by default [`Split::of_depth`].
+    pub split: Option<Split>,
+    /// The slots that each intent needs; by default [`policy::standard`].
+    pub policy: Option<Policy>,
+    /// The fingerprint of the container that the GGUF came from.
+    pub fingerprint: Option<String>,
+}
+
+impl Sidecar {
+    /// Measures a GGUF from its header. `file.sha256` is `None`, because the weights are not read: [`file_sha256`] gives it.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a part of a split model, for a file without layers, and for expert counts that contradict each
+    /// other; [`Error::Io`] if the header cannot be read again for its digest.
+    pub fn measure(gguf: &GgufFile, options: &Options) -> Result<Self> {
+        refuse_split_file(gguf)?;
+        let n_layer = n_layer(gguf)?;
+        let split = options.split.unwrap_or_else(|| Split::of_depth(n_layer));
+        if split.n_layer() != n_layer {
+            let what = format!("the slots have {} layers, but the model has {n_layer}", split.n_layer());
+            return Err(Error::usage(what, "Give each layer to one slot"));
+        }
+        let moe = moe(gguf, &split)?;
+        let tally = Tally::of(gguf, &split, moe.as_ref())?;
+        let embedding_slot = tally.embedding();
+        let slots: BTreeMap<_, _> = Slot::ALL.into_iter().map(|s| (s, tally.slot(s, &split))).collect();
+        let hydration_policy = options.policy.clone().unwrap_or_else(policy::standard);
+        Ok(Self {
+            met_version: MET_VERSION,
+            generator: concat!("srd-rs ", env!("CARGO_PKG_VERSION")).into(),
+            file: file_facts(gguf)?,
+            fingerprint: options.fingerprint.clone(),
+            model: model_facts(gguf, n_layer),
+            intent_ram_budget: budgets(&hydration_policy, &embedding_slot, &slots),
+            embedding_slot,
+            chunk_map: (0..n_layer).filter_map(|l| Some((l, split.slot_of(l)?))).collect(),
+            slots,
+            hydration_policy,
+            moe,
+        })
+    }
+}
+
+/// The bytes and tensors of one part, while they are counted.
+#[derive(Debug, Clone, Default)]
+struct Count {
+    ranges: Vec<ByteRange>,
+    tensors: usize,
+    /// The bytes of the experts that one token does not use.
+    idle: u64,
+}
+
+impl Count {
+    fn add(&mut self, range: Range<u64>) {
+        let bytes = range.end - range.start;
+        match self.ranges.last_mut() {
+            _ if bytes == 0 => {}
+            Some(last) if last.range().end == range.start => last.bytes += bytes,
+            _ => self.ranges.push(ByteRange { offset: range.start, bytes }),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|r| r.bytes).sum()
+    }
+}
+
+/// Gives every byte of a file to one part.
+struct Tally {
+    parts: BTreeMap<Part, Count>,
+}
+
+impl Tally {
+    fn of(gguf: &GgufFile, split: &Split, moe: Option<&Moe>) -> Result<Self> {
+        let mut tally = Self { parts: Part::all().map(|p| (p, Count::default())).collect() };
+        tally.part(Part::Embedding).add(0..gguf.data_offset);
+        let tensors = &gguf.tensors;
+        let mut end = gguf.data_offset;
+        for (i, tensor) in tensors.iter().enumerate() {
+            // The padding behind a tensor belongs to the tensor's part.
+            let padded = (tensor.offset + tensor.bytes).next_multiple_of(gguf.alignment.into());
+            end = tensors.get(i + 1).map_or(padded.min(gguf.file_size), |next| next.offset);
+            let part = part_of(gguf, tensor, split)?;
+            let count = tally.part(part);
+            count.add(tensor.offset..end);
+            count.tensors += 1;
+            count.idle += moe.map_or(0, |m| idle_bytes(tensor, m));
+        }
+        // Bytes that someone has appended to the file belong to the embedding part.
+        tally.part(Part::Embedding).add(end..gguf.file_size);
+        Ok(tally)
+    }
+
+    fn part(&mut self, part: Part) -> &mut Count {
+        self.parts.entry(part).or_default()
+    }
+
+    fn embedding(&self) -> EmbeddingSlot {
+        let count = &self.parts[&Part::Embedding];
+        EmbeddingSlot {
+            always_pinned: true,
+            tensors: count.tensors,
+            bytes: count.bytes(),
+            byte_ranges: count.ranges.clone(),
+        }
+    }
+
+    fn slot(&self, slot: Slot, split: &Split) -> SlotFacts {
+        let count = &self.parts[&Part::Slot(slot)];
+        let layers = split.layers(slot);
+        let range = LayerRange {
+            first: layers.start,
+            last: layers.end.saturating_sub(1),
+            count: layers.len() as u32,
+        };
+        SlotFacts {
+            layers: (!layers.is_empty()).then_some(range),
+            tensors: count.tensors,
+            bytes: count.bytes(),
+            active_bytes: count.bytes() - count.idle,
+            contiguous: count.ranges.len() <= 1,
+            byte_ranges: count.ranges.clone(),
+        }
+    }
+}
+
+fn part_of(gguf: &GgufFile, tensor: &GgufTensor, split: &Split) -> Result<Part> {
+    let Some(layer) = layer_of(&tensor.name) else { return Ok(Part::Embedding) };
+    split.slot_of(layer).map(Part::Slot).ok_or_else(|| {
+        let what = format!("belongs to layer {layer}, but the model has {} layers", split.n_layer());
+        Error::model(gguf.place(tensor), what, "The metadata is wrong: convert the model again")
+    })
+}
+
+/// The bytes of a tensor's experts that one token does not use; 0 for a tensor without experts.
+fn idle_bytes(tensor: &GgufTensor, moe: &Moe) -> u64 {
+    let stacked = tensor.name.contains("_exps.") && tensor.ne.last() == Some(&moe.num_experts);
+    if !stacked || !tensor.bytes.is_multiple_of(moe.num_experts) {
+        return 0;
+    }
+    tensor.bytes / moe.num_experts * (moe.num_experts - moe.experts_per_token)
+}
+
+/// Refuses a part of a split model.
+fn refuse_split_file(gguf: &GgufFile) -> Result<()> {
+    match gguf.kv.get("split.count").and_then(|v| v.as_u64()) {
+        None | Some(0 | 1) => Ok(()),
+        Some(n) => {
+            let what = format!("is one of the {n} files of a split model, but a sidecar describes one file");
+            let fix = "Convert without --split-max-size, or join the parts with llama-gguf-split --merge";
+            Err(Error::model(Place::file(&gguf.path), what, fix))
+        }
+    }
+}
+
+fn arch(gguf: &GgufFile) -> &str {
+    gguf.kv.get("general.architecture").and_then(|v| v.as_str()).unwrap_or("")
+}
+
+fn count(gguf: &GgufFile, key: &str) -> Option<u64> {
+    gguf.kv.get(&format!("{}.{key}", arch(gguf))).and_then(|v| v.as_u64())
+}
+
+/// The number of layers that the metadata state, or else that the tensors show. A number larger than the number of tensors
+/// is refused, so that a wrong number cannot ask for much memory.
+fn n_layer(gguf: &GgufFile) -> Result<u32> {
+    let seen = gguf.tensors.iter().filter_map(|t| layer_of(&t.name)).max();
+    let stated = count(gguf, "block_count");
+    let bad = |what: String| {
+        Error::model(Place::file(&gguf.path), what, "Name a GGUF of a language model (tensors blk.N.*)")
+    };
+    let Some(seen) = seen else { return Err(bad("has no layers".into())) };
+    let n = stated.unwrap_or(u64::from(seen) + 1);
+    if n > gguf.tensors.len() as u64 || n > u32::MAX.into() {
+        return Err(bad(format!("states {n} layers, but has only {} tensors", gguf.tensors.len())));
+    }
+    Ok(n as u32)
+}
+
+fn moe(gguf: &GgufFile, split: &Split) -> Result<Option<Moe>> {
+    let num_experts = count(gguf, "expert_count").unwrap_or(0);
+    if num_experts == 0 {
+        return Ok(None);
+    }
+    let experts_per_token = count(gguf, "expert_used_count").unwrap_or(0);
+    if !(1..=num_experts).contains(&experts_per_token) {
+        let what = format!("has {num_experts} experts, but a token uses {experts_per_token} of them");
+        let fix = "The metadata expert_count and expert_used_count are wrong: convert the model again";
+        return Err(Error::model(Place::file(&gguf.path), what, fix));
+    }
+    let by_depth = *split == Split::of_depth(split.n_layer());
+    Ok(Some(Moe {
+        num_experts,
+        experts_per_token,
+        active_frac: experts_per_token as f64 / num_experts as f64,
+        chunk_note: if by_depth { MOE_NOTE } else { CUSTOM_NOTE }.into(),
+    }))
+}
+
+fn model_facts(gguf: &GgufFile, n_layer: u32) -> ModelFacts {
+    ModelFacts {
+        architecture: arch(gguf).to_string(),
+        name: gguf.kv.get("general.name").and_then(|v| v.as_str()).map(str::to_string),
+        n_layer,
+        alignment: gguf.alignment,
+    }
+}
+
+/// The name, the sizes and the header's digest of a GGUF.
+pub(super) fn file_facts(gguf: &GgufFile) -> Result<FileFacts> {
+    Ok(FileFacts {
+        name: gguf.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        bytes: gguf.file_size,
+        header_bytes: gguf.data_offset,
+        header_sha256: to_hex(&hash_start(&gguf.file, &gguf.path, gguf.data_offset, &Progress::default())?),
+        sha256: None,
+    })
+}
+
+fn budgets(
+    policy: &Policy,
+    embedding: &EmbeddingSlot,
+    slots: &BTreeMap<Slot, SlotFacts>,
+) -> BTreeMap<Intent, Budget> {
+    let sum = |wanted: &[Slot], of: fn(&SlotFacts) -> u64| {
+        let each = slots.iter().filter(|(slot, _)| wanted.contains(slot)).map(|(_, facts)| of(facts));
+        embedding.bytes + each.sum::<u64>()
+    };
+    let budget = |w: &[Slot]| Budget { bytes: sum(w, |s| s.bytes), active_bytes: sum(w, |s| s.active_bytes) };
+    policy.iter().map(|(&intent, wanted)| (intent, budget(wanted))).collect()
+}
+
+/// The SHA-256 of the whole file in hexadecimal digits. `progress` can end the run early.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::Interrupted`] when the run was cancelled.
+pub fn file_sha256(gguf: &GgufFile, progress: &Progress) -> Result<String> {
+    Ok(to_hex(&hash_start(&gguf.file, &gguf.path, gguf.file_size, progress)?))
+}

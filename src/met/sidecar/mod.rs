@@ -1,0 +1,251 @@
+//! The sidecar of a GGUF: a JSON file that says which bytes of the GGUF belong to which slot of depth.
+//!
+//! [`schema`] has the fields of the JSON, [`measure`] computes them from the tensor table of a GGUF, and `check` compares a
+//! sidecar with a GGUF.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use srd_rs::formats::gguf::GgufFile;
+//! use srd_rs::met::sidecar::{Options, Part, Sidecar, sidecar_path};
+//!
+//! let gguf = GgufFile::open("model.gguf")?;
+//! let sidecar = Sidecar::measure(&gguf, &Options::default())?;
+//! println!("{} bytes belong to no layer", sidecar.bytes(Part::Embedding));
+//! std::fs::write(sidecar_path(Path::new("model.gguf")), sidecar.to_json())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod check;
+pub mod measure;
+pub mod schema;
+
+pub use measure::{Options, file_sha256};
+pub use schema::{Part, Sidecar, sidecar_path};
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::error::Error;
+    use crate::formats::gguf::GgufFile;
+    use crate::met::policy::{Intent, Policy};
+    use crate::met::slots::Slot;
+    use crate::met::testing::Model;
+    use crate::progress::Progress;
+    use crate::sign::{sha256, to_hex};
+    use proptest::prelude::*;
+
+    fn measured(model: &Model) -> (tempfile::TempDir, GgufFile, Sidecar) {
+        let dir = tempfile::tempdir().unwrap();
+        let gguf = GgufFile::open(model.write(dir.path())).unwrap();
+        let sidecar = Sidecar::measure(&gguf, &Options::default()).unwrap();
+        (dir, gguf, sidecar)
+    }
+
+    fn written(dir: &tempfile::TempDir, sidecar: &Sidecar) -> PathBuf {
+        let path = dir.path().join("x.met.json");
+        std::fs::write(&path, sidecar.to_json()).unwrap();
+        path
+    }
+
+    /// Every byte of the file is in exactly one range.
+    fn assert_covers(s: &Sidecar) {
+        let mut ranges: Vec<_> = Part::all().flat_map(|p| s.ranges(p)).map(|r| r.range()).collect();
+        ranges.sort_by_key(|r| r.start);
+        let mut next = 0;
+        for r in ranges {
+            assert_eq!(r.start, next);
+            next = r.end;
+        }
+        assert_eq!(next, s.file.bytes);
+        assert_eq!(s.embedding_slot.bytes + s.slots.values().map(|f| f.bytes).sum::<u64>(), s.file.bytes);
+        assert_eq!(s.intent_ram_budget[&Intent::Harm].bytes, s.file.bytes);
+    }
+
+    #[test]
+    fn dense() {
+        let (_dir, gguf, s) = measured(&Model::dense(10));
+        assert_covers(&s);
+        assert_eq!(s.moe, None);
+        let layers = Slot::ALL.map(|slot| s.slots[&slot].layers.unwrap().count);
+        assert_eq!(layers, [2, 2, 4, 2]);
+        assert!(s.slots.values().all(|f| f.contiguous && f.bytes == f.active_bytes));
+        assert_eq!(s.chunk_map.len(), 10);
+        assert_eq!(s.chunk_map[&4], Slot::Reasoning);
+        assert_eq!(s.embedding_slot.byte_ranges[0].offset, 0);
+        let early = &s.slots[&Slot::Early].byte_ranges[0];
+        assert_eq!(early.offset, gguf.find("blk.0.attn_q.weight").unwrap().offset);
+        assert_eq!(s.intent_ram_budget[&Intent::Inform].bytes, s.embedding_slot.bytes + early.bytes);
+    }
+
+    #[test]
+    fn eight_experts_two_active() {
+        let (_dir, gguf, s) = measured(&Model::moe(10, 8, 2));
+        assert_covers(&s);
+        let moe = s.moe.as_ref().unwrap();
+        assert_eq!((moe.num_experts, moe.experts_per_token, moe.active_frac), (8, 2, 0.25));
+        assert!(moe.chunk_note.starts_with("20/20/37/23"), "{}", moe.chunk_note);
+        let experts = gguf.find("blk.0.ffn_up_exps.weight").unwrap().bytes;
+        let early = &s.slots[&Slot::Early];
+        assert_eq!(early.bytes - early.active_bytes, 2 * experts / 4 * 3);
+        let harm = s.intent_ram_budget[&Intent::Harm];
+        assert_eq!(harm.bytes - harm.active_bytes, 10 * experts / 4 * 3);
+    }
+
+    #[test]
+    fn layers_in_another_order_and_bytes_behind_the_end() {
+        let mut model = Model::dense(10);
+        model.tensors.reverse();
+        model.appended = 77;
+        let (_dir, gguf, s) = measured(&model);
+        assert_covers(&s);
+        assert_eq!(s.embedding_slot.byte_ranges.last().unwrap().range().end, gguf.file_size);
+        // One tensor of layer 0 at the other end of the file.
+        let first = model.tensors.pop().unwrap();
+        model.tensors.insert(0, first);
+        let (_dir, _, s) = measured(&model);
+        assert_covers(&s);
+    }
+
+    #[test]
+    fn a_sidecar_is_read_back_and_fits_its_file_alone() {
+        let (dir, gguf, s) = measured(&Model::moe(10, 8, 2));
+        let path = written(&dir, &s);
+        let read = Sidecar::read(&path).unwrap();
+        assert_eq!(read, s);
+        read.check(&gguf, &path).unwrap();
+
+        let (_other_dir, other, _) = measured(&Model::moe(12, 8, 2));
+        let text = read.check(&other, &path).unwrap_err().to_string();
+        assert!(text.contains("bytes") && text.contains("srd-rs met"), "{text}");
+
+        let mut renamed = Model::moe(10, 8, 2);
+        renamed.tensors[0].0 = "token_embe.weight".into();
+        let (_dir, same_size, _) = measured(&renamed);
+        assert_eq!(same_size.file_size, gguf.file_size);
+        let text = read.check(&same_size, &path).unwrap_err().to_string();
+        assert!(text.contains("different header"), "{text}");
+    }
+
+    #[test]
+    fn an_edited_sidecar_is_found() {
+        let (dir, gguf, s) = measured(&Model::moe(10, 8, 2));
+        let path = written(&dir, &s);
+        type Edit<'a> = (&'a str, &'a dyn Fn(&mut Sidecar));
+        let edits: [Edit<'_>; 7] = [
+            ("embedding_slot", &|s| s.embedding_slot.byte_ranges[0].bytes += 1),
+            ("slots", &|s| s.slots.get_mut(&Slot::Early).unwrap().bytes -= 1),
+            ("slots", &|s| s.slots.get_mut(&Slot::Factual).unwrap().byte_ranges[0].offset = u64::MAX),
+            ("chunk_map", &|s| {
+                s.chunk_map.insert(0, Slot::Governance);
+            }),
+            ("intent_ram_budget", &|s| s.intent_ram_budget.get_mut(&Intent::Inform).unwrap().bytes = 1),
+            ("moe", &|s| s.moe.as_mut().unwrap().active_frac = 0.5),
+            ("slots are not", &|s| s.slots.get_mut(&Slot::Early).unwrap().layers.as_mut().unwrap().last = 5),
+        ];
+        for (field, edit) in edits {
+            let mut edited = s.clone();
+            edit(&mut edited);
+            let text = edited.check(&gguf, &path).unwrap_err().to_string();
+            assert!(text.contains(field), "{field}: {text}");
+        }
+        // A policy of one's own is no damage, as long as the budget goes with it.
+        let policy = Policy::from([(Intent::Inform, vec![Slot::Factual])]);
+        let options = Options { policy: Some(policy), ..Options::default() };
+        let own = Sidecar::measure(&gguf, &options).unwrap();
+        own.check(&gguf, &path).unwrap();
+        assert!(matches!(own.parts(Intent::Harm), Err(Error::Usage { .. })));
+    }
+
+    #[test]
+    fn files_that_are_no_sidecar() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.met.json");
+        let (_dir, _, s) = measured(&Model::dense(4));
+        let newer = s.to_json().replacen("\"met_version\": 1", "\"met_version\": 2", 1);
+        let cut = s.to_json()[..300].to_string();
+        for (text, what) in [
+            ("", "not a MET sidecar"),
+            ("{}", "met_version"),
+            ("[1]", "not a sound MET sidecar"),
+            (cut.as_str(), "not a MET sidecar"),
+            ("{\"met_version\": 1}", "not a sound MET sidecar"),
+            (newer.as_str(), "version 2"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = Sidecar::read(&path).unwrap_err();
+            assert!(matches!(error, Error::Format { .. }) && error.to_string().contains(what), "{error}");
+        }
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(matches!(Sidecar::read(&path), Err(Error::Format { .. })));
+        assert!(matches!(Sidecar::read(&dir.path().join("none")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn models_that_have_no_sidecar() {
+        let refused = |model: &Model| {
+            let dir = tempfile::tempdir().unwrap();
+            let gguf = GgufFile::open(model.write(dir.path())).unwrap();
+            Sidecar::measure(&gguf, &Options::default()).unwrap_err().to_string()
+        };
+        let mut none = Model::dense(2);
+        none.tensors.retain(|(name, _)| !name.starts_with("blk."));
+        assert!(refused(&none).contains("no layers"));
+        let mut few = Model::dense(4);
+        few.n_layer = 2;
+        assert!(refused(&few).contains("of layer 2, but the model has 2"));
+        let mut many = Model::dense(4);
+        many.n_layer = u32::MAX;
+        assert!(refused(&many).contains("states 4294967295 layers"));
+        assert!(refused(&Model::moe(4, 8, 9)).contains("uses 9"));
+        let mut split = Model::dense(4);
+        split.split_count = 3;
+        assert!(refused(&split).contains("3 files"));
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_file() {
+        let (_dir, gguf, s) = measured(&Model::dense(2));
+        let bytes = std::fs::read(&gguf.path).unwrap();
+        let hex = |b: &[u8]| to_hex(&sha256(&[b]));
+        assert_eq!(file_sha256(&gguf, &Progress::default()).unwrap(), hex(&bytes));
+        assert_eq!(s.file.header_sha256, hex(&bytes[..gguf.data_offset as usize]));
+        let cancelled = Progress::default();
+        cancelled.cancel();
+        assert!(matches!(file_sha256(&gguf, &cancelled), Err(Error::Interrupted)));
+
+        let checked = |s: &Sidecar| s.check_weights(&gguf, Path::new("x.json"), &Progress::default());
+        assert!(checked(&s).unwrap_err().to_string().contains("no SHA-256"));
+        let mut with = s.clone();
+        with.file.sha256 = Some(hex(&bytes));
+        checked(&with).unwrap();
+        let mut changed = bytes;
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(&gguf.path, changed).unwrap();
+        with.check(&GgufFile::open(&gguf.path).unwrap(), Path::new("x.json")).unwrap();
+        assert!(checked(&with).unwrap_err().to_string().contains("other weights"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn any_depth_and_order_covers_the_file(
+            n in 1u32..=200, experts in prop::option::of(1u64..9), seed in any::<u64>(), shuffled in any::<bool>(),
+        ) {
+            let mut model = experts.map_or_else(|| Model::dense(n), |e| Model::moe(n, e, 1));
+            if shuffled {
+                model.tensors.sort_by_key(|(name, _)| {
+                    name.bytes().fold(seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+                });
+            }
+            let (dir, gguf, s) = measured(&model);
+            assert_covers(&s);
+            prop_assert!(shuffled || s.slots.values().all(|f| f.contiguous));
+            prop_assert_eq!(s.slots.values().filter_map(|f| f.layers).map(|l| l.count).sum::<u32>(), n);
+            let path = written(&dir, &s);
+            Sidecar::read(&path).unwrap().check(&gguf, &path).unwrap();
+        }
+    }
+}

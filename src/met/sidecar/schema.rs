@@ -1,0 +1,290 @@
+//! The fields of a sidecar, as its JSON has them, and how a sidecar is read and written.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Place, Result};
+use crate::formats::source::open_regular;
+use crate::met::policy::{Intent, Policy};
+use crate::met::slots::{Slot, Split};
+
+/// The version of the JSON that this crate reads and writes.
+pub const MET_VERSION: u32 = 1;
+/// The largest sidecar that is read, in bytes. A usual sidecar has a thousandth of this.
+const MAX_SIDECAR: u64 = 16 << 20;
+
+pub(super) const REMAKE: &str = "Make the sidecar again with `srd-rs met`";
+
+/// A sidecar, with the fields of its JSON. `docs/met.md` describes each field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sidecar {
+    /// The version of the JSON: [`MET_VERSION`].
+    pub met_version: u32,
+    /// The program that wrote the sidecar.
+    pub generator: String,
+    /// The GGUF that the sidecar is about.
+    pub file: FileFacts,
+    /// The fingerprint of the signed container that the GGUF came from, if one is known.
+    pub fingerprint: Option<String>,
+    /// The model in the GGUF.
+    pub model: ModelFacts,
+    /// The bytes that belong to no layer.
+    pub embedding_slot: EmbeddingSlot,
+    /// The bytes of each slot.
+    pub slots: BTreeMap<Slot, SlotFacts>,
+    /// The slot of each layer.
+    pub chunk_map: BTreeMap<u32, Slot>,
+    /// The slots that each intent needs.
+    pub hydration_policy: Policy,
+    /// The memory that each intent needs.
+    pub intent_ram_budget: BTreeMap<Intent, Budget>,
+    /// The experts of the model; `None` for dense models.
+    pub moe: Option<Moe>,
+}
+
+/// The GGUF that a sidecar is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileFacts {
+    /// The name of the file, without its folder.
+    pub name: String,
+    /// The length of the file.
+    pub bytes: u64,
+    /// The number of bytes before the tensor data.
+    pub header_bytes: u64,
+    /// The SHA-256 of the header in hexadecimal digits. It tells files of one size apart without reading their weights.
+    pub header_sha256: String,
+    /// The SHA-256 of the whole file in hexadecimal digits, if it was computed.
+    pub sha256: Option<String>,
+}
+
+/// What the metadata of a GGUF say about its model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFacts {
+    /// The architecture, as GGUF names it.
+    pub architecture: String,
+    /// The name of the model, if the metadata have one.
+    pub name: Option<String>,
+    /// The number of layers.
+    pub n_layer: u32,
+    /// Tensors begin at multiples of this many bytes.
+    pub alignment: u32,
+}
+
+/// The bytes that belong to no layer. Every intent needs them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingSlot {
+    /// Always true.
+    pub always_pinned: bool,
+    /// The number of tensors.
+    pub tensors: usize,
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The bytes in the file, in file order.
+    pub byte_ranges: Vec<ByteRange>,
+}
+
+/// The layers and the bytes of a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotFacts {
+    /// The layers; `None` for a slot without layers.
+    pub layers: Option<LayerRange>,
+    /// The number of tensors.
+    pub tensors: usize,
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The number of bytes that one token needs: the share of its experts of the expert tensors, and all other tensors.
+    pub active_bytes: u64,
+    /// True if the bytes are one run of the file.
+    pub contiguous: bool,
+    /// The bytes in the file, in file order.
+    pub byte_ranges: Vec<ByteRange>,
+}
+
+/// A range of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerRange {
+    /// The first layer.
+    pub first: u32,
+    /// The last layer.
+    pub last: u32,
+    /// The number of layers.
+    pub count: u32,
+}
+
+/// A range of bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByteRange {
+    /// The offset of the first byte.
+    pub offset: u64,
+    /// The number of bytes.
+    pub bytes: u64,
+}
+
+impl ByteRange {
+    /// Returns the range as Rust has it.
+    pub fn range(self) -> Range<u64> {
+        // A measured range ends inside its file. A range that was read from JSON may overflow.
+        self.offset..self.offset.saturating_add(self.bytes)
+    }
+}
+
+/// The memory that an intent needs, the embedding part included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// The number of bytes with all experts, which is what hydration reads.
+    pub bytes: u64,
+    /// The number of bytes with the experts of one token.
+    pub active_bytes: u64,
+}
+
+/// The experts of a mixture-of-experts model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moe {
+    /// The number of experts in a layer.
+    pub num_experts: u64,
+    /// The number of experts that a token uses.
+    pub experts_per_token: u64,
+    /// `experts_per_token` divided by `num_experts`.
+    pub active_frac: f64,
+    /// How the layers were split into slots.
+    pub chunk_note: String,
+}
+
+/// A part of a file: the embedding part or a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The bytes that belong to no layer.
+    Embedding,
+    /// The bytes of the layers of a slot.
+    Slot(Slot),
+}
+
+impl Part {
+    /// Returns the embedding part and then the slots by depth.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Embedding).chain(Slot::ALL.map(Self::Slot))
+    }
+
+    /// Returns the name that the command line and the JSON use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Slot(slot) => slot.name(),
+        }
+    }
+
+    /// Reads the name of a part.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a name that is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        Self::all().find(|p| p.name() == name).ok_or_else(|| {
+            let fix = "Use embedding, early, factual, reasoning or governance";
+            Error::usage(format!("'{name}' is not a slot"), fix)
+        })
+    }
+}
+
+/// The path of the sidecar beside a GGUF: `name.gguf` has `name.met.json`.
+pub fn sidecar_path(gguf: &Path) -> PathBuf {
+    gguf.with_extension("met.json")
+}
+
+impl Sidecar {
+    /// Reads a sidecar file. [`Sidecar::check`] then checks that it fits a GGUF.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Model`] when it is not a regular file, [`Error::Format`] when it is
+    /// not a sidecar.
+    pub fn read(path: &Path) -> Result<Self> {
+        let (file, _) = open_regular(path)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_SIDECAR + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+        Self::parse(&bytes, path)
+    }
+
+    /// Parses the bytes of a sidecar file; `path` is used in messages only.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the bytes are not a sidecar.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        let bad = |what: String| Error::format(Place::file(path), what, REMAKE);
+        if bytes.len() as u64 > MAX_SIDECAR {
+            return Err(bad(format!("is not a MET sidecar: it has more than {MAX_SIDECAR} bytes")));
+        }
+        let version: Versioned =
+            serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a MET sidecar: {e}")))?;
+        if version.met_version != MET_VERSION {
+            let what = format!(
+                "has version {} of the sidecar; this program reads version {MET_VERSION}",
+                version.met_version
+            );
+            return Err(bad(what));
+        }
+        serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a sound MET sidecar: {e}")))
+    }
+
+    /// The split that the slots describe; `None` if the slots are not the layers in order.
+    pub(super) fn split(&self) -> Option<Split> {
+        let range = |slot: Slot| {
+            let layers = self.slots.get(&slot)?.layers;
+            layers.map_or(Some(0..0), |l| Some(l.first..l.last.checked_add(1)?))
+        };
+        let [a, b, c, d] = Slot::ALL.map(range);
+        Split::from_ranges(&[a?, b?, c?, d?], self.model.n_layer)
+    }
+
+    /// Returns the byte ranges of a part, in file order.
+    pub fn ranges(&self, part: Part) -> &[ByteRange] {
+        match part {
+            Part::Embedding => &self.embedding_slot.byte_ranges,
+            Part::Slot(slot) => self.slots.get(&slot).map_or(&[], |s| &s.byte_ranges),
+        }
+    }
+
+    /// Returns the number of bytes of a part.
+    pub fn bytes(&self, part: Part) -> u64 {
+        self.ranges(part).iter().map(|r| r.bytes).sum()
+    }
+
+    /// Returns the parts that an intent needs, in the order in which they are read: the embedding part, then the slots by
+    /// depth.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the policy of this sidecar does not know the intent.
+    pub fn parts(&self, intent: Intent) -> Result<Vec<Part>> {
+        let slots = self.hydration_policy.get(&intent).ok_or_else(|| {
+            let what = format!("the hydration_policy of the sidecar has no {intent}");
+            Error::usage(what, "Add the intent to the policy, or choose an intent that the policy has")
+        })?;
+        let mut parts = vec![Part::Embedding];
+        parts.extend(Slot::ALL.into_iter().filter(|s| slots.contains(s)).map(Part::Slot));
+        Ok(parts)
+    }
+
+    /// Returns the sidecar as JSON text that ends with a line end.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a sidecar is plain data");
+        text.push('\n');
+        text
+    }
+}
+
+/// The version alone, which tells a newer sidecar from a broken one.
+#[derive(Deserialize)]
+struct Versioned {
+    met_version: u32,
+}
