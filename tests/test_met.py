@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -179,30 +181,40 @@ def residency(hydrator: Hydrator) -> dict[str, int]:
     return {p.slot: p.resident_bytes or 0 for p in parts}
 
 
-def evicted(hydrator: Hydrator) -> None:
+def evict(hydrator: Hydrator) -> bool:
+    """Take the file out of memory. False where the file system keeps evicted pages: then all of it stays in memory, and
+    what a test can say of residency is only that everything is there."""
     hydrator.evict()
-    if any(residency(hydrator).values()):
-        pytest.skip("this file system keeps evicted pages")
+    return not any(residency(hydrator).values())
+
+
+def skip_residency(what: str) -> None:
+    pytest.skip(f"this file system keeps evicted pages, so it was not tested that {what}; the rest passed")
 
 
 @pytest.mark.parametrize("intent", INTENTS)
 def test_hydration_makes_the_slots_resident_and_no_others(intent: str, gguf: Path) -> None:
     with Hydrator(gguf) as hydrator:
-        evicted(hydrator)
+        evicts = evict(hydrator)
         done = hydrator.hydrate(intent)
         wanted = {"embedding", *hydrator.sidecar["hydration_policy"][intent]}
         for part in hydrator.residency():
-            expected = part.bytes if part.slot in wanted else 0
             # A page can be shared with the neighbour at either end.
-            assert abs((part.resident_bytes or 0) - expected) < pages(2), part
-        assert done.read_bytes == done.hydrated_bytes == done.wanted_bytes
+            if part.slot in wanted:
+                assert abs((part.resident_bytes or 0) - part.bytes) < pages(2), part
+            elif evicts:
+                assert (part.resident_bytes or 0) < pages(2), part
+        assert done.hydrated_bytes == done.wanted_bytes
         assert abs(done.wanted_bytes - hydrator.sidecar["intent_ram_budget"][intent]["bytes"]) < pages(4)
         assert hydrator.hydrate(intent).read_bytes == 0
+        if not evicts:
+            skip_residency("other slots stay out of memory and all missing bytes are read")
+        assert done.read_bytes == done.hydrated_bytes
 
 
 def test_the_command_shows_before_and_after(gguf: Path) -> None:
     with Hydrator(gguf) as hydrator:
-        evicted(hydrator)
+        evict(hydrator)
     run = srd("hydrate", gguf, "--intent", "inform", "--json")
     assert run.code == 0, run.stderr
     slots = {s["slot"]: s for s in run.json["slots"]}
@@ -218,17 +230,19 @@ def test_the_command_shows_before_and_after(gguf: Path) -> None:
 
 def test_a_budget_is_respected_and_others_are_evicted(gguf: Path) -> None:
     with Hydrator(gguf) as hydrator:
-        evicted(hydrator)
+        evicts = evict(hydrator)
         hydrator.hydrate("HARM")
         budget = gguf.stat().st_size // 2
         done = hydrator.hydrate("HARM", budget=budget, evict_others=True)
-        resident = sum(residency(hydrator).values())
-        assert budget - pages(1) < resident <= budget
-        assert done.hydrated_bytes == resident and done.wanted_bytes > budget
-        hydrator.evict(["embedding"])
-        assert residency(hydrator)["embedding"] < pages(2)
+        assert budget - pages(1) < done.hydrated_bytes <= budget < done.wanted_bytes
+        if evicts:
+            assert done.hydrated_bytes == sum(residency(hydrator).values())
+            hydrator.evict(["embedding"])
+            assert residency(hydrator)["embedding"] < pages(2)
     run = srd("hydrate", gguf, "--intent", "HARM", "--budget", "100KiB")
     assert run.code == 0 and "the budget left out" in run.stdout
+    if not evicts:
+        skip_residency("bytes beyond the budget are evicted")
 
 
 def test_what_this_process_has_mapped_is_evicted(gguf: Path) -> None:
@@ -239,14 +253,27 @@ def test_what_this_process_has_mapped_is_evicted(gguf: Path) -> None:
         content = gguf.read_bytes()
         assert used[:] == content
         with Hydrator(gguf) as hydrator:
-            evicted(hydrator)
+            evicts = evict(hydrator)
             assert used[:] == content
             assert sum(residency(hydrator).values()) == len(content)
+    if not evicts:
+        skip_residency("the pages that this process has mapped are evicted")
 
 
 def test_locks_last_until_interrupted(gguf: Path) -> None:
     command = [sys.executable, "-m", "srd_rs", "hydrate", str(gguf), "--intent", "INFORM", "--lock"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Under nohup and in some CI systems SIGINT is ignored, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    # Nothing below waits longer: when the process is killed, its output ends.
+    timer = threading.Timer(60, process.kill)
+    timer.start()
+    try:
         assert process.stdout is not None and process.stderr is not None
         lines = []
         for line in process.stdout:
@@ -255,8 +282,8 @@ def test_locks_last_until_interrupted(gguf: Path) -> None:
                 break
         else:
             error = process.stderr.read()
-            assert "ulimit -l" in error
-            pytest.skip("not enough memory may be locked here")
+            assert "ulimit -l" in error, (lines, error, process.wait(timeout=10))
+            pytest.skip(f"the pages of the early slot may not be locked here, so locks were not tested: {error}")
         assert any(line.endswith(" locked\n") for line in lines)
         status = Path(f"/proc/{process.pid}/status").read_text()
         locked = int(re.search(r"VmLck:\s+(\d+) kB", status)[1]) * 1024
@@ -264,22 +291,31 @@ def test_locks_last_until_interrupted(gguf: Path) -> None:
             budget = hydrator.sidecar["intent_ram_budget"]["INFORM"]["bytes"]
             assert abs(locked - budget) < pages(4)
             hydrator.evict()
-            # Still there: locked by the other process.
+            # The slot is still in memory, because the other process has locked its pages.
             assert residency(hydrator)["early"] >= hydrator.residency()[1].bytes - pages(2)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate(timeout=10)
 
 
 def test_progress_is_told_and_can_stop(gguf: Path) -> None:
+    """The callback is called every 50 ms, so a hydration is repeated until one takes that long."""
+    calls = []
+
+    def stop(done: int, total: int) -> None:
+        calls.append((done, total))
+        raise RuntimeError("enough")
+
     with Hydrator(gguf) as hydrator:
-
-        def stop(done: int, total: int) -> None:
-            raise RuntimeError("enough")
-
+        deadline = time.monotonic() + 60
         with pytest.raises(RuntimeError, match="enough"):
-            for _ in range(1000):
-                evicted(hydrator)
+            while time.monotonic() < deadline:
+                evict(hydrator)
                 hydrator.hydrate("HARM", progress=stop)
+        assert all(0 <= done <= total for done, total in calls) and len(calls) == 1
         hydrator.hydrate("HARM")
 
 
@@ -368,7 +404,7 @@ def test_usage_errors(gguf: Path) -> None:
     assert srd("hydrate", gguf, "--intent", "LEARN").code == 2
     assert srd("hydrate", gguf, "--lock").code == 2
     assert srd("hydrate", gguf, "--intent", "HARM", "--budget", "100").code == 2
-    with Hydrator(gguf) as hydrator, pytest.raises(errors.UsageError, match="no slot"):
+    with Hydrator(gguf) as hydrator, pytest.raises(errors.UsageError, match="not a slot"):
         hydrator.evict(["late"])
     with pytest.raises(errors.UsageError, match="closed"):
         hydrator.residency()
