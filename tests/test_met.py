@@ -283,7 +283,9 @@ def test_locks_last_until_interrupted(gguf: Path) -> None:
         else:
             error = process.stderr.read()
             assert "ulimit -l" in error, (lines, error, process.wait(timeout=10))
-            pytest.skip(f"the pages of the early slot may not be locked here, so locks were not tested: {error}")
+            pytest.skip(
+                f"the pages of the early slot may not be locked here, so locks were not tested: {error}"
+            )
         assert any(line.endswith(" locked\n") for line in lines)
         status = Path(f"/proc/{process.pid}/status").read_text()
         locked = int(re.search(r"VmLck:\s+(\d+) kB", status)[1]) * 1024
