@@ -19,8 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import ggml
 import quant_cli
+
+import ggml
 import test_oracle_k
 from row_kinds import importances
 

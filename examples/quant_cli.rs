@@ -1,8 +1,8 @@
-//! Quantises rows for the Python oracle and the benches, which cannot call Rust directly.
+//! Times the quantizers on rows of floats for `benches/kernels.py`, in a process that can be held to an instruction set.
 //!
-//! `quant_cli quantize TYPE COLUMNS IN.f32 OUT.bin [H.f32] [REPEATS]`: raw f32 rows in, blocks out, and a line of
-//! JSON with the seconds of each repeat. `quant_cli dequantize TYPE IN.bin OUT.f32`: blocks in, f32 out.
-//! Little-endian, no headers. `H.f32` is one importance a column, or `-` for none.
+//! `quant_cli quantize TYPE COLUMNS IN.f32 OUT.bin [H.f32] [REPEATS]` reads raw little-endian f32 rows without a header,
+//! writes their blocks, and prints a line of JSON with the seconds of each repeat. `H.f32` holds one importance a
+//! column; `-` stands for none.
 
 use std::time::Instant;
 
@@ -34,13 +34,6 @@ fn main() {
             std::fs::write(&args[4], &out).expect("writable output");
             let level = srd_rs::simd_level::level().name();
             println!("{}", serde_json::json!({"level": level, "weights": rows.len(), "seconds": seconds}));
-        }
-        "dequantize" => {
-            let bytes = std::fs::read(&args[2]).expect("readable input");
-            let mut out = vec![0.0; bytes.len() / ty.block_bytes() * ty.block_len()];
-            quant::dequantize(ty, &bytes, &mut out);
-            let raw: Vec<u8> = out.iter().flat_map(|v| v.to_le_bytes()).collect();
-            std::fs::write(&args[3], raw).expect("writable output");
         }
         other => panic!("unknown command {other}"),
     }

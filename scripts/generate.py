@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Generate text from a GGUF with llama.cpp, to see that it runs.
 
-    python scripts/generate.py GGUF PROMPT [-n 40]
+    python scripts/generate.py GGUF PROMPT [-n 40] [--threads 2]
 
 Needs `xllamacpp` (in the extra `srd-rs[test]`), a prebuilt llama.cpp.
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 
-def generate(gguf: str | Path, prompt: str, n_tokens: int) -> str:
+def generate(gguf: str | Path, prompt: str, n_tokens: int, threads: int) -> str:
     """What llama.cpp's server completes `prompt` with (a fixed seed: the same text every time)."""
     import xllamacpp
 
@@ -21,6 +21,7 @@ def generate(gguf: str | Path, prompt: str, n_tokens: int) -> str:
     params.model.path = str(gguf)
     params.n_ctx = 512
     params.n_gpu_layers = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = 0
     server = xllamacpp.Server(params)
     answer = server.handle_completions(
@@ -35,12 +36,13 @@ def main() -> int:
     )
     parser.add_argument("gguf", type=Path)
     parser.add_argument("prompt")
+    parser.add_argument("--threads", type=int, default=2, help="threads of llama.cpp")
     parser.add_argument("-n", type=int, default=40, help="tokens to generate")
     args = parser.parse_args()
     if not args.gguf.is_file():
         print(f"error: {args.gguf}: no such file. Make it with: srd-rs convert", file=sys.stderr)
         return 1
-    print(args.prompt + generate(args.gguf, args.prompt, args.n), flush=True)
+    print(args.prompt + generate(args.gguf, args.prompt, args.n, args.threads), flush=True)
     return 0
 
 

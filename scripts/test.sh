@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install into .venv and run all tests: pytest, then cargo. Arguments go to pytest.
+# Install srd-rs into .venv and run all tests: pytest on every CPU, then cargo. Arguments go to pytest, for example
+# -m 'not slow' for the quick part. Every skipped test is listed with what it did not test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,13 +13,14 @@ fi
 python=.venv/bin/python
 
 # llama-cpp-python (the extra `eval`) takes many minutes to compile, so it is taken only where it lies ready made.
-if ! "$python" -m pip install --only-binary=llama-cpp-python '.[test,eval,plot]'; then
+if ! "$python" -m pip install --quiet --only-binary=llama-cpp-python '.[test,dev,eval,plot]'; then
     echo "No ready-made llama-cpp-python: the tests that need it will say so and skip." >&2
-    "$python" -m pip install '.[test,plot]'
+    "$python" -m pip install --quiet '.[test,dev,plot]'
 fi
 
 # Both halves run, so that one failure does not hide another.
 status=0
-"$python" -m pytest "$@" || status=$?
-cargo test --release || status=$?
+"$python" -m pytest -n auto "$@" || status=$?
+# The profile `quick` has the code of a release without link-time optimisation, which every test binary would pay for.
+cargo test --profile quick || status=$?
 exit "$status"

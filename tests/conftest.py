@@ -10,16 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ggml
 from support import BAD, EXAMPLE, fixture_folder, require, srd
 
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """The folder of the reference checkpoints."""
-    folder = fixture_folder()
-    if folder is None:
-        pytest.skip("fixtures/a.tar.xz is not here (SRD_SHARED or SRD_FIXTURES)")
-    return folder
+    return fixture_folder()
+
+
+@pytest.fixture(scope="session")
+def ggml_library() -> None:
+    """Skips the test where no ggml library is installed."""
+    if ggml.library() is None:
+        pytest.skip("neither llama-cpp-python nor xllamacpp is installed: ggml was not compared with")
 
 
 @pytest.fixture(scope="session")

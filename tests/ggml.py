@@ -82,7 +82,8 @@ def dequantize(kind: str, blocks: Bytes) -> Floats:
     blocks = np.ascontiguousarray(blocks)
     _, length, size = TYPES[kind]
     out = np.zeros((blocks.shape[0], blocks.shape[1] // size * length), np.float32)
-    function = getattr(_lib(), f"dequantize_row_{kind.lower().replace('_k', '_K')}")
+    plain = {"F16": "ggml_fp16_to_fp32_row", "BF16": "ggml_bf16_to_fp32_row"}
+    function = getattr(_lib(), plain.get(kind, f"dequantize_row_{kind.lower().replace('_k', '_K')}"))
     function.restype = None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     function(blocks.ctypes.data, out.ctypes.data, out.size)

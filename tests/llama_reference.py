@@ -14,12 +14,16 @@ _F32 = 0  # GGML_TYPE_F32
 _FLASH_ATTENTION_OFF = 0
 
 
+#: Threads of llama.cpp spin while they wait, so more than one would take the CPU from other tests.
+THREADS = 1
+
+
 class Float32Llama(LlamaModel):
     """Keys and values are kept in F32, and attention is computed without the flash kernels, which use F16."""
 
     def __init__(self, gguf: Path, *, n_ctx: int, embeddings: bool = False) -> None:
         self._embeddings = embeddings
-        super().__init__(gguf, n_ctx=n_ctx, threads=2)
+        super().__init__(gguf, n_ctx=n_ctx, threads=THREADS)
 
     def _context_params(self, threads: int | None, eval_callback: Any, mean_pooling: bool) -> Any:
         params = super()._context_params(threads, eval_callback, mean_pooling)

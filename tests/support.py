@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,20 @@ def srd(
     return Run(stdout=done.stdout, stderr=done.stderr, **figures)
 
 
+def user_process(command: list[str]) -> subprocess.Popen[str]:
+    """A process as a user starts it in a terminal: Ctrl-C ends it, whatever the test runner itself ignores.
+
+    Under nohup and on some CI systems SIGINT is ignored, and a child would inherit that.
+    """
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 def require(path: Path) -> Path:
     """`path`, or skip the test and say what is missing."""
     if not path.exists():
@@ -66,21 +83,47 @@ def require(path: Path) -> Path:
     return path
 
 
-def fixture_folder() -> Path | None:
-    """The folder of the reference checkpoints, unpacked once; None where the archive is not at hand."""
+#: The reference checkpoints, named here so that no archive is unpacked while tests are collected.
+FIXTURES = (
+    "gemma2", "gemma3", "gemma4_e2b", "gemma4_moe", "gemma4_moe_google", "llama", "mistral", "mixtral", "phi3", "qwen2",
+    "qwen3", "qwen3moe",
+)  # fmt: skip
+
+
+def per_fixture(names: Iterable[str] = FIXTURES) -> pytest.MarkDecorator:
+    """Parametrises a test by `name`; all tests of one checkpoint run in one process, which converts it once."""
+    params = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+    return pytest.mark.parametrize("name", params)
+
+
+def fixture_folder() -> Path:
+    """The folder of the reference checkpoints, unpacked once; skips the test where the archive is not at hand."""
     if "SRD_FIXTURES" in os.environ:
-        return Path(os.environ["SRD_FIXTURES"])
+        return _checked(Path(os.environ["SRD_FIXTURES"]), "SRD_FIXTURES names it")
     archive = SHARED / "fixtures" / "a.tar.xz"
     if not archive.exists():
-        return None
-    size = archive.stat().st_size
+        pytest.skip(
+            f"{archive} is not here (SRD_SHARED, SRD_FIXTURES): nothing was compared with llama.cpp's files"
+        )
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "srd-rs-tests"
-    folder = cache / f"a-{size}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch, tarfile.open(archive) as tar:
-            unpacked = Path(scratch) / "a"
-            tar.extractall(unpacked, filter="data")
-            unpacked.rename(folder)
-    inner = [p for p in folder.iterdir() if p.is_dir()]
-    return inner[0] if len(inner) == 1 and not (inner[0] / "config.json").exists() else folder
+    folder = cache / f"a-{archive.stat().st_size}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        # Several test processes begin at once: one unpacks, the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=cache) as scratch, tarfile.open(archive) as tar:
+                unpacked = Path(scratch) / "a"
+                tar.extractall(unpacked, filter="data")
+                unpacked.rename(folder)
+    return _checked(folder, f"delete it to unpack {archive} again")
+
+
+def _checked(folder: Path, hint: str) -> Path:
+    """`folder`, or the one folder inside, if reference checkpoints are in it."""
+    inner = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    if len(inner) == 1 and not (inner[0] / "config.json").exists():
+        folder = inner[0]
+    if not any(folder.glob("*/expected.json")):
+        pytest.skip(f"{folder} holds no reference checkpoints ({hint})")
+    return folder

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from support import BAD, Run, srd
@@ -34,6 +35,7 @@ class Outcome:
     subject: Path
     run: Run
     left: list[str]
+    output: Path
 
 
 def model_with(weights: Path, folder: Path) -> Path:
@@ -96,7 +98,7 @@ def run_command(command: str, subject: Path, scratch: Path) -> Outcome:
         shutil.rmtree(out)
         out.mkdir()
         run = srd(command, subject, *args, cwd=out, timeout=TIMEOUT)
-    return Outcome(command, subject, run, sorted(p.name for p in out.iterdir()))
+    return Outcome(command, subject, run, sorted(p.name for p in out.iterdir()), out / "out.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,8 @@ def test_bad_input(case: dict[str, Any], outcomes: dict[str, Future[list[Outcome
         assert outcome.run.code in codes, (outcome.command, outcome.run)
         if outcome.run.code:
             check_failure(outcome)
+        elif outcome.command == "convert":
+            check_success(outcome)
     if case["expect"] == "report":
         check_report(case, outcomes[case["file"]].result()[-1])
 
@@ -154,6 +158,14 @@ def check_failure(outcome: Outcome) -> None:
     assert outcome.subject.name in lines[0], lines[0]
     assert len(lines[0]) < 600, lines[0]
     assert outcome.left == []
+
+
+def check_success(outcome: Outcome) -> None:
+    """A conversion that ends well leaves a GGUF that another reader reads to its end."""
+    output = outcome.output
+    tensors = gguf.GGUFReader(output).tensors
+    assert tensors
+    assert output.stat().st_size >= max(t.data_offset + t.n_bytes for t in tensors)
 
 
 def check_report(case: dict[str, Any], outcome: Outcome) -> None:

@@ -108,7 +108,7 @@ def logits(model: Path) -> np.ndarray:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
     from srd_rs.eval.llama import LlamaModel
 
-    with LlamaModel(model, n_ctx=64, threads=2) as loaded:
+    with LlamaModel(model, n_ctx=64, threads=1) as loaded:
         tokens = np.random.default_rng(1).integers(3, loaded.n_vocab, size=48).astype(np.int32)
         return np.array(loaded.logits(tokens))
 
@@ -122,7 +122,7 @@ def test_its_diagonal_is_the_imatrix_of_llama_cpp(tmp_path: Path) -> None:
     text.write_text(require(WIKI_TEST).read_text(encoding="utf-8")[:5_000], encoding="utf-8")
     original = tmp_path / "f32.gguf"
     srd_rs.convert(EXAMPLE, original, quant="F32", met=False)
-    n_chunks = imatrix.compute_imatrix(original, text, tmp_path / "theirs.gguf", threads=2)
+    n_chunks = imatrix.compute_imatrix(original, text, tmp_path / "theirs.gguf", threads=1)
     srd_rs.calibrate(
         EXAMPLE, tmp_path / "c", text=text, tokens=512 * n_chunks, imatrix=tmp_path / "ours.gguf"
     )

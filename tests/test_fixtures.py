@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType
 
-from support import fixture_folder, srd
-
-ROOT = fixture_folder()
-FIXTURES = sorted(p.name for p in ROOT.iterdir() if (p / "expected.json").exists()) if ROOT else []
+from support import FIXTURES, per_fixture, srd
 
 #: fixture -> metadata keys whose value may differ. The reason of each is in docs/differences.md.
 ACCEPTED: dict[str, set[str]] = {
@@ -30,22 +27,18 @@ ACCEPTED: dict[str, set[str]] = {
 #: The reader's own fields, not keys of the file.
 READER_FIELDS = {"GGUF.version", "GGUF.tensor_count", "GGUF.kv_count"}
 
-pytestmark = pytest.mark.skipif(
-    not FIXTURES, reason="fixtures/a.tar.xz is not here (SRD_SHARED, SRD_FIXTURES)"
-)
-
 
 class Converted:
     """A converted fixture beside its `expected.json`."""
 
-    def __init__(self, name: str, quant: str, folder: Path) -> None:
-        assert ROOT is not None
-        self.expected: dict[str, Any] = json.loads((ROOT / name / "expected.json").read_text())
-        self.path = folder / f"{name}-{quant}.gguf"
-        self.plain = srd("convert", ROOT / name, "-q", quant, "-o", self.path, "--no-provenance", "--json")
+    def __init__(self, model: Path, quant: str, folder: Path) -> None:
+        self.expected: dict[str, Any] = json.loads((model / "expected.json").read_text())
+        self.path = folder / f"{model.name}-{quant}.gguf"
+        self.plain = srd("convert", model, "-q", quant, "-o", self.path, "--no-provenance", "--json")
         assert self.plain.code == 0, self.plain.stderr
         self.reader = GGUFReader(self.path)
 
+    @cached_property
     def metadata(self) -> dict[str, tuple[str, Any]]:
         """key -> (type as expected.json spells it, value), in file order."""
         return {
@@ -60,10 +53,14 @@ def kind_of(types: list[GGUFValueType]) -> str:
 
 
 @pytest.fixture(scope="module")
-def convert(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def convert(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(fixture, quant) -> `Converted`, each made once."""
     folder = tmp_path_factory.mktemp("fixtures")
-    return cache(lambda name, quant: Converted(name, quant, folder))
+    return cache(lambda name, quant: Converted(fixtures / name, quant, folder))
+
+
+def test_the_archive_holds_the_checkpoints_that_are_tested(fixtures: Path) -> None:
+    assert sorted(p.parent.name for p in fixtures.glob("*/expected.json")) == sorted(FIXTURES)
 
 
 def summary(value: Any) -> Any:
@@ -96,13 +93,13 @@ def check_metadata(
             assert summary(ours) == comparable(value), key
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_bf16_metadata(name: str, convert: Any) -> None:
     made = convert(name, "BF16")
-    check_metadata(made.metadata(), made.expected, name, "BF16")
+    check_metadata(made.metadata, made.expected, name, "BF16")
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_bf16_tensors(name: str, convert: Any) -> None:
     made = convert(name, "BF16")
     found = {
@@ -117,21 +114,21 @@ def sha256(data: np.ndarray[Any, Any]) -> str:
 
 
 @pytest.mark.parametrize("quant", ["BF16", "Q4_K_M"])
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_order(name: str, quant: str, convert: Any) -> None:
     """Keys and tensors stand in llama-quantize's order, in files that are not quantised as well."""
     made = convert(name, quant)
-    assert list(made.metadata()) == made.expected["kv_order_q4_k_m"]
+    assert list(made.metadata) == made.expected["kv_order_q4_k_m"]
     assert [t.name for t in made.reader.tensors] == made.expected["tensor_order_q4_k_m"]
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_q4_k_m_metadata(name: str, convert: Any) -> None:
     made = convert(name, "Q4_K_M")
-    check_metadata(made.metadata(), made.expected, name, "Q4_K_M")
+    check_metadata(made.metadata, made.expected, name, "Q4_K_M")
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_q4_k_m_tensors(name: str, convert: Any) -> None:
     made = convert(name, "Q4_K_M")
     found = {t.name: ([int(n) for n in t.shape], t.tensor_type.name) for t in made.reader.tensors}
@@ -139,7 +136,7 @@ def test_q4_k_m_tensors(name: str, convert: Any) -> None:
     assert found == wanted
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_q4_k_m_plain_types_keep_their_bytes(name: str, convert: Any) -> None:
     """What the mix leaves in F32 or BF16 has one right answer, so its bytes are the reference's."""
     made = convert(name, "Q4_K_M")
@@ -151,18 +148,17 @@ def test_q4_k_m_plain_types_keep_their_bytes(name: str, convert: Any) -> None:
 
 
 @pytest.mark.parametrize(("quant", "key"), [("BF16", "ref_full"), ("Q4_K_M", "ref_q4_k_m")])
-@pytest.mark.parametrize("name", FIXTURES)
+@per_fixture()
 def test_file_size(name: str, quant: str, key: str, convert: Any) -> None:
     made = convert(name, quant)
     assert made.path.stat().st_size == made.expected["file_size"][key]
     assert made.reader.data_offset == made.expected["data_offset"][key]
 
 
-@pytest.mark.parametrize("name", FIXTURES)
-def test_dry_run_is_exact(name: str, convert: Any, tmp_path: Path) -> None:
+@per_fixture()
+def test_dry_run_is_exact(name: str, fixtures: Path, convert: Any, tmp_path: Path) -> None:
     made = convert(name, "Q4_K_M")
-    assert ROOT is not None
-    run = srd("convert", ROOT / name, "--dry-run", "--no-provenance", "--json", cwd=tmp_path)
+    run = srd("convert", fixtures / name, "--dry-run", "--no-provenance", "--json", cwd=tmp_path)
     assert run.code == 0, run.stderr
     assert run.json["total_bytes"] == made.path.stat().st_size
     planned = [(t["name"], t["shape"], t["type"], t["offset"], t["bytes"]) for t in run.json["tensors"]]
@@ -174,13 +170,12 @@ def test_dry_run_is_exact(name: str, convert: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", FIXTURES)
-def test_provenance_only_adds_keys(name: str, convert: Any, tmp_path: Path) -> None:
+@per_fixture()
+def test_provenance_only_adds_keys(name: str, fixtures: Path, convert: Any, tmp_path: Path) -> None:
     """With provenance: the same file plus `srd.*` keys, larger by exactly what the header grew."""
     made = convert(name, "Q4_K_M")
-    assert ROOT is not None
     path = tmp_path / made.path.name
-    run = srd("convert", ROOT / name, "-o", path)
+    run = srd("convert", fixtures / name, "-o", path)
     assert run.code == 0, run.stderr
     reader = GGUFReader(path)
     added = [key for key in reader.fields if key not in made.reader.fields]

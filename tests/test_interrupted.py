@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from support import EXAMPLE, srd
+from support import EXAMPLE, srd, user_process
 
 
 def start(model: Path, output: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "srd_rs", "convert", str(model), "-o", str(output), "--threads", "1"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return user_process(command)
 
 
 def digest(path: Path) -> str:
@@ -45,7 +45,7 @@ def test_killed_at_any_moment(wide_model: Path, whole: tuple[float, str], tmp_pa
         process = start(wide_model, output)
         time.sleep(moments.uniform(0, seconds))
         process.kill()
-        process.communicate()
+        process.communicate(timeout=30)
         # Either not there, or finished in time and complete.
         assert not output.exists() or digest(output) == expected
         killed += not output.exists()
@@ -53,7 +53,8 @@ def test_killed_at_any_moment(wide_model: Path, whole: tuple[float, str], tmp_pa
     # What a killed run left behind does not stand in the way of the next one.
     output.unlink(missing_ok=True)
     again = start(wide_model, output)
-    assert again.wait(120) == 0, again.communicate()
+    _, stderr = again.communicate(timeout=120)
+    assert again.returncode == 0, stderr
     assert digest(output) == expected
 
 

@@ -10,14 +10,23 @@ import pytest
 
 from support import REPO, WIKI_TEST, require
 
-N_CHUNKS = 40
+N_CHUNKS = 20
 
 
 def test_it_generates(example_q4_k_m: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install '.[test]')")
     prompt = "The history of the"
     run = subprocess.run(
-        [sys.executable, str(REPO / "scripts" / "generate.py"), str(example_q4_k_m), prompt, "-n", "12"],
+        [
+            sys.executable,
+            str(REPO / "scripts" / "generate.py"),
+            str(example_q4_k_m),
+            prompt,
+            "-n",
+            "12",
+            "--threads",
+            "1",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -32,6 +41,7 @@ def test_it_generates(example_q4_k_m: Path) -> None:
     assert text.isprintable() and text.isascii(), text
 
 
+@pytest.mark.slow
 def test_perplexity_is_that_of_llama_quantize(
     example_bf16: Path, example_q4_k_m: Path, tmp_path: Path
 ) -> None:
@@ -42,9 +52,9 @@ def test_perplexity_is_that_of_llama_quantize(
     text = require(WIKI_TEST)
     theirs = tmp_path / "llama-quantize.gguf"
     quantize(example_bf16, theirs)
-    full = perplexity(example_bf16, text, n_chunks=N_CHUNKS)
-    ours = perplexity(example_q4_k_m, text, n_chunks=N_CHUNKS)
-    reference = perplexity(theirs, text, n_chunks=N_CHUNKS)
+    full = perplexity(example_bf16, text, n_chunks=N_CHUNKS, threads=1)
+    ours = perplexity(example_q4_k_m, text, n_chunks=N_CHUNKS, threads=1)
+    reference = perplexity(theirs, text, n_chunks=N_CHUNKS, threads=1)
     print(f"BF16 {full.value:.4f}, ours {ours.value:.4f}, llama.cpp's {reference.value:.4f}")
     assert full.n_tokens == N_CHUNKS * 255
     assert abs(ours.value / reference.value - 1) <= 0.005

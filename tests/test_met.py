@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,10 +20,8 @@ from gguf import GGUFReader
 
 from srd_rs import Hydrator, errors, met
 from srd_rs.hydration import INTENTS, PARTS, sidecar_path
-from support import EXAMPLE, REPO, fixture_folder, srd
+from support import EXAMPLE, FIXTURES, REPO, per_fixture, srd, user_process
 
-ROOT = fixture_folder()
-FIXTURES = sorted(p.name for p in ROOT.iterdir() if (p / "expected.json").exists()) if ROOT else []
 SCHEMA = json.loads((REPO / "docs" / "met.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -35,15 +32,14 @@ def pages(n: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """fixture -> its GGUF with the sidecar that `convert` wrote, each made once."""
     folder = tmp_path_factory.mktemp("met")
 
     @cache
     def make(name: str) -> Path:
-        assert ROOT is not None
         output = folder / f"{name}.gguf"
-        run = srd("convert", ROOT / name, "-o", output, "--json")
+        run = srd("convert", fixtures / name, "-o", output, "--json")
         assert run.code == 0, run.stderr
         assert run.json["sidecar"] == str(folder / f"{name}.met.json")
         return output
@@ -98,13 +94,13 @@ def check_experts(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, 
         assert slot["bytes"] - slot["active_bytes"] == idle
 
 
-@pytest.mark.parametrize("name", FIXTURES)
-def test_fixtures_validate_and_add_up(name: str, converted: Any) -> None:
+@per_fixture()
+def test_fixtures_validate_and_add_up(name: str, fixtures: Path, converted: Any) -> None:
     path = converted(name)
     sidecar = json.loads(sidecar_path(path).read_text())
     VALIDATOR.validate(sidecar)
     check_against_file(sidecar, path)
-    config = json.loads((ROOT / name / "config.json").read_text())
+    config = json.loads((fixtures / name / "config.json").read_text())
     config.update(config.get("text_config") or {})
     layers = [s["layers"]["count"] for s in sidecar["slots"].values() if s["layers"]]
     assert sum(layers) == config["num_hidden_layers"] == len(sidecar["chunk_map"])
@@ -117,7 +113,7 @@ def test_fixtures_validate_and_add_up(name: str, converted: Any) -> None:
     assert again == sidecar
 
 
-@pytest.mark.parametrize("name", [n for n in FIXTURES if "moe" in n or "mixtral" in n])
+@per_fixture(n for n in FIXTURES if "moe" in n or "mixtral" in n)
 def test_experts_are_named(name: str, converted: Any) -> None:
     path = converted(name)
     moe = json.loads(sidecar_path(path).read_text())["moe"]
@@ -262,14 +258,7 @@ def test_what_this_process_has_mapped_is_evicted(gguf: Path) -> None:
 
 def test_locks_last_until_interrupted(gguf: Path) -> None:
     command = [sys.executable, "-m", "srd_rs", "hydrate", str(gguf), "--intent", "INFORM", "--lock"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Under nohup and in some CI systems SIGINT is ignored, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = user_process(command)
     # Nothing below waits longer: when the process is killed, its output ends.
     timer = threading.Timer(60, process.kill)
     timer.start()

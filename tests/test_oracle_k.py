@@ -6,30 +6,29 @@ import numpy as np
 import pytest
 
 import ggml
-import quant_cli
+from quantizers import ISAS, dequantize, quantize, quantize_on
 from row_kinds import importances, metrics, row_kinds
 
-pytestmark = [
-    pytest.mark.skipif(ggml.library() is None, reason="no ggml library (llama-cpp-python or xllamacpp)"),
-    pytest.mark.skipif(quant_cli.executable() is None, reason="no cargo to build the quant_cli example"),
-]
+needs_ggml = pytest.mark.usefixtures("ggml_library")
 
 QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 
 
+@needs_ggml
 @pytest.mark.parametrize("quant", QUANTS)
 def test_dequantiser_reads_ggmls_bytes_to_the_bit(quant: str) -> None:
     for kind, rows in row_kinds().items():
         blocks = ggml.quantize(quant, rows)
-        ours, theirs = quant_cli.dequantize(quant, blocks), ggml.dequantize(quant, blocks)
+        ours, theirs = dequantize(blocks, quant), ggml.dequantize(quant, blocks)
         assert np.array_equal(ours.view(np.uint32), theirs.view(np.uint32)), kind
 
 
+@needs_ggml
 @pytest.mark.parametrize("quant", QUANTS)
 def test_dequantiser_reads_any_bytes_as_ggml_does(quant: str) -> None:
     _, _, size = ggml.TYPES[quant]
     blocks = np.random.default_rng(3).integers(0, 256, (4, 64 * size), np.uint8)
-    ours, theirs = quant_cli.dequantize(quant, blocks), ggml.dequantize(quant, blocks)
+    ours, theirs = dequantize(blocks, quant), ggml.dequantize(quant, blocks)
     finite = np.isfinite(theirs)
     assert finite.mean() > 0.9
     assert np.array_equal(np.isfinite(ours), finite)
@@ -42,7 +41,7 @@ def error_ratios(quant: str, importance: str | None) -> dict[str, dict[str, floa
     for kind, rows in row_kinds().items():
         h = None if importance is None else importances(importance, rows.shape[1])
         exact = rows.astype(np.float64)
-        ours = ggml.dequantize(quant, quant_cli.quantize(quant, rows, h)[0]) - exact
+        ours = ggml.dequantize(quant, quantize(rows, quant, h)) - exact
         theirs = ggml.dequantize(quant, ggml.quantize(quant, rows, h)) - exact
         for name, weights in metrics(quant, h).items():
             a, b = ((weights(exact) * e**2).sum() for e in (ours, theirs))
@@ -50,6 +49,7 @@ def error_ratios(quant: str, importance: str | None) -> dict[str, dict[str, floa
     return ratios
 
 
+@needs_ggml
 @pytest.mark.parametrize("importance", [None, "lognormal", "spiky"])
 @pytest.mark.parametrize("quant", QUANTS)
 def test_error_is_not_above_ggmls(quant: str, importance: str | None) -> None:
@@ -61,11 +61,14 @@ def test_error_is_not_above_ggmls(quant: str, importance: str | None) -> None:
         assert by_kind[worst] <= 1.02, f"{worst}, error weighted by {metric}: {by_kind[worst]:.4f} of ggml's"
 
 
-@pytest.mark.parametrize("importance", [None, "spiky"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("quant", QUANTS)
-def test_every_instruction_set_gives_the_same_bytes(quant: str, importance: str | None) -> None:
-    for kind, rows in row_kinds().items():
-        h = None if importance is None else importances(importance, rows.shape[1])
-        expected, _ = quant_cli.quantize(quant, rows, h, isa="scalar")
-        for isa in ("avx2", "avx512"):
-            assert np.array_equal(quant_cli.quantize(quant, rows, h, isa=isa)[0], expected), (kind, isa)
+def test_every_instruction_set_gives_the_same_bytes(quant: str, isa: str) -> None:
+    """Rows of an even and of an odd number of super-blocks, on the path that this process uses and on `isa`."""
+    cases: list[tuple[ggml.Floats, ggml.Floats | None]] = []
+    for rows in row_kinds().values():
+        for n in {rows.shape[1], rows.shape[1] - 256} - {0}:
+            part = np.ascontiguousarray(rows[:, :n])
+            cases += [(part, None), (part, importances("spiky", n))]
+    for (rows, h), found in zip(cases, quantize_on(isa, quant, cases), strict=True):
+        assert np.array_equal(found, quantize(rows, quant, h))

@@ -8,7 +8,12 @@ import pytest
 
 from srd_rs import dequantize, errors, quantize
 
-TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "F32"]
+#: The root mean square error that a type may have, as a share of the weights' own root mean square: about a tenth more
+#: than what each type has on the weights of this file. The next coarser type is above it.
+MAX_ERROR = {
+    "Q4_0": 0.12, "Q4_1": 0.09, "Q4_K": 0.092, "Q5_0": 0.061, "Q5_1": 0.044, "Q5_K": 0.046, "Q6_K": 0.0243,
+    "Q8_0": 0.0083, "BF16": 0.0019, "F16": 0.00023, "F32": 0.0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -16,13 +21,14 @@ def weights() -> np.ndarray:
     return np.random.default_rng(1).standard_t(5, (6, 512)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", MAX_ERROR)
 def test_gguf_reads_what_we_write(name: str, weights: np.ndarray) -> None:
     blocks = quantize(weights, name)
     theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name])
     ours = dequantize(blocks, name)
     assert np.array_equal(ours, theirs.reshape(ours.shape))
-    assert np.abs(ours - weights).max() <= 0.15 * np.abs(weights).max()
+    error = np.sqrt(((ours - weights) ** 2).mean() / (weights**2).mean())
+    assert error <= MAX_ERROR[name]
 
 
 def test_importance_moves_the_error(weights: np.ndarray) -> None:

@@ -37,6 +37,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<met::Hydrator>()?;
     module.add_function(wrap_pyfunction!(met::met_check, module)?)?;
     module.add_function(wrap_pyfunction!(met::met_sidecar, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::instruction_sets, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::quantizable_types, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantize_calibrated, module)?)?;
     module.add_function(wrap_pyfunction!(quant::dequantize, module)?)

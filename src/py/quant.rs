@@ -47,6 +47,19 @@ fn check(ty: GgmlType, rows: &[f32]) -> crate::Result<()> {
     }
 }
 
+/// Returns the names of the types that [`quantize`] writes.
+#[pyfunction]
+pub fn quantizable_types() -> Vec<&'static str> {
+    quant::QUANTIZABLE.iter().map(|ty| ty.name()).collect()
+}
+
+/// Returns the names of the instruction sets that this CPU has and that the crate has code for, the narrowest first.
+/// `SRD_MAX_ISA` takes one of these names.
+#[pyfunction]
+pub fn instruction_sets() -> Vec<&'static str> {
+    crate::simd::Isa::available().into_iter().map(|isa| isa.name()).collect()
+}
+
 /// `weights` f32 `[rows, n]` -> u8 `[rows, bytes of a row]`; `importance` f32 `[n]`.
 #[pyfunction]
 #[pyo3(signature = (weights, r#type, importance=None))]

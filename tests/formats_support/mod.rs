@@ -2,9 +2,11 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The shared fixtures, or a message and `None` where they are not at hand.
+/// Returns the shared fixtures below a folder. Where they are not at hand the test's caller returns, and a line on
+/// standard error says so: it is written past the test harness, which would keep it from whoever reads the log.
 pub fn shared(below: &str) -> Option<PathBuf> {
     let root = std::env::var_os("SRD_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
@@ -12,7 +14,12 @@ pub fn shared(below: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is absent (SRD_SHARED names the shared folder)", path.display());
+    let test = std::thread::current().name().unwrap_or("a test").to_string();
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: {} is absent (SRD_SHARED names the shared folder)",
+        path.display()
+    );
     None
 }
 

@@ -1,0 +1,131 @@
+"""The commands and the Python of README.md and docs/ do what they say: they are run, on the model that comes along.
+
+Every line of a fenced `sh` or `console` block that begins with `srd-rs` is run in one folder, file by file in the order
+of the text. In that folder `path/to/model` is the example model, and the files that a text takes for granted are there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support import EXAMPLE, REPO, srd
+
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("**/*.md"))]
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+#: Part of a command -> why the command is not run.
+NOT_RUN = {
+    "org/name": "it fetches a model from the hub",
+    "google/gemma": "it fetches a model from the hub",
+}
+#: Part of a command -> a file or folder that must be there afterwards.
+WRITES = {
+    "-q Q5_K_M -o models/": "models/model-Q5_K_M.gguf",
+    "--report report/": "report/report.md",
+    "srd-rs extract model-Q4_K_M.axm": "model-Q4_K_M-Q5_K_M.gguf",
+    "-o model.calib": "model.calib",
+}
+#: Two paragraphs more than the chunks that the commands of the documents score.
+TEXT_BYTES = 400_000
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of a document."""
+
+    page: str
+    line: str
+
+
+def commands() -> list[Command]:
+    found = []
+    for page in PAGES:
+        if not page.exists():
+            continue
+        for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
+            if language not in ("sh", "console"):
+                continue
+            for line in body.replace("\\\n", " ").splitlines():
+                for part in line.split(" && "):
+                    words = part.strip().removeprefix("$ ").removesuffix(" &&")
+                    if words.startswith("srd-rs "):
+                        found.append(Command(page.name, words.split(" #")[0].strip()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "path" / "to").mkdir(parents=True)
+    (folder / "path" / "to" / "model").symlink_to(EXAMPLE)
+    (folder / "examples").mkdir()
+    (folder / "examples" / "wiki-gemma4").symlink_to(EXAMPLE)
+    (folder / "models").mkdir()
+    run = srd("convert", EXAMPLE, "-q", "BF16", "-o", folder / "model-BF16.gguf", "--no-axm", "--no-met")
+    assert run.code == 0, run.stderr
+    shutil.copyfile(folder / "model-BF16.gguf", folder / "BF16.gguf")
+    text = gzip.decompress((REPO / "python" / "srd_rs" / "data" / "builtin.txt.gz").read_bytes())
+    for name in ("TEXT", "wiki.test.raw"):
+        (folder / name).write_bytes(text[:TEXT_BYTES])
+    return folder
+
+
+def parameters() -> list[object]:
+    return [
+        pytest.param(c, id=f"{c.page}: {c.line}", marks=pytest.mark.xdist_group("docs")) for c in commands()
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", parameters())
+def test_a_documented_command_works(command: Command, folder: Path) -> None:
+    for part, reason in NOT_RUN.items():
+        if part in command.line:
+            pytest.skip(f"not run: {reason}")
+    words = shlex.split(command.line)[1:]
+    if words[0] == "eval":
+        for module in ("llama_cpp", "matplotlib"):
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"{module} is not installed, so no documented srd-rs eval was run")
+        words += ["--threads", "1"]
+    if words[0] in ("convert", "extract", "pack", "calibrate", "met", "eval") and "--dry-run" not in words:
+        # The lines of a document share names on purpose; here they run in one folder.
+        words += ["--overwrite"]
+    run = srd(*words, cwd=folder, timeout=240)
+    assert run.code == 0, run.stderr
+    for part, name in WRITES.items():
+        if part in command.line:
+            assert (folder / name).is_file(), sorted(p.name for p in folder.iterdir())
+
+
+def python_blocks() -> list[object]:
+    found = []
+    for page in PAGES:
+        if not page.exists():
+            continue
+        blocks = FENCE.findall(page.read_text(encoding="utf-8"))
+        code = [body for language, body in blocks if language == "python"]
+        found += [pytest.param(body, id=f"{page.name} {i}") for i, body in enumerate(code)]
+    return found
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_documented_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "model").symlink_to(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "a document", "exec"), {})
+
+
+def test_the_documents_have_commands() -> None:
+    """A change of the documents' form must not leave this file with nothing to run."""
+    pages = {command.page for command in commands()}
+    assert {"README.md", "eval.md"} <= pages and len(commands()) >= 12
