@@ -1,42 +1,33 @@
 //! The container of a conversion: planned with the GGUF, filled by the same walk over the weights.
 
-use std::path::PathBuf;
-
-use serde::Serialize;
-
-use crate::convert::plan::{PlannedFile, PlannedTensor, Provenance};
+use crate::convert::destination::{Converted, Destination, Finished, UnitWriter};
+use crate::convert::options::ContainerOptions;
+use crate::convert::planned::{PlannedContainer, PlannedFile, PlannedTensor};
+use crate::convert::report::Sealed;
+use crate::convert::units::Unit;
+use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::layout::{
-    ALIGNMENT, FORMAT, GgufPart, Header, Layout, PlaneInfo, ResidualInfo, Tensor, shard_weights,
+    ALIGNMENT, FORMAT, GgufPart, Header, Layout, PlaneInfo, ResidualInfo, Tensor,
 };
 use crate::formats::axm::writer::Writer;
 use crate::formats::sink::Sink;
-use crate::quant::residual::{self, Bits};
+use crate::noise::Noise;
+use crate::quant;
+use crate::quant::residual::{self, Bits, Run};
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
 use crate::sign::{Hash, Sha256, sha256, to_hex};
 
+/// Bytes of residual codes that are written at a time.
+const WRITE: usize = 1 << 20;
+/// Weights whose residuals are made at a time, so that the weights, their base and its values stay in the L1 cache. The
+/// number is a multiple of the block length of every type.
+const RESIDUAL_WEIGHTS: usize = 2048;
 const ID_DOMAIN: &[u8] = b"srd-axm v1 container\0";
 /// Key of the GGUF that names its container. The fingerprint covers the GGUF's header and so cannot be in
 /// it.
 pub const ID_KEY: &str = "srd.axm.id";
-
-/// What the user asks of a container.
-#[derive(Debug, Clone)]
-pub struct ContainerOptions {
-    pub path: PathBuf,
-    /// Bits of the residual; none for no residual planes.
-    pub residual: Option<Bits>,
-    pub provenance: Provenance,
-}
-
-/// A container, its layout known before a weight is read.
-#[derive(Debug)]
-pub struct PlannedContainer {
-    pub path: PathBuf,
-    pub header: Header,
-    pub layout: Layout,
-}
 
 /// Id of the container: SHA-256 over what is converted how, and the GGUF headers as they are without the
 /// id. Strings are ended by a zero, which none of them holds.
@@ -105,8 +96,7 @@ fn gguf_part(file: &PlannedFile) -> GgufPart {
 
 fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
     let n = t.bound.n_weights();
-    let weights = shard_weights(t.ty, t.bound.row_len(), n);
-    let shards = n.div_ceil(weights) as u32;
+    let shards = n.div_ceil(t.unit_weights) as u32;
     // A copied tensor has lost nothing.
     let bits = bits.filter(|_| residual::wanted(t.ty) && t.copy.is_none());
     let residual = bits
@@ -118,7 +108,7 @@ fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
         ne: t.bound.ne.clone(),
         offset: t.offset,
         residual,
-        shard_weights: weights,
+        shard_weights: t.unit_weights,
         ty: t.ty.name().into(),
     }
 }
@@ -136,17 +126,6 @@ pub struct ShardSink {
     /// In the file, of the next byte to write.
     offset: u64,
     hasher: Sha256,
-}
-
-/// What a finished container is known by.
-#[derive(Debug, Clone, Serialize)]
-pub struct Sealed {
-    pub path: PathBuf,
-    pub bytes: u64,
-    pub fingerprint: String,
-    pub container: String,
-    pub key_id: String,
-    pub signed: bool,
 }
 
 impl ShardSink {
@@ -220,5 +199,120 @@ impl<'a> ContainerSink<'a> {
             signed: sign_key.is_some(),
         };
         Ok((self.sink, sealed))
+    }
+}
+
+/// The container of a conversion, as one of its destinations.
+pub struct ContainerDestination<'a> {
+    container: ContainerSink<'a>,
+    key: &'a MasterKey,
+    sign_key: Option<&'a SignKey>,
+}
+
+impl<'a> ContainerDestination<'a> {
+    /// Creates the container and writes everything before its shards.
+    ///
+    /// # Errors
+    /// As [`Sink::create`].
+    pub fn create(
+        plan: &'a PlannedContainer,
+        files: &[PlannedFile],
+        (key, sign_key): (&'a MasterKey, Option<&'a SignKey>),
+        overwrite: bool,
+    ) -> Result<Self> {
+        Ok(Self { container: ContainerSink::create(plan, files, key, overwrite)?, key, sign_key })
+    }
+}
+
+impl Destination for ContainerDestination<'_> {
+    fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u> {
+        let container = &self.container;
+        let residual = container.residual_shard(unit.index, unit.number).map(|(shard, bits)| Residual {
+            shard,
+            bits,
+            noise: Noise::new(container.plan.header.seed, &unit.tensor.bound.name),
+            values: Vec::new(),
+            steps: Vec::new(),
+            codes: Vec::new(),
+        });
+        let base = container.base_shard(unit.index, unit.number);
+        Box::new(ShardPair { container, base, residual })
+    }
+
+    fn finish(self: Box<Self>) -> Result<Finished> {
+        let (sink, sealed) = self.container.seal(self.key, self.sign_key)?;
+        Ok(Finished { sinks: vec![sink], sealed: Some(sealed) })
+    }
+}
+
+/// The shards of one unit: its blocks and, for a tensor with a residual plane, what the blocks lost.
+struct ShardPair<'u> {
+    container: &'u ContainerSink<'u>,
+    base: ShardSink,
+    residual: Option<Residual>,
+}
+
+/// The residual shard of a unit.
+struct Residual {
+    shard: ShardSink,
+    bits: Bits,
+    noise: Noise,
+    /// What the blocks stand for, then what they lost.
+    values: Vec<f32>,
+    steps: Vec<f32>,
+    /// Codes that are not yet written.
+    codes: Vec<u8>,
+}
+
+impl UnitWriter for ShardPair<'_> {
+    fn see(&mut self, converted: &Converted) -> Result<()> {
+        self.base.hash(converted.blocks);
+        let Some(residual) = &mut self.residual else { return Ok(()) };
+        residual.encode(converted);
+        if residual.codes.len() >= WRITE {
+            self.container.write(&mut residual.shard, &residual.codes)?;
+            residual.codes.clear();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, blocks: &[u8]) -> Result<()> {
+        self.container.write(&mut self.base, blocks)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.container.finish_shard(self.base);
+        if let Some(Residual { mut shard, codes, .. }) = self.residual {
+            self.container.write(&mut shard, &codes)?;
+            self.container.finish_shard(shard);
+        }
+        Ok(())
+    }
+}
+
+impl Residual {
+    /// Encodes what the blocks of a chunk lost.
+    fn encode(&mut self, converted: &Converted) {
+        let ty: GgmlType = converted.chunk.tensor.ty;
+        let row = converted.chunk.tensor.bound.row_len();
+        let plane = |n: u64| self.bits.plane_bytes(n).expect("blocks are whole sub-blocks") as usize;
+        let base = |n: u64| ty.row_bytes(n).expect("pieces are cut at block boundaries") as usize;
+        self.values.resize(RESIDUAL_WEIGHTS, 0.0);
+        self.steps.resize(RESIDUAL_WEIGHTS / residual::SUB, 0.0);
+        let first = self.codes.len();
+        self.codes.resize(first + plane(converted.chunk.len), 0);
+        let codes = &mut self.codes[first..];
+        for (i, weights) in converted.weights.chunks(RESIDUAL_WEIGHTS).enumerate() {
+            let (at, n) = ((i * RESIDUAL_WEIGHTS) as u64, weights.len());
+            let blocks = &converted.blocks[base(at)..base(at + n as u64)];
+            let (lost, steps) = (&mut self.values[..n], &mut self.steps[..n / residual::SUB]);
+            quant::dequantize(ty, blocks, lost);
+            lost.iter_mut().zip(weights).for_each(|(v, w)| *v = *w - *v);
+            residual::steps(ty, blocks, steps);
+            let start = converted.chunk.start + at;
+            let run = Run { noise: &self.noise, bits: self.bits, start, row, steps };
+            residual::encode(run, lost, &mut codes[plane(at)..plane(at + n as u64)]);
+        }
+        self.shard.hash(codes);
     }
 }

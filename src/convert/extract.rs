@@ -1,6 +1,6 @@
 //! From a container back to files: the packed GGUF as a copy, other types from base + residual.
 //!
-//! Plans only; the container must have been verified, and [`crate::convert::pipeline`] does the work.
+//! Plans only; the container must have been verified, and [`crate::convert::run`] does the work.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json, json};
 
 use crate::convert::container::ID_KEY;
-use crate::convert::plan::{
-    self, Plan, PlanOptions, PlannedFile, PlannedTensor, facts_of, planned, sort_as_file, split_path,
-    unquantized_type,
-};
+use crate::convert::layout::split_path;
+use crate::convert::options::PlanOptions;
+use crate::convert::plan::{self, facts_of, planned, sort_as_file, unquantized_type};
+use crate::convert::planned::{Plan, PlannedFile, PlannedTensor};
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::Container;
 use crate::model::bound::BoundModel;
@@ -79,14 +79,9 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
         .collect::<Result<Vec<_>>>()?;
     let tensors =
         header.tensors.iter().zip(&model.tensors).enumerate().map(|(i, (t, bound))| PlannedTensor {
-            bound: Arc::clone(bound),
-            ty: t.ggml_type(),
             file: t.file as usize,
             offset: t.offset,
-            bytes: t.base.bytes,
-            copy: Some(i),
-            importance: None,
-            moments: None,
+            ..PlannedTensor::new(Arc::clone(bound), t.ggml_type(), t.base.bytes, Some(i))
         });
     let tensors = tensors.collect();
     Ok(Plan { model, recipe, tensors, files, container: None })

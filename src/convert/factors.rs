@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::convert::plan::PlannedTensor;
+use crate::convert::planned::PlannedTensor;
 use crate::error::Result;
 use crate::feedback::{self, Factor};
 use crate::formats::calibration::Moments;

@@ -1,10 +1,9 @@
 //! What a run cost: wall and CPU time, peak memory.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-
-use crate::convert::container::Sealed;
 
 /// Measured around a run.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +20,23 @@ pub struct Report {
     pub threads: usize,
     /// The container that was written.
     pub container: Option<Sealed>,
+}
+
+/// What a finished container is known by.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sealed {
+    /// Path of the container.
+    pub path: PathBuf,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Fingerprint, 64 hex digits.
+    pub fingerprint: String,
+    /// Id of the container, 64 hex digits.
+    pub container: String,
+    /// Id of the master key that signed the container, in hex.
+    pub key_id: String,
+    /// Whether the container has an Ed25519 signature.
+    pub signed: bool,
 }
 
 /// Wall and CPU clock since [`Clock::start`].

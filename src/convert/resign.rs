@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::convert::container::{ContainerSink, PlannedContainer, Sealed};
-use crate::convert::plan::PlannedFile;
+use crate::convert::container::ContainerSink;
+use crate::convert::planned::{PlannedContainer, PlannedFile};
+use crate::convert::report::Sealed;
 use crate::error::{Error, Result};
 use crate::formats::axm::Container;
 use crate::formats::axm::reader::Expected;

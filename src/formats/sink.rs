@@ -110,6 +110,23 @@ impl Sink {
     }
 }
 
+/// Gives every file its name; if one cannot be named, those already named are taken away again.
+///
+/// # Errors
+/// As [`Sink::commit`].
+pub fn commit_all(sinks: Vec<Sink>) -> Result<()> {
+    let mut named = Vec::new();
+    for sink in sinks {
+        let path = sink.target.clone();
+        if let Err(error) = sink.commit() {
+            named.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            return Err(error);
+        }
+        named.push(path);
+    }
+    Ok(())
+}
+
 impl Drop for Sink {
     fn drop(&mut self) {
         if let Some(path) = &self.temporary {

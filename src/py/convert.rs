@@ -8,10 +8,8 @@ use pyo3::types::PyList;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::convert::container::ContainerOptions;
-use crate::convert::digest;
-use crate::convert::pipeline::{self, Effort, RunOptions};
-use crate::convert::plan::{self, Calibrated, PlanOptions, Provenance};
+use crate::convert::options::{Calibrated, ContainerOptions, Effort, PlanOptions, Provenance, RunOptions};
+use crate::convert::{digest, plan, planned, run};
 use crate::error::{Error, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{GgufFile, Value};
@@ -158,7 +156,7 @@ fn parse_facts(text: &str) -> Result<ModelFacts> {
 /// A planned conversion. Made by `plan_checkpoint` or `plan_gguf`; reads no weight until `run`.
 #[pyclass(frozen)]
 pub struct Plan {
-    pub(super) inner: plan::Plan,
+    pub(super) inner: planned::Plan,
 }
 
 /// Plans a checkpoint folder or .safetensors file.
@@ -239,7 +237,7 @@ impl Plan {
 
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the
     /// bytes of tensor data written. `signing` is JSON and needed where a container is planned; `gguf`
-    /// false writes the container alone. `effort` is JSON of `pipeline::Effort`. Returns the report as JSON.
+    /// false writes the container alone. `effort` is JSON of `convert::options::Effort`. Returns the report as JSON.
     #[pyo3(signature = (threads, max_memory, allow_nonfinite, overwrite, progress=None, signing=None, gguf=true, effort=None))]
     #[allow(clippy::too_many_arguments)]
     fn run(
@@ -272,7 +270,7 @@ impl Plan {
             Some(f) => f.call1(py, (state.done(), total, state.phase())).map(drop),
             None => Ok(()),
         };
-        let work = || pipeline::run(&self.inner, &options, &state);
+        let work = || run::run(&self.inner, &options, &state);
         let report = watched(py, work, || state.cancel(), tick)?;
         if let Some(f) = &progress {
             f.call1(py, (total, total, ""))?;
@@ -283,7 +281,7 @@ impl Plan {
     }
 }
 
-fn describe(plan: &plan::Plan) -> serde_json::Value {
+fn describe(plan: &planned::Plan) -> serde_json::Value {
     let tensors: Vec<_> = plan
         .tensors
         .iter()

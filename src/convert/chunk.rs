@@ -1,0 +1,286 @@
+//! Converts one chunk: source bytes in, blocks out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::convert::factors::Factors;
+use crate::convert::options::{Effort, RunOptions};
+use crate::convert::planned::{Plan, PlannedTensor};
+use crate::convert::units::{Chunk, whole_blocks};
+use crate::dtype::SourceType;
+use crate::error::{Error, Place, Result};
+use crate::feedback::{self, Factor};
+use crate::formats::calibration::Moments;
+use crate::formats::decode;
+use crate::model::source::Encoding;
+use crate::model::transform::Scratch;
+use crate::noise::Noise;
+use crate::quant::{self, recipe};
+
+/// Weights in a chunk. The f32 form of a chunk and the bytes read and written for it fit into the L2 cache of a core.
+const CHUNK_WEIGHTS: u64 = 32 * 1024;
+/// Bytes that a worker holds for each weight of a chunk: source (at most 4), f32, output (at most 4), and for a container
+/// the values of the base, their steps and the codes of the residual.
+const BYTES_PER_WEIGHT: u64 = 20;
+/// Rows of a calibrated tensor in a chunk, so that one fetch of the factors from memory serves many rows.
+const CALIBRATED_ROWS: u64 = 64;
+/// Rows on which the amplitude of the dither is chosen.
+const SAMPLE_ROWS: u64 = 16;
+/// Bytes of factors that are kept in case that another tensor has the same inputs.
+const FACTOR_BYTES: u64 = 256 << 20;
+
+/// The buffers of one worker.
+#[derive(Default)]
+pub struct Buffers {
+    scratch: Scratch,
+    weights: Vec<f32>,
+    blocks: Vec<u8>,
+}
+
+impl Buffers {
+    /// Returns the blocks of the last chunk.
+    pub fn blocks(&self) -> &[u8] {
+        &self.blocks
+    }
+
+    /// Returns the weights that the last chunk was made from. There are none where the blocks are a copy of the source.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+}
+
+/// Converts the chunks of a plan. All workers share one converter.
+pub struct Converter<'a> {
+    plan: &'a Plan,
+    layers: u32,
+    /// Largest number of weights in a chunk.
+    chunk: u64,
+    effort: &'a Effort,
+    allow_nonfinite: bool,
+    replaced: &'a AtomicU64,
+    factors: Factors,
+}
+
+impl<'a> Converter<'a> {
+    /// A converter for `threads` workers. `replaced` counts the weights that were replaced because they are not finite or
+    /// too large.
+    pub fn new(plan: &'a Plan, options: &'a RunOptions, threads: usize, replaced: &'a AtomicU64) -> Self {
+        let share = options.max_memory / threads as u64 / BYTES_PER_WEIGHT;
+        Self {
+            plan,
+            layers: plan.layers(),
+            chunk: whole_blocks(share.min(CHUNK_WEIGHTS)),
+            effort: &options.effort,
+            allow_nonfinite: options.allow_nonfinite,
+            replaced,
+            factors: Factors::new(FACTOR_BYTES),
+        }
+    }
+
+    /// Returns the largest number of weights in a chunk of `tensor`. Chunks of calibrated tensors are whole rows.
+    pub fn chunk_weights(&self, tensor: &PlannedTensor) -> u64 {
+        match tensor.moments {
+            Some(_) => self.chunk.max(CALIBRATED_ROWS * tensor.bound.row_len()),
+            None => self.chunk,
+        }
+    }
+
+    /// Makes the blocks of a chunk.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a weight that the type cannot hold, and whatever reading fails with.
+    pub fn convert(&self, chunk: &Chunk, buffers: &mut Buffers) -> Result<()> {
+        let tensor = chunk.tensor;
+        let bytes = tensor.ty.row_bytes(chunk.len).expect("chunks are cut at block boundaries");
+        buffers.blocks.resize(bytes as usize, 0);
+        match tensor.copy {
+            Some(index) => {
+                buffers.weights.clear();
+                self.copy(chunk, index, &mut buffers.blocks)
+            }
+            None => self.quantize(chunk, buffers),
+        }
+    }
+
+    /// Copies the bytes of the source, which has the wanted type already. Plain types are checked for NaN and infinity.
+    fn copy(&self, chunk: &Chunk, index: usize, blocks: &mut [u8]) -> Result<()> {
+        let offset = chunk.tensor.ty.row_bytes(chunk.start).expect("chunks are cut at block boundaries");
+        self.plan.model.source.read_raw(index, offset, blocks)?;
+        let Encoding::Element(ty) = self.plan.model.source.encoding(index) else {
+            return Ok(());
+        };
+        if decode::scan(*ty, blocks).non_finite && !self.allow_nonfinite {
+            let at = decode::first_bad(*ty, blocks, f32::MAX).unwrap_or(0);
+            let mut value = [0.0];
+            let size = ty.bytes();
+            decode::decode_row(*ty, &blocks[at * size..(at + 1) * size], &mut value);
+            return Err(self.non_finite(chunk, at as u64, value[0]));
+        }
+        Ok(())
+    }
+
+    fn quantize(&self, chunk: &Chunk, buffers: &mut Buffers) -> Result<()> {
+        let tensor = chunk.tensor;
+        let weights = &mut buffers.weights;
+        weights.resize(chunk.len as usize, 0.0);
+        tensor.bound.source.read(&self.plan.model.source, chunk.start, weights, &mut buffers.scratch)?;
+        self.check(chunk, weights)?;
+        if let Some(moments) = &tensor.moments {
+            return self.calibrated(chunk, moments, weights, &mut buffers.blocks);
+        }
+        match &tensor.importance {
+            None => {
+                let row = tensor.bound.row_len().min(chunk.len) as usize;
+                quant::quantize(tensor.ty, weights, row, None, &mut buffers.blocks);
+            }
+            Some(h) => quantize_weighted(chunk, weights, h, &mut buffers.blocks),
+        }
+        Ok(())
+    }
+
+    /// Returns the options for a tensor. A tensor outside of the layers of the dither gets one proposal.
+    fn solver_options(&self, tensor: &PlannedTensor) -> feedback::Options {
+        let layers = f64::from(self.layers.max(1));
+        let depth = recipe::layer_of(&tensor.bound.name).map(|l| (f64::from(l) + 0.5) / layers);
+        let (from, to) = self.effort.dither_layers.unwrap_or((0.0, 1.0));
+        let proposals = match depth.is_some_and(|d| from <= d && d < to) {
+            true => self.effort.feedback.proposals,
+            false => 1,
+        };
+        feedback::Options { proposals, ..self.effort.feedback }
+    }
+
+    /// Quantizes whole rows under the second moments of their inputs. Each expert has its own moments.
+    fn calibrated(&self, chunk: &Chunk, moments: &Moments, weights: &[f32], blocks: &mut [u8]) -> Result<()> {
+        let (tensor, row) = (chunk.tensor, chunk.tensor.bound.row_len());
+        let rows_per_expert = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
+        let options = self.solver_options(tensor);
+        let noise = Noise::new(self.effort.seed, &format!("dither {}", tensor.bound.name));
+        let bytes = |rows: u64| tensor.ty.row_bytes(rows * row).expect("rows are whole blocks") as usize;
+        let (first, rows) = (chunk.start / row, chunk.len / row);
+        let mut at = 0;
+        while at < rows {
+            let expert = (first + at) / rows_per_expert;
+            let n = (rows - at).min((expert + 1) * rows_per_expert - (first + at));
+            let weights = &weights[(at * row) as usize..((at + n) * row) as usize];
+            let out = &mut blocks[bytes(at)..bytes(at + n)];
+            match self.factors.get(tensor, moments, expert as usize)? {
+                Some(factor) => {
+                    let sample = || self.sampled(tensor, &factor, expert, &options, &noise);
+                    let options = self.factors.options(tensor, expert as usize, sample)?;
+                    let rows = feedback::Rows { weights, noise: &noise, first: first + at };
+                    feedback::quantize_rows(tensor.ty, rows, &factor, &options, out);
+                }
+                None => quant::quantize(tensor.ty, weights, row as usize, None, out),
+            }
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Returns `options` with the amplitude of the dither that suits a tensor. The amplitude is chosen on rows from the middle
+    /// of the tensor.
+    fn sampled(
+        &self,
+        tensor: &PlannedTensor,
+        factor: &Factor,
+        expert: u64,
+        options: &feedback::Options,
+        noise: &Noise,
+    ) -> Result<feedback::Options> {
+        let (row, rows) = (tensor.bound.row_len(), tensor.bound.ne.get(1).copied().unwrap_or(1).max(1));
+        let n = rows.min(SAMPLE_ROWS);
+        let first = expert * rows + (rows - n) / 2;
+        let mut weights = vec![0.0; (n * row) as usize];
+        tensor.bound.source.read(
+            &self.plan.model.source,
+            first * row,
+            &mut weights,
+            &mut Scratch::default(),
+        )?;
+        let limit = quant::max_abs(tensor.ty);
+        weights.iter_mut().filter(|w| !fits(**w, limit)).for_each(|w| *w = 0.0);
+        let rows = feedback::Rows { weights: &weights, noise, first };
+        Ok(feedback::calibrated(tensor.ty, rows, factor, options))
+    }
+
+    /// Checks that every weight is finite and fits the scales of the type. Replaces those that do not if the user allows it.
+    fn check(&self, chunk: &Chunk, weights: &mut [f32]) -> Result<()> {
+        let limit = quant::max_abs(chunk.tensor.ty);
+        let scan = decode::scan(SourceType::F32, bytemuck::cast_slice(weights));
+        if !scan.non_finite && scan.max_abs <= limit {
+            return Ok(());
+        }
+        if !self.allow_nonfinite {
+            let at = weights.iter().position(|&w| !fits(w, limit)).unwrap_or(0);
+            return Err(self.non_finite(chunk, at as u64, weights[at]));
+        }
+        for w in weights.iter_mut().filter(|w| !fits(**w, limit)) {
+            *w = if w.is_nan() { 0.0 } else { w.clamp(-limit, limit) };
+            self.replaced.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn non_finite(&self, chunk: &Chunk, at: u64, value: f32) -> Error {
+        let index = chunk.start + at;
+        let tensor = chunk.tensor;
+        let row = tensor.bound.row_len();
+        let why = if value.is_finite() {
+            format!("too large for the scales of {}", tensor.ty.name())
+        } else {
+            "not finite".into()
+        };
+        Error::NonFinite {
+            place: self.place_of(chunk, index),
+            index,
+            what: format!(
+                "weight at flat index {index} (row {}, column {}) is {value}: {why}",
+                index / row,
+                index % row
+            ),
+            fix: "Get a sound copy of the checkpoint, or convert with --allow-nonfinite to replace such weights"
+                .into(),
+        }
+    }
+
+    /// Returns the source tensor and the offset of the weight in the file where one source tensor is the output tensor, else
+    /// the output tensor.
+    fn place_of(&self, chunk: &Chunk, index: u64) -> Place {
+        let source = &self.plan.model.source;
+        match chunk.tensor.bound.source.as_source() {
+            Some(i) => {
+                let (file, offset) = source.position(i);
+                let place = Place::file(file).tensor(source.name(i));
+                let width = source.bytes(i) / chunk.tensor.bound.n_weights().max(1);
+                if width > 0 { place.at(offset + index * width) } else { place }
+            }
+            None => Place::file(source.path()).tensor(&chunk.tensor.bound.name),
+        }
+    }
+}
+
+/// Returns whether `|w| <= limit`. NaN does not fit.
+fn fits(w: f32, limit: f32) -> bool {
+    w.abs() <= limit
+}
+
+/// Quantizes row by row with the importance of the columns. Each expert has its own importances.
+fn quantize_weighted(chunk: &Chunk, weights: &[f32], h: &[f32], blocks: &mut [u8]) {
+    let tensor = chunk.tensor;
+    let row = tensor.bound.row_len();
+    let rows_per_slice = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
+    let slices = (h.len() as u64 / row).max(1);
+    let mut at = 0u64;
+    while at < chunk.len {
+        let flat = chunk.start + at;
+        let col = flat % row;
+        let n = (row - col).min(chunk.len - at);
+        let slice = (flat / row / rows_per_slice) % slices;
+        let from = (slice * row + col) as usize;
+        let bytes = |n: u64| tensor.ty.row_bytes(n).expect("chunks are cut at block boundaries") as usize;
+        let out = &mut blocks[bytes(at)..bytes(at + n)];
+        let piece = &weights[at as usize..(at + n) as usize];
+        quant::quantize(tensor.ty, piece, n as usize, Some(&h[from..from + n as usize]), out);
+        at += n;
+    }
+}

@@ -1,0 +1,95 @@
+//! The destinations of a run: opened before the first weight is read, named together after the last one.
+
+use crate::convert::container::ContainerDestination;
+use crate::convert::destination::{Converted, Destination, UnitWriter};
+use crate::convert::files::Files;
+use crate::convert::options::RunOptions;
+use crate::convert::planned::Plan;
+use crate::convert::report::Sealed;
+use crate::convert::units::Unit;
+use crate::error::{Error, Result};
+use crate::formats::sink;
+
+/// Everything that a run writes.
+pub struct Outputs<'a> {
+    destinations: Vec<Box<dyn Destination + 'a>>,
+}
+
+impl<'a> Outputs<'a> {
+    /// Opens the destinations of `plan`. All paths are checked before the first file is created.
+    ///
+    /// # Errors
+    /// As [`Sink::create`](sink::Sink::create); [`Error::Usage`] when there is a container to sign and no key.
+    pub fn create(plan: &'a Plan, options: &RunOptions<'a>) -> Result<Self> {
+        let files = if options.gguf { plan.files.as_slice() } else { &[] };
+        let targets = files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path));
+        targets.into_iter().try_for_each(|path| sink::check_target(path, options.overwrite))?;
+        let mut destinations: Vec<Box<dyn Destination + 'a>> = Vec::new();
+        if options.gguf {
+            destinations.push(Box::new(Files::create(files, options.overwrite)?));
+        }
+        if let Some(planned) = &plan.container {
+            let key = options.key.ok_or_else(|| {
+                let fix = "Set SRD_MASTER_KEY, name a key file, or convert without a container";
+                Error::usage("there is no key to sign the container with", fix)
+            })?;
+            let signing = (key, options.sign_key);
+            destinations.push(Box::new(ContainerDestination::create(
+                planned,
+                &plan.files,
+                signing,
+                options.overwrite,
+            )?));
+        }
+        Ok(Self { destinations })
+    }
+
+    /// Begins a unit in every destination.
+    pub fn begin<'u>(&'u self, unit: &Unit<'u>) -> Writers<'u> {
+        Writers(self.destinations.iter().map(|d| d.begin(unit)).collect())
+    }
+
+    /// Completes every destination and gives all files their names.
+    ///
+    /// # Errors
+    /// As [`sink::commit_all`].
+    pub fn commit(self) -> Result<Option<Sealed>> {
+        let (mut sinks, mut sealed) = (Vec::new(), None);
+        for destination in self.destinations {
+            let finished = destination.finish()?;
+            sinks.extend(finished.sinks);
+            sealed = sealed.or(finished.sealed);
+        }
+        sink::commit_all(sinks)?;
+        Ok(sealed)
+    }
+}
+
+/// One unit on its way to every destination.
+pub struct Writers<'u>(Vec<Box<dyn UnitWriter + 'u>>);
+
+impl Writers<'_> {
+    /// Shows a chunk to every destination.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from writing.
+    pub fn see(&mut self, chunk: &Converted) -> Result<()> {
+        self.0.iter_mut().try_for_each(|w| w.see(chunk))
+    }
+
+    /// Writes the next blocks to every destination.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from writing.
+    pub fn write(&mut self, blocks: &[u8]) -> Result<()> {
+        self.0.iter_mut().try_for_each(|w| w.write(blocks))
+    }
+
+    /// Completes the unit in every destination.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from writing.
+    pub fn finish(self) -> Result<()> {
+        self.0.into_iter().try_for_each(|w| w.finish())
+    }
+}

@@ -1,0 +1,119 @@
+//! The plain types of a plan: which tensor of which type is written where.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::dtype::GgmlType;
+use crate::formats::axm::layout::{Header, Layout, shard_weights};
+use crate::formats::calibration::Moments;
+use crate::model::bound::{BoundModel, BoundTensor};
+use crate::quant::recipe::{self, Recipe};
+
+/// A tensor of the output.
+#[derive(Debug)]
+pub struct PlannedTensor {
+    /// Name, shape and source of the tensor.
+    pub bound: Arc<BoundTensor>,
+    /// Type that the tensor is written in.
+    pub ty: GgmlType,
+    /// Index of the file that the tensor lies in.
+    pub file: usize,
+    /// Offset in bytes from the start of the file.
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Number of weights that one worker converts before it takes other work. A unit of work is a shard of a container.
+    pub unit_weights: u64,
+    /// Index of the source tensor whose bytes are copied, where the source has the wanted type already.
+    pub copy: Option<usize>,
+    /// Mean squares `h_ii` of the inputs, one for each column, for each expert of a stack one after another (an imatrix).
+    pub importance: Option<Vec<f32>>,
+    /// Second moments of the inputs. They are still in their file.
+    pub moments: Option<Moments>,
+}
+
+impl PlannedTensor {
+    /// A tensor of `bytes` bytes that has no place in a file yet, and whose inputs are not known.
+    pub fn new(bound: Arc<BoundTensor>, ty: GgmlType, bytes: u64, copy: Option<usize>) -> Self {
+        let unit_weights = shard_weights(ty, bound.row_len(), bound.n_weights());
+        Self { bound, ty, file: 0, offset: 0, bytes, unit_weights, copy, importance: None, moments: None }
+    }
+}
+
+/// A file of the output.
+#[derive(Debug)]
+pub struct PlannedFile {
+    /// Path of the complete file.
+    pub path: PathBuf,
+    /// Everything before the tensor data.
+    pub header: Vec<u8>,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// A container. Its layout is known before a weight is read.
+#[derive(Debug)]
+pub struct PlannedContainer {
+    /// Path of the complete container.
+    pub path: PathBuf,
+    /// Header of the container.
+    pub header: Header,
+    /// Place of every shard.
+    pub layout: Layout,
+}
+
+/// Everything that a conversion will write.
+#[derive(Debug)]
+pub struct Plan {
+    /// The model, with the metadata that the output gets.
+    pub model: BoundModel,
+    /// The mix that gave the tensors their types.
+    pub recipe: Recipe,
+    /// The tensors in the order in which they lie in the files.
+    pub tensors: Vec<PlannedTensor>,
+    /// The GGUF or its parts, or one safetensors file.
+    pub files: Vec<PlannedFile>,
+    /// The container, if one is written.
+    pub container: Option<PlannedContainer>,
+}
+
+impl Plan {
+    /// Returns the size of all files in bytes. The container is not counted.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// Returns the bytes of tensor data in all files.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bytes).sum()
+    }
+
+    /// Returns the number of weights.
+    pub fn n_weights(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bound.n_weights()).sum()
+    }
+
+    /// Returns the bytes of the source tensors that are read.
+    pub fn source_bytes(&self) -> u64 {
+        let mut used = vec![false; self.model.source.len()];
+        self.tensors.iter().for_each(|t| t.bound.source.for_each_source(&mut |i| used[i] = true));
+        (0..used.len()).filter(|&i| used[i]).map(|i| self.model.source.bytes(i)).sum()
+    }
+
+    /// Returns one more than the largest number of a layer.
+    pub fn layers(&self) -> u32 {
+        let last = self.tensors.iter().filter_map(|t| recipe::layer_of(&t.bound.name)).max();
+        last.map_or(0, |l| l.saturating_add(1))
+    }
+
+    /// Returns the folder that the files lie in.
+    pub fn folder(&self) -> &Path {
+        let folder = self.files.first().and_then(|f| f.path.parent());
+        folder.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// Returns the bits per weight over all tensors.
+    pub fn bpw(&self) -> f64 {
+        self.tensor_bytes() as f64 * 8.0 / (self.n_weights().max(1)) as f64
+    }
+}
