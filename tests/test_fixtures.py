@@ -23,6 +23,11 @@ ACCEPTED: dict[str, set[str]] = {
     # tokenizer.json only: the reference writes -1000 for every score, and llama.cpp then merges in the wrong
     # order. We derive scores from the merges.
     "mistral": {"tokenizer.ggml.scores"},
+    # tokenizer.json marks the tokens of the chat special, tokenizer_config.json does not name them: the reference
+    # makes normal tokens of them, which llama.cpp does not find in a prompt.
+    "gemma4_e2b": {"tokenizer.ggml.token_type"},
+    "gemma4_moe": {"tokenizer.ggml.token_type"},
+    "gemma4_moe_google": {"tokenizer.ggml.token_type"},
 }
 #: The reader's own fields, not keys of the file.
 READER_FIELDS = {"GGUF.version", "GGUF.tensor_count", "GGUF.kv_count"}

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from interpreter import run
-from srd_rs.checkpoint import Checkpoint, SourceTensor, load_json
+from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError
 from srd_rs.families import ModelSpec, describe, supported
 from srd_rs.families.card import parse
 from srd_rs.families.general import Size, split_name, title
 from srd_rs.metadata import Metadata
+from srd_rs.reading import load_json
 
 Shapes = dict[str, tuple[int, ...]]
 D, F, V, HEADS, KV, HEAD = 32, 48, 40, 4, 2, 8

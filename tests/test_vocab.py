@@ -125,9 +125,9 @@ def test_added_tokens_of_the_configuration(tmp_path: Path) -> None:
     assert slot(metadata, 256) == ("th", CONTROL)
 
 
-def test_flags_of_the_configuration_win(tmp_path: Path) -> None:
+def test_a_token_is_special_if_any_file_marks_it_so(tmp_path: Path) -> None:
     vocab, merges = byte_vocabulary(("t", "h"))
-    tokens = [added(257, "<a>"), added(258, "<b>", special=True), added(259, "<c>"), added(260, "<d>")]
+    tokens = [added(257 + i, f"<{name}>", special=name == "b") for i, name in enumerate("abcde")]
     decoder = {str(t["id"]): {"content": t["content"], "special": not t["special"]} for t in tokens[:2]}
     decoder["259"] = {"content": "<c>", "special": False}
     config = {
@@ -136,8 +136,8 @@ def test_flags_of_the_configuration_win(tmp_path: Path) -> None:
         "additional_special_tokens": ["<d>"],
     }
     file = byte_bpe(vocab, merges, added_tokens=tokens)
-    metadata = read(write_folder(tmp_path, tokenizer_json=file, tokenizer_config_json=config), 261)
-    assert metadata.get(TYPES)[257:] == [CONTROL, USER_DEFINED, CONTROL, USER_DEFINED]
+    metadata = read(write_folder(tmp_path, tokenizer_json=file, tokenizer_config_json=config), 262)
+    assert metadata.get(TYPES)[257:] == [CONTROL, CONTROL, CONTROL, CONTROL, USER_DEFINED]
 
 
 def test_vocab_json_with_merges_txt(tmp_path: Path) -> None:
@@ -347,13 +347,13 @@ def test_the_tokenizers_configuration_wins_over_the_models(tmp_path: Path) -> No
         {"bos_token_id": 257, "eos_token_id": [258, 259], "pad_token_id": 260},
         post_processor=None,
     )
-    assert found == {"eos_token_id": 258, "bos_token_id": 257, "padding_token_id": 260}
+    wanted = {"eos_token_id": 258, "bos_token_id": 257, "padding_token_id": 260, "eot_token_id": 259}
+    assert found == wanted
 
 
-def test_ids_beyond_the_vocabulary_are_left_out_and_negative_ones_refused(tmp_path: Path) -> None:
+def test_ids_beyond_the_vocabulary_are_left_out_and_negative_ones_mean_none(tmp_path: Path) -> None:
     assert special(tmp_path, None, {"pad_token_id": 2**40}, post_processor=None) == {}
-    with pytest.raises(FormatError, match=r"config\.json.*-1"):
-        special(tmp_path, None, {"pad_token_id": -1}, post_processor=None)
+    assert special(tmp_path, None, {"pad_token_id": -1, "eos_token_id": [-1]}, post_processor=None) == {}
 
 
 def test_the_text_model_of_a_larger_one_gives_ids(tmp_path: Path) -> None:
@@ -422,13 +422,21 @@ def test_chat_templates(tmp_path: Path) -> None:
         "tokenizer.chat_templates": ["tool_use"],
         "tokenizer.chat_template": "{{ 1/0 }}",
     }
+    assert templates(tmp_path, {"chat_template": "own"})["tokenizer.chat_template"] == "{{ 1/0 }}"
+    (tmp_path / "chat_template.jinja").unlink()
+    assert "tokenizer.chat_template" not in templates(tmp_path, {"chat_template": "own"})
+    (tmp_path / "additional_chat_templates" / "tool use.jinja").unlink()
     assert templates(tmp_path, {"chat_template": "own"}) == {"tokenizer.chat_template": "own"}
+    assert templates(tmp_path, {"chat_template": None}) == {"tokenizer.chat_template": "from json"}
     named = [{"name": "default", "template": "D"}, {"name": "rag", "template": "R"}, {"name": "x"}]
     assert templates(tmp_path, {"chat_template": named}) == {
         "tokenizer.chat_template.rag": "R",
         "tokenizer.chat_templates": ["rag"],
         "tokenizer.chat_template": "D",
     }
+    by_name = {"chat_template": {"default": "D", "rag": "R"}}
+    assert templates(tmp_path, by_name) == templates(tmp_path, {"chat_template": named})
+    assert templates(tmp_path, {"chat_template": 5}) == {}
 
 
 # Files that break their format
@@ -472,7 +480,6 @@ def test_broken_models(tmp_path: Path, change: dict[str, Any], what: str) -> Non
         [added(-1, "xx")],
         [{"content": "xx", "id": "257"}],
         [added(2**40, "xx")],
-        [added(300, "xx")],
         [added(3, "xx")],
         [added(257, "xx"), added(257, "yy")],
     ],

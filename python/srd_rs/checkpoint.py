@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs.errors import FormatError, SrdIOError, message
+from srd_rs.errors import FormatError
+from srd_rs.reading import load_json
 
-MAX_CONFIG_BYTES: Final = 16 << 20
-"""The largest configuration file that is read; published ones have a few KB."""
+_TEXT_PARTS: Final = ("text_config", "llm_config", "language_config")
+
+
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a multimodal config.json that configures the text model; empty in a plain text model."""
+    parts = (config.get(name) for name in _TEXT_PARTS)
+    return next((part for part in parts if isinstance(part, dict)), {})
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The top level of config.json with the text part over it. A value of null counts as absent."""
+    merged = (*config.items(), *text_part(config).items())
+    return {key: value for key, value in merged if value is not None}
 
 
 @dataclass(frozen=True)
@@ -55,55 +67,3 @@ class Checkpoint:
             name: SourceTensor(name, dtype, tuple(shape), shard) for name, dtype, shape, shard in listed
         }
         return cls(folder, config, generation_config, tensors)
-
-
-def read_limited(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Raises SrdIOError or FormatError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise SrdIOError(message(path, f"cannot read: {error.strerror or error}", "Check the path")) from None
-    if len(data) > limit:
-        raise FormatError(
-            message(path, f"larger than {limit} bytes", "This is not a file of a model; replace it")
-        )
-    return data
-
-
-def load_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """A JSON object from a UTF-8 file. A duplicate key is an error: readers differ on which value counts."""
-    data = read_limited(path, limit)
-    fix = "Download the file again"
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
-    except UnicodeDecodeError as error:
-        raise FormatError(message(path, f"not UTF-8 at byte {error.start}", fix)) from None
-    except _DuplicateKeyError as error:
-        raise FormatError(message(path, f"the key {error} occurs twice", "Delete the wrong one")) from None
-    except json.JSONDecodeError as error:
-        raise FormatError(
-            message(path, f"not JSON: {error.msg} at line {error.lineno} column {error.colno}", fix)
-        ) from None
-    except RecursionError:
-        raise FormatError(message(path, "JSON nested too deep", fix)) from None
-    except ValueError as error:  # an integer with thousands of digits
-        raise FormatError(message(path, f"not JSON: {error}", fix)) from None
-    if not isinstance(value, dict):
-        raise FormatError(message(path, f"a JSON object is expected, found {type(value).__name__}", fix))
-    return value
-
-
-class _DuplicateKeyError(Exception):
-    pass
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _DuplicateKeyError(repr(key))
-            seen.add(key)
-    return result

@@ -121,8 +121,7 @@ def _plan_checkpoint(
     source: Source, options: ConvertOptions, native: dict[str, Any], calibration: Any
 ) -> Any:
     from srd_rs import _core, families, vocab
-    from srd_rs.checkpoint import Checkpoint
-    from srd_rs.families.config import flatten
+    from srd_rs.checkpoint import Checkpoint, flatten
 
     model = source.path
     if model.is_file():

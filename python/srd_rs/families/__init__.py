@@ -9,8 +9,8 @@ from typing import Final
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError, message
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
-from srd_rs.families.config import shown
 from srd_rs.families.table import TensorSpec
+from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "supported"]
 

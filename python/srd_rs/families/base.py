@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from srd_rs.checkpoint import Checkpoint, SourceTensor, load_json
+from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import FormatError, ModelError, message
 from srd_rs.families import rope as ropes
-from srd_rs.families.config import Config, normalise, shown
+from srd_rs.families.config import Config, normalise
 from srd_rs.families.general import Size, write_general
 from srd_rs.families.table import Table, TensorSpec
 from srd_rs.metadata import Metadata
+from srd_rs.reading import load_json, parse_json, read_limited, shown
 from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Source, Transform, Transpose
 
 
@@ -443,7 +444,7 @@ class Family:
         path = _pooling_folder(folder)
         if path is None:
             return
-        pooling = load_json(path / "config.json")
+        pooling = load_json(path / "config.json", root=folder)
         for key, kind in _POOLING:
             if pooling.get(key) is True:
                 metadata.uint32(f"{self.arch}.pooling_type", kind)
@@ -517,15 +518,8 @@ def _check_source_shape(source: Source, present: Mapping[str, SourceTensor], fol
 
 def _pooling_folder(folder: Path) -> Path | None:
     """The folder of the pooling module, inside the model's folder."""
-    import json
-
-    from srd_rs.checkpoint import MAX_CONFIG_BYTES, read_limited
-
     file = folder / "modules.json"
-    try:
-        modules = json.loads(read_limited(file, MAX_CONFIG_BYTES))
-    except (ValueError, RecursionError):
-        raise FormatError(message(file, "not JSON", "Download the file again")) from None
+    modules = parse_json(read_limited(file), file)
     for module in modules if isinstance(modules, list) else []:
         kind, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
         if isinstance(kind, str) and kind.endswith("Pooling") and isinstance(path, str):

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs.checkpoint import flatten
 from srd_rs.errors import ModelError, message
+from srd_rs.reading import shown
 
 MAX_COUNT: Final = 2**31 - 1
 """Counts and sizes of a model are kept in 32 bits by the readers of GGUF."""
-
-_TEXT_PARTS: Final = ("text_config", "llm_config", "language_config")
 
 _SPELLINGS: Final[dict[str, tuple[str, ...]]] = {
     "num_hidden_layers": ("n_layers", "n_layer", "num_layers"),
@@ -123,25 +123,6 @@ class Config:
         if len(value) != length:
             raise self.error(f"{key} has {len(value)} entries, {length} are expected")
         return [self.check_number(f"{key}[{index}]", item) for index, item in enumerate(value)]
-
-
-def shown(value: object) -> str:
-    """A value as it is quoted in a message, shortened."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**24:
-        return "an integer of more than 24 digits"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The top level with the text part of a multimodal model merged over it."""
-    result = {key: value for key, value in config.items() if value is not None}
-    for part in _TEXT_PARTS:
-        text = config.get(part)
-        if isinstance(text, dict):
-            result.update({key: value for key, value in text.items() if value is not None})
-            break
-    return result
 
 
 def normalise(

@@ -11,8 +11,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from srd_rs.families.config import Config, shown
+from srd_rs.families.config import Config
 from srd_rs.metadata import Metadata
+from srd_rs.reading import shown
 
 PER_TYPE: Final = ("full_attention", "sliding_attention")
 _KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional")

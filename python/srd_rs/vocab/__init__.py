@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.metadata import Metadata
+from srd_rs.reading import shown
 from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, wordpiece
-from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, refuse, shown
+from srd_rs.vocab.added import AddedTokens
+from srd_rs.vocab.config import read_config
+from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse
 from srd_rs.vocab.vocabulary import Vocabulary
 
 __all__ = ["load"]
@@ -67,8 +70,7 @@ class _Loader:
     pre: str | None
 
     def __post_init__(self) -> None:
-        self.tokenizer_config = special.read_config(self.folder)
-        self.named = special.named_tokens(self.tokenizer_config)
+        self.tokenizer_config = read_config(self.folder)
 
     def load(self) -> Metadata:
         metadata = Metadata()
@@ -99,23 +101,25 @@ class _Loader:
         file = self._open(with_model=True)
         if file is None:
             refuse(self.folder, "no tokenizer.json", "Add the tokenizer's files to the folder")
-        vocabulary = gemma.from_tokenizer_json(file, self.size, self.named)
-        self._write(metadata, vocabulary, "gemma4", None, file)
+        added = self._added(file)
+        vocabulary = gemma.from_tokenizer_json(file, self.size, added)
+        self._write(metadata, vocabulary, "gemma4", None, file, added)
         metadata.boolean("tokenizer.ggml.add_space_prefix", False)
         metadata.boolean("tokenizer.ggml.add_bos_token", True)
 
     def _bert(self, metadata: Metadata) -> None:
         file = self._open(with_model=True)
+        added = self._added(file)
         if file is None and (self.folder / "vocab.txt").is_file():
-            vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, self.named)
+            vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, added)
         elif file is not None and file.model().get("type", "BPE") == "WordPiece":
-            vocabulary = wordpiece.from_tokenizer_json(file, self.size, self.tokenizer_config, self.named)
+            vocabulary = wordpiece.from_tokenizer_json(file, self.size, added)
         else:
             self._tokenizer_json(metadata)
             metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
             return
         metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
-        self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, file)
+        self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, file, added)
 
     def _type_count(self) -> int:
         count = self.config.get("type_vocab_size", 1)
@@ -125,11 +129,26 @@ class _Loader:
 
     def _sentencepiece(self, metadata: Metadata) -> None:
         file = self._open(with_model=False)
-        if self.arch == "phi3":
-            vocabulary = spm.from_phi3(self.folder, self.size, self.tokenizer_config, file)
-        else:
-            vocabulary = spm.from_model(self.folder, self.size, self.tokenizer_config)
-        self._write(metadata, vocabulary, "llama", "default", file)
+        added = self._added(file)
+        vocabulary = spm.from_model(self.folder, self.size, added, respell=self.arch != "phi3")
+        if file is not None:
+            vocabulary = self._newer(vocabulary, added) or vocabulary
+        self._write(metadata, vocabulary, "llama", "default", file, added)
+
+    def _newer(self, vocabulary: Vocabulary, added: AddedTokens) -> Vocabulary | None:
+        """The vocabulary of tokenizer.json, if that file has tokens for slots that tokenizer.model leaves open:
+        then tokenizer.model is the base model's, and transformers reads tokenizer.json."""
+        open_slots = set(vocabulary.unfilled())
+        file = self._open(with_model=True) if open_slots else None
+        if file is None or not spm.is_byte_fallback_bpe(file):
+            return None
+        vocab = file.model().get("vocab")
+        if not isinstance(vocab, dict) or open_slots.isdisjoint(vocab.values()):
+            return None
+        log.warning(
+            "%s: the file lacks tokens that tokenizer.json has, so tokenizer.json is read", vocabulary.place
+        )
+        return spm.from_merges(file, self.size, added)
 
     def _tokenizer_json(self, metadata: Metadata) -> None:
         file = self._open(with_model=True)
@@ -143,15 +162,16 @@ class _Loader:
                 f"a tokenizer of kind {shown(kind)} for a '{self.arch}' model",
                 "Only BPE is supported here",
             )
+        added = self._added(file)
         if spm.is_byte_fallback_bpe(file):
             if not spm.prepends_space(file):
                 metadata.boolean("tokenizer.ggml.add_space_prefix", False)
-            vocabulary = spm.from_merges(file, self.size, self.named)
-            self._write(metadata, vocabulary, "llama", "default", file)
+            vocabulary = spm.from_merges(file, self.size, added)
+            self._write(metadata, vocabulary, "llama", "default", file, added)
             return
         pre = self.pre or pretokenizer.recognise(file, self.tokenizer_config)
-        vocabulary = bpe.from_tokenizer_json(file, self.size, self.tokenizer_config, self.named)
-        self._write(metadata, vocabulary, "gpt2", pre, file)
+        vocabulary = bpe.from_tokenizer_json(file, self.size, added)
+        self._write(metadata, vocabulary, "gpt2", pre, file, added)
 
     def _slow_files(self, metadata: Metadata) -> None:
         if not (self.folder / "vocab.json").is_file():
@@ -160,11 +180,15 @@ class _Loader:
                 fix = "tekken.json alone is not read: add the tokenizer.json of the model's Hugging Face form"
             refuse(self.folder, "no tokenizer in the folder", fix)
         pre = self.pre or pretokenizer.for_slow_files(self.folder, self.tokenizer_config)
-        vocabulary = bpe.from_slow_files(self.folder, self.size, self.tokenizer_config, self.named)
-        self._write(metadata, vocabulary, "gpt2", pre, None)
+        added = self._added(None)
+        vocabulary = bpe.from_slow_files(self.folder, self.size, added)
+        self._write(metadata, vocabulary, "gpt2", pre, None, added)
 
     def _open(self, *, with_model: bool) -> TokenizerJson | None:
         return TokenizerJson.open(self.folder / "tokenizer.json", with_model=with_model)
+
+    def _added(self, file: TokenizerJson | None) -> AddedTokens:
+        return AddedTokens.read(self.folder, file, self.tokenizer_config)
 
     def _write(
         self,
@@ -173,16 +197,16 @@ class _Loader:
         model: str,
         pre: str | None,
         file: TokenizerJson | None,
+        added: AddedTokens,
     ) -> None:
         """Tokens, then merges, special tokens, chat template: llama.cpp's order."""
+        vocabulary.keep_texts_apart()
         vocabulary.write(metadata, model, pre)
         if vocabulary.merges:
             metadata.strings("tokenizer.ggml.merges", vocabulary.merges)
         elif vocabulary.merges is not None and model != "bert":
             fail(vocabulary.place, "a BPE tokenizer without merges", "Fetch the tokenizer's files again")
-        found = special.find(file, self.tokenizer_config, self.folder, self.config, self.size)
-        if file is None:
-            special.fill_from_vocabulary(found, self.tokenizer_config, vocabulary.tokens)
+        found = special.find(file, self.tokenizer_config, self.folder, self.config, added, vocabulary)
         found.write_ids(metadata)
         chat.write(metadata, chat.find(self.folder, self.tokenizer_config))
         found.write_normalizer(metadata)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs.reading import read_text, shown
+from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.files import (
-    MAX_LARGE_BYTES,
+    MAX_TOKENIZER_BYTES,
     AddedToken,
     TokenizerJson,
     fail,
-    read_text,
     read_token_ids,
     refuse,
-    shown,
 )
-from srd_rs.vocab.special import role_tokens
-from srd_rs.vocab.spm import decoder_tokens
 from srd_rs.vocab.vocabulary import (
     PIECE_SPACE,
     TokenType,
     Vocabulary,
     check_ids,
     check_merges,
-    looks_special,
     read_merges,
-    refuse_beyond,
+    type_of,
 )
 
 
@@ -43,73 +41,40 @@ def byte_alphabet() -> dict[str, int]:
 _ALPHABET: Final = byte_alphabet()
 
 
-def from_tokenizer_json(
-    file: TokenizerJson, size: int, config: dict[str, Any], special: set[str]
-) -> Vocabulary:
-    """The vocabulary of a tokenizer.json; its merges too, if it is of BPE kind.
-
-    `config` is tokenizer_config.json, whose added tokens count if tokenizer.json has no token of that text;
-    `special` holds the texts it names as special tokens.
-    """
+def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
+    """The vocabulary of a tokenizer.json; its merges too, if it is of BPE kind."""
     model = file.model()
-    vocab = check_ids(model.get("vocab"), size, file.path)
+    vocab = check_ids(model.get("vocab"), size, file.path, added.tokens)
     vocabulary = Vocabulary(file.path, size)
     vocabulary.put_all(vocab)
-    added = all_added(
-        file.added,
-        decoder_tokens(config, file.path.with_name("tokenizer_config.json")),
-        vocab,
-        special,
-        config,
-    )
-    _put_added(vocabulary, added, vocab, byte_level=is_byte_level(file.section("decoder")))
+    byte_level = is_byte_level(file.section("decoder"))
+    vocabulary.put_added(_checked(vocabulary, added, vocab, byte_level=byte_level), by_look=True)
     if model.get("type", "BPE") == "BPE":
         vocabulary.merges = read_merges(file, vocab)
     return vocabulary
 
 
-def all_added(
-    listed: Iterable[AddedToken],
-    configured: Iterable[AddedToken],
-    vocab: dict[str, int],
-    special: set[str],
-    config: dict[str, Any],
-) -> list[AddedToken]:
-    """The added tokens as the transformers library ends up with.
-
-    tokenizer.json's (`listed`), with the flags of the configuration's (`configured`) where it has the same
-    ones; those that only the configuration has; then the named special tokens (`special`) that are plain
-    entries of `vocab`.
-    """
-    roles = role_tokens(config)
-    tokens = {token.content: token for token in reversed(list(listed))}
-    for token in configured:
-        token.special = token.special or token.content in roles
-        token.id = tokens.get(token.content, token).id
-        tokens[token.content] = token
-    for text in sorted(special & vocab.keys()):
-        tokens.setdefault(text, AddedToken(vocab[text], text, True, False))
-    for text in tokens.keys() & vocab.keys():
-        tokens[text].id = vocab[text]
-    return list(tokens.values())
-
-
-def _put_added(
-    vocabulary: Vocabulary, added: Iterable[AddedToken], vocab: dict[str, int], *, byte_level: bool
-) -> None:
-    owner: dict[int, str] = {}
-    for token in added:
-        if token.id >= vocabulary.size:
-            refuse_beyond(vocabulary.place, token.content, token.id, vocabulary.size)
-        taken = vocabulary.types[token.id] != TokenType.UNUSED and token.content not in vocab
-        if taken or owner.setdefault(token.id, token.content) != token.content:
+def _checked(
+    vocabulary: Vocabulary, added: AddedTokens, vocab: dict[str, int], *, byte_level: bool
+) -> Iterable[AddedToken]:
+    """The added tokens, spelled as llama.cpp matches them. An error if one has the id of an entry of `vocab`."""
+    tokens = [_spelled(token, byte_level) for token in added.with_ids_of(vocab)]
+    texts = {token.content for token in tokens}
+    for listed, token in zip(added.with_ids_of(vocab), tokens, strict=True):
+        beyond = token.id >= vocabulary.size
+        if not beyond and vocabulary.filled[token.id] and listed.content not in vocab:
             what = f"added token {shown(token.content)} has the id {token.id} of another token"
             fail(vocabulary.place, what, "Correct the added tokens")
-        text = token.content if token.normalized or not byte_level else decoded(token.content)
-        if token.special or looks_special(text):
-            vocabulary.put(token.id, text, TokenType.CONTROL)
+        spaced = token.content.replace(PIECE_SPACE, " ")
+        if type_of(token, by_look=True) == TokenType.USER_DEFINED and spaced not in texts:
+            yield replace(token, content=spaced)
         else:
-            vocabulary.put(token.id, text.replace(PIECE_SPACE, " "), TokenType.USER_DEFINED)
+            yield token
+
+
+def _spelled(token: AddedToken, byte_level: bool) -> AddedToken:
+    """A token that is matched before the text becomes bytes stands in the list as the decoder prints it."""
+    return token if token.normalized or not byte_level else replace(token, content=decoded(token.content))
 
 
 def decoded(text: str) -> str:
@@ -136,16 +101,13 @@ def is_byte_level(section: dict[str, Any] | None) -> bool:
     return isinstance(parts, list) and any(isinstance(part, dict) and is_byte_level(part) for part in parts)
 
 
-def from_slow_files(folder: Path, size: int, config: dict[str, Any], special: set[str]) -> Vocabulary:
-    """The vocabulary of ``vocab.json`` and ``merges.txt``, with added_tokens.json: GPT-2's files."""
+def from_slow_files(folder: Path, size: int, added: AddedTokens) -> Vocabulary:
+    """The vocabulary of ``vocab.json`` and ``merges.txt``, the files of GPT-2."""
     path = folder / "vocab.json"
-    vocab = check_ids(read_token_ids(path), size, path)
+    vocab = check_ids(read_token_ids(path), size, path, added.tokens)
     vocabulary = Vocabulary(path, size)
     vocabulary.put_all(vocab)
-    extra = read_token_ids(folder / "added_tokens.json") or {}
-    listed = decoder_tokens(config, folder / "tokenizer_config.json")
-    simple = [AddedToken(token_id, text, False, False) for text, token_id in extra.items()]
-    _put_added(vocabulary, all_added(simple, listed, vocab, special, config), vocab, byte_level=True)
+    vocabulary.put_added(_checked(vocabulary, added, vocab, byte_level=True), by_look=True)
     vocabulary.merges = read_merges_txt(folder / "merges.txt", vocab)
     return vocabulary
 
@@ -154,7 +116,7 @@ def read_merges_txt(path: Path, vocab: dict[str, int]) -> list[str]:
     """The merges of a ``merges.txt``: two tokens a line, after an optional ``#version`` line."""
     if not path.is_file():
         refuse(path.parent, "vocab.json without merges.txt or tokenizer.json", "Add the file of merges")
-    lines = read_text(path, MAX_LARGE_BYTES).split("\n")
+    lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")
     first = 1 if lines[0].startswith("#version") else 0
     pairs = [line.rstrip("\r").split(" ") for line in lines[first:] if line.strip("\r")]
     for number, pair in enumerate(pairs):

@@ -1,4 +1,8 @@
-"""Chat templates: found, copied, never rendered."""
+"""Chat templates: found as transformers finds them, copied, never rendered.
+
+The files ``chat_template.jinja`` and ``additional_chat_templates/*.jinja`` replace whatever tokenizer_config.json
+holds. ``chat_template.json``, which belongs to the processor of a multimodal model, comes last.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +10,63 @@ from pathlib import Path
 from typing import Any
 
 from srd_rs.metadata import Metadata
-from srd_rs.vocab.files import log, read_json, read_text
+from srd_rs.reading import read_text
+from srd_rs.vocab.files import log, read_json
 
-Templates = list[tuple[str, str]]
-"""Names, ``default`` for the usual one, and Jinja texts."""
+DEFAULT = "default"
 
 
-def find(folder: Path, config: dict[str, Any]) -> Templates:
-    """The templates of tokenizer_config.json (`config`), else chat_template.jinja with
-    additional_chat_templates/, else chat_template.json."""
-    value: object = config["chat_template"] if "chat_template" in config else _from_files(folder)
+def find(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Jinja texts by name, `DEFAULT` for the usual template. `config` is tokenizer_config.json."""
+    templates = _from_files(folder)
+    if templates:
+        return templates
+    for name, entry in (
+        ("tokenizer_config.json", config),
+        ("chat_template.json", read_json(folder / "chat_template.json") or {}),
+    ):
+        value = entry.get("chat_template")
+        if value is not None:
+            return _from_json(value, folder / name)
+    return {}
+
+
+def _from_files(folder: Path) -> dict[str, str]:
+    named = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    templates = {path.stem: read_text(path, root=folder) for path in named}
+    usual = folder / "chat_template.jinja"
+    if usual.is_file():
+        templates[DEFAULT] = read_text(usual)
+    return templates
+
+
+def _from_json(value: object, place: Path) -> dict[str, str]:
+    """One template, a list of ``{"name": ..., "template": ...}``, or an object from name to template."""
     if isinstance(value, str):
-        return [("default", value)]
+        return {DEFAULT: value}
     if isinstance(value, list):
-        return [template for entry in value if (template := _named(entry)) is not None]
-    if value is not None:
+        pairs = [(entry.get("name"), entry.get("template")) for entry in value if isinstance(entry, dict)]
+    elif isinstance(value, dict):
+        pairs = list(value.items())
+    else:
         log.warning(
-            "%s: 'chat_template' is neither text nor a list; left out", folder / "tokenizer_config.json"
+            "%s: 'chat_template' is neither text nor a list of texts; the template is left out", place
         )
-    return []
+        return {}
+    return {name: text for name, text in pairs if isinstance(name, str) and name and isinstance(text, str)}
 
 
-def _from_files(folder: Path) -> object:
-    jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        named = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-        entries = [{"name": path.stem, "template": read_text(path)} for path in named]
-        return [{"name": "default", "template": read_text(jinja)}, *entries]
-    return (read_json(folder / "chat_template.json") or {}).get("chat_template")
-
-
-def _named(entry: object) -> tuple[str, str] | None:
-    if not isinstance(entry, dict):
-        return None
-    name, template = entry.get("name", ""), entry.get("template")
-    if not isinstance(name, str) or not isinstance(template, str):
-        return None
-    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return (name, template) if name else None
-
-
-def write(metadata: Metadata, templates: Templates) -> None:
-    """Add each named template, the list of their names, and the default one."""
-    others = {name: template for name, template in templates if name != "default"}
-    for name, template in others.items():
-        metadata.string(f"tokenizer.chat_template.{name}", template)
+def write(metadata: Metadata, templates: dict[str, str]) -> None:
+    """Add each named template, the list of their names, and the usual template."""
+    others = {_key(name): text for name, text in templates.items() if name != DEFAULT}
+    for name, text in others.items():
+        metadata.string(f"tokenizer.chat_template.{name}", text)
     if others:
         metadata.strings("tokenizer.chat_templates", sorted(others))
-    default = [template for name, template in templates if name == "default"]
-    if default:
-        metadata.string("tokenizer.chat_template", default[-1])
+    if DEFAULT in templates:
+        metadata.string("tokenizer.chat_template", templates[DEFAULT])
+
+
+def _key(name: str) -> str:
+    """A name in the form of a GGUF key."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)

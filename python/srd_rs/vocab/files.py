@@ -10,21 +10,23 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from srd_rs.errors import FormatError, ModelError, SrdIOError, message
+from srd_rs.errors import FormatError, ModelError, message
+from srd_rs.reading import load_json, parse_json, parse_object, read_limited, shown
 
 log = logging.getLogger("srd_rs.vocab")
 
-MAX_SMALL_BYTES: Final = 16 << 20
-"""The largest tokenizer_config.json, added_tokens.json, chat template: published ones stay below 2 MB."""
-MAX_LARGE_BYTES: Final = 256 << 20
-"""The largest tokenizer.json, vocab.json, tokenizer.model: published ones stay below 40 MB."""
-MAX_TOKENS: Final = 1 << 24
-"""The largest vocabulary; the largest published one has about a million tokens."""
+MAX_TOKENIZER_BYTES: Final = 64 << 20
+"""Largest tokenizer.json, vocab.json, merges.txt or tokenizer.model, in bytes; published ones stay below 40 MB."""
+MAX_TOKENIZER_VALUES: Final = 1 << 21
+"""Largest number of JSON values in such a file, where the merges are not read apart from the rest."""
+MAX_TOKENS: Final = 1 << 21
+"""Largest vocabulary; the largest published one has about a million tokens."""
+_LISTED: Final = 4
 
 _MERGES_CHUNK: Final = 1 << 18
 _MODEL_START: Final = re.compile(rb',\s*"model"\s*:\s*\{')
@@ -44,55 +46,9 @@ def refuse(place: object, what: str, fix: str) -> NoReturn:
     raise ModelError(message(place, what, fix))
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The whole file, if it has at most `limit` bytes."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise SrdIOError(
-            message(path, error.strerror or str(error), "Check the path and permissions")
-        ) from error
-    if len(data) > limit:
-        fail(path, f"the file has more than {limit >> 20} MiB", "Check that it is the file it is named after")
-    return data
-
-
-def read_text(path: Path, limit: int = MAX_SMALL_BYTES) -> str:
-    try:
-        return read_bytes(path, limit).decode("utf-8")
-    except UnicodeDecodeError as error:
-        fail(path, f"not UTF-8 text (byte {error.start})", "Fetch the file again")
-
-
-def parse_json(data: bytes, path: Path) -> Any:
-    """The JSON value in `data`, read from `path`. Too deep a nesting is an error like any other."""
-    try:
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        fail(path, f"not UTF-8 text (byte {error.start})", "Fetch the file again")
-    except json.JSONDecodeError as error:
-        fail(
-            path,
-            f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            "Fetch the file again",
-        )
-    except RecursionError:
-        fail(path, "JSON nested too deeply", "Fetch the file again")
-    except ValueError as error:  # a number with too many digits
-        fail(path, f"not usable JSON: {error}", "Fetch the file again")
-
-
-def parse_object(data: bytes, path: Path) -> dict[str, Any]:
-    value = parse_json(data, path)
-    if not isinstance(value, dict):
-        fail(path, "the JSON value is not an object", "Fetch the file again")
-    return value
-
-
-def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any] | None:
-    """The JSON object in a file, or None if there is no such file."""
-    return parse_object(read_bytes(path, limit), path) if path.is_file() else None
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a small file, or None if there is no such file."""
+    return load_json(path) if path.is_file() else None
 
 
 @dataclass
@@ -121,10 +77,10 @@ class TokenizerJson:
         """Read `path`, or give None if there is none. `with_model=False` skips vocabulary and merges."""
         if not path.is_file():
             return None
-        data = read_bytes(path, MAX_LARGE_BYTES)
-        parsed = _without_merges(data, path) if with_model else _without_model(data)
+        data = read_limited(path, MAX_TOKENIZER_BYTES)
+        parsed = _without_merges(data, path) if with_model else _without_model(data, path)
         if parsed is None:
-            parsed = (parse_object(data, path), None)
+            parsed = (parse_object(data, path, values=MAX_TOKENIZER_VALUES), None)
         sections, span = parsed
         return cls(path, sections, added_tokens(sections, path), data if span else b"", span)
 
@@ -167,7 +123,7 @@ class TokenizerJson:
         self.data = b""
 
 
-def _without_model(data: bytes) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
+def _without_model(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
     """What stands before the model, if the model comes last.
 
     JSON is read from left to right, so if the text up to ``,"model":{`` with a brace appended parses, that
@@ -176,7 +132,7 @@ def _without_model(data: bytes) -> tuple[dict[str, Any], tuple[int, int] | None]
     start = _MODEL_START.search(data)
     if start is None or _MERGES_END.search(data, max(0, len(data) - 256)) is None:
         return None
-    return _parse_quietly(data[: start.start()] + b"}")
+    return _parse_quietly(data[: start.start()] + b"}", path)
 
 
 def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
@@ -186,7 +142,7 @@ def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int,
     starts = [found.end() for found in _MERGES_START.finditer(data)]
     if end is None or len(starts) != 1 or starts[0] > end.start():
         return None
-    parsed = _parse_quietly(data[: starts[0]] + b"]}}")
+    parsed = _parse_quietly(data[: starts[0]] + b"]}}", path)
     if parsed is None:
         return None
     model = parsed[0].get("model")
@@ -195,12 +151,11 @@ def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int,
     return parsed[0], (starts[0], end.start())
 
 
-def _parse_quietly(data: bytes) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
+def _parse_quietly(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
     try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
+        return parse_object(data, path, values=MAX_TOKENIZER_VALUES), None
+    except FormatError:
         return None
-    return (value, None) if isinstance(value, dict) else None
 
 
 def _chunks(data: bytes, start: int, end: int, path: Path) -> Iterator[list[Any]]:
@@ -224,7 +179,7 @@ def _chunk(
             return found.end(), json.loads(b"[" + data[start : found.start() + 1] + b"]")
         except (ValueError, RecursionError):
             search_from = found.start() + 1
-    chunk = parse_json(b"[" + data[start:end] + b"]", path)
+    chunk = parse_json(b"[" + data[start:end] + b"]", path, values=MAX_TOKENIZER_VALUES)
     assert isinstance(chunk, list)
     return end, chunk
 
@@ -261,17 +216,16 @@ def checked_id(token_id: Any, content: str, path: Path) -> int:
     return token_id
 
 
-def shown(value: object) -> str:
-    """A value from a file for a message: quoted, and short."""
-    if isinstance(value, int) and abs(value) >= 10**20:
-        return "a huge integer"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def read_token_ids(path: Path) -> dict[str, int] | None:
-    """added_tokens.json or vocab.json: text to id. None if there is no such file."""
+    """The ids of added_tokens.json or vocab.json by text, or None if there is no such file."""
     if not path.is_file():
         return None
-    entries = parse_object(read_bytes(path, MAX_LARGE_BYTES), path)
+    data = read_limited(path, MAX_TOKENIZER_BYTES)
+    entries = parse_object(data, path, values=MAX_TOKENIZER_VALUES)
     return {content: checked_id(token_id, content, path) for content, token_id in entries.items()}
+
+
+def listed(tokens: Sequence[AddedToken]) -> str:
+    """The first tokens of a list, with their ids, for a message."""
+    some = ", ".join(f"{shown(token.content)} (id {token.id})" for token in tokens[:_LISTED])
+    return some + (", ..." if len(tokens) > _LISTED else "")

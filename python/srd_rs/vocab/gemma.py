@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.files import TokenizerJson
 from srd_rs.vocab.spm import base_vocabulary
 from srd_rs.vocab.vocabulary import TokenType, Vocabulary, check_ids, read_merges
@@ -22,16 +23,13 @@ VISIBLE_TOKENS: Final = frozenset(
 """Tokens that a chat parser has to see in the output: user-defined, so that llama.cpp prints them."""
 
 
-def from_tokenizer_json(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary:
+def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
     """The vocabulary and merges of Gemma 4's tokenizer.json."""
-    vocab = check_ids(file.model().get("vocab"), size, file.path)
-    vocabulary = base_vocabulary(file, vocab, size, special)
+    vocab = check_ids(file.model().get("vocab"), size, file.path, added.tokens)
+    vocabulary = base_vocabulary(file, vocab, size, added)
     for text in VISIBLE_TOKENS:
-        token_id = vocab.get(text)
-        if token_id is not None:
+        token_id = vocab.get(text, added.id_of(text))
+        if token_id is not None and token_id < size:
             vocabulary.types[token_id] = int(TokenType.USER_DEFINED)
-    for token in file.added:
-        if token.content in VISIBLE_TOKENS:
-            vocabulary.types[token.id] = int(TokenType.USER_DEFINED)
     vocabulary.merges = read_merges(file, vocab)
     return vocabulary

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.errors import UsageError, message
-from srd_rs.vocab.files import TokenizerJson, refuse, shown
+from srd_rs.reading import shown
+from srd_rs.vocab.files import TokenizerJson, refuse
 
 _NAMES: Final = """
     a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx

@@ -1,19 +1,27 @@
-"""Which tokens begin, end, pad ... a text, and whether they are added to it.
+"""Which tokens begin, end, pad ... a text, and whether they are added to a text.
 
-The order of precedence is llama.cpp's converter's: tokenizer_config.json names tokens by text (ids come
-from the added tokens of tokenizer.json); config.json's ``*_token_id`` fill what is still open. A list of
-ids there is not used. What the post-processor of tokenizer.json does decides over ``add_bos_token`` and
-``add_eos_token``.
+tokenizer_config.json names tokens by text; the ids come from the added tokens and the vocabulary. Roles that are
+still open take their ids from config.json (``*_token_id``). The end of text is what transformers stops at: the
+``eos_token_id`` of generation_config.json, else of config.json, may hold several ids, and those that llama.cpp does
+not know by their text become ``eot`` and ``eom``. What the post-processor of tokenizer.json does decides over
+``add_bos_token`` and ``add_eos_token``.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs.checkpoint import text_part
+from srd_rs.errors import FormatError
 from srd_rs.metadata import Metadata
-from srd_rs.vocab.files import TokenizerJson, fail, log, read_json, shown
+from srd_rs.reading import shown
+from srd_rs.vocab.added import AddedTokens
+from srd_rs.vocab.config import token_text
+from srd_rs.vocab.files import TokenizerJson, log, read_json, refuse
+from srd_rs.vocab.vocabulary import Vocabulary
 
 _ID_KEYS: Final = {
     "bos": "bos_token_id",
@@ -27,6 +35,15 @@ _ID_KEYS: Final = {
 }
 _ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ADD_KEYS: Final = ("bos", "eos", "sep")
+_FURTHER_ENDS: Final = ("eot", "eom")
+_KNOWN_ENDS: Final = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
+        *("<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
+        *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>"),
+    )
+)
+"""Texts at which llama.cpp ends its turn without being told."""
 
 
 @dataclass
@@ -56,67 +73,48 @@ class SpecialTokens:
             metadata.boolean("tokenizer.ggml.normalizer.strip_accents", self.strip_accents)
 
 
-def token_text(entry: object) -> str | None:
-    """The text of a special token: written as text or as an object with ``content``."""
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else None
-
-
-def role_tokens(config: dict[str, Any]) -> set[str]:
-    """The texts that tokenizer_config.json gives to roles: ``bos_token`` and the like, or a model's own."""
-    texts = (token_text(value) for key, value in config.items() if key.endswith("_token"))
-    return {text for text in texts if text}
-
-
-def named_tokens(config: dict[str, Any]) -> set[str]:
-    """The texts that tokenizer_config.json names as special: those of the roles, and the additional ones."""
-    texts = role_tokens(config)
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        more = config.get(key)
-        if isinstance(more, dict):
-            more = list(more.values())
-        if isinstance(more, list):
-            texts.update(text for entry in more if (text := token_text(entry)))
-    return texts
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json; roles it does not mention come from special_tokens_map.json, which older
-    folders have."""
-    config = read_json(folder / "tokenizer_config.json") or {}
-    for key, value in (read_json(folder / "special_tokens_map.json") or {}).items():
-        config.setdefault(key, value)
-    return config
-
-
 class _Finder:
     """One pass over the files; see `find`."""
 
-    def __init__(self, config: dict[str, Any], size: int | None) -> None:
+    def __init__(self, config: dict[str, Any], added: AddedTokens, vocabulary: Vocabulary) -> None:
         self.config = dict(config)
-        self.size = size
+        self.added = added
+        self.vocabulary = vocabulary
         self.roles = list(_ROLES)
         self.found = SpecialTokens()
         self.text = {
             role: token_text(config.get(f"{role}_token")) or None for role in ("bos", "eos", "cls", "sep")
         }
 
-    def set_id(self, role: str, token_id: object, place: Path) -> None:
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or role in self.found.ids:
-            return
-        if token_id < 0:
-            fail(place, f"the {role} token has the id {shown(token_id)}", "Correct the file")
-        if self.size is not None and token_id >= self.size:
-            log.warning(
-                "%s: the %s token's id %s is beyond the vocabulary of %d; left out",
-                place,
-                role,
-                shown(token_id),
-                self.size,
-            )
-            return
-        self.found.ids[role] = token_id
+    def set_id(self, role: str, token_id: int, place: Path) -> None:
+        """Give a role an id, unless the role has one. An error if no token has this id."""
+        if role not in self.found.ids and self.has_token(role, token_id, place):
+            self.found.ids[role] = token_id
+
+    def has_token(self, role: str, token_id: int, place: Path) -> bool:
+        """Whether the vocabulary has a slot of this id; an error if no token fills the slot."""
+        size = self.vocabulary.size
+        if token_id >= size:
+            what = "%s: the %s token's id %s is beyond the vocabulary of %d tokens and is left out"
+            log.warning(what, place, role, shown(token_id), size)
+            return False
+        if not self.vocabulary.filled[token_id]:
+            what = f"the {role} token has the id {token_id}, and no tokenizer file has a token of that id"
+            refuse(place, what, "Add the tokenizer files that belong to the weights, or correct the id")
+        return True
+
+    def set_by_text(self, place: Path) -> None:
+        """Give roles the ids of the texts that tokenizer_config.json names."""
+        wanted = {role: token_text(self.config.get(f"{role}_token")) for role in self.roles}
+        texts = {text for text in wanted.values() if text}
+        ids: dict[str, int] = {}
+        if texts - self.added.tokens.keys():
+            ids = {text: i for i, text in enumerate(self.vocabulary.tokens) if text in texts}
+        for role, text in wanted.items():
+            if text:
+                token_id = ids.get(text, self.added.id_of(text))
+                if token_id is not None:
+                    self.set_id(role, token_id, place)
 
     def rename(self, role: str, text: str | None) -> None:
         """Take `text` as the token of a role from here on."""
@@ -207,27 +205,72 @@ def find(
     config: dict[str, Any],
     folder: Path,
     fallback: dict[str, Any],
-    size: int | None,
+    added: AddedTokens,
+    vocabulary: Vocabulary,
 ) -> SpecialTokens:
     """The special tokens of a folder.
 
-    `config` is tokenizer_config.json as `read_config` gives it; `fallback` is used where there is no
-    config.json; ids of `size` and more are left out (None: whatever they are).
+    `config` is tokenizer_config.json as `read_config` gives it; `fallback` is used where there is no config.json.
+    Raises ModelError for an id that no token has.
     """
-    finder = _Finder(config, size)
+    finder = _Finder(config, added, vocabulary)
     if file is not None:
         _look_into(finder, file)
-    place = folder / "tokenizer_config.json"
-    added = {token.content: token.id for token in reversed(file.added)} if file else {}
     for role in finder.roles if config else ():
         flag = finder.config.get(f"add_{role}_token")
         if isinstance(flag, bool):
             finder.found.add.setdefault(role, flag)
-        text = token_text(finder.config.get(f"{role}_token"))
-        if text is not None:
-            finder.set_id(role, added.get(text), place)
-    _from_model_config(finder, folder, fallback)
+    finder.set_by_text(folder / "tokenizer_config.json")
+    path = folder / "config.json"
+    model = read_json(path) or fallback
+    ends = _stop_ids(folder, model)
+    for role in finder.roles:
+        for token_id in _ids_of(role, model) if role != "eos" else ends:
+            finder.set_id(role, token_id, path)
+    _set_further_ends(finder, ends, path)
     return finder.found
+
+
+def _ids_of(role: str, model: dict[str, Any]) -> list[int]:
+    """The ids that a configuration gives to a role: one number or a list. Negative numbers stand for none."""
+    key = f"{role}_token_id"
+    value = model.get(key)
+    if value is None:
+        value = text_part(model).get(key)
+    values = value if isinstance(value, list) else [value]
+    return [
+        entry for entry in values if isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+    ]
+
+
+def _stop_ids(folder: Path, model: dict[str, Any]) -> list[int]:
+    """The ids at which transformers stops, the id that config.json alone names first where both have it."""
+    generation: dict[str, Any] = {}
+    with suppress(FormatError):  # this file only holds advice, and published ones are not always valid
+        generation = read_json(folder / "generation_config.json") or {}
+    named = _ids_of("eos", model)
+    stops = _ids_of("eos", generation)
+    if not stops:
+        return named
+    return sorted(dict.fromkeys(stops), key=lambda token_id: token_id not in named[:1])
+
+
+def _set_further_ends(finder: _Finder, ends: list[int], place: Path) -> None:
+    """Write the ends besides eos that llama.cpp does not know by their text as eot and eom."""
+    found, tokens = finder.found, finder.vocabulary.tokens
+    if "eos" not in found.ids:
+        log.warning("%s: no file names an end-of-text token, so llama.cpp will not know when to stop", place)
+    for token_id in dict.fromkeys(ends):
+        if token_id in (found.ids.get(role) for role in ("eos", *_FURTHER_ENDS)):
+            continue
+        if not finder.has_token("end-of-text", token_id, place) or tokens[token_id] in _KNOWN_ENDS:
+            continue
+        free = [role for role in _FURTHER_ENDS if role not in found.ids]
+        if free:
+            found.ids[free[0]] = token_id
+        else:
+            what = "%s: GGUF has no key for one more end-of-text token: %s (id %d) is left out"
+            log.warning(what, place, shown(tokens[token_id]), token_id)
 
 
 def _look_into(finder: _Finder, file: TokenizerJson) -> None:
@@ -239,28 +282,6 @@ def _look_into(finder: _Finder, file: TokenizerJson) -> None:
             finder.rename(role, finder.text[other])
     if post_processor:
         finder.post_processor(post_processor)
-
-
-def _from_model_config(finder: _Finder, folder: Path, fallback: dict[str, Any]) -> None:
-    path = folder / "config.json"
-    model = read_json(path) or fallback
-    text_config = model.get("text_config")
-    for role in finder.roles:
-        token_id = model.get(f"{role}_token_id")
-        if token_id is None and isinstance(text_config, dict):
-            token_id = text_config.get(f"{role}_token_id")
-        finder.set_id(role, token_id, path)
-
-
-def fill_from_vocabulary(found: SpecialTokens, config: dict[str, Any], tokens: list[str]) -> None:
-    """Give roles that are still without an id the one of the token of that text: folders without
-    tokenizer.json."""
-    wanted = {role: token_text(config.get(f"{role}_token")) for role in _ROLES if role not in found.ids}
-    texts = {text for text in wanted.values() if text}
-    ids = {text: token_id for token_id, text in enumerate(tokens) if text in texts} if texts else {}
-    for role, text in wanted.items():
-        if text in ids:
-            found.ids[role] = ids[text]
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -11,21 +11,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs.vocab.files import (
-    MAX_LARGE_BYTES,
-    MAX_TOKENS,
-    AddedToken,
-    TokenizerJson,
-    added_token,
-    fail,
-    read_bytes,
-    read_token_ids,
-    shown,
-)
+from srd_rs.reading import read_limited, shown
+from srd_rs.vocab.added import AddedTokens
+from srd_rs.vocab.files import MAX_TOKENIZER_BYTES, MAX_TOKENS, AddedToken, TokenizerJson, fail, log
 from srd_rs.vocab.vocabulary import (
     ADDED_SCORE,
     PIECE_SPACE,
@@ -33,10 +25,9 @@ from srd_rs.vocab.vocabulary import (
     TokenType,
     Vocabulary,
     check_ids,
-    looks_special,
     merge_pairs,
-    refuse_beyond,
-    warn_beyond,
+    subword_prefix,
+    type_of,
 )
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -64,7 +55,7 @@ def is_sentencepiece(path: Path) -> bool:
 
 def read_pieces(path: Path) -> list[Piece]:
     """The pieces of a tokenizer.model, in id order. FormatError if it is not a SentencePiece model."""
-    data = memoryview(read_bytes(path, MAX_LARGE_BYTES))
+    data = memoryview(read_limited(path, MAX_TOKENIZER_BYTES))
     pieces: list[Piece] = []
     for number, wire, value in _fields(data, path):
         if number == 1:
@@ -135,77 +126,52 @@ def _varint(data: memoryview, at: int, path: Path) -> tuple[int, int]:
     fail(path, "a number of more than ten bytes", "Check that it is a SentencePiece model")
 
 
-def from_model(folder: Path, size: int, config: dict[str, Any]) -> Vocabulary:
-    """The vocabulary of ``tokenizer.model`` and of the added tokens beside it (`config`:
-    tokenizer_config.json).
+def from_model(folder: Path, size: int, added: AddedTokens, *, respell: bool = True) -> Vocabulary:
+    """The vocabulary of ``tokenizer.model``, with the added tokens over the pieces.
 
-    Pieces first; then added_tokens.json; then ``added_tokens_decoder``: the later one wins a slot. A
-    user-defined piece becomes a user-defined token only by being listed there, as llama.cpp's converter has
-    it.
+    A user-defined piece becomes a user-defined token only by being listed as an added token, as llama.cpp's
+    converter has it. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp
+    finds such tokens in the text as the user writes the text; and a token is special by its look too.
     """
-    vocabulary = _from_pieces(folder / "tokenizer.model", size)
-    _put_added_json(vocabulary, folder)
-    for token in decoder_tokens(config, folder / "tokenizer_config.json"):
-        if token.id >= size:
-            warn_beyond(folder / "tokenizer_config.json", token.content, token.id, size)
-        elif token.special or looks_special(token.content):
-            vocabulary.put(token.id, token.content, TokenType.CONTROL, ADDED_SCORE)
-        else:
-            text = token.content.replace(PIECE_SPACE, " ")
-            vocabulary.put(token.id, text, TokenType.USER_DEFINED, ADDED_SCORE)
+    vocabulary, ids = _from_pieces(folder / "tokenizer.model", size)
+    tokens = added.with_ids_of(ids)
+    vocabulary.put_added(_respelled(tokens, ids) if respell else tokens, by_look=respell)
     return vocabulary
 
 
-def from_phi3(folder: Path, size: int, config: dict[str, Any], file: TokenizerJson | None) -> Vocabulary:
-    """As `from_model`, by Phi-3's rules: tokenizer.json's added tokens too, spaces kept, only marked ones
-    are special."""
-    vocabulary = _from_pieces(folder / "tokenizer.model", size)
-    _put_added_json(vocabulary, folder)
-    place = folder / "tokenizer_config.json"
-    listed = [(place, token) for token in decoder_tokens(config, place)]
-    listed += [(file.path, token) for token in file.added] if file else []
-    for source, token in listed:
-        if token.id >= size:
-            warn_beyond(source, token.content, token.id, size)
+def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[AddedToken]:
+    """User-defined tokens with spaces for visible spaces.
+
+    Where an added token is a run of real spaces, a run of visible spaces stays the piece that it is: as a text of
+    spaces it would have the same text as that token, or would be found in its place.
+    """
+    texts = {token.content for token in tokens}
+    runs = any(text and not text.strip(" ") for text in texts)
+    for token in tokens:
+        spaced = token.content.replace(PIECE_SPACE, " ")
+        if spaced == token.content or type_of(token, by_look=True) == TokenType.CONTROL:
+            yield token
+        elif runs and not spaced.strip(" ") and token.content in pieces:
             continue
-        kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-        vocabulary.put(token.id, token.content, kind, ADDED_SCORE)
-    return vocabulary
+        else:
+            yield token if spaced in texts else replace(token, content=spaced)
 
 
-def _from_pieces(path: Path, size: int) -> Vocabulary:
+def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int]]:
+    """The pieces of a tokenizer.model as a vocabulary, and their ids by text."""
     vocabulary = Vocabulary(path, size)
     vocabulary.scores = [UNUSED_SCORE] * size
     kinds = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
-    for token_id, piece in enumerate(read_pieces(path)):
-        if token_id >= size:
-            warn_beyond(path, piece.text, token_id, size)
-            break
+    pieces = read_pieces(path)
+    if len(pieces) > size:
+        what = "%s: the embedding has %d rows, so %d pieces from id %d (%s) on are left out"
+        log.warning(what, path, size, len(pieces) - size, size, shown(pieces[size].text))
+    ids: dict[str, int] = {}
+    for token_id, piece in enumerate(pieces[:size]):
         kind = piece.kind if piece.kind in kinds else TokenType.NORMAL
         vocabulary.put(token_id, piece.text, kind, piece.score)
-    return vocabulary
-
-
-def _put_added_json(vocabulary: Vocabulary, folder: Path) -> None:
-    path = folder / "added_tokens.json"
-    for text, token_id in (read_token_ids(path) or {}).items():
-        if token_id >= vocabulary.size:
-            warn_beyond(path, text, token_id, vocabulary.size)
-        else:
-            vocabulary.put(token_id, text, TokenType.USER_DEFINED, ADDED_SCORE)
-
-
-def decoder_tokens(config: dict[str, Any], place: Path) -> list[AddedToken]:
-    """``added_tokens_decoder`` of a tokenizer_config.json: an object from id, as text, to token."""
-    entries = config.get("added_tokens_decoder", {})
-    if not isinstance(entries, dict):
-        fail(place, "'added_tokens_decoder' is not an object", "Correct the file")
-    tokens = []
-    for key, entry in entries.items():
-        if not key.isascii() or not key.isdigit() or len(key) > 9:
-            fail(place, f"'added_tokens_decoder' has the id {shown(key)}", "Correct the file")
-        tokens.append(added_token(entry, int(key), place))
-    return tokens
+        ids.setdefault(piece.text, token_id)
+    return vocabulary, ids
 
 
 def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
@@ -233,7 +199,7 @@ def _prepends(section: dict[str, Any]) -> bool:
     return isinstance(parts, list) and any(isinstance(part, dict) and _prepends(part) for part in parts)
 
 
-def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary:
+def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
     """The vocabulary of a SentencePiece BPE model in a tokenizer.json, with scores derived from its merges.
 
     llama.cpp merges the pair whose result has the highest score; the tokenizers library the pair of the
@@ -241,8 +207,8 @@ def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary
     merge that makes it: SentencePiece numbers its BPE pieces so too, single characters last. (llama.cpp's
     own converter gives every token -1000, and the result is then merged from left to right.)
     """
-    vocab = check_ids(file.model().get("vocab"), size, file.path)
-    vocabulary = base_vocabulary(file, vocab, size, special)
+    vocab = check_ids(file.model().get("vocab"), size, file.path, added.tokens)
+    vocabulary = base_vocabulary(file, vocab, size, added)
     made = _made_tokens(file, vocab)
     rest = [i for i in sorted(vocab.values()) if vocabulary.types[i] == TokenType.NORMAL and i not in made]
     assert vocabulary.scores is not None
@@ -255,7 +221,7 @@ def from_merges(file: TokenizerJson, size: int, special: set[str]) -> Vocabulary
 
 def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:
     """The ids of the tokens that merges make, in the order in which they are first made."""
-    prefix = len(file.model().get("continuing_subword_prefix") or "")
+    prefix = len(subword_prefix(file))
     made: dict[int, None] = {}
     for pairs in merge_pairs(file, vocab):
         for left, right in pairs:
@@ -263,24 +229,12 @@ def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:
     return made
 
 
-def base_vocabulary(file: TokenizerJson, vocab: dict[str, int], size: int, special: set[str]) -> Vocabulary:
-    """Tokens and types of a tokenizer.json with byte fallback; every score is ADDED_SCORE.
-
-    `special`: the texts that tokenizer_config.json names as special tokens; only these become control
-    tokens. Added tokens outside of the vocabulary are user-defined otherwise, those inside it normal.
-    """
+def base_vocabulary(file: TokenizerJson, vocab: dict[str, int], size: int, added: AddedTokens) -> Vocabulary:
+    """Tokens and types of a tokenizer.json with byte fallback; every score is ADDED_SCORE."""
     vocabulary = Vocabulary(file.path, size)
     vocabulary.scores = [ADDED_SCORE] * size
     vocabulary.put_all(vocab)
-    for text in vocab.keys() & special:
-        vocabulary.types[vocab[text]] = int(TokenType.CONTROL)
     for text in vocab.keys() & _BYTE_TOKENS:
         vocabulary.types[vocab[text]] = int(TokenType.BYTE)
-    for token in file.added:
-        if token.content in vocab:
-            continue
-        if token.id >= size:
-            refuse_beyond(file.path, token.content, token.id, size)
-        kind = TokenType.CONTROL if token.content in special else TokenType.USER_DEFINED
-        vocabulary.put(token.id, token.content, kind)
+    vocabulary.put_added(added.with_ids_of(vocab))
     return vocabulary

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from srd_rs.errors import ModelError, message
+from srd_rs.reading import shown
 from srd_rs.vocab import pretokenizer
-from srd_rs.vocab.files import MAX_TOKENS, shown
+from srd_rs.vocab.files import MAX_TOKENS
 from srd_rs.vocab.vocabulary import PIECE_SPACE, TokenType
 
 _NEVER: Final = (TokenType.CONTROL, TokenType.UNUSED)

@@ -1,17 +1,18 @@
-"""What every kind of tokenizer is turned into: a list of tokens with a type each, and how to split text
-into them."""
+"""What every kind of tokenizer becomes: a list of tokens with a type each, scores or merges, and checks on both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from srd_rs.metadata import Metadata
-from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse, shown
+from srd_rs.reading import shown
+from srd_rs.vocab.added import within
+from srd_rs.vocab.files import MAX_TOKENS, AddedToken, TokenizerJson, fail, refuse
 
 PIECE_SPACE: Final = "\u2581"
 """The visible space (LOWER ONE EIGHTH BLOCK) of SentencePiece vocabularies."""
@@ -34,7 +35,8 @@ class TokenType(IntEnum):
 
 @dataclass
 class Vocabulary:
-    """`size` slots; those that nobody fills are unused padding, which keeps ids equal to embedding rows."""
+    """A vocabulary of `size` slots, one for each row of the embedding. A slot that no token fills is padding of
+    type UNUSED, so that ids stay equal to rows."""
 
     place: Path
     size: int
@@ -42,6 +44,8 @@ class Vocabulary:
     types: list[int] = field(default_factory=list)
     scores: list[float] | None = None
     merges: list[str] | None = None
+    filled: bytearray = field(default_factory=bytearray)
+    """1 for each slot that a token fills."""
 
     def __post_init__(self) -> None:
         if not 0 < self.size <= MAX_TOKENS:
@@ -50,6 +54,7 @@ class Vocabulary:
             )
         self.tokens = [f"[PAD{i}]" for i in range(self.size)]
         self.types = [int(TokenType.UNUSED)] * self.size
+        self.filled = bytearray(self.size)
 
     def put_all(self, vocab: dict[str, int]) -> None:
         """Fill the slots of a whole vocabulary with normal tokens."""
@@ -57,13 +62,47 @@ class Vocabulary:
         for text, token_id in vocab.items():
             tokens[token_id] = text
             types[token_id] = normal
+            self.filled[token_id] = 1
 
     def put(self, token_id: int, text: str, kind: TokenType, score: float | None = None) -> None:
         """Fill a slot, over what was there."""
         self.tokens[token_id] = text
         self.types[token_id] = int(kind)
+        self.filled[token_id] = 1
         if self.scores is not None and score is not None:
             self.scores[token_id] = score
+
+    def put_added(self, added: Iterable[AddedToken], *, by_look: bool = False) -> None:
+        """Fill the slots of added tokens: CONTROL if a token is special, else USER_DEFINED. With `by_look`, a
+        token that `looks_special` is special. Tokens without a row of the embedding are left out."""
+        owner: dict[int, str] = {}
+        for token in within(added, self.size, self.place):
+            if owner.setdefault(token.id, token.content) != token.content:
+                what = (
+                    f"the added tokens {shown(owner[token.id])} and {shown(token.content)} have the same id"
+                )
+                fail(self.place, f"{what} {token.id}", "Correct the added tokens")
+            self.put(token.id, token.content, type_of(token, by_look=by_look), ADDED_SCORE)
+
+    def unfilled(self) -> list[int]:
+        """The slots that no token fills."""
+        return [i for i, filled in enumerate(self.filled) if not filled]
+
+    def keep_texts_apart(self) -> None:
+        """Refuse two tokens of one text: llama.cpp aborts when it loads such a vocabulary. Padding gives way."""
+        if len(set(self.tokens)) == len(self.tokens):
+            return
+        seen = {text for text, filled in zip(self.tokens, self.filled, strict=True) if filled}
+        for i in self.unfilled():
+            while self.tokens[i] in seen:
+                self.tokens[i] += "_"
+            seen.add(self.tokens[i])
+        first: dict[str, int] = {}
+        for i, text in enumerate(self.tokens):
+            other = first.setdefault(text, i)
+            if other != i and text:  # llama.cpp gives tokens without text names of their own
+                what = f"the tokens {other} and {i} have the same text {shown(text)}, which no reader can tell apart"
+                refuse(self.place, what, "Rename one of the two tokens, or remove the added one")
 
     def write(self, metadata: Metadata, model: str, pre: str | None) -> None:
         """Add model, pre-tokenizer, tokens, scores and types, in llama.cpp's order. Merges are written
@@ -77,10 +116,17 @@ class Vocabulary:
         metadata.int32s("tokenizer.ggml.token_type", self.types)
 
 
+def type_of(token: AddedToken, *, by_look: bool = False) -> TokenType:
+    """CONTROL for a special token (with `by_look`, for one that `looks_special` too), else USER_DEFINED."""
+    special = token.special or (by_look and looks_special(token.content))
+    return TokenType.CONTROL if special else TokenType.USER_DEFINED
+
+
 def looks_special(text: str) -> bool:
     """Whether a token that is not marked special is one by its form.
 
-    Some tokenizers leave the mark out (Command R, DeepSeek Coder, Gemma); llama.cpp goes by the same forms.
+    Some tokenizers leave the mark out (Command R, DeepSeek Coder, Gemma); llama.cpp's converter goes by the same
+    forms.
     """
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
@@ -88,16 +134,21 @@ def looks_special(text: str) -> bool:
     return any(text.startswith(first) and text.endswith(last) for first, last in pairs)
 
 
-def check_ids(vocab: object, size: int, place: Path) -> dict[str, int]:
-    """The ``vocab`` object of a model, if it maps texts to distinct ids below `size`."""
+def check_ids(vocab: object, size: int, place: Path, added: Collection[str] = ()) -> dict[str, int]:
+    """The ``vocab`` object of a model, if the object maps texts to distinct ids below `size`. Texts of `added`
+    tokens may have larger ids: these entries are dropped here, and `within` names them."""
     if not isinstance(vocab, dict) or not vocab:
         fail(place, "the model's 'vocab' is not an object of token ids", "Fetch the file again")
     if not all(type(token_id) is int for token_id in vocab.values()):
         text, token_id = next((t, i) for t, i in vocab.items() if type(i) is not int)
         fail(place, f"token {shown(text)} has the id {shown(token_id)}, not an integer", "Correct the file")
     if min(vocab.values()) < 0 or max(vocab.values()) >= size:
-        text, token_id = next((t, i) for t, i in vocab.items() if not 0 <= i < size)
-        refuse_beyond(place, text, token_id, size)
+        beyond = {text: i for text, i in vocab.items() if not 0 <= i < size}
+        for text, token_id in beyond.items():
+            if text not in added or token_id < 0:
+                what = f"token {shown(text)} has the id {shown(token_id)}, but the model has {size} tokens"
+                refuse(place, what, "Use the tokenizer that belongs to the weights")
+        vocab = {text: i for text, i in vocab.items() if text not in beyond}
     if len(set(vocab.values())) != len(vocab):
         _refuse_duplicate(vocab, place)
     return vocab
@@ -117,14 +168,20 @@ def merge_pairs(file: TokenizerJson, vocab: dict[str, int]) -> Iterator[list[lis
 
     Every part, and what a pair makes, must be a token: the tokenizers library demands it too.
     """
+    prefix = len(subword_prefix(file))
+    for chunk in file.merge_chunks():
+        pairs = _pairs(chunk, file.path)
+        check_merges(pairs, vocab, prefix, file.path)
+        yield pairs
+    file.release()
+
+
+def subword_prefix(file: TokenizerJson) -> str:
+    """The prefix of pieces that continue a word; the right part of a merge loses the prefix when joined."""
     prefix = file.model().get("continuing_subword_prefix") or ""
     if not isinstance(prefix, str):
         fail(file.path, "'continuing_subword_prefix' is not text", "Fetch the file again")
-    for chunk in file.merge_chunks():
-        pairs = _pairs(chunk, file.path)
-        check_merges(pairs, vocab, len(prefix), file.path)
-        yield pairs
-    file.release()
+    return prefix
 
 
 def read_merges(file: TokenizerJson, vocab: dict[str, int]) -> list[str]:
@@ -168,19 +225,3 @@ def check_merges(pairs: list[list[str]], vocab: dict[str, int], prefix: int, pla
                 f"merge {shown(left)} + {shown(right)} has a part or a result that is not in the vocabulary"
             )
             fail(place, what, "Correct the file")
-
-
-def refuse_beyond(place: Path, text: str, token_id: int, size: int) -> NoReturn:
-    """Refuse a token whose id has no row in the embedding."""
-    what = f"token {shown(text)} has the id {shown(token_id)}, but the model has {size} tokens"
-    refuse(place, what, "Use the tokenizer that belongs to the weights")
-
-
-def warn_beyond(place: Path, text: str, token_id: int, size: int) -> None:
-    log.warning(
-        "%s: token %s with id %d has no row in the embedding of %d rows; left out",
-        place,
-        shown(text),
-        token_id,
-        size,
-    )

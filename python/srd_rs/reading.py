@@ -1,0 +1,129 @@
+"""Reads the small files of a model folder: configurations, tokenizers, templates, the model card.
+
+A model folder comes from a stranger. So every read has a limit in bytes, opens regular files only and never
+blocks, and follows a link only inside the folder or into the cache of the Hugging Face hub: the text of these
+files is copied into the GGUF, and a link to a key file would publish the key. JSON is counted before JSON is
+parsed, because a parsed value can take 60 times the memory of its text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from srd_rs.errors import FormatError, SrdIOError, message
+
+MAX_CONFIG_BYTES: Final = 16 << 20
+"""Largest config.json, tokenizer_config.json, added_tokens.json or template, in bytes; published ones stay below
+13 MB."""
+MAX_CONFIG_VALUES: Final = 1 << 20
+"""Largest number of values in such a file: 150 000 added tokens have as many."""
+
+_FIX: Final = "Download the file again"
+
+
+def shown(value: object) -> str:
+    """A value of a file as a message quotes the value: at most 60 characters."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return "a huge integer"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_limited(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = None) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    `root` is the folder of the model, by default the folder of `path`. Raises SrdIOError if the file cannot be
+    opened, FormatError if the file is not regular, too large, or a link that leaves the folder.
+    """
+    try:
+        _check_link(path, root or path.parent)
+        with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                _fail(path, "this is not a regular file", "Replace it by the file of the model")
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise SrdIOError(message(path, f"cannot read: {error.strerror or error}", "Check the path")) from None
+    if len(data) > limit:
+        _fail(path, f"larger than {limit} bytes", "This is not a file of a model; replace it")
+    return data
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe without writer blocks for ever
+
+
+def _check_link(path: Path, root: Path) -> None:
+    """Follow links only inside the folder, and into the blobs of the hub's cache that the folder is part of."""
+    real, folder = path.resolve(strict=True), root.resolve()
+    if real.is_relative_to(folder):
+        return
+    if real.parent.name == "blobs" and real.parent.parent in folder.parents:
+        return
+    what = "the file is a link that leaves the folder of the model"
+    _fail(path, what, "Copy the file into the folder if you trust it")
+
+
+def read_text(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = None) -> str:
+    """The UTF-8 text of a file; see `read_limited`."""
+    try:
+        return read_limited(path, limit, root=root).decode("utf-8")
+    except UnicodeDecodeError as error:
+        _fail(path, f"not UTF-8 at byte {error.start}", _FIX)
+
+
+def load_json(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = None) -> dict[str, Any]:
+    """The JSON object in a UTF-8 file. A repeated key is an error: readers differ on which value counts."""
+    return parse_object(read_limited(path, limit, root=root), path)
+
+
+def parse_object(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> dict[str, Any]:
+    """The JSON object in `data`, which was read from `path`. Raises FormatError."""
+    value = parse_json(data, path, values=values)
+    if not isinstance(value, dict):
+        _fail(path, f"a JSON object is expected, found {type(value).__name__}", _FIX)
+    return value
+
+
+def parse_json(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> Any:
+    """The JSON value in `data`, which was read from `path`: at most `values` values, no key twice in an object.
+
+    Raises FormatError.
+    """
+    found = sum(map(data.count, (b",", b"[", b"{")))  # every value begins the file or follows one of these
+    if found > values:
+        _fail(path, f"more than {values} values", "This is not a file of a model; replace it")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        _fail(path, f"not UTF-8 at byte {error.start}", _FIX)
+    except _RepeatedKeyError as error:
+        _fail(path, f"the key {error} occurs twice", "Delete the wrong one")
+    except json.JSONDecodeError as error:
+        _fail(path, f"not JSON: {error.msg} at line {error.lineno} column {error.colno}", _FIX)
+    except RecursionError:
+        _fail(path, "JSON nested too deep", _FIX)
+    except ValueError as error:  # an integer with thousands of digits
+        _fail(path, f"not JSON: {error}", _FIX)
+
+
+def _fail(path: Path, what: str, fix: str) -> NoReturn:
+    raise FormatError(message(path, what, fix)) from None
+
+
+class _RepeatedKeyError(Exception):
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(shown(key))
+            seen.add(key)
+    return result

@@ -1,0 +1,108 @@
+"""Added tokens: the tokens that are found in a text before the text is split, whatever file lists them.
+
+Four files can list them: tokenizer.json (``added_tokens``), tokenizer_config.json (``added_tokens_decoder`` and
+the tokens of roles), special_tokens_map.json and added_tokens.json. A token that any of these files marks special
+is special. All kinds of vocabularies get the same list from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from srd_rs.reading import shown
+from srd_rs.vocab.config import named_tokens
+from srd_rs.vocab.files import AddedToken, TokenizerJson, added_token, fail, listed, log, read_token_ids
+
+
+@dataclass
+class AddedTokens:
+    """The added tokens that the files of a folder list."""
+
+    folder: Path
+    tokens: dict[str, AddedToken]
+    named: set[str]
+    """Texts that tokenizer_config.json or special_tokens_map.json names as special tokens."""
+
+    @classmethod
+    def read(cls, folder: Path, file: TokenizerJson | None, config: dict[str, Any]) -> AddedTokens:
+        """The lists of `folder`; `file` is its tokenizer.json, `config` its tokenizer_config.json."""
+        named = named_tokens(config)
+        tokens: dict[str, AddedToken] = {}
+        for token in file.added if file else ():
+            tokens.setdefault(token.content, replace(token))
+        for token in decoder_tokens(config, folder / "tokenizer_config.json"):
+            known = tokens.get(token.content)
+            if known is not None:
+                token = replace(token, id=known.id, special=known.special or token.special)
+            tokens[token.content] = token
+        _add_old_file(tokens, folder / "added_tokens.json")
+        for text in named & tokens.keys():
+            tokens[text].special = True
+        return cls(folder, tokens, named)
+
+    def with_ids_of(self, vocab: Mapping[str, int]) -> list[AddedToken]:
+        """The tokens beside a vocabulary. A text that the vocabulary has keeps its id there, and a text of the
+        vocabulary that is named as a special token is an added token too."""
+        tokens = {text: replace(token, id=vocab.get(text, token.id)) for text, token in self.tokens.items()}
+        for text in sorted(self.named & vocab.keys()):
+            tokens.setdefault(text, AddedToken(vocab[text], text, special=True, normalized=False))
+        return list(tokens.values())
+
+    def id_of(self, text: str) -> int | None:
+        token = self.tokens.get(text)
+        return None if token is None else token.id
+
+
+def _add_old_file(tokens: dict[str, AddedToken], path: Path) -> None:
+    """Add what added_tokens.json lists. transformers reads that file only for lack of the newer ones, so a token
+    whose id a newer file gives to another text is left out."""
+    taken = {token.id for token in tokens.values()}
+    stale = []
+    for text, token_id in (read_token_ids(path) or {}).items():
+        token = AddedToken(token_id, text, special=False, normalized=False)
+        if text not in tokens and token_id in taken:
+            stale.append(token)
+        else:
+            tokens.setdefault(text, token)
+    if stale:
+        log.warning(
+            "%s: %d tokens are left out, because tokenizer.json or tokenizer_config.json gives their ids to other"
+            " tokens: %s",
+            path,
+            len(stale),
+            listed(stale),
+        )
+
+
+def decoder_tokens(config: dict[str, Any], place: Path) -> list[AddedToken]:
+    """``added_tokens_decoder`` of a tokenizer_config.json: an object from id, as text, to token."""
+    entries = config.get("added_tokens_decoder", {})
+    if not isinstance(entries, dict):
+        fail(place, "'added_tokens_decoder' is not an object", "Correct the file")
+    tokens = []
+    for key, entry in entries.items():
+        if not key.isascii() or not key.isdigit() or len(key) > 9:
+            fail(place, f"'added_tokens_decoder' has the id {shown(key)}", "Correct the file")
+        tokens.append(added_token(entry, int(key), place))
+    return tokens
+
+
+def within(tokens: Iterable[AddedToken], size: int, place: Path) -> list[AddedToken]:
+    """The tokens that have a row in the embedding of `size` rows. One warning names those that have none: the
+    model can neither read nor write them."""
+    inside: list[AddedToken] = []
+    beyond: list[AddedToken] = []
+    for token in tokens:
+        (inside if token.id < size else beyond).append(token)
+    if beyond:
+        log.warning(
+            "%s: the embedding has %d rows and none for %d added tokens, which are left out: %s",
+            place,
+            size,
+            len(beyond),
+            listed(beyond),
+        )
+    return inside

@@ -1,0 +1,45 @@
+"""tokenizer_config.json and special_tokens_map.json: which tokens they name as special."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.vocab.files import read_json
+
+_MORE_SPECIAL: Final = ("additional_special_tokens", "extra_special_tokens")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json. What the file leaves out, or sets to null, comes from special_tokens_map.json, which
+    older folders have; the lists of further special tokens are joined."""
+    config = read_json(folder / "tokenizer_config.json") or {}
+    for key, value in (read_json(folder / "special_tokens_map.json") or {}).items():
+        if key in _MORE_SPECIAL:
+            config[key] = [*_entries(config.get(key)), *_entries(value)]
+        elif key not in config:
+            config[key] = value
+    return config
+
+
+def token_text(entry: object) -> str | None:
+    """The text of a special token: written as text or as an object with ``content``."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else None
+
+
+def named_tokens(config: dict[str, Any]) -> set[str]:
+    """The texts that a configuration names as special: the tokens of roles (``bos_token`` and the like, or a
+    model's own) and the additional ones."""
+    entries = [value for key, value in config.items() if key.endswith("_token")]
+    for key in _MORE_SPECIAL:
+        entries += _entries(config.get(key))
+    return {text for entry in entries if (text := token_text(entry))}
+
+
+def _entries(value: object) -> list[Any]:
+    """A list of tokens, which may be written as an object from name to token."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
