@@ -107,11 +107,12 @@ class LlamaVocab:
         assert self._model, "llama.cpp refused the vocabulary"
         self._vocab = self._cpp.llama_model_get_vocab(self._model)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """The ids of a text, without those around a text. With `special`, control tokens are found in the text."""
         raw = text.encode()
         room = len(raw) + 16
         out = (self._cpp.llama_token * room)()
-        count = self._cpp.llama_tokenize(self._vocab, raw, len(raw), out, room, False, False)
+        count = self._cpp.llama_tokenize(self._vocab, raw, len(raw), out, room, False, special)
         assert count >= 0
         return list(out[:count])
 
@@ -180,3 +181,22 @@ def many_texts(count: int) -> list[str]:
         out.append(" ".join(source.choices(words, k=source.randint(1, 12))))
         out.append("".join(source.choices(letters, k=source.randint(1, 40))))
     return out[:count]
+
+
+def chat_texts(tokens: list[str], count: int) -> list[str]:
+    """Texts shaped like chats: turns between `tokens`, with and without spaces and newlines around them, always the
+    same."""
+    import random
+
+    source = random.Random(7)
+    words = " ".join(TEXTS).split(" ")
+    out = []
+    while len(out) < count:
+        parts = []
+        for _ in range(source.randint(1, 5)):
+            parts.append(source.choice(tokens))
+            parts.append(source.choice(["", "", "user\n", "assistant\n", " ", "\n", "\n\n", "  "]))
+            parts.append(" ".join(source.choices(words, k=source.randint(0, 8))))
+            parts.append(source.choice(["", "\n", " ", "\n\n", "   "]))
+        out.append("".join(parts))
+    return out

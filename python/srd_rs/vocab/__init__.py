@@ -130,24 +130,31 @@ class _Loader:
     def _sentencepiece(self, metadata: Metadata) -> None:
         file = self._open(with_model=False)
         added = self._added(file)
-        vocabulary = spm.from_model(self.folder, self.size, added, respell=self.arch != "phi3")
+        vocabulary, unlisted = spm.from_model(self.folder, self.size, added, respell=self.arch != "phi3")
         if file is not None:
-            vocabulary = self._newer(vocabulary, added) or vocabulary
+            vocabulary = self._from_newer_file(vocabulary, unlisted, added) or vocabulary
         self._write(metadata, vocabulary, "llama", "default", file, added)
 
-    def _newer(self, vocabulary: Vocabulary, added: AddedTokens) -> Vocabulary | None:
-        """The vocabulary of tokenizer.json, if that file has tokens for slots that tokenizer.model leaves open:
-        then tokenizer.model is the base model's, and transformers reads tokenizer.json."""
+    def _from_newer_file(
+        self, vocabulary: Vocabulary, unlisted: bool, added: AddedTokens
+    ) -> Vocabulary | None:
+        """The vocabulary of tokenizer.json, which transformers reads, where tokenizer.model says too little.
+
+        tokenizer.model can be the base model's and lack tokens for slots that tokenizer.json fills. Or the file has
+        user-defined pieces that are added tokens no more (`unlisted`): only tokenizer.json knows their merges.
+        """
         open_slots = set(vocabulary.unfilled())
-        file = self._open(with_model=True) if open_slots else None
+        file = self._open(with_model=True) if open_slots or unlisted else None
         if file is None or not spm.is_byte_fallback_bpe(file):
             return None
         vocab = file.model().get("vocab")
-        if not isinstance(vocab, dict) or open_slots.isdisjoint(vocab.values()):
+        if not isinstance(vocab, dict):
             return None
-        log.warning(
-            "%s: the file lacks tokens that tokenizer.json has, so tokenizer.json is read", vocabulary.place
-        )
+        if not open_slots.isdisjoint(vocab.values()):
+            what = "%s: the file lacks tokens that tokenizer.json has, so tokenizer.json is read instead"
+            log.warning(what, vocabulary.place)
+        elif not unlisted:
+            return None
         return spm.from_merges(file, self.size, added)
 
     def _tokenizer_json(self, metadata: Metadata) -> None:

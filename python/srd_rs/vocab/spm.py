@@ -126,17 +126,20 @@ def _varint(data: memoryview, at: int, path: Path) -> tuple[int, int]:
     fail(path, "a number of more than ten bytes", "Check that it is a SentencePiece model")
 
 
-def from_model(folder: Path, size: int, added: AddedTokens, *, respell: bool = True) -> Vocabulary:
-    """The vocabulary of ``tokenizer.model``, with the added tokens over the pieces.
+def from_model(
+    folder: Path, size: int, added: AddedTokens, *, respell: bool = True
+) -> tuple[Vocabulary, bool]:
+    """The vocabulary of ``tokenizer.model``, with the added tokens over the pieces; and whether the file has
+    user-defined pieces that are not listed as added tokens.
 
-    A user-defined piece becomes a user-defined token only by being listed as an added token, as llama.cpp's
-    converter has it. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp
+    Such a piece becomes a normal token, as in llama.cpp's converter, but has no score that says when it is merged.
+    With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp
     finds such tokens in the text as the user writes the text; and a token is special by its look too.
     """
-    vocabulary, ids = _from_pieces(folder / "tokenizer.model", size)
+    vocabulary, ids, user_defined = _from_pieces(folder / "tokenizer.model", size)
     tokens = added.with_ids_of(ids)
     vocabulary.put_added(_respelled(tokens, ids) if respell else tokens, by_look=respell)
-    return vocabulary
+    return vocabulary, not user_defined <= added.tokens.keys()
 
 
 def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[AddedToken]:
@@ -157,8 +160,8 @@ def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[Add
             yield token if spaced in texts else replace(token, content=spaced)
 
 
-def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int]]:
-    """The pieces of a tokenizer.model as a vocabulary, and their ids by text."""
+def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int], set[str]]:
+    """The pieces of a tokenizer.model as a vocabulary, their ids by text, and the texts of user-defined pieces."""
     vocabulary = Vocabulary(path, size)
     vocabulary.scores = [UNUSED_SCORE] * size
     kinds = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
@@ -171,7 +174,7 @@ def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int]]:
         kind = piece.kind if piece.kind in kinds else TokenType.NORMAL
         vocabulary.put(token_id, piece.text, kind, piece.score)
         ids.setdefault(piece.text, token_id)
-    return vocabulary, ids
+    return vocabulary, ids, {piece.text for piece in pieces if piece.kind == TokenType.USER_DEFINED}
 
 
 def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
