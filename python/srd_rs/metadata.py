@@ -173,10 +173,6 @@ class Metadata:
         """The kind of a key that is present; KeyError otherwise."""
         return self._entries[key][0]
 
-    def remove(self, key: str) -> None:
-        """Drop a key if it is there."""
-        self._entries.pop(key, None)
-
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 

@@ -8,7 +8,6 @@ follow from the same declaration. `to_json` is what Rust runs; no weight passes 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,39 +151,6 @@ class Transpose(_Unary):
 
     def to_json(self, name_of: Callable[[str], str] = str) -> Json:
         return {"op": "transpose", "of": self.of.to_json(name_of), "slices": self.slices}
-
-
-@dataclass(frozen=True)
-class PadRows(_Unary):
-    """Rows of `value` at the end, up to `rows` rows."""
-
-    rows: int
-    value: float = 0.0
-
-    @property
-    def shape(self) -> Shape:
-        return (self.rows, *self.of.shape[1:])
-
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "pad_rows", "of": self.of.to_json(name_of), "rows": self.rows, "value": self.value}
-
-
-@dataclass(frozen=True)
-class Reshape(_Unary):
-    """The same elements under another shape."""
-
-    to: Shape
-
-    def __post_init__(self) -> None:
-        if math.prod(self.to) != math.prod(self.of.shape):
-            raise ValueError(f"{self.of.shape} has not as many elements as {self.to}")
-
-    @property
-    def shape(self) -> Shape:
-        return self.to
-
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "reshape", "of": self.of.to_json(name_of), "shape": list(self.to)}
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Final
+from pkgutil import iter_modules
 
-from srd_rs.checkpoint import Checkpoint
+from srd_rs.checkpoint import Checkpoint, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
 from srd_rs.families.table import TensorSpec
@@ -14,19 +14,13 @@ from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "supported"]
 
-_MODULES: Final = (
-    "llama", "mistral3", "qwen", "phi3", "gemma", "gemma4", "bert", "gpt", "phi2", "granite", "smollm3",
-    "olmo2", "starcoder2", "stablelm",
-    "cohere", "olmo", "nemotron", "seed_oss", "exaone4", "arcee", "internlm2",
-)  # fmt: skip
-
 
 @cache
 def _families() -> dict[str, type[Family]]:
-    """Hugging Face class name -> family."""
+    """Hugging Face class name -> family. Every module of this package is looked through."""
     found: dict[str, type[Family]] = {}
-    for module in _MODULES:
-        for value in vars(import_module(f"srd_rs.families.{module}")).values():
+    for module in iter_modules(__path__):
+        for value in vars(import_module(f"{__name__}.{module.name}")).values():
             if isinstance(value, type) and issubclass(value, Family) and "classes" in vars(value):
                 found.update(dict.fromkeys(value.classes, value))
     return found
@@ -40,8 +34,7 @@ def supported() -> list[str]:
 def class_name(checkpoint: Checkpoint) -> str:
     """The class that config.json names, in its text part if it has one of its own. Raises ModelError."""
     config, file = checkpoint.config, checkpoint.folder / "config.json"
-    text = config.get("text_config")
-    named = text.get("architectures") if isinstance(text, dict) else None
+    named = text_part(config).get("architectures")
     architectures = named if named is not None else config.get("architectures")
     fix = 'Add the class of the model, such as ["LlamaForCausalLM"]'
     if architectures is None:
@@ -63,6 +56,6 @@ def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:
     family = _families().get(kind)
     if family is None:
         what = f"models of class {shown(kind)} are not supported"
-        fix = f"Convert a model of one of the families {', '.join(_MODULES)}"
+        fix = f"Convert a model of one of the classes {', '.join(supported())}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
     return family(checkpoint, kind).describe(name)

@@ -7,7 +7,8 @@ rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,19 @@ from typing import Any, ClassVar, Final
 
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import FormatError, ModelError, message
+from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.config import Config, normalise
 from srd_rs.families.general import Size, write_general
-from srd_rs.families.table import Table, TensorSpec
+from srd_rs.families.table import PLAIN, Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json, parse_json, read_limited, shown
 from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Source, Transform, Transpose
+
+log = logging.getLogger("srd_rs.families")
+
+MAX_HEAD_DIM: Final = 1 << 16
+"""Largest size of an attention head; published models have up to 512."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +83,6 @@ class Experts:
     parts: tuple[tuple[str, str, str], ...]
 
 
-# Parts of other modalities, by how their names begin or by what occurs in them; see the text models of
-# llama.cpp.
-_OTHER_PREFIXES: Final = (
-    "mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.",
-    "sound_projection.", "speech_embeddings.",
-)  # fmt: skip
-_OTHER_PARTS: Final = (
-    "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
-    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.",
-    "patch_merge_mlp.", "model.connector.",
-)  # fmt: skip
-_BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _QUANTISED: Final = (
     ".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".qweight", ".qzeros", ".scales", ".g_idx",
     ".absmax", ".quant_map", ".SCB", ".weight_packed", ".weight_shape", ".weight_zero_point", ".input_scale",
@@ -144,8 +139,6 @@ class Family:
     output_row: ClassVar[Row | None] = Row("lm_head", "output", "v d")
     layer_prefix: ClassVar[str] = "model.layers"
     embedding: ClassVar[str] = "model.embed_tokens.weight"
-    bare_prefix: ClassVar[str] = "model."
-    """Put before names of a checkpoint that was saved without a head (class names that end in ``Model``)."""
 
     def __init__(self, checkpoint: Checkpoint, class_name: str) -> None:
         self.checkpoint = checkpoint
@@ -188,11 +181,17 @@ class Family:
     def head_dim(self) -> int:
         stated = self.config.optional_count("head_dim")
         if stated is not None:
-            return stated
+            return self.check_head_dim("head_dim", stated)
         if self.n_embd % self.n_head:
             what = f"hidden_size {self.n_embd} is no multiple of num_attention_heads {self.n_head}"
             raise self.config.error(what, "Correct them, or add head_dim")
-        return self.n_embd // self.n_head
+        return self.check_head_dim("hidden_size / num_attention_heads", self.n_embd // self.n_head)
+
+    def check_head_dim(self, key: str, size: int) -> int:
+        """`size`, if a head can be that large: tables of this length are made before weights are looked at."""
+        if size > MAX_HEAD_DIM:
+            raise self.config.error(f"{key} is {size}, a head has at most {MAX_HEAD_DIM} values")
+        return size
 
     @cached_property
     def n_ff(self) -> int:
@@ -225,33 +224,63 @@ class Family:
 
     # Names of the checkpoint
 
-    def canonical(self, name: str) -> str | None:
-        """The name as the table knows it; None for a tensor that is not the text model's."""
-        if (
-            name.startswith(_OTHER_PREFIXES)
-            or any(part in name for part in _OTHER_PARTS)
-            or name.endswith(_BUFFERS)
-        ):
-            return None
-        name = name.replace("language_model.", "")
-        if self.class_name.endswith("Model") and not name.startswith(self.bare_prefix):
-            name = self.bare_prefix + name
-        return name
+    def canonical(self, name: str) -> str:
+        """The name of a tensor of the text model as the table knows the tensor."""
+        return name.replace("language_model.", "")
 
+    def left_out(self, name: str) -> str | None:
+        """Why a tensor is not written, for the warning; None for a tensor of the text model."""
+        return names.left_out(name)
+
+    @cached_property
     def text_tensors(self) -> dict[str, SourceTensor]:
-        """Canonical name -> tensor, in the order in which llama.cpp reads: shard by shard, sorted by name."""
-        result: dict[str, SourceTensor] = {}
-        shards = {tensor.shard: None for tensor in self.checkpoint.tensors.values()}
+        """Canonical name -> tensor, in the order in which llama.cpp reads: shard by shard, sorted by name.
+
+        A note says which prefixes were taken off or put before all names, a warning which tensors are left out.
+        """
+        tensors = self.checkpoint.tensors
+        short, wrappers = names.unwrapped(tensors)
+        if wrappers:
+            self._note("the names of all tensors are read without %s", " and ".join(map(repr, wrappers)))
+        refuse_adapter(self.checkpoint.folder, tensors)
+        extra_layers = names.prediction_layers(short.values(), self.n_layer)
+        kept: dict[str, SourceTensor] = {}
+        dropped: dict[str, list[str]] = {}
+        shards = {tensor.shard: None for tensor in tensors.values()}
         order = {shard: index for index, shard in enumerate(shards)}
-        for tensor in sorted(self.checkpoint.tensors.values(), key=lambda t: (order[t.shard], t.name)):
-            name = self.canonical(tensor.name)
-            if name is None:
+        for tensor in sorted(tensors.values(), key=lambda t: (order[t.shard], t.name)):
+            name = short[tensor.name]
+            why = names.MTP if names.layer_of(name) in extra_layers else self.left_out(name)
+            if why is not None:
+                dropped.setdefault(why, []).append(tensor.name)
                 continue
-            if name in result:
-                what = f"'{result[name].name}' and '{tensor.name}' both stand for {name}"
+            name = self.canonical(name)
+            if name in kept:
+                what = f"'{kept[name].name}' and '{tensor.name}' both stand for {name}"
                 raise ModelError(message(self.checkpoint.folder, what, "Remove one of them"))
-            result[name] = tensor
-        return result
+            kept[name] = tensor
+        if dropped:
+            groups = (
+                f"{count(len(found), 'tensor')} {why} ({some(found)})" for why, found in dropped.items()
+            )
+            self._note("left out, as they are not part of the text model: %s", "; ".join(groups))
+        return self._with_prefix(kept)
+
+    def _with_prefix(self, tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
+        """The names of a model that was saved from within: without the ``model.`` of the class with a head."""
+        prefix, _, bare = self.embedding.partition(".")
+        if self.embedding in tensors or bare not in tensors:
+            return tensors
+        if not self.class_name.endswith("Model"):
+            self._note("the names of the tensors lack the prefix %r, which is put before them", f"{prefix}.")
+        head = f"{self.output_row.source}." if self.output_row is not None else prefix
+        return {
+            name if name.startswith((f"{prefix}.", head)) else f"{prefix}.{name}": tensor
+            for name, tensor in tensors.items()
+        }
+
+    def _note(self, what: str, *values: object) -> None:
+        log.warning("%s: " + what, self.checkpoint.folder, *values)
 
     # Tensors
 
@@ -281,8 +310,6 @@ class Family:
     def table(self, present: Mapping[str, SourceTensor]) -> Table:
         """Every tensor of the model. `present` decides between layouts that occur in the wild."""
         table = Table()
-        for name, values in self.generated().items():
-            table.add(name, Generated(values))
         sizes = self.sizes(0)
         for row in self.top_rows:
             self._add_row(table, "", "", row, sizes)
@@ -470,9 +497,13 @@ class Family:
         refuse_quantised(self.checkpoint, self.config)
         _ = self.n_layer
         self.check()
-        present = self.text_tensors()
+        present = self.text_tensors
         self._check_vocabulary(present)
-        specs = self.table(present).resolve(present, self.checkpoint.folder)
+        table = self.table(present)
+        table.check(present, self.checkpoint.folder)
+        for key, values in self.generated().items():  # after the check: their length is that of a head
+            table.add(key, Generated(values))
+        specs = table.resolve(present, self.checkpoint.folder)
         metadata = Metadata()
         metadata.string("general.architecture", self.arch)
         for key, (kind, value) in self.extras.items():
@@ -532,16 +563,41 @@ def _pooling_folder(folder: Path) -> Path | None:
     return None
 
 
+def refuse_adapter(folder: Path, tensor_names: Collection[str]) -> None:
+    """Refuse a model with LoRA matrices beside its weights: the matrices would have to be added to the weights."""
+    lora = next((name for name in tensor_names if ".lora_A." in name or ".lora_B." in name), None)
+    if lora is not None:
+        what = f"the checkpoint holds LoRA matrices that are not merged ('{lora}')"
+        raise ModelError(
+            message(folder, what, "Merge them into the model (peft: merge_and_unload), then convert")
+        )
+
+
 def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
-    """A checkpoint that is quantised already: its codes and scales are no weights. Plain FP8 without scales
-    is fine."""
+    """Refuse a checkpoint that is quantised already: its codes and scales are no weights.
+
+    Plain FP8 without scales is fine. So is a bitsandbytes configuration that a merge left behind, if every tensor
+    is a plain float and none is a code or a scale: a warning says so.
+    """
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else stated
     if isinstance(stated, dict) and method is None and stated:
         method = next((key for key in ("load_in_4bit", "load_in_8bit") if stated.get(key)), "unknown")
-    scales = next((name for name in checkpoint.tensors if name.endswith(_QUANTISED)), None)
+    code = next((name for name in checkpoint.tensors if _is_code(name)), None)
+    odd = next((t for t in checkpoint.tensors.values() if t.dtype not in PLAIN), None)
+    if code is None and method == "fp8":
+        return
+    if code is None and odd is None and method in ("bitsandbytes", "load_in_4bit", "load_in_8bit"):
+        what = "%s: quantization_config names bitsandbytes, but every tensor is a plain float: the entry is left over"
+        log.warning(what + " from training and is ignored", config.file)
+        return
     signs = [] if method is None else [f"quantization_config: {shown(method)}"]
-    signs += [] if scales is None else [f"it has '{scales}'"]
-    if signs and not (method == "fp8" and scales is None):
+    signs += [] if code is None else [f"it has '{code}'"]
+    if signs:
         what = f"the checkpoint is quantised already ({', '.join(signs)})"
         raise config.error(what, "Convert the original checkpoint in BF16, F16 or F32")
+
+
+def _is_code(name: str) -> bool:
+    """Whether a tensor holds codes, scales or tables of a quantised checkpoint, by its name."""
+    return name.endswith(_QUANTISED) or ".quant_state." in name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from srd_rs.families import names
 from srd_rs.families.base import Family, Row
 from srd_rs.metadata import Metadata
 
@@ -26,7 +27,6 @@ class Bert(Family):
     writes_head_count_kv = False
     layer_prefix = "encoder.layer"
     embedding = "embeddings.word_embeddings.weight"
-    bare_prefix = ""
     output_row = None
     top_rows = (
         Row("embeddings.word_embeddings", "token_embd", "v d"),
@@ -45,14 +45,15 @@ class Bert(Family):
         Row("output.LayerNorm", "layer_output_norm", "d", bias="yes"),
     )
 
-    def canonical(self, name: str) -> str | None:
+    def canonical(self, name: str) -> str:
         name = name.removeprefix("bert.")
         for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # TensorFlow's names
             if name.endswith(old):
                 name = name.removesuffix(old) + new
-        if name == "embeddings.position_ids" or name.startswith(_HEADS):
-            return None
         return super().canonical(name)
+
+    def left_out(self, name: str) -> str | None:
+        return names.HEAD if name.removeprefix("bert.").startswith(_HEADS) else super().left_out(name)
 
     def sizes(self, layer: int) -> dict[str, int]:
         context, types = self.config.count("max_position_embeddings"), self.config.count("type_vocab_size")

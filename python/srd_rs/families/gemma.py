@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+from srd_rs.families import names
 from srd_rs.families.base import GATED_FFN, HEAD_NORMS, LLAMA_LAYER, Family, Row
 from srd_rs.metadata import Metadata
 
@@ -49,8 +50,14 @@ class Gemma(Family):
     top_rows = plus_one(Family.top_rows)
     output_row = None
 
-    def canonical(self, name: str) -> str | None:
-        return None if name == "lm_head.weight" else super().canonical(name)  # a copy of the embedding
+    def left_out(self, name: str) -> str | None:
+        return names.COPY if name == "lm_head.weight" else super().left_out(name)
+
+    def check(self) -> None:
+        untied = self.config.get("tie_word_embeddings") is False
+        if untied and any(name.endswith("lm_head.weight") for name in self.checkpoint.tensors):
+            what = "tie_word_embeddings is false, but llama.cpp's Gemma has no output matrix of its own"
+            raise self.config.error(what, "Set it to true if lm_head.weight is a copy of the embedding")
 
     def write_metadata(self, metadata: Metadata) -> None:
         arch, config = self.arch, self.config

@@ -133,6 +133,9 @@ class Gemma4(Family):
 
     @cached_property
     def head_dim_full(self) -> int:
+        return self.check_head_dim("global_head_dim", self._head_dim_full())
+
+    def _head_dim_full(self) -> int:
         if self.config.stated("global_head_dim"):
             return self.config.count("global_head_dim")
         per_layer = self._of_full_layers("head_dim")

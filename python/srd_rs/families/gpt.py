@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from srd_rs.families import names
 from srd_rs.families.base import Family, Row
 from srd_rs.metadata import Metadata
 from srd_rs.transforms import Concat, Rows, Source, Transform
@@ -26,7 +27,6 @@ class Gpt2(Family):
     }
     layer_prefix = "h"
     embedding = "wte.weight"
-    bare_prefix = ""
     top_rows = (
         Row("wte", "token_embd", "v d"),
         Row("wpe", "position_embd", "context d"),
@@ -45,9 +45,12 @@ class Gpt2(Family):
     def n_ff(self) -> int:
         return self.config.optional_count("n_inner") or 4 * self.n_embd
 
-    def canonical(self, name: str) -> str | None:
-        name = name.removeprefix("transformer.")
-        return None if name.endswith((".attn.bias", ".attn.masked_bias")) else super().canonical(name)
+    def canonical(self, name: str) -> str:
+        return super().canonical(name.removeprefix("transformer."))
+
+    def left_out(self, name: str) -> str | None:
+        masks = (".attn.bias", ".attn.masked_bias")
+        return names.BUFFER if name.endswith(masks) else super().left_out(name)
 
     def sizes(self, layer: int) -> dict[str, int]:
         context = self.config.count("max_position_embeddings")

@@ -85,7 +85,7 @@ class Mixtral(Llama):
     def written_head_dim(self) -> int | None:
         return self.config.optional_count("head_dim")
 
-    def canonical(self, name: str) -> str | None:
+    def canonical(self, name: str) -> str:
         name = name.replace(".mlp.gate.", ".block_sparse_moe.gate.")  # as transformers 5 saves it
         return super().canonical(name)
 
@@ -94,7 +94,7 @@ class Mixtral(Llama):
 
     def experts(self, layer: int) -> Experts:
         prefix = f"{self.layer_prefix}.{layer}.mlp.experts.gate_up_proj"
-        if prefix in self.checkpoint.tensors:
+        if prefix in self.text_tensors:
             return Experts("mlp.experts", ())
         parts = (("w1", "ffn_gate_exps", "f d"), ("w2", "ffn_down_exps", "d f"), ("w3", "ffn_up_exps", "f d"))
         return Experts("block_sparse_moe.experts", parts)

@@ -26,10 +26,6 @@ class Mistral3(Llama):
         }
     }
 
-    def canonical(self, name: str) -> str | None:
-        known = super().canonical(name)
-        return None if known is None or known.startswith("multi_modal_projector") else known
-
     def check(self) -> None:
         if self.config.get("model_type") == "mistral4":
             raise self.config.error("Mistral 4 is not supported", "Convert it with llama.cpp")

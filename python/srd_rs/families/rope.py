@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from srd_rs.families.config import Config
 from srd_rs.metadata import Metadata
 from srd_rs.reading import shown
 
-PER_TYPE: Final = ("full_attention", "sliding_attention")
+_PER_TYPE: Final = ("full_attention", "sliding_attention")
 _KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional")
 _LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
 
@@ -30,8 +30,6 @@ class Rope:
 
     full: dict[str, Any]
     sliding: dict[str, Any] | None = None
-    nested: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -45,22 +43,24 @@ def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None
     files).
     """
     raw = config.mapping("rope_scaling") or config.mapping("rope_parameters")
-    nested = any(isinstance(raw.get(kind), dict) for kind in PER_TYPE)
-    if nested:
-        full = dict(raw.get("full_attention") or {})
-        sliding = dict(raw.get("sliding_attention") or {}) or None
+    if any(raw.get(kind) is not None for kind in _PER_TYPE):
+        full, sliding = (_of_type(config, raw, kind) for kind in _PER_TYPE)
     else:
-        full, sliding = dict(raw), None
-    if theta_sliding is not None:
-        sliding = sliding or {}
-        if sliding.get("rope_theta") is None:
-            sliding["rope_theta"] = config.get("rope_local_base_freq", theta_sliding)
+        full, sliding = dict(raw), {}
+    if theta_sliding is not None and sliding.get("rope_theta") is None:
+        sliding["rope_theta"] = config.get("rope_local_base_freq", theta_sliding)
     _complete(config, full, theta)
-    if sliding is not None:
+    if sliding:
         _complete(config, sliding, theta)
-    return Rope(
-        full, sliding, nested, {key: raw[key] for key in raw if key not in PER_TYPE} if nested else {}
-    )
+    return Rope(full, sliding or None)
+
+
+def _of_type(config: Config, raw: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The parameters of one type of layers, empty if there are none."""
+    params = raw.get(kind)
+    if params is not None and not isinstance(params, dict):
+        raise config.error(f"the RoPE parameters of {kind} are {shown(params)}, an object is expected")
+    return dict(params or {})
 
 
 def _complete(config: Config, params: dict[str, Any], theta: float) -> None:

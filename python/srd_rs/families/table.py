@@ -17,7 +17,9 @@ from srd_rs.checkpoint import SourceTensor
 from srd_rs.errors import ModelError, message
 from srd_rs.transforms import Generated, Shape, Transform
 
-READABLE: Final = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PLAIN: Final = ("F64", "F32", "F16", "BF16")
+"""safetensors dtypes of weights that are not quantised."""
+READABLE: Final = (*PLAIN, "F8_E4M3", "F8_E5M2")
 """safetensors dtypes that can be decoded to f32."""
 
 MAX_DIMENSIONS: Final = 4
@@ -84,12 +86,19 @@ class Table:
 
         `tensors`: canonical name -> tensor, in file order. Raises ModelError.
         """
+        return [_spec(entry, tensors) for entry in _in_order(self._checked(tensors, folder), tensors)]
+
+    def check(self, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
+        """Hold the declared tensors against those that are there. Raises ModelError."""
+        self._checked(tensors, folder)
+
+    def _checked(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[_Entry]:
         users = self._users()
         self._check_unknown(tensors, users, folder)
         entries = self._present(tensors, folder)
         for entry in entries:
             _check_shapes(entry, tensors, folder)
-        return [_spec(entry, tensors) for entry in _in_order(entries, tensors)]
+        return entries
 
     def _users(self) -> dict[str, list[_Entry]]:
         users: dict[str, list[_Entry]] = {}
@@ -103,7 +112,7 @@ class Table:
     ) -> None:
         unknown = [tensor.name for name, tensor in tensors.items() if name not in users]
         if unknown:
-            what = f"{_plural(len(unknown), 'tensor')} that the architecture does not have: {_some(unknown)}"
+            what = f"{count(len(unknown), 'tensor')} that the architecture does not have: {some(unknown)}"
             raise ModelError(
                 message(
                     folder,
@@ -123,7 +132,7 @@ class Table:
                 missing += absent
         if missing:
             missing = list(dict.fromkeys(missing))
-            what = f"{_plural(len(missing), 'tensor')} missing from the checkpoint: {_some(missing)}"
+            what = f"{count(len(missing), 'tensor')} missing from the checkpoint: {some(missing)}"
             raise ModelError(
                 message(
                     folder, what, "Download the checkpoint again, or correct num_hidden_layers in config.json"
@@ -143,7 +152,7 @@ def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Pa
             )
         if tensor.dtype not in READABLE:
             what = f"has type {tensor.dtype}, which holds no plain weights"
-            raise ModelError(message(place, what, f"Convert from a checkpoint in {', '.join(READABLE[:3])}"))
+            raise ModelError(message(place, what, f"Convert from a checkpoint in {', '.join(PLAIN)}"))
     if len(entry.transform.shape) > MAX_DIMENSIONS:
         what = f"has {len(entry.transform.shape)} dimensions, GGUF has at most {MAX_DIMENSIONS}"
         raise ModelError(message(f"tensor '{entry.name}'", what, "This tensor cannot be converted"))
@@ -179,10 +188,12 @@ def _dims(shape: Sequence[int]) -> str:
     return text or "()"
 
 
-def _plural(count: int, what: str) -> str:
-    return f"1 {what}" if count == 1 else f"{count} {what}s"
+def count(number: int, what: str) -> str:
+    """``1 tensor`` or ``2 tensors``."""
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, quoted, for a message."""
     shown = ", ".join(repr(name if len(name) <= 120 else name[:117] + "...") for name in names[:_LISTED])
     return shown + (", ..." if len(names) > _LISTED else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, NoReturn
 
 from srd_rs.errors import ModelError, message
@@ -19,6 +20,8 @@ from srd_rs.vocab.vocabulary import PIECE_SPACE, TokenType
 _NEVER: Final = (TokenType.CONTROL, TokenType.UNUSED)
 _MAX_WORD: Final = 100
 """Characters of a word that WordPiece takes apart; longer ones are unknown, as in BERT."""
+_MAX_PIECE: Final = 4096
+"""Characters of a piece that merges make; published vocabularies have up to 256."""
 _PREFIX: Final = "tokenizer.ggml."
 
 
@@ -152,14 +155,18 @@ def _sentencepiece(vocabulary: _Vocabulary) -> Any:
 
 
 def _merges_by_score(vocabulary: _Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Every cut of a normal token into two, best scores first; of equal scores the lower id."""
+    """Every cut of a normal token into two normal tokens, best scores first; of equal scores the lower id."""
     scores, types = vocabulary.scores(), vocabulary.types
     parts = {text for text, i in ids.items() if types[i] == TokenType.NORMAL}
+    lengths = sorted({len(text) for text in parts})
+    if lengths and lengths[-1] > _MAX_PIECE:
+        longest = max(parts, key=len)
+        vocabulary.refuse(f"token {ids[longest]} has {len(longest)} characters, more than {_MAX_PIECE}")
     made = sorted((-scores[ids[text]], ids[text], text) for text in parts if len(text) > 1)
     return [
         (text[:cut], text[cut:])
         for _, _, text in made
-        for cut in range(1, len(text))
+        for cut in takewhile(len(text).__gt__, lengths)
         if text[:cut] in parts and text[cut:] in parts
     ]
 

@@ -1,0 +1,81 @@
+"""Names of a checkpoint's tensors: what training wrappers put before them, and which are not the text model's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Final
+
+_WRAPPERS: Final = ("_orig_mod.", "module.", "base_model.model.")
+"""Prefixes of torch.compile, of data-parallel training, and of PEFT models that were merged but not unwrapped."""
+
+OTHER_MODALITY: Final = "of vision, audio or a projector"
+BUFFER: Final = "buffers, which are computed anew"
+MTP: Final = "of multi-token prediction"
+HEAD: Final = "of heads for training"
+COPY: Final = "a copy of the embedding"
+
+# Parts of other modalities, by how their names begin or by what occurs in them; see the text models of
+# llama.cpp.
+_OTHER_PREFIXES: Final = (
+    "mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.",
+    "sound_projection.", "speech_embeddings.",
+)  # fmt: skip
+_OTHER_PARTS: Final = (
+    "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
+    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.",
+    "patch_merge_mlp.", "model.connector.",
+)  # fmt: skip
+_BUFFERS: Final = (
+    ".attention.masked_bias", ".attention.bias", "rotary_emb.inv_freq", "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached", "position_ids", "rotary_pos_emb.inv_freq",
+)  # fmt: skip
+_MTP: Final = re.compile(r"(^|\.)mtp(_layers|_block|_head)?\.")
+_HEADS: Final = re.compile(r"(v_head|value_head|reward_head|rm_head|score)\.")
+_LAYER: Final = re.compile(r"(^|\.)layers\.(\d{1,9})\.")
+_MTP_PARTS: Final = (".eh_proj.weight", ".enorm.weight", ".hnorm.weight", ".shared_head.norm.weight")
+
+
+def unwrapped(names: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Each name without the prefixes that wrappers put before all of them, and these prefixes."""
+    found: list[str] = []
+    shorter = {name: name for name in names}
+    while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in shorter.values())), None):
+        found.append(prefix)
+        shorter = {name: short.removeprefix(prefix) for name, short in shorter.items()}
+        if not shorter:
+            break
+    inner = "._orig_mod."
+    if any(inner in short for short in shorter.values()):
+        found.append(inner[1:])
+        shorter = {name: short.replace(inner, ".") for name, short in shorter.items()}
+    return shorter, found
+
+
+def left_out(name: str) -> str | None:
+    """Why a tensor is not the text model's; None for one that is, or that nobody knows."""
+    if name.endswith(_BUFFERS):
+        return BUFFER
+    if _MTP.search(name):
+        return MTP
+    if _HEADS.match(name):
+        return HEAD
+    if name.startswith(_OTHER_PREFIXES) or any(part in name for part in _OTHER_PARTS):
+        return OTHER_MODALITY
+    return None
+
+
+def prediction_layers(names: Iterable[str], n_layer: int) -> set[int]:
+    """The layers behind the last one that predict further tokens: they have projections that no other layer has."""
+    found = set()
+    for name in names:
+        match = _LAYER.search(name)
+        if match and int(match[2]) >= n_layer and name.endswith(_MTP_PARTS):
+            found.add(int(match[2]))
+    return found
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a tensor belongs to."""
+    match = _LAYER.search(name)
+    return int(match[2]) if match else None
