@@ -105,18 +105,28 @@ def fixture_folder() -> Path:
         pytest.skip(
             f"{archive} is not here (SRD_SHARED, SRD_FIXTURES): nothing was compared with llama.cpp's files"
         )
+    return _checked(unpacked(archive), f"delete it to unpack {archive} again")
+
+
+def bugs_folder() -> Path:
+    """The folder of the checkpoints as people really have them; skips the test where the archive is not at hand."""
+    return unpacked(require(SHARED / "fixtures" / "bugs" / "bugs.tar.xz"))
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder that holds what is in `archive` (``NAME.tar.xz``), unpacked once for all runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "srd-rs-tests"
-    folder = cache / f"a-{archive.stat().st_size}"
+    folder = cache / f"{archive.name.removesuffix('.tar.xz')}-{archive.stat().st_size}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         # Several test processes begin at once: one unpacks, the others wait.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=cache) as scratch, tarfile.open(archive) as tar:
-                unpacked = Path(scratch) / "a"
-                tar.extractall(unpacked, filter="data")
-                unpacked.rename(folder)
-    return _checked(folder, f"delete it to unpack {archive} again")
+                inside = Path(scratch) / "inside"
+                tar.extractall(inside, filter="data")
+                inside.rename(folder)
+    return folder
 
 
 def _checked(folder: Path, hint: str) -> Path:

@@ -93,16 +93,18 @@ def proto_piece(text: str, score: float, kind: int = 1) -> bytes:
 
 
 class LlamaVocab:
-    """llama.cpp's tokenizer for some metadata, through a GGUF without tensors."""
+    """llama.cpp's tokenizer for some metadata, through a GGUF without tensors written to `path`; or, without
+    metadata, for the GGUF at `path`, whose weights are loaded too."""
 
-    def __init__(self, metadata: Metadata, path: Path) -> None:
+    def __init__(self, metadata: Metadata | None, path: Path) -> None:
         from srd_rs.eval.library import library
 
         # There is one log function for the process: another's own would leave it hanging when it is collected.
         self._cpp = library()
-        _write_gguf(path, metadata)
         params = self._cpp.llama_model_default_params()
-        params.vocab_only = True
+        if metadata is not None:
+            _write_gguf(path, metadata)
+            params.vocab_only = True
         self._model = self._cpp.llama_model_load_from_file(str(path).encode(), params)
         assert self._model, "llama.cpp refused the vocabulary"
         self._vocab = self._cpp.llama_model_get_vocab(self._model)
@@ -115,6 +117,11 @@ class LlamaVocab:
         count = self._cpp.llama_tokenize(self._vocab, raw, len(raw), out, room, False, special)
         assert count >= 0
         return list(out[:count])
+
+    def ends(self) -> set[int]:
+        """The ids at which llama.cpp ends its turn."""
+        count = self._cpp.llama_vocab_n_tokens(self._vocab)
+        return {i for i in range(count) if self._cpp.llama_vocab_is_eog(self._vocab, i)}
 
     def close(self) -> None:
         self._cpp.llama_model_free(self._model)

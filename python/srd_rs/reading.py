@@ -22,6 +22,10 @@ MAX_CONFIG_BYTES: Final = 16 << 20
 MAX_CONFIG_VALUES: Final = 1 << 20
 """Largest number of values in such a file: 150 000 added tokens have as many."""
 
+MAX_POINTER_BYTES: Final = 1024
+"""Largest Git LFS pointer, in bytes."""
+
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _FIX: Final = "Download the file again"
 
 
@@ -49,6 +53,9 @@ def read_limited(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None
         raise SrdIOError(message(path, f"cannot read: {error.strerror or error}", "Check the path")) from None
     if len(data) > limit:
         _fail(path, f"larger than {limit} bytes", "This is not a file of a model; replace it")
+    if data.startswith(_LFS_POINTER):
+        what = "this is a Git LFS pointer, which stands for a file that was not downloaded"
+        _fail(path, what, "Run: git lfs pull")
     return data
 
 
