@@ -1,0 +1,166 @@
+"""Small files of a model folder that take all memory or hours, block, or point elsewhere: one clear line each, within
+150 MB and 2 seconds of CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srd_rs.errors import ModelError
+from srd_rs.vocab.tokenizer import from_metadata
+from support import EXAMPLE, Run, srd
+
+MAX_RSS = 150 * 10**6
+MAX_CPU = 2.0
+EMPTY_LISTS = "[" + "[]," * 5_000_000 + "[]]"
+
+
+def dry_run(folder: Path) -> Run:
+    run = srd("convert", folder, "-o", folder / "out.gguf", "--dry-run", "--no-axm", "--no-met", timeout=30)
+    assert run.peak_rss <= MAX_RSS, run.peak_rss
+    assert run.cpu_s <= MAX_CPU, run.cpu_s
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(EXAMPLE, folder)
+    return folder
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def refused(run: Run, *words: str) -> None:
+    assert run.code == 1, run.stderr
+    assert "internal" not in run.stderr and "Traceback" not in run.stderr
+    assert all(word in run.stderr for word in words), run.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"global_head_dim": 2147483646},
+        {"global_head_dim": 65536},
+        {"head_dim": 2147483646},
+        {"head_dim": 32768},
+    ],
+    ids=str,
+)
+def test_head_sizes_are_checked_before_tables_are_made(model: Path, change: dict[str, int]) -> None:
+    edited(model / "config.json", lambda config: config.update(change))
+    refused(dry_run(model))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_flood_of_lists_is_counted_before_it_is_parsed(model: Path, name: str) -> None:
+    (model / name).write_text('{"a": ' + EMPTY_LISTS + "}")
+    refused(dry_run(model), name, "values")
+
+
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+@pytest.mark.parametrize("value", ["x", 5, [1]], ids=str)
+def test_rope_parameters_of_a_layer_type_are_an_object(model: Path, kind: str, value: Any) -> None:
+    edited(model / "config.json", lambda config: config["rope_parameters"].update({kind: value}))
+    refused(dry_run(model), "config.json", kind)
+
+
+def test_a_subword_prefix_is_text(model: Path) -> None:
+    edited(model / "tokenizer.json", lambda file: file["model"].update(continuing_subword_prefix=5))
+    refused(dry_run(model), "tokenizer.json", "continuing_subword_prefix")
+
+
+def test_many_ids_without_row_are_one_line(model: Path) -> None:
+    ids = {f"<{i}>": 1_000_000 + i for i in range(200_000)}
+    (model / "added_tokens.json").write_text(json.dumps(ids))
+    run = dry_run(model)
+    assert run.code == 0, run.stderr
+    assert run.stderr.count("added_tokens") + run.stderr.count("added tokens") <= 2
+    assert "200000" in run.stderr and len(run.stderr) < 2000
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "tags: [" + "'" * 1_000_000,
+        "tags: [" + "a," * 500_000 + "]",
+        "tags: " + "[" * 1_000_000,
+        "a: &a [x]\n" + "".join(f"b{i}: [*a, *a]\n" for i in range(2000)),
+        "license: \x00\x01",
+        "- no\n- mapping",
+        "license: mit\n" + "model-index:\n" + "- name: x\n" * 80_000,
+    ],
+    ids=lambda text: str(text)[:12],
+)
+def test_a_model_card_never_stops_a_conversion(model: Path, front: str) -> None:
+    (model / "README.md").write_text(f"---\n{front}\n---\n# Title\n")
+    run = dry_run(model)
+    assert run.code == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "config.json"])
+def test_links_out_of_the_folder_are_not_followed(model: Path, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text((model / name).read_text() if (model / name).exists() else "SECRET")
+    for target in (secret, Path("/proc/self/environ"), Path("../secret")):
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to(target)
+        refused(dry_run(model), name, "link")
+
+
+def test_a_link_of_additional_templates_is_not_followed(model: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.jinja").write_text("SECRET")
+    (model / "additional_chat_templates").symlink_to(outside)
+    refused(dry_run(model), "x.jinja", "link")
+
+
+def test_the_card_behind_a_link_is_left_out(model: Path) -> None:
+    (model / "README.md").unlink(missing_ok=True)
+    (model / "README.md").symlink_to("/proc/self/environ")
+    assert dry_run(model).code == 0
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    repo = tmp_path / "models--org--name"
+    snapshot, blobs = repo / "snapshots" / "abc", repo / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in EXAMPLE.iterdir():
+        if path.is_file():
+            shutil.copy(path, blobs / f"{path.name}-blob")
+            (snapshot / path.name).symlink_to(f"../../blobs/{path.name}-blob")
+    assert dry_run(snapshot).code == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "README.md", "chat_template.jinja"])
+def test_a_pipe_does_not_block(model: Path, name: str) -> None:
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name)
+    assert dry_run(model).code in (0, 1)
+
+
+def test_a_long_token_takes_no_square_of_its_length() -> None:
+    tokens = ["<unk>", "a", "b", "ab", "a" * 300_000, "b" * 1_000_000]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [2, 1, 1, 1, 1, 1],
+        "tokenizer.ggml.scores": [0.0] * 6,
+    }
+    start = time.process_time()
+    with pytest.raises(ModelError, match="1000000 characters"):
+        from_metadata(metadata, "model", "Do something")
+    assert time.process_time() - start < MAX_CPU
