@@ -32,8 +32,8 @@ WRITES = {
     "srd-rs extract model-Q4_K_M.axm": "model-Q4_K_M-Q5_K_M.gguf",
     "-o model.calib": "model.calib",
 }
-#: Two paragraphs more than the chunks that the commands of the documents score.
-TEXT_BYTES = 400_000
+#: Letters of the texts that the commands score: a few chunks of 512 tokens, and one window of 2304.
+TEXT_LETTERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands run."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "path" / "to").mkdir(parents=True)
-    (folder / "path" / "to" / "model").symlink_to(EXAMPLE)
+    # A copy, because outputs are named after the folder.
+    shutil.copytree(EXAMPLE, folder / "path" / "to" / "model")
     (folder / "examples").mkdir()
     (folder / "examples" / "wiki-gemma4").symlink_to(EXAMPLE)
     (folder / "models").mkdir()
-    run = srd("convert", EXAMPLE, "-q", "BF16", "-o", folder / "model-BF16.gguf", "--no-axm", "--no-met")
-    assert run.code == 0, run.stderr
-    shutil.copyfile(folder / "model-BF16.gguf", folder / "BF16.gguf")
-    text = gzip.decompress((REPO / "python" / "srd_rs" / "data" / "builtin.txt.gz").read_bytes())
+    for quant in ("BF16", "Q4_K_M", "Q5_K_M"):
+        gguf = folder / f"model-{quant}.gguf"
+        run = srd("convert", EXAMPLE, "-q", quant, "-o", gguf, "--no-axm", "--no-met")
+        assert run.code == 0, run.stderr
+    text = gzip.decompress((REPO / "python" / "srd_rs" / "data" / "builtin.txt.gz").read_bytes()).decode()
     for name in ("TEXT", "wiki.test.raw"):
-        (folder / name).write_bytes(text[:TEXT_BYTES])
+        (folder / name).write_text(text[:TEXT_LETTERS], encoding="utf-8")
     return folder
 
 

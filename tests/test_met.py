@@ -412,7 +412,7 @@ def test_a_moved_pair_still_fits(gguf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".png", ".svg"])
 def test_a_picture(ending: str, gguf: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the plot was not drawn")
     picture = gguf.with_name(f"p{ending}")
     run = srd("met", gguf, "--no-digest", "--plot", picture)
     assert run.code == 0 and str(picture) in run.stdout, run.stderr

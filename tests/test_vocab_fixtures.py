@@ -83,8 +83,12 @@ def test_scores_from_merges_are_those_of_the_model_they_came_from(fixtures: Path
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma4_e2b", "qwen2"])
 def test_llama_cpp_tokenises_as_the_tokenizer_does(fixtures: Path, tmp_path: Path, name: str) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    pytest.importorskip("llama_cpp")
+    tokenizers = pytest.importorskip(
+        "tokenizers", reason="tokenizers is not installed: nothing was compared with it"
+    )
+    pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed: nothing was compared with llama.cpp"
+    )
     metadata, _ = load_fixture(fixtures / name)
     theirs = tokenizers.Tokenizer.from_file(str(fixtures / name / "tokenizer.json"))
     ours = LlamaVocab(metadata, tmp_path / "vocab.gguf")

@@ -79,7 +79,9 @@ def trained(pre_tokenizer: dict[str, Any], ignore_merges: bool) -> dict[str, Any
     """A tokenizer.json that the tokenizers library trained, splitting as `pre_tokenizer` says."""
     import json
 
-    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers = pytest.importorskip(
+        "tokenizers", reason="tokenizers is not installed: nothing was compared with it"
+    )
     base = byte_bpe(*byte_vocabulary(("a", "b")), pre_tokenizer=pre_tokenizer)
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(base))
     alphabet = list(byte_vocabulary()[0])
@@ -107,7 +109,9 @@ def test_name_and_llama_cpp_splits_the_same(
     file = trained(pre_tokenizer, ignore_merges)
     metadata = load_json(tmp_path, file)
     assert metadata.get("tokenizer.ggml.pre") == name
-    pytest.importorskip("llama_cpp")
+    pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed: nothing was compared with llama.cpp"
+    )
     import tokenizers
 
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
