@@ -10,10 +10,10 @@ _WRAPPERS: Final = ("_orig_mod.", "module.", "base_model.model.")
 """Prefixes of torch.compile, of data-parallel training, and of PEFT models that were merged but not unwrapped."""
 
 OTHER_MODALITY: Final = "of vision, audio or a projector"
-BUFFER: Final = "buffers, which are computed anew"
+BUFFER: Final = "of buffers, which are computed anew"
 MTP: Final = "of multi-token prediction"
 HEAD: Final = "of heads for training"
-COPY: Final = "a copy of the embedding"
+COPY: Final = "with a copy of the embedding"
 
 # Parts of other modalities, by how their names begin or by what occurs in them; see the text models of
 # llama.cpp.
