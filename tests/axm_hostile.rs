@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use srd_rs::Error;
-use srd_rs::formats::axm::reader::check_front;
+use srd_rs::formats::axm::reader::check_metadata;
 use srd_rs::sign::{sha256, tags};
 
 fn golden() -> Vec<u8> {
@@ -34,7 +34,7 @@ fn rehash(data: &mut [u8]) {
 }
 
 fn check(data: &[u8]) -> Result<(), Error> {
-    check_front(data, data.len() as u64, Path::new("x.axm")).map(drop)
+    check_metadata(data, data.len() as u64, Path::new("x.axm")).map(drop)
 }
 
 #[test]

@@ -91,10 +91,19 @@ class Container:
         signing: str,
         threads: int,
         overwrite: bool,
+        drop_signature: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> str: ...
-    def detach(self, output: str) -> None: ...
-    def attest(self, files: list[str], verified: str, sign_key: str | None) -> str: ...
+    def detach(self, output: str, overwrite: bool = False) -> None: ...
+    def attest(
+        self,
+        paths: list[str],
+        verified: str,
+        sign_key: str | None,
+        output: str,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None: ...
 
 class Calibration:
     def to_json(self) -> str: ...

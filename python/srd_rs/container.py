@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +26,19 @@ from srd_rs.system import cpus
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification found; one that fails raises VerificationError instead.
+    """What a verification found. A verification that fails raises VerificationError instead.
 
-    `authentic`: the tags were checked with the master key; without it only integrity is known.
-    `public_key` is that of an Ed25519 signature of this manifest; whose key it is, is known only if
-    `public_key_checked`.
+    `verified` is true if the container was held against a master key, a public key or a fingerprint. Without any of
+    them (``use_key=False``) it is false, and then only integrity is known: nothing is damaged, but anybody may have
+    made the file.
+    `authentic` is true if the tags were checked with the master key. `public_key` is the key of the Ed25519 signature
+    in the container; whose key it is, is known only if `public_key_checked` is true. `model` is the name in the
+    metadata of the GGUF, `quant` the mix, `files` the name of the GGUF or of its parts, `sources` the files that were
+    converted.
     """
 
     path: Path
+    verified: bool
     fingerprint: str
     id: str
     key_id: str
@@ -42,6 +46,10 @@ class Verification:
     public_key: str | None
     public_key_checked: bool
     fingerprint_checked: bool
+    model: str | None
+    quant: str
+    files: tuple[str, ...]
+    sources: tuple[str, ...]
     bytes: int
     seconds: float
 
@@ -125,37 +133,52 @@ def verify(
     use_key: bool = True,
     public_key: StrPath | None = None,
     fingerprint: str | None = None,
+    expect_name: str | None = None,
     attest: StrPath | None = None,
     sign_key: StrPath | None = None,
+    manifest: StrPath | None = None,
+    overwrite: bool = False,
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
     """Check that an .axm, or a GGUF made with it, is what was signed.
 
     path: the .axm; or the GGUF (of several parts the first), with the .axm or its manifest file as `container`.
-    key_file, use_key: the master key, found as `srd_rs.convert` finds it but never made. Without a key, or with
-        ``use_key=False``, integrity alone is checked.
-    public_key: PEM file of the Ed25519 key that must have signed.
-    fingerprint: the 64 hex digits that were published.
-    attest: write an in-toto statement in a DSSE envelope there, signed if `sign_key` is given.
+    key_file: the master key. By default the key is found as `srd_rs.convert` finds it, but it is never made.
+    use_key: False checks integrity alone, if there is no public key and no fingerprint. Otherwise a container is
+        refused when there is neither a master key nor a public key nor a fingerprint to hold it against.
+    public_key: PEM file of the Ed25519 key that must have signed. It is enough without the master key.
+    fingerprint: the 64 hexadecimal digits that were published. They are enough without the master key.
+    expect_name: the name of the model (`general.name`) or of its GGUF that the container must have.
+    attest: write an in-toto statement in a DSSE envelope to this file. `sign_key` signs the statement.
+    manifest: write the manifest file of the container to this file.
+    overwrite: replace `attest` and `manifest` if they exist.
 
     Raises VerificationError naming the first shard that is not the signed one.
     """
     from srd_rs import _core
 
+    if sign_key is not None and attest is None:
+        raise UsageError(
+            message("sign_key", "signs a statement, and none was asked for", "Name its file with attest")
+        )
     opened = _core.open_container(os.fspath(path if container is None else container))
     files = [] if container is None else gguf_parts(Path(path), json.loads(opened.to_json())["files"])
-    checks = _checks(key_file, use_key, public_key, fingerprint)
     native = [os.fspath(f) for f in files]
+    outputs = [Path(output) for output in (attest, manifest) if output is not None]
+    _check_outputs(outputs, [path, *native, *_given(container, key_file, public_key, sign_key)], overwrite)
+    checks = _checks(key_file, use_key, public_key, fingerprint, expect_name)
     found = json.loads(opened.verify(checks, native, threads or cpus(), _forward(progress)))
     if attest is not None:
-        subjects = native or [os.fspath(path)]
         signing = None if sign_key is None else os.fspath(sign_key)
         # What a reader of the statement needs to know of this run; how long it took is not part of it.
-        facts = {k: v for k, v in found.items() if k not in ("bytes", "seconds")}
-        _write_new(Path(attest), opened.attest(subjects, json.dumps(facts), signing) + "\n")
+        facts = json.dumps({k: v for k, v in found.items() if k not in ("bytes", "seconds")})
+        opened.attest(native, facts, signing, os.fspath(attest), overwrite, _forward(progress))
+    if manifest is not None:
+        opened.detach(os.fspath(manifest), overwrite)
     return Verification(
         path=Path(path),
+        verified=found["verified"],
         fingerprint=found["fingerprint"],
         id=found["container"],
         key_id=found["key_id"],
@@ -163,9 +186,32 @@ def verify(
         public_key=found["public_key"],
         public_key_checked=found["public_key_checked"],
         fingerprint_checked=found["fingerprint_checked"],
+        model=found["model"],
+        quant=found["quant"],
+        files=tuple(found["files"]),
+        sources=tuple(found["sources"]),
         bytes=found["bytes"],
         seconds=found["seconds"],
     )
+
+
+def _given(*paths: StrPath | None) -> list[StrPath]:
+    return [path for path in paths if path is not None]
+
+
+def _check_outputs(outputs: Sequence[Path], inputs: Sequence[StrPath], overwrite: bool) -> None:
+    """Refuse an output that is an input, through links too, or that exists, before hours of work are done for it."""
+    for output in outputs:
+        if not os.path.lexists(output):
+            continue
+        if any(output.exists() and Path(path).exists() and output.samefile(path) for path in inputs):
+            raise UsageError(
+                message(output, "is an input, and an input is never replaced", "Choose another name")
+            )
+        if not overwrite:
+            raise UsageError(
+                message(output, "exists already", "Choose another name, or replace it with --overwrite")
+            )
 
 
 def gguf_parts(first: Path, files: Sequence[dict[str, Any]]) -> list[Path]:
@@ -192,6 +238,7 @@ def extract(
     use_key: bool = True,
     public_key: StrPath | None = None,
     fingerprint: str | None = None,
+    expect_name: str | None = None,
     threads: int | None = None,
     max_memory: int = DEFAULTS.max_memory,
     overwrite: bool = False,
@@ -199,19 +246,23 @@ def extract(
 ) -> ConvertReport:
     """Write a GGUF or a safetensors file from a container, which is verified first.
 
+    The bytes that are written are checked once more while they are copied, so that a container that changes after its
+    verification is refused.
+
     output: the file, or a folder for it; by default ``<container name>-<quant>.gguf`` (for the packed mix
         ``<container name>.gguf``) in the current folder.
     quant: by default the packed mix, a copy of the very GGUF that `srd_rs.convert` wrote; another mix is made from
         base + `alpha` * residual. For safetensors BF16 (the default), F16 or F32.
     alpha: 0 (the base) to 1 (the default: all of the residual).
     safetensors: a safetensors file with GGUF's tensor names.
-    key_file, use_key, public_key, fingerprint: as in `verify`.
+    key_file, use_key, public_key, fingerprint, expect_name: as in `verify`.
     """
     from srd_rs import _core
 
     opened = _core.open_container(os.fspath(container))
     header = json.loads(opened.to_json())
     target = _extract_path(Path(container), output, quant, header["quant"], safetensors)
+    _check_outputs([target], [container, *_given(key_file, public_key)], overwrite)
     options = {
         "output": os.fspath(target),
         "quant": quant,
@@ -220,7 +271,7 @@ def extract(
         "tensor_types": list(tensor_types),
     }
     planned = opened.plan_extract(json.dumps(options))
-    checks = _checks(key_file, use_key, public_key, fingerprint)
+    checks = _checks(key_file, use_key, public_key, fingerprint, expect_name)
     opened.verify(checks, [], threads or cpus(), _forward(progress))
     # What was packed with weights that are not finite comes out with them.
     run_options = ConvertOptions(
@@ -249,25 +300,31 @@ def resign(
     old_key_file: StrPath | None = None,
     use_old_key: bool = True,
     sign_key: StrPath | None = None,
+    drop_signature: bool = False,
     threads: int | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> SealedContainer:
-    """Copy a container, signed with another key; weights are copied and checked, not converted again.
+    """Copy a container, signed with another key. The weights are copied and checked, not converted again.
 
     key_file, sign_key: the new keys, as in `srd_rs.convert`.
-    old_key_file, use_old_key: the key it was signed with; without it integrity alone is checked on the way.
+    old_key_file: the key that the container was signed with. By default the key is found as `verify` finds it. Without
+        the old key the container is refused.
+    use_old_key: False checks integrity alone, for a container whose key is lost.
+    drop_signature: allow that the Ed25519 signature of the container is lost, because there is no `sign_key`.
     """
     from srd_rs import _core
 
     opened = _core.open_container(os.fspath(container))
-    checks = _checks(old_key_file, use_old_key, None, None)
+    _check_outputs([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
+    checks = _checks(old_key_file, use_old_key, None, None, None)
     written = opened.resign(
         checks,
         os.fspath(output),
         keys_json(key_file, sign_key),
         threads or cpus(),
         overwrite,
+        drop_signature,
         _forward(progress),
     )
     made = sealed(json.loads(written), None)
@@ -280,10 +337,7 @@ def write_manifest(container: StrPath, output: StrPath) -> None:
     """Write the manifest file of a container: what `verify` needs to check a GGUF without the container."""
     from srd_rs import _core
 
-    path = Path(output)
-    if path.exists():
-        raise UsageError(message(path, "exists already", "Choose another name"))
-    _core.open_container(os.fspath(container)).detach(os.fspath(path))
+    _core.open_container(os.fspath(container)).detach(os.fspath(output))
 
 
 def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
@@ -303,13 +357,18 @@ def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
 
 
 def _checks(
-    key_file: StrPath | None, use_key: bool, public_key: StrPath | None, fingerprint: str | None
+    key_file: StrPath | None,
+    use_key: bool,
+    public_key: StrPath | None,
+    fingerprint: str | None,
+    name: str | None,
 ) -> str:
     checks = {
         "key_file": None if key_file is None else os.fspath(key_file),
         "use_key": use_key,
         "public_key": None if public_key is None else os.fspath(public_key),
         "fingerprint": fingerprint,
+        "name": name,
     }
     return json.dumps(checks)
 
@@ -318,16 +377,3 @@ def _forward(progress: Callable[[Progress], None] | None) -> Callable[[int, int]
     if progress is None:
         return None
     return lambda done, total: progress(Progress(done, total, ""))
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a file that has its name only when it is complete."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        from srd_rs.errors import SrdIOError
-
-        raise SrdIOError(message(path, f"cannot write: {error.strerror}", "Check the folder")) from error

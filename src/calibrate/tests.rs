@@ -5,6 +5,7 @@ use super::*;
 use crate::error::{Error, Result};
 use crate::formats::calibration::{Calibration, Info, Output, SecondMoments};
 use crate::forward::Observer;
+use crate::sign::{sha256, to_hex};
 
 fn info(block: u64) -> Info {
     Info {
@@ -153,13 +154,15 @@ fn what_does_not_fit_is_refused() {
 /// A file with this metadata entry for `inputs`, these tensors and this much data.
 fn hostile(dir: &Path, inputs: &str, tensors: &str, data: &[f32]) -> Result<Arc<Calibration>> {
     let quoted = serde_json::to_string(inputs).unwrap();
+    let data: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let sha256 = to_hex(&sha256(&[&data]));
     let metadata = format!(
-        r#"{{"format":"srd-calibration","version":"1","source.digest":"x","text":"t","seed":"0","tokens":"1","ctx":"1","block":"0","inputs":{quoted}}}"#
+        r#"{{"format":"srd-calibration","version":"1","source.digest":"x","text":"t","seed":"0","tokens":"1","ctx":"1","block":"0","data.sha256":"{sha256}","inputs":{quoted}}}"#
     );
     let json = format!(r#"{{"__metadata__":{metadata}{tensors}}}"#);
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend(json.bytes());
-    bytes.extend(data.iter().flat_map(|v| v.to_le_bytes()));
+    bytes.extend(data);
     let path = dir.join("hostile");
     std::fs::write(&path, bytes).unwrap();
     Calibration::open(&path).map(Arc::new)
@@ -226,6 +229,24 @@ fn values_that_are_no_moments_are_refused_when_they_are_read() {
     }
     let negative = hostile(dir.path(), inputs, entry, &[1.0, 0.0, 0.0, f32::NAN]).unwrap();
     assert!(negative.get("a").unwrap().diagonal().is_err());
+}
+
+#[test]
+fn other_moments_under_the_same_header_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    drop(write(&path, 256));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for at in [start, (start + bytes.len()) / 2, bytes.len() - 1] {
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Calibration::open(&path).unwrap_err().to_string();
+        assert!(error.contains("data.sha256"), "{error}");
+        bytes[at] ^= 1;
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    Calibration::open(&path).unwrap();
 }
 
 #[test]

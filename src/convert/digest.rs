@@ -1,15 +1,15 @@
 //! The source digest: one SHA-256 that changes when any config file, tokenizer file or shard header of a checkpoint
 //! changes. The weights are not read for it, because a container's shards sign the converted weights.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::source::open_regular;
 use crate::progress::Progress;
-use crate::sign::file::hash_start;
-use crate::sign::{Hash, sha256, to_hex};
+use crate::sign::file::hash_range;
+use crate::sign::{sha256, to_hex};
 
 /// A file that goes into the digest, or its header.
 pub struct Part {
@@ -39,7 +39,8 @@ pub fn describe(parts: &[Part]) -> Result<Vec<SourceFile>> {
     Ok(files)
 }
 
-/// Returns `sha256:` and the SHA-256, in hexadecimal digits, of one line for each part. The lines are sorted and have the form
+/// Returns `sha256:` and the SHA-256, in hexadecimal digits, of one line for each part. The lines are sorted and have
+/// the form
 /// `name TAB file size TAB sha256 of the hashed bytes LF`.
 pub fn source_digest(files: &[SourceFile]) -> String {
     let mut lines: Vec<_> = files.iter().map(line).collect();
@@ -55,17 +56,8 @@ fn describe_part(part: &Part) -> Result<SourceFile> {
     let name = part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (file, bytes) = open_regular(&part.path)?;
     let hashed_bytes = part.header_bytes.unwrap_or(bytes);
-    let sha256 = to_hex(&hash_start(&file, &part.path, hashed_bytes, &Progress::default())?);
+    let sha256 = to_hex(&hash_range(&file, &part.path, 0..hashed_bytes, &Progress::default())?);
     Ok(SourceFile { bytes, hashed_bytes, name, sha256 })
-}
-
-/// The SHA-256 of a whole file.
-///
-/// # Errors
-/// [`crate::Error::Io`] when the file cannot be read, [`crate::Error::Model`] when it is not a regular file.
-pub fn hash_file(path: &Path) -> Result<Hash> {
-    let (file, bytes) = open_regular(path)?;
-    hash_start(&file, path, bytes, &Progress::default())
 }
 
 #[cfg(test)]

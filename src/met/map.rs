@@ -1,5 +1,6 @@
-//! The memory map of a file whose bytes are never read through the map. The map serves to ask the kernel which pages are in
-//! memory, to lock pages, and to tell the kernel that pages are not needed. All unsafe code of hydration is here.
+//! The memory map of a file whose bytes are never read through the map. The map serves to ask the kernel which pages
+//! are in memory, to lock pages, and to tell the kernel that pages are not needed. All unsafe code of hydration is
+//! here.
 //!
 //! ```no_run
 //! use std::fs::File;
@@ -85,8 +86,8 @@ impl FileMap {
         Ok(resident)
     }
 
-    /// Fills `answers` with one byte for each of the `pages` pages from `at`, which is a multiple of the page size. The pages
-    /// lie within the map.
+    /// Fills `answers` with one byte for each of the `pages` pages from `at`, which is a multiple of the page size. The
+    /// pages lie within the map.
     fn ask(&self, at: u64, pages: u64, answers: &mut Vec<u8>) -> io::Result<()> {
         answers.clear();
         answers.resize(pages as usize, 0);
@@ -113,9 +114,9 @@ pub fn lock(file: &File, range: Range<u64>) -> io::Result<Locked> {
     Ok(Locked { _map: map, range })
 }
 
-/// Asks the kernel to take the pages of `ranges` out of all maps that this process has of the file at `path`. An engine that
-/// has the file mapped keeps working, and its next access reads the page again. If there is no such map, nothing happens.
-/// Returns the number of bytes that the kernel was asked about.
+/// Asks the kernel to take the pages of `ranges` out of all maps that this process has of the file at `path`. An engine
+/// that has the file mapped keeps working, and its next access reads the page again. If there is no such map, nothing
+/// happens. Returns the number of bytes that the kernel was asked about.
 pub fn page_out(path: &Path, inode: u64, ranges: &[Range<u64>]) -> u64 {
     let Ok(path) = path.canonicalize() else { return 0 };
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();

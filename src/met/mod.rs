@@ -1,9 +1,10 @@
-//! The MET sidecar and hydration. The sidecar says which bytes of a GGUF belong to which slot of depth. Hydration reads the
-//! bytes of the slots that an intent needs into memory.
+//! The MET sidecar and hydration. The sidecar says which bytes of a GGUF belong to which slot of depth. Hydration reads
+//! the bytes of the slots that an intent needs into memory.
 //!
-//! [`open`] opens a GGUF or a container, [`slots`] splits the layers into slots, [`policy`] says which slots an intent needs,
-//! [`sidecar`] measures a GGUF and writes the JSON, [`hydrate`] reads the slots, and [`map`] is the memory map that asks the
-//! kernel which pages are in memory.
+//! [`open`] opens a GGUF or a container, [`slots`] splits the layers into slots, [`policy`] says which slots an intent
+//! needs,
+//! [`sidecar`] measures a GGUF and writes the JSON, [`hydrate`] reads the slots, and [`map`] is the memory map that
+//! asks the kernel which pages are in memory.
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -10,8 +10,8 @@ use crate::formats::gguf::GgufFile;
 use crate::formats::source::open_regular;
 use crate::sign::to_hex;
 
-/// Opens a GGUF or a container. For a container, the result is the GGUF that `extract` gives, of which only the header can be
-/// read, and the fingerprint of the container.
+/// Opens a GGUF or a container. For a container, the result is the GGUF that `extract` gives, of which only the header
+/// can be read, and the fingerprint of the container.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Format`] or [`Error::Verification`] when the file cannot be read or is not sound;

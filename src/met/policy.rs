@@ -73,8 +73,8 @@ impl fmt::Display for Intent {
 /// The slots of every intent, in order of depth. The embedding part is not listed, because every intent needs it.
 pub type Policy = BTreeMap<Intent, Vec<Slot>>;
 
-/// The standard policy. INFORM needs the early slot; CLARIFY, REFUSE and UNCERTAIN need the governance slot as well; HARM and
-/// DECEIVE need all slots.
+/// The standard policy. INFORM needs the early slot; CLARIFY, REFUSE and UNCERTAIN need the governance slot as well;
+/// HARM and DECEIVE need all slots.
 pub fn standard() -> Policy {
     use Intent::{Clarify, Deceive, Harm, Inform, Refuse, Uncertain};
     let few = vec![Slot::Early, Slot::Governance];

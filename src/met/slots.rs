@@ -75,8 +75,8 @@ pub struct Split {
 }
 
 impl Split {
-    /// The standard split of a model of `n_layer` layers. Each boundary is rounded to a whole layer. A model with fewer layers
-    /// than slots has one layer in each of the first slots.
+    /// The standard split of a model of `n_layer` layers. Each boundary is rounded to a whole layer. A model with fewer
+    /// layers than slots has one layer in each of the first slots.
     pub fn of_depth(n_layer: u32) -> Self {
         let rounded = |per_cent: u64| ((u64::from(n_layer) * per_cent + 50) / 100) as u32;
         let mut ends = ENDS.map(rounded);
@@ -86,7 +86,8 @@ impl Split {
         Self { ends }
     }
 
-    /// Makes a split from the layers of each slot. Returns `None` if the ranges do not follow one another from layer 0 to
+    /// Makes a split from the layers of each slot. Returns `None` if the ranges do not follow one another from layer 0
+    /// to
     /// `n_layer`.
     pub fn from_ranges(ranges: &[Range<u32>; 4], n_layer: u32) -> Option<Self> {
         let mut next = 0;
@@ -103,11 +104,12 @@ impl Split {
         (next == n_layer).then_some(Self { ends })
     }
 
-    /// Parses text such as `early=0-5,factual=6-11,reasoning=12-22,governance=23-29`, which has the first and the last layer
-    /// of each slot. A slot that is left out has no layers.
+    /// Parses text such as `early=0-5,factual=6-11,reasoning=12-22,governance=23-29`, which has the first and the last
+    /// layer of each slot. A slot that is left out has no layers.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown slot, for text that is not a range, and for layers that are left out or named twice.
+    /// [`Error::Usage`] for an unknown slot, for text that is not a range, and for layers that are left out or named
+    /// twice.
     pub fn parse(text: &str, n_layer: u32) -> Result<Self> {
         let mut ranges: [Option<Range<u32>>; 4] = Default::default();
         for part in text.split(',') {

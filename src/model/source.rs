@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
-use crate::formats::axm::{Container, Shard};
+use crate::formats::axm::Container;
+use crate::formats::axm::shards::ShardReader;
 use crate::formats::decode;
 use crate::formats::gguf::GgufFile;
 use crate::formats::safetensors::Checkpoint;
@@ -84,40 +86,13 @@ struct Entry {
     residual: Option<Residue>,
 }
 
-/// Where the bytes of a tensor's plane are in their file.
+/// Where the bytes of a tensor's plane are.
 #[derive(Debug)]
 enum Extent {
+    /// In one run of the file, from this offset.
     Whole(u64),
-    /// In pieces of `step` bytes at these offsets; the last may be shorter.
-    Shards {
-        offsets: Vec<u64>,
-        step: u64,
-    },
-}
-
-impl Extent {
-    fn shards(shards: &[Shard]) -> Self {
-        let step = shards.first().map_or(1, |s| s.length).max(1);
-        Self::Shards { offsets: shards.iter().map(|s| s.offset).collect(), step }
-    }
-
-    /// Of byte 0.
-    fn start(&self) -> u64 {
-        match self {
-            Self::Whole(offset) => *offset,
-            Self::Shards { offsets, .. } => offsets.first().copied().unwrap_or(0),
-        }
-    }
-
-    /// Offset in the file of byte `first`, and how many bytes follow it there without a break.
-    fn locate(&self, first: u64) -> (u64, u64) {
-        match self {
-            Self::Whole(offset) => (offset + first, u64::MAX),
-            Self::Shards { offsets, step } => {
-                (offsets[(first / step) as usize] + first % step, step - first % step)
-            }
-        }
-    }
+    /// In the shards of a container with these numbers.
+    Shards(Range<usize>),
 }
 
 /// The residual plane of a tensor and how much of it is added.
@@ -136,6 +111,8 @@ pub struct Source {
     path: PathBuf,
     files: Vec<(PathBuf, File)>,
     entries: Vec<Entry>,
+    /// The shards, if the source is a container.
+    shards: Option<ShardReader>,
     by_name: HashMap<String, usize>,
 }
 
@@ -184,7 +161,8 @@ impl Source {
         Ok(Self::new(&gguf.path, vec![handle(&gguf.path, &gguf.file)?], entries))
     }
 
-    /// The tensors of a container as base + `alpha` * residual. The caller has verified it.
+    /// The tensors of a container as base + `alpha` * residual. The caller has verified the container; every shard is
+    /// compared with the manifest once more when it is read.
     ///
     /// # Errors
     /// [`Error::Io`] when no more files can be opened.
@@ -192,9 +170,9 @@ impl Source {
         let (seed, layout) = (container.header.seed, &container.layout);
         let entries = container.header.tensors.iter().zip(&layout.first).map(|(t, &first)| {
             let (ty, shards) = (t.ggml_type(), t.base.shards as usize);
-            let planes = layout.shards[first..].split_at(shards);
+            let residual_first = first + shards;
             let residual = t.bits().filter(|_| alpha != 0.0).map(|bits| Residue {
-                at: Extent::shards(&planes.1[..shards]),
+                at: Extent::Shards(residual_first..residual_first + shards),
                 bits,
                 noise: Noise::new(seed, &t.name),
                 alpha,
@@ -205,18 +183,20 @@ impl Source {
                 shape: t.ne.iter().rev().copied().collect(),
                 encoding: if residual.is_some() { Encoding::Restored(ty) } else { Encoding::of_ggml(ty) },
                 file: 0,
-                at: Extent::shards(planes.0),
+                at: Extent::Shards(first..residual_first),
                 bytes: t.base.bytes,
                 residual,
             }
         });
         let entries = entries.collect();
-        Ok(Self::new(&container.path, vec![handle(&container.path, &container.file)?], entries))
+        let mut source = Self::new(&container.path, vec![handle(&container.path, &container.file)?], entries);
+        source.shards = Some(ShardReader::new(container)?);
+        Ok(source)
     }
 
     fn new(path: &Path, files: Vec<(PathBuf, File)>, entries: Vec<Entry>) -> Self {
         let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
-        Self { path: path.to_path_buf(), files, entries, by_name }
+        Self { path: path.to_path_buf(), files, entries, shards: None, by_name }
     }
 
     /// What the user named: the folder or the file.
@@ -255,7 +235,7 @@ impl Source {
     /// File and absolute byte offset of element 0.
     pub fn position(&self, index: usize) -> (&Path, u64) {
         let e = &self.entries[index];
-        (&self.files[e.file].0, e.at.start())
+        (&self.files[e.file].0, self.start(e))
     }
 
     /// # Errors
@@ -264,7 +244,7 @@ impl Source {
         let e = &self.entries[index];
         match &e.encoding {
             Encoding::Other(dtype) => Err(Error::model(
-                Place::file(&self.files[e.file].0).tensor(&e.name).at(e.at.start()),
+                Place::file(&self.files[e.file].0).tensor(&e.name).at(self.start(e)),
                 format!("has the type {dtype}, which cannot be decoded to weights"),
                 "Convert from the original F32, F16, BF16 or F8 checkpoint",
             )),
@@ -303,21 +283,27 @@ impl Source {
         self.read_extent(e, &e.at, first, out)
     }
 
-    fn read_extent(&self, e: &Entry, extent: &Extent, mut first: u64, mut out: &mut [u8]) -> Result<()> {
-        let (path, file) = &self.files[e.file];
-        while !out.is_empty() {
-            let (at, together) = extent.locate(first);
-            let (piece, rest) = out.split_at_mut(together.min(out.len() as u64) as usize);
-            file.read_exact_at(piece, at).map_err(|source| Error::Io {
-                place: Place::file(path).tensor(&e.name).at(at),
-                action: "read weights",
-                source,
-                fix: "The file changed or the disk failed while it was read: check it and run again",
-            })?;
-            first += piece.len() as u64;
-            out = rest;
+    /// The offset in its file of byte 0 of a tensor.
+    fn start(&self, e: &Entry) -> u64 {
+        match (&e.at, &self.shards) {
+            (Extent::Whole(offset), _) => *offset,
+            (Extent::Shards(numbers), shards) => shards.as_ref().map_or(0, |s| s.offset(numbers.start)),
         }
-        Ok(())
+    }
+
+    fn read_extent(&self, e: &Entry, extent: &Extent, first: u64, out: &mut [u8]) -> Result<()> {
+        let offset = match (extent, &self.shards) {
+            (Extent::Whole(offset), _) => offset + first,
+            (Extent::Shards(numbers), Some(shards)) => return shards.read(numbers.clone(), first, out),
+            (Extent::Shards(_), None) => unreachable!("only the tensors of a container are in shards"),
+        };
+        let (path, file) = &self.files[e.file];
+        file.read_exact_at(out, offset).map_err(|source| Error::Io {
+            place: Place::file(path).tensor(&e.name).at(offset),
+            action: "read weights",
+            source,
+            fix: "The file changed or the disk failed while it was read: check it and run again",
+        })
     }
 
     /// Base + alpha * residual, for a run that begins and ends at block boundaries.

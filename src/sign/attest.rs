@@ -1,7 +1,15 @@
-//! Attestations: an in-toto statement (v1) in a DSSE envelope.
+//! Attestations: an in-toto statement (v1) in a DSSE envelope (v1.0).
 //!
-//! The subjects are whole files with their SHA-256, as in-toto and the OpenSSF `model_signing` tools
-//! name files. Sources: in-toto attestation spec v1, DSSE v1.0 (`PAE` below).
+//! The subjects are whole files with their SHA-256, as in-toto and the OpenSSF `model_signing` tools name files.
+//!
+//! ```
+//! use serde_json::json;
+//! use srd_rs::sign::attest::{Subject, statement};
+//!
+//! let subject = Subject { name: "model.gguf".into(), sha256: [0; 32] };
+//! let statement = statement(&[subject], json!({"seed": 1}));
+//! assert_eq!(statement["subject"][0]["name"], "model.gguf");
+//! ```
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -10,18 +18,23 @@ use serde_json::{Value, json};
 use super::ed25519::SignKey;
 use super::{Hash, sha256, to_hex};
 
+/// The type of the payload of the envelope.
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
+/// The type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+/// The type of the predicate: how a container was converted and verified.
 pub const PREDICATE_TYPE: &str = "urn:srd-rs:attestation:conversion:v1";
 
 /// A file and its SHA-256.
 #[derive(Debug, Clone)]
 pub struct Subject {
+    /// The name of the file, without its folder.
     pub name: String,
+    /// The SHA-256 of the whole file.
     pub sha256: Hash,
 }
 
-/// The statement: `subjects` were made as `predicate` says.
+/// Makes the statement that `subjects` were made as `predicate` says.
 pub fn statement(subjects: &[Subject], predicate: Value) -> Value {
     let subjects: Vec<_> =
         subjects.iter().map(|s| json!({"name": s.name, "digest": {"sha256": to_hex(&s.sha256)}})).collect();
@@ -33,8 +46,8 @@ pub fn statement(subjects: &[Subject], predicate: Value) -> Value {
     })
 }
 
-/// The envelope of a statement: signed if there is a key, else with an empty list of signatures.
-/// `keyid` is the SHA-256 of the public key's 32 bytes in hex.
+/// Makes the envelope of a statement. The envelope is signed if there is a key; else its list of signatures is empty.
+/// `keyid` is the SHA-256 of the 32 bytes of the public key, in hexadecimal digits.
 pub fn envelope(statement: &Value, key: Option<&SignKey>) -> Value {
     let payload = statement.to_string();
     let signatures: Vec<_> = key
@@ -51,7 +64,7 @@ pub fn envelope(statement: &Value, key: Option<&SignKey>) -> Value {
     })
 }
 
-/// DSSE's PAE: what is signed.
+/// The pre-authentication encoding (PAE) of DSSE, which is what the key signs.
 fn pre_authentication_encoding(payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
     [head.as_bytes(), payload].concat()

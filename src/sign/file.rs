@@ -1,6 +1,22 @@
-//! The SHA-256 of a file, or of the first bytes of a file.
+//! The SHA-256 of a range of a file.
+//!
+//! ```
+//! use std::io::Write;
+//! use std::path::Path;
+//!
+//! use srd_rs::progress::Progress;
+//! use srd_rs::sign::file::hash_range;
+//! use srd_rs::sign::sha256;
+//!
+//! let mut file = tempfile::tempfile()?;
+//! file.write_all(b"header, data")?;
+//! let hash = hash_range(&file, Path::new("file"), 8..12, &Progress::default())?;
+//! assert_eq!(hash, sha256(&[b"data"]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -8,18 +24,17 @@ use super::{Hash, Sha256};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-/// The SHA-256 of the first `bytes` bytes of an open file; `path` is used in messages only. `progress` can end the run
-/// early.
+/// The SHA-256 of a range of an open file; `path` is used in messages only. `progress` can end the run early.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read or is shorter, [`Error::Interrupted`] when the run was cancelled.
-pub fn hash_start(file: &File, path: &Path, bytes: u64, progress: &Progress) -> Result<Hash> {
+pub fn hash_range(file: &File, path: &Path, range: Range<u64>, progress: &Progress) -> Result<Hash> {
     let mut hasher = Sha256::default();
-    let mut buffer = vec![0; bytes.min(1 << 20) as usize];
-    let mut at = 0;
-    while at < bytes {
+    let mut buffer = vec![0; (range.end - range.start).min(1 << 20) as usize];
+    let mut at = range.start;
+    while at < range.end {
         progress.check()?;
-        let n = (bytes - at).min(buffer.len() as u64) as usize;
+        let n = (range.end - at).min(buffer.len() as u64) as usize;
         file.read_exact_at(&mut buffer[..n], at).map_err(|e| Error::io(path, "read", e))?;
         hasher.update(&buffer[..n]);
         at += n as u64;

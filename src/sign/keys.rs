@@ -1,12 +1,23 @@
-//! The master key: where it comes from, and the keys derived from it.
+//! The master key: where it is found, how it is stored, and the keys that are derived from it.
 //!
-//! A key comes from a file or the environment, never from the command line, and is never printed.
-//! What is printed and stored is its id, an HKDF output that reveals nothing of it.
+//! A key comes from a file or from the environment, never from the command line, and no message shows it. What is
+//! printed and stored is the id of the key, which is an output of HKDF and reveals nothing of the key.
+//!
+//! ```
+//! use srd_rs::sign::keys::{MasterKey, read_file};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("master.key");
+//! let key = MasterKey::generate()?;
+//! key.save(&path)?;
+//! assert_eq!(read_file(&path)?.id(), key.id());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::fmt;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -16,21 +27,21 @@ use zeroize::Zeroizing;
 use super::{Hash, from_hex, to_hex};
 use crate::error::{Error, Place, Result};
 
-/// Environment variable with the master key in hex.
+/// The environment variable that holds the master key as 64 hexadecimal digits.
 pub const ENVIRONMENT: &str = "SRD_MASTER_KEY";
-/// Bytes of a master key.
+/// The number of bytes in a master key.
 pub const MASTER_BYTES: usize = 32;
-/// A key file is 64 hex digits and a line end; what is much longer is no key file.
+/// The largest key file that is read, in bytes. A master key file has 65 bytes, and a PEM file has about 120.
 const MAX_FILE: u64 = 4096;
 
 const KEY_ID: &[u8] = b"srd-axm v1 key id";
 const SHARD_KEY: &[u8] = b"srd-axm v1 shard";
 const MANIFEST_KEY: &[u8] = b"srd-axm v1 manifest";
 
-/// Names a master key without revealing it.
+/// The id of a master key. The id reveals nothing of the key.
 pub type KeyId = [u8; 16];
 
-/// 32 secret bytes, overwritten when dropped.
+/// A master key: 32 secret bytes, which are overwritten when the value is dropped.
 pub struct MasterKey(Zeroizing<[u8; MASTER_BYTES]>);
 
 impl fmt::Debug for MasterKey {
@@ -39,16 +50,18 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// Where a key was found.
+/// The place where a key was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
+    /// The environment variable [`ENVIRONMENT`].
     Environment,
+    /// A key file.
     File(PathBuf),
-    /// The default key file, made just now.
+    /// The default key file, which was made just now.
     Made(PathBuf),
 }
 
-/// Output length of an HKDF expansion.
+/// The length of the output of an HKDF expansion.
 struct Length(usize);
 
 impl hkdf::KeyType for Length {
@@ -58,10 +71,13 @@ impl hkdf::KeyType for Length {
 }
 
 impl MasterKey {
+    /// Makes a key of given bytes.
     pub fn from_bytes(bytes: [u8; MASTER_BYTES]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
+    /// Makes a random key.
+    ///
     /// # Errors
     /// [`Error::Io`] when the system gives no random bytes.
     pub fn generate() -> Result<Self> {
@@ -70,12 +86,13 @@ impl MasterKey {
         Ok(Self(key))
     }
 
-    /// 64 hex digits, white space around them allowed.
+    /// Reads 64 hexadecimal digits with white space around them. The key of zeros is refused: it is what an empty disk
+    /// block or a forgotten initialization gives, so everybody knows it.
     fn parse(text: &str) -> Option<Self> {
-        from_hex(text.trim()).map(Self::from_bytes)
+        from_hex(text.trim()).filter(|key| *key != [0; MASTER_BYTES]).map(Self::from_bytes)
     }
 
-    /// HKDF-SHA256 with its own salt, so that the same key has the same id in every container.
+    /// Returns the id. HKDF has a salt of its own here, so that a key has the same id in every container.
     pub fn id(&self) -> KeyId {
         let mut id = KeyId::default();
         hkdf::Salt::new(hkdf::HKDF_SHA256, KEY_ID)
@@ -86,7 +103,7 @@ impl MasterKey {
         id
     }
 
-    /// The keys of a container with this salt.
+    /// Derives the keys of the container that has this salt.
     pub fn derive(&self, salt: &Hash) -> ContainerKeys {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&*self.0);
         let key = |purpose: &'static [u8]| {
@@ -103,10 +120,10 @@ impl MasterKey {
     /// Writes the key to a new file with mode 0600.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the file exists; [`Error::Io`] when it cannot be written.
+    /// [`Error::Usage`] when the file exists; [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(to_hex(&*self.0))));
-        write_secret(path, text.as_bytes())
+        write_key(path, text.as_bytes(), 0o600)
     }
 }
 
@@ -127,36 +144,104 @@ pub(super) fn random(out: &mut [u8]) -> Result<()> {
     })
 }
 
-/// Writes `bytes` to a new file that only its owner can read. It has its name when it is complete, so
-/// that of two processes making the same file one wins and neither reads half a key.
-pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+/// The error for a key file that exists already.
+pub(super) fn exists(path: &Path) -> Error {
+    Error::usage(
+        format!("{} exists already", path.display()),
+        "A key file is never overwritten, because files signed with the old key could then no longer be verified. Choose \
+         another name",
+    )
+}
+
+/// Writes `bytes` to a new file with the given mode. The file gets its name when it is complete and on the disk. If two
+/// processes make the same file, one of them wins, and neither can read half a key.
+pub(super) fn write_key(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |e| Error::io(path, "write", e);
-    // Made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::usage(
-            format!("{} exists already", path.display()),
-            "Choose another name: a key is never overwritten, what it signed could not be verified any more",
-        )),
-        Err(e) => Err(failed(e.error)),
+    let failed = |e: std::io::Error| match e.kind() {
+        ErrorKind::AlreadyExists => exists(path),
+        _ => Error::io(path, "write", e),
+    };
+    let fill = |mut file: &File| {
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    match create_unnamed(folder) {
+        Some(file) => {
+            fill(&file).and_then(|()| link_unnamed(&file, path)).map_err(failed)?;
+        }
+        None => {
+            // The temporary file is made with the mode 0600.
+            let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+            fill(file.as_file()).map_err(failed)?;
+            file.persist_noclobber(path).map_err(|e| failed(e.error))?;
+        }
+    }
+    // Some network file systems cannot sync a folder.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+/// Opens a file without a name in `folder`, or returns `None` where the system has no such files. A killed process
+/// leaves nothing of such a file behind.
+fn create_unnamed(folder: &Path) -> Option<File> {
+    use rustix::fs::{Mode, OFlags};
+    // Without a procfs such a file could never be given a name.
+    let has_procfs = Path::new("/proc/self/fd").exists();
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    has_procfs.then(|| rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)).ok())?.map(File::from)
+}
+
+fn link_unnamed(file: &File, name: &Path) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{AtFlags, CWD};
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, from, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// Returns the text of a key file and the open file. Only a small regular file is read; a pipe or a device is refused
+/// without waiting for it.
+pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, File)> {
+    if path.to_str().and_then(|text| from_hex::<MASTER_BYTES>(text.trim())).is_some() {
+        // A message with this path would show the key.
+        let what = "a key was given where the name of a key file belongs".to_string();
+        return Err(Error::usage(
+            what,
+            "Write the key to a file with mode 0600, and make a new key if others saw it",
+        ));
+    }
+    let failed = |e| Error::io(path, "read", e);
+    let not_a_key =
+        |what: &str| Error::usage(format!("{} {what}", path.display()), "Make a key with srd-rs keygen");
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    let facts = file.metadata().map_err(failed)?;
+    if !facts.is_file() || facts.len() > MAX_FILE {
+        return Err(not_a_key("is not a key file"));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize));
+    (&file).take(MAX_FILE).read_to_end(&mut bytes).map_err(failed)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok((Zeroizing::new(text.to_string()), file)),
+        Err(_) => Err(not_a_key("is not a key file")),
     }
 }
 
-/// Text of a secret file, which nobody but its owner may be able to read.
+/// Returns the text of a secret key file, which must belong to this user and which nobody else may read or write.
 pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
-    let failed = |e| Error::io(path, "read", e);
-    let facts = std::fs::metadata(path).map_err(failed)?;
-    if !facts.is_file() || facts.len() > MAX_FILE {
+    let (text, file) = read_key_file(path)?;
+    let facts = file.metadata().map_err(|e| Error::io(path, "read", e))?;
+    let (user, mode) = (rustix::process::geteuid().as_raw(), facts.mode() & 0o777);
+    if facts.uid() != user {
         return Err(Error::usage(
-            format!("{} is no key file", path.display()),
-            "Make one with srd-rs keygen",
+            format!(
+                "{} belongs to the user {}, and this process runs as the user {user}",
+                path.display(),
+                facts.uid()
+            ),
+            format!("Run chown {user} {} if the key is yours, or name another key", path.display()),
         ));
     }
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(Error::usage(
             format!("{} can be read or written by others (mode {mode:03o})", path.display()),
@@ -166,23 +251,22 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
             ),
         ));
     }
-    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE as usize));
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
     Ok(text)
 }
 
-/// Reads a key file.
+/// Reads a master key file.
 ///
 /// # Errors
-/// [`Error::Usage`] when others can read it or it holds no key; [`Error::Io`] when it cannot be read.
+/// [`Error::Usage`] when the file belongs to another user, when others can read it, or when it does not hold a key;
+/// [`Error::Io`] when the file cannot be read.
 pub fn read_file(path: &Path) -> Result<MasterKey> {
     MasterKey::parse(&read_secret(path)?).ok_or_else(|| {
-        let what = format!("{} does not hold a key of 64 hex digits", path.display());
-        Error::usage(what, "Make one with srd-rs keygen")
+        let what = format!("{} does not hold {A_KEY}", path.display());
+        Error::usage(what, "Make a key with srd-rs keygen")
     })
 }
 
-/// `$XDG_CONFIG_HOME/srd-rs/master.key`, by default `~/.config/srd-rs/master.key`.
+/// Returns the path of the default key file: `$XDG_CONFIG_HOME/srd-rs/master.key`, or `~/.config/srd-rs/master.key`.
 ///
 /// # Errors
 /// [`Error::Usage`] when the environment names no home.
@@ -194,15 +278,17 @@ pub fn default_file() -> Result<PathBuf> {
         .ok_or_else(|| Error::usage("there is no home folder for the default key file", KEYLESS))
 }
 
+const A_KEY: &str = "a key of 64 hexadecimal digits that are not all 0";
 /// What to do where no key can be made.
 const KEYLESS: &str = "Set SRD_MASTER_KEY, name a key file with --key-file, or write no container (--no-axm)";
 
-/// Finds the key: the named file, else the environment, else the default key file. `None` when there
-/// is none of them.
+/// Finds the master key: in the named file, else in the environment, else in the default key file. Returns `None` if
+/// none of them exists.
 ///
 /// # Errors
-/// [`Error::Usage`] for a key that is malformed or readable by others; [`Error::Io`] for a named file
-/// that cannot be read.
+/// [`Error::Usage`] for a key that is malformed, that belongs to another user or that others can read; [`Error::Io`]
+/// for a file that cannot be read. Only a default key file that does not exist means that there is no key: a folder
+/// that may not be read is an error.
 pub fn find(key_file: Option<&Path>) -> Result<Option<(MasterKey, Origin)>> {
     if let Some(path) = key_file {
         return Ok(Some((read_file(path)?, Origin::File(path.to_path_buf()))));
@@ -212,21 +298,24 @@ pub fn find(key_file: Option<&Path>) -> Result<Option<(MasterKey, Origin)>> {
         return match MasterKey::parse(&text) {
             Some(key) => Ok(Some((key, Origin::Environment))),
             None => Err(Error::usage(
-                format!("{ENVIRONMENT} does not hold a key of 64 hex digits"),
-                "Correct it, or unset it to use a key file",
+                format!("{ENVIRONMENT} does not hold {A_KEY}"),
+                "Correct the variable, or unset it to use a key file",
             )),
         };
     }
-    match default_file() {
-        Ok(path) if path.symlink_metadata().is_ok() => Ok(Some((read_file(&path)?, Origin::File(path)))),
-        _ => Ok(None),
+    // Without a home folder there is no default key file.
+    let Ok(path) = default_file() else { return Ok(None) };
+    match path.symlink_metadata() {
+        Ok(_) => Ok(Some((read_file(&path)?, Origin::File(path)))),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path, "look for the default key file", e)),
     }
 }
 
-/// As [`find`]; where there is no key, the default key file is made.
+/// Finds the master key as [`find`] does. If there is no key, the default key file is made.
 ///
 /// # Errors
-/// As [`find`], and [`Error::Io`] when the file cannot be made.
+/// As [`find`], and [`Error::Io`] when the default key file cannot be made.
 pub fn find_or_make(key_file: Option<&Path>) -> Result<(MasterKey, Origin)> {
     if let Some(found) = find(key_file)? {
         return Ok(found);
@@ -242,7 +331,7 @@ pub fn find_or_make(key_file: Option<&Path>) -> Result<(MasterKey, Origin)> {
     let key = MasterKey::generate()?;
     match key.save(&path) {
         Ok(()) => Ok((key, Origin::Made(path))),
-        // Another run made it meanwhile.
+        // Another process has made the file in the meantime.
         Err(Error::Usage { .. }) => Ok((read_file(&path)?, Origin::File(path))),
         Err(e) => Err(e),
     }
@@ -295,11 +384,51 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused_without_showing_it() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["", "abc", &"g".repeat(64), &"a".repeat(63), &"a".repeat(5000)] {
-            let path = dir.path().join(format!("k{}", text.len()));
-            write_secret(&path, text.as_bytes()).unwrap();
+        for text in ["", "abc", &"g".repeat(64), &"0".repeat(64), &"a".repeat(63), &"a".repeat(5000)] {
+            let path = dir.path().join(format!("k{}{}", text.len(), text.chars().next().unwrap_or('-')));
+            write_key(&path, text.as_bytes(), 0o600).unwrap();
             let error = read_file(&path).unwrap_err().to_string();
             assert!(error.contains("keygen") && !error.contains("aaa"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_instead_of_a_file_name_is_not_shown() {
+        let key = "5e".repeat(32);
+        let error = read_file(Path::new(&key)).unwrap_err().to_string();
+        assert!(error.contains("name of a key file") && !error.contains("5e5e"), "{error}");
+    }
+
+    #[test]
+    fn pipes_and_devices_are_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), dir.path()] {
+            let error = read_file(path).unwrap_err().to_string();
+            assert!(error.contains("not a key file"), "{error}");
+            assert!(super::super::ed25519::read_public(path).is_err());
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        MasterKey::generate().unwrap().save(&path).unwrap();
+        match std::os::unix::fs::chown(&path, Some(65534), None) {
+            Ok(()) => {
+                let error = read_file(&path).unwrap_err().to_string();
+                assert!(error.contains("belongs to the user 65534"), "{error}");
+            }
+            Err(e) => eprintln!("not tested: only root can give a file to another user ({e})"),
         }
     }
 

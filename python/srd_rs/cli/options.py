@@ -173,7 +173,11 @@ def checking_options() -> Decorator:
                 help="Master key that the container was signed with. The default is the variable SRD_MASTER_KEY, or the"
                 " default key file if there is one.",
             ),
-            click.option("--no-key", is_flag=True, help="Use no master key: check the integrity alone."),
+            click.option(
+                "--no-key",
+                is_flag=True,
+                help="Use no master key. Without --public-key and --fingerprint, check the integrity alone.",
+            ),
             click.option(
                 "--public-key",
                 type=click.Path(path_type=Path),
@@ -182,6 +186,11 @@ def checking_options() -> Decorator:
             ),
             click.option(
                 "--fingerprint", metavar="HEX", help="Fingerprint that was published for the container."
+            ),
+            click.option(
+                "--expect-name",
+                metavar="NAME",
+                help="Name that the model (general.name) or its GGUF must have.",
             ),
         ]
     )

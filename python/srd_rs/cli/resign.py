@@ -29,7 +29,16 @@ from srd_rs.cli.progress import progress_bar
     metavar="FILE",
     help="Master key of CONTAINER.",
 )
-@click.option("--no-old-key", is_flag=True, help="The old key is lost: check the integrity alone on the way.")
+@click.option(
+    "--no-old-key",
+    is_flag=True,
+    help="Check the integrity alone, because the old key is lost. A forged container is then signed, too.",
+)
+@click.option(
+    "--drop-signature",
+    is_flag=True,
+    help="Allow that the Ed25519 signature of CONTAINER is lost, where no --sign-key makes a new one.",
+)
 @convert_option("threads")
 @convert_option("overwrite")
 @json_option()
@@ -40,6 +49,7 @@ def command(
     sign_key: Path | None,
     old_key_file: Path | None,
     no_old_key: bool,
+    drop_signature: bool,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -58,6 +68,7 @@ def command(
             old_key_file=old_key_file,
             use_old_key=not no_old_key,
             sign_key=sign_key,
+            drop_signature=drop_signature,
             threads=threads,
             overwrite=overwrite,
             progress=progress,

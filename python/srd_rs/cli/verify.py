@@ -39,21 +39,28 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the manifest file, with which a GGUF can be verified without the container.",
 )
+@click.option(
+    "-f",
+    "--overwrite",
+    is_flag=True,
+    help="Replace the files of --attest and --write-manifest if they exist.",
+)
 @convert_option("threads")
 @json_option()
 def command(path: Path, as_json: bool, no_key: bool, write_manifest: Path | None, **options: Any) -> None:
-    """Check that PATH, an .axm container, is what was signed; exit code 3 if it is not.
+    """Check that PATH, an .axm container, is what was signed. The exit code is 3 if it is not.
 
-    With the master key authenticity is checked, without it integrity alone. Whoever has the master key could have
-    signed: third parties need the fingerprint from a trusted place (--fingerprint) or an Ed25519 signature
-    (--public-key).
+    The container is held against the master key, an Ed25519 public key (--public-key) or a published fingerprint
+    (--fingerprint). Where there is none of them, the exit code is 3 as well, unless --no-key says that integrity alone
+    is wanted. Whoever has the master key could have signed, so third parties need the fingerprint or the public key
+    from a trusted place.
     """
     from srd_rs import container
 
     with progress_bar(wanted=not as_json) as progress:
-        found = container.verify(path, use_key=not no_key, progress=progress, **options)
-    if write_manifest is not None:
-        container.write_manifest(options["container"] or path, write_manifest)
+        found = container.verify(
+            path, use_key=not no_key, manifest=write_manifest, progress=progress, **options
+        )
     click.echo(json.dumps(_json(found)) if as_json else text(found))
 
 
@@ -65,9 +72,18 @@ def text(found: Verification) -> str:
     elif found.fingerprint_checked:
         what = "is the container with the given fingerprint; its tags were not checked without the master key"
     else:
-        what = "intact, but without a key, a public key or a fingerprint nothing says who made it"
+        what = "intact, but not verified: --no-key was given, so nothing shows who made it"
     rate = found.bytes / found.seconds if found.seconds > 0 else 0
-    lines = [f"{printable(str(found.path))}: {what}", f"fingerprint {found.fingerprint}"]
+    model = "without a name" if found.model is None else printable(found.model)
+    sources = ", ".join(printable(name) for name in found.sources[:4]) + (
+        ", ..." if found.sources[4:] else ""
+    )
+    lines = [
+        f"{printable(str(found.path))}: {what}",
+        f"model {model}, {found.quant}, as {printable(found.files[0])}",
+        f"made from {sources or 'an unknown source'}",
+        f"fingerprint {found.fingerprint}",
+    ]
     if found.public_key and not found.public_key_checked:
         lines.append(f"carries a signature of the Ed25519 key {found.public_key}, which was not compared")
     speed = f"{bytes_text(found.bytes)} in {duration_text(found.seconds)}, {bytes_text(round(rate))}/s"
@@ -75,4 +91,4 @@ def text(found: Verification) -> str:
 
 
 def _json(found: Verification) -> dict[str, Any]:
-    return {**dataclasses.asdict(found), "path": str(found.path), "verified": True}
+    return {**dataclasses.asdict(found), "path": str(found.path)}

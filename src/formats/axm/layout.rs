@@ -26,7 +26,8 @@ use crate::sign::{Hash, from_hex};
 pub const MAGIC: [u8; 8] = *b"\x89AXM\r\n\x1a\n";
 /// The version of the format that this crate reads and writes.
 pub const VERSION: u32 = 1;
-/// The number of the only suite of algorithms: SHA-256, HMAC-SHA256, HKDF-SHA256, and Ed25519 where there is a signature.
+/// The number of the only suite of algorithms: SHA-256, HMAC-SHA256, HKDF-SHA256, and Ed25519 where there is a
+/// signature.
 pub const ALGORITHMS: u32 = 1;
 /// The name of the format, as the header has it.
 pub const FORMAT: &str = "srd-axm/1";
@@ -195,8 +196,8 @@ pub struct GgufPart {
 pub struct SourceFile {
     /// The length of the file.
     pub bytes: u64,
-    /// The number of bytes that `sha256` covers, from the start of the file: the header alone for a weight file, else the
-    /// whole file.
+    /// The number of bytes that `sha256` covers, from the start of the file: the header alone for a weight file, else
+    /// the whole file.
     pub hashed_bytes: u64,
     /// A file name without a folder.
     pub name: String,

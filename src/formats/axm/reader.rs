@@ -41,6 +41,8 @@ pub struct Container {
     pub fingerprint: Hash,
     /// True for a manifest file, which has no shards.
     pub detached: bool,
+    /// The name of the model in the metadata of the GGUF (`general.name`), if there is one.
+    pub model_name: Option<String>,
     manifest: Vec<u8>,
     seal: Seal,
 }
@@ -82,15 +84,27 @@ impl Seal {
     }
 }
 
-/// What a container is held against.
+/// What a container is held against. Whoever made a file could have written everything in it, so one of the key, the
+/// public key and the fingerprint must come from elsewhere; without any of them a container is refused.
 #[derive(Default)]
 pub struct Expected<'a> {
-    /// The master key that must have signed. Without a key, a public key and a fingerprint only integrity is checked.
+    /// The master key that must have signed.
     pub key: Option<&'a MasterKey>,
     /// The Ed25519 key that must have signed.
     pub public_key: Option<Hash>,
     /// The fingerprint that was published.
     pub fingerprint: Option<Hash>,
+    /// The name that the container must have: `general.name` or the name of the GGUF, with or without its ending.
+    pub name: Option<String>,
+    /// Accepts a container of an unknown signer: the caller wants to know only that nothing is damaged.
+    pub integrity_only: bool,
+}
+
+impl Expected<'_> {
+    /// Returns whether the container is held against something that does not come from the container itself.
+    pub fn has_anchor(&self) -> bool {
+        self.key.is_some() || self.public_key.is_some() || self.fingerprint.is_some()
+    }
 }
 
 impl Container {
@@ -102,18 +116,19 @@ impl Container {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (file, size) = source::open_regular(path)?;
-        let front = Front::read(&file, size, path)?;
+        let metadata = Metadata::read(&file, size, path)?;
         Ok(Self {
             path: path.to_path_buf(),
             file,
-            preamble: front.preamble,
-            header: front.header,
-            layout: front.layout,
-            id: front.id,
-            fingerprint: front.fingerprint,
-            detached: front.detached,
-            manifest: front.manifest,
-            seal: front.seal,
+            preamble: metadata.preamble,
+            header: metadata.header,
+            layout: metadata.layout,
+            id: metadata.id,
+            fingerprint: metadata.fingerprint,
+            detached: metadata.detached,
+            model_name: metadata.model_name,
+            manifest: metadata.manifest,
+            seal: metadata.seal,
         })
     }
 
@@ -131,6 +146,12 @@ impl Container {
     /// this key signed this manifest. Whose key it is, the file cannot prove.
     pub fn public_key(&self) -> Option<Hash> {
         self.seal.is_signed().then_some(self.seal.public_key)
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        let mut files = self.header.files.iter().map(|f| f.name.as_str());
+        self.model_name.as_deref() == Some(name)
+            || files.any(|file| file == name || file.strip_suffix(".gguf") == Some(name))
     }
 
     pub(crate) fn place(&self, shard: &Shard) -> Place {
@@ -151,13 +172,33 @@ impl Container {
         self.manifest[at..at + 32].try_into().expect("32 bytes")
     }
 
-    /// Checks who sealed the container: the fingerprint, the Ed25519 key, the tag of the manifest and the tags of all
-    /// shards, as far as `expected` names them. The shards' bytes are not read.
+    /// Checks who sealed the container, and which container it is: the fingerprint, the Ed25519 key, the tag of the
+    /// manifest, the tags of all shards and the name, as far as `expected` has them. The shards' bytes are not read.
     ///
     /// # Errors
-    /// [`Error::Verification`] when the container is not the expected one.
+    /// [`Error::Verification`] when the container is not the expected one, or when `expected` has neither a key nor a
+    /// public key nor a fingerprint and does not say that integrity is enough.
     pub fn authenticate(&self, expected: &Expected) -> Result<()> {
         let refuse = |what: String, fix: &str| Err(Error::verification(Place::file(&self.path), what, fix));
+        if !expected.has_anchor() && !expected.integrity_only {
+            let what = format!(
+                "cannot be verified: no master key was found, and no public key and no fingerprint was given, so nothing \
+                 shows who made this container (it names the key {})",
+                to_hex(&self.preamble.key_id)
+            );
+            let fix = "Give --key-file, --public-key or --fingerprint, or use --no-key to check the integrity alone";
+            return refuse(what, fix);
+        }
+        if let Some(name) = expected.name.as_ref().filter(|name| !self.is_named(name)) {
+            let model = self.model_name.as_deref().unwrap_or("without a name");
+            let what = format!(
+                "holds the model '{}' as {}, not the expected '{}'",
+                model.escape_debug(),
+                self.header.files[0].name,
+                name.escape_debug()
+            );
+            return refuse(what, "This is another model under the expected file name: do not use it");
+        }
         if expected.fingerprint.is_some_and(|f| f != self.fingerprint) {
             let what = format!("has the fingerprint {}, not the expected one", to_hex(&self.fingerprint));
             return refuse(what, "This is another container, or an altered one: do not use it");
@@ -195,17 +236,28 @@ impl Container {
         }
     }
 
+    /// Returns whether `bytes` end with the seal of this container.
+    pub(super) fn has_seal(&self, bytes: &[u8]) -> bool {
+        let seal = bytes.last_chunk::<{ SEAL_BYTES as usize }>();
+        seal.is_some_and(|seal| Seal::decode(seal, &self.fingerprint).as_ref() == Ok(&self.seal))
+    }
+
     /// The refusal of a shard whose bytes or tag are not the signed ones.
     pub(crate) fn not_signed(&self, number: usize) -> Error {
         let shard = &self.layout.shards[number];
-        let what = format!(
-            "shard {} of {} of the {} plane is not the signed one (shard {number} of the file)",
-            shard.index + 1,
-            shard.count,
-            shard.plane.name()
-        );
-        Error::verification(self.place(shard), what, DAMAGED)
+        not_signed(self.place(shard), shard, number)
     }
+}
+
+/// The refusal of shard `number`, whose bytes or tag are not the signed ones.
+pub(super) fn not_signed(place: Place, shard: &Shard, number: usize) -> Error {
+    let what = format!(
+        "shard {} of {} of the {} plane is not the signed one (shard {number} of the file)",
+        shard.index + 1,
+        shard.count,
+        shard.plane.name()
+    );
+    Error::verification(place.at(shard.offset), what, DAMAGED)
 }
 
 /// Turns the error of a file that has become shorter, or that breaks its format, into a refusal: such a file is not the
@@ -220,18 +272,19 @@ pub(super) fn as_verification(error: Error) -> Error {
 }
 
 /// Everything in a container except the shards.
-struct Front {
+struct Metadata {
     preamble: Preamble,
     header: Header,
     layout: Layout,
     id: Hash,
     fingerprint: Hash,
     detached: bool,
+    model_name: Option<String>,
     manifest: Vec<u8>,
     seal: Seal,
 }
 
-impl Front {
+impl Metadata {
     fn read<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Self> {
         let refuse = |what: String| Error::verification(Place::file(path), what, DAMAGED);
         let read = |at: u64, buf: &mut [u8]| {
@@ -259,10 +312,10 @@ impl Front {
         let seal = Seal::decode(&seal, &fingerprint).map_err(refuse)?;
         check_manifest(&manifest, &preamble, &layout).map_err(refuse)?;
 
-        check_gguf_headers(source, path, &preamble, &header)?;
-        check_front_padding(source, path, &preamble, &header)?;
+        let model_name = check_gguf_headers(source, path, &preamble, &header)?;
+        check_header_padding(source, path, &preamble, &header)?;
         let id = header.container_id().expect("the header is checked");
-        Ok(Self { preamble, header, layout, id, fingerprint, detached, manifest, seal })
+        Ok(Self { preamble, header, layout, id, fingerprint, detached, model_name, manifest, seal })
     }
 }
 
@@ -271,8 +324,8 @@ impl Front {
 ///
 /// # Errors
 /// As [`Container::open`].
-pub fn check_front<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Hash> {
-    Ok(Front::read(source, size, path)?.fingerprint)
+pub fn check_metadata<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Hash> {
+    Ok(Metadata::read(source, size, path)?.fingerprint)
 }
 
 /// Checks that the sizes in the preamble fit the file and the limits of the format, which bounds every allocation
@@ -372,13 +425,15 @@ pub fn parse_gguf_header(bytes: &[u8], size: u64, path: &Path) -> Result<GgufHea
     read_header(&HeaderOnly(bytes), size, path).map_err(as_verification)
 }
 
-/// Checks that every stored GGUF header is sound and lists exactly the tensors of the container's header.
+/// Checks that every stored GGUF header is sound and lists exactly the tensors of the container's header. Returns the
+/// name of the model.
 fn check_gguf_headers<S: Source + ?Sized>(
     source: &S,
     path: &Path,
     p: &Preamble,
     header: &Header,
-) -> Result<()> {
+) -> Result<Option<String>> {
+    let mut name = None;
     let mut listed = vec![Vec::new(); header.files.len()];
     header.tensors.iter().for_each(|t| listed[t.file as usize].push(t));
     let mut at = PREAMBLE_BYTES + p.header_bytes;
@@ -394,12 +449,13 @@ fn check_gguf_headers<S: Source + ?Sized>(
             let what = format!("lists other tensors than its GGUF header (of '{}')", part.name);
             return Err(Error::verification(Place::file(path), what, DAMAGED));
         }
+        name = name.or_else(|| gguf.kv.get("general.name").and_then(|v| v.as_str()).map(str::to_string));
     }
-    Ok(())
+    Ok(name)
 }
 
 /// Checks that only zeros lie between the last GGUF header and the first shard.
-fn check_front_padding<S: Source + ?Sized>(
+fn check_header_padding<S: Source + ?Sized>(
     source: &S,
     path: &Path,
     p: &Preamble,

@@ -126,6 +126,14 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// The SHA-256, in hexadecimal digits, of everything behind the header.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the metadata do not have it.
+    pub fn data_sha256(&self) -> Result<&str> {
+        self.get("data.sha256")
+    }
+
     pub fn info(&self) -> Result<Info> {
         Ok(Info {
             text: self.get("text")?.to_string(),

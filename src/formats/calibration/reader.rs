@@ -11,6 +11,8 @@ use super::header::{FORMAT, GRANULE, Info, Input, Metadata, NOT_CALIBRATION};
 use crate::error::{Error, Place, Result};
 use crate::formats::safetensors::{self, TensorInfo};
 use crate::formats::source::{Source, open_regular};
+use crate::progress::Progress;
+use crate::sign::file::hash_range;
 use crate::sign::{sha256, to_hex};
 
 /// Bytes at the start of a file within which a calibration file's `format` stands.
@@ -57,14 +59,30 @@ impl Calibration {
             && start.windows(quoted.len()).any(|w| w == quoted.as_bytes())
     }
 
+    /// Opens a calibration file, and reads all of its data once to compare their SHA-256 with the one in the header. So
+    /// the digest, which covers the header alone, stands for the data as well.
+    ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Format`] when it is no calibration file, is cut short or
-    /// contradicts itself.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Format`] when it is no calibration file, is cut short,
+    /// contradicts itself or has other data than its header says.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_file(open_regular(path)?.0, path)
+        let (file, size) = open_regular(path)?;
+        let calibration = Self::from_file(file, path)?;
+        let json = header_json(&calibration.file, path)?;
+        let start = 8 + json.len() as u64;
+        let found = to_hex(&hash_range(&calibration.file, path, start..size, &Progress::default())?);
+        match Metadata::parse(&json, path)?.data_sha256()? == found {
+            true => Ok(calibration),
+            false => {
+                let what = "has data whose SHA-256 is not the one in its header (data.sha256)";
+                let fix = "The file is damaged or was altered: make the calibration again";
+                Err(Error::format(Place::file(path).at(start), what, fix))
+            }
+        }
     }
 
-    /// The same of an open file; `path` is for messages and metadata.
+    /// Reads the header of an open calibration file; `path` is used in messages and metadata. The data are not compared
+    /// with the header.
     ///
     /// # Errors
     /// As [`Calibration::open`].

@@ -1,8 +1,8 @@
 //! Measures a sidecar from the tensor table of a GGUF.
 //!
 //! Every byte of the file belongs to exactly one part. A tensor of a layer, and the padding behind it, belongs to the
-//! slot of the layer. Everything else (the header, the token embeddings, the output matrix, the norms and the RoPE factors
-//! outside the layers) belongs to the embedding part. So the sizes of the parts add up to the size of the file.
+//! slot of the layer. Everything else (the header, the token embeddings, the output matrix, the norms and the RoPE
+//! factors outside the layers) belongs to the embedding part. So the sizes of the parts add up to the size of the file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::met::policy::{self, Intent, Policy};
 use crate::met::slots::{CUSTOM_NOTE, MOE_NOTE, Slot, Split};
 use crate::progress::Progress;
 use crate::quant::recipe::layer_of;
-use crate::sign::file::hash_start;
+use crate::sign::file::hash_range;
 use crate::sign::to_hex;
 
 /// What a sidecar says that the GGUF does not say.
@@ -32,11 +32,12 @@ pub struct Options {
 }
 
 impl Sidecar {
-    /// Measures a GGUF from its header. `file.sha256` is `None`, because the weights are not read: [`file_sha256`] gives it.
+    /// Measures a GGUF from its header. `file.sha256` is `None`, because the weights are not read: [`file_sha256`]
+    /// gives it.
     ///
     /// # Errors
-    /// [`Error::Model`] for a part of a split model, for a file without layers, and for expert counts that contradict each
-    /// other; [`Error::Io`] if the header cannot be read again for its digest.
+    /// [`Error::Model`] for a part of a split model, for a file without layers, and for expert counts that contradict
+    /// each other; [`Error::Io`] if the header cannot be read again for its digest.
     pub fn measure(gguf: &GgufFile, options: &Options) -> Result<Self> {
         refuse_split_file(gguf)?;
         let n_layer = n_layer(gguf)?;
@@ -186,8 +187,8 @@ fn count(gguf: &GgufFile, key: &str) -> Option<u64> {
     gguf.kv.get(&format!("{}.{key}", arch(gguf))).and_then(|v| v.as_u64())
 }
 
-/// The number of layers that the metadata state, or else that the tensors show. A number larger than the number of tensors
-/// is refused, so that a wrong number cannot ask for much memory.
+/// The number of layers that the metadata state, or else that the tensors show. A number larger than the number of
+/// tensors is refused, so that a wrong number cannot ask for much memory.
 fn n_layer(gguf: &GgufFile) -> Result<u32> {
     let seen = gguf.tensors.iter().filter_map(|t| layer_of(&t.name)).max();
     let stated = count(gguf, "block_count");
@@ -237,7 +238,12 @@ pub(super) fn file_facts(gguf: &GgufFile) -> Result<FileFacts> {
         name: gguf.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         bytes: gguf.file_size,
         header_bytes: gguf.data_offset,
-        header_sha256: to_hex(&hash_start(&gguf.file, &gguf.path, gguf.data_offset, &Progress::default())?),
+        header_sha256: to_hex(&hash_range(
+            &gguf.file,
+            &gguf.path,
+            0..gguf.data_offset,
+            &Progress::default(),
+        )?),
         sha256: None,
     })
 }
@@ -260,5 +266,5 @@ fn budgets(
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Interrupted`] when the run was cancelled.
 pub fn file_sha256(gguf: &GgufFile, progress: &Progress) -> Result<String> {
-    Ok(to_hex(&hash_start(&gguf.file, &gguf.path, gguf.file_size, progress)?))
+    Ok(to_hex(&hash_range(&gguf.file, &gguf.path, 0..gguf.file_size, progress)?))
 }

@@ -1,7 +1,7 @@
 //! The sidecar of a GGUF: a JSON file that says which bytes of the GGUF belong to which slot of depth.
 //!
-//! [`schema`] has the fields of the JSON, [`measure`] computes them from the tensor table of a GGUF, and `check` compares a
-//! sidecar with a GGUF.
+//! [`schema`] has the fields of the JSON, [`measure`] computes them from the tensor table of a GGUF, and `check`
+//! compares a sidecar with a GGUF.
 //!
 //! ```no_run
 //! use std::path::Path;

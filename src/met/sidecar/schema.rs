@@ -207,8 +207,8 @@ impl Sidecar {
     /// Reads a sidecar file. [`Sidecar::check`] then checks that it fits a GGUF.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Model`] when it is not a regular file, [`Error::Format`] when it is
-    /// not a sidecar.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Model`] when it is not a regular file, [`Error::Format`]
+    /// when it is not a sidecar.
     pub fn read(path: &Path) -> Result<Self> {
         let (file, _) = open_regular(path)?;
         let mut bytes = Vec::new();
@@ -260,8 +260,8 @@ impl Sidecar {
         self.ranges(part).iter().map(|r| r.bytes).sum()
     }
 
-    /// Returns the parts that an intent needs, in the order in which they are read: the embedding part, then the slots by
-    /// depth.
+    /// Returns the parts that an intent needs, in the order in which they are read: the embedding part, then the slots
+    /// by depth.
     ///
     /// # Errors
     /// [`Error::Usage`] if the policy of this sidecar does not know the intent.

@@ -1,0 +1,4 @@
+//! Runs the target `calibration`: see `fuzz/src/lib.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| srd_rs_fuzz::calibration(bytes));

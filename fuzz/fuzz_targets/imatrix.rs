@@ -1,0 +1,4 @@
+//! Runs the target `imatrix`: see `fuzz/src/lib.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| srd_rs_fuzz::imatrix(bytes));
