@@ -49,7 +49,7 @@ REASONING = (0.40, 0.77)
 
 
 def srd(**steps: Any) -> Maker:
-    """A file of the SRD quantiser with some of its steps: arguments of `srd_rs.SrdOptions`."""
+    """A file that SRD made with some of its steps; `steps` are arguments of `srd_rs.SrdOptions`."""
 
     def make(case: Case, output: Path, seed: int) -> None:
         case.convert(output, seed, effort="srd", srd=srd_rs.SrdOptions(**steps), calibrate=case.moments)

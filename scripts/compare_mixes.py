@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Every mix by llama-quantize and by srd-rs, judged by KLD against BF16 on a text at the same size.
+"""Print the KLD of each mix by llama-quantize and by srd-rs against BF16, on one text and at equal size.
 
     python scripts/compare_mixes.py MODEL TEXT --calibration CALIBRATION_TEXT [--quants Q4_K_M,Q4_K_S,Q5_K_M,Q6_K]
         [--chunks 40] [--rows peer,peer-imatrix,fast,imatrix,srd-random,srd-builtin,srd-text]
 
-MODEL: checkpoint folder; TEXT: for example wiki.test.raw. Rows of one mix must agree in every tensor's type and
-bytes, or the script ends with an error. Needs srd-rs[eval] and the package gguf. Prints a Markdown table.
+MODEL is a checkpoint folder; TEXT is a text file, for example wiki.test.raw. The rows of one mix must agree in the
+type and bytes of every tensor; otherwise the script ends with an error. Calibrations take 32,768 tokens. The output
+is a Markdown table. Needs srd-rs[eval] and the package gguf.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Generate text from a GGUF with llama.cpp, to see that it runs.
+"""Generate text from a GGUF with llama.cpp, to see that llama.cpp runs the model.
 
     python scripts/generate.py GGUF PROMPT [-n 40] [--threads 2]
 
-Needs `xllamacpp` (in the extra `srd-rs[test]`), a prebuilt llama.cpp.
+Needs `xllamacpp`, a prebuilt llama.cpp, which the extra `test` installs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Write tests/data/recipes/*.json: the tensor types that llama-quantize itself chooses.
 
-For each model a tiny GGUF (real names and row lengths, few rows, zero weights) is written and quantised by
-`llama_model_quantize` of the llama-cpp-python package, once per recipe and override. What it gave each
-tensor is kept, one letter a tensor, in the file order of its output.
+For each model the script writes a tiny GGUF (real names and row lengths, few rows, zero weights), and
+`llama_model_quantize` of llama-cpp-python quantizes it, once for each recipe and override. The types of the tensors are
+stored with one letter for each tensor, in the order of the output.
 
     python scripts/make_recipe_goldens.py [FIXTURES]
 
@@ -63,7 +63,7 @@ OVERRIDES: list[dict[str, Any]] = [
 
 @dataclass
 class Model:
-    """A model to quantise: metadata, and tensors as (name, ne, type)."""
+    """A model to quantize: metadata, and tensors as (name, ne, type)."""
 
     arch: str
     n_layer: int

@@ -2,8 +2,8 @@
 
     python measure.py RESULT.json TIMEOUT_S COMMAND...
 
-A small process in between: Linux hands the peak RSS of the process that forks down to its child, and a test
-runner's own is far above what is measured here.
+This small process stands between the test runner and the command, because Linux hands the peak RSS of a process down to
+its children, and that of a test runner is far above what is measured here.
 """
 
 import json

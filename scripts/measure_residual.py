@@ -1,10 +1,11 @@
-"""KLD against BF16 of what a container gives at several alphas, beside the mixes made from the checkpoint.
+"""Print the KLD against BF16 of the weights of a container, at several alphas, beside mixes of the checkpoint.
 
     python scripts/measure_residual.py MODEL TEXT [--chunks 40] [--effort fast,srd]
 
-MODEL: checkpoint folder. Needs srd-rs[eval]. Prints a line per case: mean KLD in nats and its standard error, over
-the second half of chunks of 512 tokens, as llama-perplexity scores. The mixes are llama-quantize's and srd-rs's plain
-search; containers are made with each effort. Reconstructions are scored as F32, and re-quantised.
+MODEL is a checkpoint folder. Each case is one line: the mean KLD in nats and its standard error, over the second half
+of chunks of 512 tokens, as llama-perplexity scores. The mixes are made by llama-quantize and by the plain search of
+srd-rs. Containers are made with each effort; their weights are scored as F32, and quantized again. Needs srd-
+rs[eval].
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What hydration makes resident of a GGUF that is not in the page cache, and its time against plain reads.
+"""Print what hydration brings into memory of a GGUF that is not in the page cache, and its time beside plain reads.
 
     python scripts/met_cold_cache.py model.gguf [--runs 3]
 
-For each intent, with everything evicted before: the resident share of each part afterwards (mincore), the
-time of the hydration, and the time of reading the same byte ranges with pread in 1 MiB pieces. Medians; the
-two are measured in turn.
+The file is evicted before each measurement. For each intent the script prints the resident share of each part
+afterwards (by mincore), the time of the hydration, and the time of reading the same byte ranges with pread in pieces
+of 1 MiB. The two ways take turns, and the medians are printed.
 """
 
 from __future__ import annotations

