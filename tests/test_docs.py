@@ -1,7 +1,8 @@
 """The commands and the Python of README.md and docs/ do what they say: they are run, on the model that comes along.
 
-Every line of a fenced `sh` or `console` block that begins with `srd-rs` is run in one folder, file by file in the order
-of the text. In that folder `path/to/model` is the example model, and the files that a text takes for granted are there.
+Every line of a fenced `sh` or `console` block, or of an indented block, that begins with `srd-rs` is run in one folder,
+file by file in the order of the text. In that folder `path/to/model` is the example model, and the files that a text
+takes for granted are there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "org/name": "it fetches a model from the hub",
     "google/gemma": "it fetches a model from the hub",
+    "--slots early=0-5,factual=6-11,reasoning=12-22": "it is for a model of 30 layers",
+    "--lock": "it waits for Ctrl-C; tests/test_met.py runs it",
 }
 #: Part of a command -> a file or folder that must be there afterwards.
 WRITES = {
@@ -49,9 +52,12 @@ def commands() -> list[Command]:
     for page in PAGES:
         if not page.exists():
             continue
-        for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
-            if language not in ("sh", "console"):
-                continue
+        text = page.read_text(encoding="utf-8")
+        blocks = [body for language, body in FENCE.findall(text) if language in ("sh", "console")]
+        indented = [
+            line.strip() for line in FENCE.sub("", text).splitlines() if line.startswith("    srd-rs ")
+        ]
+        for body in [*blocks, "\n".join(indented)]:
             for line in body.replace("\\\n", " ").splitlines():
                 for part in line.split(" && "):
                     words = part.strip().removeprefix("$ ").removesuffix(" &&")
@@ -70,6 +76,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "examples").mkdir()
     (folder / "examples" / "wiki-gemma4").symlink_to(EXAMPLE)
     (folder / "models").mkdir()
+    (folder / "MODEL").symlink_to(EXAMPLE)
+    run = srd("convert", EXAMPLE, "-o", folder / "model.gguf", "--no-axm")
+    assert run.code == 0, run.stderr
     for quant in ("BF16", "Q4_K_M", "Q5_K_M"):
         gguf = folder / f"model-{quant}.gguf"
         run = srd("convert", EXAMPLE, "-q", quant, "-o", gguf, "--no-axm", "--no-met")
@@ -93,10 +102,13 @@ def test_a_documented_command_works(command: Command, folder: Path) -> None:
         if part in command.line:
             pytest.skip(f"not run: {reason}")
     words = shlex.split(command.line)[1:]
+    needed = (
+        ["llama_cpp", "matplotlib"] if words[0] == "eval" else ["matplotlib"] if "--plot" in words else []
+    )
+    for module in needed:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed, so this documented command was not run")
     if words[0] == "eval":
-        for module in ("llama_cpp", "matplotlib"):
-            if importlib.util.find_spec(module) is None:
-                pytest.skip(f"{module} is not installed, so no documented srd-rs eval was run")
         words += ["--threads", "1"]
     if words[0] in ("convert", "extract", "pack", "calibrate", "met", "eval") and "--dry-run" not in words:
         # The lines of a document share names on purpose; here they run in one folder.
