@@ -1,33 +1,34 @@
-//! Cost and gain of residual feedback, step by step, on one thread:
+//! Measures the cost and the gain of each step of the solver on one thread:
 //! `cargo bench --bench feedback -- MODEL.gguf FILE.calib [TYPE [WEIGHTS]]`.
 //!
-//! For each set of options the nanoseconds a weight and `relJ`, the geometric mean over the tensors of
-//! `(v - w)^T H (v - w) / w^T H w` with H undamped. MODEL holds F32, F16 or BF16 tensors, FILE what `srd-rs calibrate`
-//! wrote for it; of each tensor at most WEIGHTS (default 1 M) are taken. Without arguments nothing is measured.
+//! For each set of options the bench prints the nanoseconds for each weight and `relJ`, the geometric mean over the
+//! tensors of `(v - w) H (v - w)^T / w H w^T` with H undamped. MODEL holds F32, F16 or BF16 tensors. FILE is the
+//! calibration file that `srd-rs calibrate` wrote for MODEL. The bench takes at most WEIGHTS (default 1 M) of each tensor.
+//! Without arguments it measures nothing.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use srd_rs::dtype::GgmlType;
-use srd_rs::feedback::{DAMPING, Factor, Options, Rows, calibrated, quantize_rows};
+use srd_rs::feedback::{DAMPING, FactorizedMoments, Rows, SolverOptions, choose_dither, quantize_rows};
 use srd_rs::formats::calibration::{Calibration, SecondMoments};
 use srd_rs::formats::gguf::GgufFile;
 use srd_rs::model::source::Source;
 use srd_rs::noise::Noise;
 use srd_rs::quant;
 
-/// Rows that the noise is chosen on, as in a conversion.
+/// Number of rows on which the noise is chosen, as in a conversion.
 const SAMPLE_ROWS: usize = 16;
 
 struct Tensor {
     name: String,
     weights: Vec<f32>,
     moments: SecondMoments,
-    factor: Factor,
+    factorized: FactorizedMoments,
 }
 
-/// `sum over rows of x^T H x`, in f64.
+/// Returns the sum of `x H x^T` over rows x.
 fn energy(moments: &SecondMoments, rows: &[f32]) -> f64 {
     let (n, block) = (moments.n, moments.block);
     let of = |x: &[f32]| {
@@ -64,26 +65,27 @@ fn load(model: &str, file: &str, limit: usize) -> Vec<Tensor> {
         let mut weights = vec![0.0; rows * n];
         source.read_f32(i, 0, &mut weights, &mut Vec::new()).expect("weights");
         let moments = moments.read(0).expect("moments");
-        let factor = Factor::new(moments.clone(), DAMPING).expect("finite moments");
-        let Some(factor) = factor else { continue };
-        tensors.push(Tensor { name, weights, moments, factor });
+        let factorized = FactorizedMoments::new(moments.clone(), DAMPING).expect("finite moments");
+        let Some(factorized) = factorized else { continue };
+        tensors.push(Tensor { name, weights, moments, factorized });
     }
     tensors
 }
 
-/// Nanoseconds a weight and relJ.
-fn measure(ty: GgmlType, tensors: &[Tensor], options: &Options) -> (f64, f64) {
+/// Returns the nanoseconds for each weight, and relJ.
+fn measure(ty: GgmlType, tensors: &[Tensor], options: &SolverOptions) -> (f64, f64) {
     let (mut seconds, mut weights, mut logs) = (0.0, 0, 0.0);
     for t in tensors {
         let mut out = vec![0; ty.row_bytes(t.weights.len() as u64).expect("whole rows") as usize];
         let noise = Noise::new(0, &t.name);
         let sample = &t.weights[..t.weights.len().min(SAMPLE_ROWS * t.moments.n)];
         let start = Instant::now();
-        let chosen = calibrated(ty, Rows { weights: sample, noise: &noise, first: 0 }, &t.factor, options);
+        let chosen =
+            choose_dither(ty, Rows { weights: sample, noise: &noise, first: 0 }, &t.factorized, options);
         quantize_rows(
             ty,
             Rows { weights: &t.weights, noise: &noise, first: 0 },
-            &t.factor,
+            &t.factorized,
             &chosen,
             &mut out,
         );
@@ -108,27 +110,26 @@ fn main() {
     let tensors = load(model, file, limit);
     println!("{} tensors, {}", tensors.len(), ty.name());
     println!(
-        "| feedback | polish | proposals | tau | ns/weight | relJ |\n| --- | --- | --- | --- | ---: | ---: |"
+        "| feedback | descent rounds | beam width | dither | ns/weight | relJ |\n| --- | --- | --- | --- | ---: | ---: |"
     );
-    let plain = Options { proposals: 1, ..Options::default() };
+    let plain = SolverOptions { beam_width: 1, ..SolverOptions::default() };
     for options in [
-        Options { feedback: false, polish: 0, ..plain },
-        Options { polish: 0, ..plain },
-        Options { polish: 1, ..plain },
-        Options { polish: 2, ..plain },
-        Options { polish: 3, ..plain },
-        Options { polish: 0, proposals: 4, tau: Some(0.2), ..plain },
-        Options { proposals: 2, tau: Some(0.2), ..plain },
-        Options { proposals: 4, tau: Some(0.1), ..plain },
-        Options { proposals: 4, tau: Some(0.2), ..plain },
-        Options { proposals: 4, tau: Some(0.3), ..plain },
-        Options { proposals: 4, ..plain },
-        Options { proposals: 8, tau: Some(0.2), ..plain },
-        Options { unselected: true, tau: Some(0.2), ..plain },
+        SolverOptions { feedback: false, descent_rounds: 0, ..plain },
+        SolverOptions { descent_rounds: 0, ..plain },
+        SolverOptions { descent_rounds: 1, ..plain },
+        SolverOptions { descent_rounds: 2, ..plain },
+        SolverOptions { descent_rounds: 3, ..plain },
+        SolverOptions { descent_rounds: 0, beam_width: 4, dither: Some(0.2), ..plain },
+        SolverOptions { beam_width: 2, dither: Some(0.2), ..plain },
+        SolverOptions { beam_width: 4, dither: Some(0.1), ..plain },
+        SolverOptions { beam_width: 4, dither: Some(0.2), ..plain },
+        SolverOptions { beam_width: 4, dither: Some(0.3), ..plain },
+        SolverOptions { beam_width: 4, ..plain },
+        SolverOptions { beam_width: 8, dither: Some(0.2), ..plain },
     ] {
         let (ns, j) = measure(ty, &tensors, &options);
-        let tau = options.tau.map_or("chosen".into(), |t| t.to_string());
-        let Options { feedback, polish, proposals, .. } = options;
-        println!("| {feedback} | {polish} | {proposals} | {tau} | {ns:.1} | {j:.4e} |");
+        let dither = options.dither.map_or("chosen".into(), |d| d.to_string());
+        let SolverOptions { feedback, descent_rounds, beam_width, .. } = options;
+        println!("| {feedback} | {descent_rounds} | {beam_width} | {dither} | {ns:.1} | {j:.4e} |");
     }
 }

@@ -1,12 +1,15 @@
-//! Speed of the linear algebra beside the `gemm` crate and this core's peak: `cargo bench --bench gemm`.
+//! Measures the speed of the linear algebra beside the `gemm` crate and beside the peak of this core:
+//! `cargo bench --bench gemm [-- products|triangles]`.
 //!
-//! Everything is timed in turns within the same seconds, best of several, since other work on the machine slows all alike.
+//! All candidates are timed in turns within the same seconds, because other work on the machine then slows all of them
+//! alike. The best of several turns counts.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use srd_rs::linalg::gemm::{Mat, gemm_at};
-use srd_rs::linalg::{ldl, moments};
+use srd_rs::linalg::gemm::{Update, gemm_at};
+use srd_rs::linalg::matrix::{MatMut, MatRef};
+use srd_rs::linalg::{moments, udu};
 use srd_rs::simd_level::{Level, available};
 
 const TURNS: usize = 9;
@@ -26,7 +29,7 @@ fn seconds(work: &mut dyn FnMut()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Best times of several works, done in turns.
+/// Returns the best time of each work; the works are done in turns.
 fn best(works: &mut [&mut dyn FnMut()]) -> Vec<f64> {
     let mut best = vec![f64::INFINITY; works.len()];
     works.iter_mut().for_each(|work| work());
@@ -45,7 +48,7 @@ fn on<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 const CHAINS: usize = 12;
 const PEAK_STEPS: usize = 1 << 20;
 
-/// Twelve independent chains of fused multiply-adds.
+/// Computes twelve independent chains of fused multiply-adds.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn chains() -> f32 {
@@ -60,7 +63,7 @@ fn chains() -> f32 {
     sums.iter().map(|&s| _mm256_cvtss_f32(s)).sum()
 }
 
-/// Floating point operations of [`peak`].
+/// Number of floating point operations in [`peak`].
 const PEAK_WORK: f64 = (2 * 8 * CHAINS * PEAK_STEPS) as f64;
 
 fn peak() {
@@ -71,26 +74,26 @@ fn peak() {
     }
 }
 
-/// The crate that picks its blocks from the caches of the CPU.
-fn other(a: Mat<'_>, b: Mat<'_>, c: &mut [f32], threads: usize) {
+/// Multiplies with the `gemm` crate, which chooses its blocks from the caches of the CPU.
+fn other(a: MatRef<'_>, b: MatRef<'_>, c: &mut [f32], threads: usize) {
     let parallelism = if threads == 1 { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(threads) };
-    assert!(c.len() >= a.rows * b.cols);
-    // SAFETY: strides within the slices, c not shared.
+    assert!(c.len() >= a.nrows() * b.ncols());
+    // SAFETY: the views lie within their slices, `c` is long enough and not shared.
     unsafe {
         gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
+            a.nrows(),
+            b.ncols(),
+            a.ncols(),
             c.as_mut_ptr(),
             1,
-            b.cols as isize,
+            b.ncols() as isize,
             false,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
+            a.as_ptr(),
+            a.col_stride() as isize,
+            a.row_stride() as isize,
+            b.as_ptr(),
+            b.col_stride() as isize,
+            b.row_stride() as isize,
             0.0f32,
             1.0f32,
             false,
@@ -101,18 +104,25 @@ fn other(a: Mat<'_>, b: Mat<'_>, c: &mut [f32], threads: usize) {
     }
 }
 
-/// b is `[n, k]`, rows of weights, or with `plain` `[k, n]`.
+/// Measures one shape. `b` is `[n, k]` (rows of weights), or `[k, n]` if `plain` is set.
 fn shape(m: usize, n: usize, k: usize, plain: bool, threads: usize) {
     let (a, b) = (numbers(m * k), numbers(n * k));
-    let a = Mat::rows(&a, m, k);
-    let b = if plain { Mat::rows(&b, k, n) } else { Mat::rows(&b, n, k).transposed() };
+    let a = MatRef::from_row_major_slice(&a, m, k);
+    let b = match plain {
+        true => MatRef::from_row_major_slice(&b, k, n),
+        false => MatRef::from_row_major_slice(&b, n, k).transpose(),
+    };
     let (mut ours, mut theirs) = (vec![0.0; m * n], vec![0.0; m * n]);
     let level = *available().last().expect("the scalar level");
     let work = (2 * m * n * k) as f64;
     let repeat = (4e7 / work).ceil() as usize;
     let times = on(threads, || {
         best(&mut [
-            &mut || (0..repeat).for_each(|_| gemm_at(level, a, b, &mut ours, n, false)),
+            &mut || {
+                (0..repeat).for_each(|_| {
+                    gemm_at(level, a, b, MatMut::from_row_major_slice(&mut ours, m, n), Update::Set);
+                });
+            },
             &mut || (0..repeat).for_each(|_| other(a, b, &mut theirs, threads)),
             &mut peak,
         ])
@@ -129,26 +139,27 @@ fn shape(m: usize, n: usize, k: usize, plain: bool, threads: usize) {
     );
 }
 
-/// Floating point operations a second, and their share of the peak of as many cores.
+/// Formats the milliseconds, the floating point operations a second, and their share of the peak of as many cores.
 fn rate(work: f64, times: &[f64], threads: usize) -> String {
     let (rate, peak) = (work / times[0] / 1e9, PEAK_WORK / times[1] / 1e9);
     format!("{:.1} | {rate:.1} | {:.2} |", 1e3 * times[0], rate / peak / threads as f64)
 }
 
-/// `n^3 / 3` operations: one triangle.
+/// Measures a factorization, which takes `n^3 / 3` operations.
 fn factors(n: usize, threads: usize) {
     let x = numbers(2 * n * n);
     let mut h = vec![0.0; n * n];
     moments::accumulate(&x, n, n, &mut h);
-    moments::symmetrise(&mut h, n, n, 2 * n as u64);
+    moments::symmetrize(&mut h, n, n, 2 * n as u64);
     drop(x);
     let times = on(threads, || {
-        best(&mut [&mut || drop(black_box(ldl::factorise(Mat::rows(&h, n, n), 0.01))), &mut peak])
+        let h = MatRef::from_row_major_slice(&h, n, n);
+        best(&mut [&mut || drop(black_box(udu::factorize(h, 0.01))), &mut peak])
     });
     println!("| factors {n} | {threads} | {}", rate((n as f64).powi(3) / 3.0, &times, threads));
 }
 
-/// `tokens n block` operations: one triangle.
+/// Measures sums of second moments, which take `tokens n block` operations.
 fn sums(tokens: usize, n: usize, block: usize, threads: usize) {
     let x = numbers(tokens * n);
     let mut into = vec![0.0; n * block];

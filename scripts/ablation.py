@@ -24,8 +24,6 @@ from srd_rs.eval.imatrix import compute_imatrix
 from srd_rs.eval.quantizer import quantize
 
 Maker = Callable[["Case", Path, int], None]
-#: Noise in units of the step that is added when nothing is selected.
-UNSELECTED_TAU = 0.3
 
 
 class Case:
@@ -68,7 +66,6 @@ STEPS: dict[str, tuple[Maker, bool]] = {
     **{f"+dither K={k}": (srd(proposals=k), True) for k in (2, 4, 8)},
     "+dither K=4 in 40-77 %": (srd(proposals=4, dither_layers=REASONING), True),
     "polish 2 without feedback": (srd(feedback=False, proposals=1), False),
-    "unselected noise": (srd(polish=0, proposals=1, tau=UNSELECTED_TAU, select=False), True),
 }
 
 

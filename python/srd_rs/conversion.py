@@ -117,8 +117,12 @@ def run_plan(
 
 def _srd_json(options: ConvertOptions) -> str:
     srd = options.srd
-    steps = {"feedback": srd.feedback, "polish": srd.polish, "proposals": srd.proposals}
-    feedback = {**steps, "tau": srd.tau, "unselected": not srd.select}
+    feedback = {
+        "feedback": srd.feedback,
+        "descent_rounds": srd.polish,
+        "beam_width": srd.proposals,
+        "dither": srd.tau,
+    }
     return json.dumps({"feedback": feedback, "seed": options.seed, "dither_layers": srd.dither_layers})
 
 

@@ -39,7 +39,6 @@ class SrdOptions:
         itself without noise, with the noise added and with the noise subtracted, and the best candidates are kept.
         1 uses no noise.
     tau: Amplitude of the noise in quantisation steps. None chooses the amplitude for each tensor, and may choose 0.
-    select: False keeps every noisy candidate without comparing; only ablation studies need this.
     dither_layers: First and last layer that get `proposals` candidates, as shares of the depth (0 to 1). The other
         layers get one candidate. None means all layers.
     """
@@ -48,7 +47,6 @@ class SrdOptions:
     polish: int = 2
     proposals: int = 4
     tau: float | None = None
-    select: bool = True
     dither_layers: tuple[float, float] | None = None
 
 

@@ -206,7 +206,7 @@ impl Group {
             }
         }
         // The sums have their upper triangles alone; dividing by one changes nothing.
-        moments::symmetrise(&mut values, self.n, self.block, 1);
+        moments::symmetrize(&mut values, self.n, self.block, 1);
         SecondMoments { n: self.n, block: self.block, values, tokens }
     }
 }

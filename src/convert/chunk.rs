@@ -8,7 +8,7 @@ use crate::convert::planned::{Plan, PlannedTensor};
 use crate::convert::units::{Chunk, whole_blocks};
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
-use crate::feedback::{self, Factor};
+use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::Moments;
 use crate::formats::decode;
 use crate::model::source::Encoding;
@@ -138,15 +138,15 @@ impl<'a> Converter<'a> {
     }
 
     /// Returns the options for a tensor. A tensor outside of the layers of the dither gets one proposal.
-    fn solver_options(&self, tensor: &PlannedTensor) -> feedback::Options {
+    fn solver_options(&self, tensor: &PlannedTensor) -> feedback::SolverOptions {
         let layers = f64::from(self.layers.max(1));
         let depth = recipe::layer_of(&tensor.bound.name).map(|l| (f64::from(l) + 0.5) / layers);
         let (from, to) = self.effort.dither_layers.unwrap_or((0.0, 1.0));
-        let proposals = match depth.is_some_and(|d| from <= d && d < to) {
-            true => self.effort.feedback.proposals,
+        let beam_width = match depth.is_some_and(|d| from <= d && d < to) {
+            true => self.effort.feedback.beam_width,
             false => 1,
         };
-        feedback::Options { proposals, ..self.effort.feedback }
+        feedback::SolverOptions { beam_width, ..self.effort.feedback }
     }
 
     /// Quantizes whole rows under the second moments of their inputs. Each expert has its own moments.
@@ -182,11 +182,11 @@ impl<'a> Converter<'a> {
     fn sampled(
         &self,
         tensor: &PlannedTensor,
-        factor: &Factor,
+        factor: &FactorizedMoments,
         expert: u64,
-        options: &feedback::Options,
+        options: &feedback::SolverOptions,
         noise: &Noise,
-    ) -> Result<feedback::Options> {
+    ) -> Result<feedback::SolverOptions> {
         let (row, rows) = (tensor.bound.row_len(), tensor.bound.ne.get(1).copied().unwrap_or(1).max(1));
         let n = rows.min(SAMPLE_ROWS);
         let first = expert * rows + (rows - n) / 2;
@@ -200,7 +200,7 @@ impl<'a> Converter<'a> {
         let limit = quant::max_abs(tensor.ty);
         weights.iter_mut().filter(|w| !fits(**w, limit)).for_each(|w| *w = 0.0);
         let rows = feedback::Rows { weights: &weights, noise, first };
-        Ok(feedback::calibrated(tensor.ty, rows, factor, options))
+        Ok(feedback::choose_dither(tensor.ty, rows, factor, options))
     }
 
     /// Checks that every weight is finite and fits the scales of the type. Replaces those that do not if the user allows it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::convert::planned::PlannedTensor;
 use crate::error::Result;
-use crate::feedback::{self, Factor};
+use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::Moments;
 
 /// Share of plain squared error in what a tied embedding is quantised for: it is looked up by row as well as
@@ -17,10 +17,10 @@ const EMBEDDING: &str = "token_embd.weight";
 
 /// Which factor: input of the calibration file, expert, and whether it is mixed for looking up.
 type Key = (usize, usize, bool);
-type Slot = Arc<OnceLock<Result<Option<Arc<Factor>>>>>;
+type Slot = Arc<OnceLock<Result<Option<Arc<FactorizedMoments>>>>>;
 
 /// What was chosen for an expert of a tensor.
-type Chosen = HashMap<(String, usize), Arc<OnceLock<Result<feedback::Options>>>>;
+type Chosen = HashMap<(String, usize), Arc<OnceLock<Result<feedback::SolverOptions>>>>;
 
 /// The factors in use, the last used one at the end.
 pub struct Factors {
@@ -44,10 +44,10 @@ impl Factors {
         tensor: &PlannedTensor,
         moments: &Moments,
         expert: usize,
-    ) -> Result<Option<Arc<Factor>>> {
+    ) -> Result<Option<Arc<FactorizedMoments>>> {
         let looked_up = tensor.bound.name == EMBEDDING;
         let key = (moments.input(), expert, looked_up);
-        let bytes = Factor::bytes(moments.n(), moments.block());
+        let bytes = FactorizedMoments::bytes(moments.n(), moments.block());
         let slot = self.slot(key, bytes);
         let made = slot.get_or_init(|| make(moments, expert, looked_up));
         match made {
@@ -65,8 +65,8 @@ impl Factors {
         &self,
         tensor: &PlannedTensor,
         expert: usize,
-        choose: impl Fn() -> Result<feedback::Options>,
-    ) -> Result<feedback::Options> {
+        choose: impl Fn() -> Result<feedback::SolverOptions>,
+    ) -> Result<feedback::SolverOptions> {
         let mut chosen = self.chosen.lock().unwrap_or_else(|p| p.into_inner());
         let slot = Arc::clone(chosen.entry((tensor.bound.name.clone(), expert)).or_default());
         drop(chosen);
@@ -97,10 +97,10 @@ impl Factors {
     }
 }
 
-fn make(moments: &Moments, expert: usize, looked_up: bool) -> Result<Option<Arc<Factor>>> {
+fn make(moments: &Moments, expert: usize, looked_up: bool) -> Result<Option<Arc<FactorizedMoments>>> {
     let mut moments = moments.read(expert)?;
     if looked_up {
         moments.mix_identity(LOOKED_UP);
     }
-    Ok(Factor::new(moments, feedback::DAMPING)?.map(Arc::new))
+    Ok(FactorizedMoments::new(moments, feedback::DAMPING)?.map(Arc::new))
 }

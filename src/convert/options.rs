@@ -123,7 +123,7 @@ pub struct RunOptions<'a> {
 #[serde(default, deny_unknown_fields)]
 pub struct Effort {
     /// Options of the solver.
-    pub feedback: feedback::Options,
+    pub feedback: feedback::SolverOptions,
     /// Seed of the noise.
     pub seed: u64,
     /// Layers that get all proposals, given as a range of depth (0 to 1). The other layers get one proposal. The default

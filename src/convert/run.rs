@@ -25,6 +25,7 @@ const WRITE: usize = 1 << 20;
 /// Whatever went wrong first in the order of the plan; [`Error::Interrupted`](crate::Error::Interrupted) after
 /// [`Progress::cancel`]; [`Error::Usage`](crate::Error::Usage) when there is a container to sign and no key.
 pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Report> {
+    options.effort.feedback.check()?;
     let clock = Clock::start();
     let threads = options.threads.max(1);
     let outputs = Outputs::create(plan, options)?;

@@ -1,200 +1,256 @@
-//! Quantisation under the second moments of the inputs: residual feedback, dither, polish (section 5 of the design).
+//! The solver: quantizes rows of weights so that the outputs of the matrix change least, given the second moments of its
+//! inputs.
 //!
-//! Rows of a matrix do not depend on each other: [`ROWS`] of them are worked on side by side, one diagonal block of H
-//! after another. Cost per weight, for blocks of B: `B / 2` fused multiply-adds for a trajectory of feedback and B for
-//! a round of polish.
+//! For a row w and its quantized form v the cost is `J = (v - w) H (v - w)^T` with H = the mean of `x x^T` over
+//! calibration inputs, in diagonal blocks. [`quantize_rows`] searches the scales of each block format, diffuses the residual
+//! of each column into the later columns (GPTQ, Frantar et al. 2022, in the form of LDLQ, Chee et al. 2023), keeps the best
+//! of several dithered candidates (the M-algorithm, Anderson and Mohan 1984), and improves scales and codes by coordinate
+//! descent (QuantEase, Behdin et al. 2023). `docs/decisions/0005-feedback.md` has the measurements.
+//!
+//! Rows do not depend on each other; 16 rows are solved side by side, one block of H after another. Fused multiply-adds
+//! for each weight, for blocks of H with B columns: B for feedback without a beam (the residuals of earlier columns are
+//! summed for the search of scales and again for the codes), and B for each round of coordinate descent.
+//!
+//! ```
+//! use srd_rs::dtype::GgmlType;
+//! use srd_rs::feedback::{DAMPING, FactorizedMoments, Rows, SolverOptions, quantize_rows};
+//! use srd_rs::formats::calibration::SecondMoments;
+//! use srd_rs::noise::Noise;
+//!
+//! // Two rows of 256 weights, and moments in which neighbouring inputs are alike.
+//! let weights: Vec<f32> = (0..512).map(|i| ((i * 37 % 101) as f32 - 50.0) / 100.0).collect();
+//! let near = |i: usize, j: usize| 0.5f32.powi(i.abs_diff(j) as i32);
+//! let values = (0..256 * 256).map(|at| near(at / 256, at % 256)).collect();
+//! let moments = SecondMoments { n: 256, block: 256, values, tokens: 1000 };
+//! let moments = FactorizedMoments::new(moments, DAMPING)?.expect("the moments are not all zero");
+//!
+//! let noise = Noise::new(0, "example");
+//! let rows = Rows { weights: &weights, noise: &noise, first: 0 };
+//! let mut blocks = [0; 2 * 144];
+//! let best = quantize_rows(GgmlType::Q4_K, rows, &moments, &SolverOptions::default(), &mut blocks);
+//! let rounded = SolverOptions { feedback: false, descent_rounds: 0, ..SolverOptions::default() };
+//! assert!(best < quantize_rows(GgmlType::Q4_K, rows, &moments, &rounded, &mut blocks));
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 #![expect(
     clippy::needless_range_loop,
-    reason = "several arrays of registers are walked side by side, in what must be inlined"
+    reason = "several arrays of registers are indexed side by side, in code that must be inlined"
 )]
 
-mod factor;
-mod grid;
-mod lanes;
-mod order;
-mod polish;
+mod beam;
+mod coordinate_descent;
+mod factorized;
+mod pivot_order;
+mod scales;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 mod solve;
-mod survivors;
+mod state;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 use serde::Deserialize;
 
-pub use factor::{DAMPING, Factor};
-use grid::Format;
-use lanes::{Lane, Plain, ROWS};
-use solve::{Moments, Steps, Work};
+pub use factorized::{DAMPING, FactorizedMoments};
+use scales::Format;
+use state::{FactorizedBlock, NoiseSource, Workspace};
+use vector::{F32x16, Portable, ROWS};
 
 use crate::dtype::GgmlType;
+use crate::error::{Error, Result};
 use crate::noise::Noise;
 use crate::simd_level::{Level, level};
 
-/// What is done to a tensor.
+/// How much work the solver does for a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Diffuse residuals; without it the columns are rounded one by one.
+pub struct SolverOptions {
+    /// Diffuses residuals into later columns. Without feedback every column is rounded alone.
     pub feedback: bool,
-    /// Rounds of coordinate descent on scales and codes.
-    pub polish: usize,
-    /// K, the partial solutions of each row that go on side by side; at most [`MOST_PROPOSALS`]. 1: no noise.
-    pub proposals: usize,
-    /// Amplitude of the noise in steps; `None` asks for the best of [`TAUS`] for each tensor.
-    pub tau: Option<f32>,
-    /// Noise that nothing is compared with: for the ablation only.
-    pub unselected: bool,
+    /// Number of rounds of coordinate descent on scales and codes.
+    pub descent_rounds: usize,
+    /// K, the number of candidate roundings kept for each row (beam width): one of [`BEAM_WIDTHS`]. A width of 1 uses no
+    /// noise.
+    pub beam_width: usize,
+    /// Amplitude of the noise, in quantization steps. `None` asks for the best of [`DITHER_AMPLITUDES`] for each tensor.
+    pub dither: Option<f32>,
 }
 
-impl Default for Options {
+impl Default for SolverOptions {
     fn default() -> Self {
-        Self { feedback: true, polish: 2, proposals: 4, tau: None, unselected: false }
+        Self { feedback: true, descent_rounds: 2, beam_width: 4, dither: None }
     }
 }
 
-/// More partial solutions than these are not kept.
-pub const MOST_PROPOSALS: usize = survivors::MOST;
-/// Amplitudes that are tried on a sample of a tensor's rows.
-pub const TAUS: [f32; 3] = [0.1, 0.2, 0.3];
-/// What noise must gain on the sample to be used: less is chance.
-const WORTH: f64 = 0.999;
+impl SolverOptions {
+    /// Checks that the solver can do what the options say.
+    ///
+    /// # Errors
+    /// Returns [`Error::Usage`] if the beam width is none of [`BEAM_WIDTHS`], or if the amplitude of the noise is negative
+    /// or not finite.
+    pub fn check(&self) -> Result<()> {
+        if !BEAM_WIDTHS.contains(&self.beam_width) {
+            let what = format!("the solver has no beam of {} candidates", self.beam_width);
+            return Err(Error::usage(what, "Choose 1, 2, 4 or 8 candidates"));
+        }
+        match self.dither {
+            Some(dither) if !(dither.is_finite() && dither >= 0.0) => {
+                let what = format!("the noise cannot have an amplitude of {dither} steps");
+                Err(Error::usage(what, "Choose a number from 0 to 1, or leave the choice to the solver"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
-/// Which rows these are, for their noise.
+/// The beam widths that the solver has.
+pub const BEAM_WIDTHS: [usize; 4] = [1, 2, 4, beam::MAX_WIDTH];
+/// The amplitudes, in quantization steps, that [`choose_dither`] tries on a sample of a tensor's rows.
+pub const DITHER_AMPLITUDES: [f32; 3] = [0.1, 0.2, 0.3];
+/// The share by which noise must lower the cost of the sample to be used. A smaller gain can be chance.
+const MIN_GAIN: f64 = 0.001;
+
+/// Rows of a tensor, with the source of their noise.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
+    /// Whole rows, one after another.
     pub weights: &'a [f32],
+    /// The noise of the tensor.
     pub noise: &'a Noise,
-    /// Number of the first one in its tensor.
+    /// Number of the first row in its tensor, which selects its noise.
     pub first: u64,
 }
 
-/// Whether [`quantize_rows`] has feedback for the type.
+/// Returns whether [`quantize_rows`] can quantize to the type.
 pub fn supports(ty: GgmlType) -> bool {
     use GgmlType::*;
     matches!(ty, Q4_K | Q5_K | Q6_K | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0)
 }
 
-/// Quantises whole rows of `factor`'s length. Returns the sum of J over the rows.
+/// Quantizes whole rows, each as long as the moments have columns, into packed blocks. Returns the sum of J over the rows.
+///
+/// The bytes depend on each row, its number and the moments alone: neither on the other rows nor on the CPU.
 ///
 /// # Panics
-/// If [`supports`] is false for the type or the lengths do not agree.
+/// Panics if [`supports`] is false for the type, if [`SolverOptions::check`] refuses the options, or if the lengths do not
+/// agree.
 pub fn quantize_rows(
     ty: GgmlType,
     rows: Rows<'_>,
-    factor: &Factor,
-    options: &Options,
+    moments: &FactorizedMoments,
+    options: &SolverOptions,
     out: &mut [u8],
 ) -> f64 {
+    assert!(BEAM_WIDTHS.contains(&options.beam_width), "a beam of {} candidates", options.beam_width);
     match ty {
-        GgmlType::Q4_K => quantize_as::<grid::Q4K>(rows, factor, options, out),
-        GgmlType::Q5_K => quantize_as::<grid::Q5K>(rows, factor, options, out),
-        GgmlType::Q6_K => quantize_as::<grid::Q6K>(rows, factor, options, out),
-        GgmlType::Q4_0 => quantize_as::<grid::Q40>(rows, factor, options, out),
-        GgmlType::Q4_1 => quantize_as::<grid::Q41>(rows, factor, options, out),
-        GgmlType::Q5_0 => quantize_as::<grid::Q50>(rows, factor, options, out),
-        GgmlType::Q5_1 => quantize_as::<grid::Q51>(rows, factor, options, out),
-        GgmlType::Q8_0 => quantize_as::<grid::Q80>(rows, factor, options, out),
+        GgmlType::Q4_K => quantize_as::<scales::Q4K>(rows, moments, options, out),
+        GgmlType::Q5_K => quantize_as::<scales::Q5K>(rows, moments, options, out),
+        GgmlType::Q6_K => quantize_as::<scales::Q6K>(rows, moments, options, out),
+        GgmlType::Q4_0 => quantize_as::<scales::Q40>(rows, moments, options, out),
+        GgmlType::Q4_1 => quantize_as::<scales::Q41>(rows, moments, options, out),
+        GgmlType::Q5_0 => quantize_as::<scales::Q50>(rows, moments, options, out),
+        GgmlType::Q5_1 => quantize_as::<scales::Q51>(rows, moments, options, out),
+        GgmlType::Q8_0 => quantize_as::<scales::Q80>(rows, moments, options, out),
         _ => panic!("no feedback for {}", ty.name()),
     }
 }
 
-/// `options` with the amplitude of [`TAUS`] that costs the least on `rows`, a sample of the tensor; one proposal without
-/// noise where none gains.
-pub fn calibrated(ty: GgmlType, rows: Rows<'_>, factor: &Factor, options: &Options) -> Options {
-    if options.tau.is_some() || options.proposals <= 1 {
+/// Returns `options` with the amplitude of [`DITHER_AMPLITUDES`] that costs least on `rows`, a sample of the tensor. If no
+/// amplitude lowers the cost by a thousandth, the returned options have a beam width of 1 and no noise. Options that state
+/// an amplitude or a beam width of 1 are returned as they are.
+///
+/// # Panics
+/// Panics as [`quantize_rows`].
+pub fn choose_dither(
+    ty: GgmlType,
+    rows: Rows<'_>,
+    moments: &FactorizedMoments,
+    options: &SolverOptions,
+) -> SolverOptions {
+    if options.dither.is_some() || options.beam_width <= 1 {
         return *options;
     }
     let mut out = vec![0; ty.row_bytes(rows.weights.len() as u64).expect("whole rows") as usize];
-    let plain = Options { proposals: 1, tau: Some(0.0), ..*options };
-    let mut best = (WORTH * quantize_rows(ty, rows, factor, &plain, &mut out), plain);
-    for tau in TAUS {
-        let noisy = Options { tau: Some(tau), ..*options };
-        let cost = quantize_rows(ty, rows, factor, &noisy, &mut out);
+    let plain = SolverOptions { beam_width: 1, dither: Some(0.0), ..*options };
+    let mut best = ((1.0 - MIN_GAIN) * quantize_rows(ty, rows, moments, &plain, &mut out), plain);
+    for dither in DITHER_AMPLITUDES {
+        let dithered = SolverOptions { dither: Some(dither), ..*options };
+        let cost = quantize_rows(ty, rows, moments, &dithered, &mut out);
         if cost < best.0 {
-            best = (cost, noisy);
+            best = (cost, dithered);
         }
     }
     best.1
 }
 
-fn quantize_as<F: Format>(rows: Rows<'_>, factor: &Factor, options: &Options, out: &mut [u8]) -> f64 {
-    let n = factor.n;
+/// The blocks of H are the outer loop and groups of [`ROWS`] rows the inner loop, so that a block of H stays in the cache
+/// for all rows.
+fn quantize_as<F: Format>(
+    rows: Rows<'_>,
+    moments: &FactorizedMoments,
+    options: &SolverOptions,
+    out: &mut [u8],
+) -> f64 {
+    let n = moments.n;
     let row_bytes = n / F::BLOCK * F::TYPE.block_bytes();
     assert!(rows.weights.len().is_multiple_of(n) && out.len() == rows.weights.len() / n * row_bytes);
-    let mut job = Job { factor, options, work: Work::default() };
-    let mut total = 0.0;
-    let groups = rows.weights.chunks(ROWS * n).zip(out.chunks_mut(ROWS * row_bytes));
-    for (i, (weights, out)) in groups.enumerate() {
-        let first = rows.first + (i * ROWS) as u64;
-        let cost = job.group::<F>(Rows { weights, first, ..rows }, out);
-        total += cost.iter().take(weights.len() / n).map(|&c| f64::from(c)).sum::<f64>();
-    }
-    total
-}
-
-struct Job<'a> {
-    factor: &'a Factor,
-    options: &'a Options,
-    work: Work,
-}
-
-impl Job<'_> {
-    /// At most [`ROWS`] rows. Returns the cost of each; that of missing ones means nothing.
-    fn group<F: Format>(&mut self, rows: Rows<'_>, out: &mut [u8]) -> [f32; ROWS] {
-        let mut total = [0.0; ROWS];
-        for &(start, len) in &self.factor.blocks {
-            self.work.resize::<F>(len);
-            let pieces = rows.weights.chunks_exact(self.factor.n).map(|row| &row[start..start + len]);
-            for (to, from) in self.work.rows.chunks_exact_mut(len).zip(pieces) {
-                to.copy_from_slice(from);
+    let dither = options.dither.unwrap_or(0.0);
+    let mut ws = Workspace::default();
+    let mut costs = vec![[0.0f32; ROWS]; (rows.weights.len() / n).div_ceil(ROWS)];
+    for &(start, len) in &moments.blocks {
+        ws.resize::<F>(len);
+        let groups = rows.weights.chunks(ROWS * n).zip(out.chunks_mut(ROWS * row_bytes)).zip(&mut costs);
+        for (i, ((weights, out), costs)) in groups.enumerate() {
+            for (to, row) in ws.rows.chunks_exact_mut(len).zip(weights.chunks_exact(n)) {
+                to.copy_from_slice(&row[start..start + len]);
             }
-            let steps = Steps {
-                feedback: self.options.feedback,
-                proposals: self.options.proposals.max(1),
-                unselected: self.options.unselected,
-                polish: self.options.polish,
-            };
-            let tau = self.options.tau.unwrap_or(0.0);
-            let mut draw = |noise: &mut [Lane]| draw(rows, tau, start, noise);
-            shell::<F>(level(), self.factor.moments(start, len), steps, &mut draw, &mut self.work);
-            total.iter_mut().zip(&self.work.cost.0).for_each(|(total, cost)| *total += cost);
-            self.write::<F>((start, len), out);
+            let first = rows.first + (i * ROWS) as u64;
+            let mut noise = |to: &mut [F32x16]| fill_noise(rows.noise, first, start, dither, to);
+            solve_at::<F>(level(), moments.at(start, len), options, &mut noise, &mut ws);
+            costs.iter_mut().zip(&ws.cost.0).for_each(|(sum, cost)| *sum += cost);
+            pack::<F>(&ws, start, len, row_bytes, out);
         }
-        total
     }
+    // A group of fewer rows than lanes has costs without meaning in the other lanes.
+    costs.iter().flatten().take(rows.weights.len() / n).map(|&cost| f64::from(cost)).sum()
+}
 
-    /// Writes the blocks of the columns `start .. start + len`.
-    fn write<F: Format>(&self, (start, len): (usize, usize), out: &mut [u8]) {
-        let row_bytes = self.factor.n / F::BLOCK * F::TYPE.block_bytes();
-        let rows = out.chunks_exact_mut(row_bytes).zip(self.work.rows.chunks_exact(len));
-        for (lane, (row, codes)) in rows.enumerate() {
-            let blocks = row.chunks_exact_mut(F::TYPE.block_bytes()).skip(start / F::BLOCK);
-            for ((grid, codes), block) in self.work.grids.iter().zip(codes.chunks(F::BLOCK)).zip(blocks) {
-                F::write(grid, lane, codes, block);
-            }
+/// Packs the blocks of the columns `start .. start + len` into rows of `row_bytes`.
+fn pack<F: Format>(ws: &Workspace, start: usize, len: usize, row_bytes: usize, out: &mut [u8]) {
+    let rows = out.chunks_exact_mut(row_bytes).zip(ws.rows.chunks_exact(len));
+    for (lane, (row, codes)) in rows.enumerate() {
+        let blocks = row.chunks_exact_mut(F::TYPE.block_bytes()).skip(start / F::BLOCK);
+        for ((scales, codes), block) in ws.scales.iter().zip(codes.chunks(F::BLOCK)).zip(blocks) {
+            F::write(scales, lane, codes, block);
         }
     }
 }
 
-/// Noise for the columns from `start` on, in steps.
-fn draw(rows: Rows<'_>, tau: f32, start: usize, noise: &mut [Lane]) {
-    let mut row = vec![0.0; noise.len()];
-    for l in 0..ROWS {
-        rows.noise.fill(rows.first + l as u64, start as u64, &mut row);
-        for (to, u) in noise.iter_mut().zip(&row) {
-            to.0[l] = 2.0 * tau * u;
+/// Fills in the noise of [`ROWS`] rows from row `first` on, for the columns from `start` on, in quantization steps.
+fn fill_noise(noise: &Noise, first: u64, start: usize, dither: f32, to: &mut [F32x16]) {
+    let mut row = vec![0.0; to.len()];
+    for lane in 0..ROWS {
+        noise.fill(first + lane as u64, start as u64, &mut row);
+        for (to, u) in to.iter_mut().zip(&row) {
+            to.0[lane] = 2.0 * dither * u;
         }
     }
 }
 
 /// Runs the solver compiled for `level`.
-fn shell<F: Format>(level: Level, m: Moments<'_>, steps: Steps, draw: solve::Draw<'_>, work: &mut Work) {
+fn solve_at<F: Format>(
+    level: Level,
+    block: FactorizedBlock<'_>,
+    options: &SolverOptions,
+    noise: NoiseSource<'_>,
+    ws: &mut Workspace,
+) {
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx2 {
-        return simd::solve_avx2::<F>(m, steps, draw, work);
+        return simd::solve_avx2::<F>(block, options, noise, ws);
     }
     let _ = level;
-    solve::solve::<F, _>(Plain, m, steps, draw, work);
+    solve::solve::<F, _>(Portable, block, options, noise, ws);
 }

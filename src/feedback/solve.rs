@@ -1,296 +1,156 @@
-//! Codes and scales of [`ROWS`] rows under one diagonal block of H.
+//! Chooses the codes and scales of [`ROWS`](super::vector::ROWS) rows under one diagonal block of H.
 //!
-//! With `e = w - v` the block costs `J = e^T H e`. Its factorisation (see [`crate::linalg::ldl`]) makes that
-//! `sum_p D_p (e_p + sum_{k<p} e_k A_kp)^2`, so the best target for the column at position p, once those before it are
-//! settled, is `w_p + sum_{k<p} (w_k - v_k) A_kp`: the residual of each column is diffused into those to come. This
-//! is GPTQ's update (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), which needs no inverse.
+//! With the residual `e = w - v` the block costs `J = e^T H e`. Its factorization (see [`crate::linalg::udu`]) gives
+//! `J = sum_p D_p (e_p + sum_{k<p} e_k A_kp)^2`. So once the columns before position p are fixed, the best target of the
+//! column at position p is `w_p + sum_{k<p} (w_k - v_k) A_kp`: the residual of each column is diffused into the later
+//! columns. This is the update of GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), which needs no
+//! inverse of H.
 //!
-//! All sums are pulled when they are needed (a dot product of a row of A or H with the residuals so far) rather than
-//! pushed into the columns to come: sums stay in registers and nothing but residuals is stored.
+//! Every sum is computed where it is needed, as a dot product of a row of A or H with the residuals so far. Pushing each
+//! residual into all later columns would compute the same sums, but it would store them again and again.
 
 use std::ops::Range;
 
-use super::grid::{Format, Grid, search_grids};
-use super::lanes::{Lane, Lanes, ROWS, TILE, dots, lanes_of, rows_of};
-use super::polish::polish;
-use super::survivors::{self, Survivors};
-use crate::quant::search::TINY;
+use super::SolverOptions;
+use super::beam::{self, FinalColumns, MAX_WIDTH, Tile};
+use super::coordinate_descent::descend;
+use super::scales::{Format, search_block_scales};
+use super::state::sub_blocks;
+use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock, Workspace};
+use super::vector::{F32x16, TILE, Vector, dots, rows_from_vectors, vectors_from_rows};
 
-/// Columns whose order is free and whose scales are searched together: a super-block, or as many smaller blocks.
-pub(super) const GROUP: usize = 256;
-/// Sub-blocks of a group at most.
-pub(super) const SUBS: usize = GROUP / 16;
-
-/// One diagonal block of H, damped, with its factorisation. All row-major with rows `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Moments<'a> {
-    pub len: usize,
-    pub stride: usize,
-    pub h: &'a [f32],
-    /// Strictly lower, by position: `A_kp` in row p, column k.
-    pub a: &'a [f32],
-    /// By position.
-    pub d: &'a [f32],
-    /// The column at each position; positions of a [`GROUP`] hold its columns.
-    pub order: &'a [u32],
-    /// Importance of the columns for the search of scales.
-    pub importance: &'a [f32],
-}
-
-/// What is done beyond the search of scales.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Steps {
-    pub feedback: bool,
-    /// Trajectories that are kept, at least one.
-    pub proposals: usize,
-    /// Noise on a single trajectory.
-    pub unselected: bool,
-    /// Rounds of descent.
-    pub polish: usize,
-}
-
-/// Fills in the noise, in steps, by column.
-pub(super) type Draw<'a> = &'a mut dyn FnMut(&mut [Lane]);
-
-/// Buffers of one worker: a block of H wide.
-#[derive(Default)]
-pub(super) struct Work {
-    /// [`ROWS`] rows of the block, one after another: the weights, and when they are quantised their codes.
-    pub rows: Vec<f32>,
-    pub grids: Vec<Grid>,
-    pub w: Vec<Lane>,
-    pub q: Vec<Lane>,
-    /// `w - v`, by column and by position.
-    pub e: Vec<Lane>,
-    by_position: Vec<Lane>,
-    /// J of each row.
-    pub cost: Lane,
-    survivors: Survivors,
-    targets: Vec<Lane>,
-    noise: Vec<Lane>,
-    /// For the search of scales: rows of a group, and its blocks.
-    group: Vec<f32>,
-    blocks: Vec<u8>,
-}
-
-impl Work {
-    pub fn resize<F: Format>(&mut self, len: usize) {
-        let lanes = [
-            &mut self.w,
-            &mut self.q,
-            &mut self.e,
-            &mut self.by_position,
-            &mut self.targets,
-            &mut self.noise,
-        ];
-        for lanes in lanes {
-            lanes.resize(len, Lane::default());
-        }
-        self.rows.resize(ROWS * len, 0.0);
-        self.grids.resize(len / F::BLOCK, Grid::default());
-    }
-}
-
-/// A sub-block's scale: a weight is `step * q - offset`.
-#[derive(Clone, Copy)]
-pub(super) struct Sub<L: Lanes> {
-    pub step: L::F,
-    pub offset: L::F,
-    pub inverse: L::F,
-}
-
-/// [`Sub`] in memory.
-#[derive(Clone, Copy, Default)]
-pub(super) struct StoredSub {
-    step: Lane,
-    offset: Lane,
-    inverse: Lane,
-}
-
-/// `1/s` of either sign, or 0 where `s` is no usable scale.
+/// Quantizes `ws.rows`. Leaves the codes in `ws.rows` and `ws.q`, the scales in `ws.scales` and J of each row in
+/// `ws.cost`.
 #[inline(always)]
-pub(super) fn inverse<L: Lanes>(l: L, s: L::F) -> L::F {
-    let size = l.most(s, l.sub(l.splat(0.0), s));
-    l.pick(l.less(l.splat(TINY), size), l.div(l.splat(1.0), s), l.splat(0.0))
-}
-
-impl<L: Lanes> Sub<L> {
-    /// Of sub-block `i` of a block.
-    #[inline(always)]
-    pub fn of(l: L, grid: &Grid, i: usize) -> Self {
-        let step = l.mul(l.load(&grid.d), l.load(&grid.scale[i]));
-        let offset = l.mul(l.load(&grid.dmin), l.load(&grid.min[i]));
-        Self { step, offset, inverse: inverse(l, step) }
-    }
-
-    /// Of the sub-block that a column belongs to.
-    #[inline(always)]
-    pub fn at<F: Format>(l: L, grids: &[Grid], column: usize) -> Self {
-        Self::of(l, &grids[column / F::BLOCK], column % F::BLOCK / F::SUB)
-    }
-
-    #[inline(always)]
-    pub fn load(l: L, from: &StoredSub) -> Self {
-        Self { step: l.load(&from.step), offset: l.load(&from.offset), inverse: l.load(&from.inverse) }
-    }
-
-    #[inline(always)]
-    fn store(self, l: L, to: &mut StoredSub) {
-        l.store(self.step, &mut to.step);
-        l.store(self.offset, &mut to.offset);
-        l.store(self.inverse, &mut to.inverse);
-    }
-
-    /// Nearest codes to `t`.
-    #[inline(always)]
-    pub fn codes<F: Format>(self, l: L, t: L::F) -> L::F {
-        let q = l.mul(l.add(t, self.offset), self.inverse);
-        l.nearest(l.least(l.most(q, l.splat(F::CODES.0)), l.splat(F::CODES.1)))
-    }
-
-    #[inline(always)]
-    pub fn values(self, l: L, q: L::F) -> L::F {
-        l.sub(l.mul(self.step, q), self.offset)
-    }
-}
-
-/// Quantises `work.rows`; codes, grids and J of each row are left in `work`.
-#[inline(always)]
-pub(super) fn solve<F: Format, L: Lanes>(
-    l: L,
-    m: Moments<'_>,
-    steps: Steps,
-    draw: Draw<'_>,
-    work: &mut Work,
+pub(super) fn solve<F: Format, V: Vector>(
+    isa: V,
+    block: FactorizedBlock<'_>,
+    options: &SolverOptions,
+    noise: NoiseSource<'_>,
+    ws: &mut Workspace,
 ) {
-    lanes_of(l, &work.rows, &mut work.w);
-    if steps.proposals > 1 || steps.unselected {
-        draw(&mut work.noise);
+    vectors_from_rows(isa, &ws.rows, &mut ws.w);
+    let has_beam = options.feedback && options.beam_width > 1 && beam::supports::<F>();
+    if has_beam {
+        noise(&mut ws.noise);
     }
-    work.cost = Lane::default();
-    work.survivors.reset();
-    let selected = steps.feedback && steps.proposals > 1 && survivors::fit::<F>();
-    for start in (0..m.len).step_by(GROUP) {
-        let of = start..(start + GROUP).min(m.len);
-        search_scales::<F, L>(l, m, steps.feedback, of.clone(), work);
-        let mut subs = [StoredSub::default(); SUBS];
-        for (i, sub) in subs.iter_mut().take(of.len() / F::SUB).enumerate() {
-            Sub::at::<F>(l, &work.grids, start + i * F::SUB).store(l, sub);
-        }
-        match steps.proposals {
-            2 if selected => select::<F, L, 2>(l, m, of, &subs, work),
-            3..=4 if selected => select::<F, L, 4>(l, m, of, &subs, work),
-            5.. if selected => select::<F, L, { survivors::MOST }>(l, m, of, &subs, work),
-            _ => settle::<F, L>(l, m, steps, of, &subs, work),
+    ws.cost = F32x16::default();
+    ws.beam.reset();
+    for start in (0..block.len).step_by(GROUP) {
+        let group = start..(start + GROUP).min(block.len);
+        search_scales::<F, V>(isa, block, options.feedback, group.clone(), ws);
+        let subs = sub_blocks::<F, V>(isa, &ws.scales, &group);
+        match options.beam_width {
+            2 if has_beam => search_beam::<F, V, 2>(isa, block, group, &subs, ws),
+            4 if has_beam => search_beam::<F, V, 4>(isa, block, group, &subs, ws),
+            MAX_WIDTH if has_beam => search_beam::<F, V, MAX_WIDTH>(isa, block, group, &subs, ws),
+            _ => quantize_group::<F, V>(isa, block, options.feedback, group, &subs, ws),
         }
     }
-    if !steps.feedback {
-        cost(l, m, work);
+    if !options.feedback {
+        compute_cost(isa, block, ws);
     }
-    for _ in 0..steps.polish {
-        polish::<F, L>(l, m, work);
+    for _ in 0..options.descent_rounds {
+        descend::<F, V>(isa, block, ws);
     }
-    rows_of(l, &work.q, &mut work.rows);
+    rows_from_vectors(isa, &ws.q, &mut ws.rows);
 }
 
-/// Scales of the columns for what the groups before make of them.
+/// Searches the scales of a group of columns, for the targets that the groups before leave to it.
 #[inline(always)]
-fn search_scales<F: Format, L: Lanes>(
-    l: L,
-    m: Moments<'_>,
+fn search_scales<F: Format, V: Vector>(
+    isa: V,
+    block: FactorizedBlock<'_>,
     feedback: bool,
-    of: Range<usize>,
-    work: &mut Work,
+    group: Range<usize>,
+    ws: &mut Workspace,
 ) {
-    let Work { w, targets, by_position, grids, group, blocks, .. } = work;
-    let settled = if feedback { &by_position[..of.start] } else { &[] };
-    if settled.is_empty() {
-        targets[of.clone()].copy_from_slice(&w[of.clone()]);
+    let Workspace { w, targets, e_by_position, scales, group_rows, blocks, .. } = ws;
+    let fixed = if feedback { &e_by_position[..group.start] } else { &[] };
+    if fixed.is_empty() {
+        targets[group.clone()].copy_from_slice(&w[group.clone()]);
     } else {
-        for p in of.clone().step_by(TILE) {
-            let t = dots(l, m.a, m.stride, (p, 0), settled, [l.splat(0.0); TILE]);
+        for p in group.clone().step_by(TILE) {
+            let t = dots(isa, block.a, block.stride, (p, 0), fixed, [isa.splat(0.0); TILE]);
             for (i, t) in t.into_iter().enumerate() {
-                let column = m.order[p + i] as usize;
-                l.store(l.add(l.load(&w[column]), t), &mut targets[column]);
+                let column = block.order[p + i] as usize;
+                isa.store(isa.add(isa.load(&w[column]), t), &mut targets[column]);
             }
         }
     }
-    let to = &mut grids[of.start / F::BLOCK..of.end / F::BLOCK];
-    search_grids::<F, L>(l, &targets[of.clone()], &m.importance[of], group, blocks, to);
+    let to = &mut scales[group.start / F::BLOCK..group.end / F::BLOCK];
+    let importance = &block.importance[group.clone()];
+    search_block_scales::<F, V>(isa, &targets[group], importance, group_rows, blocks, to);
 }
 
-/// The codes of a group of columns one after the other, nearest to their targets.
+/// Fixes the columns of a group one after another, each at the code nearest to its target.
 #[inline(always)]
-fn settle<F: Format, L: Lanes>(
-    l: L,
-    m: Moments<'_>,
-    steps: Steps,
-    of: Range<usize>,
-    subs: &[StoredSub; SUBS],
-    work: &mut Work,
+fn quantize_group<F: Format, V: Vector>(
+    isa: V,
+    block: FactorizedBlock<'_>,
+    feedback: bool,
+    group: Range<usize>,
+    subs: &[StoredSubBlock; SUB_BLOCKS],
+    ws: &mut Workspace,
 ) {
-    let mut cost = l.load(&work.cost);
-    for p in of.clone().step_by(TILE) {
-        let mut t = [l.splat(0.0); TILE];
+    let mut cost = isa.load(&ws.cost);
+    for p in group.clone().step_by(TILE) {
+        let mut t = [isa.splat(0.0); TILE];
         for i in 0..TILE {
-            t[i] = l.load(&work.w[m.order[p + i] as usize]);
+            t[i] = isa.load(&ws.w[block.order[p + i] as usize]);
         }
-        if steps.feedback {
-            t = dots(l, m.a, m.stride, (p, 0), &work.by_position[..p], t);
+        if feedback {
+            t = dots(isa, block.a, block.stride, (p, 0), &ws.e_by_position[..p], t);
         }
         for i in 0..TILE {
-            let column = m.order[p + i] as usize;
-            let sub = Sub::load(l, &subs[(column - of.start) / F::SUB]);
-            let mut wanted = t[i];
-            if steps.unselected {
-                wanted = l.mul_add(l.load(&work.noise[column]), sub.step, wanted);
-            }
-            let q = sub.codes::<F>(l, wanted);
-            let v = sub.values(l, q);
-            let e = l.sub(l.load(&work.w[column]), v);
-            l.store(q, &mut work.q[column]);
-            l.store(e, &mut work.e[column]);
-            l.store(e, &mut work.by_position[p + i]);
-            if steps.feedback {
-                let u = l.sub(t[i], v);
-                cost = l.mul_add(l.mul(u, l.splat(m.d[p + i])), u, cost);
+            let column = block.order[p + i] as usize;
+            let sub = SubBlock::load(isa, &subs[(column - group.start) / F::SUB]);
+            let q = sub.codes::<F>(isa, t[i]);
+            let v = sub.values(isa, q);
+            let e = isa.sub(isa.load(&ws.w[column]), v);
+            isa.store(q, &mut ws.q[column]);
+            isa.store(e, &mut ws.e[column]);
+            isa.store(e, &mut ws.e_by_position[p + i]);
+            if feedback {
+                let u = isa.sub(t[i], v);
+                cost = isa.mul_add(isa.mul(u, isa.splat(block.d[p + i])), u, cost);
                 for k in i + 1..TILE {
-                    t[k] = l.mul_add(l.splat(m.a[(p + k) * m.stride + p + i]), e, t[k]);
+                    t[k] = isa.mul_add(isa.splat(block.a[(p + k) * block.stride + p + i]), e, t[k]);
                 }
             }
         }
     }
-    l.store(cost, &mut work.cost);
+    isa.store(cost, &mut ws.cost);
 }
 
-/// The codes of a group of columns, the best of several trajectories.
+/// Fixes the columns of a group as the best candidate of a beam of `M` has them.
 #[inline(always)]
-fn select<F: Format, L: Lanes, const M: usize>(
-    l: L,
-    m: Moments<'_>,
-    of: Range<usize>,
-    subs: &[StoredSub; SUBS],
-    work: &mut Work,
+fn search_beam<F: Format, V: Vector, const M: usize>(
+    isa: V,
+    block: FactorizedBlock<'_>,
+    group: Range<usize>,
+    subs: &[StoredSubBlock; SUB_BLOCKS],
+    ws: &mut Workspace,
 ) {
-    let Work { w, noise, q, e, by_position, survivors, .. } = work;
-    let mut to = survivors::Settled { q, e, by_position };
-    let tile = |at| survivors::Tile { at, group: of.start, subs, w, noise };
-    for at in of.clone().step_by(TILE) {
-        survivors.advance::<F, L, M>(l, m, &tile(at), &mut to);
+    let Workspace { w, noise, q, e, e_by_position, beam, .. } = ws;
+    let mut to = FinalColumns { q, e, e_by_position };
+    let tile = |at| Tile { at, group: group.start, subs, w, noise };
+    for at in group.clone().step_by(TILE) {
+        beam.advance::<F, V, M>(isa, block, &tile(at), &mut to);
     }
-    survivors.finish::<L, M>(l, m, of.start, &mut to);
-    work.cost = survivors.cost();
+    beam.finish::<V, M>(isa, block, group.start, &mut to);
+    ws.cost = beam.cost();
 }
 
-/// `e^T H e`
+/// Computes `e^T H e` of each row.
 #[inline(always)]
-fn cost<L: Lanes>(l: L, m: Moments<'_>, work: &mut Work) {
-    let mut sum = l.splat(0.0);
-    for j in (0..m.len).step_by(TILE) {
-        let g = dots(l, m.h, m.stride, (j, 0), &work.e[..m.len], [l.splat(0.0); TILE]);
+fn compute_cost<V: Vector>(isa: V, block: FactorizedBlock<'_>, ws: &mut Workspace) {
+    let mut sum = isa.splat(0.0);
+    for j in (0..block.len).step_by(TILE) {
+        let g = dots(isa, block.h, block.stride, (j, 0), &ws.e[..block.len], [isa.splat(0.0); TILE]);
         for i in 0..TILE {
-            sum = l.mul_add(l.load(&work.e[j + i]), g[i], sum);
+            sum = isa.mul_add(isa.load(&ws.e[j + i]), g[i], sum);
         }
     }
-    l.store(sum, &mut work.cost);
+    isa.store(sum, &mut ws.cost);
 }

@@ -1,5 +1,7 @@
+use half::f16;
 use proptest::prelude::*;
 
+use super::scales::Scales;
 use super::*;
 use crate::formats::calibration::SecondMoments;
 use crate::quant;
@@ -15,7 +17,7 @@ const TYPES: [GgmlType; 8] = [
     GgmlType::Q5_1,
 ];
 
-/// Bell-shaped numbers, the same for a seed.
+/// Returns roughly normal numbers. A seed always gives the same numbers.
 fn numbers(seed: u64, n: usize) -> Vec<f32> {
     let mut sum = vec![0.0; n.next_multiple_of(16)];
     let mut part = sum.clone();
@@ -27,7 +29,7 @@ fn numbers(seed: u64, n: usize) -> Vec<f32> {
     sum
 }
 
-/// Moments of inputs with a mean and neighbours that resemble each other.
+/// Returns moments of inputs that have a mean and resemble their neighbours.
 fn moments(seed: u64, n: usize, block: usize) -> SecondMoments {
     let tokens = 2 * n;
     let mut values = vec![0.0; n * block];
@@ -44,29 +46,34 @@ fn moments(seed: u64, n: usize, block: usize) -> SecondMoments {
     SecondMoments { n, block, values, tokens: tokens as u64 }
 }
 
-fn options(feedback: bool, polish: usize, proposals: usize) -> Options {
-    Options { feedback, polish, proposals, tau: Some(0.06), unselected: false }
+fn options(feedback: bool, descent_rounds: usize, beam_width: usize) -> SolverOptions {
+    SolverOptions { feedback, descent_rounds, beam_width, dither: Some(0.06) }
 }
 
-/// Blocks of the rows, and the cost that was reported.
-fn quantised(ty: GgmlType, w: &[f32], factor: &Factor, options: &Options) -> (Vec<u8>, f64) {
+/// Returns the blocks of the rows, and the cost that the solver reports.
+fn quantized(
+    ty: GgmlType,
+    w: &[f32],
+    moments: &FactorizedMoments,
+    options: &SolverOptions,
+) -> (Vec<u8>, f64) {
     let mut out = vec![0; ty.row_bytes(w.len() as u64).unwrap() as usize];
     let noise = Noise::new(7, "t");
-    let cost = quantize_rows(ty, Rows { weights: w, noise: &noise, first: 0 }, factor, options, &mut out);
+    let cost = quantize_rows(ty, Rows { weights: w, noise: &noise, first: 0 }, moments, options, &mut out);
     (out, cost)
 }
 
-/// `sum (v - w)^T H (v - w)` under the damped H, in f64.
-fn cost(ty: GgmlType, w: &[f32], blocks: &[u8], factor: &Factor) -> f64 {
+/// Returns the sum of `(v - w) H (v - w)^T` over the rows, with the damped H, in f64.
+fn cost(ty: GgmlType, w: &[f32], blocks: &[u8], moments: &FactorizedMoments) -> f64 {
     let mut v = vec![0.0; w.len()];
     quant::dequantize(ty, blocks, &mut v);
-    let n = factor.n;
+    let n = moments.n;
     let mut sum = 0.0;
     for (w, v) in w.chunks(n).zip(v.chunks(n)) {
         let e: Vec<f64> = w.iter().zip(v).map(|(w, v)| f64::from(w - v)).collect();
-        for &(start, len) in &factor.blocks {
+        for &(start, len) in &moments.blocks {
             for i in start..start + len {
-                let row = &factor.h[i * factor.block..][..len];
+                let row = &moments.h[i * moments.block..][..len];
                 sum += e[i] * row.iter().zip(&e[start..]).map(|(&h, e)| f64::from(h) * e).sum::<f64>();
             }
         }
@@ -74,19 +81,23 @@ fn cost(ty: GgmlType, w: &[f32], blocks: &[u8], factor: &Factor) -> f64 {
     sum
 }
 
+fn factorized(moments: SecondMoments) -> FactorizedMoments {
+    FactorizedMoments::new(moments, DAMPING).unwrap().unwrap()
+}
+
 #[test]
 fn the_reported_cost_is_that_of_the_blocks_and_every_step_lowers_it() {
     let w = numbers(1, 20 * 512);
-    let factor = Factor::new(moments(2, 512, 256), DAMPING).unwrap().unwrap();
+    let h = factorized(moments(2, 512, 256));
     for ty in TYPES {
         let steps = [(false, 0, 1), (true, 0, 1), (true, 1, 1), (true, 2, 1), (true, 3, 1), (true, 3, 4)];
-        let costs = steps.map(|(feedback, polish, proposals)| {
-            let (blocks, reported) = quantised(ty, &w, &factor, &options(feedback, polish, proposals));
-            let real = cost(ty, &w, &blocks, &factor);
+        let costs = steps.map(|(feedback, rounds, width)| {
+            let (blocks, reported) = quantized(ty, &w, &h, &options(feedback, rounds, width));
+            let real = cost(ty, &w, &blocks, &h);
             assert!((reported / real - 1.0).abs() < 2e-3, "{ty:?}: {reported} is not {real}");
             real
         });
-        // Q8_0's codes have nothing to choose between.
+        // The codes of Q8_0 are so fine that the beam is not used.
         assert!(costs[..5].is_sorted_by(|a, b| a > b), "{ty:?}: {costs:?}");
         assert!(costs[5] < costs[4] || ty == GgmlType::Q8_0 && costs[5] == costs[4], "{ty:?}: {costs:?}");
         assert!(costs[3] < 0.8 * costs[0], "{ty:?}: {costs:?}");
@@ -96,10 +107,10 @@ fn the_reported_cost_is_that_of_the_blocks_and_every_step_lowers_it() {
 #[test]
 fn larger_blocks_of_h_cost_less_under_all_of_it() {
     let w = numbers(3, 16 * 512);
-    let all = Factor::new(moments(4, 512, 512), DAMPING).unwrap().unwrap();
+    let all = factorized(moments(4, 512, 512));
     let of = |block| {
-        let factor = Factor::new(moments(4, 512, block), DAMPING).unwrap().unwrap();
-        let (blocks, _) = quantised(GgmlType::Q4_K, &w, &factor, &options(true, 2, 1));
+        let h = factorized(moments(4, 512, block));
+        let (blocks, _) = quantized(GgmlType::Q4_K, &w, &h, &options(true, 2, 1));
         cost(GgmlType::Q4_K, &w, &blocks, &all)
     };
     let (small, large) = (of(256), of(512));
@@ -109,16 +120,16 @@ fn larger_blocks_of_h_cost_less_under_all_of_it() {
 #[test]
 fn rows_do_not_depend_on_their_neighbours() {
     let w = numbers(5, 37 * 256);
-    let factor = Factor::new(moments(6, 256, 256), DAMPING).unwrap().unwrap();
-    let options = options(true, 2, 3);
-    let (whole, _) = quantised(GgmlType::Q4_K, &w, &factor, &options);
+    let h = factorized(moments(6, 256, 256));
+    let options = options(true, 2, 4);
+    let (whole, _) = quantized(GgmlType::Q4_K, &w, &h, &options);
     let noise = Noise::new(7, "t");
     let mut pieces = Vec::new();
     for (first, rows) in [(0, 5), (5, 17), (22, 15)] {
         let mut out = vec![0; rows * 144];
         let weights = &w[first * 256..(first + rows) * 256];
         let rows = Rows { weights, noise: &noise, first: first as u64 };
-        quantize_rows(GgmlType::Q4_K, rows, &factor, &options, &mut out);
+        quantize_rows(GgmlType::Q4_K, rows, &h, &options, &mut out);
         pieces.extend(out);
     }
     assert_eq!(pieces, whole);
@@ -127,12 +138,12 @@ fn rows_do_not_depend_on_their_neighbours() {
 #[test]
 fn noise_depends_on_the_seed_and_on_nothing_else() {
     let w = numbers(8, 16 * 256);
-    let factor = Factor::new(moments(9, 256, 256), DAMPING).unwrap().unwrap();
+    let h = factorized(moments(9, 256, 256));
     let with = |seed| {
         let mut out = vec![0; 16 * 144];
         let noise = Noise::new(seed, "t");
         let rows = Rows { weights: &w, noise: &noise, first: 0 };
-        quantize_rows(GgmlType::Q4_K, rows, &factor, &options(true, 1, 4), &mut out);
+        quantize_rows(GgmlType::Q4_K, rows, &h, &options(true, 1, 4), &mut out);
         out
     };
     assert_eq!(with(1), with(1));
@@ -142,24 +153,24 @@ fn noise_depends_on_the_seed_and_on_nothing_else() {
 #[test]
 fn noise_is_chosen_where_it_gains() {
     let w = numbers(10, 32 * 256);
-    let factor = Factor::new(moments(11, 256, 256), DAMPING).unwrap().unwrap();
+    let h = factorized(moments(11, 256, 256));
     let noise = Noise::new(0, "t");
     let rows = Rows { weights: &w, noise: &noise, first: 0 };
-    let asked = Options { tau: None, ..options(true, 2, 4) };
-    let chosen = calibrated(GgmlType::Q4_K, rows, &factor, &asked);
-    assert!(chosen.tau.is_some_and(|tau| TAUS.contains(&tau)), "{chosen:?}");
-    assert_eq!(calibrated(GgmlType::Q4_K, rows, &factor, &options(true, 2, 4)), options(true, 2, 4));
-    // Weights on the grid leave nothing to gain.
+    let asked = SolverOptions { dither: None, ..options(true, 2, 4) };
+    let chosen = choose_dither(GgmlType::Q4_K, rows, &h, &asked);
+    assert!(chosen.dither.is_some_and(|dither| DITHER_AMPLITUDES.contains(&dither)), "{chosen:?}");
+    assert_eq!(choose_dither(GgmlType::Q4_K, rows, &h, &options(true, 2, 4)), options(true, 2, 4));
+    // Weights that are codes already leave nothing to gain.
     let zeros = vec![0.0; 32 * 256];
     let rows = Rows { weights: &zeros, ..rows };
-    let chosen = calibrated(GgmlType::Q4_K, rows, &factor, &asked);
-    assert_eq!((chosen.tau, chosen.proposals), (Some(0.0), 1));
+    let chosen = choose_dither(GgmlType::Q4_K, rows, &h, &asked);
+    assert_eq!((chosen.dither, chosen.beam_width), (Some(0.0), 1));
 }
 
 #[test]
-fn unknown_inputs_give_no_factor_and_unseen_columns_still_good_codes() {
+fn unknown_inputs_give_none_and_unseen_columns_still_get_good_codes() {
     let zero = SecondMoments { n: 256, block: 256, values: vec![0.0; 1 << 16], tokens: 0 };
-    assert!(Factor::new(zero.clone(), DAMPING).unwrap().is_none());
+    assert!(FactorizedMoments::new(zero.clone(), DAMPING).unwrap().is_none());
     let mut half = moments(12, 256, 256);
     for i in 0..256 {
         for j in 0..256 {
@@ -168,9 +179,9 @@ fn unknown_inputs_give_no_factor_and_unseen_columns_still_good_codes() {
             }
         }
     }
-    let factor = Factor::new(half, DAMPING).unwrap().unwrap();
+    let h = factorized(half);
     let w = numbers(13, 16 * 256);
-    let (blocks, _) = quantised(GgmlType::Q4_K, &w, &factor, &Options::default());
+    let (blocks, _) = quantized(GgmlType::Q4_K, &w, &h, &SolverOptions::default());
     let mut v = vec![0.0; w.len()];
     quant::dequantize(GgmlType::Q4_K, &blocks, &mut v);
     let off = w.iter().zip(&v).map(|(w, v)| (w - v).abs()).fold(0.0, f32::max);
@@ -178,48 +189,182 @@ fn unknown_inputs_give_no_factor_and_unseen_columns_still_good_codes() {
     let mut bad = zero;
     bad.values[3] = f32::NAN;
     bad.values[0] = 1.0;
-    assert!(Factor::new(bad, DAMPING).is_err());
+    assert!(FactorizedMoments::new(bad, DAMPING).is_err());
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_level_gives_the_same_bytes(seed: u32, which in 0usize..8, scale in -20i32..20, polish in 0usize..3, proposals in 1usize..9) {
+    fn every_level_gives_the_same_bytes(seed: u32, which in 0usize..8, scale in -20i32..20, descent_rounds in 0usize..3, width in 0usize..4) {
         let ty = TYPES[which];
         let seed = u64::from(seed);
         let w: Vec<f32> = numbers(seed, 16 * 256).iter().map(|w| w * f32::powi(2.0, scale)).collect();
-        let factor = Factor::new(moments(seed, 256, 256), DAMPING).unwrap().unwrap();
-        let m = factor.moments(0, 256);
-        let steps = Steps { feedback: true, polish, proposals, unselected: false };
-        let mut works = crate::simd_level::available().into_iter().map(|level| {
-            let at = |work: &mut Work| match ty {
-                GgmlType::Q4_K => run::<grid::Q4K>(level, m, steps, &w, work),
-                GgmlType::Q5_K => run::<grid::Q5K>(level, m, steps, &w, work),
-                GgmlType::Q6_K => run::<grid::Q6K>(level, m, steps, &w, work),
-                GgmlType::Q8_0 => run::<grid::Q80>(level, m, steps, &w, work),
-                GgmlType::Q4_0 => run::<grid::Q40>(level, m, steps, &w, work),
-                GgmlType::Q4_1 => run::<grid::Q41>(level, m, steps, &w, work),
-                GgmlType::Q5_0 => run::<grid::Q50>(level, m, steps, &w, work),
-                _ => run::<grid::Q51>(level, m, steps, &w, work),
+        let h = factorized(moments(seed, 256, 256));
+        let block = h.at(0, 256);
+        let options = SolverOptions { feedback: true, descent_rounds, beam_width: BEAM_WIDTHS[width], dither: None };
+        let mut results = crate::simd_level::available().into_iter().map(|level| {
+            let at = |ws: &mut Workspace| match ty {
+                GgmlType::Q4_K => run::<scales::Q4K>(level, block, &options, &w, ws),
+                GgmlType::Q5_K => run::<scales::Q5K>(level, block, &options, &w, ws),
+                GgmlType::Q6_K => run::<scales::Q6K>(level, block, &options, &w, ws),
+                GgmlType::Q8_0 => run::<scales::Q80>(level, block, &options, &w, ws),
+                GgmlType::Q4_0 => run::<scales::Q40>(level, block, &options, &w, ws),
+                GgmlType::Q4_1 => run::<scales::Q41>(level, block, &options, &w, ws),
+                GgmlType::Q5_0 => run::<scales::Q50>(level, block, &options, &w, ws),
+                _ => run::<scales::Q51>(level, block, &options, &w, ws),
             };
-            let mut work = Work::default();
-            at(&mut work);
-            let scales: Vec<f32> = work.grids.iter().flat_map(|g| [g.d.0, g.scale[0].0, g.min[0].0].concat()).collect();
+            let mut ws = Workspace::default();
+            at(&mut ws);
+            let scales: Vec<f32> = ws.scales.iter().flat_map(|g| [g.d.0, g.scale[0].0, g.min[0].0].concat()).collect();
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            (bits(&work.cost.0), bits(&work.rows), bits(&scales))
+            (bits(&ws.cost.0), bits(&ws.rows), bits(&scales))
         });
-        let first = works.next().unwrap();
-        for other in works {
+        let first = results.next().unwrap();
+        for other in results {
             prop_assert_eq!(&first, &other);
         }
     }
 }
 
-fn run<F: Format>(level: Level, m: Moments<'_>, steps: Steps, w: &[f32], work: &mut Work) {
-    work.resize::<F>(m.len);
-    work.rows.copy_from_slice(w);
+fn run<F: Format>(
+    level: Level,
+    block: FactorizedBlock<'_>,
+    options: &SolverOptions,
+    w: &[f32],
+    ws: &mut Workspace,
+) {
+    ws.resize::<F>(block.len);
+    ws.rows.copy_from_slice(w);
     let noise = Noise::new(1, "t");
-    let rows = Rows { weights: w, noise: &noise, first: 0 };
-    shell::<F>(level, m, steps, &mut |to| draw(rows, 0.2, 0, to), work);
+    solve_at::<F>(level, block, options, &mut |to| fill_noise(&noise, 0, 0, 0.2, to), ws);
+}
+
+#[test]
+fn only_the_beam_widths_that_exist_are_accepted() {
+    for beam_width in 0..12 {
+        let checked = SolverOptions { beam_width, ..SolverOptions::default() }.check();
+        assert_eq!(checked.is_ok(), [1, 2, 4, 8].contains(&beam_width), "{beam_width}");
+        if let Err(error) = checked {
+            assert!(
+                matches!(error, Error::Usage { .. }) && error.to_string().contains("1, 2, 4 or 8"),
+                "{error}"
+            );
+        }
+    }
+    for dither in [-0.1, f32::NAN, f32::INFINITY] {
+        assert!(SolverOptions { dither: Some(dither), ..SolverOptions::default() }.check().is_err());
+    }
+}
+
+/// Eight weights with the codes -2 to 1 and one scale: small enough to try all codes.
+struct Tiny;
+
+impl Format for Tiny {
+    const TYPE: GgmlType = GgmlType::Q4_0;
+    const BLOCK: usize = 8;
+    const SUB: usize = 8;
+    const CODES: (f32, f32) = (-2.0, 1.0);
+    const SCALES: Option<(f32, f32)> = None;
+    const MINS: bool = false;
+
+    /// Takes half of the largest magnitude as the scale.
+    fn search(rows: &[f32], h: &[f32], _: &mut Vec<u8>, to: &mut [Scales]) {
+        for (lane, row) in rows.chunks_exact(h.len()).enumerate() {
+            let largest = row.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+            to[0].d.0[lane] = f16::from_f32(largest / 2.0).to_f32();
+            to[0].scale[0].0[lane] = 1.0;
+        }
+    }
+
+    fn read(block: &[u8], scales: &mut Scales, lane: usize) {
+        scales.d.0[lane] = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        scales.scale[0].0[lane] = 1.0;
+    }
+
+    fn write(scales: &Scales, lane: usize, codes: &[f32], block: &mut [u8]) {
+        block[..2].copy_from_slice(&f16::from_f32(scales.d.0[lane]).to_le_bytes());
+        block[2..].iter_mut().zip(codes).for_each(|(to, &code)| *to = (code + 2.0) as u8);
+    }
+}
+
+/// Returns the smallest J of `w` over all codes of [`Tiny`], with the scale `d`. Without `d` each row of codes has its best
+/// scale, of any sign and not rounded to f16; no solver can be better.
+fn exhaustive(w: &[f64], h: &[f64], d: Option<f64>) -> f64 {
+    let n = w.len();
+    let product = |x: &[f64], y: &[f64]| -> f64 {
+        (0..n).map(|i| x[i] * (0..n).map(|j| h[i * n + j] * y[j]).sum::<f64>()).sum()
+    };
+    let alone = product(w, w);
+    let cost = |code: usize| {
+        let q: Vec<f64> = (0..n).map(|i| (code >> (2 * i) & 3) as f64 - 2.0).collect();
+        let (square, mixed) = (product(&q, &q), product(&q, w));
+        match d {
+            Some(d) => alone + d * (d * square - 2.0 * mixed),
+            None if square > 0.0 => alone - mixed * mixed / square,
+            None => alone,
+        }
+    };
+    (0..1 << (2 * n)).map(cost).fold(f64::INFINITY, f64::min)
+}
+
+/// Solves [`ROWS`] rows of 8 weights. Returns the scale and J of each row, J computed in f64 from the codes.
+fn solve_tiny(h: &FactorizedMoments, w: &[f32], options: &SolverOptions) -> Vec<(f64, f64)> {
+    let mut ws = Workspace::default();
+    ws.resize::<Tiny>(8);
+    ws.rows.copy_from_slice(w);
+    let noise = Noise::new(1, "t");
+    let mut fill = |to: &mut [F32x16]| {
+        let mut all = [F32x16::default(); 256];
+        fill_noise(&noise, 0, 0, 0.3, &mut all);
+        to.copy_from_slice(&all[..8]);
+    };
+    solve_at::<Tiny>(level(), h.at(0, 8), options, &mut fill, &mut ws);
+    let rows = w.chunks_exact(8).zip(ws.rows.chunks_exact(8));
+    rows.enumerate()
+        .map(|(lane, (w, q))| {
+            let d = ws.scales[0].d.0[lane];
+            let e: Vec<f64> = w.iter().zip(q).map(|(w, q)| f64::from(w - d * q)).collect();
+            let at = |i: usize| (0..8).map(|j| e[i] * f64::from(h.h[i * 8 + j]) * e[j]).sum::<f64>();
+            let cost = (0..8).map(at).sum::<f64>();
+            assert!(
+                (f64::from(ws.cost.0[lane]) / cost - 1.0).abs() < 1e-3,
+                "the reported cost is not the cost"
+            );
+            (f64::from(d), cost)
+        })
+        .collect()
+}
+
+/// The oracle of the solver: the best of all codes of rows of 8 weights.
+#[test]
+fn the_solver_is_never_below_the_optimum_and_near_the_best_codes() {
+    let variants = [(false, 0, 1), (true, 0, 1), (true, 2, 1), (true, 0, 8), (true, 2, 4), (true, 2, 8)];
+    let mut ratios = vec![Vec::new(); variants.len()];
+    for seed in 0..3 {
+        let h = factorized(moments(100 + 20 * seed, 8, 8));
+        let h64: Vec<f64> = h.h.iter().map(|&v| v.into()).collect();
+        let w = numbers(50 + seed, ROWS * 8);
+        let rows: Vec<Vec<f64>> = w.chunks_exact(8).map(|w| w.iter().map(|&v| v.into()).collect()).collect();
+        let optima: Vec<f64> = rows.iter().map(|w| exhaustive(w, &h64, None)).collect();
+        for (ratios, (feedback, rounds, width)) in ratios.iter_mut().zip(variants) {
+            let solved = solve_tiny(&h, &w, &options(feedback, rounds, width));
+            for ((w, (d, cost)), optimum) in rows.iter().zip(solved).zip(&optima) {
+                assert!(cost > 0.999 * optimum, "the cost {cost} is below the optimum {optimum}");
+                ratios.push(cost / exhaustive(w, &h64, Some(d)));
+            }
+        }
+    }
+    let mut means = Vec::new();
+    for (ratios, variant) in ratios.iter().zip(variants) {
+        let mean = (ratios.iter().map(|r| r.ln()).sum::<f64>() / ratios.len() as f64).exp();
+        let worst = ratios.iter().fold(0.0, |a: f64, &b| a.max(b));
+        println!(
+            "{variant:?}: cost over that of the best codes for its scales: mean {mean:.3}, worst {worst:.2}"
+        );
+        means.push(mean);
+    }
+    let [rounding, feedback, descent, .., best] = means[..] else { unreachable!("six variants") };
+    assert!(feedback < rounding && descent < feedback && best <= descent, "{means:?}");
+    assert!(best < 1.1, "{means:?}");
 }

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::forward::activation::kernels;
 use crate::forward::simd;
-use crate::linalg::gemm::{Mat, gemm};
+use crate::linalg::gemm::{Update, gemm};
+use crate::linalg::matrix::{MatMut, MatRef};
 
 /// Queries whose scores are held at a time, per thread.
 const BLOCK: usize = 128;
@@ -92,7 +93,7 @@ fn attend_head(
     let q = rows(q, chunk + queries.start, n, shape.n_head * shape.head, head, shape.head);
     let k = rows(k, chunk + keys.start, m, shape.n_head_kv * shape.head, of_kv, shape.head);
     let v = rows(v, chunk + keys.start, m, shape.n_head_kv * shape.head_v, of_kv, shape.head_v);
-    gemm(q, k.transposed(), scores, m, false);
+    gemm(q, k.transpose(), MatMut::from_row_major_slice(scores, n, m), Update::Set);
     for (row, position) in scores.chunks_exact_mut(m).zip(queries.clone()) {
         let seen = shape.seen(position, length);
         let (from, to) = (seen.start - keys.start, seen.end - keys.start);
@@ -100,13 +101,15 @@ fn attend_head(
         row[to..].fill(0.0);
         simd::softmax(&mut row[from..to], shape.scale, shape.cap.unwrap_or(0.0));
     }
-    gemm(Mat::rows(scores, n, m), v, &mut out[head * shape.head_v..], shape.n_head * shape.head_v, false);
+    let (out, stride) = (&mut out[head * shape.head_v..], shape.n_head * shape.head_v);
+    let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_v, stride);
+    gemm(MatRef::from_row_major_slice(scores, n, m), v, out, Update::Set);
 }
 
 /// One head (`size` values) of `rows` rows of `width` values.
-fn strided(data: &[f32], first: usize, rows: usize, width: usize, head: usize, size: usize) -> Mat<'_> {
+fn strided(data: &[f32], first: usize, rows: usize, width: usize, head: usize, size: usize) -> MatRef<'_> {
     let data = &data[first * width + head * size..];
-    Mat { data, rows, cols: size, row_stride: width, col_stride: 1 }
+    MatRef::from_slice_with_strides(data, rows, size, width, 1)
 }
 
 #[inline(always)]

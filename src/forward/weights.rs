@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result};
 use crate::forward::buffers::{Buffer, Buffers};
-use crate::linalg::gemm::{Mat, gemm};
+use crate::linalg::gemm::{Update, gemm};
+use crate::linalg::matrix::{MatMut, MatRef};
 use crate::model::bound::BoundModel;
 use crate::model::transform::Scratch;
 use crate::progress::Progress;
@@ -214,8 +215,9 @@ impl<'a> Weights<'a> {
         for at in (0..rows).step_by(step) {
             let n = step.min(rows - at);
             let product = || {
-                let w = Mat::rows(&now[..n * cols], n, cols).transposed();
-                gemm(Mat::rows(x, tokens, cols), w, &mut y[at..], rows, false);
+                let w = MatRef::from_row_major_slice(&now[..n * cols], n, cols).transpose();
+                let y = MatMut::from_row_major_slice_with_stride(&mut y[at..], tokens, n, rows);
+                gemm(MatRef::from_row_major_slice(x, tokens, cols), w, y, Update::Set);
             };
             let read = || match at + step < rows {
                 true => {

@@ -1,53 +1,52 @@
-//! Matrix products.
+//! The matrix product.
+//!
+//! ```
+//! use srd_rs::linalg::gemm::{Update, gemm};
+//! use srd_rs::linalg::matrix::{MatMut, MatRef};
+//!
+//! let (a, b) = ([1.0, 2.0, 3.0, 4.0], [10.0, 20.0]);
+//! let mut c = [0.0; 2];
+//! let a = MatRef::from_row_major_slice(&a, 2, 2);
+//! let b = MatRef::from_row_major_slice(&b, 2, 1);
+//! gemm(a, b, MatMut::from_row_major_slice(&mut c, 2, 1), Update::Set);
+//! assert_eq!(c, [50.0, 110.0]);
+//! ```
 
-use super::product::{Part, Task};
-use super::simd::Update;
-use super::simd::view::{View, Window};
+use super::matrix::{MatMut, MatRef};
+use super::product::{GemmTask, Triangle};
 use crate::simd_level::{self, Level};
 
-/// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Mat<'a> {
-    pub data: &'a [f32],
-    pub rows: usize,
-    pub cols: usize,
-    pub row_stride: usize,
-    pub col_stride: usize,
+/// What a matrix product does to its output `c`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// `c = a b`
+    Set,
+    /// `c = c + a b`
+    Add,
+    /// `c = c - a b`
+    Subtract,
 }
 
-impl<'a> Mat<'a> {
-    /// `rows` rows of `cols` values one after another.
-    pub fn rows(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        debug_assert!(data.len() >= rows * cols);
-        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
-    }
-
-    pub fn transposed(self) -> Self {
-        let Self { data, rows, cols, row_stride, col_stride } = self;
-        Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
-    }
-}
-
-/// `c = a b` or, with `add`, `c += a b`; `c` has `a.rows` rows of `b.cols`, `c_stride` values apart.
+/// Multiplies `a`, `[m, k]`, by `b`, `[k, n]`, and updates `c`, `[m, n]`, with the product.
 ///
-/// Every element is the sum over k in ascending order, fused multiply-adds in fixed pieces of k, whatever the number of
-/// threads (rayon's current pool) or the CPU.
+/// The sum of an element runs over k in ascending order, in pieces of 256. A piece is a chain of fused multiply-adds
+/// from zero; the pieces are added one after another. So the bits depend neither on the CPU nor on the number of
+/// threads (the function runs on rayon's current pool).
 ///
 /// # Panics
-/// If the shapes do not agree.
-pub fn gemm(a: Mat<'_>, b: Mat<'_>, c: &mut [f32], c_stride: usize, add: bool) {
-    gemm_at(simd_level::level(), a, b, c, c_stride, add);
+/// Panics if the shapes do not agree.
+pub fn gemm(a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, update: Update) {
+    gemm_at(simd_level::level(), a, b, c, update);
 }
 
-/// [`gemm`] with the shell of a level the CPU has (see [`simd_level::available`]): the same bits, to be compared.
+/// Computes [`gemm`] with the instructions of `level`, one of [`simd_level::available`]. Every level gives the same
+/// bits; tests and benches compare the levels.
 ///
 /// # Panics
-/// If the shapes do not agree, or the CPU lacks the level.
-pub fn gemm_at(level: Level, a: Mat<'_>, b: Mat<'_>, c: &mut [f32], c_stride: usize, add: bool) {
+/// Panics if the shapes do not agree, or if the CPU lacks the level.
+pub fn gemm_at(level: Level, a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, update: Update) {
     assert!(level <= simd_level::detected(), "this CPU has no {}", level.name());
-    let task = Task { level, update: if add { Update::Add } else { Update::Set }, part: Part::All };
-    let c = Window::new(c, a.rows, b.cols, c_stride);
-    task.run(View::new(a), View::new(b), c);
+    GemmTask { level, update, triangle: Triangle::Whole }.run(a, b, c);
 }
 
 #[cfg(test)]

@@ -1,13 +1,29 @@
-//! Dense linear algebra in f32 with the same bits for any number of threads and on every CPU.
+//! Dense linear algebra in f32 that gives the same bits with any number of threads and on every CPU.
 //!
-//! [`gemm`] is the matrix product that the others are made of, [`moments`] sums of `x^T x`, [`ldl`] the factors that
-//! error feedback needs.
+//! [`matrix`] holds the views, [`gemm`] the matrix product, [`moments`] sums `x^T x` over tokens, and [`udu`] factorizes
+//! second moments for error feedback. Decision 0003 (`docs/decisions`) says why the crate has a product of its own: other
+//! libraries choose the order of their sums from the caches of the machine.
+//!
+//! ```
+//! use srd_rs::linalg::matrix::MatRef;
+//! use srd_rs::linalg::{moments, udu};
+//!
+//! // Two inputs that are nearly equal, for three tokens.
+//! let x = [1.0, 1.1, -2.0, -1.9, 0.5, 0.4];
+//! let mut h = [0.0; 4];
+//! moments::accumulate(&x, 2, 2, &mut h);
+//! moments::symmetrize(&mut h, 2, 2, 3);
+//! let factors = udu::factorize(MatRef::from_row_major_slice(&h, 2, 2), 0.01)?.unwrap();
+//! assert!(factors.d[1] < 0.1 * h[3], "little of input 1 is left when input 0 is known");
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 pub mod gemm;
-pub mod ldl;
+pub mod matrix;
 pub mod moments;
 mod product;
 mod scratch;
 mod simd;
 #[cfg(test)]
 mod testing;
+pub mod udu;

@@ -1,47 +1,63 @@
-//! Sums of `x^T x` over tokens, in the diagonal blocks of `SecondMoments`.
+//! Second moments: sums of `x^T x` over tokens, in the layout of
+//! [`SecondMoments`](crate::formats::calibration::SecondMoments).
 //!
-//! How exact they are: a piece of 256 tokens is summed from zero, and pieces are added to the running sum. After
-//! `t` tokens the relative error of a sum of squares is at most `(256 + t / 256) 2^-24`, and as rounding errors have
-//! either sign, about the root of that many: 1e-6 after 100 000 tokens, far below what sampling tokens leaves open.
-//! Neither sums in f64 (twice the memory) nor compensation (two more passes over it) would be seen in a weight.
+//! Accuracy: 256 tokens are summed from zero, and these partial sums are added to the running sum. After `t` tokens the
+//! relative error of a sum of squares is at most `(256 + t / 256) 2^-24`. Rounding errors have either sign, so the typical
+//! error is about the root of that many units: 1e-6 after 100 000 tokens. The error from sampling so few tokens is far
+//! larger. Sums in f64 (twice the memory) or compensated sums (two more passes over the memory) would not change a weight.
+//!
+//! ```
+//! use srd_rs::linalg::moments;
+//!
+//! // Two tokens of four inputs, in diagonal blocks of two.
+//! let x = [1.0, 2.0, 3.0, 4.0, 1.0, 0.0, 0.0, 2.0];
+//! let mut sums = [0.0; 8];
+//! moments::accumulate(&x, 4, 2, &mut sums);
+//! moments::symmetrize(&mut sums, 4, 2, 2);
+//! assert_eq!(sums, [1.0, 1.0, 1.0, 2.0, 4.5, 6.0, 6.0, 10.0]);
+//! ```
 
-use super::gemm::Mat;
-use super::product::{Part, Task};
-use super::simd::Update;
-use super::simd::view::{View, Window};
+use super::gemm::Update;
+use super::matrix::{MatMut, MatRef};
+use super::product::{GemmTask, Triangle};
 use crate::simd_level::{self, Level};
 
 /// Adds the products of all pairs of columns within each block: `into[i][j - start] += sum_t x[t][i] x[t][j]`.
 ///
-/// `x` holds rows of `n` values, one for each token; `into` is `[n, block]` as `SecondMoments::values`. Only pairs with
-/// `j >= i` are promised: the other triangle holds anything until [`symmetrise`]. On rayon's current pool; the
-/// bits depend on how tokens are spread over calls, not on threads or the CPU. Calls of some thousand tokens are fastest.
+/// `x` is `[tokens, n]`; `into` is `[n, block]`, as `SecondMoments::values`. Only pairs with `j >= i` are summed; the
+/// lower triangle is unspecified until [`symmetrize`] fills it. The function runs on rayon's current pool. The bits depend
+/// on how tokens are spread over calls, but neither on threads nor on the CPU. Calls with some thousand tokens are
+/// fastest.
 ///
 /// # Panics
-/// If `x` is not whole rows, `block` is zero or larger than `n`, or `into` has another size.
+/// Panics if `x` is not whole rows, `block` is zero or larger than `n`, or `into` has another size.
 pub fn accumulate(x: &[f32], n: usize, block: usize, into: &mut [f32]) {
     accumulate_at(simd_level::level(), x, n, block, into);
 }
 
-/// [`accumulate`] with the shell of a level the CPU has: the same bits, to be compared.
+/// Computes [`accumulate`] with the instructions of `level`. Every level gives the same bits; tests compare the levels.
+///
+/// # Panics
+/// Panics as [`accumulate`], and if the CPU lacks the level.
 pub fn accumulate_at(level: Level, x: &[f32], n: usize, block: usize, into: &mut [f32]) {
     check(n, block, into);
     assert!(level <= simd_level::detected(), "this CPU has no {}", level.name());
-    assert!(x.len().is_multiple_of(n), "{} values are no rows of {n}", x.len());
-    let x = View::new(Mat::rows(x, x.len() / n, n));
-    let task = Task { level, update: Update::Add, part: Part::Upper(0) };
+    assert!(x.len().is_multiple_of(n), "{} values are not whole rows of {n}", x.len());
+    let x = MatRef::from_row_major_slice(x, x.len() / n, n);
+    let task = GemmTask { level, update: Update::Add, triangle: Triangle::Upper(0) };
     for (i, rows) in into.chunks_mut(block * block).enumerate() {
         let side = rows.len() / block;
-        let columns = x.cols(i * block, side);
-        task.run(columns.transposed(), columns, Window::new(rows, side, side, block));
+        let columns = x.subcols(i * block, side);
+        let sums = MatMut::from_row_major_slice_with_stride(rows, side, side, block);
+        task.run(columns.transpose(), columns, sums);
     }
 }
 
-/// Turns sums over `tokens` tokens into means and fills in the other triangle of every block.
+/// Divides sums over `tokens` tokens by their number, and copies the upper triangle of every block to the lower one.
 ///
 /// # Panics
-/// If `tokens` is zero, `block` is zero or larger than `n`, or `sums` is not `[n, block]`.
-pub fn symmetrise(sums: &mut [f32], n: usize, block: usize, tokens: u64) {
+/// Panics if `tokens` is zero, `block` is zero or larger than `n`, or `sums` is not `[n, block]`.
+pub fn symmetrize(sums: &mut [f32], n: usize, block: usize, tokens: u64) {
     check(n, block, sums);
     assert!(tokens > 0, "a mean over no tokens");
     let count = tokens as f32;
@@ -54,7 +70,7 @@ pub fn symmetrise(sums: &mut [f32], n: usize, block: usize, tokens: u64) {
     }
 }
 
-/// Copies the upper triangle to the lower one in squares, which the caches can hold both of.
+/// Copies the upper triangle to the lower one, square by square, so that both squares stay in the cache.
 fn mirror(rows: &mut [f32], side: usize, stride: usize) {
     const SQUARE: usize = 32;
     for top in (0..side).step_by(SQUARE) {
@@ -82,12 +98,12 @@ mod tests {
     fn means(level: Level, x: &[f32], n: usize, block: usize, call: usize) -> Vec<f32> {
         let mut sums = vec![0.0; n * block];
         x.chunks(call * n).for_each(|x| accumulate_at(level, x, n, block, &mut sums));
-        symmetrise(&mut sums, n, block, (x.len() / n) as u64);
+        symmetrize(&mut sums, n, block, (x.len() / n) as u64);
         sums
     }
 
-    /// In f64, one pair after the other.
-    fn wanted(x: &[f32], n: usize, block: usize) -> Vec<f64> {
+    /// The definition in f64, one pair after another.
+    fn expected(x: &[f32], n: usize, block: usize) -> Vec<f64> {
         let tokens = x.len() / n;
         let pair = |i: usize, j: usize| x.chunks(n).map(|x| f64::from(x[i]) * f64::from(x[j])).sum::<f64>();
         let element = |at: usize| {
@@ -101,9 +117,9 @@ mod tests {
     fn blocks_hold_the_means_of_products() {
         for (tokens, n, block) in [(300, 100, 100), (700, 100, 40), (3, 7, 3), (1, 1, 1), (50, 64, 16)] {
             let x = normal(tokens * n, 1);
-            let (found, wanted) = (means(available()[0], &x, n, block, 256), wanted(&x, n, block));
-            for (found, wanted) in found.iter().zip(wanted) {
-                assert!((f64::from(*found) - wanted).abs() < 2e-6, "{found} for {wanted}");
+            let (found, expected) = (means(available()[0], &x, n, block, 256), expected(&x, n, block));
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 2e-6, "{found} for {expected}");
             }
         }
     }
@@ -127,14 +143,14 @@ mod tests {
         // A mean of 3 makes every sum grow all the way: the worst case for rounding.
         let x: Vec<f32> = normal(tokens * n, 3).iter().map(|x| x + 3.0).collect();
         let found = means(*available().last().unwrap(), &x, n, n, 4096);
-        let worst = found.iter().zip(wanted(&x, n, n)).map(|(f, w)| (f64::from(*f) / w - 1.0).abs());
+        let worst = found.iter().zip(expected(&x, n, n)).map(|(f, w)| (f64::from(*f) / w - 1.0).abs());
         let worst = worst.fold(0.0, f64::max);
         println!("largest relative error over {tokens} tokens: {worst:.1e}");
         assert!(worst < 5e-6, "{worst}");
     }
 
     #[test]
-    #[should_panic(expected = "no rows of 3")]
+    #[should_panic(expected = "not whole rows of 3")]
     fn half_a_row_panics() {
         accumulate(&[0.0; 7], 3, 3, &mut [0.0; 9]);
     }

@@ -1,214 +1,228 @@
-//! The product in pieces: which thread computes what, and in which order panels are packed.
+//! The matrix product, cut into tasks for threads, blocks for the caches and tiles for the registers.
 //!
-//! An element's sum is cut into pieces of [`DEPTH`] k, each a chain of fused multiply-adds from zero; the pieces are
-//! added in ascending order. Everything else here (pieces of c, blocks for the caches, tiles) only decides when
-//! an element is computed, never how, so none of it shows in the bits.
+//! The scheme is that of Goto and van de Geijn (2008): blocks of `a` and `b` are packed into panels, and a small kernel
+//! multiplies two panels. The sum of an element is cut into pieces of [`DEPTH`] k. A piece is a chain of fused
+//! multiply-adds from zero; the pieces are added in ascending order. Tasks, blocks and tiles decide only when an element
+//! is computed, never how it is computed, so they do not change the bits.
 
+use super::gemm::Update;
+use super::matrix::{MatMut, MatRef};
 use super::scratch::with_panels;
-use super::simd::view::{View, Window};
-use super::simd::{Shell, TILE_COLS, TILE_ROWS, Update};
+use super::simd::{Shell, TILE_COLS, TILE_ROWS};
 use crate::simd_level::Level;
 
-/// Length of a piece of the sums. Part of the result: another one gives other bits.
+/// Number of k in a piece of a sum. The number is part of the result: another one gives other bits.
 pub const DEPTH: usize = 256;
-/// Rows of a that are packed together: 96 KiB, in the second level cache.
+/// Rows of `a` that are packed together. They take 96 KiB, which fit into the second level cache.
 const BLOCK_ROWS: usize = 96;
-/// Columns of b that are packed together: 1 MiB, in the last level cache.
+/// Columns of `b` that are packed together. They take 1 MiB, which fits into the last level cache.
 const BLOCK_COLS: usize = 1024;
-/// Multiply-adds that are worth a task of their own: some 20 microseconds.
-const TASK: usize = 1 << 20;
+/// Smallest number of multiply-adds that is worth a task of its own. They take about 20 microseconds.
+const MIN_TASK: usize = 1 << 20;
 
-/// Which elements of c are wanted.
+/// The elements of `c` that must be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    All,
-    /// Those with `column >= row + .0`; others may be computed or not.
+pub(crate) enum Triangle {
+    /// All elements are computed.
+    Whole,
+    /// The elements with `column >= row + offset` are computed. The others may be computed or not.
     Upper(isize),
 }
 
-impl Part {
-    /// For the part of c that begins at this row and column.
+impl Triangle {
+    /// Returns the same triangle, described relative to the part of `c` that begins at this row and column.
     fn at(self, row: usize, col: usize) -> Self {
         match self {
-            Self::All => Self::All,
+            Self::Whole => Self::Whole,
             Self::Upper(offset) => Self::Upper(offset + row as isize - col as isize),
         }
     }
 
-    /// Whether rows from `row` on have any wanted element in columns before `cols`.
-    fn reaches(self, row: usize, cols: usize) -> bool {
+    /// Returns whether the rows from `row` on have an element of the triangle in the columns before `cols`.
+    fn meets(self, row: usize, cols: usize) -> bool {
         match self {
-            Self::All => true,
+            Self::Whole => true,
             Self::Upper(offset) => (cols as isize) > row as isize + offset,
         }
     }
 }
 
-/// What to do with `a b`.
+/// A matrix product: how it is computed, what it does to `c`, and to which elements.
 #[derive(Clone, Copy)]
-pub(crate) struct Task {
+pub(crate) struct GemmTask {
     pub level: Level,
     pub update: Update,
-    pub part: Part,
+    pub triangle: Triangle,
 }
 
-impl Task {
-    /// Updates c with `a b` on rayon's current pool.
+impl GemmTask {
+    /// Updates `c` with `a b` on rayon's current pool.
     ///
     /// # Panics
-    /// If the shapes do not agree.
-    pub fn run(self, a: View<'_>, b: View<'_>, c: Window<'_>) {
-        assert_eq!(a.cols, b.rows, "inner dimensions");
-        assert_eq!((a.rows, b.cols), (c.rows, c.cols), "outer dimensions");
-        let work = a.rows.saturating_mul(b.cols).saturating_mul(a.cols);
+    /// Panics if the shapes do not agree.
+    pub fn run(self, a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>) {
+        assert_eq!(a.ncols(), b.nrows(), "inner dimensions");
+        assert_eq!((a.nrows(), b.ncols()), (c.nrows(), c.ncols()), "outer dimensions");
+        let work = a.nrows().saturating_mul(b.ncols()).saturating_mul(a.ncols());
         let threads = rayon::current_num_threads();
-        let pieces = if threads == 1 { 1 } else { (4 * threads).min(work / TASK).max(1) };
+        let pieces = if threads == 1 { 1 } else { (4 * threads).min(work / MIN_TASK).max(1) };
         self.split(a, b, c, pieces);
     }
 
-    /// Halves c along its longer side until there are `pieces`: that packs least.
-    fn split(self, a: View<'_>, b: View<'_>, c: Window<'_>, pieces: usize) {
-        if !self.part.reaches(0, c.cols) {
+    /// Halves `c` along its longer side until there are `pieces` parts, and computes the parts in parallel. Parts that
+    /// are nearly square need the least packing.
+    fn split(self, a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, pieces: usize) {
+        if !self.triangle.meets(0, c.ncols()) {
             return;
         }
-        let (col, row) = (half(c.cols, TILE_COLS), half(c.rows, TILE_ROWS));
-        if pieces <= 1 || (col == c.cols && row == c.rows) {
+        let (col, row) = (half(c.ncols(), TILE_COLS), half(c.nrows(), TILE_ROWS));
+        if pieces <= 1 || (col == c.ncols() && row == c.nrows()) {
             return self.piece(a, b, c);
         }
         let (less, more) = (pieces / 2, pieces.div_ceil(2));
-        if col < c.cols && (c.cols >= c.rows || row == c.rows) {
-            let later = Self { part: self.part.at(0, col), ..self };
-            let (left, right) = (b.cols(0, col), b.cols(col, b.cols - col));
-            let (c_left, c_right) = c.split_cols(col);
+        if col < c.ncols() && (c.ncols() >= c.nrows() || row == c.nrows()) {
+            let later = Self { triangle: self.triangle.at(0, col), ..self };
+            let (left, right) = (b.subcols(0, col), b.subcols(col, b.ncols() - col));
+            let (c_left, c_right) = c.split_at_col(col);
             rayon::join(|| self.split(a, left, c_left, more), || later.split(a, right, c_right, less));
         } else {
-            let later = Self { part: self.part.at(row, 0), ..self };
-            let (upper, lower) = (a.rows(0, row), a.rows(row, a.rows - row));
-            let (c_upper, c_lower) = c.split_rows(row);
+            let later = Self { triangle: self.triangle.at(row, 0), ..self };
+            let (upper, lower) = (a.subrows(0, row), a.subrows(row, a.nrows() - row));
+            let (c_upper, c_lower) = c.split_at_row(row);
             rayon::join(|| self.split(upper, b, c_upper, more), || later.split(lower, b, c_lower, less));
         }
     }
 
-    /// On this thread alone.
-    fn piece(self, a: View<'_>, b: View<'_>, mut c: Window<'_>) {
-        if a.cols == 0 && self.update == Update::Set {
-            (0..c.rows).for_each(|i| c.row_mut(i).fill(0.0));
+    /// Computes all of `c` on this thread.
+    fn piece(self, a: MatRef<'_>, b: MatRef<'_>, mut c: MatMut<'_>) {
+        if a.ncols() == 0 && self.update == Update::Set {
+            (0..c.nrows()).for_each(|i| c.row_mut(i).fill(0.0));
         }
-        let (rows, depth) = (BLOCK_ROWS.min(c.rows), DEPTH.min(a.cols));
-        let cols =
-            if c.rows <= BLOCK_ROWS { TILE_COLS } else { BLOCK_COLS.min(c.cols.next_multiple_of(TILE_COLS)) };
+        let (rows, depth) = (BLOCK_ROWS.min(c.nrows()), DEPTH.min(a.ncols()));
+        let cols = if c.nrows() <= BLOCK_ROWS {
+            TILE_COLS
+        } else {
+            BLOCK_COLS.min(c.ncols().next_multiple_of(TILE_COLS))
+        };
         with_panels(rows * depth, cols * depth, |packed_a, packed_b| {
-            for k in (0..a.cols).step_by(DEPTH) {
-                let depth = DEPTH.min(a.cols - k);
-                let (a, b) = (a.cols(k, depth), b.rows(k, depth));
+            for k in (0..a.ncols()).step_by(DEPTH) {
+                let depth = DEPTH.min(a.ncols() - k);
+                let (a, b) = (a.subcols(k, depth), b.subrows(k, depth));
                 let first = k == 0 || self.update != Update::Set;
                 let task = Self { update: if first { self.update } else { Update::Add }, ..self };
-                if c.rows <= BLOCK_ROWS {
-                    task.few_rows(a, b, c.reborrow(), packed_a, packed_b);
+                if c.nrows() <= BLOCK_ROWS {
+                    task.few_rows(a, b, c.rb_mut(), packed_a, packed_b);
                 } else {
-                    task.many_rows(a, b, c.reborrow(), packed_a, packed_b);
+                    task.many_rows(a, b, c.rb_mut(), packed_a, packed_b);
                 }
             }
         });
     }
 
-    /// All of a is packed; each panel of b is packed and used while it is in the first level cache.
+    /// Packs all of `a`; then packs each panel of `b` and multiplies it while it is in the first level cache.
     fn few_rows(
         self,
-        a: View<'_>,
-        b: View<'_>,
-        mut c: Window<'_>,
+        a: MatRef<'_>,
+        b: MatRef<'_>,
+        mut c: MatMut<'_>,
         packed_a: &mut [f32],
         packed_b: &mut [f32],
     ) {
         let shell = Shell::of(self.level);
         let packed_a = pack_rows(shell, a, packed_a);
-        let packed_b = &mut packed_b[..TILE_COLS * b.rows];
-        for col in (0..c.cols).step_by(TILE_COLS) {
-            let cols = TILE_COLS.min(c.cols - col);
-            if self.part.reaches(0, col + cols) {
-                shell.pack(b.cols(col, cols).transposed(), TILE_COLS, packed_b);
-                let rows = c.rows;
-                self.panel(shell, (packed_a, packed_b), c.part(0, rows, col, cols), self.part.at(0, col));
+        let packed_b = &mut packed_b[..TILE_COLS * b.nrows()];
+        for col in (0..c.ncols()).step_by(TILE_COLS) {
+            let cols = TILE_COLS.min(c.ncols() - col);
+            if self.triangle.meets(0, col + cols) {
+                shell.pack(b.subcols(col, cols).transpose(), TILE_COLS, packed_b);
+                let rows = c.nrows();
+                self.panel(
+                    shell,
+                    (packed_a, packed_b),
+                    c.submatrix_mut(0, col, rows, cols),
+                    self.triangle.at(0, col),
+                );
             }
         }
     }
 
-    /// Blocks of b are packed once and multiplied with every block of a.
+    /// Packs each block of `b` once and multiplies it with every block of `a`.
     fn many_rows(
         self,
-        a: View<'_>,
-        b: View<'_>,
-        mut c: Window<'_>,
+        a: MatRef<'_>,
+        b: MatRef<'_>,
+        mut c: MatMut<'_>,
         packed_a: &mut [f32],
         packed_b: &mut [f32],
     ) {
         let shell = Shell::of(self.level);
-        for col in (0..c.cols).step_by(BLOCK_COLS) {
-            let cols = BLOCK_COLS.min(c.cols - col);
-            if !self.part.reaches(0, col + cols) {
+        for col in (0..c.ncols()).step_by(BLOCK_COLS) {
+            let cols = BLOCK_COLS.min(c.ncols() - col);
+            if !self.triangle.meets(0, col + cols) {
                 continue;
             }
-            let packed_b = pack_cols(shell, b.cols(col, cols), packed_b);
-            for row in (0..c.rows).step_by(BLOCK_ROWS) {
-                let rows = BLOCK_ROWS.min(c.rows - row);
-                if self.part.reaches(row, col + cols) {
-                    let packed_a = pack_rows(shell, a.rows(row, rows), packed_a);
-                    let c = c.part(row, rows, col, cols);
-                    self.block(shell, packed_a, packed_b, c, self.part.at(row, col));
+            let packed_b = pack_cols(shell, b.subcols(col, cols), packed_b);
+            for row in (0..c.nrows()).step_by(BLOCK_ROWS) {
+                let rows = BLOCK_ROWS.min(c.nrows() - row);
+                if self.triangle.meets(row, col + cols) {
+                    let packed_a = pack_rows(shell, a.subrows(row, rows), packed_a);
+                    let c = c.submatrix_mut(row, col, rows, cols);
+                    self.block(shell, packed_a, packed_b, c, self.triangle.at(row, col));
                 }
             }
         }
     }
 
-    fn block(self, shell: Shell, a: &[f32], b: &[f32], mut c: Window<'_>, part: Part) {
-        let (rows, panel) = (c.rows, TILE_COLS * (a.len() / c.rows));
+    /// Multiplies a packed block of `a` by a packed block of `b`.
+    fn block(self, shell: Shell, a: &[f32], b: &[f32], mut c: MatMut<'_>, triangle: Triangle) {
+        let (rows, panel) = (c.nrows(), TILE_COLS * (a.len() / c.nrows()));
         for (i, b) in b.chunks_exact(panel).enumerate() {
             let col = i * TILE_COLS;
-            let cols = TILE_COLS.min(c.cols - col);
-            self.panel(shell, (a, b), c.part(0, rows, col, cols), part.at(0, col));
+            let cols = TILE_COLS.min(c.ncols() - col);
+            self.panel(shell, (a, b), c.submatrix_mut(0, col, rows, cols), triangle.at(0, col));
         }
     }
 
-    /// All tiles of one panel of b.
-    fn panel(self, shell: Shell, (a, b): (&[f32], &[f32]), mut c: Window<'_>, part: Part) {
-        let (depth, cols) = (b.len() / TILE_COLS, c.cols);
-        for (row, rows) in tiles(c.rows) {
-            if part.reaches(row, cols) {
+    /// Computes all tiles of one panel of `b`.
+    fn panel(self, shell: Shell, (a, b): (&[f32], &[f32]), mut c: MatMut<'_>, triangle: Triangle) {
+        let (depth, cols) = (b.len() / TILE_COLS, c.ncols());
+        for (row, rows) in tiles(c.nrows()) {
+            if triangle.meets(row, cols) {
                 let a = &a[row * depth..(row + rows) * depth];
-                shell.tile(a, b, c.part(row, rows, 0, cols), self.update);
+                shell.tile(a, b, c.submatrix_mut(row, 0, rows, cols), self.update);
             }
         }
     }
 }
 
-/// About half of `n`, a multiple of `unit`; all of it if that cannot be.
+/// Returns about half of `n`, a multiple of `unit`; `n` itself if there is no smaller multiple.
 fn half(n: usize, unit: usize) -> usize {
     n.div_ceil(2 * unit).saturating_mul(unit).min(n)
 }
 
-/// Starts and heights of tiles that share `rows` evenly: 7 rows are 4 and 3, not 6 and a slow 1.
+/// Returns starts and heights of tiles that share `rows` evenly: 7 rows become 4 and 3, not 6 and a slow 1.
 fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = rows.div_ceil(TILE_ROWS).max(1);
     let start = move |i: usize| i * (rows / count) + i.min(rows % count);
     (0..count).map(move |i| (start(i), start(i + 1) - start(i))).filter(|&(_, rows)| rows > 0)
 }
 
-/// Packs panels of rows, one after another, into the front of `to`.
-fn pack_rows<'a>(shell: Shell, a: View<'_>, to: &'a mut [f32]) -> &'a [f32] {
-    let to = &mut to[..a.rows * a.cols];
-    for (row, rows) in tiles(a.rows) {
-        shell.pack(a.rows(row, rows), rows, &mut to[row * a.cols..(row + rows) * a.cols]);
+/// Packs panels of rows, one after another, into the front of `to`, and returns the packed part.
+fn pack_rows<'a>(shell: Shell, a: MatRef<'_>, to: &'a mut [f32]) -> &'a [f32] {
+    let to = &mut to[..a.nrows() * a.ncols()];
+    for (row, rows) in tiles(a.nrows()) {
+        shell.pack(a.subrows(row, rows), rows, &mut to[row * a.ncols()..(row + rows) * a.ncols()]);
     }
     to
 }
 
-/// Packs panels of [`TILE_COLS`] columns, the last one filled up with zeros, into the front of `to`.
-fn pack_cols<'a>(shell: Shell, b: View<'_>, to: &'a mut [f32]) -> &'a [f32] {
-    let to = &mut to[..b.rows * b.cols.next_multiple_of(TILE_COLS)];
-    for (i, to) in to.chunks_exact_mut(TILE_COLS * b.rows).enumerate() {
+/// Packs panels of [`TILE_COLS`] columns into the front of `to`, and returns the packed part. The last panel is filled
+/// up with zeros.
+fn pack_cols<'a>(shell: Shell, b: MatRef<'_>, to: &'a mut [f32]) -> &'a [f32] {
+    let to = &mut to[..b.nrows() * b.ncols().next_multiple_of(TILE_COLS)];
+    for (i, to) in to.chunks_exact_mut(TILE_COLS * b.nrows()).enumerate() {
         let col = i * TILE_COLS;
-        shell.pack(b.cols(col, TILE_COLS.min(b.cols - col)).transposed(), TILE_COLS, to);
+        shell.pack(b.subcols(col, TILE_COLS.min(b.ncols() - col)).transpose(), TILE_COLS, to);
     }
     to
 }

@@ -1,6 +1,7 @@
-//! What tests of this room share.
+//! Helpers that the tests of this module share.
 
-/// Bell-shaped numbers of mean 0 and variance 1 from a linear congruence.
+/// Returns roughly normal numbers of mean 0 and variance 1, made by a linear congruence. A seed always gives the same
+/// numbers.
 pub fn normal(n: usize, seed: u32) -> Vec<f32> {
     let mut state = u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
     let mut uniform = || {
@@ -10,11 +11,12 @@ pub fn normal(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| (0..12).map(|_| uniform()).sum()).collect()
 }
 
+/// Returns the bit patterns, to compare floats exactly.
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Runs `work` on a pool of its own.
+/// Runs `work` on a pool of `threads` threads.
 pub fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads").install(work)
 }

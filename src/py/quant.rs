@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place};
-use crate::feedback::{self, Factor};
+use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::SecondMoments;
 use crate::noise::Noise;
 use crate::py::errors::ToPy;
@@ -94,7 +94,7 @@ pub fn quantize<'py>(
 }
 
 /// `weights` f32 `[rows, n]`, `moments` f32 `[n, block]` -> u8 `[rows, bytes of a row]` and the sum of
-/// `(v - w)^T H (v - w)` over the rows. `options`: JSON of `feedback::Options`.
+/// `(v - w)^T H (v - w)` over the rows. `options`: JSON of `feedback::SolverOptions`.
 #[pyfunction]
 pub fn quantize_calibrated<'py>(
     py: Python<'py>,
@@ -111,7 +111,7 @@ pub fn quantize_calibrated<'py>(
         let what = format!("rows of {n} weights cannot be quantised to {} with feedback", ty.name());
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
-    let options: feedback::Options = serde_json::from_str(options)
+    let options: feedback::SolverOptions = serde_json::from_str(options)
         .map_err(|e| usage(format!("options: {e}"), "Check the arguments of the call"))
         .py(py)?;
     let data = c_order(&weights).py(py)?;
@@ -119,7 +119,7 @@ pub fn quantize_calibrated<'py>(
     let values = c_order(&moments).py(py)?.to_vec();
     let moments = SecondMoments { n, block: moments.shape()[1], values, tokens: 0 };
     let factor = match moments.is_valid(ty.block_len()) {
-        true => Factor::new(moments, feedback::DAMPING).py(py)?,
+        true => FactorizedMoments::new(moments, feedback::DAMPING).py(py)?,
         false => None,
     };
     let Some(factor) = factor else {

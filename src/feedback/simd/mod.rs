@@ -1,21 +1,33 @@
-//! The solver compiled for other instruction sets: the very same steps, so the very same bits.
+//! The solver compiled for other instruction sets. Each runs the same steps, so that each gives the same bits.
 
 mod avx2;
 
-use super::grid::Format;
-use super::solve::{Draw, Moments, Steps, Work, solve};
+use super::SolverOptions;
+use super::scales::Format;
+use super::solve::solve;
+use super::state::{FactorizedBlock, NoiseSource, Workspace};
 use crate::simd_level::{Level, detected};
 
-/// [`solve`], on a CPU with AVX2 and FMA.
+/// Runs [`solve`] with AVX2, FMA and F16C.
 ///
 /// # Panics
-/// If the CPU lacks them.
-pub fn solve_avx2<F: Format>(m: Moments<'_>, steps: Steps, draw: Draw<'_>, work: &mut Work) {
+/// Panics if the CPU lacks the instructions.
+pub fn solve_avx2<F: Format>(
+    block: FactorizedBlock<'_>,
+    options: &SolverOptions,
+    noise: NoiseSource<'_>,
+    ws: &mut Workspace,
+) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn shell<F: Format>(m: Moments<'_>, steps: Steps, draw: Draw<'_>, work: &mut Work) {
-        solve::<F, _>(avx2::Avx2::new(), m, steps, draw, work);
+    fn with_avx2<F: Format>(
+        block: FactorizedBlock<'_>,
+        options: &SolverOptions,
+        noise: NoiseSource<'_>,
+        ws: &mut Workspace,
+    ) {
+        solve::<F, _>(avx2::Avx2::new(), block, options, noise, ws);
     }
     assert!(detected() >= Level::Avx2);
-    // SAFETY: the CPU has the features, as was just checked.
-    unsafe { shell::<F>(m, steps, draw, work) }
+    // SAFETY: the CPU has the instructions, as was just checked.
+    unsafe { with_avx2::<F>(block, options, noise, ws) }
 }

@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::view::View;
-use super::{TILE_COLS, Update, portable};
+use super::{TILE_COLS, portable};
+use crate::linalg::gemm::Update;
+use crate::linalg::matrix::MatRef;
 
 /// # Safety
 /// `a` holds `depth * rows` values, `b` `depth * TILE_COLS`, `c` `rows` rows of `TILE_COLS`, `stride` apart, and nobody
@@ -101,19 +102,19 @@ unsafe fn finish(c: *mut f32, sums: __m256, update: Update) {
 /// [`super::Shell::pack`] of lanes that lie side by side in k: squares of 8 x 8 are turned in registers.
 ///
 /// # Safety
-/// `from.col_stride` is 1, `to` holds `width` values for each k, `from.rows <= width`. The CPU has AVX2.
+/// `from.col_stride()` is 1, `to` holds `width` values for each k, `from.nrows() <= width`. The CPU has AVX2.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn interleave(from: View<'_>, width: usize, to: &mut [f32]) {
+pub unsafe fn interleave(from: MatRef<'_>, width: usize, to: &mut [f32]) {
     // A square's last rows spill up to 8 values over what they fill, into k that come later; so the last 8 are left.
-    let squares = from.cols.saturating_sub(8) / 8;
+    let squares = from.ncols().saturating_sub(8) / 8;
     for square in 0..squares {
         for lane in (0..width).step_by(8) {
-            let lanes = from.rows.saturating_sub(lane).min(8);
+            let lanes = from.nrows().saturating_sub(lane).min(8);
             // SAFETY: eight k of `lanes` lanes, and at least eight more k of room after these.
             unsafe {
-                let rows = from.as_ptr().add(lane * from.row_stride + 8 * square);
+                let rows = from.as_ptr().add(lane * from.row_stride() + 8 * square);
                 let to = to.as_mut_ptr().add(8 * square * width + lane);
-                turn(rows, from.row_stride, lanes, to, width);
+                turn(rows, from.row_stride(), lanes, to, width);
             }
         }
     }

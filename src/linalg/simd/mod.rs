@@ -6,21 +6,13 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod portable;
-pub(super) mod view;
 
+use super::gemm::Update;
+use super::matrix::{MatMut, MatRef};
 use crate::simd_level::Level;
-use view::{View, Window};
 
 pub(super) const TILE_ROWS: usize = 6;
 pub(super) const TILE_COLS: usize = 16;
-
-/// What becomes of a finished sum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Update {
-    Set,
-    Add,
-    Subtract,
-}
 
 /// One instruction set's loops.
 #[derive(Clone, Copy)]
@@ -28,7 +20,7 @@ pub(super) struct Shell {
     /// Rows of the tile, depth, packed a, packed b, c, distance of c's rows, what to do with the sums.
     tile: unsafe fn(usize, usize, *const f32, *const f32, *mut f32, usize, Update),
     /// Lanes side by side in k, to be interleaved: as [`Shell::pack`], for `col_stride` 1.
-    interleave: unsafe fn(View<'_>, usize, &mut [f32]),
+    interleave: unsafe fn(MatRef<'_>, usize, &mut [f32]),
 }
 
 impl Shell {
@@ -46,10 +38,10 @@ impl Shell {
     }
 
     /// `to[k * width + lane]` becomes `from[lane][k]`, zero for lanes that `from` has not.
-    pub fn pack(self, from: View<'_>, width: usize, to: &mut [f32]) {
+    pub fn pack(self, from: MatRef<'_>, width: usize, to: &mut [f32]) {
         assert!((1..=TILE_ROWS).contains(&width) || width == TILE_COLS);
-        assert!(from.rows <= width && to.len() == width * from.cols);
-        if from.col_stride == 1 {
+        assert!(from.nrows() <= width && to.len() == width * from.ncols());
+        if from.col_stride() == 1 {
             // SAFETY: `of` chose a shell that the CPU has; lengths are checked above.
             unsafe { (self.interleave)(from, width, to) }
         } else {
@@ -57,26 +49,26 @@ impl Shell {
         }
     }
 
-    /// Adds (or as `update` says) the product of packed panels to a tile: `a` holds `c.rows` values for each k, `b`
+    /// Adds (or as `update` says) the product of packed panels to a tile: `a` holds `c.nrows()` values for each k, `b`
     /// holds [`TILE_COLS`].
     #[inline]
-    pub fn tile(self, a: &[f32], b: &[f32], mut c: Window<'_>, update: Update) {
+    pub fn tile(self, a: &[f32], b: &[f32], mut c: MatMut<'_>, update: Update) {
         let depth = b.len() / TILE_COLS;
-        assert!(a.len() == depth * c.rows && b.len() == depth * TILE_COLS);
-        assert!((1..=TILE_ROWS).contains(&c.rows) && c.cols <= TILE_COLS);
-        if c.cols == TILE_COLS {
+        assert!(a.len() == depth * c.nrows() && b.len() == depth * TILE_COLS);
+        assert!((1..=TILE_ROWS).contains(&c.nrows()) && c.ncols() <= TILE_COLS);
+        if c.ncols() == TILE_COLS {
             let (to, stride) = c.as_mut_ptr();
             // SAFETY: panels of `depth`, a full tile of the window, and a shell that the CPU has.
-            unsafe { (self.tile)(c.rows, depth, a.as_ptr(), b.as_ptr(), to, stride, update) };
+            unsafe { (self.tile)(c.nrows(), depth, a.as_ptr(), b.as_ptr(), to, stride, update) };
             return;
         }
         let mut whole = [0.0; TILE_ROWS * TILE_COLS];
         // SAFETY: as above, with a buffer of a full tile.
         unsafe {
             let to = whole.as_mut_ptr();
-            (self.tile)(c.rows, depth, a.as_ptr(), b.as_ptr(), to, TILE_COLS, Update::Set);
+            (self.tile)(c.nrows(), depth, a.as_ptr(), b.as_ptr(), to, TILE_COLS, Update::Set);
         }
-        for (i, sums) in whole.chunks_exact(TILE_COLS).take(c.rows).enumerate() {
+        for (i, sums) in whole.chunks_exact(TILE_COLS).take(c.nrows()).enumerate() {
             portable::finish(sums, c.row_mut(i), update);
         }
     }

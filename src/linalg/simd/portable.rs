@@ -1,7 +1,8 @@
 //! The reference, in safe arithmetic. On a CPU with FMA it is compiled for it: without, `mul_add` is a function call.
 
-use super::view::View;
-use super::{TILE_COLS, Update};
+use super::TILE_COLS;
+use crate::linalg::gemm::Update;
+use crate::linalg::matrix::MatRef;
 
 #[inline(always)]
 fn sums<const R: usize>(a: &[f32], b: &[f32]) -> [[f32; TILE_COLS]; R] {
@@ -79,16 +80,16 @@ tile!(
 ///
 /// # Safety
 /// None needed; a shell of another instruction set needs some.
-pub unsafe fn interleave(from: View<'_>, width: usize, to: &mut [f32]) {
+pub unsafe fn interleave(from: MatRef<'_>, width: usize, to: &mut [f32]) {
     interleave_from(0, from, width, to);
 }
 
 /// The same, beginning at `k = start`.
 #[inline(always)]
-pub fn interleave_from(start: usize, from: View<'_>, width: usize, to: &mut [f32]) {
+pub fn interleave_from(start: usize, from: MatRef<'_>, width: usize, to: &mut [f32]) {
     for lane in 0..width {
         let to = to.iter_mut().skip(start * width + lane).step_by(width);
-        if lane < from.rows {
+        if lane < from.nrows() {
             to.zip(&from.row(lane)[start..]).for_each(|(to, &x)| *to = x);
         } else {
             to.for_each(|to| *to = 0.0);
@@ -97,8 +98,8 @@ pub fn interleave_from(start: usize, from: View<'_>, width: usize, to: &mut [f32
 }
 
 /// [`super::Shell::pack`] of any other view; lanes that are neighbours are copied together.
-pub fn gather(from: View<'_>, width: usize, to: &mut [f32]) {
-    match (from.row_stride, from.rows == width, width) {
+pub fn gather(from: MatRef<'_>, width: usize, to: &mut [f32]) {
+    match (from.row_stride(), from.nrows() == width, width) {
         (1, true, 4) => copy::<4>(from, to),
         (1, true, 5) => copy::<5>(from, to),
         (1, true, 6) => copy::<6>(from, to),
@@ -108,17 +109,17 @@ pub fn gather(from: View<'_>, width: usize, to: &mut [f32]) {
 }
 
 /// A length known to the compiler: a few moves instead of a call for each k.
-fn copy<const W: usize>(from: View<'_>, to: &mut [f32]) {
-    let across = from.transposed();
+fn copy<const W: usize>(from: MatRef<'_>, to: &mut [f32]) {
+    let across = from.transpose();
     let (to, _) = to.as_chunks_mut::<W>();
     for (k, to) in to.iter_mut().enumerate() {
         to.copy_from_slice(across.row(k));
     }
 }
 
-fn pick(from: View<'_>, width: usize, to: &mut [f32]) {
+fn pick(from: MatRef<'_>, width: usize, to: &mut [f32]) {
     for (k, to) in to.chunks_exact_mut(width).enumerate() {
-        to.iter_mut().take(from.rows).enumerate().for_each(|(lane, to)| *to = from.at(lane, k));
-        to[from.rows..].fill(0.0);
+        to.iter_mut().take(from.nrows()).enumerate().for_each(|(lane, to)| *to = from.at(lane, k));
+        to[from.nrows()..].fill(0.0);
     }
 }

@@ -4,18 +4,18 @@ use crate::simd_level::available;
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 
-/// `x^T x / tokens` of rows of `n`.
+/// Returns `x^T x / tokens` for `x` with rows of `n` values.
 fn moments(x: &[f32], n: usize) -> Vec<f32> {
     let x = DMatrix::from_row_slice(x.len() / n, n, x).cast::<f64>();
     let h = x.transpose() * &x / x.nrows() as f64;
     h.iter().map(|&v| v as f32).collect()
 }
 
-fn factors(h: &[f32], n: usize, lambda: f32) -> Factors {
-    factorise(Mat::rows(h, n, n), lambda).unwrap().unwrap()
+fn factors(h: &[f32], n: usize, lambda: f32) -> Udu {
+    factorize(MatRef::from_row_major_slice(h, n, n), lambda).unwrap().unwrap()
 }
 
-/// `h` with a damping, in f64.
+/// Returns `h` with the damping on its diagonal, in f64.
 fn damped(h: &[f32], n: usize, damping: f32) -> DMatrix<f64> {
     let mut h = DMatrix::from_row_slice(n, n, h).cast::<f64>();
     let damping = f64::from(damping);
@@ -23,8 +23,8 @@ fn damped(h: &[f32], n: usize, damping: f32) -> DMatrix<f64> {
     h
 }
 
-/// Both sides of the identity that feedback rests on, for one error row.
-fn sides(h: &DMatrix<f64>, f: &Factors, e: &[f64]) -> (f64, f64) {
+/// Returns both sides of the identity in the head of the module, for one error row.
+fn sides(h: &DMatrix<f64>, f: &Udu, e: &[f64]) -> (f64, f64) {
     let n = e.len();
     let row = nalgebra::DVector::from_column_slice(e);
     let mut fed = e.to_vec();
@@ -34,8 +34,9 @@ fn sides(h: &DMatrix<f64>, f: &Factors, e: &[f64]) -> (f64, f64) {
     (row.dot(&(h * &row)), fed.iter().zip(&f.d).map(|(x, &d)| f64::from(d) * x * x).sum())
 }
 
-/// The error that is fed forward perfectly from column j on: what is left of it is `D_j`, the least there can be.
-fn perfect(f: &Factors, n: usize, j: usize) -> Vec<f64> {
+/// Returns the error row that begins with 1 at column j and that the later columns compensate in full. Its cost is `D_j`,
+/// the smallest cost that an error of 1 at column j can have.
+fn perfect(f: &Udu, n: usize, j: usize) -> Vec<f64> {
     let mut e = vec![0.0; n];
     e[j] = 1.0;
     for m in j + 1..n {
@@ -48,10 +49,13 @@ fn identity_holds(h: &[f32], n: usize, lambda: f32, tolerance: f64) {
     let f = factors(h, n, lambda);
     let damped = damped(h, n, f.damping);
     let mean = (0..n).map(|i| h[i * n + i]).sum::<f32>() / n as f32;
-    assert!(lambda == 0.0 || (f.damping / (lambda * mean) - 1.0).abs() < 1e-4, "as much damping as wanted");
+    assert!(
+        lambda == 0.0 || (f.damping / (lambda * mean) - 1.0).abs() < 1e-4,
+        "the damping is not the one that was asked for"
+    );
     assert!(f.damping > 0.0 && f.d.iter().all(|&d| d >= f.damping));
     for i in 0..n {
-        assert!(f.a[i * n..=i * n + i].iter().all(|&a| a == 0.0), "A is strictly upper");
+        assert!(f.a[i * n..=i * n + i].iter().all(|&a| a == 0.0), "A is not strictly upper");
     }
     let random = normal(8 * n, 9);
     let rows = random.chunks(n).map(|e| e.iter().map(|&x| f64::from(x)).collect());
@@ -64,7 +68,7 @@ fn identity_holds(h: &[f32], n: usize, lambda: f32, tolerance: f64) {
     assert!(worst < tolerance, "off by {worst:e}");
 }
 
-/// Moments with eigenvalues spread evenly on a logarithmic scale from 1 down to `1 / condition`.
+/// Returns moments whose eigenvalues are spread evenly on a logarithmic scale from 1 down to `1 / condition`.
 fn of_condition(n: usize, condition: f64) -> Vec<f32> {
     let q = DMatrix::from_row_slice(n, n, &normal(n * n, 4)).cast::<f64>().qr().q();
     let spread = |i: usize| condition.powf(-(i as f64) / (n - 1) as f64);
@@ -117,8 +121,8 @@ fn the_factors_are_those_of_the_cholesky_factorisation_of_the_reversed_matrix() 
             let pivot = l[(n - 1 - j, n - 1 - j)];
             assert!((f64::from(f.d[j]) / (pivot * pivot) - 1.0).abs() < 1e-4);
             for i in 0..j {
-                let wanted = l[(n - 1 - i, n - 1 - j)] / pivot;
-                assert!((f64::from(f.a[i * n + j]) - wanted).abs() < 1e-4, "{i}, {j} of {n}");
+                let expected = l[(n - 1 - i, n - 1 - j)] / pivot;
+                assert!((f64::from(f.a[i * n + j]) - expected).abs() < 1e-4, "{i}, {j} of {n}");
             }
         }
     }
@@ -141,18 +145,18 @@ fn only_the_upper_triangle_of_a_part_is_read() {
     let h = moments(&normal(300 * n, 7), n);
     let mut apart = vec![f32::NAN; n * stride];
     (0..n).for_each(|i| apart[i * stride + i..i * stride + n].copy_from_slice(&h[i * n + i..(i + 1) * n]));
-    let part = Mat { data: &apart, rows: n, cols: n, row_stride: stride, col_stride: 1 };
-    assert_eq!(factorise(part, 0.01).unwrap().unwrap(), factors(&h, n, 0.01));
+    let part = MatRef::from_slice_with_strides(&apart, n, n, stride, 1);
+    assert_eq!(factorize(part, 0.01).unwrap().unwrap(), factors(&h, n, 0.01));
 }
 
 #[test]
 fn nothing_known_gives_none_and_nonsense_an_error() {
-    assert_eq!(factorise(Mat::rows(&[0.0; 9], 3, 3), 0.01).unwrap(), None);
-    assert_eq!(factorise(Mat::rows(&[], 0, 0), 0.01).unwrap(), None);
+    assert_eq!(factorize(MatRef::from_row_major_slice(&[0.0; 9], 3, 3), 0.01).unwrap(), None);
+    assert_eq!(factorize(MatRef::from_row_major_slice(&[], 0, 0), 0.01).unwrap(), None);
     for (at, bad) in [(4, f32::NAN), (2, f32::INFINITY), (8, -1.0)] {
         let mut h = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
         h[at] = bad;
-        let found = factorise(Mat::rows(&h, 3, 3), 0.01);
+        let found = factorize(MatRef::from_row_major_slice(&h, 3, 3), 0.01);
         assert!(matches!(found, Err(Error::NonFinite { index, .. }) if index == at as u64));
     }
 }
@@ -162,7 +166,9 @@ fn neither_level_nor_threads_show_in_the_bits() {
     let n = 500;
     let h = moments(&normal(200 * n, 8), n);
     let at = |level, threads| {
-        let f = on_threads(threads, || factorise_at(level, Mat::rows(&h, n, n), 0.01)).unwrap().unwrap();
+        let f = on_threads(threads, || factorize_at(level, MatRef::from_row_major_slice(&h, n, n), 0.01))
+            .unwrap()
+            .unwrap();
         (bits(&f.a), bits(&f.d))
     };
     let one = at(Level::Scalar, 1);

@@ -1,38 +1,42 @@
-//! The second moments of a tensor's inputs, ready for quantising.
+//! The second moments of a tensor's inputs, factorized for the solver.
 
-use super::order::order;
-use super::solve::Moments;
+use super::pivot_order::pivot_order;
+use super::state::FactorizedBlock;
 use crate::error::Result;
 use crate::formats::calibration::SecondMoments;
-use crate::linalg::gemm::Mat;
-use crate::linalg::ldl;
+use crate::linalg::matrix::MatRef;
+use crate::linalg::udu;
 use crate::quant::search::normalised_importance;
 
-/// Share of the mean diagonal that is added to it.
+/// The share of the mean diagonal that is added to the diagonal before the factorization. GPTQ (Frantar et al. 2022)
+/// uses the same share.
 pub const DAMPING: f32 = 0.01;
 
-/// The second moments of a tensor's inputs, factored for [`quantize_rows`](super::quantize_rows).
+/// The damped second moments H of a tensor's inputs with their factorization, for
+/// [`quantize_rows`](super::quantize_rows).
 #[derive(Debug)]
-pub struct Factor {
+pub struct FactorizedMoments {
     pub(super) n: usize,
     pub(super) block: usize,
-    /// `[n, block]`, damped.
+    /// H, `[n, block]`, damped, by column.
     pub(super) h: Vec<f32>,
-    /// `[n, block]`, strictly lower in each block, rows and columns by position.
+    /// A, `[n, block]`, strictly lower in each block; rows and columns are positions.
     a: Vec<f32>,
-    /// By position.
+    /// D, `[n]`, by position.
     d: Vec<f32>,
     /// The column of its block at each position.
     order: Vec<u32>,
     importance: Vec<f32>,
+    /// First column and number of columns of each block.
     pub(super) blocks: Vec<(usize, usize)>,
 }
 
-impl Factor {
-    /// `damping`: share of the mean diagonal that is added to it. `None` if nothing is known: all moments are zero.
+impl FactorizedMoments {
+    /// Factorizes `moments` after adding `damping` times the mean diagonal to the diagonal. Returns `None` if all moments
+    /// are zero, because then nothing is known of the inputs.
     ///
     /// # Errors
-    /// [`Error::NonFinite`](crate::Error::NonFinite) if a moment is not finite.
+    /// Returns [`Error::NonFinite`](crate::Error::NonFinite) if a moment is not finite.
     pub fn new(moments: SecondMoments, damping: f32) -> Result<Option<Self>> {
         let (n, block, diagonal) = (moments.n, moments.block, moments.diagonal());
         let Some(importance) = normalised_importance(&diagonal) else { return Ok(None) };
@@ -52,39 +56,40 @@ impl Factor {
             all.h[i * block + i % block] += (f64::from(damping) * mean) as f32;
         }
         for (start, len) in all.blocks.clone() {
-            all.factorise(start, len)?;
+            all.factorize(start, len)?;
         }
         Ok(Some(all))
     }
 
-    /// The order of a block's columns, and its factors in that order.
-    fn factorise(&mut self, start: usize, len: usize) -> Result<()> {
+    /// Chooses the order of a block's columns, and factorizes the block in this order.
+    fn factorize(&mut self, start: usize, len: usize) -> Result<()> {
         let (at, stride) = (start * self.block, self.block);
         let h = &self.h[at..];
-        let order = order(h, stride, len);
+        let order = pivot_order(h, stride, len);
         let mut sorted = Vec::with_capacity(len * len);
         for &i in &order {
             let row = &h[i as usize * stride..][..len];
             sorted.extend(order.iter().map(|&j| row[j as usize]));
         }
-        if let Some(factors) = ldl::factorise(Mat::rows(&sorted, len, len), 0.0)? {
+        if let Some(udu) = udu::factorize(MatRef::from_row_major_slice(&sorted, len, len), 0.0)? {
             for (p, row) in self.a[at..].chunks_mut(stride).take(len).enumerate() {
-                row.iter_mut().take(p).enumerate().for_each(|(k, to)| *to = factors.a[k * len + p]);
+                row.iter_mut().take(p).enumerate().for_each(|(k, to)| *to = udu.a[k * len + p]);
             }
-            self.d[start..start + len].copy_from_slice(&factors.d);
+            self.d[start..start + len].copy_from_slice(&udu.d);
         }
         self.order.extend(order);
         Ok(())
     }
 
-    /// Memory that a factor takes.
+    /// Returns the bytes that the factorized moments of `n` inputs in blocks of `block` keep.
     pub fn bytes(n: usize, block: usize) -> u64 {
         2 * (n * block * size_of::<f32>()) as u64
     }
 
-    pub(super) fn moments(&self, start: usize, len: usize) -> Moments<'_> {
+    /// Returns the block of the columns `start .. start + len`.
+    pub(super) fn at(&self, start: usize, len: usize) -> FactorizedBlock<'_> {
         let at = start * self.block..(start + len) * self.block;
-        Moments {
+        FactorizedBlock {
             len,
             stride: self.block,
             h: &self.h[at.clone()],

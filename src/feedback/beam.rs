@@ -1,0 +1,357 @@
+//! A beam search over the codes of each row: several candidate roundings side by side, of which the cheapest are kept.
+//!
+//! The cost of a candidate so far, `sum_p D_p u_p^2` with u the residual of the target at p, says how good the candidate
+//! is, because the remaining columns cost every candidate the same on average. At every tile of columns each candidate
+//! makes three proposals: its targets are rounded as they are, with noise added, and with the same noise subtracted. The
+//! cheapest of all proposals become the candidates of the next tile. This is the M-algorithm of sequential decoding
+//! (Anderson and Mohan 1984) with dithered rounding as its branches.
+//!
+//! Each vector lane is a row, so the beam holds arrays for each candidate. Candidates may differ only in the last
+//! [`WINDOW`] columns. When a column leaves the window, the best candidate's code for this column becomes final, and
+//! candidates that disagree are removed.
+
+use std::ops::Range;
+
+use super::scales::Format;
+use super::state::{FactorizedBlock, GROUP, SUB_BLOCKS, StoredSubBlock, SubBlock};
+use super::vector::{F32x16, ROWS, TILE, U32x16, Vector, dots};
+
+/// Largest number of candidates of a row.
+pub(super) const MAX_WIDTH: usize = 8;
+/// Signs of the noise in the proposals of a candidate.
+const SIGNS: [f32; 3] = [0.0, 1.0, -1.0];
+/// Number of columns in which candidates may differ.
+const WINDOW: usize = 32;
+/// Bits of a code in a word. Formats with larger codes are so fine that no other code is ever better.
+const CODE_BITS: usize = 7;
+/// Position of the parent (the candidate that a proposal continues) in a word, above the codes of a tile.
+const PARENT: i32 = (CODE_BITS * TILE) as i32;
+
+/// The candidates of each row, in ascending order of cost. An infinite cost marks a place without a candidate.
+#[derive(Default)]
+pub(super) struct Beam {
+    cost: [F32x16; MAX_WIDTH],
+    /// The columns in which candidates may differ, by position in the group.
+    window: Range<usize>,
+    /// Residuals of the group: for each column those of all candidates.
+    e: Vec<F32x16>,
+    /// Codes of the group: for each tile those of all candidates.
+    codes: Vec<U32x16>,
+}
+
+/// The cheapest proposals so far, in ascending order of cost: their costs, and their codes with their parents.
+#[derive(Clone, Copy)]
+struct Cheapest<V: Vector, const M: usize> {
+    cost: [V::F32; M],
+    word: [V::U32; M],
+}
+
+/// The next [`TILE`] columns.
+pub(super) struct Tile<'a> {
+    /// Position of the first column.
+    pub at: usize,
+    /// Position of the first column of the group.
+    pub group: usize,
+    pub subs: &'a [StoredSubBlock; SUB_BLOCKS],
+    /// Weights by column.
+    pub w: &'a [F32x16],
+    /// Noise by column, in quantization steps.
+    pub noise: &'a [F32x16],
+}
+
+/// Receives the columns whose codes are final.
+pub(super) struct FinalColumns<'a> {
+    /// Codes by column.
+    pub q: &'a mut [F32x16],
+    /// Residuals by column.
+    pub e: &'a mut [F32x16],
+    /// Residuals by position.
+    pub e_by_position: &'a mut [F32x16],
+}
+
+/// Returns whether the codes of a format fit into [`CODE_BITS`].
+pub(super) fn supports<F: Format>() -> bool {
+    let limit = ((1 << CODE_BITS) / 2) as f32;
+    -limit <= F::CODES.0 && F::CODES.1 < limit
+}
+
+impl Beam {
+    /// Starts with one candidate whose cost is zero.
+    pub fn reset(&mut self) {
+        self.window = 0..0;
+        self.e.resize(GROUP * MAX_WIDTH, F32x16::default());
+        self.codes.resize(GROUP / TILE * MAX_WIDTH, U32x16::default());
+        self.cost[0] = F32x16::default();
+        self.keep_best_only();
+    }
+
+    /// Removes all candidates but the best.
+    fn keep_best_only(&mut self) {
+        self.cost[1..].fill(F32x16([f32::INFINITY; ROWS]));
+    }
+
+    /// Returns the cost of the best candidate of each row.
+    pub fn cost(&self) -> F32x16 {
+        self.cost[0]
+    }
+
+    /// Adds the columns of a tile to at most M candidates. Columns that leave the window become final.
+    #[inline(always)]
+    pub fn advance<F: Format, V: Vector, const M: usize>(
+        &mut self,
+        isa: V,
+        block: FactorizedBlock<'_>,
+        tile: &Tile<'_>,
+        to: &mut FinalColumns<'_>,
+    ) {
+        let (mut columns, mut subs) = ([0; TILE], [0; TILE]);
+        for i in 0..TILE {
+            columns[i] = block.order[tile.at + i] as usize;
+            subs[i] = (columns[i] - tile.group) / F::SUB;
+        }
+        let cheapest = self.propose::<F, V, M>(isa, block, tile, (&columns, &subs), to.e_by_position);
+        self.replace(isa, cheapest, tile, (&columns, &subs));
+        if self.window.len() > WINDOW {
+            self.finalize::<V, M>(isa, block, tile.group, TILE, to);
+            self.prune_diverged::<V, M>(isa);
+        }
+    }
+
+    /// Makes the rest of the window final as the best candidate has it, and removes the other candidates. `group` is the
+    /// position of the first column of the group.
+    #[inline(always)]
+    pub fn finish<V: Vector, const M: usize>(
+        &mut self,
+        isa: V,
+        block: FactorizedBlock<'_>,
+        group: usize,
+        to: &mut FinalColumns<'_>,
+    ) {
+        self.finalize::<V, M>(isa, block, group, self.window.len(), to);
+        self.window = 0..0;
+        self.keep_best_only();
+    }
+
+    /// Writes the best candidate's first `n` columns of the window.
+    #[inline(always)]
+    fn finalize<V: Vector, const M: usize>(
+        &self,
+        isa: V,
+        block: FactorizedBlock<'_>,
+        group: usize,
+        n: usize,
+        to: &mut FinalColumns<'_>,
+    ) {
+        for at in (self.window.start..self.window.start + n).step_by(TILE) {
+            let codes = codes(isa, isa.load_u32(&self.codes[at / TILE * M]));
+            for i in 0..TILE {
+                let (e, column) = (self.e[(at + i) * M], block.order[group + at + i] as usize);
+                isa.store(codes[i], &mut to.q[column]);
+                to.e[column] = e;
+                to.e_by_position[group + at + i] = e;
+            }
+        }
+    }
+
+    /// Removes the candidates that differ from the best one in the first tile of the window, then moves the window past
+    /// this tile.
+    #[inline(always)]
+    fn prune_diverged<V: Vector, const M: usize>(&mut self, isa: V) {
+        let codes = &self.codes[self.window.start / TILE * M..][..M];
+        let best = isa.load_u32(&codes[0]);
+        for s in 1..M {
+            let agrees = isa.eq_u32(isa.load_u32(&codes[s]), best);
+            let cost = isa.select(agrees, isa.load(&self.cost[s]), isa.splat(f32::INFINITY));
+            isa.store(cost, &mut self.cost[s]);
+        }
+        self.window.start += TILE;
+    }
+
+    /// Returns the cheapest of all proposals for a tile.
+    #[inline(always)]
+    fn propose<F: Format, V: Vector, const M: usize>(
+        &self,
+        isa: V,
+        block: FactorizedBlock<'_>,
+        tile: &Tile<'_>,
+        (columns, subs): (&[usize; TILE], &[usize; TILE]),
+        e_by_position: &[F32x16],
+    ) -> Cheapest<V, M> {
+        let (p, fixed) = (tile.at, tile.group + self.window.start);
+        let mut common = [isa.splat(0.0); TILE];
+        for i in 0..TILE {
+            common[i] = isa.load(&tile.w[columns[i]]);
+        }
+        let common = dots(isa, block.a, block.stride, (p, 0), &e_by_position[..fixed], common);
+        let mut cheapest = Cheapest { cost: [isa.splat(f32::INFINITY); M], word: [isa.splat_u32(0); M] };
+        for s in 0..M {
+            let t = self.window_dots::<V, M>(isa, block, p, s, common);
+            let cost = isa.load(&self.cost[s]);
+            let parent = isa.splat_u32((s as u32) << PARENT);
+            for sign in SIGNS {
+                let (cost, codes) = round::<F, V>(isa, block, tile, (columns, subs), t, sign, cost);
+                cheapest.insert(isa, cost, isa.or(codes, parent));
+            }
+        }
+        cheapest
+    }
+
+    /// Adds the dot products with the columns of the window, as candidate `s` has them, to `sums`.
+    #[inline(always)]
+    fn window_dots<V: Vector, const M: usize>(
+        &self,
+        isa: V,
+        block: FactorizedBlock<'_>,
+        p: usize,
+        s: usize,
+        sums: [V::F32; TILE],
+    ) -> [V::F32; TILE] {
+        let window = self.e[self.window.start * M..self.window.end * M].as_chunks::<M>().0;
+        let first = p * block.stride + p - window.len();
+        let (a, b) = (&block.a[first..][..window.len()], &block.a[first + block.stride..][..window.len()]);
+        let (c, d) = (
+            &block.a[first + 2 * block.stride..][..window.len()],
+            &block.a[first + 3 * block.stride..][..window.len()],
+        );
+        let [mut to_a, mut to_b, mut to_c, mut to_d] = sums;
+        for i in 0..window.len() {
+            let e = isa.load(&window[i][s]);
+            to_a = isa.mul_add(isa.splat(a[i]), e, to_a);
+            to_b = isa.mul_add(isa.splat(b[i]), e, to_b);
+            to_c = isa.mul_add(isa.splat(c[i]), e, to_c);
+            to_d = isa.mul_add(isa.splat(d[i]), e, to_d);
+        }
+        [to_a, to_b, to_c, to_d]
+    }
+
+    /// Replaces the beam by the `M` cheapest proposals.
+    #[inline(always)]
+    fn replace<V: Vector, const M: usize>(
+        &mut self,
+        isa: V,
+        cheapest: Cheapest<V, M>,
+        tile: &Tile<'_>,
+        (columns, subs): (&[usize; TILE], &[usize; TILE]),
+    ) {
+        for s in 0..M {
+            isa.store(cheapest.cost[s], &mut self.cost[s]);
+        }
+        let columns_of_window = self.window.start * M..self.window.end * M;
+        for e in self.e[columns_of_window].as_chunks_mut::<M>().0 {
+            let mut old = [isa.splat(0.0); M];
+            for s in 0..M {
+                old[s] = isa.load(&e[s]);
+            }
+            for s in 0..M {
+                let parent = isa.shr::<PARENT>(cheapest.word[s]);
+                let mut new = old[0];
+                for other in 1..M {
+                    new = isa.select(isa.eq_u32(parent, isa.splat_u32(other as u32)), old[other], new);
+                }
+                isa.store(new, &mut e[s]);
+            }
+        }
+        let tiles_of_window = self.window.start / TILE * M..self.window.end / TILE * M;
+        for codes in self.codes[tiles_of_window].as_chunks_mut::<M>().0 {
+            let mut old = [isa.splat_u32(0); M];
+            for s in 0..M {
+                old[s] = isa.load_u32(&codes[s]);
+            }
+            for s in 0..M {
+                let parent = isa.shr::<PARENT>(cheapest.word[s]);
+                let mut new = isa.splat_u32(0);
+                for other in 0..M {
+                    new = isa.or(new, isa.and(isa.eq_u32(parent, isa.splat_u32(other as u32)), old[other]));
+                }
+                isa.store_u32(new, &mut codes[s]);
+            }
+        }
+        for s in 0..M {
+            let word = isa.and(cheapest.word[s], isa.splat_u32((1 << PARENT) - 1));
+            isa.store_u32(word, &mut self.codes[self.window.end / TILE * M + s]);
+            let codes = codes(isa, word);
+            for i in 0..TILE {
+                let v = SubBlock::load(isa, &tile.subs[subs[i]]).values(isa, codes[i]);
+                let e = isa.sub(isa.load(&tile.w[columns[i]]), v);
+                isa.store(e, &mut self.e[(self.window.end + i) * M + s]);
+            }
+        }
+        self.window.end += TILE;
+    }
+}
+
+impl<V: Vector, const M: usize> Cheapest<V, M> {
+    /// Inserts a proposal in order of cost.
+    ///
+    /// A proposal that costs exactly as much as an earlier one is taken for the same rounding and dropped. Two proposals of
+    /// one candidate often are the same rounding, and comparing their codes would cost more. In rows of very few distinct
+    /// values different roundings can have equal costs; then the beam loses one of two equally good candidates.
+    #[inline(always)]
+    fn insert(&mut self, isa: V, mut cost: V::F32, mut word: V::U32) {
+        for s in 0..M {
+            let old = self.cost[s];
+            cost = isa.select(isa.eq(cost, old), isa.splat(f32::INFINITY), cost);
+            (word, self.word[s]) = isa.swap(isa.lt(cost, old), word, self.word[s]);
+            self.cost[s] = isa.min(cost, old);
+            cost = isa.max(cost, old);
+        }
+    }
+}
+
+/// Rounds the targets `t` with `sign` times the noise. Returns the cost including these columns, and their codes.
+#[inline(always)]
+fn round<F: Format, V: Vector>(
+    isa: V,
+    block: FactorizedBlock<'_>,
+    tile: &Tile<'_>,
+    (columns, subs): (&[usize; TILE], &[usize; TILE]),
+    mut t: [V::F32; TILE],
+    sign: f32,
+    mut cost: V::F32,
+) -> (V::F32, V::U32) {
+    let mut bits = [isa.splat_u32(0); TILE];
+    for i in 0..TILE {
+        let sub = SubBlock::load(isa, &tile.subs[subs[i]]);
+        let mut target = t[i];
+        if sign != 0.0 {
+            let noise = isa.mul(isa.load(&tile.noise[columns[i]]), isa.splat(sign));
+            target = isa.mul_add(noise, sub.step, target);
+        }
+        let q = sub.codes::<F>(isa, target);
+        let v = sub.values(isa, q);
+        let u = isa.sub(t[i], v);
+        cost = isa.mul_add(isa.mul(u, isa.splat(block.d[tile.at + i])), u, cost);
+        bits[i] = isa.low_bits(q, CODE_BITS);
+        let e = isa.sub(isa.load(&tile.w[columns[i]]), v);
+        for k in i + 1..TILE {
+            t[k] = isa.mul_add(isa.splat(block.a[(tile.at + k) * block.stride + tile.at + i]), e, t[k]);
+        }
+    }
+    let [a, b, c, d] = bits;
+    let (low, high) = (isa.or(a, isa.shl::<N>(b)), isa.or(isa.shl::<{ 2 * N }>(c), isa.shl::<{ 3 * N }>(d)));
+    (cost, isa.or(low, high))
+}
+
+/// Bits of a word above its lowest code.
+const REST: i32 = 32 - CODE_BITS as i32;
+/// [`CODE_BITS`], as a number of bits to shift by.
+const N: i32 = CODE_BITS as i32;
+
+/// Returns the codes in a word.
+#[inline(always)]
+fn codes<V: Vector>(isa: V, word: V::U32) -> [V::F32; TILE] {
+    [
+        code(isa, isa.shl::<REST>(word)),
+        code(isa, isa.shl::<{ REST - N }>(word)),
+        code(isa, isa.shl::<{ REST - 2 * N }>(word)),
+        code(isa, isa.shl::<{ REST - 3 * N }>(word)),
+    ]
+}
+
+/// Returns the code in the highest bits of a word.
+#[inline(always)]
+fn code<V: Vector>(isa: V, word: V::U32) -> V::F32 {
+    isa.i32_to_f32(isa.sar::<REST>(word))
+}
+
+const _: () = assert!(TILE == 4 && WINDOW.is_multiple_of(TILE) && CODE_BITS * TILE + 3 <= 32);

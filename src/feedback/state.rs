@@ -1,0 +1,158 @@
+//! The data that the steps of the solver share: one block of H, the workspace of a worker, and a sub-block's scale.
+
+use std::ops::Range;
+
+use super::beam::Beam;
+use super::scales::{Format, Scales};
+use super::vector::{F32x16, ROWS, Vector};
+use crate::quant::search::TINY as MIN_SCALE;
+
+/// Number of columns whose order is free and whose scales are searched together: one super-block, or as many smaller
+/// blocks.
+pub(super) const GROUP: usize = 256;
+/// Largest number of sub-blocks in a group.
+pub(super) const SUB_BLOCKS: usize = GROUP / 16;
+
+/// One diagonal block of the damped H with its factorization. All matrices are row-major with rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct FactorizedBlock<'a> {
+    /// Number of columns of the block.
+    pub len: usize,
+    pub stride: usize,
+    /// H by column, `[len, len]`.
+    pub h: &'a [f32],
+    /// A by position, strictly lower: row p, column k holds `A_kp`.
+    pub a: &'a [f32],
+    /// The pivots D by position.
+    pub d: &'a [f32],
+    /// The column at each position. The positions of a [`GROUP`] hold the columns of this group.
+    pub order: &'a [u32],
+    /// Importance of the columns, for the search of scales.
+    pub importance: &'a [f32],
+}
+
+/// A source of dither: fills in the noise of [`ROWS`] rows by column, in quantization steps.
+pub(super) type NoiseSource<'a> = &'a mut dyn FnMut(&mut [F32x16]);
+
+/// The buffers of one worker, as wide as a block of H.
+#[derive(Default)]
+pub(super) struct Workspace {
+    /// [`ROWS`] rows of the block, one after another: first the weights, after solving their codes.
+    pub rows: Vec<f32>,
+    pub scales: Vec<Scales>,
+    /// Weights by column.
+    pub w: Vec<F32x16>,
+    /// Codes by column.
+    pub q: Vec<F32x16>,
+    /// Residuals `w - v` by column.
+    pub e: Vec<F32x16>,
+    /// Residuals `w - v` by position.
+    pub e_by_position: Vec<F32x16>,
+    /// J of each row.
+    pub cost: F32x16,
+    pub beam: Beam,
+    pub targets: Vec<F32x16>,
+    pub noise: Vec<F32x16>,
+    /// Scratch for the search of scales: the rows of a group.
+    pub group_rows: Vec<f32>,
+    /// Scratch for the search of scales: the packed blocks of a group.
+    pub blocks: Vec<u8>,
+}
+
+impl Workspace {
+    /// Makes the buffers as long as a block of H with `len` columns.
+    pub fn resize<F: Format>(&mut self, len: usize) {
+        let buffers = [
+            &mut self.w,
+            &mut self.q,
+            &mut self.e,
+            &mut self.e_by_position,
+            &mut self.targets,
+            &mut self.noise,
+        ];
+        for buffer in buffers {
+            buffer.resize(len, F32x16::default());
+        }
+        self.rows.resize(ROWS * len, 0.0);
+        self.scales.resize(len / F::BLOCK, Scales::default());
+    }
+}
+
+/// The scale of a sub-block: code `q` stands for the weight `step * q - offset`.
+#[derive(Clone, Copy)]
+pub(super) struct SubBlock<V: Vector> {
+    pub step: V::F32,
+    pub offset: V::F32,
+    pub inverse: V::F32,
+}
+
+/// A [`SubBlock`] in memory.
+#[derive(Clone, Copy, Default)]
+pub(super) struct StoredSubBlock {
+    step: F32x16,
+    offset: F32x16,
+    inverse: F32x16,
+}
+
+/// Returns `1 / s` for `s` of either sign, or 0 where `|s|` is too small to be a scale.
+#[inline(always)]
+pub(super) fn inverse<V: Vector>(isa: V, s: V::F32) -> V::F32 {
+    let size = isa.max(s, isa.sub(isa.splat(0.0), s));
+    isa.select(isa.lt(isa.splat(MIN_SCALE), size), isa.div(isa.splat(1.0), s), isa.splat(0.0))
+}
+
+impl<V: Vector> SubBlock<V> {
+    /// Returns the scale of sub-block `i` of a block.
+    #[inline(always)]
+    pub fn of(isa: V, scales: &Scales, i: usize) -> Self {
+        let step = isa.mul(isa.load(&scales.d), isa.load(&scales.scale[i]));
+        let offset = isa.mul(isa.load(&scales.dmin), isa.load(&scales.min[i]));
+        Self { step, offset, inverse: inverse(isa, step) }
+    }
+
+    /// Returns the scale of the sub-block that a column belongs to.
+    #[inline(always)]
+    pub fn at<F: Format>(isa: V, scales: &[Scales], column: usize) -> Self {
+        Self::of(isa, &scales[column / F::BLOCK], column % F::BLOCK / F::SUB)
+    }
+
+    #[inline(always)]
+    pub fn load(isa: V, from: &StoredSubBlock) -> Self {
+        let StoredSubBlock { step, offset, inverse } = from;
+        Self { step: isa.load(step), offset: isa.load(offset), inverse: isa.load(inverse) }
+    }
+
+    #[inline(always)]
+    fn store(self, isa: V, to: &mut StoredSubBlock) {
+        isa.store(self.step, &mut to.step);
+        isa.store(self.offset, &mut to.offset);
+        isa.store(self.inverse, &mut to.inverse);
+    }
+
+    /// Returns the codes nearest to the targets `t`.
+    #[inline(always)]
+    pub fn codes<F: Format>(self, isa: V, t: V::F32) -> V::F32 {
+        let q = isa.mul(isa.add(t, self.offset), self.inverse);
+        isa.round_ties_even(isa.min(isa.max(q, isa.splat(F::CODES.0)), isa.splat(F::CODES.1)))
+    }
+
+    /// Returns the weights that the codes `q` stand for.
+    #[inline(always)]
+    pub fn values(self, isa: V, q: V::F32) -> V::F32 {
+        isa.sub(isa.mul(self.step, q), self.offset)
+    }
+}
+
+/// Returns the scales of the sub-blocks of a group of columns.
+#[inline(always)]
+pub(super) fn sub_blocks<F: Format, V: Vector>(
+    isa: V,
+    scales: &[Scales],
+    group: &Range<usize>,
+) -> [StoredSubBlock; SUB_BLOCKS] {
+    let mut all = [StoredSubBlock::default(); SUB_BLOCKS];
+    for (i, to) in all.iter_mut().take(group.len() / F::SUB).enumerate() {
+        SubBlock::at::<F>(isa, scales, group.start + i * F::SUB).store(isa, to);
+    }
+    all
+}
