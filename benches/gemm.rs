@@ -7,10 +7,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use srd_rs::linalg::gemm::{Update, gemm_at};
+use srd_rs::linalg::gemm::{Update, gemm_on};
 use srd_rs::linalg::matrix::{MatMut, MatRef};
 use srd_rs::linalg::{moments, udu};
-use srd_rs::simd_level::{Level, available};
+use srd_rs::simd::Isa;
 
 const TURNS: usize = 9;
 
@@ -68,7 +68,7 @@ const PEAK_WORK: f64 = (2 * 8 * CHAINS * PEAK_STEPS) as f64;
 
 fn peak() {
     #[cfg(target_arch = "x86_64")]
-    if available().contains(&Level::Avx2) {
+    if Isa::available().iter().any(|isa| isa.name() == "avx2") {
         // SAFETY: the CPU has AVX2 and FMA.
         black_box(unsafe { chains() });
     }
@@ -113,14 +113,14 @@ fn shape(m: usize, n: usize, k: usize, plain: bool, threads: usize) {
         false => MatRef::from_row_major_slice(&b, n, k).transpose(),
     };
     let (mut ours, mut theirs) = (vec![0.0; m * n], vec![0.0; m * n]);
-    let level = *available().last().expect("the scalar level");
+    let isa = *Isa::available().last().expect("the portable instruction set");
     let work = (2 * m * n * k) as f64;
     let repeat = (4e7 / work).ceil() as usize;
     let times = on(threads, || {
         best(&mut [
             &mut || {
                 (0..repeat).for_each(|_| {
-                    gemm_at(level, a, b, MatMut::from_row_major_slice(&mut ours, m, n), Update::Set);
+                    gemm_on(isa, a, b, MatMut::from_row_major_slice(&mut ours, m, n), Update::Set);
                 });
             },
             &mut || (0..repeat).for_each(|_| other(a, b, &mut theirs, threads)),

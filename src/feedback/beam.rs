@@ -14,7 +14,8 @@ use std::ops::Range;
 
 use super::scales::Format;
 use super::state::{FactorizedBlock, GROUP, SUB_BLOCKS, StoredSubBlock, SubBlock};
-use super::vector::{F32x16, ROWS, TILE, U32x16, Vector, dots};
+use super::vector::{F32x16, ROWS, TILE, U32x16, dots};
+use crate::simd::Vector;
 
 /// Largest number of candidates of a row.
 pub(super) const MAX_WIDTH: usize = 8;
@@ -25,7 +26,7 @@ const WINDOW: usize = 32;
 /// Bits of a code in a word. Formats with larger codes are so fine that no other code is ever better.
 const CODE_BITS: usize = 7;
 /// Position of the parent (the candidate that a proposal continues) in a word, above the codes of a tile.
-const PARENT: i32 = (CODE_BITS * TILE) as i32;
+const PARENT: u32 = (CODE_BITS * TILE) as u32;
 
 /// The candidates of each row, in ascending order of cost. An infinite cost marks a place without a candidate.
 #[derive(Default)]
@@ -42,8 +43,8 @@ pub(super) struct Beam {
 /// The cheapest proposals so far, in ascending order of cost: their costs, and their codes with their parents.
 #[derive(Clone, Copy)]
 struct Cheapest<V: Vector, const M: usize> {
-    cost: [V::F32; M],
-    word: [V::U32; M],
+    cost: [V::F; M],
+    word: [V::U; M],
 }
 
 /// The next [`TILE`] columns.
@@ -99,7 +100,7 @@ impl Beam {
     #[inline(always)]
     pub fn advance<F: Format, V: Vector, const M: usize>(
         &mut self,
-        isa: V,
+        v: V,
         block: FactorizedBlock<'_>,
         tile: &Tile<'_>,
         to: &mut FinalColumns<'_>,
@@ -109,11 +110,11 @@ impl Beam {
             columns[i] = block.order[tile.at + i] as usize;
             subs[i] = (columns[i] - tile.group) / F::SUB;
         }
-        let cheapest = self.propose::<F, V, M>(isa, block, tile, (&columns, &subs), to.e_by_position);
-        self.replace(isa, cheapest, tile, (&columns, &subs));
+        let cheapest = self.propose::<F, V, M>(v, block, tile, (&columns, &subs), to.e_by_position);
+        self.replace(v, cheapest, tile, (&columns, &subs));
         if self.window.len() > WINDOW {
-            self.finalize::<V, M>(isa, block, tile.group, TILE, to);
-            self.prune_diverged::<V, M>(isa);
+            self.finalize::<V, M>(v, block, tile.group, TILE, to);
+            self.prune_diverged::<V, M>(v);
         }
     }
 
@@ -122,12 +123,12 @@ impl Beam {
     #[inline(always)]
     pub fn finish<V: Vector, const M: usize>(
         &mut self,
-        isa: V,
+        v: V,
         block: FactorizedBlock<'_>,
         group: usize,
         to: &mut FinalColumns<'_>,
     ) {
-        self.finalize::<V, M>(isa, block, group, self.window.len(), to);
+        self.finalize::<V, M>(v, block, group, self.window.len(), to);
         self.window = 0..0;
         self.keep_best_only();
     }
@@ -136,17 +137,17 @@ impl Beam {
     #[inline(always)]
     fn finalize<V: Vector, const M: usize>(
         &self,
-        isa: V,
+        v: V,
         block: FactorizedBlock<'_>,
         group: usize,
         n: usize,
         to: &mut FinalColumns<'_>,
     ) {
         for at in (self.window.start..self.window.start + n).step_by(TILE) {
-            let codes = codes(isa, isa.load_u32(&self.codes[at / TILE * M]));
+            let codes = codes(v, v.load_u32(&self.codes[at / TILE * M].0));
             for i in 0..TILE {
                 let (e, column) = (self.e[(at + i) * M], block.order[group + at + i] as usize);
-                isa.store(codes[i], &mut to.q[column]);
+                v.store(codes[i], &mut to.q[column].0);
                 to.e[column] = e;
                 to.e_by_position[group + at + i] = e;
             }
@@ -156,13 +157,13 @@ impl Beam {
     /// Removes the candidates that differ from the best one in the first tile of the window, then moves the window past
     /// this tile.
     #[inline(always)]
-    fn prune_diverged<V: Vector, const M: usize>(&mut self, isa: V) {
+    fn prune_diverged<V: Vector, const M: usize>(&mut self, v: V) {
         let codes = &self.codes[self.window.start / TILE * M..][..M];
-        let best = isa.load_u32(&codes[0]);
+        let best = v.load_u32(&codes[0].0);
         for s in 1..M {
-            let agrees = isa.eq_u32(isa.load_u32(&codes[s]), best);
-            let cost = isa.select(agrees, isa.load(&self.cost[s]), isa.splat(f32::INFINITY));
-            isa.store(cost, &mut self.cost[s]);
+            let agrees = v.eq_u32(v.load_u32(&codes[s].0), best);
+            let cost = v.select(agrees, v.load(&self.cost[s].0), v.splat(f32::INFINITY));
+            v.store(cost, &mut self.cost[s].0);
         }
         self.window.start += TILE;
     }
@@ -171,26 +172,26 @@ impl Beam {
     #[inline(always)]
     fn propose<F: Format, V: Vector, const M: usize>(
         &self,
-        isa: V,
+        v: V,
         block: FactorizedBlock<'_>,
         tile: &Tile<'_>,
         (columns, subs): (&[usize; TILE], &[usize; TILE]),
         e_by_position: &[F32x16],
     ) -> Cheapest<V, M> {
         let (p, fixed) = (tile.at, tile.group + self.window.start);
-        let mut common = [isa.splat(0.0); TILE];
+        let mut common = [v.splat(0.0); TILE];
         for i in 0..TILE {
-            common[i] = isa.load(&tile.w[columns[i]]);
+            common[i] = v.load(&tile.w[columns[i]].0);
         }
-        let common = dots(isa, block.a, block.stride, (p, 0), &e_by_position[..fixed], common);
-        let mut cheapest = Cheapest { cost: [isa.splat(f32::INFINITY); M], word: [isa.splat_u32(0); M] };
+        let common = dots(v, block.a, block.stride, (p, 0), &e_by_position[..fixed], common);
+        let mut cheapest = Cheapest { cost: [v.splat(f32::INFINITY); M], word: [v.splat_u32(0); M] };
         for s in 0..M {
-            let t = self.window_dots::<V, M>(isa, block, p, s, common);
-            let cost = isa.load(&self.cost[s]);
-            let parent = isa.splat_u32((s as u32) << PARENT);
+            let t = self.window_dots::<V, M>(v, block, p, s, common);
+            let cost = v.load(&self.cost[s].0);
+            let parent = v.splat_u32((s as u32) << PARENT);
             for sign in SIGNS {
-                let (cost, codes) = round::<F, V>(isa, block, tile, (columns, subs), t, sign, cost);
-                cheapest.insert(isa, cost, isa.or(codes, parent));
+                let (cost, codes) = round::<F, V>(v, block, tile, (columns, subs), t, sign, cost);
+                cheapest.insert(v, cost, v.or(codes, parent));
             }
         }
         cheapest
@@ -200,12 +201,12 @@ impl Beam {
     #[inline(always)]
     fn window_dots<V: Vector, const M: usize>(
         &self,
-        isa: V,
+        v: V,
         block: FactorizedBlock<'_>,
         p: usize,
         s: usize,
-        sums: [V::F32; TILE],
-    ) -> [V::F32; TILE] {
+        sums: [V::F; TILE],
+    ) -> [V::F; TILE] {
         let window = self.e[self.window.start * M..self.window.end * M].as_chunks::<M>().0;
         let first = p * block.stride + p - window.len();
         let (a, b) = (&block.a[first..][..window.len()], &block.a[first + block.stride..][..window.len()]);
@@ -215,11 +216,11 @@ impl Beam {
         );
         let [mut to_a, mut to_b, mut to_c, mut to_d] = sums;
         for i in 0..window.len() {
-            let e = isa.load(&window[i][s]);
-            to_a = isa.mul_add(isa.splat(a[i]), e, to_a);
-            to_b = isa.mul_add(isa.splat(b[i]), e, to_b);
-            to_c = isa.mul_add(isa.splat(c[i]), e, to_c);
-            to_d = isa.mul_add(isa.splat(d[i]), e, to_d);
+            let e = v.load(&window[i][s].0);
+            to_a = v.mul_add(v.splat(a[i]), e, to_a);
+            to_b = v.mul_add(v.splat(b[i]), e, to_b);
+            to_c = v.mul_add(v.splat(c[i]), e, to_c);
+            to_d = v.mul_add(v.splat(d[i]), e, to_d);
         }
         [to_a, to_b, to_c, to_d]
     }
@@ -228,52 +229,52 @@ impl Beam {
     #[inline(always)]
     fn replace<V: Vector, const M: usize>(
         &mut self,
-        isa: V,
+        v: V,
         cheapest: Cheapest<V, M>,
         tile: &Tile<'_>,
         (columns, subs): (&[usize; TILE], &[usize; TILE]),
     ) {
         for s in 0..M {
-            isa.store(cheapest.cost[s], &mut self.cost[s]);
+            v.store(cheapest.cost[s], &mut self.cost[s].0);
         }
         let columns_of_window = self.window.start * M..self.window.end * M;
         for e in self.e[columns_of_window].as_chunks_mut::<M>().0 {
-            let mut old = [isa.splat(0.0); M];
+            let mut old = [v.splat(0.0); M];
             for s in 0..M {
-                old[s] = isa.load(&e[s]);
+                old[s] = v.load(&e[s].0);
             }
             for s in 0..M {
-                let parent = isa.shr::<PARENT>(cheapest.word[s]);
+                let parent = v.shr::<PARENT>(cheapest.word[s]);
                 let mut new = old[0];
                 for other in 1..M {
-                    new = isa.select(isa.eq_u32(parent, isa.splat_u32(other as u32)), old[other], new);
+                    new = v.select(v.eq_u32(parent, v.splat_u32(other as u32)), old[other], new);
                 }
-                isa.store(new, &mut e[s]);
+                v.store(new, &mut e[s].0);
             }
         }
         let tiles_of_window = self.window.start / TILE * M..self.window.end / TILE * M;
         for codes in self.codes[tiles_of_window].as_chunks_mut::<M>().0 {
-            let mut old = [isa.splat_u32(0); M];
+            let mut old = [v.splat_u32(0); M];
             for s in 0..M {
-                old[s] = isa.load_u32(&codes[s]);
+                old[s] = v.load_u32(&codes[s].0);
             }
             for s in 0..M {
-                let parent = isa.shr::<PARENT>(cheapest.word[s]);
-                let mut new = isa.splat_u32(0);
-                for other in 0..M {
-                    new = isa.or(new, isa.and(isa.eq_u32(parent, isa.splat_u32(other as u32)), old[other]));
+                let parent = v.shr::<PARENT>(cheapest.word[s]);
+                let mut new = old[0];
+                for other in 1..M {
+                    new = v.select_u32(v.eq_u32(parent, v.splat_u32(other as u32)), old[other], new);
                 }
-                isa.store_u32(new, &mut codes[s]);
+                v.store_u32(new, &mut codes[s].0);
             }
         }
         for s in 0..M {
-            let word = isa.and(cheapest.word[s], isa.splat_u32((1 << PARENT) - 1));
-            isa.store_u32(word, &mut self.codes[self.window.end / TILE * M + s]);
-            let codes = codes(isa, word);
+            let word = v.and(cheapest.word[s], v.splat_u32((1 << PARENT) - 1));
+            v.store_u32(word, &mut self.codes[self.window.end / TILE * M + s].0);
+            let codes = codes(v, word);
             for i in 0..TILE {
-                let v = SubBlock::load(isa, &tile.subs[subs[i]]).values(isa, codes[i]);
-                let e = isa.sub(isa.load(&tile.w[columns[i]]), v);
-                isa.store(e, &mut self.e[(self.window.end + i) * M + s]);
+                let value = SubBlock::load(v, &tile.subs[subs[i]]).values(v, codes[i]);
+                let e = v.sub(v.load(&tile.w[columns[i]].0), value);
+                v.store(e, &mut self.e[(self.window.end + i) * M + s].0);
             }
         }
         self.window.end += TILE;
@@ -287,13 +288,16 @@ impl<V: Vector, const M: usize> Cheapest<V, M> {
     /// one candidate often are the same rounding, and comparing their codes would cost more. In rows of very few distinct
     /// values different roundings can have equal costs; then the beam loses one of two equally good candidates.
     #[inline(always)]
-    fn insert(&mut self, isa: V, mut cost: V::F32, mut word: V::U32) {
+    fn insert(&mut self, v: V, mut cost: V::F, mut word: V::U) {
         for s in 0..M {
             let old = self.cost[s];
-            cost = isa.select(isa.eq(cost, old), isa.splat(f32::INFINITY), cost);
-            (word, self.word[s]) = isa.swap(isa.lt(cost, old), word, self.word[s]);
-            self.cost[s] = isa.min(cost, old);
-            cost = isa.max(cost, old);
+            cost = v.select(v.eq(cost, old), v.splat(f32::INFINITY), cost);
+            let better = v.lt(cost, old);
+            let old_word = self.word[s];
+            self.word[s] = v.select_u32(better, word, old_word);
+            word = v.select_u32(better, old_word, word);
+            self.cost[s] = v.min(cost, old);
+            cost = v.max(cost, old);
         }
     }
 }
@@ -301,57 +305,57 @@ impl<V: Vector, const M: usize> Cheapest<V, M> {
 /// Rounds the targets `t` with `sign` times the noise. Returns the cost including these columns, and their codes.
 #[inline(always)]
 fn round<F: Format, V: Vector>(
-    isa: V,
+    v: V,
     block: FactorizedBlock<'_>,
     tile: &Tile<'_>,
     (columns, subs): (&[usize; TILE], &[usize; TILE]),
-    mut t: [V::F32; TILE],
+    mut t: [V::F; TILE],
     sign: f32,
-    mut cost: V::F32,
-) -> (V::F32, V::U32) {
-    let mut bits = [isa.splat_u32(0); TILE];
+    mut cost: V::F,
+) -> (V::F, V::U) {
+    let mut bits = [v.splat_u32(0); TILE];
     for i in 0..TILE {
-        let sub = SubBlock::load(isa, &tile.subs[subs[i]]);
+        let sub = SubBlock::load(v, &tile.subs[subs[i]]);
         let mut target = t[i];
         if sign != 0.0 {
-            let noise = isa.mul(isa.load(&tile.noise[columns[i]]), isa.splat(sign));
-            target = isa.mul_add(noise, sub.step, target);
+            let noise = v.mul(v.load(&tile.noise[columns[i]].0), v.splat(sign));
+            target = v.mul_add(noise, sub.step, target);
         }
-        let q = sub.codes::<F>(isa, target);
-        let v = sub.values(isa, q);
-        let u = isa.sub(t[i], v);
-        cost = isa.mul_add(isa.mul(u, isa.splat(block.d[tile.at + i])), u, cost);
-        bits[i] = isa.low_bits(q, CODE_BITS);
-        let e = isa.sub(isa.load(&tile.w[columns[i]]), v);
+        let q = sub.codes::<F>(v, target);
+        let value = sub.values(v, q);
+        let u = v.sub(t[i], value);
+        cost = v.mul_add(v.mul(u, v.splat(block.d[tile.at + i])), u, cost);
+        bits[i] = v.and(v.to_i32(q), v.splat_u32((1 << CODE_BITS) - 1));
+        let e = v.sub(v.load(&tile.w[columns[i]].0), value);
         for k in i + 1..TILE {
-            t[k] = isa.mul_add(isa.splat(block.a[(tile.at + k) * block.stride + tile.at + i]), e, t[k]);
+            t[k] = v.mul_add(v.splat(block.a[(tile.at + k) * block.stride + tile.at + i]), e, t[k]);
         }
     }
     let [a, b, c, d] = bits;
-    let (low, high) = (isa.or(a, isa.shl::<N>(b)), isa.or(isa.shl::<{ 2 * N }>(c), isa.shl::<{ 3 * N }>(d)));
-    (cost, isa.or(low, high))
+    let (low, high) = (v.or(a, v.shl::<N>(b)), v.or(v.shl::<{ 2 * N }>(c), v.shl::<{ 3 * N }>(d)));
+    (cost, v.or(low, high))
 }
 
 /// Bits of a word above its lowest code.
-const REST: i32 = 32 - CODE_BITS as i32;
+const REST: u32 = 32 - CODE_BITS as u32;
 /// [`CODE_BITS`], as a number of bits to shift by.
-const N: i32 = CODE_BITS as i32;
+const N: u32 = CODE_BITS as u32;
 
 /// Returns the codes in a word.
 #[inline(always)]
-fn codes<V: Vector>(isa: V, word: V::U32) -> [V::F32; TILE] {
+fn codes<V: Vector>(v: V, word: V::U) -> [V::F; TILE] {
     [
-        code(isa, isa.shl::<REST>(word)),
-        code(isa, isa.shl::<{ REST - N }>(word)),
-        code(isa, isa.shl::<{ REST - 2 * N }>(word)),
-        code(isa, isa.shl::<{ REST - 3 * N }>(word)),
+        code(v, v.shl::<REST>(word)),
+        code(v, v.shl::<{ REST - N }>(word)),
+        code(v, v.shl::<{ REST - 2 * N }>(word)),
+        code(v, v.shl::<{ REST - 3 * N }>(word)),
     ]
 }
 
 /// Returns the code in the highest bits of a word.
 #[inline(always)]
-fn code<V: Vector>(isa: V, word: V::U32) -> V::F32 {
-    isa.i32_to_f32(isa.sar::<REST>(word))
+fn code<V: Vector>(v: V, word: V::U) -> V::F {
+    v.from_i32(v.shr_i32::<REST>(word))
 }
 
 const _: () = assert!(TILE == 4 && WINDOW.is_multiple_of(TILE) && CODE_BITS * TILE + 3 <= 32);

@@ -43,8 +43,6 @@ mod coordinate_descent;
 mod factorized;
 mod pivot_order;
 mod scales;
-#[cfg(target_arch = "x86_64")]
-mod simd;
 mod solve;
 mod state;
 #[cfg(test)]
@@ -56,12 +54,12 @@ use serde::Deserialize;
 pub use factorized::{DAMPING, FactorizedMoments};
 use scales::Format;
 use state::{FactorizedBlock, NoiseSource, Workspace};
-use vector::{F32x16, Portable, ROWS};
+use vector::{F32x16, ROWS};
 
 use crate::dtype::GgmlType;
 use crate::error::{Error, Result};
 use crate::noise::Noise;
-use crate::simd_level::{Level, level};
+use crate::simd::{Isa, dispatch};
 
 /// How much work the solver does for a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -196,6 +194,7 @@ fn quantize_as<F: Format>(
     let n = moments.n;
     let row_bytes = n / F::BLOCK * F::TYPE.block_bytes();
     assert!(rows.weights.len().is_multiple_of(n) && out.len() == rows.weights.len() / n * row_bytes);
+    let isa = Isa::detect();
     let dither = options.dither.unwrap_or(0.0);
     let mut ws = Workspace::default();
     let mut costs = vec![[0.0f32; ROWS]; (rows.weights.len() / n).div_ceil(ROWS)];
@@ -208,7 +207,7 @@ fn quantize_as<F: Format>(
             }
             let first = rows.first + (i * ROWS) as u64;
             let mut noise = |to: &mut [F32x16]| fill_noise(rows.noise, first, start, dither, to);
-            solve_at::<F>(level(), moments.at(start, len), options, &mut noise, &mut ws);
+            solve_on::<F>(isa, moments.at(start, len), options, &mut noise, &mut ws);
             costs.iter_mut().zip(&ws.cost.0).for_each(|(sum, cost)| *sum += cost);
             pack::<F>(&ws, start, len, row_bytes, out);
         }
@@ -239,18 +238,15 @@ fn fill_noise(noise: &Noise, first: u64, start: usize, dither: f32, to: &mut [F3
     }
 }
 
-/// Runs the solver compiled for `level`.
-fn solve_at<F: Format>(
-    level: Level,
-    block: FactorizedBlock<'_>,
-    options: &SolverOptions,
-    noise: NoiseSource<'_>,
-    ws: &mut Workspace,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if level >= Level::Avx2 {
-        return simd::solve_avx2::<F>(block, options, noise, ws);
+dispatch! {
+    /// Runs the solver compiled for an instruction set.
+    fn solve_on<F: Format>(
+        simd: S,
+        block: FactorizedBlock<'_>,
+        options: &SolverOptions,
+        noise: NoiseSource<'_>,
+        ws: &mut Workspace,
+    ) {
+        solve::solve::<F, _>(simd.x16(), block, options, noise, ws);
     }
-    let _ = level;
-    solve::solve::<F, _>(Portable, block, options, noise, ws);
 }

@@ -3,10 +3,11 @@
 
 use half::f16;
 
-use super::vector::{F32x16, ROWS, Vector, rows_from_vectors};
+use super::vector::{F32x16, ROWS, rows_from_vectors};
 use crate::dtype::{GgmlType, QK_K};
 use crate::quant::block32::{self, Searched};
 use crate::quant::{self, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, search};
+use crate::simd::Vector;
 
 /// Largest number of sub-blocks in a block.
 pub(super) const MAX_SUB_BLOCKS: usize = 16;
@@ -209,7 +210,7 @@ impl Format for Q80 {
 /// scratch memory.
 #[inline(always)]
 pub(super) fn search_block_scales<F: Format, V: Vector>(
-    isa: V,
+    v: V,
     x: &[F32x16],
     h: &[f32],
     rows: &mut Vec<f32>,
@@ -217,6 +218,6 @@ pub(super) fn search_block_scales<F: Format, V: Vector>(
     to: &mut [Scales],
 ) {
     rows.resize(ROWS * x.len(), 0.0);
-    rows_from_vectors(isa, x, rows);
+    rows_from_vectors(v, x, rows);
     F::search(rows, h, blocks, to);
 }

@@ -17,19 +17,20 @@ use super::coordinate_descent::descend;
 use super::scales::{Format, search_block_scales};
 use super::state::sub_blocks;
 use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock, Workspace};
-use super::vector::{F32x16, TILE, Vector, dots, rows_from_vectors, vectors_from_rows};
+use super::vector::{F32x16, TILE, dots, rows_from_vectors, vectors_from_rows};
+use crate::simd::Vector;
 
 /// Quantizes `ws.rows`. Leaves the codes in `ws.rows` and `ws.q`, the scales in `ws.scales` and J of each row in
 /// `ws.cost`.
 #[inline(always)]
 pub(super) fn solve<F: Format, V: Vector>(
-    isa: V,
+    v: V,
     block: FactorizedBlock<'_>,
     options: &SolverOptions,
     noise: NoiseSource<'_>,
     ws: &mut Workspace,
 ) {
-    vectors_from_rows(isa, &ws.rows, &mut ws.w);
+    vectors_from_rows(v, &ws.rows, &mut ws.w);
     let has_beam = options.feedback && options.beam_width > 1 && beam::supports::<F>();
     if has_beam {
         noise(&mut ws.noise);
@@ -38,28 +39,28 @@ pub(super) fn solve<F: Format, V: Vector>(
     ws.beam.reset();
     for start in (0..block.len).step_by(GROUP) {
         let group = start..(start + GROUP).min(block.len);
-        search_scales::<F, V>(isa, block, options.feedback, group.clone(), ws);
-        let subs = sub_blocks::<F, V>(isa, &ws.scales, &group);
+        search_scales::<F, V>(v, block, options.feedback, group.clone(), ws);
+        let subs = sub_blocks::<F, V>(v, &ws.scales, &group);
         match options.beam_width {
-            2 if has_beam => search_beam::<F, V, 2>(isa, block, group, &subs, ws),
-            4 if has_beam => search_beam::<F, V, 4>(isa, block, group, &subs, ws),
-            MAX_WIDTH if has_beam => search_beam::<F, V, MAX_WIDTH>(isa, block, group, &subs, ws),
-            _ => quantize_group::<F, V>(isa, block, options.feedback, group, &subs, ws),
+            2 if has_beam => search_beam::<F, V, 2>(v, block, group, &subs, ws),
+            4 if has_beam => search_beam::<F, V, 4>(v, block, group, &subs, ws),
+            MAX_WIDTH if has_beam => search_beam::<F, V, MAX_WIDTH>(v, block, group, &subs, ws),
+            _ => quantize_group::<F, V>(v, block, options.feedback, group, &subs, ws),
         }
     }
     if !options.feedback {
-        compute_cost(isa, block, ws);
+        compute_cost(v, block, ws);
     }
     for _ in 0..options.descent_rounds {
-        descend::<F, V>(isa, block, ws);
+        descend::<F, V>(v, block, ws);
     }
-    rows_from_vectors(isa, &ws.q, &mut ws.rows);
+    rows_from_vectors(v, &ws.q, &mut ws.rows);
 }
 
 /// Searches the scales of a group of columns, for the targets that the groups before leave to it.
 #[inline(always)]
 fn search_scales<F: Format, V: Vector>(
-    isa: V,
+    v: V,
     block: FactorizedBlock<'_>,
     feedback: bool,
     group: Range<usize>,
@@ -71,62 +72,62 @@ fn search_scales<F: Format, V: Vector>(
         targets[group.clone()].copy_from_slice(&w[group.clone()]);
     } else {
         for p in group.clone().step_by(TILE) {
-            let t = dots(isa, block.a, block.stride, (p, 0), fixed, [isa.splat(0.0); TILE]);
+            let t = dots(v, block.a, block.stride, (p, 0), fixed, [v.splat(0.0); TILE]);
             for (i, t) in t.into_iter().enumerate() {
                 let column = block.order[p + i] as usize;
-                isa.store(isa.add(isa.load(&w[column]), t), &mut targets[column]);
+                v.store(v.add(v.load(&w[column].0), t), &mut targets[column].0);
             }
         }
     }
     let to = &mut scales[group.start / F::BLOCK..group.end / F::BLOCK];
     let importance = &block.importance[group.clone()];
-    search_block_scales::<F, V>(isa, &targets[group], importance, group_rows, blocks, to);
+    search_block_scales::<F, V>(v, &targets[group], importance, group_rows, blocks, to);
 }
 
 /// Fixes the columns of a group one after another, each at the code nearest to its target.
 #[inline(always)]
 fn quantize_group<F: Format, V: Vector>(
-    isa: V,
+    v: V,
     block: FactorizedBlock<'_>,
     feedback: bool,
     group: Range<usize>,
     subs: &[StoredSubBlock; SUB_BLOCKS],
     ws: &mut Workspace,
 ) {
-    let mut cost = isa.load(&ws.cost);
+    let mut cost = v.load(&ws.cost.0);
     for p in group.clone().step_by(TILE) {
-        let mut t = [isa.splat(0.0); TILE];
+        let mut t = [v.splat(0.0); TILE];
         for i in 0..TILE {
-            t[i] = isa.load(&ws.w[block.order[p + i] as usize]);
+            t[i] = v.load(&ws.w[block.order[p + i] as usize].0);
         }
         if feedback {
-            t = dots(isa, block.a, block.stride, (p, 0), &ws.e_by_position[..p], t);
+            t = dots(v, block.a, block.stride, (p, 0), &ws.e_by_position[..p], t);
         }
         for i in 0..TILE {
             let column = block.order[p + i] as usize;
-            let sub = SubBlock::load(isa, &subs[(column - group.start) / F::SUB]);
-            let q = sub.codes::<F>(isa, t[i]);
-            let v = sub.values(isa, q);
-            let e = isa.sub(isa.load(&ws.w[column]), v);
-            isa.store(q, &mut ws.q[column]);
-            isa.store(e, &mut ws.e[column]);
-            isa.store(e, &mut ws.e_by_position[p + i]);
+            let sub = SubBlock::load(v, &subs[(column - group.start) / F::SUB]);
+            let q = sub.codes::<F>(v, t[i]);
+            let value = sub.values(v, q);
+            let e = v.sub(v.load(&ws.w[column].0), value);
+            v.store(q, &mut ws.q[column].0);
+            v.store(e, &mut ws.e[column].0);
+            v.store(e, &mut ws.e_by_position[p + i].0);
             if feedback {
-                let u = isa.sub(t[i], v);
-                cost = isa.mul_add(isa.mul(u, isa.splat(block.d[p + i])), u, cost);
+                let u = v.sub(t[i], value);
+                cost = v.mul_add(v.mul(u, v.splat(block.d[p + i])), u, cost);
                 for k in i + 1..TILE {
-                    t[k] = isa.mul_add(isa.splat(block.a[(p + k) * block.stride + p + i]), e, t[k]);
+                    t[k] = v.mul_add(v.splat(block.a[(p + k) * block.stride + p + i]), e, t[k]);
                 }
             }
         }
     }
-    isa.store(cost, &mut ws.cost);
+    v.store(cost, &mut ws.cost.0);
 }
 
 /// Fixes the columns of a group as the best candidate of a beam of `M` has them.
 #[inline(always)]
 fn search_beam<F: Format, V: Vector, const M: usize>(
-    isa: V,
+    v: V,
     block: FactorizedBlock<'_>,
     group: Range<usize>,
     subs: &[StoredSubBlock; SUB_BLOCKS],
@@ -136,21 +137,21 @@ fn search_beam<F: Format, V: Vector, const M: usize>(
     let mut to = FinalColumns { q, e, e_by_position };
     let tile = |at| Tile { at, group: group.start, subs, w, noise };
     for at in group.clone().step_by(TILE) {
-        beam.advance::<F, V, M>(isa, block, &tile(at), &mut to);
+        beam.advance::<F, V, M>(v, block, &tile(at), &mut to);
     }
-    beam.finish::<V, M>(isa, block, group.start, &mut to);
+    beam.finish::<V, M>(v, block, group.start, &mut to);
     ws.cost = beam.cost();
 }
 
 /// Computes `e^T H e` of each row.
 #[inline(always)]
-fn compute_cost<V: Vector>(isa: V, block: FactorizedBlock<'_>, ws: &mut Workspace) {
-    let mut sum = isa.splat(0.0);
+fn compute_cost<V: Vector>(v: V, block: FactorizedBlock<'_>, ws: &mut Workspace) {
+    let mut sum = v.splat(0.0);
     for j in (0..block.len).step_by(TILE) {
-        let g = dots(isa, block.h, block.stride, (j, 0), &ws.e[..block.len], [isa.splat(0.0); TILE]);
+        let g = dots(v, block.h, block.stride, (j, 0), &ws.e[..block.len], [v.splat(0.0); TILE]);
         for i in 0..TILE {
-            sum = isa.mul_add(isa.load(&ws.e[j + i]), g[i], sum);
+            sum = v.mul_add(v.load(&ws.e[j + i].0), g[i], sum);
         }
     }
-    isa.store(sum, &mut ws.cost);
+    v.store(sum, &mut ws.cost.0);
 }

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::beam::Beam;
 use super::scales::{Format, Scales};
-use super::vector::{F32x16, ROWS, Vector};
+use super::vector::{F32x16, ROWS};
 use crate::quant::search::TINY as MIN_SCALE;
+use crate::simd::Vector;
 
 /// Number of columns whose order is free and whose scales are searched together: one super-block, or as many smaller
 /// blocks.
@@ -81,9 +82,9 @@ impl Workspace {
 /// The scale of a sub-block: code `q` stands for the weight `step * q - offset`.
 #[derive(Clone, Copy)]
 pub(super) struct SubBlock<V: Vector> {
-    pub step: V::F32,
-    pub offset: V::F32,
-    pub inverse: V::F32,
+    pub step: V::F,
+    pub offset: V::F,
+    pub inverse: V::F,
 }
 
 /// A [`SubBlock`] in memory.
@@ -96,63 +97,63 @@ pub(super) struct StoredSubBlock {
 
 /// Returns `1 / s` for `s` of either sign, or 0 where `|s|` is too small to be a scale.
 #[inline(always)]
-pub(super) fn inverse<V: Vector>(isa: V, s: V::F32) -> V::F32 {
-    let size = isa.max(s, isa.sub(isa.splat(0.0), s));
-    isa.select(isa.lt(isa.splat(MIN_SCALE), size), isa.div(isa.splat(1.0), s), isa.splat(0.0))
+pub(super) fn inverse<V: Vector>(v: V, s: V::F) -> V::F {
+    let size = v.max(s, v.sub(v.splat(0.0), s));
+    v.select(v.lt(v.splat(MIN_SCALE), size), v.div(v.splat(1.0), s), v.splat(0.0))
 }
 
 impl<V: Vector> SubBlock<V> {
     /// Returns the scale of sub-block `i` of a block.
     #[inline(always)]
-    pub fn of(isa: V, scales: &Scales, i: usize) -> Self {
-        let step = isa.mul(isa.load(&scales.d), isa.load(&scales.scale[i]));
-        let offset = isa.mul(isa.load(&scales.dmin), isa.load(&scales.min[i]));
-        Self { step, offset, inverse: inverse(isa, step) }
+    pub fn of(v: V, scales: &Scales, i: usize) -> Self {
+        let step = v.mul(v.load(&scales.d.0), v.load(&scales.scale[i].0));
+        let offset = v.mul(v.load(&scales.dmin.0), v.load(&scales.min[i].0));
+        Self { step, offset, inverse: inverse(v, step) }
     }
 
     /// Returns the scale of the sub-block that a column belongs to.
     #[inline(always)]
-    pub fn at<F: Format>(isa: V, scales: &[Scales], column: usize) -> Self {
-        Self::of(isa, &scales[column / F::BLOCK], column % F::BLOCK / F::SUB)
+    pub fn at<F: Format>(v: V, scales: &[Scales], column: usize) -> Self {
+        Self::of(v, &scales[column / F::BLOCK], column % F::BLOCK / F::SUB)
     }
 
     #[inline(always)]
-    pub fn load(isa: V, from: &StoredSubBlock) -> Self {
+    pub fn load(v: V, from: &StoredSubBlock) -> Self {
         let StoredSubBlock { step, offset, inverse } = from;
-        Self { step: isa.load(step), offset: isa.load(offset), inverse: isa.load(inverse) }
+        Self { step: v.load(&step.0), offset: v.load(&offset.0), inverse: v.load(&inverse.0) }
     }
 
     #[inline(always)]
-    fn store(self, isa: V, to: &mut StoredSubBlock) {
-        isa.store(self.step, &mut to.step);
-        isa.store(self.offset, &mut to.offset);
-        isa.store(self.inverse, &mut to.inverse);
+    fn store(self, v: V, to: &mut StoredSubBlock) {
+        v.store(self.step, &mut to.step.0);
+        v.store(self.offset, &mut to.offset.0);
+        v.store(self.inverse, &mut to.inverse.0);
     }
 
     /// Returns the codes nearest to the targets `t`.
     #[inline(always)]
-    pub fn codes<F: Format>(self, isa: V, t: V::F32) -> V::F32 {
-        let q = isa.mul(isa.add(t, self.offset), self.inverse);
-        isa.round_ties_even(isa.min(isa.max(q, isa.splat(F::CODES.0)), isa.splat(F::CODES.1)))
+    pub fn codes<F: Format>(self, v: V, t: V::F) -> V::F {
+        let q = v.mul(v.add(t, self.offset), self.inverse);
+        v.round_ties_even(v.min(v.max(q, v.splat(F::CODES.0)), v.splat(F::CODES.1)))
     }
 
     /// Returns the weights that the codes `q` stand for.
     #[inline(always)]
-    pub fn values(self, isa: V, q: V::F32) -> V::F32 {
-        isa.sub(isa.mul(self.step, q), self.offset)
+    pub fn values(self, v: V, q: V::F) -> V::F {
+        v.sub(v.mul(self.step, q), self.offset)
     }
 }
 
 /// Returns the scales of the sub-blocks of a group of columns.
 #[inline(always)]
 pub(super) fn sub_blocks<F: Format, V: Vector>(
-    isa: V,
+    v: V,
     scales: &[Scales],
     group: &Range<usize>,
 ) -> [StoredSubBlock; SUB_BLOCKS] {
     let mut all = [StoredSubBlock::default(); SUB_BLOCKS];
     for (i, to) in all.iter_mut().take(group.len() / F::SUB).enumerate() {
-        SubBlock::at::<F>(isa, scales, group.start + i * F::SUB).store(isa, to);
+        SubBlock::at::<F>(v, scales, group.start + i * F::SUB).store(v, to);
     }
     all
 }

@@ -203,16 +203,16 @@ proptest! {
         let h = factorized(moments(seed, 256, 256));
         let block = h.at(0, 256);
         let options = SolverOptions { feedback: true, descent_rounds, beam_width: BEAM_WIDTHS[width], dither: None };
-        let mut results = crate::simd_level::available().into_iter().map(|level| {
+        let mut results = Isa::available().into_iter().map(|isa| {
             let at = |ws: &mut Workspace| match ty {
-                GgmlType::Q4_K => run::<scales::Q4K>(level, block, &options, &w, ws),
-                GgmlType::Q5_K => run::<scales::Q5K>(level, block, &options, &w, ws),
-                GgmlType::Q6_K => run::<scales::Q6K>(level, block, &options, &w, ws),
-                GgmlType::Q8_0 => run::<scales::Q80>(level, block, &options, &w, ws),
-                GgmlType::Q4_0 => run::<scales::Q40>(level, block, &options, &w, ws),
-                GgmlType::Q4_1 => run::<scales::Q41>(level, block, &options, &w, ws),
-                GgmlType::Q5_0 => run::<scales::Q50>(level, block, &options, &w, ws),
-                _ => run::<scales::Q51>(level, block, &options, &w, ws),
+                GgmlType::Q4_K => run::<scales::Q4K>(isa, block, &options, &w, ws),
+                GgmlType::Q5_K => run::<scales::Q5K>(isa, block, &options, &w, ws),
+                GgmlType::Q6_K => run::<scales::Q6K>(isa, block, &options, &w, ws),
+                GgmlType::Q8_0 => run::<scales::Q80>(isa, block, &options, &w, ws),
+                GgmlType::Q4_0 => run::<scales::Q40>(isa, block, &options, &w, ws),
+                GgmlType::Q4_1 => run::<scales::Q41>(isa, block, &options, &w, ws),
+                GgmlType::Q5_0 => run::<scales::Q50>(isa, block, &options, &w, ws),
+                _ => run::<scales::Q51>(isa, block, &options, &w, ws),
             };
             let mut ws = Workspace::default();
             at(&mut ws);
@@ -228,7 +228,7 @@ proptest! {
 }
 
 fn run<F: Format>(
-    level: Level,
+    isa: Isa,
     block: FactorizedBlock<'_>,
     options: &SolverOptions,
     w: &[f32],
@@ -237,7 +237,7 @@ fn run<F: Format>(
     ws.resize::<F>(block.len);
     ws.rows.copy_from_slice(w);
     let noise = Noise::new(1, "t");
-    solve_at::<F>(level, block, options, &mut |to| fill_noise(&noise, 0, 0, 0.2, to), ws);
+    solve_on::<F>(isa, block, options, &mut |to| fill_noise(&noise, 0, 0, 0.2, to), ws);
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn solve_tiny(h: &FactorizedMoments, w: &[f32], options: &SolverOptions) -> Vec<
         fill_noise(&noise, 0, 0, 0.3, &mut all);
         to.copy_from_slice(&all[..8]);
     };
-    solve_at::<Tiny>(level(), h.at(0, 8), options, &mut fill, &mut ws);
+    solve_on::<Tiny>(Isa::detect(), h.at(0, 8), options, &mut fill, &mut ws);
     let rows = w.chunks_exact(8).zip(ws.rows.chunks_exact(8));
     rows.enumerate()
         .map(|(lane, (w, q))| {

@@ -14,7 +14,7 @@
 
 use super::matrix::{MatMut, MatRef};
 use super::product::{GemmTask, Triangle};
-use crate::simd_level::{self, Level};
+use crate::simd::Isa;
 
 /// What a matrix product does to its output `c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +36,16 @@ pub enum Update {
 /// # Panics
 /// Panics if the shapes do not agree.
 pub fn gemm(a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, update: Update) {
-    gemm_at(simd_level::level(), a, b, c, update);
+    gemm_on(Isa::detect(), a, b, c, update);
 }
 
-/// Computes [`gemm`] with the instructions of `level`, one of [`simd_level::available`]. Every level gives the same
-/// bits; tests and benches compare the levels.
+/// Computes [`gemm`] with the instruction set `isa`. Every instruction set gives the same bits; tests and benches compare
+/// them.
 ///
 /// # Panics
-/// Panics if the shapes do not agree, or if the CPU lacks the level.
-pub fn gemm_at(level: Level, a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, update: Update) {
-    assert!(level <= simd_level::detected(), "this CPU has no {}", level.name());
-    GemmTask { level, update, triangle: Triangle::Whole }.run(a, b, c);
+/// Panics if the shapes do not agree.
+pub fn gemm_on(isa: Isa, a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, update: Update) {
+    GemmTask { isa, update, triangle: Triangle::Whole }.run(a, b, c);
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 use super::*;
 use crate::linalg::product::DEPTH;
 use crate::linalg::testing::{bits, on_threads};
-use crate::simd_level::available;
 use proptest::prelude::*;
 
 /// The definition in the documentation of [`gemm`], one element after another.
@@ -47,17 +46,17 @@ fn check((m, n, k): (usize, usize, usize), transposed: (bool, bool), add: bool, 
     let before = numbers(m * stride, seed + 2);
     let mut expected = before.clone();
     reference(a, b, &mut expected, stride, add);
-    for level in available() {
+    for isa in Isa::available() {
         let mut c = before.clone();
-        gemm_at(level, a, b, MatMut::from_row_major_slice_with_stride(&mut c, m, n, stride), update(add));
-        assert!(bits(&c) == bits(&expected), "{} {m} x {n} x {k} {transposed:?} {add}", level.name());
+        gemm_on(isa, a, b, MatMut::from_row_major_slice_with_stride(&mut c, m, n, stride), update(add));
+        assert!(bits(&c) == bits(&expected), "{} {m} x {n} x {k} {transposed:?} {add}", isa.name());
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn every_level_gives_the_bits_of_the_definition(
+    fn every_instruction_set_gives_the_bits_of_the_definition(
         shape in (0usize..120, 0usize..70, 0usize..600), transposed: (bool, bool), add: bool, seed in 0u32..1000,
     ) {
         check(shape, transposed, add, seed);

@@ -19,11 +19,11 @@
 //! ```
 
 pub mod gemm;
+mod kernel;
 pub mod matrix;
 pub mod moments;
 mod product;
 mod scratch;
-mod simd;
 #[cfg(test)]
 mod testing;
 pub mod udu;

@@ -20,7 +20,7 @@
 use super::gemm::Update;
 use super::matrix::{MatMut, MatRef};
 use super::product::{GemmTask, Triangle};
-use crate::simd_level::{self, Level};
+use crate::simd::Isa;
 
 /// Adds the products of all pairs of columns within each block: `into[i][j - start] += sum_t x[t][i] x[t][j]`.
 ///
@@ -32,19 +32,18 @@ use crate::simd_level::{self, Level};
 /// # Panics
 /// Panics if `x` is not whole rows, `block` is zero or larger than `n`, or `into` has another size.
 pub fn accumulate(x: &[f32], n: usize, block: usize, into: &mut [f32]) {
-    accumulate_at(simd_level::level(), x, n, block, into);
+    accumulate_on(Isa::detect(), x, n, block, into);
 }
 
-/// Computes [`accumulate`] with the instructions of `level`. Every level gives the same bits; tests compare the levels.
+/// Computes [`accumulate`] with the instruction set `isa`. Every instruction set gives the same bits; tests compare them.
 ///
 /// # Panics
-/// Panics as [`accumulate`], and if the CPU lacks the level.
-pub fn accumulate_at(level: Level, x: &[f32], n: usize, block: usize, into: &mut [f32]) {
+/// Panics as [`accumulate`].
+pub fn accumulate_on(isa: Isa, x: &[f32], n: usize, block: usize, into: &mut [f32]) {
     check(n, block, into);
-    assert!(level <= simd_level::detected(), "this CPU has no {}", level.name());
     assert!(x.len().is_multiple_of(n), "{} values are not whole rows of {n}", x.len());
     let x = MatRef::from_row_major_slice(x, x.len() / n, n);
-    let task = GemmTask { level, update: Update::Add, triangle: Triangle::Upper(0) };
+    let task = GemmTask { isa, update: Update::Add, triangle: Triangle::Upper(0) };
     for (i, rows) in into.chunks_mut(block * block).enumerate() {
         let side = rows.len() / block;
         let columns = x.subcols(i * block, side);
@@ -93,11 +92,10 @@ fn check(n: usize, block: usize, values: &[f32]) {
 mod tests {
     use super::*;
     use crate::linalg::testing::{bits, normal, on_threads};
-    use crate::simd_level::available;
 
-    fn means(level: Level, x: &[f32], n: usize, block: usize, call: usize) -> Vec<f32> {
+    fn means(isa: Isa, x: &[f32], n: usize, block: usize, call: usize) -> Vec<f32> {
         let mut sums = vec![0.0; n * block];
-        x.chunks(call * n).for_each(|x| accumulate_at(level, x, n, block, &mut sums));
+        x.chunks(call * n).for_each(|x| accumulate_on(isa, x, n, block, &mut sums));
         symmetrize(&mut sums, n, block, (x.len() / n) as u64);
         sums
     }
@@ -117,7 +115,7 @@ mod tests {
     fn blocks_hold_the_means_of_products() {
         for (tokens, n, block) in [(300, 100, 100), (700, 100, 40), (3, 7, 3), (1, 1, 1), (50, 64, 16)] {
             let x = normal(tokens * n, 1);
-            let (found, expected) = (means(available()[0], &x, n, block, 256), expected(&x, n, block));
+            let (found, expected) = (means(Isa::PORTABLE, &x, n, block, 256), expected(&x, n, block));
             for (found, expected) in found.iter().zip(expected) {
                 assert!((f64::from(*found) - expected).abs() < 2e-6, "{found} for {expected}");
             }
@@ -125,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn neither_level_nor_threads_show_in_the_bits() {
+    fn neither_instruction_sets_nor_threads_change_the_bits() {
         let (n, block) = (520, 300);
         let x = normal(1000 * n, 2);
-        let one = on_threads(1, || means(Level::Scalar, &x, n, block, 400));
-        for level in available() {
+        let one = on_threads(1, || means(Isa::PORTABLE, &x, n, block, 400));
+        for isa in Isa::available() {
             for threads in [1, 2, 5] {
-                let other = on_threads(threads, || means(level, &x, n, block, 400));
-                assert!(bits(&one) == bits(&other), "{} on {threads}", level.name());
+                let other = on_threads(threads, || means(isa, &x, n, block, 400));
+                assert!(bits(&one) == bits(&other), "{} on {threads}", isa.name());
             }
         }
     }
@@ -142,7 +140,7 @@ mod tests {
         let (tokens, n) = (100_000, 16);
         // A mean of 3 makes every sum grow all the way: the worst case for rounding.
         let x: Vec<f32> = normal(tokens * n, 3).iter().map(|x| x + 3.0).collect();
-        let found = means(*available().last().unwrap(), &x, n, n, 4096);
+        let found = means(*Isa::available().last().unwrap(), &x, n, n, 4096);
         let worst = found.iter().zip(expected(&x, n, n)).map(|(f, w)| (f64::from(*f) / w - 1.0).abs());
         let worst = worst.fold(0.0, f64::max);
         println!("largest relative error over {tokens} tokens: {worst:.1e}");

@@ -6,10 +6,10 @@
 //! is computed, never how it is computed, so they do not change the bits.
 
 use super::gemm::Update;
+use super::kernel::{self, TILE_COLS, tile_rows};
 use super::matrix::{MatMut, MatRef};
 use super::scratch::with_panels;
-use super::simd::{Shell, TILE_COLS, TILE_ROWS};
-use crate::simd_level::Level;
+use crate::simd::Isa;
 
 /// Number of k in a piece of a sum. The number is part of the result: another one gives other bits.
 pub const DEPTH: usize = 256;
@@ -50,7 +50,7 @@ impl Triangle {
 /// A matrix product: how it is computed, what it does to `c`, and to which elements.
 #[derive(Clone, Copy)]
 pub(crate) struct GemmTask {
-    pub level: Level,
+    pub isa: Isa,
     pub update: Update,
     pub triangle: Triangle,
 }
@@ -75,7 +75,7 @@ impl GemmTask {
         if !self.triangle.meets(0, c.ncols()) {
             return;
         }
-        let (col, row) = (half(c.ncols(), TILE_COLS), half(c.nrows(), TILE_ROWS));
+        let (col, row) = (half(c.ncols(), TILE_COLS), half(c.nrows(), tile_rows(self.isa)));
         if pieces <= 1 || (col == c.ncols() && row == c.nrows()) {
             return self.piece(a, b, c);
         }
@@ -128,16 +128,14 @@ impl GemmTask {
         packed_a: &mut [f32],
         packed_b: &mut [f32],
     ) {
-        let shell = Shell::of(self.level);
-        let packed_a = pack_rows(shell, a, packed_a);
+        let packed_a = pack_rows(self.isa, a, packed_a);
         let packed_b = &mut packed_b[..TILE_COLS * b.nrows()];
         for col in (0..c.ncols()).step_by(TILE_COLS) {
             let cols = TILE_COLS.min(c.ncols() - col);
             if self.triangle.meets(0, col + cols) {
-                shell.pack(b.subcols(col, cols).transpose(), TILE_COLS, packed_b);
+                kernel::pack(self.isa, b.subcols(col, cols).transpose(), TILE_COLS, packed_b);
                 let rows = c.nrows();
                 self.panel(
-                    shell,
                     (packed_a, packed_b),
                     c.submatrix_mut(0, col, rows, cols),
                     self.triangle.at(0, col),
@@ -155,41 +153,40 @@ impl GemmTask {
         packed_a: &mut [f32],
         packed_b: &mut [f32],
     ) {
-        let shell = Shell::of(self.level);
         for col in (0..c.ncols()).step_by(BLOCK_COLS) {
             let cols = BLOCK_COLS.min(c.ncols() - col);
             if !self.triangle.meets(0, col + cols) {
                 continue;
             }
-            let packed_b = pack_cols(shell, b.subcols(col, cols), packed_b);
+            let packed_b = pack_cols(self.isa, b.subcols(col, cols), packed_b);
             for row in (0..c.nrows()).step_by(BLOCK_ROWS) {
                 let rows = BLOCK_ROWS.min(c.nrows() - row);
                 if self.triangle.meets(row, col + cols) {
-                    let packed_a = pack_rows(shell, a.subrows(row, rows), packed_a);
+                    let packed_a = pack_rows(self.isa, a.subrows(row, rows), packed_a);
                     let c = c.submatrix_mut(row, col, rows, cols);
-                    self.block(shell, packed_a, packed_b, c, self.triangle.at(row, col));
+                    self.block(packed_a, packed_b, c, self.triangle.at(row, col));
                 }
             }
         }
     }
 
     /// Multiplies a packed block of `a` by a packed block of `b`.
-    fn block(self, shell: Shell, a: &[f32], b: &[f32], mut c: MatMut<'_>, triangle: Triangle) {
+    fn block(self, a: &[f32], b: &[f32], mut c: MatMut<'_>, triangle: Triangle) {
         let (rows, panel) = (c.nrows(), TILE_COLS * (a.len() / c.nrows()));
         for (i, b) in b.chunks_exact(panel).enumerate() {
             let col = i * TILE_COLS;
             let cols = TILE_COLS.min(c.ncols() - col);
-            self.panel(shell, (a, b), c.submatrix_mut(0, col, rows, cols), triangle.at(0, col));
+            self.panel((a, b), c.submatrix_mut(0, col, rows, cols), triangle.at(0, col));
         }
     }
 
     /// Computes all tiles of one panel of `b`.
-    fn panel(self, shell: Shell, (a, b): (&[f32], &[f32]), mut c: MatMut<'_>, triangle: Triangle) {
+    fn panel(self, (a, b): (&[f32], &[f32]), mut c: MatMut<'_>, triangle: Triangle) {
         let (depth, cols) = (b.len() / TILE_COLS, c.ncols());
-        for (row, rows) in tiles(c.nrows()) {
+        for (row, rows) in tiles(c.nrows(), tile_rows(self.isa)) {
             if triangle.meets(row, cols) {
                 let a = &a[row * depth..(row + rows) * depth];
-                shell.tile(a, b, c.submatrix_mut(row, 0, rows, cols), self.update);
+                kernel::tile(self.isa, a, b, c.submatrix_mut(row, 0, rows, cols), self.update);
             }
         }
     }
@@ -200,29 +197,30 @@ fn half(n: usize, unit: usize) -> usize {
     n.div_ceil(2 * unit).saturating_mul(unit).min(n)
 }
 
-/// Returns starts and heights of tiles that share `rows` evenly: 7 rows become 4 and 3, not 6 and a slow 1.
-fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = rows.div_ceil(TILE_ROWS).max(1);
+/// Returns starts and heights of tiles of at most `height` rows that share `rows` evenly: 7 rows become 4 and 3, not 6 and
+/// a slow 1.
+fn tiles(rows: usize, height: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = rows.div_ceil(height).max(1);
     let start = move |i: usize| i * (rows / count) + i.min(rows % count);
     (0..count).map(move |i| (start(i), start(i + 1) - start(i))).filter(|&(_, rows)| rows > 0)
 }
 
 /// Packs panels of rows, one after another, into the front of `to`, and returns the packed part.
-fn pack_rows<'a>(shell: Shell, a: MatRef<'_>, to: &'a mut [f32]) -> &'a [f32] {
+fn pack_rows<'a>(isa: Isa, a: MatRef<'_>, to: &'a mut [f32]) -> &'a [f32] {
     let to = &mut to[..a.nrows() * a.ncols()];
-    for (row, rows) in tiles(a.nrows()) {
-        shell.pack(a.subrows(row, rows), rows, &mut to[row * a.ncols()..(row + rows) * a.ncols()]);
+    for (row, rows) in tiles(a.nrows(), tile_rows(isa)) {
+        kernel::pack(isa, a.subrows(row, rows), rows, &mut to[row * a.ncols()..(row + rows) * a.ncols()]);
     }
     to
 }
 
 /// Packs panels of [`TILE_COLS`] columns into the front of `to`, and returns the packed part. The last panel is filled
 /// up with zeros.
-fn pack_cols<'a>(shell: Shell, b: MatRef<'_>, to: &'a mut [f32]) -> &'a [f32] {
+fn pack_cols<'a>(isa: Isa, b: MatRef<'_>, to: &'a mut [f32]) -> &'a [f32] {
     let to = &mut to[..b.nrows() * b.ncols().next_multiple_of(TILE_COLS)];
     for (i, to) in to.chunks_exact_mut(TILE_COLS * b.nrows()).enumerate() {
         let col = i * TILE_COLS;
-        shell.pack(b.subcols(col, TILE_COLS.min(b.ncols() - col)).transpose(), TILE_COLS, to);
+        kernel::pack(isa, b.subcols(col, TILE_COLS.min(b.ncols() - col)).transpose(), TILE_COLS, to);
     }
     to
 }

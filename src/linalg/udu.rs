@@ -22,7 +22,7 @@ use super::gemm::Update;
 use super::matrix::{MatMut, MatRef};
 use super::product::{GemmTask, Triangle};
 use crate::error::Place;
-use crate::simd_level::{self, Level};
+use crate::simd::Isa;
 use crate::{Error, Result};
 
 /// Number of columns that are factorized at once, in f64.
@@ -60,20 +60,19 @@ pub struct Udu {
 /// # Panics
 /// Panics if `h` is not square, or if `lambda` is negative or NaN.
 pub fn factorize(h: MatRef<'_>, lambda: f32) -> Result<Option<Udu>> {
-    factorize_at(simd_level::level(), h, lambda)
+    factorize_on(Isa::detect(), h, lambda)
 }
 
-/// Computes [`factorize`] with the instructions of `level`. Every level gives the same bits; tests compare the levels.
+/// Computes [`factorize`] with the instruction set `isa`. Every instruction set gives the same bits; tests compare them.
 ///
 /// # Errors
 /// Returns the errors of [`factorize`].
 ///
 /// # Panics
-/// Panics as [`factorize`], and if the CPU lacks the level.
-pub fn factorize_at(level: Level, h: MatRef<'_>, lambda: f32) -> Result<Option<Udu>> {
+/// Panics as [`factorize`].
+pub fn factorize_on(isa: Isa, h: MatRef<'_>, lambda: f32) -> Result<Option<Udu>> {
     assert_eq!(h.nrows(), h.ncols(), "second moments are square");
     assert!(lambda >= 0.0, "the damping {lambda} is negative");
-    assert!(level <= simd_level::detected(), "this CPU has no {}", level.name());
     let n = h.nrows();
     check(h)?;
     let mean = (0..n).map(|i| f64::from(h.at(i, i))).sum::<f64>() / n.max(1) as f64;
@@ -84,7 +83,7 @@ pub fn factorize_at(level: Level, h: MatRef<'_>, lambda: f32) -> Result<Option<U
     let mut v = vec![0.0; n * n];
     loop {
         damp(h, damping, &mut v);
-        if (Cholesky { level, floor: damping }).columns(MatMut::from_row_major_slice(&mut v, n, n), 0) {
+        if (Cholesky { isa, floor: damping }).columns(MatMut::from_row_major_slice(&mut v, n, n), 0) {
             return Ok(Some(unit(v, n, damping as f32)));
         }
         damping *= DAMPING_GROWTH;
@@ -126,7 +125,7 @@ fn unit(mut v: Vec<f32>, n: usize, damping: f32) -> Udu {
 /// The Cholesky factorization `V V^T` in place of the upper triangle. It begins with the last columns.
 #[derive(Clone, Copy)]
 struct Cholesky {
-    level: Level,
+    isa: Isa,
     /// The smallest pivot `D`.
     floor: f64,
 }
@@ -151,7 +150,7 @@ impl Cholesky {
         let mut left = left.split_at_row(first + half).0;
         let right = right.rb();
         let triangle = Triangle::Upper(-(first as isize));
-        let subtract = GemmTask { level: self.level, update: Update::Subtract, triangle };
+        let subtract = GemmTask { isa: self.isa, update: Update::Subtract, triangle };
         let beside = right.subrows(first, half).transpose();
         subtract.run(right.subrows(0, first + half), beside, left.rb_mut());
         self.columns(left, first)
@@ -172,7 +171,7 @@ impl Cholesky {
             let inverse: Vec<f32> = inverse(&square, n).iter().map(|&x| x as f32).collect();
             let above = v.split_at_row(first).0;
             let before: Vec<f32> = (0..first).flat_map(|i| above.rb().row(i)).copied().collect();
-            let set = GemmTask { level: self.level, update: Update::Set, triangle: Triangle::Whole };
+            let set = GemmTask { isa: self.isa, update: Update::Set, triangle: Triangle::Whole };
             let inverse = MatRef::from_row_major_slice(&inverse, n, n).transpose();
             set.run(MatRef::from_row_major_slice(&before, first, n), inverse, above);
         }
