@@ -1,6 +1,6 @@
-//! Sums up second moments while a forward pass names its inputs.
+//! Sums second moments while the forward pass computes the inputs of the matrices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{Calibration, Info, Input, Output, SecondMoments, Writer, block_side};
@@ -8,39 +8,41 @@ use crate::forward::Observer;
 use crate::linalg::moments;
 use crate::quant::recipe::layer_of;
 
-/// An expert has statistics of its own once it has seen this many tokens per value of a block; below that they
-/// are blended with those of its layer. See [`Accumulator`].
+/// An expert that has seen at least this many tokens for each value of a block has moments of its own. The moments of other
+/// experts are blended with those of their layer; see [`Accumulator`].
 pub const BLEND: u64 = 2;
 
-/// An [`Observer`] that writes a calibration file. A layer's sums are written as soon as the pass names the
-/// next layer, so that one layer's are in memory at a time; what belongs to no layer is kept to the end.
+/// An [`Observer`] that writes a calibration file.
 ///
-/// Experts: with `t` tokens seen, blocks of side `B`, the expert's own mean `H_e` and the mean `P` over all
-/// tokens of all experts of the layer, the file gets `w H_e + (1 - w) P` with `w = min(1, t / (2 B))`.
+/// The sums of a layer are written when the pass reaches the next layer, so that the sums of one layer are in memory at a
+/// time. The sums of tensors that belong to no layer are kept until the end.
+///
+/// Experts see few tokens. For an expert that saw `t` tokens, with blocks of side `B`, its own mean `H_e` and the mean `P`
+/// over all tokens of all experts of the layer, the file gets `w H_e + (1 - w) P` with `w = min(1, t / (2 B))`.
 pub struct Accumulator {
     writer: Writer,
-    /// Side of the blocks that was asked for; 0: all of H.
+    /// The side of the blocks that was asked for; 0 stands for all of H.
     block: usize,
-    /// Tensor -> (length of a row, experts in its stack or 0).
+    /// For each tensor the length of a row, and the number of experts in its stack (0 for a plain matrix).
     shapes: HashMap<String, (usize, usize)>,
     open: Vec<Group>,
-    /// First tensors of the groups that have been written.
-    written: HashMap<String, ()>,
+    /// The first tensors of the groups that have been written.
+    written: HashSet<String>,
     layer: Option<u32>,
 }
 
-/// Tensors that share their input.
+/// Tensors that share their input, with the sums of its second moments.
 struct Group {
     tensors: Vec<String>,
     layer: Option<u32>,
     n: usize,
     block: usize,
     stacked: bool,
-    /// One, or one for each expert.
+    /// One sum, or one for each expert.
     sums: Vec<Sums>,
 }
 
-/// `sum x x^T` in diagonal blocks; empty until a token was seen.
+/// The sum of `x^T x` in diagonal blocks. The values are empty until the first token.
 #[derive(Default)]
 struct Sums {
     values: Vec<f32>,
@@ -48,12 +50,12 @@ struct Sums {
 }
 
 impl Accumulator {
-    /// Statistics of the inputs of the matrices among `tensors`, each a name and a shape (`ne`, row length first),
-    /// in blocks of `info.block` values.
+    /// Begins a calibration file for the inputs of the matrices among `tensors`, in blocks of `info.block` values. A tensor
+    /// is a name and a shape in GGUF's order (the length of a row first).
     ///
     /// # Errors
-    /// [`Error::Usage`] when `info.block` is no multiple of 256 or the output exists, [`Error::Io`] when the output
-    /// cannot be written.
+    /// Returns [`Error::Usage`] if `info.block` is not a multiple of 256 or if the output exists, and [`Error::Io`] if the
+    /// output cannot be written.
     pub fn create(tensors: &[(&str, &[u64])], info: Info, output: &Output) -> Result<Self> {
         let block = usize::try_from(info.block).unwrap_or(usize::MAX);
         block_side(block, block)?;
@@ -67,13 +69,13 @@ impl Accumulator {
             .collect();
         let experts = shapes.values().map(|s| s.1).sum();
         let writer = Writer::create(output, info, shapes.len(), experts)?;
-        Ok(Self { writer, block, shapes, open: Vec::new(), written: HashMap::new(), layer: None })
+        Ok(Self { writer, block, shapes, open: Vec::new(), written: HashSet::new(), layer: None })
     }
 
-    /// Writes what is left and completes the file.
+    /// Writes the remaining sums and completes the file.
     ///
     /// # Errors
-    /// As [`Writer::finish`].
+    /// Returns the errors of [`Writer::finish`].
     pub fn finish(mut self) -> Result<Calibration> {
         for group in std::mem::take(&mut self.open) {
             group.write(&mut self.writer)?;
@@ -81,22 +83,28 @@ impl Accumulator {
         self.writer.finish()
     }
 
-    /// The place of the group of `tensors` in `open`, made if it is new.
+    /// Returns the index in `open` of the group of `tensors`. A new group is added.
     fn group(&mut self, tensors: &[&str], stacked: bool, n: usize) -> Result<usize> {
         let fail = |what: String| Err(Error::model(Place::named_tensor(tensors[0]), what, "Report this"));
         if let Some(at) = self.open.iter().position(|g| g.tensors[0] == tensors[0]) {
             let same = self.open[at].tensors == tensors && self.open[at].n == n;
-            return if same { Ok(at) } else { fail("is fed by two different inputs".into()) };
+            return if same { Ok(at) } else { fail("has two different inputs".into()) };
         }
-        if self.written.contains_key(tensors[0]) {
-            return fail("was named again after its layer".into());
+        if self.written.contains(tensors[0]) {
+            return fail("has inputs after its layer was finished".into());
         }
         let mut experts = 0;
         for name in tensors {
             match self.shapes.get(*name) {
                 Some(&(len, count)) if len == n && (count > 0) == stacked => experts = count,
-                Some(&(len, _)) => return fail(format!("'{name}' has rows of {len}, its input {n} values")),
-                None => return fail(format!("'{name}' is no matrix of the model")),
+                Some(&(len, _)) => {
+                    return fail(format!("has an input of {n} values, but '{name}' has rows of {len}"));
+                }
+                None => {
+                    return fail(format!(
+                        "shares its input with '{name}', which is not a matrix of the model"
+                    ));
+                }
             }
         }
         let sums = std::iter::repeat_with(Sums::default).take(experts.max(1)).collect();
@@ -111,14 +119,14 @@ impl Accumulator {
         Ok(self.open.len() - 1)
     }
 
-    /// The pass has reached `layer`: what belongs to others is complete.
+    /// Writes the groups of all other layers, because the pass has reached `layer`.
     fn enter(&mut self, layer: u32) -> Result<()> {
         if self.layer.replace(layer) == Some(layer) {
             return Ok(());
         }
         let done = |g: &mut Group| g.layer.is_some_and(|l| l != layer);
         for group in self.open.extract_if(.., done) {
-            self.written.insert(group.tensors[0].clone(), ());
+            self.written.insert(group.tensors[0].clone());
             group.write(&mut self.writer)?;
         }
         Ok(())
@@ -143,11 +151,12 @@ impl Observer for Accumulator {
 }
 
 impl Group {
+    /// Adds rows of inputs of an expert.
     fn add(&mut self, expert: usize, x: &[f32]) -> Result<()> {
         let (n, block) = (self.n, self.block);
         let count = self.sums.len();
         let Some(sums) = self.sums.get_mut(expert) else {
-            let what = format!("has no expert {expert}: they are {count}");
+            let what = format!("has inputs of expert {expert}, but only {count} experts");
             return Err(Error::model(Place::named_tensor(&self.tensors[0]), what, "Report this"));
         };
         sums.values.resize(n * block, 0.0);
@@ -157,6 +166,7 @@ impl Group {
         Ok(())
     }
 
+    /// Writes the means of the group.
     fn write(mut self, writer: &mut Writer) -> Result<()> {
         let tokens = self.sums.iter().map(|s| s.tokens).collect();
         let pooled = self.pooled();
@@ -165,8 +175,9 @@ impl Group {
             let sums = std::mem::take(&mut self.sums[i]);
             let moments = self.mean(sums, pooled.as_deref());
             if moments.values.iter().any(|v| !v.is_finite()) {
-                let what = "its inputs overflow in the forward pass";
-                let fix = "Check the checkpoint; --effort fast converts it without calibration";
+                let what = "has inputs that overflow in the forward pass";
+                let fix =
+                    "Check that the weights are finite, or use --effort fast, which needs no calibration";
                 return Err(Error::model(Place::named_tensor(&self.tensors[0]), what, fix));
             }
             writer.append(&moments.values)?;
@@ -174,7 +185,7 @@ impl Group {
         Ok(())
     }
 
-    /// The mean over all tokens of all experts; none for a plain matrix or where all have seen enough.
+    /// Returns the mean over all tokens of all experts. `None` for a plain matrix, or if all experts have seen enough tokens.
     fn pooled(&self) -> Option<Vec<f32>> {
         let enough = BLEND * self.block as u64;
         if !self.stacked || self.sums.iter().all(|s| s.tokens >= enough) {
@@ -190,12 +201,13 @@ impl Group {
         Some(mean)
     }
 
+    /// Returns the mean of an expert, blended with `pooled` if the expert has seen too few tokens.
     fn mean(&self, sums: Sums, pooled: Option<&[f32]>) -> SecondMoments {
         let Sums { mut values, tokens } = sums;
         values.resize(self.n * self.block, 0.0);
         let enough = BLEND * self.block as u64;
         match pooled.filter(|_| tokens < enough) {
-            // w / tokens is 1 / enough.
+            // w H_e = (t / enough) (sum / t) = sum / enough.
             Some(pooled) => {
                 let (own, rest) = (1.0 / enough as f32, (enough - tokens) as f32 / enough as f32);
                 values.iter_mut().zip(pooled).for_each(|(v, p)| *v = *v * own + p * rest);
@@ -205,7 +217,7 @@ impl Group {
                 values.iter_mut().for_each(|v| *v *= scale);
             }
         }
-        // The sums have their upper triangles alone; dividing by one changes nothing.
+        // Fills in the lower triangles; the division by one token changes nothing.
         moments::symmetrize(&mut values, self.n, self.block, 1);
         SecondMoments { n: self.n, block: self.block, values, tokens }
     }

@@ -1,114 +1,137 @@
-//! What the supported architectures are made of, as data over one skeleton. What a model's tensors tell (biases,
-//! gates, experts, norms that are there or not) is not repeated here: the pass looks for them by name.
+//! The supported architectures, as a table: each one is a [`Family`], a set of choices over one common skeleton.
+//!
+//! The table does not repeat what the tensors of a model show (biases, gates, experts, optional norms): the forward pass
+//! looks for these tensors by name. The choices are those of llama.cpp, which reads the same files.
+//!
+//! ```
+//! use srd_rs::forward::arch::{RopeStyle, family};
+//!
+//! assert_eq!(family("llama").unwrap().rope, RopeStyle::Adjacent);
+//! assert!(family("no such architecture").is_none());
+//! ```
 
-/// How vectors are normalised.
+/// The kind of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm {
-    /// x / rms(x)
+pub enum NormKind {
+    /// RMSNorm: x / rms(x).
     Rms,
-    /// (x - mean(x)) / deviation(x)
+    /// LayerNorm: (x - mean(x)) / deviation(x).
     Layer,
 }
 
-/// Which values of a head are rotated together.
+/// The pairs of values of a head that RoPE rotates together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeStyle {
-    /// 2 i and 2 i + 1.
-    Pairs,
-    /// i and i + half of the rotated ones.
+    /// Values 2 i and 2 i + 1 form a pair ("normal" in llama.cpp).
+    Adjacent,
+    /// Values i and i + n / 2 of the n rotated values form a pair ("NEOX" in llama.cpp).
     Halves,
 }
 
+/// The activation function of the feed-forward network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
+    /// SiLU: x sigmoid(x).
     Silu,
-    /// The tanh form: what llama.cpp computes for every model, also those trained with the erf form.
+    /// GELU in its tanh form. llama.cpp computes this form for every model, even if the model was trained with the erf form.
     Gelu,
+    /// The square of ReLU.
     ReluSquared,
 }
 
-/// How attention and feed-forward are joined to the residual.
+/// How attention and the feed-forward network are added to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// First attention is added, then the feed-forward of the sum.
+    /// Attention is added first; the feed-forward network sees the sum.
     Sequential,
-    /// Both start from the layer's input.
+    /// Attention and the feed-forward network both see the layer's input.
     Parallel,
-    /// As this metadata key says.
+    /// A metadata key says whether the two are parallel.
     ParallelIf(&'static str),
-    /// Parallel in models that have no norm of their own for the feed-forward.
+    /// The two are parallel in models whose feed-forward network has no norm of its own.
     ParallelWithoutNorm,
-    /// The sums are normalised, not the inputs.
+    /// Sequential, but the sums are normalized instead of the inputs.
     PostNorm,
 }
 
-/// What token embeddings are multiplied with.
+/// The factor of the token embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmbeddingScale {
-    /// By `embedding_scale`, where the metadata has it.
+    /// The metadata key `embedding_scale`, or 1 without the key.
     Key,
-    /// By the square root of the hidden size.
+    /// The square root of the hidden size.
     SqrtWidth,
 }
 
-/// What scores are multiplied with.
+/// The factor of the attention scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionScale {
-    /// 1 / sqrt(size of a head)
+    /// 1 / sqrt(size of a head).
     Head,
+    /// No scaling.
     One,
-    /// `attention.scale`, where it is there and not 0; else as `Head`.
+    /// The metadata key `attention.scale`; `Head` if the key is absent or 0.
     Key,
-    /// 1 / sqrt(hidden size / heads) in the model with so many layers, else as `Head`.
+    /// 1 / sqrt(hidden size / heads) in the model with this number of layers, `Head` in other models.
     WidthIfLayers(usize),
 }
 
+/// What the metadata key `logit_scale` does to the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitScale {
+    /// The key is ignored.
     None,
+    /// The logits are multiplied by the value.
     Multiply,
+    /// The logits are divided by the value.
     Divide,
 }
 
-/// Which layers rotate queries and keys.
+/// The layers that rotate queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotated {
+    /// All layers.
     All,
+    /// No layer.
     None,
-    /// Sliding layers; all of them in a model without any.
+    /// The layers with sliding-window attention; all layers in a model without such layers.
     Sliding,
-    /// All but every n-th.
+    /// All layers except every n-th.
     ButEvery(usize),
 }
 
-/// The rotation of sliding layers.
+/// The rotation in layers with sliding-window attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SlidingRope {
+    /// The rotation of the full layers.
     Same,
-    /// The base of `rope.freq_base_swa`, where the metadata has it; else all as in the full layers.
+    /// The rotation of the full layers, but with the base `rope.freq_base_swa` if the metadata has the key.
     SameButBase,
-    /// The base of `rope.freq_base_swa` or this, not scaled.
+    /// The base `rope.freq_base_swa`, or this base without the key; without scaling.
     Own(f64),
-    /// The base of the full layers, not scaled.
+    /// The base of the full layers, without scaling.
     Unscaled,
 }
 
+/// Sliding-window attention of a family.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sliding {
-    /// Every n-th layer is full, unless the metadata has a pattern.
+    /// Every n-th layer attends to all tokens, unless the metadata has a pattern.
     pub every: usize,
-    /// Where the metadata does not say; without either no layer slides.
+    /// The window if the metadata does not name one. Without either no layer has a window.
     pub window: Option<usize>,
+    /// The rotation in layers with a window.
     pub rope: SlidingRope,
-    /// Only the model with so many layers slides.
+    /// If given, only the model with this number of layers has windows.
     pub only_layers: Option<usize>,
 }
 
+/// An architecture: the choices that its tensors do not show.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
-    /// `general.architecture`
+    /// The value of `general.architecture`.
     pub arch: &'static str,
-    pub norm: Norm,
+    pub norm: NormKind,
     pub rope: RopeStyle,
     pub rotated: Rotated,
     pub activation: Activation,
@@ -117,34 +140,39 @@ pub struct Family {
     pub attention_scale: AttentionScale,
     pub logits: LogitScale,
     pub sliding: Option<Sliding>,
-    /// Names of the norms, without `blk.N.` and `.weight`; one that is not there is not applied.
+    /// Name of the norm before attention, without `blk.N.` and `.weight`. A norm that the model lacks is not applied, and
+    /// an empty name stands for no norm.
     pub attention_norm: &'static str,
+    /// Name of the norm after attention.
     pub attention_post_norm: &'static str,
+    /// Name of the norm before the feed-forward network.
     pub ffn_norm: &'static str,
+    /// Name of the norm after the feed-forward network.
     pub ffn_post_norm: &'static str,
-    /// Norms have no weights.
-    pub bare_norms: bool,
-    /// Values are normalised (without weights).
+    /// True if the norms have no weights.
+    pub norms_without_weights: bool,
+    /// True if the heads of values are normalized, without weights.
     pub value_norm: bool,
-    /// Scores are capped by this tanh, unless `attn_logit_softcapping` says otherwise.
+    /// Cap of the scores by tanh, unless the key `attn_logit_softcapping` names another. 0 is no cap.
     pub score_cap: Option<f32>,
-    /// Logits are capped by this tanh, unless `final_logit_softcapping` says otherwise; 0 is no cap.
+    /// Cap of the logits by tanh, unless the key `final_logit_softcapping` names another. 0 is no cap.
     pub logit_cap: Option<f32>,
-    /// The weights of the chosen experts are made to sum to 1.
+    /// True if the weights of the chosen experts are scaled to the sum 1.
     pub expert_weights_sum_to_1: bool,
+    /// True if a token attends only to itself and to earlier tokens.
     pub causal: bool,
-    /// Full layers are causal even where the metadata says that attention is not.
+    /// True if layers without a window are causal even if the metadata says that attention is not.
     pub causal_full_layers: bool,
-    /// There is a norm before the output matrix, and one such matrix.
-    pub head: bool,
-    /// The yarn parameters and the temperature of long contexts are read.
+    /// True if the model ends with a norm and an output matrix.
+    pub lm_head: bool,
+    /// True if the metadata may have YaRN parameters and a temperature for long contexts.
     pub long_context_keys: bool,
 }
 
 const LLAMA: Family = Family {
     arch: "llama",
-    norm: Norm::Rms,
-    rope: RopeStyle::Pairs,
+    norm: NormKind::Rms,
+    rope: RopeStyle::Adjacent,
     rotated: Rotated::All,
     activation: Activation::Silu,
     order: Order::Sequential,
@@ -156,22 +184,22 @@ const LLAMA: Family = Family {
     attention_post_norm: "post_attention_norm",
     ffn_norm: "ffn_norm",
     ffn_post_norm: "post_ffw_norm",
-    bare_norms: false,
+    norms_without_weights: false,
     value_norm: false,
     score_cap: None,
     logit_cap: None,
     expert_weights_sum_to_1: true,
     causal: true,
     causal_full_layers: false,
-    head: true,
+    lm_head: true,
     long_context_keys: false,
 };
 
 const QWEN: Family = Family { rope: RopeStyle::Halves, ..LLAMA };
 
-/// LayerNorm with biases and a plain feed-forward.
+/// LayerNorm with biases, and a feed-forward network without a gate.
 const GPT: Family =
-    Family { norm: Norm::Layer, activation: Activation::Gelu, rope: RopeStyle::Halves, ..LLAMA };
+    Family { norm: NormKind::Layer, activation: Activation::Gelu, rope: RopeStyle::Halves, ..LLAMA };
 
 const GEMMA: Family = Family {
     arch: "gemma",
@@ -183,7 +211,7 @@ const GEMMA: Family = Family {
 
 const COHERE: Family = Family {
     arch: "command-r",
-    norm: Norm::Layer,
+    norm: NormKind::Layer,
     order: Order::Parallel,
     logits: LogitScale::Multiply,
     ..LLAMA
@@ -200,7 +228,7 @@ static FAMILIES: &[Family] = &[
     Family { arch: "arcee", activation: Activation::ReluSquared, ..LLAMA },
     Family { arch: "smollm3", rotated: Rotated::ButEvery(4), ..LLAMA },
     Family { arch: "granite", attention_scale: AttentionScale::Key, logits: LogitScale::Divide, ..LLAMA },
-    Family { arch: "olmo", norm: Norm::Layer, bare_norms: true, ..LLAMA },
+    Family { arch: "olmo", norm: NormKind::Layer, norms_without_weights: true, ..LLAMA },
     Family { arch: "qwen2", ..QWEN },
     Family { arch: "qwen2moe", expert_weights_sum_to_1: false, ..QWEN },
     Family { arch: "qwen3", ..QWEN },
@@ -263,7 +291,7 @@ static FAMILIES: &[Family] = &[
         rotated: Rotated::None,
         order: Order::PostNorm,
         causal: false,
-        head: false,
+        lm_head: false,
         attention_norm: "",
         attention_post_norm: "attn_output_norm",
         ffn_norm: "",
@@ -272,12 +300,12 @@ static FAMILIES: &[Family] = &[
     },
 ];
 
-/// None for an architecture that the pass does not know.
+/// Returns the family of an architecture; `None` if the forward pass does not know it.
 pub fn family(arch: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|f| f.arch == arch)
 }
 
-/// The architectures that the pass knows.
+/// Returns the names of all architectures that the forward pass knows.
 pub fn names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.arch)
 }

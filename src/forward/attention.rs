@@ -1,57 +1,80 @@
-//! Attention of whole chunks: per head the scores of a block of queries, their softmax, and the sum of the values.
+//! Attention of whole chunks (Vaswani et al. 2017): for each head the scores of a block of queries, their softmax, and the
+//! weighted sum of the values.
+//!
+//! ```
+//! use srd_rs::forward::attention::{Shape, attend};
+//!
+//! let shape = Shape {
+//!     n_head: 1, n_head_kv: 1, head_dim: 2, head_dim_v: 1, scale: 1.0, cap: None, window: None, causal: true,
+//! };
+//! // A chunk of two tokens. The first token attends to itself only; the second one finds its own key alone.
+//! let (q, k, v) = ([1.0, 0.0, 0.0, 50.0], [1.0, 0.0, 0.0, 1.0], [3.0, 7.0]);
+//! let mut out = [0.0; 2];
+//! attend(&shape, &q, &k, &v, &[2], &mut out);
+//! assert_eq!(out, [3.0, 7.0]);
+//! ```
 
 use rayon::prelude::*;
 
-use crate::forward::activation::kernels;
-use crate::forward::simd;
+use crate::forward::activation::{cap_all, exp};
 use crate::linalg::gemm::{Update, gemm};
 use crate::linalg::matrix::{MatMut, MatRef};
+use crate::simd::{Isa, dispatch};
 
-/// Queries whose scores are held at a time, per thread.
+/// Number of queries whose scores a thread holds at a time.
 const BLOCK: usize = 128;
 
-/// What attention needs to know of a layer. Heads lie one after another in a token's row.
+/// The shape of a layer's attention. The heads of a token lie one after another in the token's row.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
+    /// Number of query heads.
     pub n_head: usize,
-    /// Divides `n_head`; consecutive query heads share a head of keys and values.
+    /// Number of heads of keys and values, a divisor of `n_head`. Consecutive query heads share a head of keys and values.
     pub n_head_kv: usize,
-    /// Values of a head of queries and of keys.
-    pub head: usize,
-    pub head_v: usize,
+    /// Number of values in a head of queries or keys.
+    pub head_dim: usize,
+    /// Number of values in a head of values.
+    pub head_dim_v: usize,
+    /// Factor of the scores.
     pub scale: f32,
-    /// Scores become `cap tanh(score / cap)`.
+    /// If given, the scores become `cap tanh(score / cap)`.
     pub cap: Option<f32>,
-    /// Tokens that a token sees, itself included.
+    /// Sliding window: the number of tokens to which a token attends, including itself. `None`: all tokens.
     pub window: Option<usize>,
-    /// Nothing behind a token is seen.
+    /// Causal mask: a token attends only to itself and to earlier tokens.
     pub causal: bool,
 }
 
 impl Shape {
-    /// The keys that the query at `position` of a chunk of `length` sees.
-    fn seen(&self, position: usize, length: usize) -> std::ops::Range<usize> {
+    /// Returns the keys to which the query at `position` of a chunk of `length` tokens attends.
+    fn visible(&self, position: usize, length: usize) -> std::ops::Range<usize> {
         let end = if self.causal { position + 1 } else { length };
         self.window.map_or(0, |w| (position + 1).saturating_sub(w))..end
     }
 }
 
-/// A block of queries of a chunk and where its outputs go.
+/// A block of queries of a chunk, and the place of its outputs.
 struct Block<'a> {
-    /// Row of the chunk's first token.
+    /// Row of the first token of the chunk.
     chunk: usize,
     length: usize,
     queries: std::ops::Range<usize>,
     out: &'a mut [f32],
 }
 
-/// `out`: for each token its heads' sums of values, `[tokens, n_head * head_v]`; `lengths`: tokens of each chunk.
-/// `q` `[tokens, n_head * head]`, `k` `[tokens, n_head_kv * head]`, `v` `[tokens, n_head_kv * head_v]`.
+/// Computes attention for chunks of `lengths` tokens, which do not attend to each other.
+///
+/// `q` is `[tokens, n_head * head_dim]`, `k` is `[tokens, n_head_kv * head_dim]`, `v` is `[tokens, n_head_kv * head_dim_v]`,
+/// and `out` receives `[tokens, n_head * head_dim_v]`. The function runs on rayon's current pool.
+///
+/// # Panics
+/// Panics if `n_head_kv` does not divide `n_head`, or if a slice is shorter than its shape.
 pub fn attend(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], lengths: &[usize], out: &mut [f32]) {
-    let blocks = blocks(shape, lengths, out);
-    blocks.into_par_iter().for_each_init(Vec::new, |scores, block| {
+    assert!(shape.n_head_kv > 0 && shape.n_head.is_multiple_of(shape.n_head_kv), "{shape:?}");
+    let (inputs, isa) = (Inputs { q, k, v }, Isa::detect());
+    blocks(shape, lengths, out).into_par_iter().for_each_init(Vec::new, |scores, mut block| {
         for head in 0..shape.n_head {
-            attend_head(shape, q, k, v, block.chunk, block.length, &block.queries, head, scores, block.out);
+            attend_head(isa, shape, inputs, &mut block, head, scores);
         }
     });
 }
@@ -62,7 +85,7 @@ fn blocks<'a>(shape: &Shape, lengths: &[usize], mut out: &'a mut [f32]) -> Vec<B
     for &length in lengths {
         for start in (0..length).step_by(BLOCK) {
             let queries = start..(start + BLOCK).min(length);
-            let (mine, rest) = out.split_at_mut(queries.len() * shape.n_head * shape.head_v);
+            let (mine, rest) = out.split_at_mut(queries.len() * shape.n_head * shape.head_dim_v);
             out = rest;
             blocks.push(Block { chunk, length, queries, out: mine });
         }
@@ -71,68 +94,73 @@ fn blocks<'a>(shape: &Shape, lengths: &[usize], mut out: &'a mut [f32]) -> Vec<B
     blocks
 }
 
-#[allow(clippy::too_many_arguments)]
+/// Queries, keys and values of all chunks.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+/// Computes one head of a block of queries. `scores` is scratch memory.
 fn attend_head(
+    isa: Isa,
     shape: &Shape,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    chunk: usize,
-    length: usize,
-    queries: &std::ops::Range<usize>,
+    Inputs { q, k, v }: Inputs<'_>,
+    block: &mut Block<'_>,
     head: usize,
     scores: &mut Vec<f32>,
-    out: &mut [f32],
 ) {
+    let Block { chunk, length, ref queries, ref mut out } = *block;
     let of_kv = head / (shape.n_head / shape.n_head_kv);
-    let keys = shape.seen(queries.start, length).start..shape.seen(queries.end - 1, length).end;
+    let keys = shape.visible(queries.start, length).start..shape.visible(queries.end - 1, length).end;
     let (n, m) = (queries.len(), keys.len());
     scores.resize(n * m, 0.0);
-    let rows =
-        |data, first: usize, rows, width, head: usize, size| strided(data, first, rows, width, head, size);
-    let q = rows(q, chunk + queries.start, n, shape.n_head * shape.head, head, shape.head);
-    let k = rows(k, chunk + keys.start, m, shape.n_head_kv * shape.head, of_kv, shape.head);
-    let v = rows(v, chunk + keys.start, m, shape.n_head_kv * shape.head_v, of_kv, shape.head_v);
+    let q = head_of(q, chunk + queries.start, n, shape.n_head * shape.head_dim, head, shape.head_dim);
+    let k = head_of(k, chunk + keys.start, m, shape.n_head_kv * shape.head_dim, of_kv, shape.head_dim);
+    let v = head_of(v, chunk + keys.start, m, shape.n_head_kv * shape.head_dim_v, of_kv, shape.head_dim_v);
     gemm(q, k.transpose(), MatMut::from_row_major_slice(scores, n, m), Update::Set);
     for (row, position) in scores.chunks_exact_mut(m).zip(queries.clone()) {
-        let seen = shape.seen(position, length);
-        let (from, to) = (seen.start - keys.start, seen.end - keys.start);
+        let visible = shape.visible(position, length);
+        let (from, to) = (visible.start - keys.start, visible.end - keys.start);
         row[..from].fill(0.0);
         row[to..].fill(0.0);
-        simd::softmax(&mut row[from..to], shape.scale, shape.cap.unwrap_or(0.0));
+        softmax(isa, &mut row[from..to], shape.scale, shape.cap.unwrap_or(0.0));
     }
-    let (out, stride) = (&mut out[head * shape.head_v..], shape.n_head * shape.head_v);
-    let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_v, stride);
+    let (out, stride) = (&mut out[head * shape.head_dim_v..], shape.n_head * shape.head_dim_v);
+    let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_dim_v, stride);
     gemm(MatRef::from_row_major_slice(scores, n, m), v, out, Update::Set);
 }
 
-/// One head (`size` values) of `rows` rows of `width` values.
-fn strided(data: &[f32], first: usize, rows: usize, width: usize, head: usize, size: usize) -> MatRef<'_> {
+/// Returns one head (`size` values) of `rows` rows of `width` values.
+fn head_of(data: &[f32], first: usize, rows: usize, width: usize, head: usize, size: usize) -> MatRef<'_> {
     let data = &data[first * width + head * size..];
     MatRef::from_slice_with_strides(data, rows, size, width, 1)
 }
 
-#[inline(always)]
-pub(super) fn softmax_kernel(x: &mut [f32], scale: f32, cap: f32) {
-    x.iter_mut().for_each(|x| *x *= scale);
-    if cap != 0.0 {
-        kernels::soft_cap(x, cap);
-    }
-    let largest = x.iter().fold(f32::NEG_INFINITY, |a, &x| if x > a { x } else { a });
-    let mut sums = [0.0f32; 8];
-    let (pieces, rest) = x.as_chunks_mut::<8>();
-    for piece in pieces {
-        for (x, sum) in piece.iter_mut().zip(&mut sums) {
-            *x = kernels::exp(*x - largest);
+dispatch! {
+    /// Computes the softmax of `scale x`, or of `cap tanh(scale x / cap)` if `cap` is not 0.
+    pub(super) fn softmax(_simd: S, x: &mut [f32], scale: f32, cap: f32) {
+        x.iter_mut().for_each(|x| *x *= scale);
+        if cap != 0.0 {
+            cap_all(x, cap);
+        }
+        let max = x.iter().fold(f32::NEG_INFINITY, |a, &x| if x > a { x } else { a });
+        let mut sums = [0.0f32; 8];
+        let (pieces, rest) = x.as_chunks_mut::<8>();
+        for piece in pieces {
+            for (x, sum) in piece.iter_mut().zip(&mut sums) {
+                *x = exp(*x - max);
+                *sum += *x;
+            }
+        }
+        for (x, sum) in rest.iter_mut().zip(&mut sums) {
+            *x = exp(*x - max);
             *sum += *x;
         }
+        let inverse = 1.0 / sums.iter().sum::<f32>();
+        x.iter_mut().for_each(|x| *x *= inverse);
     }
-    for (x, sum) in rest.iter_mut().zip(&mut sums) {
-        *x = kernels::exp(*x - largest);
-        *sum += *x;
-    }
-    let inverse = 1.0 / sums.iter().sum::<f32>();
-    x.iter_mut().for_each(|x| *x *= inverse);
 }
 
 #[cfg(test)]
@@ -153,7 +181,7 @@ mod tests {
         let x = values(37, 1);
         for cap in [0.0f32, 2.0] {
             let mut y = x.clone();
-            simd::softmax(&mut y, 5.0, cap);
+            softmax(Isa::detect(), &mut y, 5.0, cap);
             let score = |x: &f32| {
                 let s = 5.0 * f64::from(*x);
                 if cap == 0.0 { s } else { f64::from(cap) * (s / f64::from(cap)).tanh() }
@@ -165,29 +193,30 @@ mod tests {
         }
     }
 
-    /// Every output from its definition, one value at a time.
+    /// Computes every output from its definition, one value at a time.
     fn naive(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], lengths: &[usize]) -> Vec<f64> {
-        let (qw, kw) = (shape.n_head * shape.head, shape.n_head_kv * shape.head);
-        let (vw, mut out, mut first) = (shape.n_head_kv * shape.head_v, Vec::new(), 0);
+        let (qw, kw) = (shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim);
+        let (vw, mut out, mut first) = (shape.n_head_kv * shape.head_dim_v, Vec::new(), 0);
         for &length in lengths {
             for i in 0..length {
                 for h in 0..shape.n_head {
                     let g = h / (shape.n_head / shape.n_head_kv);
-                    let sees = |j: usize| (!shape.causal || j <= i) && shape.window.is_none_or(|w| j + w > i);
+                    let attends =
+                        |j: usize| (!shape.causal || j <= i) && shape.window.is_none_or(|w| j + w > i);
                     let weight = |j: usize| {
-                        let dot: f64 = (0..shape.head)
+                        let dot: f64 = (0..shape.head_dim)
                             .map(|d| {
-                                let q = q[(first + i) * qw + h * shape.head + d];
-                                f64::from(q) * f64::from(k[(first + j) * kw + g * shape.head + d])
+                                let q = q[(first + i) * qw + h * shape.head_dim + d];
+                                f64::from(q) * f64::from(k[(first + j) * kw + g * shape.head_dim + d])
                             })
                             .sum();
                         (dot * f64::from(shape.scale)).exp()
                     };
                     let seen: Vec<(usize, f64)> =
-                        (0..length).filter(|&j| sees(j)).map(|j| (j, weight(j))).collect();
+                        (0..length).filter(|&j| attends(j)).map(|j| (j, weight(j))).collect();
                     let total: f64 = seen.iter().map(|s| s.1).sum();
-                    out.extend((0..shape.head_v).map(|d| {
-                        let value = |j: usize| f64::from(v[(first + j) * vw + g * shape.head_v + d]);
+                    out.extend((0..shape.head_dim_v).map(|d| {
+                        let value = |j: usize| f64::from(v[(first + j) * vw + g * shape.head_dim_v + d]);
                         seen.iter().map(|&(j, w)| w * value(j)).sum::<f64>() / total
                     }));
                 }
@@ -201,8 +230,16 @@ mod tests {
     fn blocks_windows_and_groups_of_heads_are_as_defined() {
         let lengths = [150, 1, 37];
         for (window, causal) in [(None, true), (None, false), (Some(20), true), (Some(140), true)] {
-            let shape =
-                Shape { n_head: 4, n_head_kv: 2, head: 8, head_v: 6, scale: 0.7, cap: None, window, causal };
+            let shape = Shape {
+                n_head: 4,
+                n_head_kv: 2,
+                head_dim: 8,
+                head_dim_v: 6,
+                scale: 0.7,
+                cap: None,
+                window,
+                causal,
+            };
             let (q, k, v) = (values(188 * 32, 2), values(188 * 16, 3), values(188 * 12, 4));
             let mut out = vec![f32::NAN; 188 * 24];
             attend(&shape, &q, &k, &v, &lengths, &mut out);

@@ -1,42 +1,44 @@
-//! Large buffers that are used again: fresh pages from the system cost more than the arithmetic between the products.
+//! A pool of large buffers. Fresh pages from the system would cost more time than the arithmetic between the products.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers that are not in use.
+/// The buffers that are not in use.
 #[derive(Debug, Clone, Default)]
 pub struct Buffers {
     free: Arc<Mutex<Vec<Vec<f32>>>>,
 }
 
-/// A buffer that goes back when it is dropped.
+/// A buffer that returns to its pool when it is dropped.
 #[derive(Debug)]
 pub struct Buffer {
     values: Vec<f32>,
     len: usize,
-    home: Buffers,
+    pool: Buffers,
 }
 
 impl Buffers {
-    /// `len` values, whatever they are: what was written there before.
+    /// Returns a buffer of `len` values. The values are unspecified.
     pub fn take(&self, len: usize) -> Buffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
         let values = match fitting {
             Some(i) => free.swap_remove(i),
             None => {
-                // One goes for one that comes, so that no more are kept than were in use at a time.
+                // No free buffer is long enough: drop one and allocate a new one, so that the pool never holds more buffers
+                // than were in use at the peak.
                 free.pop();
                 vec![0.0; len]
             }
         };
         drop(free);
-        Buffer { values, len, home: self.clone() }
+        Buffer { values, len, pool: self.clone() }
     }
 
-    pub fn copy(&self, of: &[f32]) -> Buffer {
-        let mut buffer = self.take(of.len());
-        buffer.copy_from_slice(of);
+    /// Returns a buffer with a copy of `values`.
+    pub fn copy(&self, values: &[f32]) -> Buffer {
+        let mut buffer = self.take(values.len());
+        buffer.copy_from_slice(values);
         buffer
     }
 }
@@ -58,7 +60,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.values);
-        self.home.free.lock().unwrap_or_else(PoisonError::into_inner).push(values);
+        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(values);
     }
 }
 

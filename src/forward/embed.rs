@@ -1,15 +1,16 @@
-//! What goes into the first layer, and the embeddings that Gemma 4 has for each layer.
+//! The inputs of the first layer, and the embeddings that Gemma 4 has for each layer.
 
 use crate::error::{Error, Place, Result};
 use crate::forward::activation;
 use crate::forward::arch::Activation;
 use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
-use crate::forward::norm::NormOf;
+use crate::forward::norm::Norm;
 use crate::forward::pass::{Group, Pass, scale};
 
 impl Pass<'_> {
-    /// The tokens' embeddings, scaled, with what is added for positions and kinds of tokens.
+    /// Returns the scaled embeddings of the tokens, plus the embeddings of their positions and types if the model has
+    /// them.
     pub(super) fn embed(&self, group: &Group) -> Result<Buffer> {
         let (model, weights) = (self.model, self.weights);
         let width = model.width;
@@ -17,18 +18,21 @@ impl Pass<'_> {
         let mut x = weights.buffers.take(group.tokens.len() * width);
         weights.gather(&table, &group.tokens, 0..width, &mut x)?;
         scale(&mut x, model.embedding_scale);
-        if let Some(kinds) = weights.vector("token_types.weight")? {
-            // All tokens are of the first kind.
-            x.chunks_exact_mut(width).for_each(|x| x.iter_mut().zip(&kinds).for_each(|(x, k)| *x += k));
+        if let Some(types) = weights.find("token_types.weight")? {
+            // All tokens are of type 0.
+            weights.check_inputs(&types, width)?;
+            let mut first = vec![0.0; width];
+            weights.gather(&types, &[0], 0..width, &mut first)?;
+            x.chunks_exact_mut(width).for_each(|x| x.iter_mut().zip(&first).for_each(|(x, t)| *x += t));
         }
-        if let Some(table) = weights.find("position_embd.weight") {
+        if let Some(table) = weights.find("position_embd.weight")? {
             weights.check_inputs(&table, width)?;
             self.check_positions(group, table.rows)?;
             let mut added = weights.buffers.take(x.len());
             weights.gather(&table, &group.positions, 0..width, &mut added)?;
             x.iter_mut().zip(&*added).for_each(|(x, a)| *x += a);
         }
-        self.normalise("token_embd_norm", &mut x)?;
+        self.normalize("token_embd_norm", &mut x)?;
         Ok(x)
     }
 
@@ -36,17 +40,17 @@ impl Pass<'_> {
         match group.lengths.iter().find(|&&n| n > rows) {
             None => Ok(()),
             Some(n) => Err(Error::usage(
-                format!("a chunk of {n} tokens is longer than the {rows} positions the model knows"),
+                format!("a chunk has {n} tokens, but the model knows only {rows} positions"),
                 "Use shorter chunks",
             )),
         }
     }
 
-    /// What the layer is given beside its input: `[tokens, per_layer]`.
+    /// Returns the embeddings of the tokens for one layer, `[tokens, per_layer]`.
     fn per_layer_input(&self, layer: &Layer, group: &Group) -> Result<Buffer> {
         let (weights, n) = (self.weights, self.model.per_layer);
         let columns = layer.index * n..(layer.index + 1) * n;
-        let projection = weights.needed_linear("per_layer_model_proj")?;
+        let projection = weights.required_linear("per_layer_model_proj")?;
         let table = weights.matrix("per_layer_token_embd.weight")?;
         if projection.rows() < columns.end || table.cols < columns.end {
             let what = format!("has no {n} values for layer {}", layer.index);
@@ -57,8 +61,9 @@ impl Pass<'_> {
         let embedded = self.embed(group)?;
         let mut y = weights.apply(&projection.slice(columns.clone()), &embedded, self.model.width)?;
         scale(&mut y, 1.0 / (self.model.width as f32).sqrt());
-        let weight = weights.vector_of("per_layer_proj_norm.weight", n)?.unwrap_or_default();
-        NormOf { weight, ..NormOf::bare(self.model.family.norm, self.model.eps) }.apply(&mut y, n);
+        let weight = weights.vector("per_layer_proj_norm.weight", n)?.unwrap_or_default();
+        let norm = Norm { weight, ..Norm::without_weights(self.model.family.norm, self.model.eps) };
+        norm.apply(&mut y, n);
         let mut of_tokens = weights.buffers.take(y.len());
         weights.gather(&table, &group.tokens, columns, &mut of_tokens)?;
         let (root, half) = ((n as f32).sqrt(), std::f32::consts::FRAC_1_SQRT_2);
@@ -66,18 +71,20 @@ impl Pass<'_> {
         Ok(y)
     }
 
-    /// Adds the layer's own embedding, gated by `x`.
+    /// Adds the embeddings of the tokens for one layer, gated by `x`.
     pub(super) fn add_per_layer(&mut self, layer: &Layer, group: &Group, x: &mut [f32]) -> Result<()> {
-        let (blk, width) = (format!("blk.{}", layer.index), self.model.width);
+        let (blk, width, n) = (format!("blk.{}", layer.index), self.model.width, self.model.per_layer);
         let input = self.per_layer_input(layer, group)?;
-        let gate = self.weights.needed_linear(&format!("{blk}.inp_gate"))?;
+        let gate = self.weights.required_linear(&format!("{blk}.inp_gate"))?;
+        let projection = self.weights.required_linear(&format!("{blk}.proj"))?;
+        self.weights.check_shape(&gate, n, width)?;
+        self.weights.check_shape(&projection, width, n)?;
         self.observe(&[&gate], None, width, x)?;
         let mut y = self.weights.apply(&gate, x, width)?;
         activation::gated(Activation::Gelu, &mut y, &input);
-        let projection = self.weights.needed_linear(&format!("{blk}.proj"))?;
-        self.observe(&[&projection], None, self.model.per_layer, &y)?;
-        let mut y = self.weights.apply(&projection, &y, self.model.per_layer)?;
-        self.normalise(&format!("{blk}.post_norm"), &mut y)?;
+        self.observe(&[&projection], None, n, &y)?;
+        let mut y = self.weights.apply(&projection, &y, n)?;
+        self.normalize(&format!("{blk}.post_norm"), &mut y)?;
         super::pass::add(x, &y, 1.0);
         Ok(())
     }
@@ -86,8 +93,8 @@ impl Pass<'_> {
         match group.tokens.iter().find(|&&t| t as usize >= rows) {
             None => Ok(()),
             Some(t) => Err(Error::usage(
-                format!("token {t} is out of range: the model knows {rows}"),
-                "Tokenise with the model's own tokenizer",
+                format!("token {t} is out of range: the model knows {rows} tokens"),
+                "Use the model's own tokenizer",
             )),
         }
     }

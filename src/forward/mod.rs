@@ -1,10 +1,28 @@
-//! The forward pass of a model, a layer's weights at a time, for the statistics of what each matrix is fed.
+//! The forward pass of a model. It shows an [`Observer`] the inputs of every matrix, which calibration needs.
 //!
-//! [`arch`] says what an architecture is made of, [`model`] reads a model's metadata with it, [`pass`] walks the
-//! layers. [`attention`], [`ffn`], [`moe`] and [`embed`] are the steps of a layer; [`rope`], [`norm`] and
-//! [`activation`] their arithmetic; [`weights`] reads matrices in panels of rows, [`store`] keeps the tokens' states
-//! between layers. Weights come from a [`BoundModel`](crate::model::bound::BoundModel), in GGUF's names and layout, so that a checkpoint and a
-//! GGUF are run by the same code.
+//! [`run`] computes the model layer by layer over all tokens, so that only one layer's weights are in use at a time.
+//! [`arch`] is the table of the supported architectures. [`attention`], [`rope`], [`norm`] and [`activation`] are the
+//! arithmetic. The weights come from a [`BoundModel`](crate::model::bound::BoundModel) under their GGUF names, so that the
+//! same code runs a checkpoint and a GGUF. The results have the same bits on every CPU and with any number of threads.
+//!
+//! ```no_run
+//! use srd_rs::formats::gguf::GgufFile;
+//! use srd_rs::forward::{NoObserver, RunOptions, run};
+//! use srd_rs::model::bound::BoundModel;
+//! use srd_rs::progress::Progress;
+//!
+//! let model = BoundModel::from_gguf(&GgufFile::open("model.gguf")?)?;
+//! let options = RunOptions {
+//!     logits: true,
+//!     threads: 4,
+//!     max_memory: 1 << 30,
+//!     spill_folder: ".".as_ref(),
+//!     progress: &Progress::default(),
+//! };
+//! let logits = run(&model, &[vec![1, 2, 3]], &mut NoObserver, &options)?.expect("logits were asked for");
+//! assert_eq!(logits.values.len(), 3 * logits.columns);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 pub mod activation;
 pub mod arch;
@@ -18,26 +36,28 @@ mod moe;
 pub mod norm;
 mod pass;
 pub mod rope;
-mod simd;
-mod store;
+mod spill;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use crate::error::Result;
 
 pub use pass::{Logits, RunOptions, run};
 
-/// Gets the inputs of the model's matrices as the pass reaches them.
+/// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {
-    /// `x`: rows of `n` values, the inputs of all the named tensors (GGUF names; they share their input).
-    /// `expert`: which one of a stack of experts they are the inputs of; None for plain matrices.
-    /// Called in a fixed order, layer by layer; one set of tensors may be named many times, with more rows each time.
+    /// Receives `x`, rows of `n` values: the inputs of all the named tensors (GGUF names), which share their input.
+    /// `expert` is the number of the expert if the tensors are stacks of experts, and `None` for plain matrices.
+    ///
+    /// The calls come in a fixed order, layer by layer. The same tensors may be named many times, with more rows each time.
     ///
     /// # Errors
-    /// Whatever keeps the observer from taking them in: the pass ends with it.
+    /// An error ends the pass; [`run`] returns the error.
     fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()>;
 }
 
-/// Observes nothing.
+/// An observer that ignores the inputs.
 #[derive(Debug, Default)]
 pub struct NoObserver;
 

@@ -1,8 +1,9 @@
-//! A model as its metadata describes it: sizes, scales and what each layer does, as llama.cpp reads the same keys.
+//! A model as its metadata describes it: sizes, scales, and the attention of each layer. llama.cpp reads the same keys in
+//! the same way.
 
 use crate::error::{Error, Place, Result};
 use crate::forward::arch::{
-    self, AttentionScale, EmbeddingScale, Family, LogitScale, Norm, Order, Rotated, Sliding, SlidingRope,
+    self, AttentionScale, EmbeddingScale, Family, LogitScale, NormKind, Order, Rotated, Sliding, SlidingRope,
 };
 use crate::forward::keys::Keys;
 use crate::forward::rope::Rope;
@@ -10,70 +11,81 @@ use crate::forward::weights::Weights;
 use crate::model::bound::BoundModel;
 use crate::quant::recipe::split_layer;
 
-/// What a layer's attention is like.
+/// The attention of a layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
+    /// Number of the layer, from 0.
     pub index: usize,
+    /// Number of query heads.
     pub n_head: usize,
+    /// Number of heads of keys and values.
     pub n_head_kv: usize,
-    /// Values of a head of queries and keys.
-    pub head: usize,
-    /// Values of a head of values.
-    pub head_v: usize,
-    /// What scores are multiplied with.
+    /// Number of values in a head of queries or keys.
+    pub head_dim: usize,
+    /// Number of values in a head of values.
+    pub head_dim_v: usize,
+    /// Factor of the scores.
     pub scale: f32,
-    /// Tokens that a token sees, itself included; None for all before it.
+    /// Sliding window: the number of tokens to which a token attends, including itself. `None`: all tokens.
     pub window: Option<usize>,
-    /// Nothing behind a token is seen.
+    /// Causal mask: a token attends only to itself and to earlier tokens.
     pub causal: bool,
-    /// Index in [`Model::ropes`].
+    /// Index in [`Model::ropes`]; `None` if the layer does not rotate.
     pub rope: Option<usize>,
-    /// The earlier layer whose keys and values it uses.
+    /// The earlier layer whose keys and values this layer uses.
     pub kv_of: Option<usize>,
-    /// A later layer uses its keys and values.
+    /// True if a later layer uses the keys and values of this layer.
     pub kv_shared: bool,
 }
 
+/// A model that the forward pass can run.
 pub struct Model {
     pub family: &'static Family,
+    /// True if attention and the feed-forward network both see the layer's input.
     pub parallel: bool,
     /// Hidden size.
     pub width: usize,
+    /// Number of tokens that the model knows.
     pub n_vocab: usize,
+    /// Number that norms add to the variance.
     pub eps: f32,
     pub embedding_scale: f32,
     pub residual_scale: f32,
     pub logit_scale: f32,
     pub score_cap: Option<f32>,
     pub logit_cap: Option<f32>,
-    /// What queries, keys and values are clamped to.
+    /// Largest magnitude to which queries, keys and values are clamped.
     pub clamp: Option<f32>,
     pub n_expert: usize,
     pub n_expert_used: usize,
-    /// Values of a per-layer embedding; 0 where there are none.
+    /// Number of values of a token's embedding for each layer; 0 if there are no such embeddings.
     pub per_layer: usize,
-    /// Scale and period of the queries' growth with the position.
+    /// Factor and period of the growth of queries with their position.
     pub temperature: Option<(f32, f32)>,
-    /// Of full layers, then of sliding ones.
+    /// The rotation of layers without a window, then that of layers with one.
     pub ropes: Vec<Rope>,
     pub layers: Vec<Layer>,
 }
 
 impl Model {
-    /// `longest`: tokens of the longest chunk.
+    /// Reads a model. `longest` is the number of tokens of the longest chunk.
     ///
     /// # Errors
-    /// [`Error::Model`] for an architecture the pass does not know, or metadata or tensors that do not fit it.
+    /// Returns [`Error::Model`] if the forward pass does not know the architecture, or if metadata or tensors do not fit it.
     pub fn read(source: &BoundModel, weights: &Weights, longest: usize) -> Result<Self> {
         let path = source.path();
         let family = arch::family(&source.arch).ok_or_else(|| unknown(source))?;
         check_tensors(source)?;
         let keys = Keys::new(&source.metadata, &source.arch, path);
-        let width = keys.needed_count("embedding_length")?;
-        let n_layer = keys.needed_count("block_count")?;
+        let width = keys.required_size("embedding_length")?;
+        let n_layer = keys.required_size("block_count")?;
+        if n_layer > source.tensors.len() {
+            let what = format!("{n_layer} layers cannot be made of {} tensors", source.tensors.len());
+            return Err(path_error(source)(what));
+        }
         let eps = match family.norm {
-            Norm::Rms => "attention.layer_norm_rms_epsilon",
-            Norm::Layer => "attention.layer_norm_epsilon",
+            NormKind::Rms => "attention.layer_norm_rms_epsilon",
+            NormKind::Layer => "attention.layer_norm_epsilon",
         };
         let number = |key: &str| Ok::<_, Error>(keys.number(key)?.map(|n| n as f32));
         let embedding = weights.matrix("token_embd.weight")?;
@@ -105,16 +117,16 @@ impl Model {
             score_cap: cap(family.score_cap, number("attn_logit_softcapping")?),
             logit_cap: cap(family.logit_cap, number("final_logit_softcapping")?),
             clamp: number("attention.clamp_kqv")?.filter(|&c| c > 0.0),
-            n_expert: keys.count("expert_count")?.unwrap_or(0),
-            n_expert_used: keys.count("expert_used_count")?.unwrap_or(0),
-            per_layer: keys.count("embedding_length_per_layer_input")?.unwrap_or(0),
+            n_expert: keys.size("expert_count")?.unwrap_or(0),
+            n_expert_used: keys.size("expert_used_count")?.unwrap_or(0),
+            per_layer: keys.size("embedding_length_per_layer_input")?.unwrap_or(0),
             temperature: None,
             ropes: Vec::new(),
             layers: Vec::new(),
         };
         let heads = Heads::read(&keys, family, width, n_layer)?;
         model.layers = heads.layers(path_error(source))?;
-        share_keys(&mut model.layers, keys.count("attention.shared_kv_layers")?.unwrap_or(0), source)?;
+        share_keys(&mut model.layers, keys.size("attention.shared_kv_layers")?.unwrap_or(0), source)?;
         model.ropes = heads.ropes(&keys, family, weights, longest, context)?;
         if family.long_context_keys
             && let Some(scale) = number("attention.temperature_scale")?.filter(|&s| s != 0.0)
@@ -130,17 +142,20 @@ impl Model {
         if self.n_expert_used <= self.n_expert && (self.n_expert == 0) == (self.n_expert_used == 0) {
             return Ok(());
         }
-        let what = format!("{} of {} experts are used", self.n_expert_used, self.n_expert);
+        let what =
+            format!("the metadata says that {} of {} experts are used", self.n_expert_used, self.n_expert);
         Err(path_error(source)(what))
     }
 
-    /// Values that a token needs in the widest layer, to say how many tokens fit into memory.
+    /// Returns the number of values that a token needs in the widest layer. The number says how many tokens fit into memory.
     pub fn values_per_token(&self, source: &BoundModel) -> usize {
         let widest = |suffix: &str| {
             let found = source.tensors.iter().filter(|t| t.name.ends_with(suffix));
             found.map(|t| t.ne.get(1).copied().unwrap_or(1) as usize).max().unwrap_or(0)
         };
-        let heads = |l: &Layer| 2 * l.n_head * l.head.max(l.head_v) + l.n_head_kv * (l.head + l.head_v);
+        let heads = |l: &Layer| {
+            2 * l.n_head * l.head_dim.max(l.head_dim_v) + l.n_head_kv * (l.head_dim + l.head_dim_v)
+        };
         let attention = self.layers.iter().map(heads).max().unwrap_or(0);
         let ffn = 2 * widest("ffn_up.weight");
         let experts = 2 * widest("ffn_up_exps.weight").max(widest("ffn_gate_up_exps.weight") / 2);
@@ -167,7 +182,7 @@ fn cap(default: Option<f32>, stated: Option<f32>) -> Option<f32> {
     default.map(|d| stated.unwrap_or(d)).filter(|&c| c != 0.0)
 }
 
-/// The tensors that the pass knows what to do with, without `blk.N.`.
+/// The tensors that the forward pass can use, without `blk.N.`.
 const KNOWN: &[&str] = &[
     "token_embd",
     "token_embd_norm",
@@ -215,46 +230,59 @@ const KNOWN: &[&str] = &[
     "layer_output_scale",
 ];
 
-/// A tensor that is not used would mean that something else is computed than the model: said, not passed over.
+/// Checks that the forward pass knows every tensor. With a tensor left out it would compute another model.
 fn check_tensors(source: &BoundModel) -> Result<()> {
-    let stranger = source.tensors.iter().map(|t| &t.name).find(|name| {
+    let unknown = source.tensors.iter().map(|t| &t.name).find(|name| {
         let inner = split_layer(name).1;
         let stem = inner.rsplit_once('.').map_or(inner, |n| n.0);
-        // A classifier behind the last layer changes nothing before it.
+        // A classifier after the last layer does not change the layers.
         !KNOWN.contains(&stem) && !stem.starts_with("cls")
     });
-    match stranger {
+    match unknown {
         None => Ok(()),
         Some(name) => Err(Error::model(
             Place::file(source.path()).tensor(name),
-            format!("is not part of what the pass knows of the architecture '{}'", source.arch),
+            format!("is not a tensor that the forward pass knows of the architecture '{}'", source.arch),
             "Pass statistics made by another tool with --imatrix FILE, or use --effort fast",
         )),
     }
 }
 
-/// The last layers use the keys and values of the last ones of their kind that have their own.
+/// Lets the last `shared` layers use the keys and values of the last layer of their kind (with or without a window) that
+/// has its own.
 fn share_keys(layers: &mut [Layer], shared: usize, source: &BoundModel) -> Result<()> {
     let own = layers.len().checked_sub(shared).filter(|&n| n > 0 || shared == 0);
-    let own = own.ok_or_else(|| path_error(source)(format!("no layer of {} has own keys", layers.len())))?;
+    let own = own.ok_or_else(|| {
+        path_error(source)(format!("none of the {} layers has keys of its own", layers.len()))
+    })?;
     for i in own..layers.len() {
         let of = (0..own).rev().find(|&j| layers[j].window.is_some() == layers[i].window.is_some());
-        let of = of.ok_or_else(|| path_error(source)(format!("layer {i} has no layer to take keys from")))?;
+        let of = of.ok_or_else(|| {
+            path_error(source)(format!("layer {i} has no earlier layer whose keys it could use"))
+        })?;
+        if layers[of].n_head_kv != layers[i].n_head_kv {
+            let heads = (layers[i].n_head_kv, layers[of].n_head_kv);
+            let what = format!(
+                "layer {i} has {} KV heads, but uses the {} KV heads of layer {of}",
+                heads.0, heads.1
+            );
+            return Err(path_error(source)(what));
+        }
         layers[i].kv_of = Some(of);
         layers[of].kv_shared = true;
     }
     Ok(())
 }
 
-/// What the layers' attention follows from.
+/// The metadata from which the attention of the layers follows.
 struct Heads {
     family: &'static Family,
     n_head: Vec<usize>,
     n_head_kv: Vec<usize>,
-    /// Key, value: of full layers, then of sliding ones.
+    /// Sizes of a key and of a value: in layers without a window, then in layers with one.
     sizes: [(usize, usize); 2],
     width: usize,
-    /// Window of each layer.
+    /// The window of each layer.
     windows: Vec<Option<usize>>,
     sliding: Option<Sliding>,
     causal: bool,
@@ -266,9 +294,12 @@ impl Heads {
         let n_head = keys.per_layer("attention.head_count", n_layer)?.unwrap_or_default();
         let n_head_kv = keys.per_layer("attention.head_count_kv", n_layer)?.unwrap_or_else(|| n_head.clone());
         let default = width / n_head.first().copied().unwrap_or(1).max(1);
-        let size = |key: &str, default| Ok::<_, Error>(keys.count(key)?.unwrap_or(default));
+        let size = |key: &str, default| Ok::<_, Error>(keys.size(key)?.unwrap_or(default));
         let full = (size("attention.key_length", default)?, size("attention.value_length", default)?);
         let narrow = (size("attention.key_length_swa", full.0)?, size("attention.value_length_swa", full.1)?);
+        if full.0.min(full.1).min(narrow.0).min(narrow.1) == 0 {
+            return Err(keys.refuse("attention.key_length", "or a size like it is 0: a head has no values"));
+        }
         let sliding = family.sliding.filter(|s| s.only_layers.is_none_or(|n| n == n_layer));
         let windows = match sliding {
             Some(sliding) => windows(keys, sliding, n_layer)?,
@@ -291,14 +322,14 @@ impl Heads {
                     return Err(error(format!("layer {index} has {n_head} heads and {n_head_kv} KV heads")));
                 }
                 let window = self.windows[index];
-                let (head, head_v) = self.sizes[usize::from(window.is_some())];
+                let (head_dim, head_dim_v) = self.sizes[usize::from(window.is_some())];
                 Ok(Layer {
                     index,
                     n_head,
                     n_head_kv,
-                    head,
-                    head_v,
-                    scale: self.scale(head, n_head),
+                    head_dim,
+                    head_dim_v,
+                    scale: self.scale(head_dim, n_head),
                     window,
                     causal: self.causal || (self.family.causal_full_layers && window.is_none()),
                     rope: self.is_rotated(index).then_some(usize::from(window.is_some())),
@@ -309,8 +340,8 @@ impl Heads {
             .collect()
     }
 
-    fn scale(&self, head: usize, n_head: usize) -> f32 {
-        let of_head = 1.0 / (head as f32).sqrt();
+    fn scale(&self, head_dim: usize, n_head: usize) -> f32 {
+        let of_head = 1.0 / (head_dim as f32).sqrt();
         match self.family.attention_scale {
             AttentionScale::Head => of_head,
             AttentionScale::One => 1.0,
@@ -331,7 +362,7 @@ impl Heads {
         }
     }
 
-    /// Of full and of sliding layers.
+    /// Returns the rotation of layers without a window, and that of layers with one.
     fn ropes(
         &self,
         keys: &Keys,
@@ -344,9 +375,9 @@ impl Heads {
             return Ok(Vec::new());
         }
         let [full, narrow] = self.sizes;
-        let dims = keys.count("rope.dimension_count")?.unwrap_or(full.0).min(full.0);
+        let dims = keys.size("rope.dimension_count")?.unwrap_or(full.0).min(full.0);
         let full = full_rope(keys, family, weights, dims, longest, context)?;
-        let dims = keys.count("rope.dimension_count_swa")?.unwrap_or(dims).min(narrow.0);
+        let dims = keys.size("rope.dimension_count_swa")?.unwrap_or(dims).min(narrow.0);
         let base = keys.number("rope.freq_base_swa")?;
         let unscaled = |base| Rope { scale: 1.0, divisors: None, dims, base, ..full.clone() };
         let narrow = match self.sliding.map_or(SlidingRope::Same, |s| s.rope) {
@@ -359,13 +390,13 @@ impl Heads {
     }
 }
 
-/// The window of each layer, None for full attention.
+/// Returns the window of each layer; `None` stands for attention to all tokens.
 fn windows(keys: &Keys, sliding: Sliding, n_layer: usize) -> Result<Vec<Option<usize>>> {
     let window = keys.count("attention.sliding_window")?.or(sliding.window).filter(|&w| w > 0);
     let slides = match keys.flags("attention.sliding_window_pattern", n_layer)? {
         Some(flags) => flags,
         None => {
-            let every = keys.count("attention.sliding_window_pattern")?.unwrap_or(sliding.every);
+            let every = keys.size("attention.sliding_window_pattern")?.unwrap_or(sliding.every);
             (0..n_layer).map(|i| every == 0 || i % every < every - 1).collect()
         }
     };
@@ -415,6 +446,6 @@ fn full_rope(
         beta_fast: long("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
         beta_slow: long("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         original_context: original,
-        divisors: weights.vector_of(factors, dims / 2)?,
+        divisors: weights.vector(factors, dims / 2)?,
     })
 }

@@ -1,32 +1,35 @@
-//! Experts: the router's choice, and each expert on the tokens that chose it.
+//! A mixture of experts (Shazeer et al. 2017): the router chooses experts for each token, and each expert computes the
+//! tokens that chose it.
 
 use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result};
 use crate::forward::activation;
+use crate::forward::attention::softmax;
 use crate::forward::buffers::Buffer;
 use crate::forward::pass::Pass;
-use crate::forward::simd;
 use crate::forward::weights::Linear;
+use crate::simd::Isa;
 
-/// Below this a sum of weights is not divided by: the smallest normal f16, as llama.cpp has it.
-const LEAST_SUM: f32 = 6.103_515_6e-5;
+/// Smallest divisor of the weights of the chosen experts: the smallest normal f16, as in llama.cpp.
+const MIN_SUM: f32 = 6.103_515_6e-5;
 
-/// The tokens of an expert with their weights.
+/// The tokens that chose an expert, with their weights.
 type Chosen = Vec<(usize, f32)>;
 
 /// The matrices of a stack of experts.
 struct Stack {
     gate: Option<Linear>,
     up: Linear,
-    /// `gate` and `up` are in one tensor, the gate's rows first.
+    /// True if `up` holds the gate as well. The rows of the gate come first in each expert.
     fused: bool,
     down: Linear,
+    /// Factor of the outputs of each expert.
     scales: Option<Vec<f32>>,
 }
 
 impl Pass<'_> {
-    /// `routed`: what the router sees; `input`: what the experts see.
+    /// Computes the experts. `routed` is the input of the router, `input` the input of the experts.
     pub(super) fn experts(
         &mut self,
         blk: &str,
@@ -35,9 +38,10 @@ impl Pass<'_> {
         input: &[f32],
     ) -> Result<Buffer> {
         let width = self.model.width;
+        self.weights.check_shape(router, self.model.n_expert, width)?;
+        let stack = self.stack(blk)?;
         self.observe(&[router], None, width, routed)?;
         let logits = self.weights.apply(router, routed, width)?;
-        let stack = self.stack(blk, router.rows())?;
         let chosen = self.choose(&logits, router.rows());
         let mut y = self.weights.buffers.take(input.len());
         y.fill(0.0);
@@ -47,30 +51,41 @@ impl Pass<'_> {
         Ok(y)
     }
 
-    fn stack(&self, blk: &str, experts: usize) -> Result<Stack> {
-        let weights = self.weights;
+    /// Finds the matrices of the experts and checks their shapes.
+    fn stack(&self, blk: &str) -> Result<Stack> {
+        let (weights, width, experts) = (self.weights, self.model.width, self.model.n_expert);
         let fused = weights.linear(&format!("{blk}.ffn_gate_up_exps"))?;
         let stack = Stack {
             fused: fused.is_some(),
             gate: weights.linear(&format!("{blk}.ffn_gate_exps"))?,
             up: match fused {
                 Some(fused) => fused,
-                None => weights.needed_linear(&format!("{blk}.ffn_up_exps"))?,
+                None => weights.required_linear(&format!("{blk}.ffn_up_exps"))?,
             },
-            down: weights.needed_linear(&format!("{blk}.ffn_down_exps"))?,
-            scales: weights.vector_of(&format!("{blk}.ffn_down_exps.scale"), experts)?,
+            down: weights.required_linear(&format!("{blk}.ffn_down_exps"))?,
+            scales: weights.vector(&format!("{blk}.ffn_down_exps.scale"), experts)?,
         };
-        let all = [Some(&stack.up), stack.gate.as_ref(), Some(&stack.down)];
-        let fits = |l: &Linear| l.rows() > 0 && l.rows().is_multiple_of(experts);
-        if experts != self.model.n_expert || !all.into_iter().flatten().all(fits) {
-            let place = Place::named_tensor(&stack.up.name);
-            let what = format!("is no stack of {experts} experts");
-            return Err(Error::model(place, what, "Check that the model loads in llama.cpp"));
+        let n = stack.down.matrix.cols;
+        let up_rows = if stack.fused { 2 * n } else { n };
+        let matrices = [
+            (Some(&stack.up), up_rows, width),
+            (stack.gate.as_ref(), n, width),
+            (Some(&stack.down), width, n),
+        ];
+        for (linear, rows, cols) in matrices {
+            let Some(linear) = linear else { continue };
+            if rows.checked_mul(experts) != Some(linear.rows()) {
+                let place = Place::named_tensor(&linear.name);
+                let what = format!("is not a stack of {experts} matrices of {rows} rows");
+                return Err(Error::model(place, what, "Check that the model loads in llama.cpp"));
+            }
+            weights.check_inputs(&linear.matrix, cols)?;
         }
         Ok(stack)
     }
 
-    /// The `n_expert_used` likeliest experts of each token; of equal ones the first.
+    /// Returns the tokens that chose each expert. A token chooses the `n_expert_used` likeliest experts; of two equally likely
+    /// experts the first.
     fn choose(&self, logits: &[f32], experts: usize) -> Vec<Chosen> {
         let (used, to_one) = (self.model.n_expert_used, self.model.family.expert_weights_sum_to_1);
         let choices: Vec<Vec<(usize, f32)>> =
@@ -82,6 +97,7 @@ impl Pass<'_> {
         chosen
     }
 
+    /// Computes one expert and adds its outputs to `y`.
     fn expert(
         &mut self,
         stack: &Stack,
@@ -91,7 +107,7 @@ impl Pass<'_> {
         y: &mut [f32],
     ) -> Result<()> {
         let (width, experts, n) = (self.model.width, self.model.n_expert, stack.down.matrix.cols);
-        let of = |l: &Linear| {
+        let of_expert = |l: &Linear| {
             let rows = l.rows() / experts;
             l.slice(expert * rows..(expert + 1) * rows)
         };
@@ -99,12 +115,12 @@ impl Pass<'_> {
         for (x, &(token, _)) in x.chunks_exact_mut(width).zip(tokens) {
             x.copy_from_slice(&input[token * width..][..width]);
         }
-        let named: Vec<&Linear> = stack.gate.iter().chain([&stack.up]).collect();
-        self.observe(&named, Some(expert), width, &x)?;
-        let up = of(&stack.up);
+        let observed: Vec<&Linear> = stack.gate.iter().chain([&stack.up]).collect();
+        self.observe(&observed, Some(expert), width, &x)?;
+        let up = of_expert(&stack.up);
         let (gate, up) = match &stack.gate {
             _ if stack.fused => (Some(up.slice(0..n)), up.slice(n..2 * n)),
-            gate => (gate.as_ref().map(of), up),
+            gate => (gate.as_ref().map(of_expert), up),
         };
         let mut hidden = self.weights.apply(&up, &x, width)?;
         match gate {
@@ -115,7 +131,7 @@ impl Pass<'_> {
             None => activation::plain(self.model.family.activation, &mut hidden),
         }
         self.observe(&[&stack.down], Some(expert), n, &hidden)?;
-        let out = self.weights.apply(&of(&stack.down), &hidden, n)?;
+        let out = self.weights.apply(&of_expert(&stack.down), &hidden, n)?;
         let scale = stack.scales.as_ref().map_or(1.0, |s| s[expert]);
         for (out, &(token, weight)) in out.chunks_exact(width).zip(tokens) {
             let to = &mut y[token * width..][..width];
@@ -125,14 +141,15 @@ impl Pass<'_> {
     }
 }
 
+/// Returns the `used` likeliest experts with their weights, which are scaled to the sum 1 if `to_one` is set.
 fn choose_one(logits: &[f32], used: usize, to_one: bool) -> Vec<(usize, f32)> {
     let mut probabilities = logits.to_vec();
-    simd::softmax(&mut probabilities, 1.0, 0.0);
+    softmax(Isa::detect(), &mut probabilities, 1.0, 0.0);
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
     order.truncate(used);
     let total: f32 = order.iter().map(|&e| probabilities[e]).sum();
-    let divisor = if to_one { total.max(LEAST_SUM) } else { 1.0 };
+    let divisor = if to_one { total.max(MIN_SUM) } else { 1.0 };
     order.into_iter().map(|e| (e, probabilities[e] / divisor)).collect()
 }
 

@@ -1,53 +1,98 @@
 //! RMSNorm (Zhang and Sennrich 2019) and LayerNorm (Ba et al. 2016) of rows.
+//!
+//! ```
+//! use srd_rs::forward::arch::NormKind;
+//! use srd_rs::forward::norm::Norm;
+//!
+//! let mut x = [3.0, 4.0];
+//! Norm::without_weights(NormKind::Rms, 0.0).apply(&mut x, 2);
+//! assert!((x[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6);
+//! ```
 
 use rayon::prelude::*;
 
-use crate::forward::arch::Norm;
-use crate::forward::simd;
+use crate::forward::arch::NormKind;
+use crate::simd::{Isa, dispatch};
 
-/// A norm with its weights. Rows of `n` values take the weights in turn: as many rows' worth as there are.
+/// A norm with its parameters.
+///
+/// `weight` and `bias` hold one or more rows of n values. Row i of the input uses row `i % (len / n)` of them, so that
+/// every head can have weights of its own.
 #[derive(Debug, Clone)]
-pub struct NormOf {
-    pub kind: Norm,
+pub struct Norm {
+    pub kind: NormKind,
+    /// Number that is added to the variance.
     pub eps: f32,
-    /// Empty: ones.
+    /// Factors after the normalization. An empty vector stands for ones.
     pub weight: Vec<f32>,
-    /// Empty: zeros.
+    /// Summands after the factors. An empty vector stands for zeros.
     pub bias: Vec<f32>,
 }
 
-/// Values of a parallel piece, in whole rows.
+/// Number of values in a parallel piece of work, in whole rows.
 const PIECE: usize = 1 << 14;
 
-impl NormOf {
-    pub fn bare(kind: Norm, eps: f32) -> Self {
+impl Norm {
+    /// Returns a norm whose factors are one and whose summands are zero.
+    pub fn without_weights(kind: NormKind, eps: f32) -> Self {
         Self { kind, eps, weight: Vec::new(), bias: Vec::new() }
     }
 
-    /// Normalises rows of `n` values.
+    /// Normalizes rows of `n` values.
+    ///
+    /// # Panics
+    /// Panics if `n` is zero, or if `x` or the parameters are not whole rows.
     pub fn apply(&self, x: &mut [f32], n: usize) {
-        let rows = (PIECE / n).max(1);
+        let lengths = [x.len(), self.weight.len(), self.bias.len()];
+        assert!(
+            n > 0 && lengths.iter().all(|len| len.is_multiple_of(n)),
+            "{lengths:?} values in rows of {n}"
+        );
+        let (rows, isa) = ((PIECE / n).max(1), Isa::detect());
         x.par_chunks_mut(rows * n).enumerate().for_each(|(piece, x)| {
             for (i, row) in x.chunks_exact_mut(n).enumerate() {
-                let row_index = piece * rows + i;
-                let (weight, bias) = (turn(&self.weight, n, row_index), turn(&self.bias, n, row_index));
+                let number = piece * rows + i;
+                let (weight, bias) = (cyclic_row(&self.weight, n, number), cyclic_row(&self.bias, n, number));
                 match self.kind {
-                    Norm::Rms => simd::rms_norm(row, weight, self.eps),
-                    Norm::Layer => simd::layer_norm(row, weight, bias, self.eps),
+                    NormKind::Rms => rms_norm(isa, row, weight, self.eps),
+                    NormKind::Layer => layer_norm(isa, row, weight, bias, self.eps),
                 }
             }
         });
     }
 }
 
-fn turn(weights: &[f32], n: usize, row: usize) -> &[f32] {
-    match weights.len() / n {
+/// Returns row `row % (number of rows)` of `values`, which has rows of `n` values; an empty row if there is none.
+fn cyclic_row(values: &[f32], n: usize, row: usize) -> &[f32] {
+    match values.len() / n {
         0 => &[],
-        turns => &weights[row % turns * n..][..n],
+        rows => &values[row % rows * n..][..n],
     }
 }
 
-/// Sum of `f(x)` in double precision: eight running sums, added up in order.
+dispatch! {
+    fn rms_norm(_simd: S, x: &mut [f32], weight: &[f32], eps: f32) {
+        rms(x, weight, eps);
+    }
+
+    fn layer_norm(_simd: S, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        let mean = (sum(x, f64::from) / x.len() as f64) as f32;
+        x.iter_mut().for_each(|x| *x -= mean);
+        rms(x, weight, eps);
+        x.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+    }
+}
+
+#[inline(always)]
+fn rms(x: &mut [f32], weight: &[f32], eps: f32) {
+    let mean = sum(x, |x| f64::from(x) * f64::from(x)) / x.len() as f64;
+    let scale = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+    x.iter_mut().for_each(|x| *x *= scale);
+    x.iter_mut().zip(weight).for_each(|(x, w)| *x *= w);
+}
+
+/// Returns the sum of `f(x)` in double precision. Eight partial sums are added in order, so that the bits are the same for
+/// vectors of any width.
 #[inline(always)]
 fn sum(x: &[f32], f: impl Fn(f32) -> f64) -> f64 {
     let mut sums = [0.0f64; 8];
@@ -63,46 +108,36 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f64) -> f64 {
     sums.iter().sum()
 }
 
-#[inline(always)]
-pub(super) fn rms_kernel(x: &mut [f32], weight: &[f32], eps: f32) {
-    let mean = sum(x, |x| f64::from(x) * f64::from(x)) / x.len() as f64;
-    let scale = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
-    x.iter_mut().for_each(|x| *x *= scale);
-    x.iter_mut().zip(weight).for_each(|(x, w)| *x *= w);
-}
-
-#[inline(always)]
-pub(super) fn layer_kernel(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
-    let mean = (sum(x, f64::from) / x.len() as f64) as f32;
-    x.iter_mut().for_each(|x| *x -= mean);
-    rms_kernel(x, weight, eps);
-    x.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn rows_take_their_weights_in_turn() {
+    fn rows_use_their_weights_cyclically() {
         let x: Vec<f32> = (0..4 * 11).map(|i| ((i * 7) % 13) as f32 - 5.0).collect();
         let weight: Vec<f32> = (0..22).map(|i| 1.0 + i as f32).collect();
-        for kind in [Norm::Rms, Norm::Layer] {
-            let bias = if kind == Norm::Layer { vec![0.25; 22] } else { Vec::new() };
-            let norm = NormOf { kind, eps: 1e-5, weight: weight.clone(), bias };
+        for kind in [NormKind::Rms, NormKind::Layer] {
+            let bias = if kind == NormKind::Layer { vec![0.25; 22] } else { Vec::new() };
+            let norm = Norm { kind, eps: 1e-5, weight: weight.clone(), bias };
             let mut y = x.clone();
             norm.apply(&mut y, 11);
             for r in 0..4 {
                 let row: Vec<f64> = x[r * 11..][..11].iter().map(|&v| v.into()).collect();
-                let mean = if kind == Norm::Layer { row.iter().sum::<f64>() / 11.0 } else { 0.0 };
+                let mean = if kind == NormKind::Layer { row.iter().sum::<f64>() / 11.0 } else { 0.0 };
                 let square = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 11.0;
                 for c in 0..11 {
                     let plain = (row[c] - mean) / (square + 1e-5).sqrt();
-                    let shift = if kind == Norm::Layer { 0.25 } else { 0.0 };
+                    let shift = if kind == NormKind::Layer { 0.25 } else { 0.0 };
                     let expected = plain * f64::from(weight[(r % 2) * 11 + c]) + shift;
                     assert!((f64::from(y[r * 11 + c]) - expected).abs() < 1e-5);
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "in rows of 0")]
+    fn rows_of_no_values_panic() {
+        Norm::without_weights(NormKind::Rms, 1e-5).apply(&mut [], 0);
     }
 }

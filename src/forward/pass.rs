@@ -1,7 +1,7 @@
-//! The walk: layer by layer over all tokens, a group of chunks at a time.
+//! The forward pass: layer by layer over all tokens, a group of chunks at a time.
 //!
-//! A layer is finished for all tokens before the next begins, so that an observer can be done with its statistics
-//! before it gets those of the next. Weights are read once for each group.
+//! A layer is computed for all tokens before the next layer begins, so that an observer can complete the statistics of a
+//! layer before it gets those of the next. The weights of a layer are read once for each group.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,44 +15,51 @@ use crate::forward::arch::Order;
 use crate::forward::attention::{self, Shape};
 use crate::forward::buffers::Buffer;
 use crate::forward::model::{Layer, Model};
-use crate::forward::norm::NormOf;
-use crate::forward::rope::Table;
-use crate::forward::store::Store;
+use crate::forward::norm::Norm;
+use crate::forward::rope::{Rope, Table};
+use crate::forward::spill::SpillBuffer;
 use crate::forward::weights::{Linear, Weights};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 use crate::work;
 
-/// Values of a parallel piece.
+/// Number of values in a parallel piece of work.
 const PIECE: usize = 1 << 14;
 
+/// Options of [`run`].
 pub struct RunOptions<'a> {
-    /// Compute the logits of every token, too; they come on top of `max_memory`.
+    /// True if the logits of every token are wanted. They take memory beyond `max_memory`.
     pub logits: bool,
+    /// Number of threads.
     pub threads: usize,
-    /// Bytes of weights and activations alive at any time. States that do not fit go to a file without a name in
-    /// `spill_folder`; a chunk that does not fit is run all the same.
+    /// Bytes of weights and activations that the pass keeps in memory. Activations between layers that do not fit are kept
+    /// in a file without a name in `spill_folder`. A single chunk that does not fit is computed nevertheless.
     pub max_memory: u64,
+    /// The folder for temporary files.
     pub spill_folder: &'a Path,
-    /// Counts steps, each a layer of a group of chunks.
+    /// Receives the number of steps, each a layer of a group of chunks, and may cancel the run.
     pub progress: &'a Progress,
 }
 
-/// Of every token of every chunk, one after another.
+/// The logits of every token of every chunk, `[tokens, columns]`.
 #[derive(Debug)]
 pub struct Logits {
+    /// One row for each token.
     pub values: Vec<f32>,
-    /// Of a token: the vocabulary, or the hidden size in a model without an output matrix (an encoder).
+    /// Number of values in a row: the size of the vocabulary, or the hidden size in a model without an output matrix (an
+    /// encoder, whose last states are returned).
     pub columns: usize,
 }
 
-/// Runs `source` on `tokens`, chunks that do not see each other, and shows `observer` every matrix's inputs.
+/// Runs a model on chunks of tokens and shows the inputs of every matrix to `observer`. Chunks do not attend to each other.
 ///
-/// The result has the same bits for any number of threads and on every CPU, and what a chunk gives depends on no other.
+/// The result has the same bits for any number of threads and on every CPU, and the values of a chunk do not depend on
+/// other chunks.
 ///
 /// # Errors
-/// [`Error::Usage`] for no chunks, an empty one or a token out of range; [`Error::Model`] for an architecture the pass
-/// does not know; whatever reading or the observer fails with; [`Error::Interrupted`] after [`Progress::cancel`].
+/// Returns [`Error::Usage`] if there are no chunks, if a chunk is empty or if a token is out of range; [`Error::Model`] if
+/// the forward pass does not know the architecture, or if the shapes of the tensors do not fit the metadata; the errors of
+/// reading and of the observer; and [`Error::Interrupted`] after [`Progress::cancel`].
 pub fn run(
     source: &BoundModel,
     tokens: &[Vec<u32>],
@@ -64,9 +71,13 @@ pub fn run(
         let longest = longest(tokens)?;
         let model = Model::read(source, &weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;
-        let tables = model.ropes.iter().map(|r| r.table(longest)).collect();
+        // Before a table of a head's size is made, every head's size is compared with its tensors.
+        model.layers.iter().try_for_each(|layer| Projections::find(&weights, &model, layer).map(drop))?;
+        let is_used = |i: usize| model.layers.iter().any(|layer| layer.rope == Some(i));
+        let table = |(i, rope): (usize, &Rope)| rope.table(if is_used(i) { longest } else { 0 });
+        let tables = model.ropes.iter().enumerate().map(table).collect();
         let pass = Pass { model: &model, weights: &weights, observer, tables, kv: BTreeMap::new() };
-        pass.walk(source, tokens, options)
+        pass.run(source, tokens, options)
     })
 }
 
@@ -81,25 +92,26 @@ fn longest(tokens: &[Vec<u32>]) -> Result<usize> {
 fn check_tokens(tokens: &[Vec<u32>], n_vocab: usize) -> Result<()> {
     for (i, chunk) in tokens.iter().enumerate() {
         if let Some(token) = chunk.iter().find(|&&t| t as usize >= n_vocab) {
-            let what = format!("token {token} of chunk {i} is out of range: the model knows {n_vocab}");
-            return Err(Error::usage(what, "Tokenise with the model's own tokenizer"));
+            let what =
+                format!("token {token} of chunk {i} is out of range: the model knows {n_vocab} tokens");
+            return Err(Error::usage(what, "Use the model's own tokenizer"));
         }
     }
     Ok(())
 }
 
-/// Chunks that go through a layer together.
+/// Chunks that are computed together.
 pub(super) struct Group {
-    /// Row of the first token among all.
+    /// Number of the first token among all tokens.
     first: usize,
     pub tokens: Vec<u32>,
-    /// Of each token in its chunk.
+    /// Position of each token in its chunk.
     pub positions: Vec<u32>,
-    /// Of each chunk.
+    /// Number of tokens of each chunk.
     pub lengths: Vec<usize>,
 }
 
-/// As many chunks as fit into `limit` tokens, but at least one.
+/// Cuts the chunks into groups of at most `limit` tokens, but of at least one chunk.
 fn groups(tokens: &[Vec<u32>], limit: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut first = 0;
@@ -116,19 +128,19 @@ fn groups(tokens: &[Vec<u32>], limit: usize) -> Vec<Group> {
     groups
 }
 
-/// A run.
+/// A run of the forward pass.
 pub(super) struct Pass<'a> {
     pub model: &'a Model,
     pub weights: &'a Weights<'a>,
     observer: &'a mut dyn Observer,
-    /// Of full layers, then of sliding ones.
+    /// The table of layers without a window, then that of layers with one.
     tables: Vec<Table>,
     /// Keys and values that later layers use, by layer.
-    kv: BTreeMap<usize, [Store; 2]>,
+    kv: BTreeMap<usize, [SpillBuffer; 2]>,
 }
 
 impl Pass<'_> {
-    fn walk(
+    fn run(
         mut self,
         source: &BoundModel,
         tokens: &[Vec<u32>],
@@ -149,30 +161,30 @@ impl Pass<'_> {
                 x.save(group.first * model.width, &rows)?;
                 steps.add(1);
             }
-            self.forget_keys(layer.index);
+            self.drop_keys(layer.index);
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
         for group in &groups {
             let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
             x.load(group.first * model.width, &mut rows)?;
-            self.head(rows, logits.as_mut())?;
+            self.lm_head(rows, logits.as_mut())?;
             steps.add(1);
         }
         Ok(logits)
     }
 
-    /// Places for all that lives from layer to layer, and the first layer's inputs.
-    fn begin(&mut self, tokens: &[Vec<u32>], options: &RunOptions, groups: &[Group]) -> Result<Store> {
+    /// Makes the buffers that live from layer to layer, and computes the inputs of the first layer.
+    fn begin(&mut self, tokens: &[Vec<u32>], options: &RunOptions, groups: &[Group]) -> Result<SpillBuffer> {
         let (model, n) = (self.model, tokens.iter().map(Vec::len).sum::<usize>());
         let shared: Vec<&Layer> = model.layers.iter().filter(|l| l.kv_shared).collect();
-        let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head + l.head_v)).sum();
+        let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head_dim + l.head_dim_v)).sum();
         let bytes = n * (model.width + of_keys) * size_of::<f32>();
         let spill = (bytes as u64 > options.max_memory / 4).then_some(options.spill_folder);
         for layer in shared {
-            let store = |head| Store::new(n * layer.n_head_kv * head, spill);
-            self.kv.insert(layer.index, [store(layer.head)?, store(layer.head_v)?]);
+            let buffer = |head_dim| SpillBuffer::new(n * layer.n_head_kv * head_dim, spill);
+            self.kv.insert(layer.index, [buffer(layer.head_dim)?, buffer(layer.head_dim_v)?]);
         }
-        let mut x = Store::new(n * model.width, spill)?;
+        let mut x = SpillBuffer::new(n * model.width, spill)?;
         let per_layer = self.weights.linear("per_layer_model_proj")?.filter(|_| model.per_layer > 0);
         for group in groups {
             let rows = self.embed(group)?;
@@ -184,13 +196,13 @@ impl Pass<'_> {
         Ok(x)
     }
 
-    /// Drops the keys that no later layer uses.
-    fn forget_keys(&mut self, done: usize) {
+    /// Drops the keys and values that no layer after `done` uses.
+    fn drop_keys(&mut self, done: usize) {
         let layers = &self.model.layers;
         self.kv.retain(|of, _| layers[done + 1..].iter().any(|l| l.index == *of || l.kv_of == Some(*of)));
     }
 
-    /// Shows the observer `x`, the inputs (`n` values each) of `linears`.
+    /// Shows the observer `x`, rows of `n` values, the inputs of `linears`.
     pub(super) fn observe(
         &mut self,
         linears: &[&Linear],
@@ -202,26 +214,31 @@ impl Pass<'_> {
         self.observer.inputs(&names, expert, n, x)
     }
 
-    /// Applies the norm `STEM.weight`, `STEM.bias` to rows as wide as it is. False if the model has none.
-    pub(super) fn normalise(&self, stem: &str, x: &mut [f32]) -> Result<bool> {
-        let name = format!("{stem}.weight");
-        let Some(weight) = self.weights.vector(&name)? else { return Ok(false) };
-        let n = self.weights.matrix(&name)?.cols;
-        let bias = self.weights.vector_of(&format!("{stem}.bias"), weight.len())?.unwrap_or_default();
-        NormOf { weight, bias, ..NormOf::bare(self.model.family.norm, self.model.eps) }.apply(x, n);
-        Ok(true)
+    /// Applies the norm `STEM.weight`, `STEM.bias` to rows of the hidden size. Does nothing if the model has no such norm.
+    pub(super) fn normalize(&self, stem: &str, x: &mut [f32]) -> Result<()> {
+        let width = self.model.width;
+        let Some(weight) = self.weights.vector(&format!("{stem}.weight"), width)? else { return Ok(()) };
+        self.apply_norm(stem, weight, x, width)
     }
 
-    /// A norm of the layer's input, output or feed-forward: the family's name for it, none where that is empty.
+    fn apply_norm(&self, stem: &str, weight: Vec<f32>, x: &mut [f32], n: usize) -> Result<()> {
+        let bias = self.weights.vector(&format!("{stem}.bias"), weight.len())?.unwrap_or_default();
+        Norm { weight, bias, ..Norm::without_weights(self.model.family.norm, self.model.eps) }.apply(x, n);
+        Ok(())
+    }
+
+    /// Applies a norm that the family names without `blk.N.`. An empty name stands for no norm.
     fn layer_norm(&self, layer: &Layer, name: &str, x: &mut [f32]) -> Result<()> {
-        if self.model.family.bare_norms && matches!(name, "attn_norm" | "ffn_norm" | "output_norm") {
-            NormOf::bare(self.model.family.norm, self.model.eps).apply(x, self.model.width);
+        let family = self.model.family;
+        if family.norms_without_weights && matches!(name, "attn_norm" | "ffn_norm" | "output_norm") {
+            Norm::without_weights(family.norm, self.model.eps).apply(x, self.model.width);
         } else if !name.is_empty() {
-            self.normalise(&format!("blk.{}.{name}", layer.index), x)?;
+            self.normalize(&format!("blk.{}.{name}", layer.index), x)?;
         }
         Ok(())
     }
 
+    /// Computes a layer in place of its input `x`, the residual stream.
     fn layer(&mut self, layer: &Layer, group: &Group, x: &mut [f32]) -> Result<()> {
         let (model, family) = (self.model, self.model.family);
         let after = family.order == Order::PostNorm;
@@ -257,36 +274,37 @@ impl Pass<'_> {
             self.add_per_layer(layer, group, x)?;
         }
         if let Some(factor) =
-            self.weights.vector_of(&format!("blk.{}.layer_output_scale.weight", layer.index), 1)?
+            self.weights.vector(&format!("blk.{}.layer_output_scale.weight", layer.index), 1)?
         {
             scale(x, factor[0]);
         }
         Ok(())
     }
 
+    /// Computes the attention of a layer for its normalized input.
     fn attention(&mut self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Buffer> {
         let width = self.model.width;
-        let of = Projections::find(self.weights, layer)?;
+        let of = Projections::find(self.weights, self.model, layer)?;
         self.observe(&of.observed(), None, width, input)?;
         let mut q = self.weights.apply(&of.q, input, width)?;
-        self.finish_heads(layer, group, "attn_q_norm", layer.head, &mut q)?;
-        self.heat(group, &mut q);
+        self.finish_heads(layer, group, "attn_q_norm", &mut q)?;
+        self.scale_by_temperature(group, &mut q);
         let (k, v) = self.keys_and_values(layer, group, &of, input)?;
-        let mut sums = self.weights.buffers.take(group.tokens.len() * layer.n_head * layer.head_v);
+        let mut sums = self.weights.buffers.take(group.tokens.len() * layer.n_head * layer.head_dim_v);
         attention::attend(&self.shape(layer), &q, &k, &v, &group.lengths, &mut sums);
         drop((q, k, v));
-        let output = self.weights.needed_linear(&format!("blk.{}.attn_output", layer.index))?;
-        let n = layer.n_head * layer.head_v;
-        self.observe(&[&output], None, n, &sums)?;
-        self.weights.apply(&output, &sums, n)
+        let n = layer.n_head * layer.head_dim_v;
+        self.observe(&[&of.output], None, n, &sums)?;
+        self.weights.apply(&of.output, &sums, n)
     }
 
+    /// Returns the shape of a layer's attention.
     fn shape(&self, layer: &Layer) -> Shape {
         Shape {
             n_head: layer.n_head,
             n_head_kv: layer.n_head_kv,
-            head: layer.head,
-            head_v: layer.head_v,
+            head_dim: layer.head_dim,
+            head_dim_v: layer.head_dim_v,
             scale: layer.scale,
             cap: self.model.score_cap,
             window: layer.window,
@@ -294,20 +312,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Norm and rotation of queries or keys.
-    fn finish_heads(
-        &self,
-        layer: &Layer,
-        group: &Group,
-        norm: &str,
-        head: usize,
-        x: &mut [f32],
-    ) -> Result<()> {
+    /// Clamps, normalizes and rotates the heads of queries or keys.
+    fn finish_heads(&self, layer: &Layer, group: &Group, norm: &str, x: &mut [f32]) -> Result<()> {
         self.clamp(x);
-        self.normalise(&format!("blk.{}.{norm}", layer.index), x)?;
+        let (stem, width) = (format!("blk.{}.{norm}", layer.index), x.len() / group.tokens.len());
+        let norm = self.weights.head_norm(&format!("{stem}.weight"), layer.head_dim, width)?;
+        if let Some((weight, n)) = norm {
+            self.apply_norm(&stem, weight, x, n)?;
+        }
         if let Some(rope) = layer.rope {
-            let width = x.len() / group.tokens.len();
-            self.tables[rope].rotate(x, width, head, &group.positions);
+            self.tables[rope].rotate(x, width, layer.head_dim, &group.positions);
         }
         Ok(())
     }
@@ -318,8 +332,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Queries far beyond the trained context grow with the logarithm of their position (Llama 4's rule).
-    fn heat(&self, group: &Group, q: &mut [f32]) {
+    /// Scales queries beyond the trained context with the logarithm of their position, as Llama 4 does.
+    fn scale_by_temperature(&self, group: &Group, q: &mut [f32]) {
         let Some((factor, period)) = self.model.temperature else { return };
         let width = q.len() / group.tokens.len();
         q.par_chunks_mut(width).zip(&group.positions).for_each(|(q, &position)| {
@@ -328,6 +342,7 @@ impl Pass<'_> {
         });
     }
 
+    /// Returns the keys and the values of a layer: computed from its input, or those of an earlier layer.
     fn keys_and_values(
         &mut self,
         layer: &Layer,
@@ -336,7 +351,7 @@ impl Pass<'_> {
         input: &[f32],
     ) -> Result<(Buffer, Buffer)> {
         let tokens = group.tokens.len();
-        let sizes = [layer.n_head_kv * layer.head, layer.n_head_kv * layer.head_v];
+        let sizes = [layer.n_head_kv * layer.head_dim, layer.n_head_kv * layer.head_dim_v];
         if let Some(earlier) = layer.kv_of {
             let [mut k, mut v] = sizes.map(|n| self.weights.buffers.take(tokens * n));
             let [keys, values] = &self.kv[&earlier];
@@ -350,10 +365,10 @@ impl Pass<'_> {
             Some(value) => self.weights.apply(value, input, self.model.width)?,
             None => self.weights.buffers.copy(&k),
         };
-        self.finish_heads(layer, group, "attn_k_norm", layer.head, &mut k)?;
+        self.finish_heads(layer, group, "attn_k_norm", &mut k)?;
         self.clamp(&mut v);
         if self.model.family.value_norm {
-            NormOf::bare(self.model.family.norm, self.model.eps).apply(&mut v, layer.head_v);
+            Norm::without_weights(self.model.family.norm, self.model.eps).apply(&mut v, layer.head_dim_v);
         }
         if let Some([keys, values]) = self.kv.get_mut(&layer.index) {
             keys.save(group.first * sizes[0], &k)?;
@@ -362,24 +377,24 @@ impl Pass<'_> {
         Ok((k, v))
     }
 
-    /// The last norm and, if they are wanted, the logits.
-    fn head(&mut self, mut x: Buffer, logits: Option<&mut Logits>) -> Result<()> {
+    /// Applies the last norm and the output matrix, and appends the logits if they are wanted.
+    fn lm_head(&mut self, mut x: Buffer, logits: Option<&mut Logits>) -> Result<()> {
         let (model, weights) = (self.model, self.weights);
-        if !model.family.head {
+        if !model.family.lm_head {
             if let Some(logits) = logits {
                 logits.columns = model.width;
                 logits.values.extend_from_slice(&x);
             }
             return Ok(());
         }
-        if model.family.bare_norms {
-            NormOf::bare(model.family.norm, model.eps).apply(&mut x, model.width);
+        if model.family.norms_without_weights {
+            Norm::without_weights(model.family.norm, model.eps).apply(&mut x, model.width);
         } else {
-            self.normalise("output_norm", &mut x)?;
+            self.normalize("output_norm", &mut x)?;
         }
         let output = match weights.linear("output")? {
             Some(output) => output,
-            None => weights.needed_linear("token_embd")?,
+            None => weights.required_linear("token_embd")?,
         };
         self.observe(&[&output], None, model.width, &x)?;
         let Some(logits) = logits else { return Ok(()) };
@@ -396,41 +411,53 @@ impl Pass<'_> {
     }
 }
 
-/// The matrices that make queries, keys and values, which may be parts of one tensor.
+/// The matrices of a layer's attention. Those of queries, keys and values may be parts of one tensor.
 struct Projections {
     q: Linear,
-    /// None in a layer that uses the keys of an earlier one.
+    /// `None` in a layer that uses the keys of an earlier layer.
     k: Option<Linear>,
-    /// None where the values are the keys.
+    /// `None` if the values are the keys.
     v: Option<Linear>,
+    output: Linear,
 }
 
 impl Projections {
-    fn find(weights: &Weights, layer: &Layer) -> Result<Self> {
+    /// Finds the matrices and checks their shapes.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if a matrix is missing or has another shape than the heads of the layer.
+    fn find(weights: &Weights, model: &Model, layer: &Layer) -> Result<Self> {
         let stem = |name: &str| format!("blk.{}.{name}", layer.index);
-        let (n_q, n_k) = (layer.n_head * layer.head, layer.n_head_kv * layer.head);
-        let n_v = layer.n_head_kv * layer.head_v;
+        let (n_q, n_k) = (layer.n_head * layer.head_dim, layer.n_head_kv * layer.head_dim);
+        let n_v = layer.n_head_kv * layer.head_dim_v;
         let own = layer.kv_of.is_none();
+        let output = weights.required_linear(&stem("attn_output"))?;
+        weights.check_shape(&output, model.width, layer.n_head * layer.head_dim_v)?;
         let found = match weights.linear(&stem("attn_qkv"))? {
             Some(fused) => {
                 weights.check_outputs(&fused, n_q + n_k + n_v)?;
                 let k = fused.slice(n_q..n_q + n_k);
                 let v = fused.slice(n_q + n_k..n_q + n_k + n_v);
-                Self { q: fused.slice(0..n_q), k: Some(k).filter(|_| own), v: Some(v) }
+                Self { q: fused.slice(0..n_q), k: Some(k).filter(|_| own), v: Some(v), output }
             }
             None => Self {
-                q: weights.needed_linear(&stem("attn_q"))?,
-                k: if own { Some(weights.needed_linear(&stem("attn_k"))?) } else { None },
+                q: weights.required_linear(&stem("attn_q"))?,
+                k: if own { Some(weights.required_linear(&stem("attn_k"))?) } else { None },
                 v: weights.linear(&stem("attn_v"))?.filter(|_| own),
+                output,
             },
         };
-        weights.check_outputs(&found.q, n_q)?;
-        found.k.iter().try_for_each(|k| weights.check_outputs(k, n_k))?;
-        found.v.iter().try_for_each(|v| weights.check_outputs(v, n_v))?;
+        weights.check_shape(&found.q, n_q, model.width)?;
+        found.k.iter().try_for_each(|k| weights.check_shape(k, n_k, model.width))?;
+        found.v.iter().try_for_each(|v| weights.check_shape(v, n_v, model.width))?;
+        if own && found.v.is_none() && n_v != n_k {
+            let what = format!("is missing, and keys of {n_k} values cannot serve as {n_v} values");
+            return Err(weights.fail(&format!("{}.weight", stem("attn_v")), what));
+        }
         Ok(found)
     }
 
-    /// Each tensor once.
+    /// Returns the matrices that share the layer's input, each tensor once.
     fn observed(&self) -> Vec<&Linear> {
         let mut all: Vec<&Linear> =
             [Some(&self.q), self.k.as_ref(), self.v.as_ref()].into_iter().flatten().collect();
@@ -439,14 +466,15 @@ impl Projections {
     }
 }
 
-/// `x += factor y`
+/// Computes `x += factor y`.
 pub(super) fn add(x: &mut [f32], y: &[f32], factor: f32) {
+    assert_eq!(x.len(), y.len(), "the summands have different shapes");
     x.par_chunks_mut(PIECE)
         .zip(y.par_chunks(PIECE))
         .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
 }
 
-/// `x *= factor`
+/// Computes `x *= factor`.
 pub(super) fn scale(x: &mut [f32], factor: f32) {
     if factor != 1.0 {
         x.par_chunks_mut(PIECE).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));

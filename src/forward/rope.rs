@@ -1,40 +1,59 @@
-//! Rotary position embedding (Su et al. 2021) with linear, yarn (Peng et al. 2023), llama3 and long-rope scaling, the
-//! last two as divisors of the frequencies that come with the model.
+//! Rotary position embedding (RoPE, Su et al. 2021) with linear, YaRN (Peng et al. 2023), Llama 3 and LongRoPE scaling. The
+//! last two come as divisors of the frequencies with the model.
+//!
+//! ```
+//! use srd_rs::forward::arch::RopeStyle;
+//! use srd_rs::forward::rope::Rope;
+//!
+//! let rope = Rope {
+//!     style: RopeStyle::Adjacent, dims: 2, base: 10_000.0, scale: 1.0, extrapolation: 0.0, magnitude: 1.0,
+//!     beta_fast: 32.0, beta_slow: 1.0, original_context: 2048, divisors: None,
+//! };
+//! // One head of two values at position 1: a rotation by one radian.
+//! let mut x = [1.0, 0.0];
+//! rope.table(2).rotate(&mut x, 2, 2, &[1]);
+//! assert!((x[0] - 1f32.cos()).abs() < 1e-6 && (x[1] - 1f32.sin()).abs() < 1e-6);
+//! ```
 
 use rayon::prelude::*;
 
 use crate::forward::arch::RopeStyle;
 
-/// Positions of a chunk start at 0.
+/// The parameters of a rotation. The positions of a chunk start at 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     pub style: RopeStyle,
-    /// Values of a head that are rotated.
+    /// Number of values of a head that are rotated.
     pub dims: usize,
+    /// Base of the frequencies: pair i of n has the frequency base^(-i/n).
     pub base: f64,
-    /// Frequencies are multiplied with it (1 / the scaling factor).
+    /// Factor of the frequencies: 1 / the scaling factor.
     pub scale: f64,
-    /// 1 for yarn, else 0: how much of the high frequencies is left unscaled.
+    /// The share of the high frequencies that stays unscaled: 1 for YaRN, else 0.
     pub extrapolation: f64,
-    /// What rotated values are multiplied with.
+    /// Factor of the rotated values.
     pub magnitude: f64,
+    /// YaRN: pairs with more rotations than this over the original context stay unscaled.
     pub beta_fast: f64,
+    /// YaRN: pairs with fewer rotations than this over the original context are scaled in full.
     pub beta_slow: f64,
+    /// Number of tokens of the context that the model was trained with before its context was extended.
     pub original_context: usize,
-    /// What each frequency is divided by.
+    /// Divisor of each frequency, `[dims / 2]`.
     pub divisors: Option<Vec<f32>>,
 }
 
-/// Cosines and sines of every position and pair.
+/// The cosines and sines of every position and pair.
 #[derive(Debug)]
 pub struct Table {
     style: RopeStyle,
     pairs: usize,
-    /// `pairs` cosines and then `pairs` sines for each position.
+    /// For each position `pairs` cosines, then `pairs` sines.
     values: Vec<f32>,
 }
 
 impl Rope {
+    /// Computes the table for the given number of positions.
     pub fn table(&self, positions: usize) -> Table {
         let pairs = self.dims / 2;
         let magnitude = self.magnitude * self.yarn_magnitude();
@@ -60,15 +79,15 @@ impl Rope {
         Table { style: self.style, pairs, values }
     }
 
-    /// Yarn's attention temperature, as a factor of both queries and keys.
+    /// Returns YaRN's attention temperature as a factor of queries and keys.
     fn yarn_magnitude(&self) -> f64 {
         if self.extrapolation == 0.0 { 1.0 } else { 1.0 + 0.1 * libm::log(1.0 / self.scale) }
     }
 
-    /// The pairs between which yarn goes from unscaled to scaled frequencies.
+    /// Returns the pairs between which YaRN goes from unscaled to scaled frequencies.
     fn ramp(&self) -> (f64, f64) {
-        let pair_of = |turns: f64| {
-            let wave = self.original_context as f64 / (turns * 2.0 * std::f64::consts::PI);
+        let pair_of = |rotations: f64| {
+            let wave = self.original_context as f64 / (rotations * 2.0 * std::f64::consts::PI);
             self.dims as f64 * libm::log(wave) / (2.0 * libm::log(self.base))
         };
         let low = libm::floor(pair_of(self.beta_fast)).max(0.0);
@@ -78,21 +97,24 @@ impl Rope {
 }
 
 impl Table {
-    /// Rotates every head (`head` values) of rows of `width` values; `positions`: of each row.
-    pub fn rotate(&self, x: &mut [f32], width: usize, head: usize, positions: &[u32]) {
+    /// Rotates every head of `head_dim` values in rows of `width` values. `positions` holds the position of each row.
+    ///
+    /// # Panics
+    /// Panics if a position is beyond the table, or if a head has fewer values than the table rotates.
+    pub fn rotate(&self, x: &mut [f32], width: usize, head_dim: usize, positions: &[u32]) {
         let pairs = self.pairs;
         x.par_chunks_mut(width).zip(positions).for_each(|(row, &position)| {
             let at = position as usize * 2 * pairs;
             let (cos, sin) = self.values[at..at + 2 * pairs].split_at(pairs);
-            row.chunks_exact_mut(head).for_each(|head| match self.style {
-                RopeStyle::Pairs => rotate_pairs(&mut head[..2 * pairs], cos, sin),
+            row.chunks_exact_mut(head_dim).for_each(|head| match self.style {
+                RopeStyle::Adjacent => rotate_adjacent(&mut head[..2 * pairs], cos, sin),
                 RopeStyle::Halves => rotate_halves(&mut head[..2 * pairs], cos, sin),
             });
         });
     }
 }
 
-fn rotate_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+fn rotate_adjacent(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     for ((pair, c), s) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
         let (a, b) = (pair[0], pair[1]);
         pair[0] = a * c - b * s;
@@ -129,15 +151,15 @@ mod tests {
     #[test]
     fn rotates_by_position_times_frequency() {
         let head: Vec<f32> = (0..10).map(|i| i as f32 - 3.5).collect();
-        for style in [RopeStyle::Pairs, RopeStyle::Halves] {
-            // 8 of 10 values; the last two stay. Two heads, at positions 0 and 7.
+        for style in [RopeStyle::Adjacent, RopeStyle::Halves] {
+            // 8 of 10 values are rotated, the last two stay. Two heads at positions 0 and 7.
             let mut x = [head.clone(), head.clone(), head.clone(), head.clone()].concat();
             plain(style, 8).table(8).rotate(&mut x, 20, 10, &[0, 7]);
             assert_eq!(&x[..10], &head[..]);
             assert_eq!(&x[20..30], &x[30..]);
             assert_eq!(&x[28..30], &head[8..]);
             for i in 0..4 {
-                let (a, b) = if style == RopeStyle::Pairs { (2 * i, 2 * i + 1) } else { (i, i + 4) };
+                let (a, b) = if style == RopeStyle::Adjacent { (2 * i, 2 * i + 1) } else { (i, i + 4) };
                 let angle = 7.0 * 10_000f64.powf(-(2.0 * i as f64) / 8.0);
                 let (re, im) = (f64::from(head[a]), f64::from(head[b]));
                 let (c, s) = (angle.cos(), angle.sin());
@@ -149,11 +171,11 @@ mod tests {
 
     #[test]
     fn divisors_and_linear_scaling_slow_the_rotation() {
-        let divided = Rope { divisors: Some(vec![4.0; 4]), ..plain(RopeStyle::Pairs, 8) };
-        let scaled = Rope { scale: 0.25, ..plain(RopeStyle::Pairs, 8) };
+        let divided = Rope { divisors: Some(vec![4.0; 4]), ..plain(RopeStyle::Adjacent, 8) };
+        let scaled = Rope { scale: 0.25, ..plain(RopeStyle::Adjacent, 8) };
         let (a, b) = (divided.table(9), scaled.table(9));
         assert_eq!(a.values, b.values);
-        assert_eq!(a.values[8 * 8..], plain(RopeStyle::Pairs, 8).table(3).values[2 * 8..]);
+        assert_eq!(a.values[8 * 8..], plain(RopeStyle::Adjacent, 8).table(3).values[2 * 8..]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Matrices of the model, decoded to f32 a panel of rows at a time and multiplied with all tokens.
+//! The matrices of a model. A matrix is decoded to f32 a panel of rows at a time and multiplied by all tokens.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,132 +13,173 @@ use crate::model::bound::BoundModel;
 use crate::model::transform::Scratch;
 use crate::progress::Progress;
 
-/// Weights that a thread decodes at a time.
+/// Number of weights that a thread decodes at a time.
 const PIECE: usize = 1 << 16;
-/// Weights of a panel, where memory allows: enough rows that packing the tokens for each panel costs little.
+/// Number of weights in a panel if memory allows. With so many rows packing the tokens for each panel costs little.
 const PANEL: usize = 1 << 23;
 
-/// Rows of a tensor of the model.
+/// A range of rows of a tensor of the model.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     tensor: usize,
-    /// Outputs of the product.
+    /// Number of outputs of the product.
     pub rows: usize,
-    /// Inputs of the product.
+    /// Number of inputs of the product.
     pub cols: usize,
-    /// Of the tensor, flat.
+    /// Index of the first weight in the tensor.
     first: u64,
 }
 
 impl Matrix {
+    /// Returns the given rows.
+    ///
+    /// # Panics
+    /// Panics if the matrix has fewer rows.
     pub fn slice(&self, rows: Range<usize>) -> Self {
-        debug_assert!(rows.end <= self.rows);
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let first = self.first + (rows.start * self.cols) as u64;
         Self { rows: rows.len(), first, ..self.clone() }
     }
 }
 
-/// A matrix and its bias (empty: none).
+/// A matrix with its bias.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// Of the matrix, in the GGUF.
+    /// Name of the matrix in a GGUF.
     pub name: String,
     pub matrix: Matrix,
+    /// The bias of each output; empty if there is none.
     pub bias: Vec<f32>,
 }
 
 impl Linear {
+    /// Returns the number of outputs.
     pub fn rows(&self) -> usize {
         self.matrix.rows
     }
 
-    /// The part that makes the outputs `rows`.
+    /// Returns the part that computes the outputs `rows`.
     pub fn slice(&self, rows: Range<usize>) -> Self {
         let bias = if self.bias.is_empty() { Vec::new() } else { self.bias[rows.clone()].to_vec() };
         Self { name: self.name.clone(), matrix: self.matrix.slice(rows), bias }
     }
 }
 
-/// The model's tensors by name.
+/// The tensors of a model by name, and the buffers that products use.
 pub struct Weights<'a> {
     model: &'a BoundModel,
     by_name: HashMap<&'a str, usize>,
     progress: &'a Progress,
+    /// Number of weights in a panel.
     panel: usize,
     pub buffers: Buffers,
 }
 
 impl<'a> Weights<'a> {
-    /// `max_memory`: bytes that panels may take.
+    /// Makes the table of names. Panels take at most `max_memory` bytes.
     pub fn new(model: &'a BoundModel, progress: &'a Progress, max_memory: u64) -> Self {
         let by_name = model.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
         Self { model, by_name, progress, panel, buffers: Buffers::default() }
     }
 
+    /// Returns whether the model has a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
 
-    fn fail(&self, name: &str, what: String) -> Error {
+    /// Returns an error about a tensor.
+    pub fn fail(&self, name: &str, what: String) -> Error {
         let place = Place::file(self.model.path()).tensor(name);
         Error::model(place, what, "Check that the model loads in llama.cpp")
     }
 
+    /// Returns a tensor as one matrix: the matrices of a stack of experts one below the other.
+    ///
     /// # Errors
-    /// [`Error::Model`] if the model does not have it.
+    /// Returns [`Error::Model`] if the model does not have the tensor, or if the tensor is empty.
     pub fn matrix(&self, name: &str) -> Result<Matrix> {
-        self.find(name).ok_or_else(|| self.fail(name, "is missing".into()))
+        self.find(name)?.ok_or_else(|| self.fail(name, "is missing".into()))
     }
 
-    /// The tensor as one matrix: a stack of experts is seen as all their rows.
-    pub fn find(&self, name: &str) -> Option<Matrix> {
-        let tensor = *self.by_name.get(name)?;
+    /// Returns a tensor as one matrix; `None` if the model does not have the tensor.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if the tensor is empty.
+    pub fn find(&self, name: &str) -> Result<Option<Matrix>> {
+        let Some(&tensor) = self.by_name.get(name) else { return Ok(None) };
         let of = &self.model.tensors[tensor];
-        let cols = of.row_len() as usize;
-        Some(Matrix { tensor, rows: of.n_weights() as usize / cols, cols, first: 0 })
+        let (weights, cols) = (of.n_weights() as usize, of.row_len() as usize);
+        if weights == 0 {
+            return Err(self.fail(name, "is empty".into()));
+        }
+        Ok(Some(Matrix { tensor, rows: weights / cols, cols, first: 0 }))
     }
 
-    /// All weights of a small tensor; None where the model has none of that name.
-    pub fn vector(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        let Some(matrix) = self.find(name) else { return Ok(None) };
-        let mut values = vec![0.0; matrix.rows * matrix.cols];
+    /// Returns all `n` weights of a small tensor; `None` if the model does not have the tensor. The size is checked before
+    /// the weights are read.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if the tensor has another size, and the errors of reading.
+    pub fn vector(&self, name: &str, n: usize) -> Result<Option<Vec<f32>>> {
+        let Some(matrix) = self.find(name)? else { return Ok(None) };
+        if matrix.rows * matrix.cols != n {
+            let found = matrix.rows * matrix.cols;
+            return Err(self.fail(name, format!("has {found} values where the model needs {n}")));
+        }
+        let mut values = vec![0.0; n];
         self.read(&matrix, &mut values)?;
         Ok(Some(values))
     }
 
+    /// Returns the parameters of a norm of heads, and the number of values that are normalized together: `head_dim`, with
+    /// one row of parameters or one for each head, or all `width` values. `None` if the model does not have the norm.
+    ///
     /// # Errors
-    /// As `vector`, and [`Error::Model`] if it has not `n` values.
-    pub fn vector_of(&self, name: &str, n: usize) -> Result<Option<Vec<f32>>> {
-        let values = self.vector(name)?;
-        match &values {
-            Some(v) if v.len() != n => {
-                Err(self.fail(name, format!("has {} values where {n} are expected", v.len())))
-            }
-            _ => Ok(values),
+    /// Returns [`Error::Model`] if the tensor has another shape, and the errors of reading.
+    pub fn head_norm(&self, name: &str, head_dim: usize, width: usize) -> Result<Option<(Vec<f32>, usize)>> {
+        let Some(Matrix { rows, cols, .. }) = self.find(name)? else { return Ok(None) };
+        if !(cols == width && rows == 1 || cols == head_dim && width.is_multiple_of(rows * head_dim)) {
+            let what =
+                format!("is [{rows}, {cols}], which does not fit heads of {head_dim} in {width} values");
+            return Err(self.fail(name, what));
         }
+        Ok(self.vector(name, rows * cols)?.map(|values| (values, cols)))
     }
 
+    /// Checks the number of inputs of a matrix.
+    ///
     /// # Errors
-    /// [`Error::Model`] unless the matrix takes `cols` inputs.
+    /// Returns [`Error::Model`] if the matrix does not take `cols` inputs.
     pub fn check_inputs(&self, matrix: &Matrix, cols: usize) -> Result<()> {
         if matrix.cols == cols {
             return Ok(());
         }
         let name = &self.model.tensors[matrix.tensor].name;
-        Err(self.fail(name, format!("takes {} inputs where there are {cols}", matrix.cols)))
+        Err(self.fail(name, format!("takes {} inputs where the model has {cols}", matrix.cols)))
     }
 
+    /// Checks the number of outputs of a matrix.
+    ///
     /// # Errors
-    /// [`Error::Model`] unless it has `rows` outputs.
+    /// Returns [`Error::Model`] if the matrix does not have `rows` outputs.
     pub fn check_outputs(&self, linear: &Linear, rows: usize) -> Result<()> {
         if linear.rows() == rows {
             return Ok(());
         }
-        Err(self.fail(&linear.name, format!("has {} outputs where {rows} are expected", linear.rows())))
+        Err(self.fail(&linear.name, format!("has {} outputs where the model needs {rows}", linear.rows())))
     }
 
-    /// Decodes all of `matrix` to `out`, in parallel.
+    /// Checks the inputs and the outputs of a matrix.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if the matrix is not `[rows, cols]`.
+    pub fn check_shape(&self, linear: &Linear, rows: usize, cols: usize) -> Result<()> {
+        self.check_inputs(&linear.matrix, cols)?;
+        self.check_outputs(linear, rows)
+    }
+
+    /// Decodes all of `matrix` into `out`, in parallel.
     fn read(&self, matrix: &Matrix, out: &mut [f32]) -> Result<()> {
         self.progress.check()?;
         let of = &self.model.tensors[matrix.tensor].source;
@@ -148,7 +189,13 @@ impl<'a> Weights<'a> {
         })
     }
 
-    /// Decodes the given rows of `matrix` to `out`, one after another.
+    /// Decodes the given columns of the given rows of `matrix` into `out`, one row after another.
+    ///
+    /// # Errors
+    /// Returns the errors of reading.
+    ///
+    /// # Panics
+    /// Panics if a row or a column is outside the matrix.
     pub fn gather(
         &self,
         matrix: &Matrix,
@@ -157,6 +204,7 @@ impl<'a> Weights<'a> {
         out: &mut [f32],
     ) -> Result<()> {
         let of = &self.model.tensors[matrix.tensor].source;
+        assert!(columns.end <= matrix.cols && rows.iter().all(|&row| (row as usize) < matrix.rows));
         let pairs = out.par_chunks_mut(columns.len()).zip(rows).with_min_len(16);
         pairs.try_for_each_init(Scratch::default, |scratch, (out, &row)| {
             let start = matrix.first + (row as usize * matrix.cols + columns.start) as u64;
@@ -164,28 +212,39 @@ impl<'a> Weights<'a> {
         })
     }
 
-    /// `STEM.weight` with `STEM.bias`, if the model has it.
+    /// Returns the matrix `STEM.weight` with its bias `STEM.bias`; `None` if the model does not have the matrix.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if the matrix is empty or the bias does not fit, and the errors of reading.
     pub fn linear(&self, stem: &str) -> Result<Option<Linear>> {
         let name = format!("{stem}.weight");
-        let Some(matrix) = self.find(&name) else { return Ok(None) };
-        let bias = self.vector_of(&format!("{stem}.bias"), matrix.rows)?.unwrap_or_default();
+        let Some(matrix) = self.find(&name)? else { return Ok(None) };
+        let bias = self.vector(&format!("{stem}.bias"), matrix.rows)?.unwrap_or_default();
         Ok(Some(Linear { name, matrix, bias }))
     }
 
+    /// Returns the matrix `STEM.weight` with its bias.
+    ///
     /// # Errors
-    /// [`Error::Model`] if the model does not have it.
-    pub fn needed_linear(&self, stem: &str) -> Result<Linear> {
+    /// As [`Weights::linear`], and [`Error::Model`] if the model does not have the matrix.
+    pub fn required_linear(&self, stem: &str) -> Result<Linear> {
         self.linear(stem)?.ok_or_else(|| self.fail(&format!("{stem}.weight"), "is missing".into()))
     }
 
-    /// `W x + b` of rows of `cols` values.
+    /// Returns `W x + b` for rows x of `cols` values.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if W does not take `cols` inputs, and the errors of [`Weights::multiply`].
     pub fn apply(&self, linear: &Linear, x: &[f32], cols: usize) -> Result<Buffer> {
         let mut y = self.buffers.take(x.len() / cols * linear.rows());
         self.apply_to(linear, x, cols, &mut y)?;
         Ok(y)
     }
 
-    /// As `apply`, into `y`.
+    /// Computes [`Weights::apply`] into `y`.
+    ///
+    /// # Errors
+    /// As [`Weights::apply`].
     pub fn apply_to(&self, linear: &Linear, x: &[f32], cols: usize, y: &mut [f32]) -> Result<()> {
         self.check_inputs(&linear.matrix, cols)?;
         let rows = linear.rows();
@@ -196,15 +255,18 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    /// `y = x W^T` for rows of `x`. While a panel of W is multiplied, the next is read.
+    /// Computes `y = x W^T` for the rows of `x`. While a panel of W is multiplied, the next panel is read.
     ///
     /// # Errors
-    /// Those of reading; [`Error::Interrupted`] when the run was cancelled.
+    /// Returns the errors of reading, and [`Error::Interrupted`] if the run was cancelled.
+    ///
+    /// # Panics
+    /// Panics if `x` or `y` does not have the length of its shape.
     pub fn multiply(&self, matrix: &Matrix, x: &[f32], y: &mut [f32]) -> Result<()> {
         let (rows, cols) = (matrix.rows, matrix.cols);
         let tokens = x.len() / cols;
-        debug_assert_eq!((tokens * cols, tokens * rows), (x.len(), y.len()));
-        // Panels of one size: packing the tokens for a small last one would cost as much as for a full one.
+        assert_eq!((tokens * cols, tokens * rows), (x.len(), y.len()));
+        // All panels have one size: packing the tokens for a small last panel would cost as much as for a full one.
         let panels = rows.div_ceil((self.panel / cols).max(1));
         let step = rows.div_ceil(panels);
         let panel = |at: usize| matrix.slice(at..(at + step).min(rows));

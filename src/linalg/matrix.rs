@@ -264,11 +264,6 @@ impl<'a> MatMut<'a> {
         // SAFETY: the `ncols` elements of the row lie side by side, and no other view has them.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.row_stride), self.ncols) }
     }
-
-    /// Returns a pointer to the first element, and the row stride.
-    pub(super) fn as_mut_ptr(&mut self) -> (*mut f32, usize) {
-        (self.first, self.row_stride)
-    }
 }
 
 /// These tests are small, so that miri can run them: `cargo miri test --lib linalg::matrix`.

@@ -1,4 +1,4 @@
-//! Rows of values that live from layer to layer: in memory, or in a file without a name.
+//! Activations that live from layer to layer, in memory or in a temporary file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,16 +6,21 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-pub enum Store {
+/// A buffer of f32 values in memory, or in a file without a name if memory is short.
+pub enum SpillBuffer {
     Memory(Vec<f32>),
-    File { file: File, folder: PathBuf },
+    File {
+        file: File,
+        /// Folder of the file, for error messages.
+        folder: PathBuf,
+    },
 }
 
-impl Store {
-    /// `spill`: the folder of the file, where memory does not allow to keep `values`.
+impl SpillBuffer {
+    /// Makes a buffer of `values` values. `spill` names the folder for a file; without it the values stay in memory.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be made.
+    /// Returns [`Error::Io`] if the file cannot be made.
     pub fn new(values: usize, spill: Option<&Path>) -> Result<Self> {
         let Some(folder) = spill else { return Ok(Self::Memory(vec![0.0; values])) };
         let file = tempfile::tempfile_in(folder)
@@ -23,7 +28,10 @@ impl Store {
         Ok(Self::File { file, folder: folder.to_path_buf() })
     }
 
-    /// Values `start ..` into `out`.
+    /// Copies the values from `start` on into `out`.
+    ///
+    /// # Errors
+    /// Returns [`Error::Io`] if the file cannot be read.
     pub fn load(&self, start: usize, out: &mut [f32]) -> Result<()> {
         match self {
             Self::Memory(values) => out.copy_from_slice(&values[start..start + out.len()]),
@@ -34,6 +42,10 @@ impl Store {
         Ok(())
     }
 
+    /// Copies `values` into the buffer, from `start` on.
+    ///
+    /// # Errors
+    /// Returns [`Error::Io`] if the file cannot be written.
     pub fn save(&mut self, start: usize, values: &[f32]) -> Result<()> {
         match self {
             Self::Memory(all) => all[start..start + values.len()].copy_from_slice(values),
@@ -45,6 +57,7 @@ impl Store {
     }
 }
 
+/// Returns the offset of a value in the file.
 fn byte(value: usize) -> u64 {
     (value * size_of::<f32>()) as u64
 }
@@ -54,14 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_keeps_what_memory_keeps() {
+    fn a_file_keeps_the_same_values_as_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let mut stores = [Store::new(64, None).unwrap(), Store::new(64, Some(folder.path())).unwrap()];
-        for store in &mut stores {
-            store.save(32, &[1.0; 32]).unwrap();
-            store.save(0, &[-2.5; 32]).unwrap();
+        let mut buffers =
+            [SpillBuffer::new(64, None).unwrap(), SpillBuffer::new(64, Some(folder.path())).unwrap()];
+        for buffer in &mut buffers {
+            buffer.save(32, &[1.0; 32]).unwrap();
+            buffer.save(0, &[-2.5; 32]).unwrap();
             let mut out = [0.0; 8];
-            store.load(28, &mut out).unwrap();
+            buffer.load(28, &mut out).unwrap();
             assert_eq!(out, [-2.5, -2.5, -2.5, -2.5, 1.0, 1.0, 1.0, 1.0]);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

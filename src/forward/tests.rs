@@ -1,0 +1,321 @@
+//! Tests of whole models: shapes and counts that do not fit must be errors before anything is computed with them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::dtype::GgmlType;
+use crate::error::Error;
+use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::values::{Array, KeyValues, Value};
+use crate::formats::gguf::writer::{TensorHeader, encode_header};
+use crate::model::bound::BoundModel;
+use crate::progress::Progress;
+
+/// A model that a test can spoil before it is written as a GGUF of F32 tensors.
+struct Toy {
+    arch: &'static str,
+    keys: BTreeMap<String, Value>,
+    /// Shapes in GGUF's order: the length of a row first.
+    tensors: BTreeMap<String, Vec<u64>>,
+}
+
+const WIDTH: u64 = 16;
+
+impl Toy {
+    /// Two layers with 4 query heads of 4 values, 2 KV heads, a gated feed-forward network and 11 tokens.
+    fn new(arch: &'static str) -> Self {
+        let mut toy = Self { arch, keys: BTreeMap::new(), tensors: BTreeMap::new() };
+        let counts = [
+            ("embedding_length", WIDTH as u32),
+            ("block_count", 2),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+            ("context_length", 64),
+        ];
+        counts.into_iter().for_each(|(key, n)| toy.set(key, Value::U32(n)));
+        toy.set("attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+        toy.tensor("token_embd.weight", &[WIDTH, 11]);
+        toy.tensor("output_norm.weight", &[WIDTH]);
+        for layer in 0..2 {
+            for (name, ne) in [
+                ("attn_norm", &[WIDTH][..]),
+                ("attn_q", &[WIDTH, 16]),
+                ("attn_k", &[WIDTH, 8]),
+                ("attn_v", &[WIDTH, 8]),
+                ("attn_output", &[16, WIDTH]),
+                ("ffn_norm", &[WIDTH]),
+                ("ffn_gate", &[WIDTH, 24]),
+                ("ffn_up", &[WIDTH, 24]),
+                ("ffn_down", &[24, WIDTH]),
+            ] {
+                toy.tensor(&format!("blk.{layer}.{name}.weight"), ne);
+            }
+        }
+        toy
+    }
+
+    /// A mixture of 4 experts, of which 2 are used, in the first layer.
+    fn mixture() -> Self {
+        let mut toy = Self::new("qwen3moe");
+        toy.set("expert_count", Value::U32(4));
+        toy.set("expert_used_count", Value::U32(2));
+        for name in ["ffn_gate", "ffn_up", "ffn_down"] {
+            toy.remove(&format!("blk.0.{name}.weight"));
+        }
+        toy.tensor("blk.0.ffn_gate_inp.weight", &[WIDTH, 4]);
+        toy.tensor("blk.0.ffn_gate_exps.weight", &[WIDTH, 8, 4]);
+        toy.tensor("blk.0.ffn_up_exps.weight", &[WIDTH, 8, 4]);
+        toy.tensor("blk.0.ffn_down_exps.weight", &[8, WIDTH, 4]);
+        toy
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        self.keys.insert(format!("{}.{key}", self.arch), value);
+    }
+
+    fn tensor(&mut self, name: &str, ne: &[u64]) {
+        self.tensors.insert(name.to_string(), ne.to_vec());
+    }
+
+    fn remove(&mut self, name: &str) {
+        assert!(self.tensors.remove(name).is_some(), "{name}");
+    }
+
+    fn write(&self, folder: &Path) -> PathBuf {
+        let mut kv = KeyValues::new();
+        kv.set("general.architecture", Value::String(self.arch.into()));
+        self.keys.iter().for_each(|(key, value)| kv.set(key, value.clone()));
+        let headers: Vec<TensorHeader<'_>> =
+            self.tensors.iter().map(|(name, ne)| TensorHeader { name, ne, ty: GgmlType::F32 }).collect();
+        let encoded = encode_header(&kv, &headers).unwrap();
+        let mut bytes = encoded.bytes;
+        bytes.resize(encoded.total_size as usize, 0);
+        let data = encoded.tensor_offsets.iter().zip(&encoded.tensor_bytes);
+        for (seed, (&offset, &len)) in data.enumerate() {
+            for (i, value) in bytes[offset as usize..][..len as usize].chunks_exact_mut(4).enumerate() {
+                let hash = ((i + 7919 * seed) as u32).wrapping_mul(0x9E37_79B9) >> 8;
+                value.copy_from_slice(&(hash as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
+            }
+        }
+        let path = folder.join("toy.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Runs the model on two chunks. The observer checks the shapes that the pass promises.
+    fn run(&self, max_memory: u64) -> crate::error::Result<Logits> {
+        let folder = tempfile::tempdir().unwrap();
+        let gguf = GgufFile::open(self.write(folder.path()))?;
+        let model = BoundModel::from_gguf(&gguf)?;
+        let progress = Progress::default();
+        let spill_folder = folder.path();
+        let options = RunOptions { logits: true, threads: 1, max_memory, spill_folder, progress: &progress };
+        let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7]];
+        Ok(run(&model, &tokens, &mut Shapes(&self.tensors), &options)?.expect("logits were asked for"))
+    }
+
+    /// Expects an error about the model whose text contains `message`.
+    fn refused(&self, message: &str) {
+        match self.run(1 << 30) {
+            Err(error @ Error::Model { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains(message), "{text}\ndoes not contain: {message}");
+            }
+            Err(error) => panic!("another kind of error: {error}"),
+            Ok(_) => panic!("accepted, where an error with '{message}' is expected"),
+        }
+    }
+}
+
+/// An observer that compares what it gets with the shapes of the tensors.
+struct Shapes<'a>(&'a BTreeMap<String, Vec<u64>>);
+
+impl Observer for Shapes<'_> {
+    fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()> {
+        for name in tensors {
+            let ne = &self.0[*name];
+            assert_eq!((ne[0], ne.len() == 3), (n as u64, expert.is_some()), "{name}");
+            assert!(x.len().is_multiple_of(n) && x.iter().all(|x| x.is_finite()), "{name}");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn sound_models_run_and_memory_does_not_change_the_bits() {
+    for toy in [Toy::new("llama"), Toy::new("qwen2"), Toy::mixture()] {
+        let logits = toy.run(1 << 30).unwrap();
+        assert_eq!((logits.columns, logits.values.len()), (11, 7 * 11));
+        assert!(logits.values.iter().all(|x| x.is_finite()));
+        let spilled = toy.run(1 << 10).unwrap();
+        assert!(logits.values.iter().zip(&spilled.values).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
+
+#[test]
+fn counts_that_the_tensors_cannot_hold_are_refused() {
+    for (count, message) in [(u32::MAX, "block_count"), (100, "100 layers cannot be made of 20 tensors")] {
+        let mut toy = Toy::new("llama");
+        toy.set("block_count", Value::U32(count));
+        toy.refused(message);
+    }
+    let mut toy = Toy::new("llama");
+    toy.set("block_count", Value::U32(3));
+    toy.refused("blk.2.attn_output.weight");
+    for key in ["embedding_length", "attention.head_count", "attention.key_length", "expert_count"] {
+        let mut toy = Toy::new("llama");
+        toy.set(key, Value::U32(u32::MAX));
+        toy.refused(key);
+        toy.set(key, Value::U32(1 << 24));
+        toy.refused("");
+    }
+    let mut toy = Toy::new("llama");
+    toy.set("attention.head_count_kv", Value::Array(Array::U32(vec![2, u32::MAX])));
+    toy.refused("head_count_kv");
+    let mut toy = Toy::new("llama");
+    toy.set("expert_used_count", Value::U32(2));
+    toy.refused("2 of 0 experts");
+}
+
+#[test]
+fn heads_without_values_are_refused() {
+    for key in ["attention.key_length", "attention.value_length"] {
+        let mut toy = Toy::new("gemma4");
+        toy.set(key, Value::U32(0));
+        for layer in 0..2 {
+            toy.remove(&format!("blk.{layer}.attn_v.weight"));
+        }
+        toy.refused("a head has no values");
+    }
+    let mut toy = Toy::new("llama");
+    toy.set("attention.head_count", Value::U32(32));
+    toy.set("attention.head_count_kv", Value::U32(32));
+    toy.refused("a head has no values");
+}
+
+#[test]
+fn missing_values_are_refused_unless_keys_can_serve() {
+    let mut toy = Toy::new("gemma4");
+    toy.set("attention.key_length", Value::U32(4));
+    toy.remove("blk.1.attn_v.weight");
+    assert!(toy.run(1 << 30).is_ok());
+    toy.set("attention.value_length", Value::U32(64));
+    toy.tensor("blk.0.attn_v.weight", &[WIDTH, 128]);
+    for layer in 0..2 {
+        toy.tensor(&format!("blk.{layer}.attn_output.weight"), &[256, WIDTH]);
+    }
+    toy.refused("cannot serve as 128 values");
+}
+
+#[test]
+fn layers_that_share_keys_need_as_many_heads() {
+    let mut toy = Toy::new("gemma4");
+    toy.set("attention.shared_kv_layers", Value::U32(1));
+    toy.set("attention.key_length", Value::U32(4));
+    assert!(toy.run(1 << 30).is_ok());
+    toy.set("attention.head_count_kv", Value::Array(Array::U32(vec![2, 4])));
+    toy.refused("layer 1 has 4 KV heads, but uses the 2 KV heads of layer 0");
+    toy.set("attention.head_count_kv", Value::U32(2));
+    for shared in [2, 3, u32::MAX] {
+        toy.set("attention.shared_kv_layers", Value::U32(shared));
+        toy.refused("");
+    }
+}
+
+#[test]
+fn tensors_of_another_shape_are_refused() {
+    let cases: &[(&str, &[u64], &str)] = &[
+        ("token_embd.weight", &[8, 11], "takes 8 inputs"),
+        ("output_norm.weight", &[8], "has 8 values where the model needs 16"),
+        ("blk.0.attn_norm.weight", &[8], "has 8 values where the model needs 16"),
+        ("blk.0.ffn_norm.weight", &[32], "has 32 values"),
+        ("blk.0.attn_q.weight", &[WIDTH, 20], "has 20 outputs where the model needs 16"),
+        ("blk.0.attn_q.weight", &[8, 16], "takes 8 inputs"),
+        ("blk.1.attn_k.weight", &[WIDTH, 4], "has 4 outputs"),
+        ("blk.1.attn_v.weight", &[WIDTH, 16], "has 16 outputs"),
+        ("blk.1.attn_output.weight", &[16, 4], "has 4 outputs"),
+        ("blk.1.attn_output.weight", &[20, WIDTH], "takes 20 inputs"),
+        ("blk.0.ffn_gate.weight", &[WIDTH, 12], "has 12 outputs where the model needs 24"),
+        ("blk.0.ffn_up.weight", &[WIDTH, 48], "has 48 outputs where the model needs 24"),
+        ("blk.0.ffn_up.weight", &[8, 24], "takes 8 inputs"),
+        ("blk.0.ffn_down.weight", &[2, WIDTH], "has 24 outputs where the model needs 2"),
+        ("blk.0.ffn_down.weight", &[24, 65536], "has 65536 outputs where the model needs 16"),
+        ("blk.0.attn_q_norm.weight", &[2], "does not fit heads of 4"),
+        ("blk.0.attn_k_norm.weight", &[4, 3], "does not fit heads of 4"),
+        ("blk.0.attn_q.bias", &[15], "has 15 values where the model needs 16"),
+        ("output.weight", &[8, 11], "takes 8 inputs"),
+        ("rope_freqs.weight", &[3], "has 3 values where the model needs 2"),
+        ("blk.0.ffn_exotic.weight", &[4], "is not a tensor that the forward pass knows"),
+        ("token_types.weight", &[8, 2], "takes 8 inputs"),
+        ("position_embd.weight", &[8, 64], "takes 8 inputs"),
+    ];
+    for (name, ne, message) in cases {
+        let mut toy = Toy::new("llama");
+        toy.tensor(name, ne);
+        toy.refused(message);
+    }
+    for (name, ne) in [("attn_q_norm", &[4][..]), ("attn_q_norm", &[4, 4]), ("attn_k_norm", &[8])] {
+        let mut toy = Toy::new("llama");
+        toy.tensor(&format!("blk.0.{name}.weight"), ne);
+        assert!(toy.run(1 << 30).is_ok(), "{name} {ne:?}");
+    }
+}
+
+#[test]
+fn a_fused_gate_needs_twice_the_rows() {
+    let mut toy = Toy::new("phi3");
+    toy.remove("blk.0.ffn_gate.weight");
+    toy.tensor("blk.0.ffn_up.weight", &[WIDTH, 48]);
+    assert!(toy.run(1 << 30).is_ok());
+    toy.tensor("blk.0.ffn_up.weight", &[WIDTH, 47]);
+    toy.refused("has 47 outputs where the model needs 24");
+    let mut toy = Toy::new("llama");
+    for name in ["attn_q", "attn_k", "attn_v"] {
+        toy.remove(&format!("blk.1.{name}.weight"));
+    }
+    toy.tensor("blk.1.attn_qkv.weight", &[WIDTH, 32]);
+    assert!(toy.run(1 << 30).is_ok());
+    toy.tensor("blk.1.attn_qkv.weight", &[WIDTH, 31]);
+    toy.refused("has 31 outputs where the model needs 32");
+}
+
+#[test]
+fn experts_of_another_shape_are_refused() {
+    let cases: &[(&str, &[u64], &str)] = &[
+        ("ffn_gate_inp", &[WIDTH, 3], "has 3 outputs where the model needs 4"),
+        ("ffn_gate_inp", &[8, 4], "takes 8 inputs"),
+        ("ffn_up_exps", &[WIDTH, 4, 4], "is not a stack of 4 matrices of 8 rows"),
+        ("ffn_up_exps", &[WIDTH, 8, 3], "is not a stack of 4 matrices of 8 rows"),
+        ("ffn_up_exps", &[8, 8, 4], "takes 8 inputs"),
+        ("ffn_gate_exps", &[WIDTH, 6, 4], "is not a stack of 4 matrices of 8 rows"),
+        ("ffn_down_exps", &[8, 20, 4], "is not a stack of 4 matrices of 16 rows"),
+        ("ffn_down_exps", &[4, WIDTH, 4], "is not a stack of 4 matrices of 4 rows"),
+        ("ffn_gate_inp_shexp", &[WIDTH, 2], "has 2 outputs where the model needs 1"),
+    ];
+    for (name, ne, message) in cases {
+        let mut toy = Toy::mixture();
+        toy.tensor(&format!("blk.0.{name}.weight"), ne);
+        if name.ends_with("_shexp") {
+            toy.tensor("blk.0.ffn_gate_shexp.weight", &[WIDTH, 8]);
+            toy.tensor("blk.0.ffn_up_shexp.weight", &[WIDTH, 8]);
+            toy.tensor("blk.0.ffn_down_shexp.weight", &[8, WIDTH]);
+        }
+        toy.refused(message);
+    }
+    for (key, n) in [("expert_count", 5), ("expert_used_count", 5), ("expert_count", 1 << 24)] {
+        let mut toy = Toy::mixture();
+        toy.set(key, Value::U32(n));
+        toy.refused("");
+    }
+}
+
+#[test]
+fn a_window_that_no_layer_uses_costs_no_memory() {
+    let mut toy = Toy::new("gemma3");
+    toy.set("attention.key_length_swa", Value::U32(1 << 24));
+    toy.set("attention.key_length", Value::U32(4));
+    assert!(toy.run(1 << 30).is_ok(), "no layer has a window");
+    toy.set("attention.sliding_window", Value::U32(4));
+    toy.refused("outputs where the model needs");
+}
