@@ -71,9 +71,9 @@ pub(super) struct FinalColumns<'a> {
 }
 
 /// Returns whether the codes of a format fit into [`CODE_BITS`].
-pub(super) fn supports<F: Format>() -> bool {
+pub(super) fn supports(format: &Format) -> bool {
     let limit = ((1 << CODE_BITS) / 2) as f32;
-    -limit <= F::CODES.0 && F::CODES.1 < limit
+    -limit <= format.codes.0 && format.codes.1 < limit
 }
 
 impl Beam {
@@ -98,7 +98,7 @@ impl Beam {
 
     /// Adds the columns of a tile to at most M candidates. Columns that leave the window become final.
     #[inline(always)]
-    pub fn advance<F: Format, V: Vector, const M: usize>(
+    pub fn advance<V: Vector, const M: usize>(
         &mut self,
         v: V,
         block: FactorizedBlock<'_>,
@@ -108,9 +108,9 @@ impl Beam {
         let (mut columns, mut subs) = ([0; TILE], [0; TILE]);
         for i in 0..TILE {
             columns[i] = block.order[tile.at + i] as usize;
-            subs[i] = (columns[i] - tile.group) / F::SUB;
+            subs[i] = (columns[i] - tile.group) / block.format.sub;
         }
-        let cheapest = self.propose::<F, V, M>(v, block, tile, (&columns, &subs), to.e_by_position);
+        let cheapest = self.propose::<V, M>(v, block, tile, (&columns, &subs), to.e_by_position);
         self.replace(v, cheapest, tile, (&columns, &subs));
         if self.window.len() > WINDOW {
             self.finalize::<V, M>(v, block, tile.group, TILE, to);
@@ -170,7 +170,7 @@ impl Beam {
 
     /// Returns the cheapest of all proposals for a tile.
     #[inline(always)]
-    fn propose<F: Format, V: Vector, const M: usize>(
+    fn propose<V: Vector, const M: usize>(
         &self,
         v: V,
         block: FactorizedBlock<'_>,
@@ -190,7 +190,7 @@ impl Beam {
             let cost = v.load(&self.cost[s].0);
             let parent = v.splat_u32((s as u32) << PARENT);
             for sign in SIGNS {
-                let (cost, codes) = round::<F, V>(v, block, tile, (columns, subs), t, sign, cost);
+                let (cost, codes) = round(v, block, tile, (columns, subs), t, sign, cost);
                 cheapest.insert(v, cost, v.or(codes, parent));
             }
         }
@@ -304,7 +304,7 @@ impl<V: Vector, const M: usize> Cheapest<V, M> {
 
 /// Rounds the targets `t` with `sign` times the noise. Returns the cost including these columns, and their codes.
 #[inline(always)]
-fn round<F: Format, V: Vector>(
+fn round<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     tile: &Tile<'_>,
@@ -321,7 +321,7 @@ fn round<F: Format, V: Vector>(
             let noise = v.mul(v.load(&tile.noise[columns[i]].0), v.splat(sign));
             target = v.mul_add(noise, sub.step, target);
         }
-        let q = sub.codes::<F>(v, target);
+        let q = sub.codes(v, block.format, target);
         let value = sub.values(v, q);
         let u = v.sub(t[i], value);
         cost = v.mul_add(v.mul(u, v.splat(block.d[tile.at + i])), u, cost);

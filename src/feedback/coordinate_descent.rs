@@ -20,30 +20,24 @@ const MAX_CHANGE: f32 = 512.0;
 
 /// Goes once over all sub-blocks of a block of H.
 #[inline(always)]
-pub(super) fn descend<F: Format, V: Vector>(v: V, block: FactorizedBlock<'_>, ws: &mut Workspace) {
-    for first in (0..block.len).step_by(F::SUB) {
+pub(super) fn descend<V: Vector>(v: V, block: FactorizedBlock<'_>, ws: &mut Workspace) {
+    for first in (0..block.len).step_by(block.format.sub) {
         let mut g = [F32x16::default(); MAX_SUB];
-        let g = &mut g[..F::SUB];
+        let g = &mut g[..block.format.sub];
         all_dots(v, block.h, block.stride, (first, 0), &ws.e[..block.len], g);
-        refit_scale::<F, V>(v, block, first, g, ws);
-        refit_codes::<F, V>(v, block, first, g, ws);
+        refit_scale(v, block, first, g, ws);
+        refit_codes(v, block, first, g, ws);
     }
 }
 
 /// Moves each code of the sub-block at column `first` to the best code, given all others. Without rounding the weight
 /// would change by `g_j / H_jj`, where `g = H e` is given for the codes before.
 #[inline(always)]
-fn refit_codes<F: Format, V: Vector>(
-    v: V,
-    block: FactorizedBlock<'_>,
-    first: usize,
-    g: &[F32x16],
-    ws: &mut Workspace,
-) {
-    let sub = SubBlock::at::<F>(v, &ws.scales, first);
+fn refit_codes<V: Vector>(v: V, block: FactorizedBlock<'_>, first: usize, g: &[F32x16], ws: &mut Workspace) {
+    let sub = SubBlock::at(v, block.format, &ws.scales, first);
     let mut cost = v.load(&ws.cost.0);
     let mut change = [F32x16::default(); MAX_SUB];
-    for at in (0..F::SUB).step_by(TILE) {
+    for at in (0..block.format.sub).step_by(TILE) {
         let mut t = [v.splat(0.0); TILE];
         for i in 0..TILE {
             t[i] = v.load(&g[at + i].0);
@@ -53,7 +47,7 @@ fn refit_codes<F: Format, V: Vector>(
             let j = first + at + i;
             let h = block.h[j * block.stride + j];
             let old = sub.values(v, v.load(&ws.q[j].0));
-            let q = sub.codes::<F>(v, v.mul_add(g[i], v.splat(1.0 / h), old));
+            let q = sub.codes(v, block.format, v.mul_add(g[i], v.splat(1.0 / h), old));
             let value = sub.values(v, q);
             let b = v.sub(old, value);
             v.store(q, &mut ws.q[j].0);
@@ -72,34 +66,35 @@ fn refit_codes<F: Format, V: Vector>(
 /// Moves the scale and the min of the sub-block at column `first` to better ones under J, given its codes. `g` is `H e`
 /// and is kept up to date.
 #[inline(always)]
-fn refit_scale<F: Format, V: Vector>(
+fn refit_scale<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     first: usize,
     g: &mut [F32x16],
     ws: &mut Workspace,
 ) {
-    let (scales, i) = (&mut ws.scales[first / F::BLOCK], first % F::BLOCK / F::SUB);
-    let q = &ws.q[first..first + F::SUB];
+    let (scales, i) =
+        (&mut ws.scales[first / block.format.block], first % block.format.block / block.format.sub);
+    let q = &ws.q[first..first + block.format.sub];
     let mut hq = [F32x16::default(); MAX_SUB];
-    let hq = &mut hq[..F::SUB];
+    let hq = &mut hq[..block.format.sub];
     all_dots(v, block.h, block.stride, (first, first), q, hq);
     let mut ones = [0.0; MAX_SUB];
-    if F::MINS {
-        for (j, ones) in ones.iter_mut().enumerate().take(F::SUB) {
-            *ones = sum(&block.h[(first + j) * block.stride + first..][..F::SUB]);
+    if block.format.mins {
+        for (j, ones) in ones.iter_mut().enumerate().take(block.format.sub) {
+            *ones = sum(&block.h[(first + j) * block.stride + first..][..block.format.sub]);
         }
     }
-    let form = Quadratic::of::<F>(v, q, g, hq, sum(&ones));
+    let form = Quadratic::of(v, block.format, q, g, hq, sum(&ones));
     let before = SubBlock::of(v, scales, i);
-    match F::SCALES {
-        Some(_) => form.refit_integers::<F>(v, scales, i),
-        None => form.refit_floats::<F>(v, scales),
+    match block.format.scales {
+        Some(_) => form.refit_integers(v, block.format, scales, i),
+        None => form.refit_floats(v, block.format, scales),
     }
     let after = SubBlock::of(v, scales, i);
     let (a, b) = (v.sub(after.step, before.step), v.sub(after.offset, before.offset));
     v.store(v.add(v.load(&ws.cost.0), form.cost(v, a, b)), &mut ws.cost.0);
-    for j in 0..F::SUB {
+    for j in 0..block.format.sub {
         let value = after.values(v, v.load(&ws.q[first + j].0));
         v.store(v.sub(v.load(&ws.w[first + j].0), value), &mut ws.e[first + j].0);
         let reduced = v.sub(v.load(&g[j].0), v.mul(a, v.load(&hq[j].0)));
@@ -134,14 +129,14 @@ struct Quadratic<V: Vector> {
 impl<V: Vector> Quadratic<V> {
     /// Returns the function for a sub-block with the codes `q`. `ones` is the sum of the sub-block's square of H.
     #[inline(always)]
-    fn of<F: Format>(v: V, q: &[F32x16], g: &[F32x16], hq: &[F32x16], ones: f32) -> Self {
+    fn of(v: V, format: &Format, q: &[F32x16], g: &[F32x16], hq: &[F32x16], ones: f32) -> Self {
         let zero = v.splat(0.0);
         let mut form = Self { xx: zero, xy: zero, yy: v.splat(ones), xg: zero, yg: zero };
-        for j in 0..F::SUB {
+        for j in 0..format.sub {
             let (q, g, hq) = (v.load(&q[j].0), v.load(&g[j].0), v.load(&hq[j].0));
             form.xx = v.mul_add(q, hq, form.xx);
             form.xg = v.mul_add(q, g, form.xg);
-            if F::MINS {
+            if format.mins {
                 form.xy = v.add(form.xy, hq);
                 form.yg = v.add(form.yg, g);
             }
@@ -151,13 +146,13 @@ impl<V: Vector> Quadratic<V> {
 
     /// Gives sub-block `i` the integer scale and min with the smallest J among the neighbours of the best real numbers.
     #[inline(always)]
-    fn refit_integers<F: Format>(self, v: V, scales: &mut Scales, i: usize) {
-        let (low, high) = F::SCALES.unwrap_or((1.0, 1.0));
+    fn refit_integers(self, v: V, format: &Format, scales: &mut Scales, i: usize) {
+        let (low, high) = format.scales.unwrap_or((1.0, 1.0));
         let (low, high) = (v.splat(low), v.splat(high));
         let (d, dmin) = (v.load(&scales.d.0), v.load(&scales.dmin.0));
         let (scale, min) = (v.load(&scales.scale[i].0), v.load(&scales.min[i].0));
         let (inv_d, inv_dmin) = (inverse(v, d), inverse(v, dmin));
-        let ideal = v.add(scale, integer_steps(v, v.mul(self.best_a(v, F::MINS, dmin), inv_d)));
+        let ideal = v.add(scale, integer_steps(v, v.mul(self.best_a(v, format.mins, dmin), inv_d)));
         let (mut lowest, mut best, mut best_min) = (v.splat(0.0), scale, min);
         // The last candidate keeps the scale, because a better min alone may still lower J.
         for step in [Some(0.0), Some(-1.0), Some(1.0), None] {
@@ -167,7 +162,7 @@ impl<V: Vector> Quadratic<V> {
             };
             let a = v.mul(v.sub(new, scale), d);
             let (mut new_min, mut b) = (min, v.splat(0.0));
-            if F::MINS {
+            if format.mins {
                 let ideal_min = v.add(min, integer_steps(v, v.mul(self.best_b(v, a), inv_dmin)));
                 new_min = v.min(v.max(ideal_min, v.splat(0.0)), high);
                 b = v.mul(v.sub(new_min, min), dmin);
@@ -184,11 +179,11 @@ impl<V: Vector> Quadratic<V> {
 
     /// Gives a block with one f16 scale and, with `MINS`, one f16 offset the best values, rounded to f16.
     #[inline(always)]
-    fn refit_floats<F: Format>(self, v: V, scales: &mut Scales) {
+    fn refit_floats(self, v: V, format: &Format, scales: &mut Scales) {
         let (d, dmin) = (v.load(&scales.d.0), v.load(&scales.dmin.0));
-        let new = finite_f16(v, v.add(d, self.best_a(v, F::MINS, v.splat(1.0))));
+        let new = finite_f16(v, v.add(d, self.best_a(v, format.mins, v.splat(1.0))));
         let a = v.sub(new, d);
-        let new_min = if F::MINS { finite_f16(v, v.add(dmin, self.best_b(v, a))) } else { dmin };
+        let new_min = if format.mins { finite_f16(v, v.add(dmin, self.best_b(v, a))) } else { dmin };
         let b = v.sub(new_min, dmin);
         let better = v.lt(self.cost(v, a, b), v.splat(0.0));
         v.store(v.select(better, new, d), &mut scales.d.0);

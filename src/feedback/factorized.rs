@@ -1,6 +1,7 @@
 //! The second moments of a tensor's inputs, factorized for the solver.
 
 use super::pivot_order::pivot_order;
+use super::scales::Format;
 use super::state::FactorizedBlock;
 use crate::error::Result;
 use crate::formats::calibration::SecondMoments;
@@ -86,10 +87,11 @@ impl FactorizedMoments {
         2 * (n * block * size_of::<f32>()) as u64
     }
 
-    /// Returns the block of the columns `start .. start + len`.
-    pub(super) fn at(&self, start: usize, len: usize) -> FactorizedBlock<'_> {
+    /// Returns the block of H of the columns `start .. start + len`, for weights of a format.
+    pub(super) fn at(&self, start: usize, len: usize, format: &'static Format) -> FactorizedBlock<'_> {
         let at = start * self.block..(start + len) * self.block;
         FactorizedBlock {
+            format,
             len,
             stride: self.block,
             h: &self.h[at.clone()],

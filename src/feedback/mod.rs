@@ -123,8 +123,7 @@ pub struct Rows<'a> {
 
 /// Returns whether [`quantize_rows`] can quantize to the type.
 pub fn supports(ty: GgmlType) -> bool {
-    use GgmlType::*;
-    matches!(ty, Q4_K | Q5_K | Q6_K | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0)
+    scales::format(ty).is_some()
 }
 
 /// Quantizes whole rows, each as long as the moments have columns, into packed blocks. Returns the sum of J over the rows.
@@ -142,17 +141,31 @@ pub fn quantize_rows(
     out: &mut [u8],
 ) -> f64 {
     assert!(BEAM_WIDTHS.contains(&options.beam_width), "a beam of {} candidates", options.beam_width);
-    match ty {
-        GgmlType::Q4_K => quantize_as::<scales::Q4K>(rows, moments, options, out),
-        GgmlType::Q5_K => quantize_as::<scales::Q5K>(rows, moments, options, out),
-        GgmlType::Q6_K => quantize_as::<scales::Q6K>(rows, moments, options, out),
-        GgmlType::Q4_0 => quantize_as::<scales::Q40>(rows, moments, options, out),
-        GgmlType::Q4_1 => quantize_as::<scales::Q41>(rows, moments, options, out),
-        GgmlType::Q5_0 => quantize_as::<scales::Q50>(rows, moments, options, out),
-        GgmlType::Q5_1 => quantize_as::<scales::Q51>(rows, moments, options, out),
-        GgmlType::Q8_0 => quantize_as::<scales::Q80>(rows, moments, options, out),
-        _ => panic!("no feedback for {}", ty.name()),
+    let Some(format) = scales::format(ty) else { panic!("no feedback for {}", ty.name()) };
+    let n = moments.n;
+    let row_bytes = n / format.block * ty.block_bytes();
+    assert!(rows.weights.len().is_multiple_of(n) && out.len() == rows.weights.len() / n * row_bytes);
+    let (isa, dither) = (Isa::detect(), options.dither.unwrap_or(0.0));
+    let mut ws = Workspace::default();
+    let mut costs = vec![[0.0f32; ROWS]; (rows.weights.len() / n).div_ceil(ROWS)];
+    // The blocks of H are the outer loop and groups of rows the inner loop, so that a block of H stays in the cache for all
+    // rows.
+    for &(start, len) in &moments.blocks {
+        ws.resize(format, len);
+        let groups = rows.weights.chunks(ROWS * n).zip(out.chunks_mut(ROWS * row_bytes)).zip(&mut costs);
+        for (i, ((weights, out), costs)) in groups.enumerate() {
+            for (to, row) in ws.rows.chunks_exact_mut(len).zip(weights.chunks_exact(n)) {
+                to.copy_from_slice(&row[start..start + len]);
+            }
+            let first = rows.first + (i * ROWS) as u64;
+            let mut noise = |to: &mut [F32x16]| fill_noise(rows.noise, first, start, dither, to);
+            solve_on(isa, moments.at(start, len, format), options, &mut noise, &mut ws);
+            costs.iter_mut().zip(&ws.cost.0).for_each(|(sum, cost)| *sum += cost);
+            pack(format, &ws, start, len, row_bytes, out);
+        }
     }
+    // A group of fewer rows than lanes has costs without meaning in the other lanes.
+    costs.iter().flatten().take(rows.weights.len() / n).map(|&cost| f64::from(cost)).sum()
 }
 
 /// Returns `options` with the amplitude of [`DITHER_AMPLITUDES`] that costs least on `rows`, a sample of the tensor. If no
@@ -183,46 +196,13 @@ pub fn choose_dither(
     best.1
 }
 
-/// The blocks of H are the outer loop and groups of [`ROWS`] rows the inner loop, so that a block of H stays in the cache
-/// for all rows.
-fn quantize_as<F: Format>(
-    rows: Rows<'_>,
-    moments: &FactorizedMoments,
-    options: &SolverOptions,
-    out: &mut [u8],
-) -> f64 {
-    let n = moments.n;
-    let row_bytes = n / F::BLOCK * F::TYPE.block_bytes();
-    assert!(rows.weights.len().is_multiple_of(n) && out.len() == rows.weights.len() / n * row_bytes);
-    let isa = Isa::detect();
-    let dither = options.dither.unwrap_or(0.0);
-    let mut ws = Workspace::default();
-    let mut costs = vec![[0.0f32; ROWS]; (rows.weights.len() / n).div_ceil(ROWS)];
-    for &(start, len) in &moments.blocks {
-        ws.resize::<F>(len);
-        let groups = rows.weights.chunks(ROWS * n).zip(out.chunks_mut(ROWS * row_bytes)).zip(&mut costs);
-        for (i, ((weights, out), costs)) in groups.enumerate() {
-            for (to, row) in ws.rows.chunks_exact_mut(len).zip(weights.chunks_exact(n)) {
-                to.copy_from_slice(&row[start..start + len]);
-            }
-            let first = rows.first + (i * ROWS) as u64;
-            let mut noise = |to: &mut [F32x16]| fill_noise(rows.noise, first, start, dither, to);
-            solve_on::<F>(isa, moments.at(start, len), options, &mut noise, &mut ws);
-            costs.iter_mut().zip(&ws.cost.0).for_each(|(sum, cost)| *sum += cost);
-            pack::<F>(&ws, start, len, row_bytes, out);
-        }
-    }
-    // A group of fewer rows than lanes has costs without meaning in the other lanes.
-    costs.iter().flatten().take(rows.weights.len() / n).map(|&cost| f64::from(cost)).sum()
-}
-
 /// Packs the blocks of the columns `start .. start + len` into rows of `row_bytes`.
-fn pack<F: Format>(ws: &Workspace, start: usize, len: usize, row_bytes: usize, out: &mut [u8]) {
+fn pack(format: &Format, ws: &Workspace, start: usize, len: usize, row_bytes: usize, out: &mut [u8]) {
     let rows = out.chunks_exact_mut(row_bytes).zip(ws.rows.chunks_exact(len));
     for (lane, (row, codes)) in rows.enumerate() {
-        let blocks = row.chunks_exact_mut(F::TYPE.block_bytes()).skip(start / F::BLOCK);
-        for ((scales, codes), block) in ws.scales.iter().zip(codes.chunks(F::BLOCK)).zip(blocks) {
-            F::write(scales, lane, codes, block);
+        let blocks = row.chunks_exact_mut(format.ty.block_bytes()).skip(start / format.block);
+        for ((scales, codes), block) in ws.scales.iter().zip(codes.chunks(format.block)).zip(blocks) {
+            (format.write)(scales, lane, codes, block);
         }
     }
 }
@@ -240,13 +220,13 @@ fn fill_noise(noise: &Noise, first: u64, start: usize, dither: f32, to: &mut [F3
 
 dispatch! {
     /// Runs the solver compiled for an instruction set.
-    fn solve_on<F: Format>(
+    fn solve_on(
         simd: S,
         block: FactorizedBlock<'_>,
         options: &SolverOptions,
         noise: NoiseSource<'_>,
         ws: &mut Workspace,
     ) {
-        solve::solve::<F, _>(simd.x16(), block, options, noise, ws);
+        solve::solve(simd.x16(), block, options, noise, ws);
     }
 }

@@ -21,42 +21,96 @@ pub(super) struct Scales {
     pub d: F32x16,
     /// Scale of the mins, an f16.
     pub dmin: F32x16,
-    /// Integer scales within [`Format::SCALES`]; 1 if the format has none.
+    /// Integer scales within [`Format::scales`]; 1 if the format has none.
     pub scale: [F32x16; MAX_SUB_BLOCKS],
-    /// Integer mins within [`Format::SCALES`]; 1 if the format has an offset but no integers, 0 if it has no offset.
+    /// Integer mins within [`Format::scales`]; 1 if the format has an offset but no integers, 0 if it has no offset.
     pub min: [F32x16; MAX_SUB_BLOCKS],
 }
 
-/// A block format, as feedback sees it.
-pub(super) trait Format {
-    const TYPE: GgmlType;
+/// A block format, as feedback sees it. The solver reads the properties of a format at run time, so that it is compiled once
+/// for each instruction set and not once more for each format.
+#[derive(Clone, Copy)]
+pub(super) struct Format {
+    pub ty: GgmlType,
     /// Number of weights in a block.
-    const BLOCK: usize;
+    pub block: usize,
     /// Number of weights in a sub-block, which share a scale.
-    const SUB: usize;
+    pub sub: usize,
     /// Smallest and largest code.
-    const CODES: (f32, f32);
+    pub codes: (f32, f32),
     /// Smallest and largest integer scale; `None` if a block has a single f16 scale.
-    const SCALES: Option<(f32, f32)>;
+    pub scales: Option<(f32, f32)>,
     /// True if sub-blocks have a min (an offset).
-    const MINS: bool;
+    pub mins: bool,
+    /// Searches the scales of [`ROWS`] rows, one after another, with the importance of their columns. The buffer is scratch
+    /// memory.
+    pub search: fn(&Format, rows: &[f32], importance: &[f32], blocks: &mut Vec<u8>, to: &mut [Scales]),
+    /// Reads the scales of a block into a lane.
+    pub read: fn(block: &[u8], scales: &mut Scales, lane: usize),
+    /// Packs the block of a lane with its codes.
+    pub write: fn(scales: &Scales, lane: usize, codes: &[f32], block: &mut [u8]),
+}
 
-    /// Searches the scales of [`ROWS`] rows, one after another, with the importance `h` of their columns. `blocks` is
-    /// scratch memory. The search is that of [`quant::quantize`]; its codes are not used.
-    fn search(rows: &[f32], h: &[f32], blocks: &mut Vec<u8>, to: &mut [Scales]) {
-        let size = Self::TYPE.block_bytes();
-        blocks.resize(ROWS * to.len() * size, 0);
-        quant::quantize(Self::TYPE, rows, h.len(), Some(h), blocks);
-        for (lane, row) in blocks.chunks_exact(to.len() * size).enumerate() {
-            for (block, scales) in row.chunks_exact(size).zip(to.iter_mut()) {
-                Self::read(block, scales, lane);
-            }
+/// Returns the format of a type; `None` if the solver does not know the type.
+pub(super) fn format(ty: GgmlType) -> Option<&'static Format> {
+    FORMATS.iter().find(|format| format.ty == ty)
+}
+
+static FORMATS: [Format; 8] = [
+    Format::of::<Q4K>(),
+    Format::of::<Q5K>(),
+    Format::of::<Q6K>(),
+    Format::of::<Q40>(),
+    Format::of::<Q41>(),
+    Format::of::<Q50>(),
+    Format::of::<Q51>(),
+    Format::of::<Q80>(),
+];
+
+impl Format {
+    const fn of<L: Layout>() -> Self {
+        Self {
+            ty: L::TYPE,
+            block: L::BLOCK,
+            sub: L::SUB,
+            codes: L::CODES,
+            scales: L::SCALES,
+            mins: L::MINS,
+            search: search_by_quantizing,
+            read: L::read,
+            write: L::write,
         }
     }
+}
 
-    /// Reads the scales of a block into a lane.
+/// Searches scales by quantizing the rows with the search of [`quant::quantize`], whose codes are not used.
+fn search_by_quantizing(
+    format: &Format,
+    rows: &[f32],
+    importance: &[f32],
+    blocks: &mut Vec<u8>,
+    to: &mut [Scales],
+) {
+    let size = format.ty.block_bytes();
+    blocks.resize(ROWS * to.len() * size, 0);
+    quant::quantize(format.ty, rows, importance.len(), Some(importance), blocks);
+    for (lane, row) in blocks.chunks_exact(to.len() * size).enumerate() {
+        for (block, scales) in row.chunks_exact(size).zip(to.iter_mut()) {
+            (format.read)(block, scales, lane);
+        }
+    }
+}
+
+/// What [`Format`] takes from a block format; see there.
+trait Layout {
+    const TYPE: GgmlType;
+    const BLOCK: usize;
+    const SUB: usize;
+    const CODES: (f32, f32);
+    const SCALES: Option<(f32, f32)>;
+    const MINS: bool;
+
     fn read(block: &[u8], scales: &mut Scales, lane: usize);
-    /// Packs the block of a lane, with its [`Self::BLOCK`] codes.
     fn write(scales: &Scales, lane: usize, codes: &[f32], block: &mut [u8]);
 }
 
@@ -88,8 +142,8 @@ fn whole<const N: usize>(block: &[u8]) -> &[u8; N] {
     block.try_into().expect("a whole block")
 }
 
-pub(super) struct Q4K;
-impl Format for Q4K {
+struct Q4K;
+impl Layout for Q4K {
     const TYPE: GgmlType = GgmlType::Q4_K;
     const BLOCK: usize = QK_K;
     const SUB: usize = search::SUB;
@@ -107,8 +161,8 @@ impl Format for Q4K {
     }
 }
 
-pub(super) struct Q5K;
-impl Format for Q5K {
+struct Q5K;
+impl Layout for Q5K {
     const TYPE: GgmlType = GgmlType::Q5_K;
     const BLOCK: usize = QK_K;
     const SUB: usize = search::SUB;
@@ -126,8 +180,8 @@ impl Format for Q5K {
     }
 }
 
-pub(super) struct Q6K;
-impl Format for Q6K {
+struct Q6K;
+impl Layout for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
     const BLOCK: usize = QK_K;
     const SUB: usize = q6_k::SUB;
@@ -150,11 +204,11 @@ impl Format for Q6K {
     }
 }
 
-/// Implements [`Format`] for a format of 32 weights with one scale and, with `MINS`, one offset.
+/// Implements [`Layout`] for a format of 32 weights with one scale and, with `MINS`, one offset.
 macro_rules! block32 {
     ($name:ident, $module:ident, $ty:ident, $low:expr, $high:expr, $mins:expr) => {
-        pub(super) struct $name;
-        impl Format for $name {
+        struct $name;
+        impl Layout for $name {
             const TYPE: GgmlType = GgmlType::$ty;
             const BLOCK: usize = block32::QK;
             const SUB: usize = block32::QK;
@@ -186,8 +240,8 @@ block32!(Q50, q5_0, Q5_0, -16.0, 15.0, false);
 block32!(Q41, q4_1, Q4_1, 0.0, 15.0, true);
 block32!(Q51, q5_1, Q5_1, 0.0, 31.0, true);
 
-pub(super) struct Q80;
-impl Format for Q80 {
+struct Q80;
+impl Layout for Q80 {
     const TYPE: GgmlType = GgmlType::Q8_0;
     const BLOCK: usize = block32::QK;
     const SUB: usize = block32::QK;
@@ -209,8 +263,9 @@ impl Format for Q80 {
 /// Searches the scales of the blocks for the weights `x`, with the importance `h` of the columns. `rows` and `blocks` are
 /// scratch memory.
 #[inline(always)]
-pub(super) fn search_block_scales<F: Format, V: Vector>(
+pub(super) fn search_block_scales<V: Vector>(
     v: V,
+    format: &Format,
     x: &[F32x16],
     h: &[f32],
     rows: &mut Vec<f32>,
@@ -219,5 +274,5 @@ pub(super) fn search_block_scales<F: Format, V: Vector>(
 ) {
     rows.resize(ROWS * x.len(), 0.0);
     rows_from_vectors(v, x, rows);
-    F::search(rows, h, blocks, to);
+    (format.search)(format, rows, h, blocks, to);
 }

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::SolverOptions;
 use super::beam::{self, FinalColumns, MAX_WIDTH, Tile};
 use super::coordinate_descent::descend;
-use super::scales::{Format, search_block_scales};
+use super::scales::search_block_scales;
 use super::state::sub_blocks;
 use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock, Workspace};
 use super::vector::{F32x16, TILE, dots, rows_from_vectors, vectors_from_rows};
@@ -23,7 +23,7 @@ use crate::simd::Vector;
 /// Quantizes `ws.rows`. Leaves the codes in `ws.rows` and `ws.q`, the scales in `ws.scales` and J of each row in
 /// `ws.cost`.
 #[inline(always)]
-pub(super) fn solve<F: Format, V: Vector>(
+pub(super) fn solve<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     options: &SolverOptions,
@@ -31,7 +31,7 @@ pub(super) fn solve<F: Format, V: Vector>(
     ws: &mut Workspace,
 ) {
     vectors_from_rows(v, &ws.rows, &mut ws.w);
-    let has_beam = options.feedback && options.beam_width > 1 && beam::supports::<F>();
+    let has_beam = options.feedback && options.beam_width > 1 && beam::supports(block.format);
     if has_beam {
         noise(&mut ws.noise);
     }
@@ -39,27 +39,27 @@ pub(super) fn solve<F: Format, V: Vector>(
     ws.beam.reset();
     for start in (0..block.len).step_by(GROUP) {
         let group = start..(start + GROUP).min(block.len);
-        search_scales::<F, V>(v, block, options.feedback, group.clone(), ws);
-        let subs = sub_blocks::<F, V>(v, &ws.scales, &group);
+        search_scales(v, block, options.feedback, group.clone(), ws);
+        let subs = sub_blocks(v, block.format, &ws.scales, &group);
         match options.beam_width {
-            2 if has_beam => search_beam::<F, V, 2>(v, block, group, &subs, ws),
-            4 if has_beam => search_beam::<F, V, 4>(v, block, group, &subs, ws),
-            MAX_WIDTH if has_beam => search_beam::<F, V, MAX_WIDTH>(v, block, group, &subs, ws),
-            _ => quantize_group::<F, V>(v, block, options.feedback, group, &subs, ws),
+            2 if has_beam => search_beam::<V, 2>(v, block, group, &subs, ws),
+            4 if has_beam => search_beam::<V, 4>(v, block, group, &subs, ws),
+            MAX_WIDTH if has_beam => search_beam::<V, MAX_WIDTH>(v, block, group, &subs, ws),
+            _ => quantize_group(v, block, options.feedback, group, &subs, ws),
         }
     }
     if !options.feedback {
         compute_cost(v, block, ws);
     }
     for _ in 0..options.descent_rounds {
-        descend::<F, V>(v, block, ws);
+        descend(v, block, ws);
     }
     rows_from_vectors(v, &ws.q, &mut ws.rows);
 }
 
 /// Searches the scales of a group of columns, for the targets that the groups before leave to it.
 #[inline(always)]
-fn search_scales<F: Format, V: Vector>(
+fn search_scales<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     feedback: bool,
@@ -79,14 +79,14 @@ fn search_scales<F: Format, V: Vector>(
             }
         }
     }
-    let to = &mut scales[group.start / F::BLOCK..group.end / F::BLOCK];
+    let to = &mut scales[group.start / block.format.block..group.end / block.format.block];
     let importance = &block.importance[group.clone()];
-    search_block_scales::<F, V>(v, &targets[group], importance, group_rows, blocks, to);
+    search_block_scales(v, block.format, &targets[group], importance, group_rows, blocks, to);
 }
 
 /// Fixes the columns of a group one after another, each at the code nearest to its target.
 #[inline(always)]
-fn quantize_group<F: Format, V: Vector>(
+fn quantize_group<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     feedback: bool,
@@ -105,8 +105,8 @@ fn quantize_group<F: Format, V: Vector>(
         }
         for i in 0..TILE {
             let column = block.order[p + i] as usize;
-            let sub = SubBlock::load(v, &subs[(column - group.start) / F::SUB]);
-            let q = sub.codes::<F>(v, t[i]);
+            let sub = SubBlock::load(v, &subs[(column - group.start) / block.format.sub]);
+            let q = sub.codes(v, block.format, t[i]);
             let value = sub.values(v, q);
             let e = v.sub(v.load(&ws.w[column].0), value);
             v.store(q, &mut ws.q[column].0);
@@ -126,7 +126,7 @@ fn quantize_group<F: Format, V: Vector>(
 
 /// Fixes the columns of a group as the best candidate of a beam of `M` has them.
 #[inline(always)]
-fn search_beam<F: Format, V: Vector, const M: usize>(
+fn search_beam<V: Vector, const M: usize>(
     v: V,
     block: FactorizedBlock<'_>,
     group: Range<usize>,
@@ -137,7 +137,7 @@ fn search_beam<F: Format, V: Vector, const M: usize>(
     let mut to = FinalColumns { q, e, e_by_position };
     let tile = |at| Tile { at, group: group.start, subs, w, noise };
     for at in group.clone().step_by(TILE) {
-        beam.advance::<F, V, M>(v, block, &tile(at), &mut to);
+        beam.advance::<V, M>(v, block, &tile(at), &mut to);
     }
     beam.finish::<V, M>(v, block, group.start, &mut to);
     ws.cost = beam.cost();

@@ -14,9 +14,11 @@ pub(super) const GROUP: usize = 256;
 /// Largest number of sub-blocks in a group.
 pub(super) const SUB_BLOCKS: usize = GROUP / 16;
 
-/// One diagonal block of the damped H with its factorization. All matrices are row-major with rows `stride` apart.
+/// One diagonal block of the damped H with its factorization, and the format of the weights. All matrices are row-major
+/// with rows `stride` apart.
 #[derive(Clone, Copy)]
 pub(super) struct FactorizedBlock<'a> {
+    pub format: &'static Format,
     /// Number of columns of the block.
     pub len: usize,
     pub stride: usize,
@@ -61,8 +63,8 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// Makes the buffers as long as a block of H with `len` columns.
-    pub fn resize<F: Format>(&mut self, len: usize) {
+    /// Makes the buffers as long as a block of H with `len` columns of a format.
+    pub fn resize(&mut self, format: &Format, len: usize) {
         let buffers = [
             &mut self.w,
             &mut self.q,
@@ -75,7 +77,7 @@ impl Workspace {
             buffer.resize(len, F32x16::default());
         }
         self.rows.resize(ROWS * len, 0.0);
-        self.scales.resize(len / F::BLOCK, Scales::default());
+        self.scales.resize(len / format.block, Scales::default());
     }
 }
 
@@ -113,8 +115,8 @@ impl<V: Vector> SubBlock<V> {
 
     /// Returns the scale of the sub-block that a column belongs to.
     #[inline(always)]
-    pub fn at<F: Format>(v: V, scales: &[Scales], column: usize) -> Self {
-        Self::of(v, &scales[column / F::BLOCK], column % F::BLOCK / F::SUB)
+    pub fn at(v: V, format: &Format, scales: &[Scales], column: usize) -> Self {
+        Self::of(v, &scales[column / format.block], column % format.block / format.sub)
     }
 
     #[inline(always)]
@@ -132,9 +134,9 @@ impl<V: Vector> SubBlock<V> {
 
     /// Returns the codes nearest to the targets `t`.
     #[inline(always)]
-    pub fn codes<F: Format>(self, v: V, t: V::F) -> V::F {
+    pub fn codes(self, v: V, format: &Format, t: V::F) -> V::F {
         let q = v.mul(v.add(t, self.offset), self.inverse);
-        v.round_ties_even(v.min(v.max(q, v.splat(F::CODES.0)), v.splat(F::CODES.1)))
+        v.round_ties_even(v.min(v.max(q, v.splat(format.codes.0)), v.splat(format.codes.1)))
     }
 
     /// Returns the weights that the codes `q` stand for.
@@ -146,14 +148,15 @@ impl<V: Vector> SubBlock<V> {
 
 /// Returns the scales of the sub-blocks of a group of columns.
 #[inline(always)]
-pub(super) fn sub_blocks<F: Format, V: Vector>(
+pub(super) fn sub_blocks<V: Vector>(
     v: V,
+    format: &Format,
     scales: &[Scales],
     group: &Range<usize>,
 ) -> [StoredSubBlock; SUB_BLOCKS] {
     let mut all = [StoredSubBlock::default(); SUB_BLOCKS];
-    for (i, to) in all.iter_mut().take(group.len() / F::SUB).enumerate() {
-        SubBlock::at::<F>(v, scales, group.start + i * F::SUB).store(v, to);
+    for (i, to) in all.iter_mut().take(group.len() / format.sub).enumerate() {
+        SubBlock::at(v, format, scales, group.start + i * format.sub).store(v, to);
     }
     all
 }

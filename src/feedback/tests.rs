@@ -1,7 +1,6 @@
 use half::f16;
 use proptest::prelude::*;
 
-use super::scales::Scales;
 use super::*;
 use crate::formats::calibration::SecondMoments;
 use crate::quant;
@@ -201,21 +200,14 @@ proptest! {
         let seed = u64::from(seed);
         let w: Vec<f32> = numbers(seed, 16 * 256).iter().map(|w| w * f32::powi(2.0, scale)).collect();
         let h = factorized(moments(seed, 256, 256));
-        let block = h.at(0, 256);
+        let format = scales::format(ty).unwrap();
         let options = SolverOptions { feedback: true, descent_rounds, beam_width: BEAM_WIDTHS[width], dither: None };
         let mut results = Isa::available().into_iter().map(|isa| {
-            let at = |ws: &mut Workspace| match ty {
-                GgmlType::Q4_K => run::<scales::Q4K>(isa, block, &options, &w, ws),
-                GgmlType::Q5_K => run::<scales::Q5K>(isa, block, &options, &w, ws),
-                GgmlType::Q6_K => run::<scales::Q6K>(isa, block, &options, &w, ws),
-                GgmlType::Q8_0 => run::<scales::Q80>(isa, block, &options, &w, ws),
-                GgmlType::Q4_0 => run::<scales::Q40>(isa, block, &options, &w, ws),
-                GgmlType::Q4_1 => run::<scales::Q41>(isa, block, &options, &w, ws),
-                GgmlType::Q5_0 => run::<scales::Q50>(isa, block, &options, &w, ws),
-                _ => run::<scales::Q51>(isa, block, &options, &w, ws),
-            };
             let mut ws = Workspace::default();
-            at(&mut ws);
+            ws.resize(format, 256);
+            ws.rows.copy_from_slice(&w);
+            let noise = Noise::new(1, "t");
+            solve_on(isa, h.at(0, 256, format), &options, &mut |to| fill_noise(&noise, 0, 0, 0.2, to), &mut ws);
             let scales: Vec<f32> = ws.scales.iter().flat_map(|g| [g.d.0, g.scale[0].0, g.min[0].0].concat()).collect();
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             (bits(&ws.cost.0), bits(&ws.rows), bits(&scales))
@@ -225,19 +217,6 @@ proptest! {
             prop_assert_eq!(&first, &other);
         }
     }
-}
-
-fn run<F: Format>(
-    isa: Isa,
-    block: FactorizedBlock<'_>,
-    options: &SolverOptions,
-    w: &[f32],
-    ws: &mut Workspace,
-) {
-    ws.resize::<F>(block.len);
-    ws.rows.copy_from_slice(w);
-    let noise = Noise::new(1, "t");
-    solve_on::<F>(isa, block, options, &mut |to| fill_noise(&noise, 0, 0, 0.2, to), ws);
 }
 
 #[test]
@@ -258,37 +237,25 @@ fn only_the_beam_widths_that_exist_are_accepted() {
 }
 
 /// Eight weights with the codes -2 to 1 and one scale: small enough to try all codes.
-struct Tiny;
-
-impl Format for Tiny {
-    const TYPE: GgmlType = GgmlType::Q4_0;
-    const BLOCK: usize = 8;
-    const SUB: usize = 8;
-    const CODES: (f32, f32) = (-2.0, 1.0);
-    const SCALES: Option<(f32, f32)> = None;
-    const MINS: bool = false;
-
-    /// Takes half of the largest magnitude as the scale.
-    fn search(rows: &[f32], h: &[f32], _: &mut Vec<u8>, to: &mut [Scales]) {
-        for (lane, row) in rows.chunks_exact(h.len()).enumerate() {
+static TINY: Format = Format {
+    ty: GgmlType::Q4_0,
+    block: 8,
+    sub: 8,
+    codes: (-2.0, 1.0),
+    scales: None,
+    mins: false,
+    search: |_, rows, importance, _, to| {
+        for (lane, row) in rows.chunks_exact(importance.len()).enumerate() {
             let largest = row.iter().fold(0.0f32, |a, v| a.max(v.abs()));
             to[0].d.0[lane] = f16::from_f32(largest / 2.0).to_f32();
             to[0].scale[0].0[lane] = 1.0;
         }
-    }
+    },
+    read: |_, _, _| panic!("the solver does not read blocks"),
+    write: |_, _, _, _| panic!("the solver does not write blocks"),
+};
 
-    fn read(block: &[u8], scales: &mut Scales, lane: usize) {
-        scales.d.0[lane] = f16::from_le_bytes([block[0], block[1]]).to_f32();
-        scales.scale[0].0[lane] = 1.0;
-    }
-
-    fn write(scales: &Scales, lane: usize, codes: &[f32], block: &mut [u8]) {
-        block[..2].copy_from_slice(&f16::from_f32(scales.d.0[lane]).to_le_bytes());
-        block[2..].iter_mut().zip(codes).for_each(|(to, &code)| *to = (code + 2.0) as u8);
-    }
-}
-
-/// Returns the smallest J of `w` over all codes of [`Tiny`], with the scale `d`. Without `d` each row of codes has its best
+/// Returns the smallest J of `w` over all codes of [`TINY`], with the scale `d`. Without `d` each row of codes has its best
 /// scale, of any sign and not rounded to f16; no solver can be better.
 fn exhaustive(w: &[f64], h: &[f64], d: Option<f64>) -> f64 {
     let n = w.len();
@@ -311,7 +278,7 @@ fn exhaustive(w: &[f64], h: &[f64], d: Option<f64>) -> f64 {
 /// Solves [`ROWS`] rows of 8 weights. Returns the scale and J of each row, J computed in f64 from the codes.
 fn solve_tiny(h: &FactorizedMoments, w: &[f32], options: &SolverOptions) -> Vec<(f64, f64)> {
     let mut ws = Workspace::default();
-    ws.resize::<Tiny>(8);
+    ws.resize(&TINY, 8);
     ws.rows.copy_from_slice(w);
     let noise = Noise::new(1, "t");
     let mut fill = |to: &mut [F32x16]| {
@@ -319,7 +286,7 @@ fn solve_tiny(h: &FactorizedMoments, w: &[f32], options: &SolverOptions) -> Vec<
         fill_noise(&noise, 0, 0, 0.3, &mut all);
         to.copy_from_slice(&all[..8]);
     };
-    solve_on::<Tiny>(Isa::detect(), h.at(0, 8), options, &mut fill, &mut ws);
+    solve_on(Isa::detect(), h.at(0, 8, &TINY), options, &mut fill, &mut ws);
     let rows = w.chunks_exact(8).zip(ws.rows.chunks_exact(8));
     rows.enumerate()
         .map(|(lane, (w, q))| {
