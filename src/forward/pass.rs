@@ -189,6 +189,7 @@ impl Pass<'_> {
         for group in groups {
             let rows = self.embed(group)?;
             if let Some(projection) = &per_layer {
+                self.weights.check_inputs(&projection.matrix, model.width)?;
                 self.observe(&[projection], None, model.width, &rows)?;
             }
             x.save(group.first * model.width, &rows)?;
@@ -396,6 +397,7 @@ impl Pass<'_> {
             Some(output) => output,
             None => weights.required_linear("token_embd")?,
         };
+        weights.check_inputs(&output.matrix, model.width)?;
         self.observe(&[&output], None, model.width, &x)?;
         let Some(logits) = logits else { return Ok(()) };
         let start = logits.values.len();
