@@ -71,6 +71,7 @@ class _Loader:
 
     def __post_init__(self) -> None:
         self.tokenizer_config = read_config(self.folder)
+        self.templates = chat.find(self.folder, self.tokenizer_config)
 
     def load(self) -> Metadata:
         metadata = Metadata()
@@ -96,6 +97,16 @@ class _Loader:
         prefix = self.tokenizer_config.get("add_prefix_space")
         if self.arch == "llama" and isinstance(prefix, bool):
             metadata.boolean("tokenizer.ggml.add_space_prefix", prefix)
+
+    def _write_space_prefix(self, metadata: Metadata, file: TokenizerJson | None) -> None:
+        """Say that no space stands before a text. llama.cpp puts a space there, and behind each special token too.
+
+        tokenizer.json may put a space before the whole text only, which GGUF cannot say. A model with a chat template
+        then gets none, because its texts begin with a special token.
+        """
+        scheme = "always" if file is None else spm.space_scheme(file)
+        if scheme == "never" or (scheme == "first" and self.templates):
+            metadata.boolean("tokenizer.ggml.add_space_prefix", False)
 
     def _gemma4(self, metadata: Metadata) -> None:
         file = self._open(with_model=True)
@@ -133,6 +144,8 @@ class _Loader:
         vocabulary, unlisted = spm.from_model(self.folder, self.size, added, respell=self.arch != "phi3")
         if file is not None:
             vocabulary = self._from_newer_file(vocabulary, unlisted, added) or vocabulary
+        if self.arch not in _GEMMA_SPM:
+            self._write_space_prefix(metadata, file)
         self._write(metadata, vocabulary, "llama", "default", file, added)
 
     def _from_newer_file(
@@ -171,8 +184,7 @@ class _Loader:
             )
         added = self._added(file)
         if spm.is_byte_fallback_bpe(file):
-            if not spm.prepends_space(file):
-                metadata.boolean("tokenizer.ggml.add_space_prefix", False)
+            self._write_space_prefix(metadata, file)
             vocabulary = spm.from_merges(file, self.size, added)
             self._write(metadata, vocabulary, "llama", "default", file, added)
             return
@@ -215,7 +227,7 @@ class _Loader:
             fail(vocabulary.place, "a BPE tokenizer without merges", "Fetch the tokenizer's files again")
         found = special.find(file, self.tokenizer_config, self.folder, self.config, added, vocabulary)
         found.write_ids(metadata)
-        chat.write(metadata, chat.find(self.folder, self.tokenizer_config))
+        chat.write(metadata, self.templates)
         found.write_normalizer(metadata)
 
     def _after(self, metadata: Metadata) -> None:

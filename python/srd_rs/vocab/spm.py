@@ -183,23 +183,26 @@ def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
     return model.get("type", "BPE") == "BPE" and model.get("byte_fallback") is True
 
 
-def prepends_space(file: TokenizerJson) -> bool:
-    """Whether a tokenizer.json puts a space before the text, as llama.cpp does unless told otherwise."""
-    sections = (file.section("normalizer"), file.section("pre_tokenizer"))
-    return any(_prepends(section) for section in sections if section is not None)
+def space_scheme(file: TokenizerJson) -> str:
+    """Where a tokenizer.json puts a space: "always" before each part of a text between special tokens, "first" before
+    the whole text only, or "never"."""
+    schemes = [
+        _scheme(section) for name in ("normalizer", "pre_tokenizer") if (section := file.section(name))
+    ]
+    return next((scheme for scheme in schemes if scheme != "never"), "never")
 
 
-def _prepends(section: dict[str, Any]) -> bool:
+def _scheme(section: dict[str, Any]) -> str:
     kind = section.get("type")
     if kind == "Metaspace":
-        return (
-            section.get("prepend_scheme", "always") != "never"
-            and section.get("add_prefix_space", True) is True
-        )
+        scheme = section.get("prepend_scheme", "always")
+        known = scheme in ("always", "first") and section.get("add_prefix_space", True) is True
+        return str(scheme) if known else "never"
     if kind == "Prepend":
-        return section.get("prepend") == PIECE_SPACE
+        return "always" if section.get("prepend") == PIECE_SPACE else "never"
     parts = section.get("normalizers") or section.get("pretokenizers")
-    return isinstance(parts, list) and any(isinstance(part, dict) and _prepends(part) for part in parts)
+    inner = [_scheme(part) for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return next((scheme for scheme in inner if scheme != "never"), "never")
 
 
 def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
