@@ -1,4 +1,5 @@
-"""A Hugging Face checkpoint folder: its configuration, and what tensors it has. No weight is read here."""
+"""This module opens a Hugging Face checkpoint folder: its configuration and the list of its tensors. No weight is
+read here."""
 
 from __future__ import annotations
 
@@ -15,21 +16,21 @@ _TEXT_PARTS: Final = ("text_config", "llm_config", "language_config")
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a multimodal config.json that configures the text model; empty in a plain text model."""
+    """Return the part of a multimodal config.json that configures the text model; empty in a plain text model."""
     parts = (config.get(name) for name in _TEXT_PARTS)
     return next((part for part in parts if isinstance(part, dict)), {})
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The top level of config.json with the text part over it. A value of null counts as absent."""
+    """Return the top level of config.json with the text part over it. A value of null counts as absent."""
     merged = (*config.items(), *text_part(config).items())
     return {key: value for key, value in merged if value is not None}
 
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor of the checkpoint: safetensors dtype name (``"BF16"``), shape row-major, and the file that
-    holds it."""
+    """A tensor of the checkpoint has the name of a safetensors dtype (``"BF16"``), a row-major shape, and the file
+    that holds the tensor."""
 
     name: str
     dtype: str
@@ -39,7 +40,7 @@ class SourceTensor:
 
 @dataclass
 class Checkpoint:
-    """A model folder. `tensors` is in file order, shard by shard."""
+    """A checkpoint is an open model folder. `tensors` is in file order, shard by shard."""
 
     folder: Path
     config: dict[str, Any]

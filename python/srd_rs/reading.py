@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder: configurations, tokenizers, templates, the model card.
+"""This module reads the small files of a model folder: configurations, tokenizers, templates, the model card.
 
 A model folder comes from a stranger. So every read has a limit in bytes, opens regular files only and never
 blocks, and follows a link only inside the folder or into the cache of the Hugging Face hub: the text of these
@@ -17,20 +17,20 @@ from typing import Any, Final, NoReturn
 from srd_rs.errors import FormatError, SrdIOError, message
 
 MAX_CONFIG_BYTES: Final = 16 << 20
-"""Largest config.json, tokenizer_config.json, added_tokens.json or template, in bytes; published ones stay below
-13 MB."""
+"""A config.json, tokenizer_config.json, added_tokens.json or template has at most this many bytes. Published ones
+stay below 13 MB."""
 MAX_CONFIG_VALUES: Final = 1 << 20
-"""Largest number of values in such a file: 150 000 added tokens have as many."""
+"""Such a file has at most this many JSON values: 150 000 added tokens have as many."""
 
 MAX_POINTER_BYTES: Final = 1024
-"""Largest Git LFS pointer, in bytes."""
+"""A Git LFS pointer has at most this many bytes."""
 
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _FIX: Final = "Download the file again"
 
 
 def shown(value: object) -> str:
-    """A value of a file as a message quotes the value: at most 60 characters."""
+    """Return a value of a file as a message quotes the value, in at most 60 characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
         return "a huge integer"
     text = repr(value)
@@ -38,7 +38,7 @@ def shown(value: object) -> str:
 
 
 def read_limited(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = None) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
+    """Return the bytes of a regular file of at most `limit` bytes.
 
     `root` is the folder of the model, by default the folder of `path`. Raises SrdIOError if the file cannot be
     opened, FormatError if the file is not regular, too large, or a link that leaves the folder.
@@ -50,9 +50,11 @@ def read_limited(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None
                 _fail(path, "this is not a regular file", "Replace it by the file of the model")
             data = file.read(limit + 1)
     except OSError as error:
-        raise SrdIOError(message(path, f"cannot read: {error.strerror or error}", "Check the path")) from None
+        raise SrdIOError(
+            message(path, f"the file cannot be read: {error.strerror or error}", "Check the path")
+        ) from None
     if len(data) > limit:
-        _fail(path, f"larger than {limit} bytes", "This is not a file of a model; replace it")
+        _fail(path, f"the file is larger than {limit} bytes", "Replace it by the file of the model")
     if data.startswith(_LFS_POINTER):
         what = "this is a Git LFS pointer, which stands for a file that was not downloaded"
         _fail(path, what, "Run: git lfs pull")
@@ -75,46 +77,46 @@ def _check_link(path: Path, root: Path) -> None:
 
 
 def read_text(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = None) -> str:
-    """The UTF-8 text of a file; see `read_limited`."""
+    """Return the UTF-8 text of a file; see `read_limited`."""
     try:
         return read_limited(path, limit, root=root).decode("utf-8")
     except UnicodeDecodeError as error:
-        _fail(path, f"not UTF-8 at byte {error.start}", _FIX)
+        _fail(path, f"the text is not UTF-8 at byte {error.start}", _FIX)
 
 
 def load_json(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = None) -> dict[str, Any]:
-    """The JSON object in a UTF-8 file. A repeated key is an error: readers differ on which value counts."""
+    """Return the JSON object in a UTF-8 file. A repeated key is an error: readers differ on which value counts."""
     return parse_object(read_limited(path, limit, root=root), path)
 
 
 def parse_object(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> dict[str, Any]:
-    """The JSON object in `data`, which was read from `path`. Raises FormatError."""
+    """Return the JSON object in `data`, which was read from `path`. Raises FormatError."""
     value = parse_json(data, path, values=values)
     if not isinstance(value, dict):
-        _fail(path, f"a JSON object is expected, found {type(value).__name__}", _FIX)
+        _fail(path, f"a JSON object is expected, and a {type(value).__name__} was found", _FIX)
     return value
 
 
 def parse_json(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> Any:
-    """The JSON value in `data`, which was read from `path`: at most `values` values, no key twice in an object.
+    """Return the JSON value in `data`, which was read from `path`: at most `values` values, no key twice.
 
     Raises FormatError.
     """
     found = sum(map(data.count, (b",", b"[", b"{")))  # every value begins the file or follows one of these
     if found > values:
-        _fail(path, f"more than {values} values", "This is not a file of a model; replace it")
+        _fail(path, f"the JSON has more than {values} values", "Replace the file by the file of the model")
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
-        _fail(path, f"not UTF-8 at byte {error.start}", _FIX)
+        _fail(path, f"the text is not UTF-8 at byte {error.start}", _FIX)
     except _RepeatedKeyError as error:
         _fail(path, f"the key {error} occurs twice", "Delete the wrong one")
     except json.JSONDecodeError as error:
-        _fail(path, f"not JSON: {error.msg} at line {error.lineno} column {error.colno}", _FIX)
+        _fail(path, f"the text is not JSON: {error.msg} at line {error.lineno} column {error.colno}", _FIX)
     except RecursionError:
-        _fail(path, "JSON nested too deep", _FIX)
+        _fail(path, "the JSON is nested too deep", _FIX)
     except ValueError as error:  # an integer with thousands of digits
-        _fail(path, f"not JSON: {error}", _FIX)
+        _fail(path, f"the text is not JSON: {error}", _FIX)
 
 
 def _fail(path: Path, what: str, fix: str) -> NoReturn:

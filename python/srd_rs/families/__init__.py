@@ -1,4 +1,5 @@
-"""From a Hugging Face configuration to GGUF metadata and tensor map: one file per family."""
+"""This package turns a Hugging Face checkpoint into GGUF metadata and a table of tensors. Each family of models
+is one file."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "s
 
 @cache
 def _families() -> dict[str, type[Family]]:
-    """Hugging Face class name -> family. Every module of this package is looked through."""
+    """Return the families by the Hugging Face class names that they serve. Every module of this package is
+    searched."""
     found: dict[str, type[Family]] = {}
     for module in iter_modules(__path__):
         for value in vars(import_module(f"{__name__}.{module.name}")).values():
@@ -27,12 +29,13 @@ def _families() -> dict[str, type[Family]]:
 
 
 def supported() -> list[str]:
-    """The Hugging Face class names that can be converted."""
+    """Return the names of the Hugging Face classes that can be converted."""
     return sorted(_families())
 
 
 def class_name(checkpoint: Checkpoint) -> str:
-    """The class that config.json names, in its text part if it has one of its own. Raises ModelError."""
+    """Return the class that config.json names. A class named in the text part of config.json counts first.
+    Raises ModelError."""
     config, file = checkpoint.config, checkpoint.folder / "config.json"
     named = text_part(config).get("architectures")
     architectures = named if named is not None else config.get("architectures")
@@ -47,10 +50,10 @@ def class_name(checkpoint: Checkpoint) -> str:
 
 
 def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:
-    """The GGUF metadata and tensors of a checkpoint.
+    """Return the GGUF metadata and the tensors of a checkpoint.
 
-    `name` replaces `general.name`. Raises ModelError, naming config.json or the tensor, if the model is of an
-    unknown class, or its configuration and its tensors do not fit each other.
+    `name` replaces `general.name`. Raises ModelError, which names config.json or the tensor, if the class of the
+    model is not known or if the configuration and the tensors do not fit each other.
     """
     kind = class_name(checkpoint)
     family = _families().get(kind)

@@ -1,4 +1,4 @@
-"""Arcee AFM: the Llama skeleton with a feed-forward part without gate."""
+"""Arcee AFM has the Llama skeleton and a feed-forward part without a gate."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the families share: recognising tensors that are not the text model's, the decoder skeleton as a
-table, and the metadata every decoder has.
+"""This module holds what the families share: the skeleton of a decoder as rows of a table, the names of tensors,
+and the metadata that every decoder has.
 
-A family is a subclass of `Family`: the class names it serves, the defaults of its configuration class, its
-rows.
+A family is a subclass of `Family`. The subclass states the class names that it serves, the defaults of its
+configuration class, and its rows.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Sou
 log = logging.getLogger("srd_rs.families")
 
 MAX_HEAD_DIM: Final = 1 << 16
-"""Largest size of an attention head; published models have up to 512."""
+"""An attention head has at most this many values. Heads of published models have up to 512."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a recipe needs to know. `n_head_kv`: one number, or one per layer. `tied`: no output matrix of its
-    own."""
+    """The mixes of types need these facts. `n_head_kv` is one number, or a list with one number per layer.
+    `tied` says that the model has no output matrix of its own."""
 
     arch: str
     n_layer: int
@@ -46,7 +46,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as the conversion sees it. The metadata lacks the tokenizer, `general.file_type` and
+    """This is a model as the conversion sees it. The metadata lack the tokenizer, `general.file_type` and
     `general.quantization_version`."""
 
     arch: str
@@ -57,11 +57,12 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor of the skeleton. `source` and `target` are names without the layer's prefix and the suffix;
-    `dims` are the names of its sizes, rows first (``"q d"``: query width by model width).
+    """A row declares one tensor of the skeleton. `source` and `target` are names without the prefix of the layer
+    and without the suffix. `dims` names the sizes of the tensor, rows first: ``"q d"`` is query width by model
+    width.
 
-    `how`: "copy", "plus_one" (norms stored minus one), "permute_q", "permute_k" (see PermuteHeads),
-    "transpose". `bias`: "no", "maybe" (where present) or "yes".
+    `how` is "copy", "plus_one" (for norms that are stored minus one), "permute_q" or "permute_k" (see
+    PermuteHeads), or "transpose". `bias` is "no", "maybe" (the bias may be there) or "yes".
     """
 
     source: str
@@ -76,8 +77,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Experts:
-    """Expert matrices of a layer: one tensor per expert (``{source}.{i}.{part}.weight``), to be stacked.
-    `parts` are (part, target, dims) in the order in which they are written."""
+    """The experts of a layer have one matrix each (``{source}.{i}.{part}.weight``), and the matrices are
+    stacked. `parts` lists (part, target, dims) in the order in which the stacks are written."""
 
     source: str
     parts: tuple[tuple[str, str, str], ...]
@@ -103,7 +104,8 @@ LLAMA_LAYER: Final = (
     Row("self_attn.o_proj", "attn_output", "d q"),
     Row("post_attention_layernorm", "ffn_norm", "d"),
 )
-"""Attention and norms of the Llama skeleton; the feed-forward part is `GATED_FFN` or experts."""
+"""These rows are the attention and the norms of the Llama skeleton. The feed-forward part is `GATED_FFN` or
+experts."""
 
 GATED_FFN: Final = (
     Row("mlp.gate_proj", "ffn_gate", "f d"),
@@ -118,14 +120,14 @@ HEAD_NORMS: Final = (
 
 
 class Family:
-    """One architecture of GGUF and the Hugging Face classes that become it."""
+    """A family is one architecture of GGUF with the Hugging Face classes that become this architecture."""
 
     arch: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Of the configuration class in transformers; a raw config.json may leave them out."""
+    """These are the defaults of the configuration class in transformers. A raw config.json may leave them out."""
     class_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """What differs between the classes of the family."""
+    """These defaults differ between the classes of the family."""
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
     writes_head_count_kv: ClassVar[bool] = True
     rope_theta: ClassVar[float] = 10_000.0
@@ -152,7 +154,8 @@ class Family:
 
     @cached_property
     def n_layer(self) -> int:
-        """Layers, checked against what is there before anything is done per layer."""
+        """Return the number of layers. The number is held against the tensors that are there before anything is
+        done per layer."""
         count = self.config.count("num_hidden_layers")
         present = len(self.checkpoint.tensors)
         if count > present:
@@ -188,7 +191,7 @@ class Family:
         return self.check_head_dim("hidden_size / num_attention_heads", self.n_embd // self.n_head)
 
     def check_head_dim(self, key: str, size: int) -> int:
-        """`size`, if a head can be that large: tables of this length are made before weights are looked at."""
+        """Return `size` if a head can be that large. Tables of this length are made before weights are read."""
         if size > MAX_HEAD_DIM:
             raise self.config.error(f"{key} is {size}, a head has at most {MAX_HEAD_DIM} values")
         return size
@@ -211,9 +214,9 @@ class Family:
 
     @property
     def tied(self) -> bool:
-        """Whether the checkpoint may lack an output matrix: it is the embedding, or was left out with the
-        head. In a multimodal checkpoint the head is the whole model's, so the top level's word counts
-        first."""
+        """Say whether the checkpoint may lack an output matrix: the matrix is the embedding, or was left out
+        with the head. In a multimodal checkpoint the head belongs to the whole model, so the top level of
+        config.json counts first."""
         if self.class_name.endswith("Model"):
             return True
         stated = self.checkpoint.config.get("tie_word_embeddings")
@@ -225,18 +228,21 @@ class Family:
     # Names of the checkpoint
 
     def canonical(self, name: str) -> str:
-        """The name of a tensor of the text model as the table knows the tensor."""
+        """Return the name under which the table knows a tensor of the text model."""
         return name.replace("language_model.", "")
 
     def left_out(self, name: str) -> str | None:
-        """Why a tensor is not written, for the warning; None for a tensor of the text model."""
+        """Return the reason why a tensor is not written, as the warning gives it; None for a tensor of the text
+        model."""
         return names.left_out(name)
 
     @cached_property
     def text_tensors(self) -> dict[str, SourceTensor]:
-        """Canonical name -> tensor, in the order in which llama.cpp reads: shard by shard, sorted by name.
+        """Return the tensors of the text model by canonical name, in the order in which llama.cpp reads: shard
+        by shard, sorted by name.
 
-        A note says which prefixes were taken off or put before all names, a warning which tensors are left out.
+        A note says which prefixes were taken off or put before all names. A warning names the tensors that are
+        left out.
         """
         tensors = self.checkpoint.tensors
         short, wrappers = names.unwrapped(tensors)
@@ -267,7 +273,8 @@ class Family:
         return self._with_prefix(kept)
 
     def _with_prefix(self, tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
-        """The names of a model that was saved from within: without the ``model.`` of the class with a head."""
+        """Put the prefix of the class, ``model.``, before the names of a model that was saved without the
+        prefix."""
         prefix, _, bare = self.embedding.partition(".")
         if self.embedding in tensors or bare not in tensors:
             return tensors
@@ -285,7 +292,8 @@ class Family:
     # Tensors
 
     def sizes(self, layer: int) -> dict[str, int]:
-        """The sizes that rows name: d model, q and k projections, h head, f feed-forward, v vocabulary."""
+        """Return the sizes that rows name: d is the model width, q and k are the widths of queries and keys, h
+        is a head, f the feed-forward width, v the vocabulary, e the number of experts."""
         return {
             "d": self.n_embd,
             "q": self.n_head * self.head_dim,
@@ -304,11 +312,11 @@ class Family:
         return None
 
     def generated(self) -> dict[str, tuple[float, ...]]:
-        """Tensors that are computed from the configuration."""
+        """Return the values of tensors that are computed from the configuration."""
         return {}
 
     def table(self, present: Mapping[str, SourceTensor]) -> Table:
-        """Every tensor of the model. `present` decides between layouts that occur in the wild."""
+        """Declare every tensor of the model. `present` decides between layouts that published checkpoints have."""
         table = Table()
         sizes = self.sizes(0)
         for row in self.top_rows:
@@ -339,7 +347,7 @@ class Family:
             table.add(f"{target}{row.target}.bias", bias, needed=needed and row.bias == "yes")
 
     def apply(self, how: str, source: Source) -> Transform:
-        """The transform that a row names."""
+        """Return the transform that a row names."""
         if how == "copy":
             return source
         if how == "plus_one":
@@ -362,7 +370,7 @@ class Family:
         sizes: Mapping[str, int],
         present: Mapping[str, SourceTensor],
     ) -> None:
-        """Stacked experts, from one tensor per expert or from the stacks that newer files have."""
+        """Declare stacked experts, from one tensor per expert or from the stacks that newer files have."""
         if self._add_fused_experts(table, source, target, experts, sizes, present):
             return
         # n_expert may be any number: never loop over more experts than there can be
@@ -388,8 +396,8 @@ class Family:
         sizes: Mapping[str, int],
         present: Mapping[str, SourceTensor],
     ) -> bool:
-        """``experts.gate_up_proj`` [E, 2 f, d] and ``experts.down_proj`` [E, d, f], as transformers 5 saves
-        them."""
+        """Declare experts from ``experts.gate_up_proj`` [E, 2 f, d] and ``experts.down_proj`` [E, d, f], as
+        transformers 5 saves them. Returns False if there are no such tensors."""
         fused = f"{source}{experts.source}.gate_up_proj"
         suffix = next((end for end in ("", ".weight") if fused + end in present), None)
         if suffix is None:
@@ -412,11 +420,11 @@ class Family:
     # Metadata
 
     def write_metadata(self, metadata: Metadata) -> None:
-        """The architecture's own keys."""
+        """Write the keys of the architecture."""
         self.write_standard(metadata)
 
     def write_standard(self, metadata: Metadata) -> None:
-        """The keys of most decoders, in the order of llama.cpp's converter."""
+        """Write the keys of most decoders, in the order of llama.cpp's converter."""
         arch, config = self.arch, self.config
         metadata.uint32(f"{arch}.block_count", self.n_layer)
         metadata.uint32(f"{arch}.context_length", config.count("max_position_embeddings"))
@@ -452,7 +460,7 @@ class Family:
             metadata.float32(f"{self.arch}.rope.freq_base_swa", self.rope.sliding["rope_theta"])
 
     def written_head_dim(self) -> int | None:
-        """The head size, where the configuration (or its class) states one."""
+        """Return the head size if the configuration or its class states one."""
         return self.config.optional_count("head_dim")
 
     @cached_property
@@ -463,8 +471,8 @@ class Family:
         return used
 
     def write_pooling(self, metadata: Metadata) -> None:
-        """`pooling_type` of a sentence-transformers model: modules.json names the folder of the pooling
-        module."""
+        """Write `pooling_type` of a sentence-transformers model. The file modules.json names the folder of the
+        pooling module."""
         folder = self.checkpoint.folder
         if not (folder / "modules.json").is_file():
             return
@@ -485,10 +493,10 @@ class Family:
     # All together
 
     def check(self) -> None:
-        """What a family refuses beyond shapes."""
+        """Refuse what shapes alone do not show."""
 
     def describe(self, name: str | None) -> ModelSpec:
-        """Everything the conversion needs. Raises ModelError."""
+        """Return everything that the conversion needs. Raises ModelError."""
         if not self.checkpoint.tensors:
             folder = self.checkpoint.folder
             raise ModelError(
@@ -523,8 +531,7 @@ class Family:
         return ModelSpec(self.arch, metadata, specs, facts)
 
     def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:
-        """vocab_size against the embedding's rows: the message for the commonest mistake after adding
-        tokens."""
+        """Hold vocab_size against the rows of the embedding. The two often differ after tokens were added."""
         tensor = present.get(self.embedding)
         if tensor is None or len(tensor.shape) != 2:
             return  # the table says what is wrong
@@ -548,7 +555,8 @@ def _check_source_shape(source: Source, present: Mapping[str, SourceTensor], fol
 
 
 def _pooling_folder(folder: Path) -> Path | None:
-    """The folder of the pooling module, inside the model's folder."""
+    """Return the folder of the pooling module, which must lie inside the folder of the model; None if there is
+    none."""
     file = folder / "modules.json"
     modules = parse_json(read_limited(file), file)
     for module in modules if isinstance(modules, list) else []:
@@ -564,7 +572,7 @@ def _pooling_folder(folder: Path) -> Path | None:
 
 
 def refuse_adapter(folder: Path, tensor_names: Collection[str]) -> None:
-    """Refuse a model with LoRA matrices beside its weights: the matrices would have to be added to the weights."""
+    """Refuse a model with LoRA matrices beside its weights. The matrices would have to be added to the weights."""
     lora = next((name for name in tensor_names if ".lora_A." in name or ".lora_B." in name), None)
     if lora is not None:
         what = f"the checkpoint holds LoRA matrices that are not merged ('{lora}')"
@@ -574,10 +582,10 @@ def refuse_adapter(folder: Path, tensor_names: Collection[str]) -> None:
 
 
 def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse a checkpoint that is quantised already: its codes and scales are no weights.
+    """Refuse a checkpoint that is quantised already, because codes and scales are no weights.
 
-    Plain FP8 without scales is fine. So is a bitsandbytes configuration that a merge left behind, if every tensor
-    is a plain float and none is a code or a scale: a warning says so.
+    Plain FP8 without scales is accepted. A bitsandbytes configuration that a merge left behind is accepted with
+    a warning, if every tensor is a plain float and no tensor is a code or a scale.
     """
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else stated
@@ -599,5 +607,6 @@ def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
 
 
 def _is_code(name: str) -> bool:
-    """Whether a tensor holds codes, scales or tables of a quantised checkpoint, by its name."""
+    """Say whether a tensor holds codes, scales or tables of a quantised checkpoint. The name of the tensor
+    decides."""
     return name.endswith(_QUANTISED) or ".quant_state." in name

@@ -1,4 +1,4 @@
-"""BERT encoders: sentence embedding models such as all-MiniLM and BGE. Heads for training are left out."""
+"""BERT encoders are sentence embedding models such as all-MiniLM and BGE. Heads for training are left out."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Bert(Family):
         return {**super().sizes(layer), "context": context, "types": types}
 
     def write_rope(self, metadata: Metadata) -> None:
-        """Positions are embedded, not rotated."""
+        """Write nothing: positions are embedded, not rotated."""
 
     def write_metadata(self, metadata: Metadata) -> None:
         self.write_standard(metadata)

@@ -1,7 +1,8 @@
-"""The front matter of a model card (README.md): a YAML document between two lines of ``---``.
+"""This module reads the front matter of a model card (README.md): a YAML document between two lines of ``---``.
 
-All scalars are text, as in YAML's failsafe schema: the language ``no`` is not false. Values that are neither text nor
-a list of texts, such as ``model-index``, are left out. A card that is not YAML never stops a conversion.
+All scalars are text, as in YAML's failsafe schema: the language ``no`` is not false. Values that are neither
+text nor a list of texts, such as ``model-index``, are left out. A card that is not YAML never stops a
+conversion.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ Value = str | list[str]
 log = logging.getLogger("srd_rs.families")
 
 _MAX_CARD: Final = 1 << 20
-"""Largest model card that is read, in bytes."""
+"""A larger model card, in bytes, is not read."""
 _MAX_FRONT: Final = 1 << 16
-"""Longest front matter that is parsed, in characters, without its table of results."""
+"""A longer front matter, in characters and without its table of results, is not parsed."""
 _RESULTS: Final = re.compile(r"^model-index:.*\n(?:[ \t#-].*\n|\n)*", re.MULTILINE)
-"""The table of results, which can have thousands of lines and is not needed."""
+"""This is the table of results, which can have thousands of lines and is not needed."""
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 
 
 def read_card(folder: Path) -> dict[str, Value]:
-    """The front matter of `folder`/README.md; empty if there is none, with a warning if it is no YAML."""
+    """Return the front matter of `folder`/README.md. The result is empty if there is none; a warning says so if
+    the front matter is no YAML."""
     path = folder / "README.md"
     if not path.is_file():
         return {}
@@ -51,7 +53,7 @@ def read_card(folder: Path) -> dict[str, Value]:
 
 
 def parse(text: str) -> dict[str, Value]:
-    """Top-level keys of a front matter with the values that are text or lists of texts.
+    """Return the top-level keys of a front matter whose values are text or lists of texts.
 
     Raises ValueError or yaml.YAMLError.
     """

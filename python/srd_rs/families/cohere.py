@@ -1,4 +1,4 @@
-"""Command R and Command R7B: one norm per layer, logits scaled, attention and feed-forward side by side."""
+"""Command R and Command R7B have one norm per layer, scaled logits, and attention and feed-forward side by side."""
 
 from __future__ import annotations
 

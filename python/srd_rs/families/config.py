@@ -1,9 +1,9 @@
-"""config.json as the families read it: one level, one spelling, class defaults filled in, every value
-checked.
+"""This module gives the families one form of config.json: one level, one spelling, class defaults filled in,
+every value checked.
 
-Published files come in two generations. `normalise` brings them to one form: the text part of a multimodal
-model is merged into the top level, other names of a value become the usual one, and what transformers would
-fill in from the defaults of the configuration class is filled in, because a raw config.json leaves it out.
+Published files come in two generations. `normalise` merges the text part of a multimodal model into the top
+level, gives each value its usual name, and fills in the defaults of the configuration class in transformers,
+because a raw config.json leaves them out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from srd_rs.errors import ModelError, message
 from srd_rs.reading import shown
 
 MAX_COUNT: Final = 2**31 - 1
-"""Counts and sizes of a model are kept in 32 bits by the readers of GGUF."""
+"""Readers of GGUF keep counts and sizes of a model in 32 bits."""
 
 _SPELLINGS: Final[dict[str, tuple[str, ...]]] = {
     "num_hidden_layers": ("n_layers", "n_layer", "num_layers"),
@@ -31,7 +31,7 @@ _SPELLINGS: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Config:
-    """Checked access to a configuration. An absent value and null are the same."""
+    """A configuration with checked access. A value of null counts as absent."""
 
     def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any], file: Path) -> None:
         self.values: dict[str, Any] = {key: value for key, value in values.items() if value is not None}
@@ -39,21 +39,21 @@ class Config:
         self.file = file
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The raw value: of the file, else of the class, else `default`."""
+        """Return the raw value of the file, else that of the class, else `default`."""
         value = self.values.get(key)
         if value is None:
             value = self.defaults.get(key)
         return default if value is None else value
 
     def stated(self, key: str) -> bool:
-        """Whether the file itself has the value."""
+        """Say whether the file itself has the value."""
         return key in self.values
 
     def error(self, what: str, fix: str = "Correct config.json") -> ModelError:
         return ModelError(message(self.file, what, fix))
 
     def count(self, key: str, *, least: int = 1) -> int:
-        """An integer that must be there, from `least` to 2^31 - 1."""
+        """Return an integer from `least` to 2^31 - 1, which must be there."""
         value = self.get(key)
         if value is None:
             raise self.error(f"{key} is missing", f"Add {key} to config.json")
@@ -71,7 +71,7 @@ class Config:
         return value
 
     def number(self, key: str) -> float:
-        """A finite number greater than zero that must be there."""
+        """Return a finite number greater than zero, which must be there."""
         value = self.get(key)
         if value is None:
             raise self.error(f"{key} is missing", f"Add {key} to config.json")
@@ -99,14 +99,14 @@ class Config:
         return value
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """A JSON object, empty if absent."""
+        """Return a JSON object, which is empty if the key is absent."""
         value = self.get(key, {})
         if not isinstance(value, dict):
             raise self.error(f"{key} is {shown(value)}, an object is expected")
         return value
 
     def strings(self, key: str, length: int | None = None) -> list[str] | None:
-        """A list of strings, of `length` entries where given; None if absent."""
+        """Return a list of strings, with `length` entries if a length is given; None if the key is absent."""
         value = self.get(key)
         if value is None:
             return None
@@ -117,7 +117,7 @@ class Config:
         return list(value)
 
     def numbers(self, key: str, value: object, length: int) -> list[float]:
-        """`value` as a list of `length` finite numbers greater than zero."""
+        """Return `value` as a list of `length` finite numbers greater than zero."""
         if not isinstance(value, list):
             raise self.error(f"{key} is {shown(value)}, a list of numbers is expected")
         if len(value) != length:
@@ -131,8 +131,8 @@ def normalise(
     file: Path,
     spellings: Mapping[str, Sequence[str]] | None = None,
 ) -> Config:
-    """See the module's docstring. `spellings` are a family's own: usual name -> others, the first found
-    wins."""
+    """Return config.json in the form that the head of the module describes. `spellings` are a family's own: they
+    map the usual name of a value to other names, and the first name that is found counts."""
     values = flatten(config)
     for usual, others in {**_SPELLINGS, **(spellings or {})}.items():
         for other in others:

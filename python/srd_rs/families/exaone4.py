@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after attention and feed-forward, per-head norms, in the 32B sliding layers too."""
+"""EXAONE 4 has norms after attention and feed-forward, norms for each head, and sliding layers in the 32B model."""
 
 from __future__ import annotations
 

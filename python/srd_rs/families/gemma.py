@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3. Norm weights are stored minus one; the output matrix is the embedding."""
+"""Gemma 1, 2 and 3 store norm weights minus one. Their output matrix is the embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from srd_rs.metadata import Metadata
 
 
 def plus_one(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """Every norm's weight w stands for 1 + w."""
+    """Return the rows with one added to the weights of every norm: a stored w stands for 1 + w."""
     return tuple(replace(row, how="plus_one") if row.source.endswith("norm") else row for row in rows)
 
 
@@ -24,7 +24,7 @@ SANDWICH: tuple[Row, ...] = (
     Row("pre_feedforward_layernorm", "ffn_norm", "d"),
     Row("post_feedforward_layernorm", "post_ffw_norm", "d"),
 )
-"""Norms before and after attention and feed-forward, from Gemma 2 on."""
+"""From Gemma 2 on, norms stand before and after attention and feed-forward."""
 
 
 class Gemma(Family):

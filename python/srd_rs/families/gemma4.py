@@ -1,8 +1,9 @@
-"""Gemma 4: dense with per-layer embeddings and shared keys and values, dense, and mixture of experts.
+"""Gemma 4 has a dense model with per-layer embeddings and shared keys and values, a dense model, and a mixture
+of experts.
 
-Layers are of two types, sliding and full attention, with head sizes (and in the larger models numbers of KV
-heads) of their own. Full layers rotate only a part of each head: `rope_freqs.weight` divides the rest by
-1e30. Norm weights are stored as they are, unlike Gemma 1 to 3.
+Layers use sliding or full attention. The two types have their own head sizes and, in the larger models, their
+own numbers of KV heads. Full layers rotate only a part of each head: `rope_freqs.weight` divides the other
+frequencies by 1e30. Norm weights are stored as they are, unlike those of Gemma 1 to 3.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class Gemma4(Family):
         return self.config.flag("attention_k_eq_v")
 
     def _of_full_layers(self, key: str) -> int | None:
-        """A size that transformers 5 keeps per layer (`per_layer_config`): the one of all full layers."""
+        """Return the size that all full layers share in `per_layer_config`, where transformers 5 keeps sizes per
+        layer."""
         found: set[int] = set()
         for index, values in self._per_layer_config().items():
             if key not in values:
@@ -147,7 +149,7 @@ class Gemma4(Family):
 
     @cached_property
     def n_head_kv_full(self) -> int | None:
-        """KV heads of full layers where they have a number of their own."""
+        """Return the number of KV heads of full layers if they have a number of their own."""
         if self.config.stated("per_layer_config"):
             count = self._of_full_layers("num_key_value_heads")
         else:
@@ -179,8 +181,8 @@ class Gemma4(Family):
         return used
 
     def is_shared(self, layer: int) -> bool:
-        """Whether the layer uses the keys and values of an earlier one; its own tensors are then never
-        read."""
+        """Say whether the layer uses the keys and values of an earlier layer. The layer's own tensors are then
+        never read."""
         return layer >= self.n_layer - self.n_shared_kv
 
     def feed_forward(self, layer: int) -> int:

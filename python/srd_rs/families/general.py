@@ -1,8 +1,7 @@
-"""The `general.*` keys: what the model is called, how large it is, where it comes from.
+"""This module writes the `general.*` keys: the name of the model, its size, and its origin.
 
-Sources, strongest first: the name given by the caller, the model card's front matter, `_name_or_path` of
-config.json, the name of the folder. The rules by which a name is taken apart are those of the GGUF naming
-convention.
+A name comes from the caller, else from the front matter of the model card, else from `_name_or_path` of
+config.json, else from the name of the folder. A name is taken apart by the rules of the GGUF naming convention.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _ORDER: Final = (
 
 @dataclass(frozen=True)
 class Size:
-    """Parameter counts: of everything, of what every token uses, and of one expert."""
+    """The numbers of parameters of the whole model, of the part that every token uses, and of one expert."""
 
     total: int
     shared: int
@@ -74,7 +73,7 @@ class Size:
 
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> Size:
-        """Count (GGUF name, shape) pairs. Stacked expert tensors are `*_exps.*` with at least three
+        """Count (GGUF name, shape) pairs. Stacked expert tensors are named `*_exps.*` and have at least three
         dimensions."""
         total = shared = expert = n_experts = n_stacks = 0
         for name, shape in tensors:
@@ -91,8 +90,8 @@ class Size:
         return cls(total, shared, expert, n_experts // n_stacks if n_stacks else 0)
 
     def label(self) -> str:
-        """``3.4M``, ``8x3.3M``: two significant digits at least, experts times the size of a model with
-        one."""
+        """Return a label such as ``3.4M`` or ``8x3.3M``: at least two significant digits, and the number of
+        experts times the size of a model with one expert."""
         if self.n_expert:
             return f"{self.n_expert}x{_rounded(self.shared + self.expert)}"
         return _rounded(self.total)
@@ -109,7 +108,7 @@ def _rounded(count: int) -> str:
 
 @dataclass
 class NameParts:
-    """A model id taken apart; what is not recognised is None."""
+    """The parts of a model id. A part that is not recognised is None."""
 
     full: str | None = None
     organization: str | None = None
@@ -120,15 +119,16 @@ class NameParts:
 
 
 def title(name: str) -> str:
-    """``my-model-v1`` -> ``My Model v1``: lower-case words get a capital unless they are a version or a
-    number."""
+    """Return ``My Model v1`` for ``my-model-v1``: a lower-case word gets a capital unless the word is a version
+    or a number."""
     words = name.strip().replace("-", " ").split()
     keep = re.compile(r"^(v\d+(?:\.\d+)*|\d.*)$")
     return " ".join(w.title() if w.islower() and not keep.match(w) else w for w in words)
 
 
 def split_name(model_id: str, total: int) -> NameParts:
-    """Take ``org/Base-1.5-7B-chat-v2`` apart. `total` parameters tell a size label from a context length."""
+    """Take ``org/Base-1.5-7B-chat-v2`` apart. The `total` of parameters tells a size label from a context
+    length."""
     if " " in model_id:
         return NameParts(full=model_id)
     organization, slash, full = model_id.partition("/") if "/" in model_id else ("", "", model_id)
@@ -156,7 +156,7 @@ def split_name(model_id: str, total: int) -> NameParts:
 
 
 def _kind_of(part: str, index: int, total: int) -> tuple[str, str]:
-    """The part in its usual spelling and what it is: version, type, size, finetune or nothing known."""
+    """Return a part in its usual spelling, and its kind: version, type, size, finetune, or nothing known."""
     if _VERSION.fullmatch(part):
         return part, "version"
     if _TYPE.fullmatch(part):
@@ -185,7 +185,7 @@ def _size_part(part: str, total: int) -> tuple[str, str]:
 
 
 def _prefer_numbers(parts: list[str], kinds: list[set[str]]) -> None:
-    """``mini`` is no size label beside ``3.8B``."""
+    """Let a size label with a number win: ``mini`` is no size label beside ``3.8B``."""
     sizes = [part for part, kind in zip(parts, kinds, strict=True) if "size" in kind]
     if any(char.isdecimal() for part in sizes for char in part):
         for part, kind in zip(parts, kinds, strict=True):
@@ -194,7 +194,7 @@ def _prefer_numbers(parts: list[str], kinds: list[set[str]]) -> None:
 
 
 def _mark_basename(parts: list[str], kinds: list[set[str]]) -> None:
-    """Leading words and versions are the base name, later unknown words the finetune's."""
+    """Take leading words and versions as the base name, and later unknown words as the finetune's."""
     at_start = True
     for part, kind in zip(parts, kinds, strict=True):
         if at_start and ((not kind and part[0].isalpha()) or "version" in kind):
@@ -240,7 +240,8 @@ def write_general(
 
 
 def _write_sampling(metadata: Metadata, generation: Mapping[str, Any]) -> None:
-    """Recommended sampler settings; a value of the wrong type is left out, as it is only advice."""
+    """Write recommended sampler settings. A value of a wrong type is left out, because these settings are only
+    advice."""
     for key, kind, names in _SAMPLING:
         value = next((generation[name] for name in names if generation.get(name) is not None), None)
         wanted: tuple[type, ...] = {"STRING": (str,), "INT32": (int,), "FLOAT32": (int, float)}[kind]
@@ -285,7 +286,8 @@ def _add_name_parts(
 
 
 def _write_origins(metadata: Metadata, kind: str, origins: Value | None, total: int) -> None:
-    """`general.base_model.*` or `general.dataset.*`: name, version, organization and address of each."""
+    """Write `general.base_model.*` or `general.dataset.*`: name, version, organization and address of each
+    origin."""
     if origins is None:
         return
     ids = _as_list(origins)

@@ -1,4 +1,4 @@
-"""GPT-2 and GPT-NeoX (Pythia): fused query-key-value projections with biases."""
+"""GPT-2 and GPT-NeoX (Pythia) have fused query-key-value projections with biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_HEADS = 4096
 
 
 class Gpt2(Family):
-    """Its linear layers are stored input by output, hence transposed."""
+    """GPT-2 stores its linear layers input by output, so they are transposed."""
 
     arch = "gpt2"
     classes = ("GPT2LMHeadModel",)
@@ -104,8 +104,8 @@ class GptNeoX(Family):
         return {**super().sizes(layer), "3d": 3 * self.n_embd}
 
     def apply(self, how: str, source: Source) -> Transform:
-        """Rows come head by head, each its query, key and value; GGUF has all queries, all keys, all
-        values."""
+        """Reorder rows that stand head by head, each with its query, key and value. GGUF has all queries, then
+        all keys, then all values."""
         if how != "by_kind":
             return super().apply(how, source)
         size = self.head_dim

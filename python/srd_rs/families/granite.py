@@ -1,4 +1,4 @@
-"""Granite: the Llama skeleton with four multipliers."""
+"""Granite has the Llama skeleton and four multipliers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""InternLM 2 and 2.5: queries, keys and values in one matrix, group by group; taken apart and permuted as
-Llama's."""
+"""InternLM 2 and 2.5 keep queries, keys and values in one matrix, group by group. The matrix is taken apart, and
+the parts are permuted as Llama's are."""
 
 from __future__ import annotations
 

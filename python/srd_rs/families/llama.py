@@ -1,6 +1,6 @@
-"""Llama and the families that ggml computes with the same graph: Mistral and Mixtral.
+"""Llama, Mistral and Mixtral are computed with the same graph by ggml.
 
-Query and key rows are permuted (see PermuteHeads). llama3 RoPE scaling becomes the tensor
+The rows of queries and keys are permuted (see PermuteHeads). llama3 RoPE scaling becomes the tensor
 `rope_freqs.weight`.
 """
 

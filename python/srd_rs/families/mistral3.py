@@ -1,4 +1,4 @@
-"""Mistral 3: the text part of Mistral-Small 3.1 and later, and Ministral 3, whose YaRN has a query
+"""Mistral 3 is the text part of Mistral-Small 3.1 and later, and Ministral 3, whose YaRN has a query
 temperature."""
 
 from __future__ import annotations

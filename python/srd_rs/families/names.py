@@ -1,4 +1,5 @@
-"""Names of a checkpoint's tensors: what training wrappers put before them, and which are not the text model's."""
+"""This module knows the names of a checkpoint's tensors: which prefixes training wrappers put before them, and
+which tensors are not the text model's."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 _WRAPPERS: Final = ("_orig_mod.", "module.", "base_model.model.")
-"""Prefixes of torch.compile, of data-parallel training, and of PEFT models that were merged but not unwrapped."""
+"""torch.compile, data-parallel training, and PEFT models that were merged but not unwrapped put these prefixes
+before names."""
 
 OTHER_MODALITY: Final = "of vision, audio or a projector"
 BUFFER: Final = "of buffers, which are computed anew"
@@ -37,7 +39,7 @@ _MTP_PARTS: Final = (".eh_proj.weight", ".enorm.weight", ".hnorm.weight", ".shar
 
 
 def unwrapped(names: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """Each name without the prefixes that wrappers put before all of them, and these prefixes."""
+    """Return each name without the prefixes that wrappers put before all names, and return these prefixes."""
     found: list[str] = []
     shorter = {name: name for name in names}
     while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in shorter.values())), None):
@@ -53,7 +55,7 @@ def unwrapped(names: Collection[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def left_out(name: str) -> str | None:
-    """Why a tensor is not the text model's; None for one that is, or that nobody knows."""
+    """Return the reason why a tensor is not the text model's; None for a tensor that is, or that is unknown."""
     if name.endswith(_BUFFERS):
         return BUFFER
     if _MTP.search(name):
@@ -66,7 +68,8 @@ def left_out(name: str) -> str | None:
 
 
 def prediction_layers(names: Iterable[str], n_layer: int) -> set[int]:
-    """The layers behind the last one that predict further tokens: they have projections that no other layer has."""
+    """Return the numbers of the layers behind the last layer that predict further tokens. Such a layer has
+    projections that no other layer has."""
     found = set()
     for name in names:
         match = _LAYER.search(name)
@@ -76,6 +79,6 @@ def prediction_layers(names: Iterable[str], n_layer: int) -> set[int]:
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the layer that a tensor belongs to."""
+    """Return the number of the layer that a tensor belongs to."""
     match = _LAYER.search(name)
     return int(match[2]) if match else None

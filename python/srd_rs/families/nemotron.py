@@ -1,4 +1,4 @@
-"""Nemotron 3 and 4, Minitron: layer norms stored minus one, no gate in the feed-forward part."""
+"""Nemotron 3 and 4 and Minitron store layer norms minus one and have no gate in the feed-forward part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OLMo 1, whose norms have no weights, and OLMoE."""
+"""OLMo 1 has norms without weights. OLMoE is a mixture of experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OLMo 2 and 3: norms after attention and feed-forward only, and on whole queries and keys."""
+"""OLMo 2 and 3 have norms only after attention and feed-forward, and on whole queries and keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phi-1.5 and Phi-2: one norm for attention and feed-forward, which run side by side; biases everywhere."""
+"""Phi-1.5 and Phi-2 have one norm for attention and feed-forward, which run side by side, and biases everywhere."""
 
 from __future__ import annotations
 

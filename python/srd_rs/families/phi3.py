@@ -1,4 +1,4 @@
-"""Phi-3, Phi-3.5 and Phi-4: fused projections, kept fused; LongRoPE's factors become two tensors."""
+"""Phi-3, Phi-3.5 and Phi-4 have fused projections, which stay fused. The factors of LongRoPE become two tensors."""
 
 from __future__ import annotations
 

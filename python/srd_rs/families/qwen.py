@@ -1,5 +1,5 @@
-"""Qwen 2 and 3, dense and mixture of experts. Rows stay in their order: ggml rotates halves for these
-graphs."""
+"""Qwen 2 and 3 are dense models and mixtures of experts. Rows keep their order, because ggml rotates halves in
+these graphs."""
 
 from __future__ import annotations
 

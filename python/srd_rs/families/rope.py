@@ -1,7 +1,8 @@
-"""Rotary position embedding: one form for all spellings of its parameters, and the tables that GGUF stores.
+"""This module brings the parameters of rotary position embedding into one form and computes the tables that GGUF
+stores.
 
-Old files: `rope_theta` beside `rope_scaling = {"type" or "rope_type": ..., "factor": ...}`. New files
-(transformers 5): `rope_parameters`, flat, or one dict per layer type.
+Old files have `rope_theta` beside `rope_scaling = {"type" or "rope_type": ..., "factor": ...}`. New files
+(transformers 5) have `rope_parameters`, which are flat or have one object per layer type.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
 
 @dataclass
 class Rope:
-    """`full`: the parameters of full-attention layers (of all layers, unless `sliding` is there too).
+    """The parameters of full-attention layers are in `full`, those of sliding layers in `sliding`. Without
+    `sliding`, `full` holds for all layers.
 
-    Both have `rope_type` and `rope_theta`; for types that extend the context,
-    `original_max_position_embeddings`.
+    Both have `rope_type` and `rope_theta`. Types that extend the context have `original_max_position_embeddings`
+    too.
     """
 
     full: dict[str, Any]
@@ -37,7 +39,7 @@ class Rope:
 
 
 def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None = None) -> Rope:
-    """The parameters of a configuration; `theta` and `theta_sliding` are the defaults of its class.
+    """Read the parameters of a configuration. `theta` and `theta_sliding` are the defaults of its class.
 
     `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old
     files).
@@ -56,7 +58,7 @@ def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None
 
 
 def _of_type(config: Config, raw: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The parameters of one type of layers, empty if there are none."""
+    """Return the parameters of one type of layers, empty if there are none."""
     params = raw.get(kind)
     if params is not None and not isinstance(params, dict):
         raise config.error(f"the RoPE parameters of {kind} are {shown(params)}, an object is expected")
@@ -115,8 +117,8 @@ def _complete(config: Config, params: dict[str, Any], theta: float) -> None:
 
 
 def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:
-    """The `rope.scaling.*` keys. llama3 goes into a tensor; dynamic NTK has no counterpart in GGUF and
-    changes nothing below the trained context, so nothing is written for it."""
+    """Write the `rope.scaling.*` keys. llama3 scaling goes into a tensor. Dynamic NTK has no counterpart in GGUF
+    and changes nothing below the trained context, so nothing is written for dynamic NTK."""
     params, kind = rope.full, rope.kind
     if kind in ("linear", "yarn"):
         metadata.string(f"{arch}.rope.scaling.type", kind)
@@ -146,12 +148,13 @@ def _f32(value: float) -> float:
 
 
 def llama3_factors(config: Config, params: dict[str, Any], dimensions: int) -> tuple[float, ...]:
-    """What llama3 scaling divides each rotary frequency by: `dimensions` / 2 values, in float32 steps.
+    """Return the `dimensions` / 2 values by which llama3 scaling divides rotary frequencies, computed in float32
+    steps.
 
-    Wavelengths up to original/high_freq_factor stay as they are, those beyond original/low_freq_factor are
-    divided by `factor`, in between the two are blended (the Llama 3.1 reference code). A number over a tensor
-    is the number times the rounded reciprocal, so that the values are those of the usual converter to the
-    last bit.
+    Wavelengths up to original/high_freq_factor keep a factor of 1. Wavelengths beyond original/low_freq_factor
+    are divided by `factor`. Between the two limits both are blended, as in the reference code of Llama 3.1. A
+    number over a tensor is the number times the rounded reciprocal, so the values are those of llama.cpp's
+    converter to the last bit.
     """
     base, factor = _f32(params["rope_theta"]), float(params["factor"])
     low, high = float(params.get("low_freq_factor") or 1.0), float(params.get("high_freq_factor") or 4.0)

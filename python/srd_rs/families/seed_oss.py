@@ -1,4 +1,4 @@
-"""Seed-OSS: the Llama skeleton with biases on queries, keys and values, rows not permuted."""
+"""Seed-OSS has the Llama skeleton with biases on queries, keys and values. Its rows are not permuted."""
 
 from __future__ import annotations
 

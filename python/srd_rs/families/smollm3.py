@@ -1,4 +1,4 @@
-"""SmolLM3: the Llama skeleton; every fourth layer goes without RoPE, which the graph in llama.cpp knows."""
+"""SmolLM3 has the Llama skeleton. Every fourth layer has no RoPE, which the graph in llama.cpp knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StableLM 2 and 3B: layer norms with biases, a part of each head rotated."""
+"""StableLM 2 and 3B have layer norms with biases and rotate a part of each head."""
 
 from __future__ import annotations
 

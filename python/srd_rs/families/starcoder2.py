@@ -1,4 +1,4 @@
-"""StarCoder 2: layer norms and biases, a feed-forward part without gate."""
+"""StarCoder 2 has layer norms and biases, and a feed-forward part without a gate."""
 
 from __future__ import annotations
 

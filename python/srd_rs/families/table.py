@@ -1,8 +1,8 @@
-"""The tensors of a model as a table: what is written, from which tensors of the checkpoint, and whether it
-must be there.
+"""This module declares the tensors of a model as a table: what is written, from which tensors of the checkpoint,
+and whether a tensor must be there.
 
-A family declares every tensor that its architecture has. `Table.resolve` then holds the declaration against
-the checkpoint: nothing may be missing, nothing unknown, every shape as the configuration says.
+A family declares every tensor that its architecture has. `Table.resolve` holds the declaration against the
+checkpoint: nothing may be missing, nothing unknown, and every shape must be as the configuration says.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from srd_rs.errors import ModelError, message
 from srd_rs.transforms import Generated, Shape, Transform
 
 PLAIN: Final = ("F64", "F32", "F16", "BF16")
-"""safetensors dtypes of weights that are not quantised."""
+"""These safetensors dtypes hold weights that are not quantised."""
 READABLE: Final = (*PLAIN, "F8_E4M3", "F8_E5M2")
-"""safetensors dtypes that can be decoded to f32."""
+"""These safetensors dtypes can be decoded to f32."""
 
 MAX_DIMENSIONS: Final = 4
-"""Of a tensor in a GGUF file."""
+"""A tensor in a GGUF file has at most this many dimensions."""
 
 _F32_NAMES: Final = (
     "ffn_gate_inp.weight",
@@ -36,7 +36,8 @@ _LISTED: Final = 4
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of the GGUF: shape row-major, `store` "f32" if it stays F32 in every recipe, else "auto"."""
+    """This is a tensor of the GGUF. The shape is row-major. `store` is "f32" if the tensor stays F32 in every
+    mix, else "auto"."""
 
     name: str
     shape: Shape
@@ -53,8 +54,8 @@ class TensorSpec:
 
 
 def store_of(name: str, shape: Sequence[int]) -> str:
-    """llama.cpp's rule for what is never quantised: vectors, norms, routers, position and type embeddings,
-    and whatever is no `.weight`."""
+    """Return "f32" for what llama.cpp never quantises: vectors, norms, routers, embeddings of positions and
+    types, and every tensor whose name does not end in `.weight`. Return "auto" for all others."""
     single = name.removeprefix("blk.").partition(".")[2] if name.startswith("blk.") else name
     plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight")
     return "f32" if plain or single in _F32_NAMES else "auto"
@@ -70,7 +71,8 @@ class _Entry:
 
 @dataclass
 class Table:
-    """Declared tensors, by canonical source name (the name without the prefix of a multimodal checkpoint)."""
+    """A table holds declared tensors by canonical source name, that is, by the name without the prefix of a
+    multimodal checkpoint."""
 
     entries: dict[str, _Entry] = field(default_factory=dict)
 
@@ -82,9 +84,10 @@ class Table:
         self.entries[name] = _Entry(name, transform, needed, group or name)
 
     def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
-        """The tensors to write, generated ones first, then in the order of the checkpoint's files.
+        """Return the tensors to write: generated ones first, then the others in the order of the checkpoint's
+        files.
 
-        `tensors`: canonical name -> tensor, in file order. Raises ModelError.
+        `tensors` maps canonical names to tensors, in file order. Raises ModelError.
         """
         return [_spec(entry, tensors) for entry in _in_order(self._checked(tensors, folder), tensors)]
 
@@ -159,7 +162,7 @@ def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Pa
 
 
 def _in_order(entries: Iterable[_Entry], tensors: Mapping[str, SourceTensor]) -> list[_Entry]:
-    """Generated tensors, then each group where its last source is met."""
+    """Return generated tensors first, then each group where its last source is met."""
     generated = [entry for entry in entries if isinstance(entry.transform, Generated)]
     position = {name: index for index, name in enumerate(tensors)}
     groups: dict[str, list[_Entry]] = {}
@@ -189,11 +192,11 @@ def _dims(shape: Sequence[int]) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """``1 tensor`` or ``2 tensors``."""
+    """Return a number with a noun: ``1 tensor`` or ``2 tensors``."""
     return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def some(names: Sequence[str]) -> str:
-    """The first names of a list, quoted, for a message."""
+    """Return the first names of a list, quoted, for a message."""
     shown = ", ".join(repr(name if len(name) <= 120 else name[:117] + "...") for name in names[:_LISTED])
     return shown + (", ..." if len(names) > _LISTED else "")

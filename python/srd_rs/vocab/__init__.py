@@ -1,4 +1,5 @@
-"""Tokenizers: from a checkpoint's files to the ``tokenizer.*`` metadata of a GGUF, as llama.cpp reads it."""
+"""This package turns the tokenizer files of a checkpoint into the ``tokenizer.*`` metadata of a GGUF, as
+llama.cpp reads them."""
 
 from __future__ import annotations
 
@@ -27,21 +28,21 @@ _BERT: Final = (
     "eurobert",
 )
 _END_OF_TURN: Final = {("gemma", 0): 107, ("llama", 32016): 32010}
-"""End-of-turn ids that no file names: Gemma (any size, 0) and CodeLlama, known by the size of its
+"""No file names these end-of-turn ids. Gemma has its id in every size (0); CodeLlama is known by the size of its
 vocabulary."""
 
 
 def load(
     folder: str | Path, *, config: dict[str, Any], arch: str, n_vocab: int, pre: str | None = None
 ) -> Metadata:
-    """Every ``tokenizer.*`` key for the checkpoint in `folder`, chat template included.
+    """Return every ``tokenizer.*`` key for the checkpoint in `folder`, chat template included.
 
-    config: config.json, the text model's part merged with the top. arch: the GGUF architecture. n_vocab:
-    rows of the embedding; the token list gets as many entries. pre: llama.cpp's name of the pre-tokenizer,
-    instead of the recognised one.
+    `config` is config.json with its text part merged into the top level. `arch` is the GGUF architecture.
+    `n_vocab` is the number of rows of the embedding; the token list gets as many entries. `pre` is llama.cpp's
+    name of the pre-tokenizer and replaces the recognised one.
 
-    Raises FormatError if a file breaks its format, ModelError if the tokenizer is none that can be converted,
-    SrdIOError if a file cannot be read, UsageError if `pre` is unknown.
+    Raises FormatError if a file breaks its format, ModelError if the tokenizer cannot be converted, SrdIOError
+    if a file cannot be read, UsageError if `pre` is unknown.
     """
     folder = Path(folder)
     size = _size(folder, config, n_vocab)
@@ -49,7 +50,7 @@ def load(
 
 
 def _size(folder: Path, config: dict[str, Any], n_vocab: int) -> int:
-    """The number of tokens: the embedding's rows, which config.json must not contradict."""
+    """Return the number of tokens: the rows of the embedding, which config.json must not contradict."""
     if not 0 < n_vocab <= MAX_TOKENS:
         refuse(folder, f"an embedding of {shown(n_vocab)} rows", f"A vocabulary has 1 to {MAX_TOKENS} tokens")
     stated = config.get("vocab_size", n_vocab)
@@ -61,7 +62,7 @@ def _size(folder: Path, config: dict[str, Any], n_vocab: int) -> int:
 
 @dataclass
 class _Loader:
-    """One folder, one architecture; `load` picks the kind of tokenizer."""
+    """A loader serves one folder and one architecture. `load` picks the kind of tokenizer."""
 
     folder: Path
     config: dict[str, Any]
@@ -151,10 +152,11 @@ class _Loader:
     def _from_newer_file(
         self, vocabulary: Vocabulary, unlisted: bool, added: AddedTokens
     ) -> Vocabulary | None:
-        """The vocabulary of tokenizer.json, which transformers reads, where tokenizer.model says too little.
+        """Return the vocabulary of tokenizer.json, which transformers reads, if tokenizer.model says too little.
 
-        tokenizer.model can be the base model's and lack tokens for slots that tokenizer.json fills. Or the file has
-        user-defined pieces that are added tokens no more (`unlisted`): only tokenizer.json knows their merges.
+        tokenizer.model can be the base model's and lack tokens for slots that tokenizer.json fills. Or
+        tokenizer.model has user-defined pieces that are no longer added tokens (`unlisted`), and only
+        tokenizer.json knows their merges.
         """
         open_slots = set(vocabulary.unfilled())
         file = self._open(with_model=True) if open_slots or unlisted else None
@@ -218,7 +220,7 @@ class _Loader:
         file: TokenizerJson | None,
         added: AddedTokens,
     ) -> None:
-        """Tokens, then merges, special tokens, chat template: llama.cpp's order."""
+        """Write tokens, then merges, special tokens and the chat template, which is llama.cpp's order."""
         vocabulary.keep_texts_apart()
         vocabulary.write(metadata, model, pre)
         if vocabulary.merges:
@@ -231,7 +233,7 @@ class _Loader:
         found.write_normalizer(metadata)
 
     def _after(self, metadata: Metadata) -> None:
-        """What llama.cpp's converter knows of single architectures."""
+        """Write what llama.cpp's converter knows of single architectures."""
         for size in (0, self.size):
             token_id = _END_OF_TURN.get((self.arch, size))
             if token_id is not None and token_id < self.size:

@@ -1,8 +1,8 @@
-"""Added tokens: the tokens that are found in a text before the text is split, whatever file lists them.
+"""This module collects added tokens: tokens that are found in a text before the text is split.
 
 Four files can list them: tokenizer.json (``added_tokens``), tokenizer_config.json (``added_tokens_decoder`` and
-the tokens of roles), special_tokens_map.json and added_tokens.json. A token that any of these files marks special
-is special. All kinds of vocabularies get the same list from here.
+the tokens of roles), special_tokens_map.json and added_tokens.json. A token that any of these files marks
+special is special. All kinds of vocabularies get the same list from here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from srd_rs.vocab.files import AddedToken, TokenizerJson, added_token, fail, lis
 
 @dataclass
 class AddedTokens:
-    """The added tokens that the files of a folder list."""
+    """The added tokens that the files of a folder list, by text."""
 
     folder: Path
     tokens: dict[str, AddedToken]
     named: set[str]
-    """Texts that tokenizer_config.json or special_tokens_map.json names as special tokens."""
+    """tokenizer_config.json or special_tokens_map.json names these texts as special tokens."""
 
     @classmethod
     def read(cls, folder: Path, file: TokenizerJson | None, config: dict[str, Any]) -> AddedTokens:
-        """The lists of `folder`; `file` is its tokenizer.json, `config` its tokenizer_config.json."""
+        """Read the lists of `folder`. `file` is its tokenizer.json, `config` its tokenizer_config.json."""
         named = named_tokens(config)
         tokens: dict[str, AddedToken] = {}
         for token in file.added if file else ():
@@ -44,8 +44,8 @@ class AddedTokens:
         return cls(folder, tokens, named)
 
     def with_ids_of(self, vocab: Mapping[str, int]) -> list[AddedToken]:
-        """The tokens beside a vocabulary. A text that the vocabulary has keeps its id there, and a text of the
-        vocabulary that is named as a special token is an added token too."""
+        """Return the tokens as they stand beside a vocabulary. A text of the vocabulary keeps its id there. A
+        text of the vocabulary that is named as a special token is an added token too."""
         tokens = {text: replace(token, id=vocab.get(text, token.id)) for text, token in self.tokens.items()}
         for text in sorted(self.named & vocab.keys()):
             tokens.setdefault(text, AddedToken(vocab[text], text, special=True, normalized=False))
@@ -78,7 +78,8 @@ def _add_old_file(tokens: dict[str, AddedToken], path: Path) -> None:
 
 
 def decoder_tokens(config: dict[str, Any], place: Path) -> list[AddedToken]:
-    """``added_tokens_decoder`` of a tokenizer_config.json: an object from id, as text, to token."""
+    """Return the tokens of ``added_tokens_decoder`` in a tokenizer_config.json, an object from id, as text, to
+    token."""
     entries = config.get("added_tokens_decoder", {})
     if not isinstance(entries, dict):
         fail(place, "'added_tokens_decoder' is not an object", "Correct the file")
@@ -91,8 +92,8 @@ def decoder_tokens(config: dict[str, Any], place: Path) -> list[AddedToken]:
 
 
 def within(tokens: Iterable[AddedToken], size: int, place: Path) -> list[AddedToken]:
-    """The tokens that have a row in the embedding of `size` rows. One warning names those that have none: the
-    model can neither read nor write them."""
+    """Return the tokens that have a row in the embedding of `size` rows. One warning names the tokens that have
+    none: the model can neither read nor write such tokens."""
     inside: list[AddedToken] = []
     beyond: list[AddedToken] = []
     for token in tokens:

@@ -1,4 +1,5 @@
-"""Byte-level BPE vocabularies (GPT-2, Llama 3, Qwen, ...): tokenizer.json, or vocab.json with merges.txt."""
+"""This module reads byte-level BPE vocabularies (GPT-2, Llama 3, Qwen, ...) from tokenizer.json, or from
+vocab.json with merges.txt."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ from srd_rs.vocab.vocabulary import (
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: the character that stands for each byte. Printable Latin-1 stands for itself, the
-    rest follow 256."""
+    """Return GPT-2's alphabet: the byte that each character stands for. Printable Latin-1 characters stand for
+    themselves; the other bytes have characters from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -42,7 +43,7 @@ _ALPHABET: Final = byte_alphabet()
 
 
 def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
-    """The vocabulary of a tokenizer.json; its merges too, if it is of BPE kind."""
+    """Read the vocabulary of a tokenizer.json, and its merges if the tokenizer is BPE."""
     model = file.model()
     vocab = check_ids(model.get("vocab"), size, file.path, added.tokens)
     vocabulary = Vocabulary(file.path, size)
@@ -57,7 +58,8 @@ def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> V
 def _checked(
     vocabulary: Vocabulary, added: AddedTokens, vocab: dict[str, int], *, byte_level: bool
 ) -> Iterable[AddedToken]:
-    """The added tokens, spelled as llama.cpp matches them. An error if one has the id of an entry of `vocab`."""
+    """Yield the added tokens, spelled as llama.cpp matches them. Raises FormatError if a token has the id of an
+    entry of `vocab`."""
     tokens = [_spelled(token, byte_level) for token in added.with_ids_of(vocab)]
     texts = {token.content for token in tokens}
     for listed, token in zip(added.with_ids_of(vocab), tokens, strict=True):
@@ -73,15 +75,17 @@ def _checked(
 
 
 def _spelled(token: AddedToken, byte_level: bool) -> AddedToken:
-    """A token that is matched before the text becomes bytes stands in the list as the decoder prints it."""
+    """Return a token as the byte-level decoder prints the token, if the token is matched before the text becomes
+    bytes."""
     return token if token.normalized or not byte_level else replace(token, content=decoded(token.content))
 
 
 def decoded(text: str) -> str:
-    """An added token as the byte-level decoder prints it: bytes, if all of its characters stand for one.
+    """Return an added token as the byte-level decoder prints the token: as bytes, if all of its characters stand
+    for bytes.
 
-    llama.cpp expects control and user-defined tokens in this form. A text that only looks like bytes (they
-    are not UTF-8) stays.
+    llama.cpp expects control and user-defined tokens in this form. A text whose bytes are not UTF-8 only looks
+    like bytes and stays.
     """
     if not all(character in _ALPHABET for character in text):
         return text
@@ -92,7 +96,7 @@ def decoded(text: str) -> str:
 
 
 def is_byte_level(section: dict[str, Any] | None) -> bool:
-    """Whether a decoder or pre-tokenizer works on GPT-2's byte alphabet."""
+    """Say whether a decoder or pre-tokenizer works on GPT-2's byte alphabet."""
     if section is None:
         return False
     if section.get("type") == "ByteLevel":
@@ -102,7 +106,7 @@ def is_byte_level(section: dict[str, Any] | None) -> bool:
 
 
 def from_slow_files(folder: Path, size: int, added: AddedTokens) -> Vocabulary:
-    """The vocabulary of ``vocab.json`` and ``merges.txt``, the files of GPT-2."""
+    """Read the vocabulary of ``vocab.json`` and ``merges.txt``, the files of GPT-2."""
     path = folder / "vocab.json"
     vocab = check_ids(read_token_ids(path), size, path, added.tokens)
     vocabulary = Vocabulary(path, size)
@@ -113,7 +117,7 @@ def from_slow_files(folder: Path, size: int, added: AddedTokens) -> Vocabulary:
 
 
 def read_merges_txt(path: Path, vocab: dict[str, int]) -> list[str]:
-    """The merges of a ``merges.txt``: two tokens a line, after an optional ``#version`` line."""
+    """Read the merges of a ``merges.txt``: two tokens a line, after an optional ``#version`` line."""
     if not path.is_file():
         refuse(path.parent, "vocab.json without merges.txt or tokenizer.json", "Add the file of merges")
     lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")

@@ -1,6 +1,6 @@
-"""Chat templates: found as transformers finds them, copied, never rendered.
+"""This module finds chat templates as transformers finds them and copies them. No template is ever rendered.
 
-The files ``chat_template.jinja`` and ``additional_chat_templates/*.jinja`` replace whatever tokenizer_config.json
+The files ``chat_template.jinja`` and ``additional_chat_templates/*.jinja`` replace what tokenizer_config.json
 holds. ``chat_template.json``, which belongs to the processor of a multimodal model, comes last.
 """
 
@@ -17,7 +17,7 @@ DEFAULT = "default"
 
 
 def find(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Jinja texts by name, `DEFAULT` for the usual template. `config` is tokenizer_config.json."""
+    """Return Jinja texts by name; the usual template is named `DEFAULT`. `config` is tokenizer_config.json."""
     templates = _from_files(folder)
     if templates:
         return templates
@@ -41,7 +41,7 @@ def _from_files(folder: Path) -> dict[str, str]:
 
 
 def _from_json(value: object, place: Path) -> dict[str, str]:
-    """One template, a list of ``{"name": ..., "template": ...}``, or an object from name to template."""
+    """Read one template, a list of ``{"name": ..., "template": ...}``, or an object from name to template."""
     if isinstance(value, str):
         return {DEFAULT: value}
     if isinstance(value, list):
@@ -68,5 +68,5 @@ def write(metadata: Metadata, templates: dict[str, str]) -> None:
 
 
 def _key(name: str) -> str:
-    """A name in the form of a GGUF key."""
+    """Return a name in the form of a GGUF key."""
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)

@@ -1,4 +1,4 @@
-"""tokenizer_config.json and special_tokens_map.json: which tokens they name as special."""
+"""This module reads tokenizer_config.json and special_tokens_map.json, which name special tokens."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _MORE_SPECIAL: Final = ("additional_special_tokens", "extra_special_tokens")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json. What the file leaves out, or sets to null, comes from special_tokens_map.json, which
-    older folders have; the lists of further special tokens are joined."""
+    """Read tokenizer_config.json. What the file leaves out comes from special_tokens_map.json, which older
+    folders have. The lists of further special tokens are joined."""
     config = read_json(folder / "tokenizer_config.json") or {}
     for key, value in (read_json(folder / "special_tokens_map.json") or {}).items():
         if key in _MORE_SPECIAL:
@@ -23,15 +23,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def token_text(entry: object) -> str | None:
-    """The text of a special token: written as text or as an object with ``content``."""
+    """Return the text of a special token, which is written as text or as an object with ``content``."""
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) else None
 
 
 def named_tokens(config: dict[str, Any]) -> set[str]:
-    """The texts that a configuration names as special: the tokens of roles (``bos_token`` and the like, or a
-    model's own) and the additional ones."""
+    """Return the texts that a configuration names as special: the tokens of roles (``bos_token`` and the like,
+    or a model's own) and the additional ones."""
     entries = [value for key, value in config.items() if key.endswith("_token")]
     for key in _MORE_SPECIAL:
         entries += _entries(config.get(key))
@@ -39,7 +39,7 @@ def named_tokens(config: dict[str, Any]) -> set[str]:
 
 
 def _entries(value: object) -> list[Any]:
-    """A list of tokens, which may be written as an object from name to token."""
+    """Return a list of tokens, which may be written as an object from name to token."""
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []

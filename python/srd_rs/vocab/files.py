@@ -1,8 +1,8 @@
-"""Reading the tokenizer files of a checkpoint: bounded, and with errors that name the file.
+"""This module reads the tokenizer files of a checkpoint, with limits and with errors that name the file.
 
-The large one is ``tokenizer.json``: Gemma's holds half a million merges, and parsed in one go each merge is
-a list and two strings, several times the bytes of the text. So its merges are parsed a piece at a time and
-joined at once.
+The large file is ``tokenizer.json``: Gemma's holds half a million merges. Parsed at once, each merge is a list
+and two strings, several times the bytes of its text. So the merges are parsed some thousand at a time and joined
+at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from srd_rs.reading import load_json, parse_json, parse_object, read_limited, sh
 log = logging.getLogger("srd_rs.vocab")
 
 MAX_TOKENIZER_BYTES: Final = 64 << 20
-"""Largest tokenizer.json, vocab.json, merges.txt or tokenizer.model, in bytes; published ones stay below 40 MB."""
+"""A tokenizer.json, vocab.json, merges.txt or tokenizer.model has at most this many bytes. Published files stay
+below 40 MB."""
 MAX_TOKENIZER_VALUES: Final = 1 << 21
-"""Largest number of JSON values in such a file, where the merges are not read apart from the rest."""
+"""Such a file has at most this many JSON values. Merges that are read apart from the rest do not count."""
 MAX_TOKENS: Final = 1 << 21
-"""Largest vocabulary; the largest published one has about a million tokens."""
+"""A vocabulary has at most this many tokens. The largest published one has about a million."""
 _LISTED: Final = 4
 
 _MERGES_CHUNK: Final = 1 << 18
@@ -37,23 +38,24 @@ _STRING_BOUNDARY: Final = re.compile(rb'"\s*,\s*(?=")')
 
 
 def fail(place: object, what: str, fix: str) -> NoReturn:
-    """Raise FormatError: the file at `place` breaks its format."""
+    """Raise FormatError, which says that the file at `place` breaks its format."""
     raise FormatError(message(place, what, fix))
 
 
 def refuse(place: object, what: str, fix: str) -> NoReturn:
-    """Raise ModelError: the files are well-formed, but not a tokenizer that can be converted."""
+    """Raise ModelError, which says that the files are well-formed but no tokenizer that can be converted."""
     raise ModelError(message(place, what, fix))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a small file, or None if there is no such file."""
+    """Return the JSON object in a small file, or None if there is no such file."""
     return load_json(path) if path.is_file() else None
 
 
 @dataclass
 class AddedToken:
-    """A token that is matched in the text before anything else, as the tokenizers library keeps it."""
+    """An added token is matched in the text before anything else. The fields are those of the tokenizers
+    library."""
 
     id: int
     content: str
@@ -63,8 +65,8 @@ class AddedToken:
 
 @dataclass
 class TokenizerJson:
-    """A tokenizer.json. `sections` has all of it but the merges, or all but the model if the model was not
-    asked for."""
+    """This is an open tokenizer.json. `sections` holds everything but the merges, or everything but the model if
+    the model was not asked for."""
 
     path: Path
     sections: dict[str, Any]
@@ -74,7 +76,8 @@ class TokenizerJson:
 
     @classmethod
     def open(cls, path: Path, *, with_model: bool) -> TokenizerJson | None:
-        """Read `path`, or give None if there is none. `with_model=False` skips vocabulary and merges."""
+        """Read `path`, or return None if there is no such file. `with_model=False` leaves out vocabulary and
+        merges."""
         if not path.is_file():
             return None
         data = read_limited(path, MAX_TOKENIZER_BYTES)
@@ -85,7 +88,7 @@ class TokenizerJson:
         return cls(path, sections, added_tokens(sections, path), data if span else b"", span)
 
     def model(self) -> dict[str, Any]:
-        """The model section."""
+        """Return the model section."""
         model = self.sections.get("model")
         if not isinstance(model, dict):
             fail(
@@ -94,7 +97,8 @@ class TokenizerJson:
         return model
 
     def section(self, name: str) -> dict[str, Any] | None:
-        """``normalizer``, ``pre_tokenizer``, ``post_processor`` or ``decoder``: an object or None."""
+        """Return ``normalizer``, ``pre_tokenizer``, ``post_processor`` or ``decoder``, which is an object or
+        None."""
         value = self.sections.get(name)
         if value is not None and not isinstance(value, dict):
             fail(
@@ -105,7 +109,7 @@ class TokenizerJson:
         return value
 
     def merge_chunks(self) -> Iterator[list[Any]]:
-        """The merges as they stand in the file, some thousand at a time."""
+        """Yield the merges as they stand in the file, some thousand at a time."""
         if self.merges_span is None:
             merges = self.model().get("merges", [])
             if not isinstance(merges, list):
@@ -119,15 +123,15 @@ class TokenizerJson:
         yield from _chunks(self.data, *self.merges_span, self.path)
 
     def release(self) -> None:
-        """Forget the text of the file: after the merges have been read."""
+        """Forget the text of the file, after the merges have been read."""
         self.data = b""
 
 
 def _without_model(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
-    """What stands before the model, if the model comes last.
+    """Parse what stands before the model, if the model comes last.
 
-    JSON is read from left to right, so if the text up to ``,"model":{`` with a brace appended parses, that
-    comma stood at the top level; the file's end must look like the end of a BPE model.
+    JSON is read from left to right. So if the text up to ``,"model":{`` parses with a brace appended, that comma
+    stood at the top level. The end of the file must look like the end of a BPE model.
     """
     start = _MODEL_START.search(data)
     if start is None or _MERGES_END.search(data, max(0, len(data) - 256)) is None:
@@ -136,8 +140,8 @@ def _without_model(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, 
 
 
 def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
-    """Everything but the merges, and where these stand: if they end the file, as the tokenizers library
-    writes it."""
+    """Parse everything but the merges and say where the merges stand, if the merges end the file, as the
+    tokenizers library writes them."""
     end = _MERGES_END.search(data, max(0, len(data) - 256))
     starts = [found.end() for found in _MERGES_START.finditer(data)]
     if end is None or len(starts) != 1 or starts[0] > end.start():
@@ -168,8 +172,8 @@ def _chunks(data: bytes, start: int, end: int, path: Path) -> Iterator[list[Any]
 def _chunk(
     data: bytes, start: int, end: int, boundary: re.Pattern[bytes], path: Path
 ) -> tuple[int, list[Any]]:
-    """One piece of the list. A boundary may lie inside a token's text: then the piece does not parse, take
-    the next."""
+    """Parse one piece of the list. A boundary may lie inside the text of a token: then the piece does not parse,
+    and the next boundary is taken."""
     search_from = start + _MERGES_CHUNK
     for _ in range(64):
         found = boundary.search(data, search_from, end) if search_from < end else None
@@ -185,7 +189,7 @@ def _chunk(
 
 
 def added_tokens(sections: dict[str, Any], path: Path) -> list[AddedToken]:
-    """The added tokens of a tokenizer.json, checked."""
+    """Return the added tokens of a tokenizer.json, checked."""
     entries = sections.get("added_tokens")
     if entries is None:
         return []
@@ -198,7 +202,8 @@ def added_tokens(sections: dict[str, Any], path: Path) -> list[AddedToken]:
 
 
 def added_token(entry: Any, token_id: Any, path: Path) -> AddedToken:
-    """An added token from its JSON object; the id stands in it or, in tokenizer_config.json, is its key."""
+    """Return an added token from its JSON object. The id stands in the object or, in tokenizer_config.json, is
+    its key."""
     if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
         fail(path, "an added token has no text", "Correct the added tokens")
     content: str = entry["content"]
@@ -208,7 +213,7 @@ def added_token(entry: Any, token_id: Any, path: Path) -> AddedToken:
 
 
 def checked_id(token_id: Any, content: str, path: Path) -> int:
-    """A token id as an int of a sane size."""
+    """Return a token id if the id is an integer in range."""
     if not isinstance(token_id, int) or isinstance(token_id, bool):
         fail(path, f"token {shown(content)} has the id {shown(token_id)}, not an integer", "Correct the file")
     if not 0 <= token_id < MAX_TOKENS:
@@ -217,7 +222,7 @@ def checked_id(token_id: Any, content: str, path: Path) -> int:
 
 
 def read_token_ids(path: Path) -> dict[str, int] | None:
-    """The ids of added_tokens.json or vocab.json by text, or None if there is no such file."""
+    """Return the ids of added_tokens.json or vocab.json by text, or None if there is no such file."""
     if not path.is_file():
         return None
     data = read_limited(path, MAX_TOKENIZER_BYTES)
@@ -226,6 +231,6 @@ def read_token_ids(path: Path) -> dict[str, int] | None:
 
 
 def listed(tokens: Sequence[AddedToken]) -> str:
-    """The first tokens of a list, with their ids, for a message."""
+    """Return the first tokens of a list with their ids, for a message."""
     some = ", ".join(f"{shown(token.content)} (id {token.id})" for token in tokens[:_LISTED])
     return some + (", ..." if len(tokens) > _LISTED else "")

@@ -1,4 +1,4 @@
-"""Gemma 4: merges on raw text, without pre-tokenizer, scores or byte-level alphabet."""
+"""Gemma 4 merges raw text, without pre-tokenizer, scores or byte-level alphabet."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ VISIBLE_TOKENS: Final = frozenset(
         '<|"|>',
     )
 )
-"""Tokens that a chat parser has to see in the output: user-defined, so that llama.cpp prints them."""
+"""A chat parser has to see these tokens in the output. They are user-defined, so that llama.cpp prints them."""
 
 
 def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
-    """The vocabulary and merges of Gemma 4's tokenizer.json."""
+    """Read the vocabulary and the merges of Gemma 4's tokenizer.json."""
     vocab = check_ids(file.model().get("vocab"), size, file.path, added.tokens)
     vocabulary = base_vocabulary(file, vocab, size, added)
     for text in VISIBLE_TOKENS:

@@ -1,11 +1,11 @@
-"""Which of llama.cpp's pre-tokenizers (``tokenizer.ggml.pre``) a tokenizer.json has.
+"""This module says which of llama.cpp's pre-tokenizers (``tokenizer.ggml.pre``) a tokenizer.json has.
 
-llama.cpp's converter encodes a sample text and looks the ids' hash up, so a tokenizer with one more token
-in a common word, or one added token that begins every text, is unknown to it. What matters is how text is
-split before the merges, and that stands in tokenizer.json: the regular expressions of its
-``pre_tokenizer``. They are brought into a common form here and looked up. Where llama.cpp has several names
-for the same splitting, the name follows ``ignore_merges``, which is part of the name there, and then a
-token by which the converter's hash would have known the model.
+llama.cpp's converter encodes a sample text and looks up the hash of the ids. So a tokenizer with one more token
+in a common word, or with one added token that begins every text, is unknown to that converter. What matters is
+how text is split before the merges, and tokenizer.json says so by the regular expressions of its
+``pre_tokenizer``. These expressions are brought into a common form and looked up here. Where llama.cpp has
+several names for one way of splitting, the name follows ``ignore_merges``, which is part of the name there, and
+then a token by which the converter's hash would have known the model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMES: Final = """
     trillion ufakzeka viking whitespace youtu
 """
 KNOWN: Final = frozenset(_NAMES.split())
-"""The names that llama.cpp accepts for byte-level BPE."""
+"""llama.cpp accepts these names for byte-level BPE."""
 
 _ENDINGS: Final = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -80,19 +80,19 @@ _DEEPSEEK_LETTERS: Final = re.compile(r"\\s\?\[A-Za-z\u00b5\u00c0-\u00d6.*\]\+")
 
 
 @dataclass(frozen=True)
-class Family:
-    """The names of one way of splitting: plainly, with ``ignore_merges``, and by a token the model is known
-    by."""
+class Splitting:
+    """The names of one way of splitting: the plain name, the name with ``ignore_merges``, and names by a token
+    that the model is known by."""
 
     plain: str
     ignoring: str | None = None
     marked: tuple[tuple[str, str], ...] = ()
     clean: str | None = None
-    """The name if clean_up_tokenization_spaces is false, where the plain one makes llama.cpp clean up."""
+    """This is the name if clean_up_tokenization_spaces is false, where the plain name makes llama.cpp clean up."""
 
 
-_GPT2_FAMILY: Final = Family("gpt-2", marked=(("<|START_OF_TURN_TOKEN|>", "command-r"),))
-_DIGITS_FAMILY: Final = Family(
+_GPT2_SPLITTING: Final = Splitting("gpt-2", marked=(("<|START_OF_TURN_TOKEN|>", "command-r"),))
+_DIGITS_SPLITTING: Final = Splitting(
     "starcoder",
     marked=(
         ("<|START_OF_TURN_TOKEN|>", "command-r"),
@@ -101,44 +101,44 @@ _DIGITS_FAMILY: Final = Family(
     ),
     clean="smollm",
 )
-_LLAMA3_FAMILY: Final = Family(
+_LLAMA3_SPLITTING: Final = Splitting(
     "dbrx",
     "llama-bpe",
     (("[gMASK]", "glm4"), ("<|begin_of_text|>", "smaug-bpe")),
 )
-_QWEN2_FAMILY: Final = Family(
+_QWEN2_SPLITTING: Final = Splitting(
     "qwen2",
     marked=(("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "deepseek-r1-qwen"), ("<|reg0|>", "stablelm2")),
 )
 
-FAMILIES: Final[tuple[tuple[tuple[str, ...], Family], ...]] = (
-    ((GPT2,), _GPT2_FAMILY),
-    ((r"\p{N}", GPT2), _DIGITS_FAMILY),
-    ((GPT2, r"\p{N}"), _DIGITS_FAMILY),
-    ((_LLAMA3,), _LLAMA3_FAMILY),
-    ((_QWEN2,), _QWEN2_FAMILY),
-    ((_QWEN35,), Family("qwen35")),
-    ((_BAILING,), Family("bailingmoe")),
-    ((_TEKKEN,), Family("tekken", "tekken")),
-    ((_GPT4O,), Family("gpt-4o", "granite-embed-multi-97m", (("<|begin_of_text|>", "llama4"),))),
-    ((_SEED_CODER,), Family("seed-coder")),
-    ((r"\p{N}{1,3}", _MINICPM5), Family("minicpm5", "minicpm5")),
-    ((_UFAKZEKA,), Family("ufakzeka")),
-    ((_EXAONE_MOE,), Family("exaone-moe")),
-    ((_JAIS2,), Family("jais-2")),
-    ((r"\p{N}{1,3}", _CJK_KANA, _DEEPSEEK3), Family("deepseek-v3")),
-    ((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_HANGUL, r"\p{N}"), Family("deepseek-coder")),
+SPLITTINGS: Final[tuple[tuple[tuple[str, ...], Splitting], ...]] = (
+    ((GPT2,), _GPT2_SPLITTING),
+    ((r"\p{N}", GPT2), _DIGITS_SPLITTING),
+    ((GPT2, r"\p{N}"), _DIGITS_SPLITTING),
+    ((_LLAMA3,), _LLAMA3_SPLITTING),
+    ((_QWEN2,), _QWEN2_SPLITTING),
+    ((_QWEN35,), Splitting("qwen35")),
+    ((_BAILING,), Splitting("bailingmoe")),
+    ((_TEKKEN,), Splitting("tekken", "tekken")),
+    ((_GPT4O,), Splitting("gpt-4o", "granite-embed-multi-97m", (("<|begin_of_text|>", "llama4"),))),
+    ((_SEED_CODER,), Splitting("seed-coder")),
+    ((r"\p{N}{1,3}", _MINICPM5), Splitting("minicpm5", "minicpm5")),
+    ((_UFAKZEKA,), Splitting("ufakzeka")),
+    ((_EXAONE_MOE,), Splitting("exaone-moe")),
+    ((_JAIS2,), Splitting("jais-2")),
+    ((r"\p{N}{1,3}", _CJK_KANA, _DEEPSEEK3), Splitting("deepseek-v3")),
+    ((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_HANGUL, r"\p{N}"), Splitting("deepseek-coder")),
     (
         (r"[\r\n]", "deepseek letters", _DEEPSEEK_PUNCTUATION, r"\s+$", _CJK_HANGUL, r"\p{N}"),
-        Family("deepseek-llm"),
+        Splitting("deepseek-llm"),
     ),
-    (("punctuation contiguous", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), Family("falcon")),
-    ((_BLOOM,), Family("bloom")),
-    ((_BLOOM, r"\p{N}"), Family("viking")),
-    ((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O), Family("tiny_aya")),
+    (("punctuation contiguous", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), Splitting("falcon")),
+    ((_BLOOM,), Splitting("bloom")),
+    ((_BLOOM, r"\p{N}"), Splitting("viking")),
+    ((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O), Splitting("tiny_aya")),
 )
-"""Splitting steps in order, each as one regular expression, and what llama.cpp calls them (facts of its
-vocabulary code)."""
+"""Each entry has the steps of a splitting in order, each as one regular expression, and what llama.cpp calls the
+splitting (facts of its vocabulary code)."""
 
 _SLOW_CLASSES: Final = {
     "GPT2Tokenizer": "gpt-2",
@@ -150,7 +150,7 @@ _SLOW_CLASSES: Final = {
 
 
 def checked_override(pre: str) -> str:
-    """A name given by the user, if llama.cpp knows it."""
+    """Return a name given by the user if llama.cpp knows the name."""
     if pre not in KNOWN:
         raise UsageError(
             message(
@@ -161,11 +161,11 @@ def checked_override(pre: str) -> str:
 
 
 def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
-    """The name for a tokenizer.json of byte-level BPE (`config`: tokenizer_config.json). ModelError if
-    there is none."""
+    """Return the name for a tokenizer.json of byte-level BPE. `config` is tokenizer_config.json. Raises
+    ModelError if there is no name."""
     steps = _steps(file.section("pre_tokenizer"))
-    family = lookup(steps)
-    if family is None:
+    splitting = lookup(steps)
+    if splitting is None:
         found = " then ".join(f"'{step[:300]}'" for step in steps[:8]) or "none"
         what = f"llama.cpp has no pre-tokenizer that splits as this one: {found}"
         refuse(
@@ -176,17 +176,19 @@ def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
     texts = {token.content for token in file.added}
     normalizer = file.section("normalizer") or {}
     processor = file.section("post_processor") or {}
-    marked = [name for token, name in family.marked if token in texts]
-    if family is _GPT2_FAMILY and not marked:
+    marked = [name for token, name in splitting.marked if token in texts]
+    if splitting is _GPT2_SPLITTING and not marked:
         return _gpt2_name(normalizer, processor)
-    if file.model().get("ignore_merges") is True and family.ignoring:
-        return "glm4" if "glm4" in marked else family.ignoring
+    if file.model().get("ignore_merges") is True and splitting.ignoring:
+        return "glm4" if "glm4" in marked else splitting.ignoring
     if "glm4" in marked:
         return "chatglm-bpe"
     if marked:
         return marked[0]
     return (
-        family.clean if family.clean and config.get("clean_up_tokenization_spaces") is False else family.plain
+        splitting.clean
+        if splitting.clean and config.get("clean_up_tokenization_spaces") is False
+        else splitting.plain
     )
 
 
@@ -197,7 +199,8 @@ def _gpt2_name(normalizer: dict[str, Any], processor: dict[str, Any]) -> str:
 
 
 def for_slow_files(folder: Path, config: dict[str, Any]) -> str:
-    """The name for vocab.json and merges.txt, which say nothing of splitting: by the tokenizer's class."""
+    """Return the name for vocab.json and merges.txt, which say nothing of splitting. The class of the tokenizer
+    decides."""
     name = config.get("tokenizer_class")
     if isinstance(name, str) and name.removesuffix("Fast") in _SLOW_CLASSES:
         return _SLOW_CLASSES[name.removesuffix("Fast")]
@@ -209,19 +212,20 @@ def for_slow_files(folder: Path, config: dict[str, Any]) -> str:
     )
 
 
-def lookup(steps: tuple[str, ...]) -> Family | None:
-    """The family of these steps: as written, else in the form without differences that change nothing."""
+def lookup(steps: tuple[str, ...]) -> Splitting | None:
+    """Return the splitting of these steps: as they are written, else in the form without differences that change
+    nothing."""
     for form in (_spelled, _loosened):
         wanted = tuple(form(step) for step in steps)
-        for known, family in FAMILIES:
+        for known, splitting in SPLITTINGS:
             if tuple(form(step) for step in known) == wanted:
-                return family
+                return splitting
     return None
 
 
 def _steps(section: dict[str, Any] | None) -> tuple[str, ...]:
-    """The pre-tokenizer's steps, each as the regular expression it splits by. The step to bytes itself is
-    left out."""
+    """Return the steps of a pre-tokenizer, each as the regular expression that it splits by. The step to bytes
+    is left out."""
     if section is None:
         return ()
     if section.get("type") == "Sequence":
@@ -251,14 +255,14 @@ def _step(section: dict[str, Any]) -> list[str]:
 
 
 def _spelled(regex: str) -> str:
-    """Control characters as escapes, however JSON gave them."""
+    """Return a pattern with control characters as escapes, however JSON gave them."""
     return regex.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _loosened(regex: str) -> str:
-    """Without differences that split no text differently: spelling of contractions, possessive quantifiers
-    where what follows cannot match what they hold, repeated newlines after a run of spaces that holds
-    newlines already."""
+    """Return a pattern without differences that split no text differently: the spelling of contractions,
+    possessive quantifiers where what follows cannot match what they hold, and repeated newlines after a run of
+    spaces that holds newlines already."""
     regex = _spelled(regex)
     for spelling in ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "'(?i:[sdmt]|ll|ve|re)"):
         regex = regex.replace(spelling, _ENDINGS)
@@ -301,19 +305,19 @@ _SPLITS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 )
 _STEPS: Final = {name: steps for names, steps in _SPLITS for name in names.split()}
 UNCUT: Final = frozenset(("gemma4", "granite-embed-multi-311m", "sarvam-moe"))
-"""Names of BPE on raw text, with visible spaces instead of GPT-2's alphabet."""
+"""These names belong to BPE on raw text, with visible spaces instead of GPT-2's alphabet."""
 _LLAMA3_NAMES: Final = frozenset(
     ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano")
 )
 WHOLE_WORDS: Final = _LLAMA3_NAMES | {"minicpm5", "glm4", "glm5", "tekken", "granite-embed-multi-97m"}
-"""Names with ``ignore_merges``: a word that is a token is not put together by merges."""
+"""These names have ``ignore_merges``: a word that is a token is not put together by merges."""
 WITH_BOS: Final = _LLAMA3_NAMES | {"tekken", "chameleon"}
-"""Names whose texts begin with BOS unless the metadata says otherwise."""
+"""Texts of these names begin with BOS unless the metadata say otherwise."""
 ENCODERS: Final = frozenset(("roberta-bpe", "jina-v1-en", "jina-v2-code"))
-"""Names whose texts stand between two special tokens, as BERT's."""
+"""Texts of these names stand between two special tokens, as BERT's do."""
 
 
 def steps_named(name: str) -> tuple[str, ...] | None:
-    """The regular expressions by which llama.cpp's `name` splits text, one after the other; None if they are not
-    known here."""
+    """Return the regular expressions by which llama.cpp's `name` splits text, one after the other; None if they
+    are not known here."""
     return _STEPS.get(name)

@@ -1,10 +1,10 @@
-"""Which tokens begin, end, pad ... a text, and whether they are added to a text.
+"""This module finds the tokens that begin, end or pad a text, and whether they are added to a text.
 
 tokenizer_config.json names tokens by text; the ids come from the added tokens and the vocabulary. Roles that are
-still open take their ids from config.json (``*_token_id``). The end of text is what transformers stops at: the
-``eos_token_id`` of generation_config.json, else of config.json, may hold several ids, and those that llama.cpp does
-not know by their text become ``eot`` and ``eom``. What the post-processor of tokenizer.json does decides over
-``add_bos_token`` and ``add_eos_token``.
+still open take their ids from config.json (``*_token_id``). The end of text is where transformers stops: the
+``eos_token_id`` of generation_config.json, else of config.json, which may hold several ids. Ids that llama.cpp
+does not know by their text become ``eot`` and ``eom``. What the post-processor of tokenizer.json does decides
+over ``add_bos_token`` and ``add_eos_token``.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _KNOWN_ENDS: Final = frozenset(
         *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>"),
     )
 )
-"""Texts at which llama.cpp ends its turn without being told."""
+"""llama.cpp ends its turn at these texts without being told."""
 
 
 @dataclass
 class SpecialTokens:
-    """Roles (``bos``, ``eos``, ...) with their ids, and whether a role's token is added to a text; in order
+    """Roles (``bos``, ``eos``, ...) with their ids, and whether the token of a role is added to a text, in order
     of finding."""
 
     ids: dict[str, int] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class SpecialTokens:
 
 
 class _Finder:
-    """One pass over the files; see `find`."""
+    """A finder goes over the files once; see `find`."""
 
     def __init__(self, config: dict[str, Any], added: AddedTokens, vocabulary: Vocabulary) -> None:
         self.config = dict(config)
@@ -87,12 +87,12 @@ class _Finder:
         }
 
     def set_id(self, role: str, token_id: int, place: Path) -> None:
-        """Give a role an id, unless the role has one. An error if no token has this id."""
+        """Give a role an id, unless the role has one. Raises ModelError if no token has this id."""
         if role not in self.found.ids and self.has_token(role, token_id, place):
             self.found.ids[role] = token_id
 
     def has_token(self, role: str, token_id: int, place: Path) -> bool:
-        """Whether the vocabulary has a slot of this id; an error if no token fills the slot."""
+        """Say whether the vocabulary has a slot of this id. Raises ModelError if no token fills the slot."""
         size = self.vocabulary.size
         if token_id >= size:
             what = "%s: the %s token's id %s is beyond the vocabulary of %d tokens and is left out"
@@ -157,7 +157,7 @@ class _Finder:
                 self.rename(role, first)
 
     def template(self, single: list[dict[str, Any]], pair: list[dict[str, Any]]) -> None:
-        """What stands around one text, and between two. Only simple templates are understood."""
+        """Read what stands around one text and between two texts. Only simple templates are understood."""
         first = _special(single[0]) if len(single) > 1 else None
         last = _special(single[-1]) if len(single) > 1 else None
         if first:
@@ -175,7 +175,8 @@ class _Finder:
         self.found.add["bos"] = first in (self.text["bos"], self.text["cls"])
 
     def trailing(self, last: str) -> None:
-        """A closing token other than the named end: that one becomes end of turn, then end of message."""
+        """Take a closing token other than the named end as eos. The named end becomes end of turn, then end of
+        message."""
         if last != self.text["eos"]:
             for role in ("eot", "eom"):
                 if role not in self.roles:
@@ -208,10 +209,10 @@ def find(
     added: AddedTokens,
     vocabulary: Vocabulary,
 ) -> SpecialTokens:
-    """The special tokens of a folder.
+    """Return the special tokens of a folder.
 
-    `config` is tokenizer_config.json as `read_config` gives it; `fallback` is used where there is no config.json.
-    Raises ModelError for an id that no token has.
+    `config` is tokenizer_config.json as `read_config` gives it; `fallback` is used where there is no
+    config.json. Raises ModelError for an id that no token has.
     """
     finder = _Finder(config, added, vocabulary)
     if file is not None:
@@ -232,7 +233,8 @@ def find(
 
 
 def _ids_of(role: str, model: dict[str, Any]) -> list[int]:
-    """The ids that a configuration gives to a role: one number or a list. Negative numbers stand for none."""
+    """Return the ids that a configuration gives to a role, by one number or a list. Negative numbers stand for
+    none."""
     key = f"{role}_token_id"
     value = model.get(key)
     if value is None:
@@ -244,7 +246,7 @@ def _ids_of(role: str, model: dict[str, Any]) -> list[int]:
 
 
 def _stop_ids(folder: Path, model: dict[str, Any]) -> list[int]:
-    """The ids at which transformers stops, the id that config.json alone names first where both have it."""
+    """Return the ids at which transformers stops. If config.json names one of them, that id comes first."""
     generation: dict[str, Any] = {}
     with suppress(FormatError):  # this file only holds advice, and published ones are not always valid
         generation = read_json(folder / "generation_config.json") or {}

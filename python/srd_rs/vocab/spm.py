@@ -1,9 +1,9 @@
-"""SentencePiece vocabularies: ``tokenizer.model``, or a tokenizer.json that holds one as merges with byte
-fallback.
+"""This module reads SentencePiece vocabularies: a ``tokenizer.model``, or a tokenizer.json that holds such a
+vocabulary as merges with byte fallback.
 
-``tokenizer.model`` is a protobuf message (sentencepiece_model.proto of the SentencePiece project). Of it
-only the pieces are needed: ``ModelProto.pieces`` is field 1, and of a piece ``piece`` is field 1 (string),
-``score`` 2 (float), ``type`` 3 (enum).
+``tokenizer.model`` is a protobuf message (sentencepiece_model.proto of the SentencePiece project). Only its
+pieces are needed: ``ModelProto.pieces`` is field 1, and a piece has ``piece`` as field 1 (string), ``score`` as
+2 (float) and ``type`` as 3 (enum).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REFETCH: Final = "Fetch the file again"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a SentencePiece model; `kind` numbers as in the proto, which are those of GGUF."""
+    """A piece of a SentencePiece model. `kind` has the numbers of the proto, which are those of GGUF."""
 
     text: str
     score: float
@@ -46,7 +46,7 @@ class Piece:
 
 
 def is_sentencepiece(path: Path) -> bool:
-    """Whether `path` is a file and not one of tiktoken's, which have the same name (Llama 3, Kimi)."""
+    """Say whether `path` is a file and not one of tiktoken's, which have the same name (Llama 3, Kimi)."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -54,7 +54,8 @@ def is_sentencepiece(path: Path) -> bool:
 
 
 def read_pieces(path: Path) -> list[Piece]:
-    """The pieces of a tokenizer.model, in id order. FormatError if it is not a SentencePiece model."""
+    """Return the pieces of a tokenizer.model in the order of their ids. Raises FormatError if the file is not a
+    SentencePiece model."""
     data = memoryview(read_limited(path, MAX_TOKENIZER_BYTES))
     pieces: list[Piece] = []
     for number, wire, value in _fields(data, path):
@@ -87,7 +88,7 @@ def _piece(data: memoryview, path: Path) -> Piece:
 
 
 def _fields(data: memoryview, path: Path) -> Iterator[tuple[int, int, int | memoryview]]:
-    """The fields of a protobuf message as (number, wire type, value); lengths are checked before anything
+    """Yield the fields of a protobuf message as (number, wire type, value). Lengths are checked before anything
     is read."""
     at, end = 0, len(data)
     while at < end:
@@ -129,12 +130,12 @@ def _varint(data: memoryview, at: int, path: Path) -> tuple[int, int]:
 def from_model(
     folder: Path, size: int, added: AddedTokens, *, respell: bool = True
 ) -> tuple[Vocabulary, bool]:
-    """The vocabulary of ``tokenizer.model``, with the added tokens over the pieces; and whether the file has
-    user-defined pieces that are not listed as added tokens.
+    """Return the vocabulary of ``tokenizer.model`` with the added tokens over the pieces, and whether the file
+    has user-defined pieces that are not listed as added tokens.
 
-    Such a piece becomes a normal token, as in llama.cpp's converter, but has no score that says when it is merged.
-    With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp
-    finds such tokens in the text as the user writes the text; and a token is special by its look too.
+    Such a piece becomes a normal token, as in llama.cpp's converter, but has no score that says when the piece
+    is merged. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp finds
+    such tokens in the text as the user writes the text; and a token that looks special is special.
     """
     vocabulary, ids, user_defined = _from_pieces(folder / "tokenizer.model", size)
     tokens = added.with_ids_of(ids)
@@ -143,10 +144,10 @@ def from_model(
 
 
 def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[AddedToken]:
-    """User-defined tokens with spaces for visible spaces.
+    """Yield user-defined tokens with spaces for visible spaces.
 
-    Where an added token is a run of real spaces, a run of visible spaces stays the piece that it is: as a text of
-    spaces it would have the same text as that token, or would be found in its place.
+    If an added token is a run of real spaces, a run of visible spaces stays a piece: as a text of spaces, the
+    run would have the same text as that token or would be found in its place.
     """
     texts = {token.content for token in tokens}
     runs = any(text and not text.strip(" ") for text in texts)
@@ -161,7 +162,8 @@ def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[Add
 
 
 def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int], set[str]]:
-    """The pieces of a tokenizer.model as a vocabulary, their ids by text, and the texts of user-defined pieces."""
+    """Return the pieces of a tokenizer.model as a vocabulary, their ids by text, and the texts of user-defined
+    pieces."""
     vocabulary = Vocabulary(path, size)
     vocabulary.scores = [UNUSED_SCORE] * size
     kinds = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
@@ -178,14 +180,14 @@ def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int], set
 
 
 def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
-    """Whether a tokenizer.json is a SentencePiece BPE model in the tokenizers library's form."""
+    """Say whether a tokenizer.json is a SentencePiece BPE model in the form of the tokenizers library."""
     model = file.model()
     return model.get("type", "BPE") == "BPE" and model.get("byte_fallback") is True
 
 
 def space_scheme(file: TokenizerJson) -> str:
-    """Where a tokenizer.json puts a space: "always" before each part of a text between special tokens, "first" before
-    the whole text only, or "never"."""
+    """Say where a tokenizer.json puts a space: "always" is before each part of a text between special tokens,
+    "first" is before the whole text only, "never" is nowhere."""
     schemes = [
         _scheme(section) for name in ("normalizer", "pre_tokenizer") if (section := file.section(name))
     ]
@@ -206,12 +208,13 @@ def _scheme(section: dict[str, Any]) -> str:
 
 
 def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
-    """The vocabulary of a SentencePiece BPE model in a tokenizer.json, with scores derived from its merges.
+    """Return the vocabulary of a SentencePiece BPE model in a tokenizer.json, with scores derived from its
+    merges.
 
-    llama.cpp merges the pair whose result has the highest score; the tokenizers library the pair of the
+    llama.cpp merges the pair whose result has the highest score; the tokenizers library merges the pair of the
     earliest merge. So the score of a token is minus the place, among the tokens that are made, of the first
-    merge that makes it: SentencePiece numbers its BPE pieces so too, single characters last. (llama.cpp's
-    own converter gives every token -1000, and the result is then merged from left to right.)
+    merge that makes the token. SentencePiece numbers its BPE pieces in the same way, single characters last.
+    llama.cpp's own converter gives every token -1000, and llama.cpp then merges from left to right.
     """
     vocab = check_ids(file.model().get("vocab"), size, file.path, added.tokens)
     vocabulary = base_vocabulary(file, vocab, size, added)
@@ -226,7 +229,7 @@ def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabular
 
 
 def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:
-    """The ids of the tokens that merges make, in the order in which they are first made."""
+    """Return the ids of the tokens that merges make, in the order in which they are first made."""
     prefix = len(subword_prefix(file))
     made: dict[int, None] = {}
     for pairs in merge_pairs(file, vocab):
@@ -236,7 +239,7 @@ def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:
 
 
 def base_vocabulary(file: TokenizerJson, vocab: dict[str, int], size: int, added: AddedTokens) -> Vocabulary:
-    """Tokens and types of a tokenizer.json with byte fallback; every score is ADDED_SCORE."""
+    """Return the tokens and types of a tokenizer.json with byte fallback. Every score is ADDED_SCORE."""
     vocabulary = Vocabulary(file.path, size)
     vocabulary.scores = [ADDED_SCORE] * size
     vocabulary.put_all(vocab)

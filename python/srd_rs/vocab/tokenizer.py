@@ -1,7 +1,8 @@
-"""The way back: from the ``tokenizer.*`` metadata of a GGUF to a tokenizer that reads text as llama.cpp does.
+"""This module goes the other way: from the ``tokenizer.*`` metadata of a GGUF to a tokenizer that reads text as
+llama.cpp does.
 
-For models that come without tokenizer.json: GGUFs, and checkpoints with tokenizer.model or vocab.txt alone.
-Control tokens are never read from text.
+It serves models that come without tokenizer.json: GGUFs, and checkpoints with tokenizer.model or vocab.txt
+alone. Control tokens are never read from text.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from srd_rs.vocab.vocabulary import PIECE_SPACE, TokenType
 
 _NEVER: Final = (TokenType.CONTROL, TokenType.UNUSED)
 _MAX_WORD: Final = 100
-"""Characters of a word that WordPiece takes apart; longer ones are unknown, as in BERT."""
+"""WordPiece takes apart words of at most this many characters. Longer words are unknown, as in BERT."""
 _MAX_PIECE: Final = 4096
-"""Characters of a piece that merges make; published vocabularies have up to 256."""
+"""Merges make pieces of at most this many characters. Pieces of published vocabularies have up to 256."""
 _PREFIX: Final = "tokenizer.ggml."
 
 
 def from_metadata(metadata: dict[str, Any], place: object, hint: str) -> Any:
-    """A `tokenizers.Tokenizer` for a model's metadata, without the tokens around a text.
+    """Return a `tokenizers.Tokenizer` for the metadata of a model, without the tokens around a text.
 
-    place: the model, `hint`: what to do instead, for errors. ModelError for a kind of vocabulary that cannot be
-    expressed. Needs the package tokenizers.
+    `place` names the model and `hint` says what to do instead; both are for errors. Raises ModelError for a kind
+    of vocabulary that cannot be expressed. The package tokenizers is needed.
     """
-    vocabulary = _Vocabulary(metadata, place, hint)
+    vocabulary = _TokenLists(metadata, place, hint)
     kind = metadata.get(f"{_PREFIX}model")
     makers = {"gpt2": _byte_level, "gemma4": _byte_level, "llama": _sentencepiece, "bert": _word_pieces}
     if not isinstance(kind, str) or kind not in makers:
@@ -45,8 +46,8 @@ def from_metadata(metadata: dict[str, Any], place: object, hint: str) -> Any:
 
 
 @dataclass
-class _Vocabulary:
-    """The metadata's token lists, checked."""
+class _TokenLists:
+    """The token lists of the metadata, checked."""
 
     metadata: dict[str, Any]
     place: object
@@ -72,7 +73,8 @@ class _Vocabulary:
         return list(values)
 
     def readable(self) -> dict[str, int]:
-        """Text to id, of all tokens that a text may become. Of two of one text the first counts."""
+        """Return the ids of all tokens that a text may become, by text. If two tokens have one text, the first
+        counts."""
         ids: dict[str, int] = {}
         for i, (text, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
             if kind not in _NEVER:
@@ -80,14 +82,14 @@ class _Vocabulary:
         return ids
 
     def unknown(self) -> str | None:
-        """The text of the token for what no other token stands for."""
+        """Return the text of the token that stands for everything no other token stands for."""
         token_id = self.get("unknown_token_id")
         if token_id is None and TokenType.UNKNOWN in self.types:
             token_id = self.types.index(TokenType.UNKNOWN)
         return self.tokens[token_id] if token_id is not None and 0 <= token_id < len(self.tokens) else None
 
     def merges(self, ids: dict[str, int]) -> list[tuple[str, str]]:
-        """The merges whose parts and result are tokens, in order."""
+        """Return the merges whose parts and results are tokens, in order."""
         pairs = (_halves(merge) for merge in self._strings("merges"))
         return [(a, b) for a, b in pairs if a in ids and b in ids and a + b in ids]
 
@@ -103,8 +105,8 @@ def _halves(merge: str) -> tuple[str, str]:
     return merge[:space], merge[space + 1 :]
 
 
-def _byte_level(vocabulary: _Vocabulary) -> Any:
-    """BPE with merges: on GPT-2's alphabet behind regular expressions, or (Gemma 4) on lines of raw text."""
+def _byte_level(vocabulary: _TokenLists) -> Any:
+    """Make BPE with merges: on GPT-2's alphabet behind regular expressions, or (Gemma 4) on lines of raw text."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     name = "gemma4" if vocabulary.get("model") == "gemma4" else vocabulary.get("pre", "default")
@@ -132,8 +134,8 @@ def _byte_level(vocabulary: _Vocabulary) -> Any:
     return _with_user_defined(tokenizer, vocabulary)
 
 
-def _sentencepiece(vocabulary: _Vocabulary) -> Any:
-    """SentencePiece's BPE: of all neighbours those are joined that make the token of the highest score."""
+def _sentencepiece(vocabulary: _TokenLists) -> Any:
+    """Make SentencePiece's BPE, which joins the neighbours that make the token of the highest score."""
     from tokenizers import Tokenizer, models, normalizers
 
     ids = vocabulary.readable()
@@ -154,8 +156,9 @@ def _sentencepiece(vocabulary: _Vocabulary) -> Any:
     return _with_user_defined(tokenizer, vocabulary)
 
 
-def _merges_by_score(vocabulary: _Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Every cut of a normal token into two normal tokens, best scores first; of equal scores the lower id."""
+def _merges_by_score(vocabulary: _TokenLists, ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Return every cut of a normal token into two normal tokens, best scores first. Of equal scores the lower id
+    comes first."""
     scores, types = vocabulary.scores(), vocabulary.types
     parts = {text for text, i in ids.items() if types[i] == TokenType.NORMAL}
     lengths = sorted({len(text) for text in parts})
@@ -171,8 +174,8 @@ def _merges_by_score(vocabulary: _Vocabulary, ids: dict[str, int]) -> list[tuple
     ]
 
 
-def _word_pieces(vocabulary: _Vocabulary) -> Any:
-    """BERT's WordPiece: pieces that begin a word stand with a visible space, the others continue one."""
+def _word_pieces(vocabulary: _TokenLists) -> Any:
+    """Make BERT's WordPiece: pieces that begin a word have a visible space, the others continue a word."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     ids = {
@@ -198,8 +201,8 @@ def _word_pieces(vocabulary: _Vocabulary) -> Any:
     return tokenizer
 
 
-def _with_user_defined(tokenizer: Any, vocabulary: _Vocabulary) -> Any:
-    """User-defined tokens are found in the text before anything else."""
+def _with_user_defined(tokenizer: Any, vocabulary: _TokenLists) -> Any:
+    """Let user-defined tokens be found in the text before anything else."""
     from tokenizers import AddedToken
 
     kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)

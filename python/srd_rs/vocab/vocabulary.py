@@ -1,4 +1,5 @@
-"""What every kind of tokenizer becomes: a list of tokens with a type each, scores or merges, and checks on both."""
+"""Every kind of tokenizer becomes a `Vocabulary`: a list of tokens with a type each, scores or merges, and
+checks on both."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from srd_rs.vocab.added import within
 from srd_rs.vocab.files import MAX_TOKENS, AddedToken, TokenizerJson, fail, refuse
 
 PIECE_SPACE: Final = "\u2581"
-"""The visible space (LOWER ONE EIGHTH BLOCK) of SentencePiece vocabularies."""
+"""This is the visible space (LOWER ONE EIGHTH BLOCK) of SentencePiece vocabularies."""
 ADDED_SCORE: Final = -1000.0
-"""Score of tokens that no score is known of: added tokens, and all of Gemma 4's."""
+"""Tokens without a known score have this score: added tokens, and all tokens of Gemma 4."""
 UNUSED_SCORE: Final = -10000.0
-"""Score of the slots that no token fills."""
+"""Slots that no token fills have this score."""
 
 
 class TokenType(IntEnum):
-    """Values of ``tokenizer.ggml.token_type``."""
+    """The values of ``tokenizer.ggml.token_type``."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -35,7 +36,7 @@ class TokenType(IntEnum):
 
 @dataclass
 class Vocabulary:
-    """A vocabulary of `size` slots, one for each row of the embedding. A slot that no token fills is padding of
+    """A vocabulary has `size` slots, one for each row of the embedding. A slot that no token fills is padding of
     type UNUSED, so that ids stay equal to rows."""
 
     place: Path
@@ -45,7 +46,7 @@ class Vocabulary:
     scores: list[float] | None = None
     merges: list[str] | None = None
     filled: bytearray = field(default_factory=bytearray)
-    """1 for each slot that a token fills."""
+    """An entry is 1 for a slot that a token fills, else 0."""
 
     def __post_init__(self) -> None:
         if not 0 < self.size <= MAX_TOKENS:
@@ -65,7 +66,7 @@ class Vocabulary:
             self.filled[token_id] = 1
 
     def put(self, token_id: int, text: str, kind: TokenType, score: float | None = None) -> None:
-        """Fill a slot, over what was there."""
+        """Fill a slot and replace what stood there."""
         self.tokens[token_id] = text
         self.types[token_id] = int(kind)
         self.filled[token_id] = 1
@@ -73,8 +74,8 @@ class Vocabulary:
             self.scores[token_id] = score
 
     def put_added(self, added: Iterable[AddedToken], *, by_look: bool = False) -> None:
-        """Fill the slots of added tokens: CONTROL if a token is special, else USER_DEFINED. With `by_look`, a
-        token that `looks_special` is special. Tokens without a row of the embedding are left out."""
+        """Fill the slots of added tokens: a special token becomes CONTROL, any other USER_DEFINED. With
+        `by_look`, a token that `looks_special` is special. Tokens without a row of the embedding are left out."""
         owner: dict[int, str] = {}
         for token in within(added, self.size, self.place):
             if owner.setdefault(token.id, token.content) != token.content:
@@ -85,11 +86,12 @@ class Vocabulary:
             self.put(token.id, token.content, type_of(token, by_look=by_look), ADDED_SCORE)
 
     def unfilled(self) -> list[int]:
-        """The slots that no token fills."""
+        """Return the slots that no token fills."""
         return [i for i, filled in enumerate(self.filled) if not filled]
 
     def keep_texts_apart(self) -> None:
-        """Refuse two tokens of one text: llama.cpp aborts when it loads such a vocabulary. Padding gives way."""
+        """Refuse two tokens of one text, because llama.cpp aborts when it loads such a vocabulary. The text of
+        padding gives way."""
         if len(set(self.tokens)) == len(self.tokens):
             return
         seen = {text for text, filled in zip(self.tokens, self.filled, strict=True) if filled}
@@ -117,15 +119,16 @@ class Vocabulary:
 
 
 def type_of(token: AddedToken, *, by_look: bool = False) -> TokenType:
-    """CONTROL for a special token (with `by_look`, for one that `looks_special` too), else USER_DEFINED."""
+    """Return CONTROL for a special token (with `by_look`, for a token that `looks_special` too), else
+    USER_DEFINED."""
     special = token.special or (by_look and looks_special(token.content))
     return TokenType.CONTROL if special else TokenType.USER_DEFINED
 
 
 def looks_special(text: str) -> bool:
-    """Whether a token that is not marked special is one by its form.
+    """Say whether a token that is not marked special is special by its form.
 
-    Some tokenizers leave the mark out (Command R, DeepSeek Coder, Gemma); llama.cpp's converter goes by the same
+    Some tokenizers leave the mark out (Command R, DeepSeek Coder, Gemma). llama.cpp's converter goes by the same
     forms.
     """
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
@@ -135,8 +138,8 @@ def looks_special(text: str) -> bool:
 
 
 def check_ids(vocab: object, size: int, place: Path, added: Collection[str] = ()) -> dict[str, int]:
-    """The ``vocab`` object of a model, if the object maps texts to distinct ids below `size`. Texts of `added`
-    tokens may have larger ids: these entries are dropped here, and `within` names them."""
+    """Return the ``vocab`` object of a model if the object maps texts to distinct ids below `size`. Texts of
+    `added` tokens may have larger ids: these entries are dropped here, and `within` names them."""
     if not isinstance(vocab, dict) or not vocab:
         fail(place, "the model's 'vocab' is not an object of token ids", "Fetch the file again")
     if not all(type(token_id) is int for token_id in vocab.values()):
@@ -164,9 +167,9 @@ def _refuse_duplicate(vocab: dict[str, int], place: Path) -> None:
 
 
 def merge_pairs(file: TokenizerJson, vocab: dict[str, int]) -> Iterator[list[list[str]]]:
-    """The merges as pairs, some thousand at a time.
+    """Yield the merges as pairs, some thousand at a time.
 
-    Every part, and what a pair makes, must be a token: the tokenizers library demands it too.
+    Both parts of a pair and what the pair makes must be tokens, as the tokenizers library demands too.
     """
     prefix = len(subword_prefix(file))
     for chunk in file.merge_chunks():
@@ -177,7 +180,8 @@ def merge_pairs(file: TokenizerJson, vocab: dict[str, int]) -> Iterator[list[lis
 
 
 def subword_prefix(file: TokenizerJson) -> str:
-    """The prefix of pieces that continue a word; the right part of a merge loses the prefix when joined."""
+    """Return the prefix of pieces that continue a word. The right part of a merge loses the prefix when the
+    parts are joined."""
     prefix = file.model().get("continuing_subword_prefix") or ""
     if not isinstance(prefix, str):
         fail(file.path, "'continuing_subword_prefix' is not text", "Fetch the file again")
@@ -185,7 +189,7 @@ def subword_prefix(file: TokenizerJson) -> str:
 
 
 def read_merges(file: TokenizerJson, vocab: dict[str, int]) -> list[str]:
-    """The merges as ``left right``, a space inside a token written as U+0120 (its byte-level form)."""
+    """Return the merges as ``left right``. A space inside a token is written as U+0120, its byte-level form."""
     merges: list[str] = []
     for pairs in merge_pairs(file, vocab):
         if any(map(_has_space, pairs)):
@@ -199,7 +203,7 @@ def _has_space(pair: list[str]) -> bool:
 
 
 def _pairs(chunk: list[Any], place: Path) -> list[list[str]]:
-    """Merges in either spelling, ``["a", "b"]`` or ``"a b"``, as pairs."""
+    """Return merges of either spelling, ``["a", "b"]`` or ``"a b"``, as pairs."""
     pairs = [entry.split(" ") if type(entry) is str else entry for entry in chunk]
     if set(map(type, pairs)) <= {list} and set(map(len, pairs)) <= {2}:
         bad = [pair for pair in pairs if type(pair[0]) is not str or type(pair[1]) is not str]
@@ -211,10 +215,10 @@ def _pairs(chunk: list[Any], place: Path) -> list[list[str]]:
 
 
 def check_merges(pairs: list[list[str]], vocab: dict[str, int], prefix: int, place: Path) -> None:
-    """Refuse merges that make, or are made of, something that is not a token.
+    """Refuse merges that make something that is not a token, or are made of such a thing.
 
-    The right part loses `prefix` characters when it is joined. Sets, because half a million merges are
-    checked.
+    The right part loses `prefix` characters when the parts are joined. Sets are used, because half a million
+    merges are checked.
     """
     made = map("".join, pairs) if prefix == 0 else (left + right[prefix:] for left, right in pairs)
     if vocab.keys() >= {*made, *chain.from_iterable(pairs)}:

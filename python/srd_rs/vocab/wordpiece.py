@@ -1,4 +1,4 @@
-"""WordPiece vocabularies of BERT and its kin."""
+"""This module reads the WordPiece vocabularies of BERT and its relatives."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from srd_rs.vocab.files import MAX_TOKENIZER_BYTES, TokenizerJson, refuse
 from srd_rs.vocab.vocabulary import PIECE_SPACE, TokenType, Vocabulary, check_ids
 
 PRE: Final = "jina-v2-en"
-"""What llama.cpp's converter calls the pre-tokenizer of BERT's vocabulary. llama.cpp reads it for BPE
-only."""
+"""llama.cpp's converter gives this name to the pre-tokenizer of BERT's vocabulary. llama.cpp reads the name for
+BPE only."""
 
 
 _SPECIAL: Final = frozenset(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-"""The special tokens of BERT, for folders whose files name none."""
+"""These are the special tokens of BERT, for folders whose files name none."""
 
 
 def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabulary:
-    """The vocabulary of a tokenizer.json of WordPiece kind, with the spaces that llama.cpp matches by."""
+    """Read the vocabulary of a tokenizer.json of WordPiece kind, with the spaces that llama.cpp matches by."""
     prefix = file.model().get("continuing_subword_prefix", "##")
     if prefix != "##":
         refuse(file.path, f"word pieces continued with {shown(prefix)}", "Only '##' is supported")
@@ -29,7 +29,7 @@ def from_tokenizer_json(file: TokenizerJson, size: int, added: AddedTokens) -> V
 
 
 def from_vocab_txt(path: Path, size: int, added: AddedTokens) -> Vocabulary:
-    """The vocabulary of a ``vocab.txt``, a piece a line: folders without tokenizer.json."""
+    """Read the vocabulary of a ``vocab.txt``, one piece a line, of folders without tokenizer.json."""
     lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")
     pieces = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     vocab = check_ids({piece: token_id for token_id, piece in enumerate(pieces)}, size, path, added.tokens)
@@ -43,8 +43,8 @@ def from_vocab_txt(path: Path, size: int, added: AddedTokens) -> Vocabulary:
 
 
 def _with_spaces(vocabulary: Vocabulary) -> Vocabulary:
-    """Pieces that begin a word get a visible space, those that go on lose their ``##``. Tokens that are found in
-    the text before the text is split stay as they are."""
+    """Give pieces that begin a word a visible space, and take ``##`` from those that continue one. Tokens that
+    are found in the text before the text is split stay as they are."""
     whole = (TokenType.CONTROL, TokenType.USER_DEFINED)
     vocabulary.tokens = [
         text if kind in whole else text[2:] if text.startswith("##") else PIECE_SPACE + text
