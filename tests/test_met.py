@@ -237,6 +237,10 @@ def test_a_budget_is_respected_and_others_are_evicted(gguf: Path) -> None:
             assert residency(hydrator)["embedding"] < pages(2)
     run = srd("hydrate", gguf, "--intent", "HARM", "--budget", "100KiB")
     assert run.code == 0 and "the budget left out" in run.stdout
+    run = srd("hydrate", gguf, "--intent", "INFORM", "--evict-others", "--json")
+    assert run.code == 0, run.stderr
+    after = {s["slot"]: s["resident_after"] for s in run.json["slots"]}
+    assert after["early"] > pages(4) and (not evicts or after["reasoning"] < pages(2))
     if not evicts:
         skip_residency("bytes beyond the budget are evicted")
 
