@@ -1,4 +1,7 @@
-//! The container of a conversion: planned with the GGUF, filled by the same walk over the weights.
+//! The container of a conversion. It is planned together with the GGUF, and filled while the weights are converted.
+//!
+//! [`plan`] makes the header and the layout, [`ContainerSink`] writes the file, and [`ContainerDestination`] is the
+//! sink as one destination of a conversion.
 
 use crate::convert::destination::{Converted, Destination, Finished, UnitWriter};
 use crate::convert::options::ContainerOptions;
@@ -19,18 +22,18 @@ use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
 use crate::sign::{Hash, Sha256, sha256, to_hex};
 
-/// Bytes of residual codes that are written at a time.
+/// The number of bytes of residual codes that are written at a time.
 const WRITE: usize = 1 << 20;
-/// Weights whose residuals are made at a time, so that the weights, their base and its values stay in the L1 cache. The
-/// number is a multiple of the block length of every type.
+/// The number of weights whose residuals are encoded at a time, so that the weights, their base and its values stay in
+/// the L1 cache. The number is a multiple of the block length of every type.
 const RESIDUAL_WEIGHTS: usize = 2048;
 const ID_DOMAIN: &[u8] = b"srd-axm v1 container\0";
-/// Key of the GGUF that names its container. The fingerprint covers the GGUF's header and so cannot be in
-/// it.
+/// The key of the GGUF that has the id of its container. The GGUF cannot have the fingerprint, because the fingerprint
+/// covers the GGUF's header.
 pub const ID_KEY: &str = "srd.axm.id";
 
-/// Id of the container: SHA-256 over what is converted how, and the GGUF headers as they are without the
-/// id. Strings are ended by a zero, which none of them holds.
+/// Returns the container id: the SHA-256 of what is converted, how it is converted, and the GGUF headers as they are
+/// without the id. Each string ends with a zero byte, which no string contains.
 pub fn container_id(options: &ContainerOptions, quant: &str, headers: &[PlannedFile]) -> Hash {
     let provenance = &options.provenance;
     let text =
@@ -50,17 +53,24 @@ fn tool() -> String {
     format!("srd-rs {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Everything of a plan that a container is made of.
+/// The parts of a plan from which a container is made.
 pub struct Parts<'a> {
+    /// The container id.
     pub id: Hash,
+    /// The architecture, as GGUF names it.
     pub arch: &'a str,
+    /// The name of the mix.
     pub quant: &'a str,
+    /// The tensors, in file order.
     pub tensors: &'a [PlannedTensor],
+    /// The GGUF, or its parts.
     pub files: &'a [PlannedFile],
 }
 
+/// Plans a container: its header, and the place of every shard.
+///
 /// # Errors
-/// [`Error::Model`] when the container would be too large.
+/// [`Error::Model`] when the container would be larger than the format allows.
 pub fn plan(options: &ContainerOptions, parts: &Parts) -> Result<PlannedContainer> {
     let header = Header {
         alignment: ALIGNMENT,
@@ -76,9 +86,10 @@ pub fn plan(options: &ContainerOptions, parts: &Parts) -> Result<PlannedContaine
         tensors: parts.tensors.iter().map(|t| tensor(t, options.residual)).collect(),
         tool: tool(),
     };
-    let too_large = || Error::model(Place::file(&options.path), "would exceed 2^64 bytes", "Use --no-axm");
+    let too_large =
+        || Error::model(Place::file(&options.path), "would be larger than the format allows", "Use --no-axm");
     let json = header.to_json();
-    // What is written is what a reader accepts.
+    // The header is parsed, so that nothing is written that a reader refuses.
     let header = Header::parse(&json)
         .map_err(|what| Error::model(Place::file(&options.path), what, "Use --no-axm"))?;
     let layout = Layout::of(&header, json.len() as u64).ok_or_else(too_large)?;
@@ -113,7 +124,7 @@ fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
     }
 }
 
-/// The container of a running conversion.
+/// A container that is being written.
 pub struct ContainerSink<'a> {
     plan: &'a PlannedContainer,
     sink: Sink,
@@ -123,7 +134,7 @@ pub struct ContainerSink<'a> {
 /// One shard that is being written: its bytes go through the hash and to the file in order.
 pub struct ShardSink {
     number: usize,
-    /// In the file, of the next byte to write.
+    /// The offset in the file of the next byte.
     offset: u64,
     hasher: Sha256,
 }
@@ -136,6 +147,8 @@ impl ShardSink {
 }
 
 impl<'a> ContainerSink<'a> {
+    /// Creates the file and writes everything before the shards.
+    ///
     /// # Errors
     /// As [`Sink::create`].
     pub fn create(
@@ -156,23 +169,29 @@ impl<'a> ContainerSink<'a> {
         Ok(Self { plan, sink, writer })
     }
 
-    /// Shard `number` of the file.
+    /// Begins shard `number` of the file.
     pub fn shard(&self, number: usize) -> ShardSink {
         let offset = self.plan.layout.shards[number].offset;
         ShardSink { number, offset, hasher: Sha256::default() }
     }
 
+    /// Begins shard `index` of the base of a tensor.
     pub fn base_shard(&self, tensor: usize, index: usize) -> ShardSink {
         self.shard(self.plan.layout.first[tensor] + index)
     }
 
+    /// Begins shard `index` of the residual of a tensor, and returns its bits for each weight. Returns `None` for a
+    /// tensor without a residual.
     pub fn residual_shard(&self, tensor: usize, index: usize) -> Option<(ShardSink, Bits)> {
         let t = &self.plan.header.tensors[tensor];
         let number = self.plan.layout.first[tensor] + t.base.shards as usize + index;
         t.bits().map(|bits| (self.shard(number), bits))
     }
 
-    /// Writes the next bytes of a shard. Many at a time, as every call costs the system time.
+    /// Writes the next bytes of a shard. Every call costs system time, so callers write many bytes at a time.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full or fails.
     pub fn write(&self, shard: &mut ShardSink, bytes: &[u8]) -> Result<()> {
         self.sink.write_at(bytes, shard.offset)?;
         shard.offset += bytes.len() as u64;
@@ -186,7 +205,10 @@ impl<'a> ContainerSink<'a> {
         hash
     }
 
-    /// Writes manifest and seal; what remains is to give the file its name.
+    /// Writes the manifest and the seal, and returns the sink, whose file has no name yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full or fails.
     pub fn seal(self, key: &MasterKey, sign_key: Option<&SignKey>) -> Result<(Sink, Sealed)> {
         let (end, fingerprint) = self.writer.finish(sign_key);
         self.sink.write_at(&end, self.plan.layout.manifest_offset)?;
@@ -245,7 +267,8 @@ impl Destination for ContainerDestination<'_> {
     }
 }
 
-/// The shards of one unit: its blocks and, for a tensor with a residual plane, what the blocks lost.
+/// The shards of one unit: the shard of the blocks and, for a tensor with a residual plane, the shard of what the
+/// blocks lost.
 struct ShardPair<'u> {
     container: &'u ContainerSink<'u>,
     base: ShardSink,
@@ -257,10 +280,10 @@ struct Residual {
     shard: ShardSink,
     bits: Bits,
     noise: Noise,
-    /// What the blocks stand for, then what they lost.
+    /// The values of the blocks, and then what the blocks lost.
     values: Vec<f32>,
     steps: Vec<f32>,
-    /// Codes that are not yet written.
+    /// The codes that are not written yet.
     codes: Vec<u8>,
 }
 

@@ -1,4 +1,21 @@
-//! A container signed anew, with another key: what a key rotation needs. The weights stay as they are.
+//! Signs a container with another key, for instance after a change of keys. The weights stay as they are.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use srd_rs::convert::resign::resign;
+//! use srd_rs::formats::axm::Container;
+//! use srd_rs::formats::axm::reader::Expected;
+//! use srd_rs::progress::Progress;
+//! use srd_rs::sign::keys::read_file;
+//!
+//! let (old, new) = (read_file(Path::new("old.key"))?, read_file(Path::new("new.key"))?);
+//! let expected = Expected { key: Some(&old), ..Expected::default() };
+//! let container = Container::open("model.axm")?;
+//! let output = Path::new("signed.axm");
+//! resign(&container, &expected, output, (&new, None), (4, false), &Progress::default())?;
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::path::Path;
 
@@ -12,14 +29,16 @@ use crate::progress::Progress;
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
 
-/// Bytes copied at a time.
+/// The number of bytes that are copied at a time.
 const WINDOW: usize = 1 << 20;
 
-/// Copies `container` to `output` with tags of `key`. Every shard is checked on the way.
+/// Copies `container` to `output` and signs the copy with `key`. Every shard is compared with the manifest while it is
+/// copied.
 ///
 /// # Errors
-/// [`Error::Verification`] when the container is not what `expected` says or a shard is not the signed
-/// one; then nothing is written under the name.
+/// [`Error::Verification`] when the container is not the one that `expected` describes, or when a shard is not the
+/// signed one;
+/// [`Error::Usage`] for a manifest file. After an error there is no output file.
 pub fn resign(
     container: &Container,
     expected: &Expected,
@@ -53,7 +72,7 @@ pub fn resign(
             progress.add(buffer.len() as u64);
             at += buffer.len() as u64;
         }
-        // The manifest is authentic, so its SHA-256 is as good as its tag.
+        // `authenticate` has checked the manifest, which has this SHA-256.
         if sink.finish_shard(out) != *container.shard_hash(number) {
             Err(container.not_signed(number))
         } else {
