@@ -89,16 +89,19 @@ def load_json(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None = 
     return parse_object(read_limited(path, limit, root=root), path)
 
 
-def parse_object(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> dict[str, Any]:
+def parse_object(
+    data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES, unique: bool = True
+) -> dict[str, Any]:
     """Return the JSON object in `data`, which was read from `path`. Raises FormatError."""
-    value = parse_json(data, path, values=values)
+    value = parse_json(data, path, values=values, unique=unique)
     if not isinstance(value, dict):
         _fail(path, f"a JSON object is expected, and a {type(value).__name__} was found", _FIX)
     return value
 
 
-def parse_json(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> Any:
-    """Return the JSON value in `data`, which was read from `path`: at most `values` values, no key twice.
+def parse_json(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES, unique: bool = True) -> Any:
+    """Return the JSON value in `data`, which was read from `path`: at most `values` values, and no key
+    twice unless `unique` is false, which takes less memory.
 
     Raises FormatError.
     """
@@ -106,7 +109,7 @@ def parse_json(data: bytes, path: Path, *, values: int = MAX_CONFIG_VALUES) -> A
     if found > values:
         _fail(path, f"the JSON has more than {values} values", "Replace the file by the file of the model")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys if unique else None)
     except UnicodeDecodeError as error:
         _fail(path, f"the text is not UTF-8 at byte {error.start}", _FIX)
     except _RepeatedKeyError as error:

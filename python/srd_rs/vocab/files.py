@@ -157,7 +157,7 @@ def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int,
 
 def _parse_quietly(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
     try:
-        return parse_object(data, path, values=MAX_TOKENIZER_VALUES), None
+        return parse_object(data, path, values=MAX_TOKENIZER_VALUES, unique=False), None
     except FormatError:
         return None
 
