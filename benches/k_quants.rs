@@ -1,9 +1,9 @@
-//! Weights per second of the K-quant shells, by type and instruction set: `cargo bench --bench k_quants`.
-//! The ratio to ggml is printed by `benches/kernels.py`.
+//! Weights per second of the quantizers, by type, importances and instruction set: `cargo bench --bench k_quants`.
+//! `benches/kernels.py` prints the ratio to ggml.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use srd_rs::quant::{q4_k, q5_k, q6_k};
-use srd_rs::simd_level::{Level, available};
+use srd_rs::quant::{BLOCK_FORMATS, Weighting, quantize_at};
+use srd_rs::simd::Isa;
 
 const COLUMNS: usize = 2048;
 const ROWS: usize = 64;
@@ -18,24 +18,18 @@ fn rows() -> Vec<f32> {
     (0..ROWS * COLUMNS).map(|_| 0.02 * (step() + step() + step() + step())).collect()
 }
 
-type Quantise = fn(Level, &[f32], usize, Option<&[f32]>, &mut [u8]);
-
-fn k_quants(c: &mut Criterion) {
+fn quantizers(c: &mut Criterion) {
     let rows = rows();
     let importance: Vec<f32> = (0..COLUMNS).map(|i| 0.1 + (i * i % 17) as f32).collect();
-    let kinds: [(&str, usize, Quantise); 3] = [
-        ("Q4_K", q4_k::BYTES, q4_k::quantize_rows_at),
-        ("Q5_K", q5_k::BYTES, q5_k::quantize_rows_at),
-        ("Q6_K", q6_k::BYTES, q6_k::quantize_rows_at),
-    ];
-    for (name, bytes, quantise) in kinds {
-        let mut group = c.benchmark_group(name);
+    for &ty in BLOCK_FORMATS {
+        let mut group = c.benchmark_group(ty.name());
         group.throughput(Throughput::Elements(rows.len() as u64));
-        let mut out = vec![0; rows.len() / 256 * bytes];
-        for level in available() {
-            for (how, h) in [("plain", None), ("imatrix", Some(&importance[..]))] {
-                group.bench_function(BenchmarkId::new(level.name(), how), |b| {
-                    b.iter(|| quantise(level, &rows, COLUMNS, h, &mut out));
+        let mut out = vec![0; ty.row_bytes(rows.len() as u64).expect("whole blocks") as usize];
+        let weighting = Weighting::new(ty, &importance);
+        for isa in Isa::available() {
+            for (how, columns) in [("plain", None), ("imatrix", weighting.columns(0..COLUMNS))] {
+                group.bench_function(BenchmarkId::new(isa.name(), how), |b| {
+                    b.iter(|| quantize_at(isa, ty, &rows, columns, &mut out));
                 });
             }
         }
@@ -43,5 +37,5 @@ fn k_quants(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, k_quants);
+criterion_group!(benches, quantizers);
 criterion_main!(benches);

@@ -1,6 +1,6 @@
 """Prints speed and error of the block quantisers beside ggml's, one thread each, in turn.
 
-    python benches/kernels.py [--types Q4_K,Q8_0] [--repeats 5] [--isas avx512,avx2,scalar]
+    python benches/kernels.py [--types Q4_K,Q8_0] [--repeats 5] [--isas avx512,avx2,portable]
 
 Speed is weights a second on Gaussian rows, the median over the repeats of the best of many short runs; error is
 our squared error over ggml's, plain (or by the imatrix) and as the search weighs it, by row kind; kinds with weights
@@ -25,18 +25,7 @@ import ggml
 import test_oracle_k
 from row_kinds import importances
 
-TYPES = "Q4_K,Q5_K,Q6_K,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1"
 ROWS, COLUMNS = 64, 2048
-
-
-def isas_of_this_cpu() -> str:
-    """The fastest first: a ceiling above what the CPU has would measure the same code twice."""
-    # The levels are those of src/simd_level.rs.
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text().split() if info.exists() else []
-    return ",".join(
-        [isa for isa, flag in (("avx512", "avx512vl"), ("avx2", "avx2")) if flag in flags] + ["scalar"]
-    )
 
 
 def ggml_seconds(quant: str, rows: ggml.Floats, h: ggml.Floats | None) -> float:
@@ -57,7 +46,7 @@ def speeds(
     theirs = []
     for _ in range(repeats):
         for isa in isas:
-            seconds = quant_cli.quantize(quant, rows, h, isa=isa, repeats=30 if isa != "scalar" else 1)[1]
+            seconds = quant_cli.quantize(quant, rows, h, isa=isa, repeats=30 if isa != "portable" else 3)[1]
             ours[isa].append(rows.size / min(seconds))
         theirs.append(rows.size / min(ggml_seconds(quant, rows, h) for _ in range(5)))
     return {isa: statistics.median(v) for isa, v in ours.items()}, statistics.median(theirs)
@@ -65,8 +54,8 @@ def speeds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--types", default=TYPES)
-    parser.add_argument("--isas", default=isas_of_this_cpu())
+    parser.add_argument("--types", default=",".join(quant_cli.lists()["types"]))
+    parser.add_argument("--isas", default=",".join(quant_cli.lists()["isas"]))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     print("| type | imatrix | ISA | M weights/s | ggml | ratio | error, by metric (mean / worst kind) |")

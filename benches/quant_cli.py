@@ -29,6 +29,14 @@ def executable() -> Path:
     return target / "release" / "examples" / "quant_cli"
 
 
+@functools.cache
+def lists() -> dict[str, list[str]]:
+    """The block formats (`types`) and the instruction sets of this CPU (`isas`, the best one first)."""
+    result = subprocess.run([str(executable()), "list"], capture_output=True, text=True, check=True)
+    lists: dict[str, list[str]] = json.loads(result.stdout)
+    return lists
+
+
 def quantize(
     kind: str, rows: Floats, importance: Floats | None = None, *, isa: str | None = None, repeats: int = 1
 ) -> tuple[Bytes, list[float]]:

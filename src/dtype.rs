@@ -1,5 +1,12 @@
-//! Element and block types: their names, ids and geometry. What a type's bytes mean is in
-//! [`crate::quant`], one file per block format.
+//! Element and block types: their names, ids and geometry. What the bytes of a type mean is in [`crate::quant`], one file
+//! per block format.
+//!
+//! ```
+//! use srd_rs::dtype::GgmlType;
+//!
+//! let ty = GgmlType::from_name("q4_k").unwrap();
+//! assert_eq!((ty.block_len(), ty.block_bytes(), ty.bpw()), (256, 144, 4.5));
+//! ```
 
 use serde::{Deserialize, Serialize};
 
@@ -93,45 +100,52 @@ const GEOMETRY: &[(GgmlType, &str, usize, usize)] = &[
 ];
 
 impl GgmlType {
-    /// Every type of a current GGUF file; a removed or unknown id gives `None`.
+    /// Returns the type with a ggml id. A removed or unknown id gives `None`.
     pub fn from_id(id: u32) -> Option<Self> {
         GEOMETRY.iter().map(|g| g.0).find(|t| t.id() == id)
     }
 
-    /// Case-insensitive: `q4_k`, `Q4_K`.
+    /// Returns the type with a name. Upper and lower case count the same: `q4_k`, `Q4_K`.
     pub fn from_name(name: &str) -> Option<Self> {
         GEOMETRY.iter().find(|g| g.1.eq_ignore_ascii_case(name)).map(|g| g.0)
     }
 
-    pub fn id(self) -> u32 {
+    /// Returns ggml's id of the type.
+    pub const fn id(self) -> u32 {
         self as u32
     }
 
-    fn geometry(self) -> &'static (GgmlType, &'static str, usize, usize) {
-        GEOMETRY.iter().find(|g| g.0 == self).expect("every type has a row in GEOMETRY")
+    const fn geometry(self) -> &'static (GgmlType, &'static str, usize, usize) {
+        let mut i = 0;
+        while GEOMETRY[i].0 as u32 != self as u32 {
+            i += 1;
+        }
+        &GEOMETRY[i]
     }
 
-    pub fn name(self) -> &'static str {
+    /// Returns the name, as ggml writes it.
+    pub const fn name(self) -> &'static str {
         self.geometry().1
     }
 
-    /// Weights in a block (1 for plain element types).
-    pub fn block_len(self) -> usize {
+    /// Returns the number of weights in a block: 1 for plain element types.
+    pub const fn block_len(self) -> usize {
         self.geometry().2
     }
 
-    /// Bytes of a block.
-    pub fn block_bytes(self) -> usize {
+    /// Returns the number of bytes of a block.
+    pub const fn block_bytes(self) -> usize {
         self.geometry().3
     }
 
-    /// Bytes of a row of `n` weights; `None` if `n` is no multiple of the block or the size overflows.
+    /// Returns the number of bytes of a row of `n` weights. `None` if `n` is no multiple of the block length, or if the
+    /// size overflows.
     pub fn row_bytes(self, n: u64) -> Option<u64> {
         let &(_, _, len, bytes) = self.geometry();
         n.is_multiple_of(len as u64).then(|| (n / len as u64).checked_mul(bytes as u64)).flatten()
     }
 
-    /// Bits per weight.
+    /// Returns the number of bits per weight.
     pub fn bpw(self) -> f64 {
         let &(_, _, len, bytes) = self.geometry();
         bytes as f64 * 8.0 / len as f64
@@ -139,7 +153,7 @@ impl GgmlType {
 }
 
 impl SourceType {
-    /// The name in a safetensors header: `F64`, `F32`, `F16`, `BF16`, `F8_E4M3`, `F8_E5M2`.
+    /// Returns the type with the name of a safetensors header: `F64`, `F32`, `F16`, `BF16`, `F8_E4M3` or `F8_E5M2`.
     pub fn from_safetensors(name: &str) -> Option<Self> {
         Some(match name {
             "F64" => Self::F64,
@@ -152,6 +166,7 @@ impl SourceType {
         })
     }
 
+    /// Returns the number of bytes of an element.
     pub fn bytes(self) -> usize {
         match self {
             Self::F64 => 8,

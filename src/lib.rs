@@ -22,7 +22,6 @@ mod py;
 pub mod quant;
 pub mod sign;
 pub mod simd;
-pub mod simd_level;
 pub mod work;
 
 pub use error::{Error, Result};

@@ -6,9 +6,9 @@
 //! of the format. No step raises J.
 
 use super::scales::{Format, Scales};
-use super::state::{FactorizedBlock, SubBlock, Workspace, inverse};
+use super::state::{FactorizedBlock, SubBlock, Workspace};
 use super::vector::{F32x16, TILE, all_dots, dots};
-use crate::quant::search::F16_MAX;
+use crate::quant::arithmetic::{finite_f16, signed_inverse};
 use crate::simd::Vector;
 
 /// Largest number of weights in a sub-block.
@@ -151,7 +151,7 @@ impl<V: Vector> Quadratic<V> {
         let (low, high) = (v.splat(low), v.splat(high));
         let (d, dmin) = (v.load(&scales.d.0), v.load(&scales.dmin.0));
         let (scale, min) = (v.load(&scales.scale[i].0), v.load(&scales.min[i].0));
-        let (inv_d, inv_dmin) = (inverse(v, d), inverse(v, dmin));
+        let (inv_d, inv_dmin) = (signed_inverse(v, d), signed_inverse(v, dmin));
         let ideal = v.add(scale, integer_steps(v, v.mul(self.best_a(v, format.mins, dmin), inv_d)));
         let (mut lowest, mut best, mut best_min) = (v.splat(0.0), scale, min);
         // The last candidate keeps the scale, because a better min alone may still lower J.
@@ -227,10 +227,4 @@ impl<V: Vector> Quadratic<V> {
 #[inline(always)]
 fn integer_steps<V: Vector>(v: V, by: V::F) -> V::F {
     v.round_ties_even(v.min(v.max(by, v.splat(-MAX_CHANGE)), v.splat(MAX_CHANGE)))
-}
-
-/// Returns the nearest finite f16.
-#[inline(always)]
-fn finite_f16<V: Vector>(v: V, value: V::F) -> V::F {
-    v.round_to_f16(v.min(v.max(value, v.splat(-F16_MAX)), v.splat(F16_MAX)))
 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::formats::calibration::SecondMoments;
 use crate::linalg::matrix::MatRef;
 use crate::linalg::udu;
-use crate::quant::search::normalised_importance;
+use crate::quant::weighting::normalize;
 
 /// The share of the mean diagonal that is added to the diagonal before the factorization. GPTQ (Frantar et al. 2022)
 /// uses the same share.
@@ -40,7 +40,7 @@ impl FactorizedMoments {
     /// Returns [`Error::NonFinite`](crate::Error::NonFinite) if a moment is not finite.
     pub fn new(moments: SecondMoments, damping: f32) -> Result<Option<Self>> {
         let (n, block, diagonal) = (moments.n, moments.block, moments.diagonal());
-        let Some(importance) = normalised_importance(&diagonal) else { return Ok(None) };
+        let Some(importance) = normalize(&diagonal) else { return Ok(None) };
         let mean = diagonal.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
         let blocks: Vec<_> = moments.blocks().collect();
         let mut all = Self {

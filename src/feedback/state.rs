@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::beam::Beam;
 use super::scales::{Format, Scales};
 use super::vector::{F32x16, ROWS};
-use crate::quant::search::TINY as MIN_SCALE;
+use crate::quant::arithmetic::signed_inverse;
 use crate::simd::Vector;
 
 /// Number of columns whose order is free and whose scales are searched together: one super-block, or as many smaller
@@ -97,20 +97,13 @@ pub(super) struct StoredSubBlock {
     inverse: F32x16,
 }
 
-/// Returns `1 / s` for `s` of either sign, or 0 where `|s|` is too small to be a scale.
-#[inline(always)]
-pub(super) fn inverse<V: Vector>(v: V, s: V::F) -> V::F {
-    let size = v.max(s, v.sub(v.splat(0.0), s));
-    v.select(v.lt(v.splat(MIN_SCALE), size), v.div(v.splat(1.0), s), v.splat(0.0))
-}
-
 impl<V: Vector> SubBlock<V> {
     /// Returns the scale of sub-block `i` of a block.
     #[inline(always)]
     pub fn of(v: V, scales: &Scales, i: usize) -> Self {
         let step = v.mul(v.load(&scales.d.0), v.load(&scales.scale[i].0));
         let offset = v.mul(v.load(&scales.dmin.0), v.load(&scales.min[i].0));
-        Self { step, offset, inverse: inverse(v, step) }
+        Self { step, offset, inverse: signed_inverse(v, step) }
     }
 
     /// Returns the scale of the sub-block that a column belongs to.

@@ -1,67 +1,77 @@
-//! Element types of a checkpoint to f32, and the checks on raw weights that need no decoding.
+//! Decodes the element types of a checkpoint to f32, and checks raw weights without decoding them.
 //!
-//! All types but F64 widen to f32 without rounding: what comes out is the stored number. F64 is rounded
-//! to the nearest f32, ties to even. Bytes are little endian and need not be aligned. The loops are in
-//! `simd/`; which one runs is decided by [`crate::simd_level`], and all of them give the same bits.
+//! All types but F64 widen to f32 without rounding: the result is the stored number. F64 is rounded to the nearest f32,
+//! ties to even. Bytes are little endian and need not be aligned. The loops are compiled once per instruction set and give the same bits on all of them, because they hold no
+//! operation whose result depends on the width of a vector.
+//!
+//! ```
+//! use srd_rs::dtype::SourceType;
+//! use srd_rs::formats::decode::{decode_row, scan};
+//!
+//! let bytes = [0x80, 0x3f, 0x20, 0xc1]; // 1 and -10 as BF16
+//! let mut row = [0.0; 2];
+//! decode_row(SourceType::BF16, &bytes, &mut row);
+//! assert_eq!(row, [1.0, -10.0]);
+//! assert_eq!(scan(SourceType::BF16, &bytes).max_abs, 10.0);
+//! ```
 
-use super::simd;
 use crate::dtype::SourceType;
-use crate::simd_level::{Level, level};
+use crate::simd::{Isa, dispatch, f16};
 
-/// What [`scan`] finds out about a run of weights.
+/// The result of [`scan`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scan {
-    /// Largest |w| of the run; infinite if anything in it is NaN or infinite; 0 for an empty run.
+    /// The largest |w| of the run: infinite if the run holds a NaN or an infinity, 0 if the run is empty.
     pub max_abs: f32,
-    /// Something in the run is NaN or infinite.
+    /// Whether the run holds a NaN or an infinity.
     pub non_finite: bool,
 }
 
-/// Decodes `bytes` to f32. A NaN stays a NaN of the same sign.
+/// Decodes `bytes` to f32. A NaN stays a NaN with the same sign.
 ///
 /// # Panics
 /// If `bytes.len() != out.len() * ty.bytes()`: the caller cuts both from the same plan.
 pub fn decode_row(ty: SourceType, bytes: &[u8], out: &mut [f32]) {
-    decode_row_at(level(), ty, bytes, out);
+    decode_row_at(Isa::detect(), ty, bytes, out);
 }
 
-/// [`decode_row`] at a given SIMD level (lowered to what the CPU has), for tests and benchmarks.
-pub fn decode_row_at(level: Level, ty: SourceType, bytes: &[u8], out: &mut [f32]) {
+/// Does the same as [`decode_row`] with a given instruction set.
+pub fn decode_row_at(isa: Isa, ty: SourceType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), out.len() * ty.bytes(), "the bytes and the row differ in length");
     match ty {
-        SourceType::F64 => simd::decode_f64(level, bytes.as_chunks().0, out),
-        SourceType::F32 => simd::decode_f32(level, bytes.as_chunks().0, out),
-        SourceType::F16 => simd::decode_f16(level, bytes.as_chunks().0, out),
-        SourceType::BF16 => simd::decode_bf16(level, bytes.as_chunks().0, out),
-        SourceType::F8E4M3 => simd::decode_e4m3(level, bytes, out),
-        SourceType::F8E5M2 => simd::decode_e5m2(level, bytes, out),
+        SourceType::F64 => decode_f64(isa, bytes.as_chunks().0, out),
+        SourceType::F32 => decode_f32(isa, bytes.as_chunks().0, out),
+        SourceType::F16 => decode_f16(isa, bytes.as_chunks().0, out),
+        SourceType::BF16 => decode_bf16(isa, bytes.as_chunks().0, out),
+        SourceType::F8E4M3 => decode_e4m3(isa, bytes, out),
+        SourceType::F8E5M2 => decode_e5m2(isa, bytes, out),
     }
 }
 
-/// Largest magnitude and finiteness of a run of raw weights, at the speed of reading them. Bytes
-/// after the last whole weight are ignored.
+/// Finds the largest magnitude of a run of raw weights, and whether all are finite, at the speed of reading the weights.
+/// Bytes after the last whole weight are ignored.
 ///
-/// Magnitudes of IEEE-like floats order as their bit patterns do, NaN and infinity above all.
+/// The bit patterns of IEEE-like floats without their sign order as the magnitudes do, with infinity and NaN above all.
 pub fn scan(ty: SourceType, bytes: &[u8]) -> Scan {
-    scan_at(level(), ty, bytes)
+    scan_at(Isa::detect(), ty, bytes)
 }
 
-/// [`scan`] at a given SIMD level (lowered to what the CPU has), for tests and benchmarks.
-pub fn scan_at(level: Level, ty: SourceType, bytes: &[u8]) -> Scan {
+/// Does the same as [`scan`] with a given instruction set.
+pub fn scan_at(isa: Isa, ty: SourceType, bytes: &[u8]) -> Scan {
     let largest = match ty {
-        SourceType::F64 => f64::from_bits(simd::max_bits_64(level, bytes.as_chunks().0)) as f32,
-        SourceType::F32 => f32::from_bits(simd::max_bits_32(level, bytes.as_chunks().0)),
+        SourceType::F64 => f64::from_bits(max_bits_64(isa, bytes.as_chunks().0)) as f32,
+        SourceType::F32 => f32::from_bits(max_bits_32(isa, bytes.as_chunks().0)),
         SourceType::F16 | SourceType::BF16 => {
-            decode_one(ty, &simd::max_bits_16(level, bytes.as_chunks().0).to_le_bytes())
+            decode_one(ty, &max_bits_16(isa, bytes.as_chunks().0).to_le_bytes())
         }
-        SourceType::F8E4M3 | SourceType::F8E5M2 => decode_one(ty, &[simd::max_bits_8(level, bytes)]),
+        SourceType::F8E4M3 | SourceType::F8E5M2 => decode_one(ty, &[max_bits_8(isa, bytes)]),
     };
     let non_finite = !largest.is_finite();
     Scan { max_abs: if non_finite { f32::INFINITY } else { largest }, non_finite }
 }
 
-/// Index (in weights) of the first one that is NaN, infinite or larger than `limit` in magnitude.
-/// The slow path: run it where [`scan`] has found something.
+/// Returns the index of the first weight that is a NaN, infinite, or larger than `limit` in magnitude. This is slow: call
+/// the function where [`scan`] has found something.
 pub fn first_bad(ty: SourceType, bytes: &[u8], limit: f32) -> Option<usize> {
     let is_bad = |raw: &[u8]| {
         let w = decode_one(ty, raw);
@@ -70,16 +80,91 @@ pub fn first_bad(ty: SourceType, bytes: &[u8], limit: f32) -> Option<usize> {
     bytes.chunks_exact(ty.bytes()).position(is_bad)
 }
 
+dispatch! {
+    /// Rounds F64 to the nearest f32, ties to even.
+    fn decode_f64(_simd: S, src: &[[u8; 8]], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = f64::from_le_bytes(*s) as f32;
+        }
+    }
+
+    /// Reads little-endian F32.
+    fn decode_f32(_simd: S, src: &[[u8; 4]], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = f32::from_le_bytes(*s);
+        }
+    }
+
+    /// Widens BF16, which is the upper half of an f32.
+    fn decode_bf16(_simd: S, src: &[[u8; 2]], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = f32::from_bits(u32::from(u16::from_le_bytes(*s)) << 16);
+        }
+    }
+
+    /// Widens IEEE half precision.
+    fn decode_f16(_simd: S, src: &[[u8; 2]], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = f16::decode(u16::from_le_bytes(*s));
+        }
+    }
+
+    /// Widens F8_E5M2, which is the upper byte of an IEEE half.
+    fn decode_e5m2(_simd: S, src: &[u8], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = f16::decode(u16::from(*s) << 8);
+        }
+    }
+
+    /// Widens F8_E4M3 (finite only, as torch's float8_e4m3fn).
+    fn decode_e4m3(_simd: S, src: &[u8], dst: &mut [f32]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            *d = e4m3_to_f32(*s);
+        }
+    }
+
+    /// Returns the largest bit pattern, with the sign removed, of 64-bit floats.
+    fn max_bits_64(_simd: S, src: &[[u8; 8]]) -> u64 {
+        src.iter().fold(0, |m, s| m.max(u64::from_le_bytes(*s) & (u64::MAX >> 1)))
+    }
+
+    /// Returns the largest bit pattern, with the sign removed, of 32-bit floats.
+    fn max_bits_32(_simd: S, src: &[[u8; 4]]) -> u32 {
+        src.iter().fold(0, |m, s| m.max(u32::from_le_bytes(*s) & 0x7fff_ffff))
+    }
+
+    /// Returns the largest bit pattern, with the sign removed, of 16-bit floats.
+    fn max_bits_16(_simd: S, src: &[[u8; 2]]) -> u16 {
+        src.iter().fold(0, |m, s| m.max(u16::from_le_bytes(*s) & 0x7fff))
+    }
+
+    /// Returns the largest bit pattern, with the sign removed, of 8-bit floats.
+    fn max_bits_8(_simd: S, src: &[u8]) -> u8 {
+        src.iter().fold(0, |m, s| m.max(s & 0x7f))
+    }
+}
+
+/// Widens an F8_E4M3: the bias is 7, a subnormal is m * 2^-9, there is no infinity, and only the number whose seven low
+/// bits are all set is a NaN.
+#[inline(always)]
+fn e4m3_to_f32(b: u8) -> f32 {
+    let sign = u32::from(b & 0x80) << 24;
+    let magnitude = u32::from(b & 0x7f) << 20;
+    let normal = magnitude + (120 << 23);
+    let subnormal = (f32::from_bits(normal + (1 << 23)) - f32::from_bits(121 << 23)).to_bits();
+    let finite = if magnitude < (1 << 23) { subnormal } else { normal };
+    f32::from_bits(sign | if b & 0x7f == 0x7f { 0x7fc0_0000 } else { finite })
+}
+
 fn decode_one(ty: SourceType, raw: &[u8]) -> f32 {
     let mut out = [0.0];
-    decode_row_at(Level::Scalar, ty, raw, &mut out);
+    decode_row_at(Isa::PORTABLE, ty, raw, &mut out);
     out[0]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd_level::available;
 
     const TYPES: [SourceType; 6] = [
         SourceType::F64,
@@ -166,9 +251,9 @@ mod tests {
         assert_eq!(first_bad(SourceType::F64, &bytes, f32::MAX), Some(1));
     }
 
-    /// The levels agree in every bit, NaN payloads included, at every alignment and tail length.
+    /// The instruction sets agree in every bit, NaN payloads included, at every alignment and tail length.
     #[test]
-    fn all_levels_give_the_same_bits() {
+    fn all_instruction_sets_give_the_same_bits() {
         for ty in TYPES {
             let mut bytes = vec![0x5a];
             bytes.extend(all_patterns(ty));
@@ -176,11 +261,11 @@ mod tests {
                 let n = (bytes.len() - start) / ty.bytes() - drop;
                 let raw = &bytes[start..start + n * ty.bytes()];
                 let (mut want, mut got) = (vec![0.0; n], vec![0.0; n]);
-                decode_row_at(Level::Scalar, ty, raw, &mut want);
-                for level in available() {
-                    decode_row_at(level, ty, raw, &mut got);
+                decode_row_at(Isa::PORTABLE, ty, raw, &mut want);
+                for isa in Isa::available() {
+                    decode_row_at(isa, ty, raw, &mut got);
                     let same = want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "{ty:?} at {level:?}, start {start}, {n} weights");
+                    assert!(same, "{ty:?} at {isa:?}, start {start}, {n} weights");
                 }
             }
         }
@@ -203,8 +288,8 @@ mod tests {
                 let mut bytes = zero.clone();
                 bytes[ty.bytes() * 37..][..ty.bytes()].copy_from_slice(raw);
                 let w = decode_one(ty, raw);
-                for level in available() {
-                    let found = scan_at(level, ty, &bytes);
+                for isa in Isa::available() {
+                    let found = scan_at(isa, ty, &bytes);
                     assert_eq!(found.non_finite, !w.is_finite(), "{ty:?} {raw:x?}");
                     assert_eq!(found.max_abs, if w.is_finite() { w.abs() } else { f32::INFINITY });
                 }

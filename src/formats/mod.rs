@@ -6,6 +6,5 @@ pub mod decode;
 pub mod gguf;
 pub mod imatrix;
 pub mod safetensors;
-mod simd;
 pub mod sink;
 pub mod source;

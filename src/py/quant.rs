@@ -143,7 +143,7 @@ pub fn dequantize<'py>(
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let ty = parse_type(r#type).py(py)?;
     let (rows, bytes) = (blocks.shape()[0], blocks.shape()[1]);
-    if !quant::can_dequantize(ty) || bytes % ty.block_bytes() != 0 {
+    if !quant::can_quantize(ty) || bytes % ty.block_bytes() != 0 {
         let what = format!("rows of {bytes} bytes cannot be read as {}", ty.name());
         return Err(usage(what, "Pass whole blocks of a type that srd_rs reads")).py(py);
     }

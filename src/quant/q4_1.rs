@@ -1,101 +1,65 @@
 //! Q4_1: blocks of 32 weights, 20 bytes, 5 bits per weight.
 //!
-//! Layout: scale f16, offset f16, 16 bytes of low nibbles: weight i below, weight i + 16 above.
-//! `w = scale * code + offset`, code in 0..=15.
+//! Layout: scale f16, offset f16, 16 bytes of nibbles, see [`block32::write_nibbles`].
+//! A weight is `scale * code + offset` with a code in 0..=15.
 
-use super::block32::{self, Block, Format, Grid, Model, Searched, Words};
-use super::f16;
-use crate::simd_level::{Level, level};
+use super::block32::{self, Block32};
+use super::format::{BlockFormat, MAX_BLOCK, Scales};
+use super::weighting::Columns;
+use crate::dtype::GgmlType;
+use crate::simd::{Simd, f16};
 
-/// The offset, up to the largest weight itself, is an f16.
-pub const MAX_ABS: f32 = f16::MAX;
+/// The format.
+pub struct Q41;
 
-/// Quantises whole rows; see [`super::quantize`].
-pub fn quantize(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    quantize_at(level(), rows, n_per_row, importance, out);
-}
-
-fn quantize_at(level: Level, rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    block32::quantize::<Blocks>(level, rows, n_per_row, importance, out);
-}
-
-/// Reads whole blocks; see [`super::dequantize`].
-pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
-    dequantize_at(level(), bytes, out);
-}
-
-fn dequantize_at(level: Level, bytes: &[u8], out: &mut [f32]) {
-    block32::dequantize::<Blocks>(level, bytes, out);
-}
-
-pub(crate) struct Blocks;
-
-impl Format for Blocks {
-    const BYTES: usize = 20;
+impl BlockFormat for Q41 {
+    const TYPE: GgmlType = GgmlType::Q4_1;
+    /// The offset, which may be as large as the largest weight, is an f16.
+    const MAX_ABS: f32 = f16::MAX;
+    const SUB: usize = block32::BLOCK;
+    const LEVELS: (f32, f32) = (0.0, 15.0);
+    const SCALES: Option<(f32, f32)> = None;
+    const MINS: bool = true;
 
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut Block) {
-        let scale = block32::scale_at(bytes);
-        let offset = block32::scale_at(&bytes[2..]);
-        let codes = block32::unpack_nibbles(&bytes[4..]);
-        for (w, code) in out.iter_mut().zip(codes) {
-            *w = f32::from(code) * scale + offset;
-        }
+    fn scales(block: &[u8]) -> Scales {
+        Scales::with_offset(f16::read(block), f16::read(&block[2..]))
     }
-}
-
-impl Searched for Blocks {
-    const MODEL: Model = Model::Affine {
-        top: 15.0,
-        tries: &[
-            (0.0, 0.0),
-            (0.2, 0.25),
-            (0.4, -0.5),
-            (0.2, -0.25),
-            (0.4, 0.0),
-            (-0.8, 0.0),
-            (-0.8, -0.25),
-            (1.2, -0.25),
-            (1.0, -0.5),
-            (-1.6, 0.75),
-            (1.4, -1.0),
-        ],
-    };
 
     #[inline(always)]
-    fn pack(grid: Grid, codes: &Words, out: &mut [u8]) {
-        out[..2].copy_from_slice(&block32::scale_bytes(grid.scale));
-        out[2..4].copy_from_slice(&block32::scale_bytes(grid.offset));
-        block32::pack_nibbles(codes, &mut out[4..]);
+    fn codes(block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+        block32::read_nibbles(&block[4..], codes);
+    }
+
+    #[inline(always)]
+    fn pack(scales: &Scales, codes: &[u8], block: &mut [u8]) {
+        f16::write(scales.d, block);
+        f16::write(-scales.dmin, &mut block[2..]);
+        block32::write_nibbles(codes, &mut block[4..]);
+    }
+
+    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+        Some(block32::weights(importance))
+    }
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+        block32::quantize::<Self, S>(simd, rows, columns, out);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::quant::block32::QK;
-    use crate::quant::block32::tests::{check_levels_agree, weights};
-    use crate::quant::simd_basic::blocks::tests::check_generic;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_block_on_the_grid_is_kept_exactly_and_laid_out_as_documented() {
-        let w: Block = std::array::from_fn(|i| 0.5 * (i % 16) as f32 - 3.0);
-        let mut out = [0; Blocks::BYTES];
-        quantize(&w, QK, None, &mut out);
-        assert_eq!(out[..2], [0x00, 0x38]); // 0.5
-        assert_eq!(out[2..4], [0x00, 0xC2]); // -3
-        assert_eq!(out[4..], std::array::from_fn::<u8, 16, _>(|i| (i | i << 4) as u8));
-        let mut back = [0.0; QK];
-        dequantize(&out, &mut back);
-        assert_eq!(back, w);
-    }
-
-    proptest! {
-        #[test]
-        fn every_level_gives_the_same_bytes(w in weights(MAX_ABS), h in weights(1e10)) {
-            check_levels_agree(Blocks::BYTES, &w, &h, quantize_at, dequantize_at);
-            check_generic::<Blocks>(&w, &h);
-        }
-    }
+impl Block32 for Q41 {
+    const CANDIDATES: &'static [(f32, f32)] = &[
+        (0.0, 0.0),
+        (0.2, 0.25),
+        (0.4, -0.5),
+        (0.2, -0.25),
+        (0.4, 0.0),
+        (-0.8, 0.0),
+        (-0.8, -0.25),
+        (1.2, -0.25),
+        (1.0, -0.5),
+        (-1.6, 0.75),
+        (1.4, -1.0),
+    ];
 }

@@ -1,88 +1,59 @@
 //! Q4_K: 256 weights in 144 bytes, 4.5 bits per weight.
 //!
-//! Eight sub-blocks of 32 weights, `w = d * scale * q - dmin * min`, `q` of 4 bits.
+//! A block has eight sub-blocks of 32 weights. A weight is `d * scale * q - dmin * min` with a code `q` of 4 bits.
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 0..2 | `d`, f16 |
 //! | 2..4 | `dmin`, f16 |
-//! | 4..16 | eight 6-bit scales and mins, see [`super::search::pack_scales`] |
-//! | 16..144 | codes: byte `32 c + l` holds weight `64 c + l` in its low and `64 c + 32 + l` in its high half |
+//! | 4..16 | eight scales and eight mins of 6 bits, see [`k_affine::read_scales`] |
+//! | 16..144 | codes, see [`k_affine::read_low_bits`] |
 
-use half::f16;
+use super::format::{BlockFormat, MAX_BLOCK, Scales};
+use super::k_affine::{self, KAffine};
+use super::weighting::{Columns, by_weight, normalize};
+use crate::dtype::GgmlType;
+use crate::simd::{Simd, f16};
 
-use super::search::{self, Codes4, Grid, SUB};
-use crate::dtype::QK_K;
-use crate::simd_level::Level;
+/// The format.
+pub struct Q4K;
 
-/// Bytes of a block.
-pub const BYTES: usize = 144;
-/// Largest magnitude whose min (`dmin` of 65504 times 63) can still be written.
-pub const MAX_ABS: f32 = 65504.0 * 63.0;
+impl BlockFormat for Q4K {
+    const TYPE: GgmlType = GgmlType::Q4_K;
+    /// The largest magnitude that a min can express.
+    const MAX_ABS: f32 = f16::MAX * k_affine::MAX_SCALE;
+    const SUB: usize = k_affine::SUB;
+    const LEVELS: (f32, f32) = (0.0, 15.0);
+    const SCALES: Option<(f32, f32)> = Some((0.0, k_affine::MAX_SCALE));
+    const MINS: bool = true;
 
-/// The block of `grid` and codes of at most 15.
-pub fn pack(grid: &Grid, codes: &[u8; QK_K], out: &mut [u8; BYTES]) {
-    out[0..2].copy_from_slice(&grid.d.to_le_bytes());
-    out[2..4].copy_from_slice(&grid.dmin.to_le_bytes());
-    out[4..16].copy_from_slice(&search::pack_scales(&grid.scales, &grid.mins));
-    for (i, byte) in out[16..].iter_mut().enumerate() {
-        let at = i / SUB * 2 * SUB + i % SUB;
-        *byte = codes[at] | codes[at + SUB] << 4;
+    #[inline(always)]
+    fn scales(block: &[u8]) -> Scales {
+        k_affine::read_scales(block)
+    }
+
+    #[inline(always)]
+    fn codes(block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+        k_affine::read_low_bits(&block[16..Self::BYTES], codes);
+    }
+
+    #[inline(always)]
+    fn pack(scales: &Scales, codes: &[u8], block: &mut [u8]) {
+        k_affine::write_scales(scales, block);
+        k_affine::write_low_bits(codes, &mut block[16..Self::BYTES]);
+    }
+
+    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+        Some(by_weight::<MAX_BLOCK>(normalize(importance)?, Self::SUB))
+    }
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+        k_affine::quantize::<Self, S>(simd, rows, columns, out);
     }
 }
 
-/// Scales and mins of a block.
-pub fn scales(block: &[u8; BYTES]) -> Grid {
-    let (scales, mins) = search::unpack_scales(block[4..16].try_into().expect("12 bytes"));
-    let d = f16::from_le_bytes([block[0], block[1]]);
-    let dmin = f16::from_le_bytes([block[2], block[3]]);
-    Grid { d, dmin, scales, mins }
-}
-
-/// Scales and mins and codes of a block.
-pub fn unpack(block: &[u8; BYTES]) -> (Grid, [u8; QK_K]) {
-    let codes = std::array::from_fn(|i| {
-        let byte = block[16 + i / (2 * SUB) * SUB + i % SUB];
-        if i % (2 * SUB) < SUB { byte & 15 } else { byte >> 4 }
-    });
-    (scales(block), codes)
-}
-
-/// Quantises a row of whole super-blocks with the scalar reference. `importance`: the `h_ii` of the
-/// row's columns.
-pub fn quantize_row(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    super::k_rows::quantize_row::<Codes4, BYTES>(row, importance, out, pack);
-}
-
-/// Writes the weights of whole blocks to `out`.
-pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    super::k_rows::dequantize_row::<BYTES>(bytes, out, unpack);
-}
-
-/// As [`dequantize_row`], with the best instructions this CPU has.
-pub fn dequantize_rows(bytes: &[u8], out: &mut [f32]) {
-    super::simd::dequant::rows::<super::simd::dequant::Q4K>(crate::simd_level::level(), bytes, out);
-}
-
-/// Quantises rows of `n_per_row` weights with the best shell this CPU has.
-pub fn quantize_rows(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    quantize_rows_at(crate::simd_level::level(), rows, n_per_row, importance, out);
-}
-
-/// The same with the shell of `level`, which the CPU must have. All levels give the same bytes.
-pub fn quantize_rows_at(
-    level: Level,
-    rows: &[f32],
-    n_per_row: usize,
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) {
-    assert!(level <= crate::simd_level::level() || crate::simd_level::available().contains(&level));
-    if super::simd::affine_rows::<Codes4>(level, rows, importance, out) {
-        return;
-    }
-    let row_bytes = n_per_row / QK_K * BYTES;
-    for (row, out) in rows.chunks_exact(n_per_row).zip(out.chunks_exact_mut(row_bytes)) {
-        quantize_row(row, importance, out);
-    }
+impl KAffine for Q4K {
+    const CANDIDATES: &'static [(f32, f32)] =
+        &[(0.0, 0.0), (-0.4, 0.0), (-0.8, 0.0), (-1.2, 0.0), (0.4, 0.0), (0.8, 0.0), (0.3, -0.5)];
 }

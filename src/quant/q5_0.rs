@@ -1,89 +1,66 @@
 //! Q5_0: blocks of 32 weights, 22 bytes, 5.5 bits per weight.
 //!
-//! Layout: scale f16, fifth bits, 32 (weight i at bit i), 16 bytes of low nibbles: weight i below, weight i + 16 above.
-//! `w = scale * (code - 16)`, code in 0..=31.
+//! Layout: scale f16, 4 bytes of fifth bits, see [`block32::write_fifth_bits`], and 16 bytes of nibbles, see
+//! [`block32::write_nibbles`].
+//! A weight is `scale * (code - 16)` with a code in 0..=31.
 
-use super::block32::{self, Block, Format, Grid, Model, Searched, Words};
-use super::f16;
-use crate::simd_level::{Level, level};
+use super::block32::{self, Block32};
+use super::format::{BlockFormat, MAX_BLOCK, Scales};
+use super::weighting::Columns;
+use crate::dtype::GgmlType;
+use crate::simd::{Simd, f16};
 
-/// The scale is an f16, and the weight of largest magnitude takes the code farthest from 16.
-pub const MAX_ABS: f32 = f16::MAX * 16.0;
+/// The format.
+pub struct Q50;
 
-/// Quantises whole rows; see [`super::quantize`].
-pub fn quantize(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    quantize_at(level(), rows, n_per_row, importance, out);
-}
-
-fn quantize_at(level: Level, rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    block32::quantize::<Blocks>(level, rows, n_per_row, importance, out);
-}
-
-/// Reads whole blocks; see [`super::dequantize`].
-pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
-    dequantize_at(level(), bytes, out);
-}
-
-fn dequantize_at(level: Level, bytes: &[u8], out: &mut [f32]) {
-    block32::dequantize::<Blocks>(level, bytes, out);
-}
-
-pub(crate) struct Blocks;
-
-impl Format for Blocks {
-    const BYTES: usize = 22;
+impl BlockFormat for Q50 {
+    const TYPE: GgmlType = GgmlType::Q5_0;
+    /// The scale is an f16, and the weight of largest magnitude takes the level farthest from 0.
+    const MAX_ABS: f32 = f16::MAX * 16.0;
+    const SUB: usize = block32::BLOCK;
+    const LEVELS: (f32, f32) = (-16.0, 15.0);
+    const SCALES: Option<(f32, f32)> = None;
+    const MINS: bool = false;
 
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut Block) {
-        let scale = block32::scale_at(bytes);
-        let mut codes = block32::unpack_nibbles(&bytes[6..]);
-        block32::add_fifth_bits(&mut codes, &bytes[2..]);
-        for (w, code) in out.iter_mut().zip(codes) {
-            *w = (f32::from(code) - 16.0) * scale;
-        }
+    fn scales(block: &[u8]) -> Scales {
+        Scales::one(f16::read(block))
     }
-}
-
-impl Searched for Blocks {
-    const MODEL: Model = Model::Symmetric {
-        half: 16.0,
-        reaches: &[16.0, 15.3, 16.6, 14.2, 17.6, 16.3, 15.7, 13.6, 14.9, 17.0],
-    };
 
     #[inline(always)]
-    fn pack(grid: Grid, codes: &Words, out: &mut [u8]) {
-        out[..2].copy_from_slice(&block32::scale_bytes(grid.scale));
-        out[2..6].copy_from_slice(&block32::pack_fifth_bits(codes));
-        block32::pack_nibbles(codes, &mut out[6..]);
+    fn codes(block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+        block32::read_nibbles(&block[6..], codes);
+        block32::read_fifth_bits(&block[2..], codes);
+    }
+
+    #[inline(always)]
+    fn pack(scales: &Scales, codes: &[u8], block: &mut [u8]) {
+        f16::write(scales.d, block);
+        block32::write_fifth_bits(codes, &mut block[2..]);
+        block32::write_nibbles(codes, &mut block[6..]);
+    }
+
+    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+        Some(block32::weights(importance))
+    }
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+        block32::quantize::<Self, S>(simd, rows, columns, out);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::quant::block32::QK;
-    use crate::quant::block32::tests::{check_levels_agree, weights};
-    use crate::quant::simd_basic::blocks::tests::check_generic;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_block_on_the_grid_is_kept_exactly_and_laid_out_as_documented() {
-        let w: Block = std::array::from_fn(|i| 0.5 * ((i % 32) as f32 - 16.0));
-        let mut out = [0; Blocks::BYTES];
-        quantize(&w, QK, None, &mut out);
-        assert_eq!(out[..2], [0x00, 0x38]); // 0.5
-        assert_eq!(out[2..6], [0, 0, 0xFF, 0xFF]);
-        assert_eq!(out[6..], std::array::from_fn::<u8, 16, _>(|i| (i | i << 4) as u8));
-        let mut back = [0.0; QK];
-        dequantize(&out, &mut back);
-        assert_eq!(back, w);
-    }
-
-    proptest! {
-        #[test]
-        fn every_level_gives_the_same_bytes(w in weights(MAX_ABS), h in weights(1e10)) {
-            check_levels_agree(Blocks::BYTES, &w, &h, quantize_at, dequantize_at);
-            check_generic::<Blocks>(&w, &h);
-        }
-    }
+impl Block32 for Q50 {
+    const CANDIDATES: &'static [(f32, f32)] = &[
+        (16.0, 0.0),
+        (15.3, 0.0),
+        (16.6, 0.0),
+        (14.2, 0.0),
+        (17.6, 0.0),
+        (16.3, 0.0),
+        (15.7, 0.0),
+        (13.6, 0.0),
+        (14.9, 0.0),
+        (17.0, 0.0),
+    ];
 }

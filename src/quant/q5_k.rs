@@ -1,93 +1,72 @@
 //! Q5_K: 256 weights in 176 bytes, 5.5 bits per weight.
 //!
-//! Eight sub-blocks of 32 weights, `w = d * scale * q - dmin * min`, `q` of 5 bits.
+//! A block has eight sub-blocks of 32 weights. A weight is `d * scale * q - dmin * min` with a code `q` of 5 bits.
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 0..2 | `d`, f16 |
 //! | 2..4 | `dmin`, f16 |
-//! | 4..16 | eight 6-bit scales and mins, see [`super::search::pack_scales`] |
-//! | 16..48 | fifth bits: bit `j` of byte `l` belongs to weight `32 j + l` |
-//! | 48..176 | low four bits: byte `32 c + l` holds weight `64 c + l` in its low and `64 c + 32 + l` in its high half |
+//! | 4..16 | eight scales and eight mins of 6 bits, see [`k_affine::read_scales`] |
+//! | 16..48 | fifth bits of the codes: bit `j` of byte `l` belongs to weight `32 j + l` |
+//! | 48..176 | low four bits of the codes, see [`k_affine::read_low_bits`] |
 
-use half::f16;
+use super::format::{BlockFormat, MAX_BLOCK, Scales};
+use super::k_affine::{self, KAffine, SUB};
+use super::weighting::{Columns, by_weight, normalize};
+use crate::dtype::GgmlType;
+use crate::simd::{Simd, f16};
 
-use super::search::{self, Codes5, Grid, SUB};
-use crate::dtype::QK_K;
-use crate::simd_level::Level;
+/// The format.
+pub struct Q5K;
 
-/// Bytes of a block.
-pub const BYTES: usize = 176;
-/// Largest magnitude whose min (`dmin` of 65504 times 63) can still be written.
-pub const MAX_ABS: f32 = 65504.0 * 63.0;
+impl BlockFormat for Q5K {
+    const TYPE: GgmlType = GgmlType::Q5_K;
+    /// The largest magnitude that a min can express.
+    const MAX_ABS: f32 = f16::MAX * k_affine::MAX_SCALE;
+    const SUB: usize = SUB;
+    const LEVELS: (f32, f32) = (0.0, 31.0);
+    const SCALES: Option<(f32, f32)> = Some((0.0, k_affine::MAX_SCALE));
+    const MINS: bool = true;
 
-/// The block of `grid` and codes of at most 31.
-pub fn pack(grid: &Grid, codes: &[u8; QK_K], out: &mut [u8; BYTES]) {
-    out[0..2].copy_from_slice(&grid.d.to_le_bytes());
-    out[2..4].copy_from_slice(&grid.dmin.to_le_bytes());
-    out[4..16].copy_from_slice(&search::pack_scales(&grid.scales, &grid.mins));
-    for l in 0..SUB {
-        out[16 + l] = (0..8).fold(0, |bits, j| bits | (codes[j * SUB + l] >> 4) << j);
+    #[inline(always)]
+    fn scales(block: &[u8]) -> Scales {
+        k_affine::read_scales(block)
     }
-    for (i, byte) in out[48..].iter_mut().enumerate() {
-        let at = i / SUB * 2 * SUB + i % SUB;
-        *byte = (codes[at] & 15) | (codes[at + SUB] & 15) << 4;
+
+    #[inline(always)]
+    fn codes(block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+        k_affine::read_low_bits(&block[48..Self::BYTES], codes);
+        let fifth: &[u8; SUB] = block[16..].first_chunk().expect("32 bytes of fifth bits");
+        for (j, codes) in codes.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+            for l in 0..SUB {
+                codes[l] |= (fifth[l] >> j & 1) << 4;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pack(scales: &Scales, codes: &[u8], block: &mut [u8]) {
+        k_affine::write_scales(scales, block);
+        let mut fifth = [0; SUB];
+        for (j, codes) in codes.as_chunks::<SUB>().0.iter().enumerate() {
+            for l in 0..SUB {
+                fifth[l] |= (codes[l] >> 4) << j;
+            }
+        }
+        block[16..48].copy_from_slice(&fifth);
+        k_affine::write_low_bits(codes, &mut block[48..Self::BYTES]);
+    }
+
+    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+        Some(by_weight::<MAX_BLOCK>(normalize(importance)?, Self::SUB))
+    }
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+        k_affine::quantize::<Self, S>(simd, rows, columns, out);
     }
 }
 
-/// Scales and mins of a block.
-pub fn scales(block: &[u8; BYTES]) -> Grid {
-    let (scales, mins) = search::unpack_scales(block[4..16].try_into().expect("12 bytes"));
-    let d = f16::from_le_bytes([block[0], block[1]]);
-    let dmin = f16::from_le_bytes([block[2], block[3]]);
-    Grid { d, dmin, scales, mins }
-}
-
-/// Scales and mins and codes of a block.
-pub fn unpack(block: &[u8; BYTES]) -> (Grid, [u8; QK_K]) {
-    let codes = std::array::from_fn(|i| {
-        let byte = block[48 + i / (2 * SUB) * SUB + i % SUB];
-        let low = if i % (2 * SUB) < SUB { byte & 15 } else { byte >> 4 };
-        low | (block[16 + i % SUB] >> (i / SUB) & 1) << 4
-    });
-    (scales(block), codes)
-}
-
-/// Quantises a row of whole super-blocks with the scalar reference. `importance`: the `h_ii` of the
-/// row's columns.
-pub fn quantize_row(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    super::k_rows::quantize_row::<Codes5, BYTES>(row, importance, out, pack);
-}
-
-/// Writes the weights of whole blocks to `out`.
-pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    super::k_rows::dequantize_row::<BYTES>(bytes, out, unpack);
-}
-
-/// As [`dequantize_row`], with the best instructions this CPU has.
-pub fn dequantize_rows(bytes: &[u8], out: &mut [f32]) {
-    super::simd::dequant::rows::<super::simd::dequant::Q5K>(crate::simd_level::level(), bytes, out);
-}
-
-/// Quantises rows of `n_per_row` weights with the best shell this CPU has.
-pub fn quantize_rows(rows: &[f32], n_per_row: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    quantize_rows_at(crate::simd_level::level(), rows, n_per_row, importance, out);
-}
-
-/// The same with the shell of `level`, which the CPU must have. All levels give the same bytes.
-pub fn quantize_rows_at(
-    level: Level,
-    rows: &[f32],
-    n_per_row: usize,
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) {
-    assert!(level <= crate::simd_level::level() || crate::simd_level::available().contains(&level));
-    if super::simd::affine_rows::<Codes5>(level, rows, importance, out) {
-        return;
-    }
-    let row_bytes = n_per_row / QK_K * BYTES;
-    for (row, out) in rows.chunks_exact(n_per_row).zip(out.chunks_exact_mut(row_bytes)) {
-        quantize_row(row, importance, out);
-    }
+impl KAffine for Q5K {
+    const CANDIDATES: &'static [(f32, f32)] = &[(0.0, 0.0), (-0.8, 0.0), (-1.6, 0.0), (0.3, -0.5)];
 }

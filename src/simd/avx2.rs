@@ -130,14 +130,25 @@ impl Vector for Avx2 {
         splat_u32(v: u32) -> __m256i = _mm256_set1_epi32(v as i32);
         load_u32(from: &[u32]) -> __m256i = _mm256_loadu_si256(from[..8].as_ptr().cast());
         store_u32(a: __m256i, to: &mut [u32]) = _mm256_storeu_si256(to[..8].as_mut_ptr().cast(), a);
-        store_low_bytes(a: __m256i, to: &mut [u8]) = {
-            // The low bytes of the 4 words of each half, at its beginning.
-            let order = _mm256_set1_epi32(0x0c08_0400);
-            let bytes = _mm256_shuffle_epi8(a, order);
-            let low = _mm_cvtsi128_si32(_mm256_castsi256_si128(bytes));
-            let high = _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(bytes));
-            to[..4].copy_from_slice(&low.to_le_bytes());
-            to[4..8].copy_from_slice(&high.to_le_bytes());
+        load_bytes(from: &[u8]) -> __m256i = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from[..8].as_ptr().cast()));
+        store_low_bytes(a: [__m256i; 4], to: &mut [u8]) = {
+            // In each half, the low bytes of the 4 words of vector i go to word i.
+            let order = |word: i32| {
+                let order = |i: i32| if i == word { 0x0c08_0400 } else { 0x8080_8080u32 as i32 };
+                _mm256_broadcastsi128_si256(_mm_setr_epi32(order(0), order(1), order(2), order(3)))
+            };
+            let ab = _mm256_or_si256(_mm256_shuffle_epi8(a[0], order(0)), _mm256_shuffle_epi8(a[1], order(1)));
+            let cd = _mm256_or_si256(_mm256_shuffle_epi8(a[2], order(2)), _mm256_shuffle_epi8(a[3], order(3)));
+            let halves = _mm256_or_si256(ab, cd);
+            let bytes = _mm256_permutevar8x32_epi32(halves, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(to[..32].as_mut_ptr().cast(), bytes);
+        };
+        widening_mul(a: __m256i, b: __m256i) -> (__m256i, __m256i) = {
+            let even = _mm256_mul_epu32(a, b);
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+            let low = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+            let high = _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd);
+            (low, high)
         };
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);

@@ -142,8 +142,19 @@ impl Vector for Avx512 {
         splat_u32(v: u32) -> __m512i = _mm512_set1_epi32(v as i32);
         load_u32(from: &[u32]) -> __m512i = _mm512_loadu_si512(from[..16].as_ptr().cast());
         store_u32(a: __m512i, to: &mut [u32]) = _mm512_storeu_si512(to[..16].as_mut_ptr().cast(), a);
-        store_low_bytes(a: __m512i, to: &mut [u8]) =
-            _mm_storeu_si128(to[..16].as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));
+        load_bytes(from: &[u8]) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(from[..16].as_ptr().cast()));
+        store_low_bytes(a: [__m512i; 4], to: &mut [u8]) = {
+            for (i, a) in a.into_iter().enumerate() {
+                _mm_storeu_si128(to[16 * i..][..16].as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));
+            }
+        };
+        widening_mul(a: __m512i, b: __m512i) -> (__m512i, __m512i) = {
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), _mm512_srli_epi64::<32>(b));
+            let low = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd));
+            let high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64::<32>(even), odd);
+            (low, high)
+        };
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);

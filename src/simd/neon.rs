@@ -107,10 +107,19 @@ impl Vector for Neon {
         splat_u32(v: u32) -> uint32x4_t = vdupq_n_u32(v);
         load_u32(from: &[u32]) -> uint32x4_t = vld1q_u32(from[..4].as_ptr());
         store_u32(a: uint32x4_t, to: &mut [u32]) = vst1q_u32(to[..4].as_mut_ptr(), a);
-        store_low_bytes(a: uint32x4_t, to: &mut [u8]) = {
-            let halves = vmovn_u32(a);
-            let bytes = vmovn_u16(vcombine_u16(halves, halves));
-            to[..4].copy_from_slice(&vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)).to_le_bytes());
+        load_bytes(from: &[u8]) -> uint32x4_t = {
+            let bytes = u32::from_le_bytes(*from.first_chunk().expect("a byte for each word"));
+            vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes.into()))))
+        };
+        store_low_bytes(a: [uint32x4_t; 4], to: &mut [u8]) = {
+            let low = vmovn_u16(vcombine_u16(vmovn_u32(a[0]), vmovn_u32(a[1])));
+            let high = vmovn_u16(vcombine_u16(vmovn_u32(a[2]), vmovn_u32(a[3])));
+            vst1q_u8(to[..16].as_mut_ptr(), vcombine_u8(low, high));
+        };
+        widening_mul(a: uint32x4_t, b: uint32x4_t) -> (uint32x4_t, uint32x4_t) = {
+            let low = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vget_low_u32(b)));
+            let high = vreinterpretq_u32_u64(vmull_high_u32(a, b));
+            (vuzp1q_u32(low, high), vuzp2q_u32(low, high))
         };
         and(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vandq_u32(a, b);
         or(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vorrq_u32(a, b);

@@ -174,10 +174,30 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn store_low_bytes(self, a: U, to: &mut [u8]) {
-        let to: &mut [u8; N] = to.first_chunk_mut().expect("room for a vector's bytes");
+    fn load_bytes(self, from: &[u8]) -> U {
+        let from: &[u8; N] = from.first_chunk().expect("a byte for each word");
+        let mut out = [0; N];
         for i in 0..N {
-            to[i] = a[i] as u8;
+            out[i] = from[i].into();
         }
+        out
+    }
+
+    #[inline(always)]
+    fn store_low_bytes(self, a: [U; 4], to: &mut [u8]) {
+        let to: &mut [u8; 4 * N] = to.first_chunk_mut().expect("room for the bytes of 4 vectors");
+        for i in 0..4 * N {
+            to[i] = a[i / N][i % N] as u8;
+        }
+    }
+
+    #[inline(always)]
+    fn widening_mul(self, a: U, b: U) -> (U, U) {
+        let (mut low, mut high) = ([0; N], [0; N]);
+        for i in 0..N {
+            let product = u64::from(a[i]) * u64::from(b[i]);
+            (low[i], high[i]) = (product as u32, (product >> 32) as u32);
+        }
+        (low, high)
     }
 }

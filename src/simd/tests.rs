@@ -22,7 +22,7 @@ fn values(seed: u64) -> [f32; 64] {
 fn run<V: Vector>(v: V, x: &[f32; 64], y: &[f32; 64], out: &mut Vec<u32>) {
     let mut floats = [0.0; 64];
     let mut words = [0; 64];
-    let mut bytes = [0; 16];
+    let mut bytes = [0; 64];
     macro_rules! keep {
         ($($value:expr),* $(,)?) => {$(
             v.store($value, &mut floats);
@@ -56,8 +56,10 @@ fn run<V: Vector>(v: V, x: &[f32; 64], y: &[f32; 64], out: &mut Vec<u32>) {
         keep_words!(v.shl::<5>(p), v.shr::<5>(p), v.shr_i32::<5>(p), v.shl::<0>(p), v.shr::<31>(p));
         keep_words!(v.min_i32(p, q), v.max_i32(p, q), v.select_u32(v.eq_u32(p, q), p, v.load_u32(&words)));
         keep!(v.from_bits(v.xor(p, v.splat_u32(1))), v.from_i32(p));
-        v.store_low_bytes(p, &mut bytes);
-        out.extend(bytes[..V::N].iter().map(|&b| u32::from(b)));
+        v.store_low_bytes([p, q, v.xor(p, q), v.to_bits(c)], &mut bytes);
+        out.extend(bytes[..4 * V::N].iter().map(|&b| u32::from(b)));
+        let (low, high) = v.widening_mul(p, q);
+        keep_words!(low, high, v.load_bytes(&bytes));
         out.extend([v.reduce_sum(a), v.reduce_max(a), v.first(a)].map(f32::to_bits));
     }
     for column in v.load_transposed(x, 4) {

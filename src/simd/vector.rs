@@ -84,8 +84,12 @@ pub trait Vector: Copy {
     fn load_u32(self, from: &[u32]) -> Self::U;
     /// Stores the words to the first `N` of `to`.
     fn store_u32(self, a: Self::U, to: &mut [u32]);
-    /// Stores the low 8 bits of every word to the first `N` bytes of `to`.
-    fn store_low_bytes(self, a: Self::U, to: &mut [u8]);
+    /// Loads the first `N` bytes of `from`, each as a word.
+    fn load_bytes(self, from: &[u8]) -> Self::U;
+    /// Stores the low 8 bits of every word of four vectors, one vector after another, to the first `4 N` bytes of `to`.
+    fn store_low_bytes(self, a: [Self::U; 4], to: &mut [u8]);
+    /// Returns the low and the high 32 bits of the products `a * b` of 64 bits.
+    fn widening_mul(self, a: Self::U, b: Self::U) -> (Self::U, Self::U);
     /// Returns `a & b`.
     fn and(self, a: Self::U, b: Self::U) -> Self::U;
     /// Returns `a | b`.
@@ -119,6 +123,13 @@ pub trait Vector: Copy {
     fn mask_and(self, a: Self::M, b: Self::M) -> Self::M;
     /// Returns the mask of one or both.
     fn mask_or(self, a: Self::M, b: Self::M) -> Self::M;
+
+    /// Stores the words of four vectors as [`Vector::store_transposed`] stores floats.
+    #[inline(always)]
+    fn store_transposed_u32(self, [a, b, c, d]: [Self::U; 4], to: &mut [u32], stride: usize) {
+        let floats = [self.from_bits(a), self.from_bits(b), self.from_bits(c), self.from_bits(d)];
+        self.store_transposed(floats, bytemuck::cast_slice_mut(to), stride);
+    }
 
     /// Returns the mask of `a > b`; it is false where one of them is a NaN.
     #[inline(always)]
@@ -298,9 +309,20 @@ impl<V: Vector> Vector for Pair<V> {
     }
 
     #[inline(always)]
-    fn store_low_bytes(self, a: Self::U, to: &mut [u8]) {
-        self.0.store_low_bytes(a[0], to);
-        self.0.store_low_bytes(a[1], &mut to[V::N..]);
+    fn load_bytes(self, from: &[u8]) -> Self::U {
+        [self.0.load_bytes(from), self.0.load_bytes(&from[V::N..])]
+    }
+
+    #[inline(always)]
+    fn store_low_bytes(self, [a, b, c, d]: [Self::U; 4], to: &mut [u8]) {
+        self.0.store_low_bytes([a[0], a[1], b[0], b[1]], to);
+        self.0.store_low_bytes([c[0], c[1], d[0], d[1]], &mut to[4 * V::N..]);
+    }
+
+    #[inline(always)]
+    fn widening_mul(self, a: Self::U, b: Self::U) -> (Self::U, Self::U) {
+        let (low, high) = (self.0.widening_mul(a[0], b[0]), self.0.widening_mul(a[1], b[1]));
+        ([low.0, high.0], [low.1, high.1])
     }
 }
 

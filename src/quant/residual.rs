@@ -13,18 +13,11 @@
 //! independent of `r` (Schuchman's condition holds for uniform `u`). `s` follows from the root mean square and the
 //! largest magnitude of the sub-block's residuals, clipping some of the tail ([`Bits::reach`]).
 
-use std::marker::PhantomData;
-
-use crate::dtype::{GgmlType, QK_K};
+use crate::dtype::GgmlType;
 use crate::noise::Noise;
-use crate::quant::simd_basic::{self, Kernel};
-use crate::quant::{f16, q4_k, q5_k, search};
-use crate::simd_level::Level;
-use lanes::Lanes;
-
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-mod lanes;
+use crate::quant::format::BlockFormat;
+use crate::quant::with_block_format;
+use crate::simd::{Isa, Vector, dispatch};
 
 /// Weights of a sub-block.
 pub const SUB: usize = 32;
@@ -86,48 +79,36 @@ impl Bits {
     }
 }
 
-/// Whether tensors of this base type carry a residual: those with fewer bits than Q6_K.
+/// Returns whether tensors of this base type carry a residual: block formats with fewer bits than Q6_K do.
 pub fn wanted(ty: GgmlType) -> bool {
-    matches!(
-        ty,
-        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K
-    )
+    with_block_format!(ty, _F => ty.bpw() < GgmlType::Q6_K.bpw()).unwrap_or(false)
 }
 
-/// The base's step under each sub-block, from its blocks; never negative.
+/// Writes the step of the base under each sub-block, from the blocks of the base. A step is never negative, and a step of
+/// 0 leaves the residual 0.
 ///
-/// Q4_K and Q5_K: `d * scale` of the sub-block; where that is 0, `|d|`; where that is 0 too, `|dmin|`.
-/// Q4_0, Q4_1, Q5_0, Q5_1: `|d|`. A step of 0 leaves the residual 0.
+/// The step is `|d * scale|`. Where that is 0 in a format with integer scales, the step is `|d|`, and where that is 0
+/// too, `|dmin|`.
 ///
 /// # Panics
-/// If [`wanted`] is false for the type or `blocks` are no whole blocks for `out`.
+/// If [`wanted`] is false for the type, or if `blocks` are not the whole blocks of `out`.
 pub fn steps(ty: GgmlType, blocks: &[u8], out: &mut [f32]) {
+    assert!(wanted(ty), "{} carries no residual", ty.name());
     assert_eq!(blocks.len() / ty.block_bytes() * (ty.block_len() / SUB), out.len(), "a step per sub-block");
-    match ty {
-        GgmlType::Q4_K => k_steps(blocks.as_chunks::<{ q4_k::BYTES }>().0, out),
-        GgmlType::Q5_K => k_steps(blocks.as_chunks::<{ q5_k::BYTES }>().0, out),
-        _ if wanted(ty) => {
-            for (block, t) in blocks.chunks_exact(ty.block_bytes()).zip(out) {
-                *t = half_at(block, 0).abs();
+    with_block_format!(ty, F => steps_of::<F>(Isa::detect(), blocks, out));
+}
+
+dispatch! {
+    fn steps_of<F: BlockFormat>(_simd: S, blocks: &[u8], out: &mut [f32]) {
+        for (block, out) in blocks.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::BLOCK / SUB)) {
+            let scales = F::scales(block);
+            let (d, dmin) = (scales.d.abs(), scales.dmin.abs());
+            for (i, t) in out.iter_mut().enumerate() {
+                *t = (scales.d * scales.scales[i * SUB / F::SUB]).abs();
+                if F::SCALES.is_some() {
+                    *t = [*t, d, dmin].into_iter().find(|&t| t > 0.0).unwrap_or(0.0);
+                }
             }
-        }
-        _ => panic!("{} carries no residual", ty.name()),
-    }
-}
-
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::decode(u16::from_le_bytes([block[at], block[at + 1]]))
-}
-
-/// Both K-quants begin with `d`, `dmin` and the packed scales.
-fn k_steps<const BYTES: usize>(blocks: &[[u8; BYTES]], out: &mut [f32]) {
-    const SUBS: usize = QK_K / SUB;
-    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<SUBS>().0) {
-        let (d, dmin) = (half_at(block, 0).abs(), half_at(block, 2).abs());
-        let (scales, _) = search::unpack_scales(block[4..16].try_into().expect("12 bytes"));
-        for (t, scale) in out.iter_mut().zip(scales) {
-            let step = d * f32::from(scale);
-            *t = [step, d, dmin].into_iter().find(|&t| t > 0.0).unwrap_or(0.0);
         }
     }
 }
@@ -161,48 +142,34 @@ impl Run<'_> {
 
 /// Encodes the residuals `r` of a run into `out`.
 pub fn encode(run: Run, r: &[f32], out: &mut [u8]) {
-    encode_at(crate::simd_level::level(), run, r, out);
+    encode_at(Isa::detect(), run, r, out);
 }
 
-/// As [`encode`], at a level of SIMD: all give the same bytes.
-pub fn encode_at(level: Level, run: Run, r: &[f32], out: &mut [u8]) {
+/// Does the same as [`encode`] with a given instruction set. All give the same bytes.
+pub fn encode_at(isa: Isa, run: Run, r: &[f32], out: &mut [u8]) {
     assert_eq!(Some(out.len() as u64), run.bits.plane_bytes(r.len() as u64), "whole sub-blocks");
-    #[cfg(target_arch = "x86_64")]
-    if level.min(simd_basic::supported()) >= Level::Avx2 {
-        let lanes = PhantomData::<avx2::Eight>;
-        return simd_basic::run(level, Encode { run, r, out, lanes });
-    }
-    simd_basic::run(level, Encode { run, r, out, lanes: PhantomData::<[f32; 8]> });
+    encode_run(isa, run, r, out);
 }
 
 /// Reconstructs the residuals of a run.
 pub fn decode(run: Run, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(Some(bytes.len() as u64), run.bits.plane_bytes(out.len() as u64), "whole sub-blocks");
-    simd_basic::run(crate::simd_level::level(), Decode { run, bytes, out });
+    decode_run(Isa::detect(), run, bytes, out);
 }
 
-struct Encode<'a, V> {
-    run: Run<'a>,
-    r: &'a [f32],
-    out: &'a mut [u8],
-    lanes: PhantomData<V>,
-}
-
-// Plain loops, no closures: a closure is compiled for the base CPU unless it happens to be inlined.
-impl<V: Lanes> Kernel for Encode<'_, V> {
-    #[inline(always)]
-    fn run(self) {
-        let (bits, bytes, n) = (self.run.bits, self.run.bits.sub_bytes(), self.r.len());
-        let r = self.r.as_chunks::<SUB>().0;
+dispatch! {
+    fn encode_run(simd: S, run: Run<'_>, r: &[f32], out: &mut [u8]) {
+        let (v, bits, bytes, n) = (simd.x8(), run.bits, run.bits.sub_bytes(), r.len());
+        let r = r.as_chunks::<SUB>().0;
         let mut noise = [0.0; PIECE];
         let mut at = 0;
         while at < n {
-            let len = self.run.piece(at, n, &mut noise);
+            let len = run.piece(at, n, &mut noise);
             let first = at / SUB;
             for (i, u) in noise[..len].as_chunks::<SUB>().0.iter().enumerate() {
                 let block = first + i;
-                let (scale, codes) = encoded::<V>(bits, &r[block], u, self.run.steps[block]);
-                let out = &mut self.out[block * bytes..(block + 1) * bytes];
+                let (scale, codes) = encoded(v, bits, &r[block], u, run.steps[block]);
+                let out = &mut out[block * bytes..(block + 1) * bytes];
                 out[0] = scale;
                 match bits {
                     Bits::Two => pack::<2>(&codes, &mut out[1..]),
@@ -213,84 +180,44 @@ impl<V: Lanes> Kernel for Encode<'_, V> {
             at += len;
         }
     }
+
+    fn decode_run(simd: S, run: Run<'_>, bytes: &[u8], out: &mut [f32]) {
+        match run.bits {
+            Bits::Two => unpack_run::<_, 2>(simd.x16(), run, bytes, out),
+            Bits::Three => unpack_run::<_, 3>(simd.x16(), run, bytes, out),
+            Bits::Four => unpack_run::<_, 4>(simd.x16(), run, bytes, out),
+        }
+    }
 }
 
-/// Scale and codes. Without a step, or without a residual, code 0 and scale 0.
+/// Returns the scale and the codes of a sub-block. Without a step, or without a residual, both are 0.
 #[inline(always)]
-fn encoded<V: Lanes>(bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [u8; SUB]) {
+fn encoded<V: Vector>(v: V, bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f32) -> (u8, [u8; SUB]) {
     let unit = step * bits.unit();
     let top = bits.levels() - 1.0;
-    let sub = Sub::<V>::load(r, u, top);
+    let r = [v.load(r), v.load(&r[8..]), v.load(&r[16..]), v.load(&r[24..])];
+    let squares =
+        v.add(v.add(v.mul(r[0], r[0]), v.mul(r[1], r[1])), v.add(v.mul(r[2], r[2]), v.mul(r[3], r[3])));
+    let largest = v.max(v.max(v.abs(r[0]), v.abs(r[1])), v.max(v.abs(r[2]), v.abs(r[3])));
     let (of_rms, of_largest) = bits.reach();
-    let rms = (sub.squares() * (1.0 / SUB as f32)).sqrt();
-    let reach = (rms * of_rms + sub.largest() * of_largest) / (top * 0.5 * unit);
+    let rms = (v.reduce_sum(squares) * (1.0 / SUB as f32)).sqrt();
+    let reach = (rms * of_rms + v.reduce_max(largest) * of_largest) / (top * 0.5 * unit);
     // 0/0 is NaN.
     if reach.is_nan() || reach == 0.0 || unit < f32::MIN_POSITIVE {
         return (0, [0; SUB]);
     }
-    // Rounded up; 254 and a bit is the last that fits.
-    let scale = search::least(reach, 254.0).floor() + 1.0;
-    (scale as u8, V::bytes(sub.codes(1.0 / (unit * scale))))
-}
-
-/// 2^23: adding it to a number from 0 to 2^22 and taking it off again rounds that to the nearest integer, ties
-/// to even.
-const ROUND: f32 = 8_388_608.0;
-
-/// A sub-block in registers.
-struct Sub<V> {
-    r: [V; SUB / 8],
-    /// Noise and centre of the codes.
-    u: [V; SUB / 8],
-    top: V,
-}
-
-impl<V: Lanes> Sub<V> {
-    #[inline(always)]
-    fn load(r: &[f32; SUB], u: &[f32; SUB], top: f32) -> Self {
-        let (r, u, centre) = (r.as_chunks::<8>().0, u.as_chunks::<8>().0, V::splat(top * 0.5));
-        Self {
-            r: [V::load(&r[0]), V::load(&r[1]), V::load(&r[2]), V::load(&r[3])],
-            u: [
-                V::load(&u[0]).add(centre),
-                V::load(&u[1]).add(centre),
-                V::load(&u[2]).add(centre),
-                V::load(&u[3]).add(centre),
-            ],
-            top: V::splat(top),
-        }
+    // The scale is rounded up. Anything above 254 becomes 255, the largest scale of a byte.
+    let scale = reach.min(254.0).floor() + 1.0;
+    let inverse = v.splat(1.0 / (unit * scale));
+    let (center, zero, top) = (v.splat(top * 0.5), v.splat(0.0), v.splat(top));
+    let mut words = [v.splat_u32(0); SUB / 8];
+    for i in 0..SUB / 8 {
+        let t = v.add(v.mul(r[i], inverse), v.add(v.load(&u[8 * i..]), center));
+        words[i] = v.to_i32(v.round_ties_even(v.clamp(t, zero, top)));
     }
-
-    /// Largest magnitude of the residuals.
-    #[inline(always)]
-    fn largest(&self) -> f32 {
-        let [a, b, c, d] = self.r;
-        let zero = V::splat(0.0);
-        let (a, b) = (a.max(zero.sub(a)), b.max(zero.sub(b)));
-        let (c, d) = (c.max(zero.sub(c)), d.max(zero.sub(d)));
-        a.max(b).max(c.max(d)).largest()
-    }
-
-    /// Sum of the squares of the residuals.
-    #[inline(always)]
-    fn squares(&self) -> f32 {
-        let [a, b, c, d] = self.r;
-        a.mul(a).add(b.mul(b)).add(c.mul(c).add(d.mul(d))).sum()
-    }
-
-    /// Codes of the register `i` for a step of 1 / `inverse`.
-    #[inline(always)]
-    fn code(&self, i: usize, inverse: V) -> V {
-        let (zero, round) = (V::splat(0.0), V::splat(ROUND));
-        let x = self.r[i].mul(inverse).add(self.u[i]);
-        x.max(zero).min(self.top).add(round).sub(round)
-    }
-
-    #[inline(always)]
-    fn codes(&self, inverse: f32) -> [V; SUB / 8] {
-        let inverse = V::splat(inverse);
-        [self.code(0, inverse), self.code(1, inverse), self.code(2, inverse), self.code(3, inverse)]
-    }
+    let mut codes = [0; SUB];
+    v.store_low_bytes(words, &mut codes);
+    (scale as u8, codes)
 }
 
 /// Eight codes fill `B` bytes whatever `B` is: neighbours are joined, then pairs, then fours.
@@ -318,48 +245,32 @@ fn unpack<const B: usize>(packed: &[u8; B]) -> [u8; 8] {
     word.to_le_bytes()
 }
 
-struct Decode<'a> {
-    run: Run<'a>,
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-}
-
-impl Kernel for Decode<'_> {
-    #[inline(always)]
-    fn run(self) {
-        match self.run.bits {
-            Bits::Two => self.unpack::<2>(),
-            Bits::Three => self.unpack::<3>(),
-            Bits::Four => self.unpack::<4>(),
-        }
-    }
-}
-
-impl Decode<'_> {
-    #[inline(always)]
-    fn unpack<const B: usize>(self) {
-        let (bits, bytes, n) = (self.run.bits, self.run.bits.sub_bytes(), self.out.len());
-        let centre = (bits.levels() - 1.0) * 0.5;
-        let out = self.out.as_chunks_mut::<SUB>().0;
-        let mut noise = [0.0; PIECE];
-        let mut at = 0;
-        while at < n {
-            let len = self.run.piece(at, n, &mut noise);
-            let first = at / SUB;
-            for (i, u) in noise[..len].as_chunks::<SUB>().0.iter().enumerate() {
-                let block = first + i;
-                let packed = &self.bytes[block * bytes..(block + 1) * bytes];
-                let d = self.run.steps[block] * bits.unit() * f32::from(packed[0]);
-                let out = &mut out[block];
-                for (k, packed) in packed[1..].as_chunks::<B>().0.iter().enumerate() {
-                    let codes = unpack(packed);
-                    for j in 0..8 {
-                        out[k * 8 + j] = (f32::from(codes[j]) - centre - u[k * 8 + j]) * d;
-                    }
-                }
+#[inline(always)]
+fn unpack_run<V: Vector, const B: usize>(v: V, run: Run<'_>, bytes: &[u8], out: &mut [f32]) {
+    let (bits, sub_bytes, n) = (run.bits, run.bits.sub_bytes(), out.len());
+    let center = v.splat((bits.levels() - 1.0) * 0.5);
+    let out = out.as_chunks_mut::<SUB>().0;
+    let mut noise = [0.0; PIECE];
+    let mut at = 0;
+    while at < n {
+        let len = run.piece(at, n, &mut noise);
+        let first = at / SUB;
+        for (i, u) in noise[..len].as_chunks::<SUB>().0.iter().enumerate() {
+            let block = first + i;
+            let packed = &bytes[block * sub_bytes..(block + 1) * sub_bytes];
+            let d = run.steps[block] * bits.unit() * f32::from(packed[0]);
+            let out = &mut out[block];
+            let mut codes = [[0; 8]; SUB / 8];
+            for (codes, packed) in codes.iter_mut().zip(packed[1..].as_chunks::<B>().0) {
+                *codes = unpack(packed);
             }
-            at += len;
+            let (codes, d) = (codes.as_flattened(), v.splat(d));
+            for i in (0..SUB).step_by(16) {
+                let level = v.sub(v.from_i32(v.load_bytes(&codes[i..])), center);
+                v.store(v.mul(v.sub(level, v.load(&u[i..])), d), &mut out[i..]);
+            }
         }
+        at += len;
     }
 }
 
@@ -465,27 +376,6 @@ mod tests {
         assert!((-0.2..0.01).contains(&clipped), "{clipped}");
     }
 
-    /// How fast, on this machine: `cargo test --release -- --ignored speed --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        let (r, t) = (weights(1 << 15), vec![0.01; 1 << 10]);
-        let noise = Noise::new(1, "t");
-        for level in crate::simd_level::available() {
-            let run = Run { noise: &noise, bits: Bits::Two, start: 0, row: 1 << 15, steps: &t };
-            let mut plane = vec![0; 9 << 10];
-            // The best of many: other processes run, too.
-            let seconds = (0..300)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    encode_at(level, run, &r, &mut plane);
-                    start.elapsed().as_secs_f64()
-                })
-                .fold(f64::INFINITY, f64::min);
-            println!("{}: {:.3} ns per weight", level.name(), seconds * 1e9 / r.len() as f64);
-        }
-    }
-
     #[test]
     fn blocks_of_zeros_and_of_one_value_stay_finite() {
         for ty in
@@ -499,7 +389,7 @@ mod tests {
     }
 
     proptest! {
-        /// Rows cut into pieces give the bytes of the whole, at every level of SIMD.
+        /// Rows cut into pieces give the bytes of the whole, on every instruction set.
         #[test]
         fn pieces_and_levels_agree(cut in 1u64..31, bits in 2u64..5) {
             let (bits, w) = (Bits::new(bits).unwrap(), weights(1024));
@@ -507,13 +397,13 @@ mod tests {
             let t = vec![0.004; 32];
             let run = Run { noise: &noise, bits, start: 0, row: 512, steps: &t };
             let mut whole = vec![0; bits.plane_bytes(1024).unwrap() as usize];
-            encode_at(Level::Scalar, run, &w, &mut whole);
-            for level in crate::simd_level::available() {
+            encode_at(Isa::PORTABLE, run, &w, &mut whole);
+            for isa in Isa::available() {
                 let mut parts = vec![0; whole.len()];
                 let (a, b) = (cut as usize * SUB, cut as usize * bits.sub_bytes());
-                encode_at(level, run, &w[..a], &mut parts[..b]);
+                encode_at(isa, run, &w[..a], &mut parts[..b]);
                 let rest = Run { start: cut * 32, steps: &t[cut as usize..], ..run };
-                encode_at(level, rest, &w[a..], &mut parts[b..]);
+                encode_at(isa, rest, &w[a..], &mut parts[b..]);
                 prop_assert_eq!(&parts, &whole);
             }
         }

@@ -1,23 +1,8 @@
-//! The search for scales and mins of the K-quants, written plainly for one super-block.
-//!
-//! This is the oracle: the SIMD shells in [`super::simd`] run the same arithmetic with sub-blocks
-//! side by side in lanes and must give the same bits. Hence the rules kept here: sums over the
-//! weights of a sub-block run in order, sums over sub-blocks as a fixed tree ([`sum8`]), products
-//! are rounded before they are added, and [`nearest`], [`least`] and [`most`] stand for rounding
-//! and min/max because their library forms differ between instruction sets.
-//!
-//! The model of a Q4_K or Q5_K sub-block is `v = s q - m` with `s = d * scale`, `m = dmin * min`,
-//! both at least 0. Steps, and why these (measured in `docs/decisions/0001-k-quant-search.md`):
-//!
-//! 1. per sub-block, codes for a few step widths; for each the least-squares scale and min in
-//!    closed form, the error too, from three sums ([`fit`]);
-//! 2. `d`, then `dmin`, from a few candidates each; mins are fitted again after the scales were
-//!    rounded, which takes back most of what the 6 bits cost;
-//! 3. neighbours on the 6-bit grid, each with its own codes and then the best integers for those
-//!    codes; the least error stays ([`settle`]);
-//! 4. `d` and `dmin` together by least squares, kept if they are better after rounding to f16.
+//! The search of Q4_K and Q5_K for one super-block. See [`k_affine`](crate::quant::k_affine) for the method.
 
 use half::f16;
+
+use crate::quant::k_affine::KAffine;
 
 /// Weights in a sub-block of Q4_K and Q5_K.
 pub const SUB: usize = 32;
@@ -42,32 +27,6 @@ pub const DEPENDENT: f32 = 1e-5;
 pub const TOPS: [f32; 4] = [63.0, 62.0, 61.0, 60.0];
 /// Steps on the 6-bit grid tried in [`settle`]: scale, min (after the min was fitted to the scale).
 pub const NEIGHBOURS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)];
-
-/// What differs between Q4_K and Q5_K.
-pub trait Codes {
-    /// Largest code.
-    const TOP: f32;
-    /// Codes tried in [`fit`], from the smallest weight at 0 and the range at `TOP` on: how much more codes the
-    /// range gets (negative widens the step, positive cuts the largest) and by how much all are shifted.
-    const TRIES: &'static [(f32, f32)];
-    /// Bytes of a block.
-    const BYTES: usize;
-}
-
-pub struct Codes4;
-impl Codes for Codes4 {
-    const TOP: f32 = 15.0;
-    const BYTES: usize = 144;
-    const TRIES: &'static [(f32, f32)] =
-        &[(0.0, 0.0), (-0.4, 0.0), (-0.8, 0.0), (-1.2, 0.0), (0.4, 0.0), (0.8, 0.0), (0.3, -0.5)];
-}
-
-pub struct Codes5;
-impl Codes for Codes5 {
-    const TOP: f32 = 31.0;
-    const BYTES: usize = 176;
-    const TRIES: &'static [(f32, f32)] = &[(0.0, 0.0), (-0.8, 0.0), (-1.6, 0.0), (0.3, -0.5)];
-}
 
 /// Scales and mins of a super-block of Q4_K or Q5_K: everything but the codes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,7 +62,7 @@ pub fn code(t: f32, top: f32) -> f32 {
     nearest(least(most(t, 0.0), top))
 }
 
-/// `1/s`, or 0 where `s` is no usable scale.
+/// Returns `1/s`, or 0 where `s` is no usable scale.
 #[inline(always)]
 pub fn inverse(s: f32) -> f32 {
     if s > TINY { 1.0 / s } else { 0.0 }
@@ -144,16 +103,6 @@ pub fn importance_weights(x: &[f32; 256], h: &[f32; 256]) -> [f32; 256] {
     std::array::from_fn(|i| h[i] * (twice_mean + x[i] * x[i]).sqrt())
 }
 
-/// Importances scaled to mean 1 and kept off zero, so that columns nothing is known about still get
-/// sensible codes and no sum overflows. `None` if they are all zero: then there is nothing to weigh by.
-pub fn normalised_importance(h: &[f32]) -> Option<Vec<f32>> {
-    let mean = h.iter().map(|&v| f64::from(v)).sum::<f64>() / h.len() as f64;
-    if !(mean > 0.0 && mean.is_finite()) {
-        return None;
-    }
-    Some(h.iter().map(|&v| ((f64::from(v) / mean) as f32).max(1e-6)).collect())
-}
-
 /// A sub-block and what its search needs that does not depend on the codes.
 struct SubBlock<'a> {
     x: &'a [f32; SUB],
@@ -187,10 +136,10 @@ impl<'a> SubBlock<'a> {
     }
 
     /// The sums of the codes of `(x + shift) * inv + offset`.
-    fn sums<C: Codes>(&self, shift: f32, inv: f32, offset: f32) -> Sums {
+    fn sums<F: KAffine>(&self, shift: f32, inv: f32, offset: f32) -> Sums {
         let mut s = Sums::default();
         for i in 0..SUB {
-            let q = code((self.x[i] + shift) * inv + offset, C::TOP);
+            let q = code((self.x[i] + shift) * inv + offset, F::LEVELS.1);
             let wq = self.w[i] * q;
             s.q += wq;
             s.qq += wq * q;
@@ -256,17 +205,17 @@ fn solve(b: &SubBlock, s: &Sums) -> Fit {
 
 /// Step 1: the least-squares scale and min over a few sets of codes, then once more with the codes
 /// of the best.
-fn fit<C: Codes>(b: &SubBlock) -> Fit {
+fn fit<F: KAffine>(b: &SubBlock) -> Fit {
     let inv_range = inverse(b.range);
     // Without codes: the mean if it is negative, else nothing.
     let above = most(b.mean, 0.0);
     let gain = 0.0 - b.sum_w * above * above;
     let mut best = Fit { min: most(0.0 - b.mean, 0.0), gain, ..Fit::default() };
-    for (stretch, offset) in C::TRIES {
-        let inv = (C::TOP + stretch) * inv_range;
-        best = best.or_better(solve(b, &b.sums::<C>(0.0 - b.low, inv, *offset)));
+    for (stretch, offset) in F::CANDIDATES {
+        let inv = (F::LEVELS.1 + stretch) * inv_range;
+        best = best.or_better(solve(b, &b.sums::<F>(0.0 - b.low, inv, *offset)));
     }
-    best.or_better(solve(b, &b.sums::<C>(best.min, inverse(best.scale), 0.0)))
+    best.or_better(solve(b, &b.sums::<F>(best.min, inverse(best.scale), 0.0)))
 }
 
 /// Step 2: a common factor, an f16, and 6-bit integers for the non-negative values `v` with weights
@@ -301,7 +250,7 @@ struct Settled {
 }
 
 /// Step 3: neighbours of `scale` on the 6-bit grid; see the module's text.
-fn settle<C: Codes>(b: &SubBlock, start_scale: f32, mean_code: f32, d: f32, dmin: f32) -> Settled {
+fn settle<F: KAffine>(b: &SubBlock, start_scale: f32, mean_code: f32, d: f32, dmin: f32) -> Settled {
     let (inv_d, inv_dmin) = (inverse(d), inverse(dmin));
     let mut best = Settled::default();
     let mut least_error = f32::INFINITY;
@@ -309,7 +258,7 @@ fn settle<C: Codes>(b: &SubBlock, start_scale: f32, mean_code: f32, d: f32, dmin
         let scale = most(least(start_scale + step, TOP), 0.0) * d;
         let min = code((scale * mean_code - b.mean) * inv_dmin, TOP);
         let min = most(least(min + min_step, TOP), 0.0) * dmin;
-        let s = b.sums::<C>(min, inverse(scale), 0.0);
+        let s = b.sums::<F>(min, inverse(scale), 0.0);
         // The best scale for these codes and this min, then the best min for that scale.
         let num = (s.cq + b.mean * s.q) + min * s.q;
         let ideal = if s.qq > 0.0 { num / s.qq } else { 0.0 };
@@ -343,16 +292,16 @@ fn refit(b: &[SubBlock; SUBS], at: &[Settled; SUBS], d: f32, dmin: f32) -> (f32,
 }
 
 /// Scales and mins of a super-block `x` with weights `u > 0` (0 only where all of `x` is 0).
-pub fn search<C: Codes>(x: &[f32; 256], u: &[f32; 256]) -> Grid {
+pub fn search<F: KAffine>(x: &[f32; 256], u: &[f32; 256]) -> Grid {
     let (x, u) = (x.as_chunks().0, u.as_chunks().0);
     let b: [SubBlock; SUBS] = std::array::from_fn(|j| SubBlock::new(&x[j], &u[j]));
-    let fits: [Fit; SUBS] = std::array::from_fn(|j| fit::<C>(&b[j]));
+    let fits: [Fit; SUBS] = std::array::from_fn(|j| fit::<F>(&b[j]));
     let (d, scales) = common_factor(&fits.map(|f| f.scale), &fits.map(|f| f.curvature));
     let mins: [f32; SUBS] = std::array::from_fn(|j| most(scales[j] * d * fits[j].mean_code - b[j].mean, 0.0));
     let sums_w: [f32; SUBS] = std::array::from_fn(|j| b[j].sum_w);
     let (dmin, _) = common_factor(&mins, &sums_w);
     let at: [Settled; SUBS] =
-        std::array::from_fn(|j| settle::<C>(&b[j], scales[j], fits[j].mean_code, d, dmin));
+        std::array::from_fn(|j| settle::<F>(&b[j], scales[j], fits[j].mean_code, d, dmin));
     let (d, dmin) = refit(&b, &at, d, dmin);
     Grid {
         d: f16::from_f32(d),
@@ -363,34 +312,25 @@ pub fn search<C: Codes>(x: &[f32; 256], u: &[f32; 256]) -> Grid {
 }
 
 /// Codes of a super-block under `grid`: the nearest of each weight.
-pub fn assign<C: Codes>(x: &[f32; 256], grid: &Grid) -> [u8; 256] {
+pub fn assign<F: KAffine>(x: &[f32; 256], grid: &Grid) -> [u8; 256] {
     let (d, dmin) = (grid.d.to_f32(), grid.dmin.to_f32());
     std::array::from_fn(|i| {
         let inv = inverse(d * f32::from(grid.scales[i / SUB]));
         let min = dmin * f32::from(grid.mins[i / SUB]);
-        code((x[i] + min) * inv, C::TOP) as u8
+        code((x[i] + min) * inv, F::LEVELS.1) as u8
     })
 }
 
-/// The 12 bytes of eight 6-bit scales and eight 6-bit mins.
-pub fn pack_scales(scales: &[u8; SUBS], mins: &[u8; SUBS]) -> [u8; 12] {
-    let mut out = [0; 12];
-    for j in 0..4 {
-        out[j] = scales[j] | (scales[j + 4] >> 4) << 6;
-        out[j + 4] = mins[j] | (mins[j + 4] >> 4) << 6;
-        out[j + 8] = (scales[j + 4] & 15) | (mins[j + 4] & 15) << 4;
+/// Weights of a super-block for the search: from the importance of its columns, or data-free.
+pub fn weights(x: &[f32; 256], h: Option<&[f32; 256]>) -> [f32; 256] {
+    match h {
+        Some(h) => importance_weights(x, h),
+        None => {
+            let mut u = [0.0; 256];
+            for (u, x) in u.as_chunks_mut::<SUB>().0.iter_mut().zip(x.as_chunks::<SUB>().0) {
+                *u = plain_weights(x);
+            }
+            u
+        }
     }
-    out
-}
-
-/// The inverse of [`pack_scales`].
-pub fn unpack_scales(bytes: &[u8; 12]) -> ([u8; SUBS], [u8; SUBS]) {
-    let (mut scales, mut mins) = ([0; SUBS], [0; SUBS]);
-    for j in 0..4 {
-        scales[j] = bytes[j] & 63;
-        mins[j] = bytes[j + 4] & 63;
-        scales[j + 4] = (bytes[j + 8] & 15) | (bytes[j] >> 6) << 4;
-        mins[j + 4] = (bytes[j + 8] >> 4) | (bytes[j + 4] >> 6) << 4;
-    }
-    (scales, mins)
 }
