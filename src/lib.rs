@@ -16,6 +16,7 @@ pub mod linalg;
 pub mod met;
 pub mod model;
 pub mod noise;
+mod os;
 pub mod progress;
 #[cfg(feature = "python")]
 mod py;

@@ -200,6 +200,8 @@ impl<'a> ContainerSink<'a> {
 
     /// Puts the digest of a complete shard into the manifest, and returns its SHA-256.
     pub fn finish_shard(&self, shard: ShardSink) -> Hash {
+        let start = self.plan.layout.shards[shard.number].offset;
+        self.sink.start_writeback(start..shard.offset);
         let hash = shard.hasher.finish();
         self.writer.finish_shard(shard.number, hash);
         hash

@@ -29,7 +29,8 @@ impl Files {
 impl Destination for Files {
     fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u> {
         let before = unit.tensor.ty.row_bytes(unit.start).expect("units are cut at block boundaries");
-        Box::new(Run { sink: &self.sinks[unit.tensor.file], offset: unit.tensor.offset + before })
+        let start = unit.tensor.offset + before;
+        Box::new(Run { sink: &self.sinks[unit.tensor.file], start, offset: start })
     }
 
     fn finish(self: Box<Self>) -> Result<Finished> {
@@ -40,6 +41,8 @@ impl Destination for Files {
 /// A unit in its file.
 struct Run<'u> {
     sink: &'u Sink,
+    /// Offset of the unit in the file.
+    start: u64,
     /// Offset of the next byte in the file.
     offset: u64,
 }
@@ -52,6 +55,7 @@ impl UnitWriter for Run<'_> {
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
+        self.sink.start_writeback(self.start..self.offset);
         Ok(())
     }
 }

@@ -1,9 +1,11 @@
-//! What a run cost: wall and CPU time, peak memory.
+//! What a run made, and what the run cost: wall time, CPU time and peak memory.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use crate::os;
 
 /// Measured around a run.
 #[derive(Debug, Clone, Serialize)]
@@ -47,7 +49,7 @@ pub struct Clock {
 
 impl Clock {
     pub fn start() -> Self {
-        Self { start: Instant::now(), cpu: cpu_time() }
+        Self { start: Instant::now(), cpu: os::cpu_time() }
     }
 
     pub fn seconds(&self) -> f64 {
@@ -55,21 +57,6 @@ impl Clock {
     }
 
     pub fn cpu_seconds(&self) -> f64 {
-        cpu_time().saturating_sub(self.cpu).as_secs_f64()
+        os::cpu_time().saturating_sub(self.cpu).as_secs_f64()
     }
-}
-
-fn cpu_time() -> Duration {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
-}
-
-/// VmHWM in bytes.
-pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .map_or(0, |kb| kb * 1024)
 }

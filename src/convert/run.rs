@@ -8,9 +8,10 @@ use crate::convert::destination::Converted;
 use crate::convert::options::RunOptions;
 use crate::convert::outputs::Outputs;
 use crate::convert::planned::Plan;
-use crate::convert::report::{Clock, Report, peak_rss_bytes};
+use crate::convert::report::{Clock, Report};
 use crate::convert::units::{Unit, Units};
 use crate::error::Result;
+use crate::os;
 use crate::progress::Progress;
 use crate::work::{self, Active};
 
@@ -42,7 +43,7 @@ pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Rep
     Ok(Report {
         seconds: clock.seconds(),
         cpu_seconds: clock.cpu_seconds(),
-        peak_rss_bytes: peak_rss_bytes(),
+        peak_rss_bytes: os::peak_rss_bytes(),
         source_bytes: plan.source_bytes(),
         replaced: replaced.into_inner(),
         threads,

@@ -2,6 +2,7 @@
 //! .dat. They hold the diagonal of `H = E[x x^T]`, the mean square of each input.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::formats::gguf::values::{KeyValues, Strings};
 use crate::formats::gguf::writer::{TensorHeader, encode_header};
 use crate::formats::gguf::{self, Array, GgufFile, GgufTensor, Value};
 use crate::formats::sink::Sink;
+use crate::formats::source::{open_regular, read_at};
 
 /// The largest file that is read: the statistics of a large model take some hundred MB.
 const MAX_FILE: u64 = 4 << 30;
@@ -35,8 +37,11 @@ impl Importance {
     /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is no imatrix, is cut short, or holds a
     /// value that is negative or not finite.
     pub fn open(path: &Path) -> Result<Self> {
-        let magic = read_start(path)?;
-        let read = if magic == gguf::MAGIC { Self::open_gguf(path)? } else { Self::open_dat(path)? };
+        let (file, size) = open_file(path)?;
+        let mut magic = [0; 4];
+        read_at(&file, Place::file(path), 0, &mut magic)?;
+        let read =
+            if magic == gguf::MAGIC { Self::open_gguf(path)? } else { Self::open_dat(path, &file, size)? };
         match read.entries.is_empty() {
             true => Err(bad(path, "holds no statistics", NOT_IMATRIX)),
             false => Ok(read),
@@ -120,8 +125,9 @@ impl Importance {
         Ok(Self { path: path.to_path_buf(), entries, datasets, chunks: chunks.try_into().unwrap_or(0) })
     }
 
-    fn open_dat(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    fn open_dat(path: &Path, file: &File, size: u64) -> Result<Self> {
+        let mut bytes = vec![0; size as usize];
+        read_at(file, Place::file(path), 0, &mut bytes)?;
         let mut dat = Dat { path, bytes: &bytes, at: 0 };
         let count = dat.count("entries")?;
         let mut entries = HashMap::new();
@@ -202,18 +208,13 @@ fn bad(path: &Path, what: &str, fix: &str) -> Error {
     Error::format(Place::file(path), what, fix)
 }
 
-fn read_start(path: &Path) -> Result<[u8; 4]> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let size = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
-    if size > MAX_FILE {
-        return Err(bad(path, "is too large", NOT_IMATRIX));
-    }
-    let mut magic = [0; 4];
-    match file.read_exact(&mut magic) {
-        Ok(()) => Ok(magic),
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(bad(path, "is empty", NOT_IMATRIX)),
-        Err(e) => Err(Error::io(path, "read", e)),
+/// Opens a file that may be an imatrix, and returns its size.
+fn open_file(path: &Path) -> Result<(File, u64)> {
+    let (file, size) = open_regular(path)?;
+    match size {
+        0..4 => Err(bad(path, "is too short for an imatrix", NOT_IMATRIX)),
+        4..=MAX_FILE => Ok((file, size)),
+        _ => Err(bad(path, "is too large for an imatrix", NOT_IMATRIX)),
     }
 }
 

@@ -1,65 +1,65 @@
-//! Where bytes go: a file without a name, filled at planned offsets, that gets its name when it is
-//! complete. A killed run leaves nothing, not even the temporary file, where the file system allows.
+//! Writes a file that gets its name when it is complete.
+//!
+//! A [`Sink`] is a file without a name, which is filled at planned offsets. A killed run leaves nothing behind, not even a
+//! temporary file, where the file system has files without names; on other file systems a killed run leaves
+//! `.NAME.PROCESS.partial`.
+//!
+//! The name means that the file is complete, also after a power cut: the bytes are on the disk before the file is named,
+//! and the name is on the disk before [`Sink::commit`] returns.
+//!
+//! ```
+//! use srd_rs::formats::sink::Sink;
+//!
+//! let dir = tempfile::tempdir()?;
+//! let target = dir.path().join("model.gguf");
+//! let sink = Sink::create(&target, 8, false)?;
+//! sink.write_at(b"data", 4)?;
+//! sink.write_at(b"GGUF", 0)?;
+//! assert!(!target.exists());
+//! sink.commit()?;
+//! assert_eq!(std::fs::read(&target)?, b"GGUFdata");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
-
 use crate::error::{Error, Place, Result};
+use crate::os;
 
-/// An output file in the making. Dropped before [`Sink::commit`], it vanishes.
+/// An output file that has no name yet. The file vanishes when the sink is dropped before [`Sink::commit`].
 #[derive(Debug)]
 pub struct Sink {
     target: PathBuf,
     file: File,
-    /// The temporary name, on file systems that cannot hold a file without one.
+    /// The temporary name, on file systems that have no files without a name.
     temporary: Option<PathBuf>,
     overwrite: bool,
 }
 
-fn folder_of(target: &Path) -> &Path {
-    match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A name beside the target that says what it is and which process writes it.
-fn temporary_name(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{}.partial", std::process::id()))
-}
-
 impl Sink {
-    /// Creates the file with `size` bytes allocated.
+    /// Creates the file with `size` bytes, which are reserved on the disk.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the target exists and `overwrite` is not set; [`Error::Io`] when the folder
-    /// cannot be written or the disk is too small.
+    /// As [`check_target`]; [`Error::Io`] when the folder cannot be written or the disk is too small.
     pub fn create(target: &Path, size: u64, overwrite: bool) -> Result<Self> {
         check_target(target, overwrite)?;
         check_space(target, size)?;
         let (file, temporary) = open_unnamed(target)?;
         let sink = Self { target: target.to_path_buf(), file, temporary, overwrite };
-        sink.preallocate(size)?;
+        os::reserve(&sink.file, size).map_err(|e| Error::io(target, "reserve disk space for", e))?;
         Ok(sink)
     }
 
-    fn preallocate(&self, size: u64) -> Result<()> {
-        use rustix::io::Errno;
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size.max(1)) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
-            Err(e) => return Err(Error::io(&self.target, "reserve disk space", e.into())),
-        }
-        self.file.set_len(size).map_err(|e| Error::io(&self.target, "set the size of", e))
-    }
-
-    /// Writes `bytes` at `offset`; threads may write different places at the same time.
+    /// Writes `bytes` at `offset`. Threads may write different places at the same time.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full or fails.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|source| Error::Io {
+        os::write_all_at(&self.file, bytes, offset).map_err(|source| Error::Io {
             place: Place::file(&self.target).at(offset),
             action: "write",
             source,
@@ -67,64 +67,77 @@ impl Sink {
         })
     }
 
-    /// The file without a name: it is gone when it is closed.
+    /// Lets the system begin to write a range to the disk, so that [`Sink::commit`] has less to wait for.
+    pub fn start_writeback(&self, range: Range<u64>) {
+        os::start_writeback(&self.file, range);
+    }
+
+    /// Returns the file without ever naming it. The file is gone when it is closed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the process has too many files open.
     pub fn into_unnamed(self) -> Result<File> {
         self.file.try_clone().map_err(|e| Error::io(&self.target, "keep open", e))
     }
 
-    /// Gives the file its name.
-    pub fn commit(mut self) -> Result<()> {
-        let named = match self.temporary.clone() {
-            Some(path) => path,
-            None if !self.overwrite || !self.target.exists() => match self.link(&self.target) {
-                Ok(()) => return Ok(()),
-                // Someone made the target meanwhile: replace it only if that was asked for.
-                Err(Error::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::AlreadyExists && self.overwrite =>
-                {
-                    self.link_temporary()?
-                }
-                Err(e) => return Err(e),
-            },
-            None => self.link_temporary()?,
+    /// Gives the file its name when its bytes are on the disk. Replaces an existing file in one step if `overwrite` was
+    /// set: at any moment the name stands for the whole old file or the whole new one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the name exists meanwhile and may not be replaced; [`Error::Io`] when the file cannot be
+    /// synced or named. The old file then has its name still.
+    pub fn commit(self) -> Result<()> {
+        commit_all(vec![self])
+    }
+
+    fn sync(&self) -> Result<()> {
+        os::sync_file(&self.file).map_err(|e| Error::io(&self.target, "write to the disk", e))
+    }
+
+    /// Names the file. With `keep_old`, an old file of this name stays under another name.
+    fn name(mut self, keep_old: bool) -> Result<Named> {
+        let failed = |e: io::Error, target: &Path, overwrite| match e.kind() {
+            // Another process made the file meanwhile.
+            ErrorKind::AlreadyExists => {
+                check_target(target, overwrite).err().unwrap_or(Error::io(target, "name", e))
+            }
+            _ => Error::io(target, "name", e),
         };
-        if !self.overwrite {
-            check_target(&self.target, false)?;
+        let named = Named { target: self.target.clone(), old: None };
+        if !self.overwrite || self.target.symlink_metadata().is_err() {
+            let result = match &self.temporary {
+                Some(temporary) => os::rename_new(temporary, &self.target),
+                None => os::link_unnamed(&self.file, &self.target),
+            };
+            match result {
+                Ok(()) => {
+                    self.temporary = None;
+                    return Ok(named);
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && self.overwrite => {}
+                Err(e) => return Err(failed(e, &self.target, self.overwrite)),
+            }
         }
-        std::fs::rename(&named, &self.target).map_err(|e| Error::io(&self.target, "rename to", e))?;
+        check_target(&self.target, true)?;
+        let temporary = match self.temporary.take() {
+            Some(temporary) => temporary,
+            None => {
+                let temporary = beside(&self.target, "partial");
+                os::link_unnamed(&self.file, &temporary).map_err(|e| Error::io(&temporary, "name", e))?;
+                temporary
+            }
+        };
+        // The sink removes this file if the rest fails.
+        self.temporary = Some(temporary.clone());
+        let old = if keep_old { Some(set_aside(&self.target)?) } else { None };
+        let named = Named { old, ..named };
+        if let Err(e) = std::fs::rename(&temporary, &self.target) {
+            named.undo_old();
+            return Err(Error::io(&self.target, "rename to", e));
+        }
         self.temporary = None;
-        Ok(())
+        Ok(named)
     }
-
-    fn link_temporary(&mut self) -> Result<PathBuf> {
-        let path = temporary_name(&self.target);
-        self.link(&path)?;
-        self.temporary = Some(path.clone());
-        Ok(path)
-    }
-
-    fn link(&self, name: &Path) -> Result<()> {
-        let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, name, AtFlags::SYMLINK_FOLLOW)
-            .map_err(|e| Error::io(name, "give its name to", e.into()))
-    }
-}
-
-/// Gives every file its name; if one cannot be named, those already named are taken away again.
-///
-/// # Errors
-/// As [`Sink::commit`].
-pub fn commit_all(sinks: Vec<Sink>) -> Result<()> {
-    let mut named = Vec::new();
-    for sink in sinks {
-        let path = sink.target.clone();
-        if let Err(error) = sink.commit() {
-            named.iter().for_each(|path| drop(std::fs::remove_file(path)));
-            return Err(error);
-        }
-        named.push(path);
-    }
-    Ok(())
 }
 
 impl Drop for Sink {
@@ -135,50 +148,159 @@ impl Drop for Sink {
     }
 }
 
+/// A file that has got its name.
+struct Named {
+    target: PathBuf,
+    /// Where the old file of this name lies.
+    old: Option<PathBuf>,
+}
+
+impl Named {
+    /// Takes the name away again and gives it back to the old file.
+    fn undo(&self) {
+        match self.old {
+            Some(_) => self.undo_old(),
+            None => drop(std::fs::remove_file(&self.target)),
+        }
+    }
+
+    fn undo_old(&self) {
+        if let Some(old) = &self.old {
+            let _ = std::fs::rename(old, &self.target);
+        }
+    }
+
+    fn forget_old(&self) {
+        if let Some(old) = &self.old {
+            let _ = std::fs::remove_file(old);
+        }
+    }
+}
+
+/// Gives several files their names: all of them or, if one fails, none of them. Old files that are replaced keep a second
+/// name, `.NAME.PROCESS.old`, until all new files are named.
+///
+/// No system can name several files in one step. A process that is killed within this call can leave some names on new
+/// files and some on old ones; every name stands for a whole file nevertheless, and what was replaced lies under
+/// `.NAME.PROCESS.old`.
+///
 /// # Errors
-/// [`Error::Usage`] when the target exists without `overwrite`, or is a folder.
+/// As [`Sink::commit`], for the first file that fails. All old files then have their names back.
+pub fn commit_all(sinks: Vec<Sink>) -> Result<()> {
+    sinks.iter().try_for_each(Sink::sync)?;
+    let keep_old = sinks.len() > 1;
+    let mut named = Vec::new();
+    let name_all = |named: &mut Vec<Named>| {
+        sinks.into_iter().try_for_each(|sink| {
+            named.push(sink.name(keep_old)?);
+            Ok(())
+        })?;
+        let folders: BTreeSet<_> = named.iter().map(|n| folder_of(&n.target)).collect();
+        folders.into_iter().try_for_each(|folder| {
+            os::sync_folder(folder)
+                .map_err(|e| Error::io(folder, "write the names of files to the disk in", e))
+        })
+    };
+    let result = name_all(&mut named);
+    match &result {
+        Ok(()) => named.iter().for_each(Named::forget_old),
+        // A single file that replaced another one has no old file to go back to, and is complete.
+        Err(_) if keep_old => named.iter().rev().for_each(Named::undo),
+        Err(_) => {}
+    }
+    result
+}
+
+/// Writes a small file, whole or not at all.
+///
+/// # Errors
+/// As [`Sink::create`] and [`Sink::commit`].
+pub fn write_file(target: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
+    let sink = Sink::create(target, bytes.len() as u64, overwrite)?;
+    sink.write_at(bytes, 0)?;
+    sink.commit()
+}
+
+/// Checks that an output may be written to `target`. A symbolic link is refused, because the user may mean the link or
+/// the file that the link names.
+///
+/// # Errors
+/// [`Error::Usage`] when the target exists and `overwrite` is not set, or when the target is no regular file.
 pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
-    if target.is_dir() {
-        return Err(Error::usage(format!("{} is a folder", target.display()), "Name a file for the output"));
+    let Ok(found) = target.symlink_metadata() else { return Ok(()) };
+    let refuse = |what: &str, fix: &str| Err(Error::usage(format!("{} {what}", target.display()), fix));
+    if found.is_symlink() {
+        let fix = "Name the file that the link points to, or remove the link";
+        return refuse("is a symbolic link, and an output does not replace a link", fix);
     }
-    if !overwrite && target.symlink_metadata().is_ok() {
-        return Err(Error::usage(
-            format!("{} exists already", target.display()),
-            "Choose another name with -o, or replace it with --overwrite",
-        ));
+    if found.is_dir() {
+        return refuse("is a folder", "Name a file for the output");
     }
-    Ok(())
+    if !found.is_file() {
+        return refuse(
+            "is a device, a pipe or a socket, not a regular file",
+            "Name another file for the output",
+        );
+    }
+    match overwrite {
+        true => Ok(()),
+        false => refuse("exists already", "Choose another name with -o, or replace it with --overwrite"),
+    }
+}
+
+/// Checks that `target` is none of the files with the ids `inputs`, through links as well.
+///
+/// # Errors
+/// [`Error::Usage`] when the target is an input.
+pub fn check_not_input(target: &Path, inputs: &[os::FileId]) -> Result<()> {
+    let Ok(found) = target.metadata() else { return Ok(()) };
+    if !inputs.contains(&os::file_id(&found)) {
+        return Ok(());
+    }
+    let what = format!("{} is a file that this run reads", target.display());
+    Err(Error::usage(what, "Choose another name for the output: an input is never replaced"))
+}
+
+fn folder_of(target: &Path) -> &Path {
+    match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A hidden name beside the target that says which process uses the file for what.
+fn beside(target: &Path, purpose: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{}.{purpose}", std::process::id()))
+}
+
+/// Gives an old file a second name. Where the file system has no hard links, the file is renamed.
+fn set_aside(target: &Path) -> Result<PathBuf> {
+    let old = beside(target, "old");
+    std::fs::hard_link(target, &old)
+        .or_else(|_| os::rename_new(target, &old))
+        .map_err(|e| Error::io(target, "set aside", e))?;
+    Ok(old)
 }
 
 fn check_space(target: &Path, size: u64) -> Result<()> {
-    // A file system that does not say how much room it has is found out when it is full.
-    let Ok(stat) = rustix::fs::statvfs(folder_of(target)) else { return Ok(()) };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    // A disk whose free space is not known tells the first write when it is full.
+    let Some(free) = os::free_bytes(folder_of(target)) else { return Ok(()) };
     if free < size {
         let what = format!("the output needs {size} bytes, the disk has {free} free");
-        let source = std::io::Error::new(std::io::ErrorKind::StorageFull, what);
+        let source = io::Error::new(ErrorKind::StorageFull, what);
         return Err(Error::io(target, "make room for", source));
     }
     Ok(())
 }
 
 fn open_unnamed(target: &Path) -> Result<(File, Option<PathBuf>)> {
-    let folder = folder_of(target);
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    // Without a procfs such a file could never be given a name.
-    if Path::new("/proc/self/fd").exists()
-        && let Ok(fd) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666))
-    {
-        return Ok((File::from(fd), None));
+    if let Some(file) = os::create_unnamed(folder_of(target)) {
+        return Ok((file, None));
     }
-    let path = temporary_name(target);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .map_err(|e| Error::io(&path, "create", e))?;
-    Ok((file, Some(path)))
+    let path = beside(target, "partial");
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+    Ok((file.map_err(|e| Error::io(&path, "create", e))?, Some(path)))
 }
 
 #[cfg(test)]
@@ -235,5 +357,82 @@ mod tests {
         let error = Sink::create(&dir.path().join("a.gguf"), 1 << 60, false).unwrap_err();
         assert!(error.to_string().contains("Free some disk space"), "{error}");
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("a"), dir.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let dangling = dir.path().join("dangling");
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        for target in [dir.path(), &link, &dangling, Path::new("/dev/null")] {
+            let error = Sink::create(target, 0, true).unwrap_err();
+            assert!(matches!(error, Error::Usage { .. }), "{}: {error}", target.display());
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"old");
+    }
+
+    #[test]
+    fn an_input_is_recognised_through_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("in"), "").unwrap();
+        std::fs::write(path("other"), "").unwrap();
+        std::fs::hard_link(path("in"), path("hard")).unwrap();
+        std::os::unix::fs::symlink(path("in"), path("soft")).unwrap();
+        let inputs = [os::file_id(&path("in").metadata().unwrap())];
+        for (name, is_input) in
+            [("in", true), ("hard", true), ("soft", true), ("other", false), ("new", false)]
+        {
+            assert_eq!(check_not_input(&path(name), &inputs).is_err(), is_input, "{name}");
+        }
+    }
+
+    fn sinks(targets: &[&Path]) -> Vec<Sink> {
+        let sink = |target: &&Path| {
+            let sink = Sink::create(target, 3, true).unwrap();
+            sink.write_at(b"new", 0).unwrap();
+            sink
+        };
+        targets.iter().map(sink).collect()
+    }
+
+    #[test]
+    fn several_files_get_their_names_or_keep_their_old_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, c) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        std::fs::write(&a, "old").unwrap();
+        std::fs::write(&c, "old").unwrap();
+        let made = sinks(&[&a, &b, &c]);
+        // A folder comes into the way of the last one.
+        std::fs::remove_file(&c).unwrap();
+        std::fs::create_dir(&c).unwrap();
+        assert!(commit_all(made).is_err());
+        assert_eq!(names(dir.path()), ["a", "c"]);
+        assert_eq!(std::fs::read(&a).unwrap(), b"old");
+
+        std::fs::remove_dir(&c).unwrap();
+        commit_all(sinks(&[&a, &b, &c])).unwrap();
+        assert_eq!(names(dir.path()), ["a", "b", "c"]);
+        for path in [a, b, c] {
+            assert_eq!(std::fs::read(path).unwrap(), b"new");
+        }
+    }
+
+    #[test]
+    fn a_temporary_name_serves_where_files_need_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a");
+        let named = |overwrite| {
+            let path = beside(&target, "partial");
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+            Sink { target: target.clone(), file, temporary: Some(path), overwrite }
+        };
+        named(false).commit().unwrap();
+        assert!(matches!(named(false).commit(), Err(Error::Usage { .. })));
+        named(true).commit().unwrap();
+        assert_eq!(names(dir.path()), ["a"]);
     }
 }

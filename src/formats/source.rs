@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Place, Result};
+use crate::os;
 
 /// Where a header is read from: a file, or bytes in memory.
 pub trait Source {
@@ -15,7 +15,7 @@ pub trait Source {
 
 impl Source for File {
     fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(buf, offset)
+        os::read_exact_at(self, buf, offset)
     }
 }
 
@@ -59,14 +59,16 @@ fn read_error(place: Place, source: io::Error) -> Error {
     Error::Io { place, action: "read", source, fix: "Check the disk and try again" }
 }
 
-/// Opens a file for reading and returns its size; anything but a regular file is refused before it
-/// is opened, since opening a pipe would wait for its writer.
+/// Opens a regular file for reading and returns its size in bytes. Anything else is refused without waiting: opening a
+/// pipe would wait for the program that writes to it, and a device may never end.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
-    if !facts.is_file() {
-        return Err(Error::model(Place::file(path), "is not a regular file", "Give a model file"));
+    let failed = |e| Error::io(path, "open", e);
+    let refuse = || Err(Error::model(Place::file(path), "is not a regular file", "Give a model file"));
+    // Some devices react to being opened, so the path is asked first.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return refuse();
     }
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let size = file.metadata().map_err(|e| Error::io(path, "open", e))?.len();
-    Ok((file, size))
+    let file = os::open_without_waiting(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if found.is_file() { Ok((file, found.len())) } else { refuse() }
 }

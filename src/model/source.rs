@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::dtype::{GgmlType, SourceType};
@@ -18,6 +17,7 @@ use crate::formats::decode;
 use crate::formats::gguf::GgufFile;
 use crate::formats::safetensors::Checkpoint;
 use crate::noise::Noise;
+use crate::os;
 use crate::quant;
 use crate::quant::residual::{self, Bits, Run};
 
@@ -298,7 +298,7 @@ impl Source {
             (Extent::Shards(_), None) => unreachable!("only the tensors of a container are in shards"),
         };
         let (path, file) = &self.files[e.file];
-        file.read_exact_at(out, offset).map_err(|source| Error::Io {
+        os::read_exact_at(file, out, offset).map_err(|source| Error::Io {
             place: Place::file(path).tensor(&e.name).at(offset),
             action: "read weights",
             source,

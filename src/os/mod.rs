@@ -1,0 +1,27 @@
+//! What differs between operating systems, one file for each system, all with the same promises.
+//!
+//! | function | promise |
+//! | --- | --- |
+//! | [`create_unnamed`] | A file without a name: it vanishes when it is closed, also when the process is killed. `None` where the file system or the system has no such files; the caller then uses a temporary name. |
+//! | [`link_unnamed`] | Gives such a file its name in one step. Never replaces: an existing name is [`AlreadyExists`](std::io::ErrorKind::AlreadyExists). |
+//! | [`rename_new`] | Renames in one step. Never replaces: an existing name is [`AlreadyExists`](std::io::ErrorKind::AlreadyExists). |
+//! | [`sync_file`] | When the call returns, the bytes and the size of the file are on the disk. |
+//! | [`sync_folder`] | When the call returns, the names in the folder are on the disk, where the file system can say so. |
+//! | [`start_writeback`] | A hint: begins to write a range to the disk and returns. |
+//! | [`reserve`] | The file has the given size, and where the file system can do so the disk space is reserved. |
+//! | [`free_bytes`] | Bytes that the user may still write to the disk of a folder, `None` where the system does not say. |
+//! | [`read_exact_at`], [`write_all_at`] | Read and write at an offset. Threads may use one file at the same time. |
+//! | [`file_id`] | Two paths have the same id exactly if they are the same file. |
+//! | [`open_without_waiting`] | Opens a file for reading. Never waits, not even for the writer of a pipe. |
+//! | [`cpu_time`], [`peak_rss_bytes`] | User and system time of the process; the most memory that it had, 0 where the system does not say. |
+//!
+//! Another system is another file beside `linux.rs` and one line here.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub use linux::{
+    FileId, cpu_time, create_unnamed, file_id, free_bytes, link_unnamed, open_without_waiting,
+    peak_rss_bytes, read_exact_at, rename_new, reserve, start_writeback, sync_file, sync_folder,
+    write_all_at,
+};
