@@ -13,7 +13,7 @@ use std::time::Instant;
 use srd_rs::dtype::GgmlType;
 use srd_rs::feedback::{DAMPING, FactorizedMoments, Rows, SolverOptions, choose_dither, quantize_rows};
 use srd_rs::formats::calibration::{Calibration, SecondMoments};
-use srd_rs::formats::gguf::GgufFile;
+use srd_rs::formats::gguf::Gguf;
 use srd_rs::model::source::Source;
 use srd_rs::noise::Noise;
 use srd_rs::quant;
@@ -50,7 +50,7 @@ fn energy(moments: &SecondMoments, rows: &[f32]) -> f64 {
 }
 
 fn load(model: &str, file: &str, limit: usize) -> Vec<Tensor> {
-    let gguf = GgufFile::open(model).expect("a GGUF");
+    let gguf = Gguf::open(model).expect("a GGUF");
     let source = Source::from_gguf(&gguf).expect("a GGUF");
     let calibration = Arc::new(Calibration::open(Path::new(file)).expect("a calibration file"));
     let mut tensors = Vec::new();

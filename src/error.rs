@@ -1,34 +1,52 @@
-//! The one error type of the crate: what failed, in which file, tensor and at which offset, and
-//! what to do about it.
+//! The one error type of the crate. An error says where something is wrong (file, tensor, offset), what is wrong, and what
+//! to do.
+//!
+//! ```
+//! use srd_rs::error::{Error, Place};
+//!
+//! let place = Place::file("m.gguf").tensor("output.weight").at(4096);
+//! let error = Error::format(place, "ends beyond the file", "Download the file again");
+//! assert_eq!(
+//!     error.to_string(),
+//!     "m.gguf: tensor 'output.weight', at byte 4096: ends beyond the file. Download the file again"
+//! );
+//! ```
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// A result whose error is an [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Where in the input or output something is wrong. Every part that is known is printed.
+/// Where in an input or output something is wrong. Every part that is known is printed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
+    /// Path of the file.
     pub file: Option<PathBuf>,
+    /// Name of the tensor.
     pub tensor: Option<String>,
-    /// Byte offset from the start of the file.
+    /// Offset in bytes from the start of the file.
     pub offset: Option<u64>,
 }
 
 impl Place {
+    /// A place in the file `path`.
     pub fn file(path: impl AsRef<Path>) -> Self {
         Self { file: Some(path.as_ref().to_path_buf()), ..Self::default() }
     }
 
+    /// A tensor whose file is not known.
     pub fn named_tensor(name: impl Into<String>) -> Self {
         Self { tensor: Some(name.into()), ..Self::default() }
     }
 
+    /// Adds the tensor.
     pub fn tensor(mut self, name: impl Into<String>) -> Self {
         self.tensor = Some(name.into());
         self
     }
 
+    /// Adds the offset in bytes from the start of the file.
     pub fn at(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -54,51 +72,85 @@ impl fmt::Display for Place {
     }
 }
 
-/// Everything that can go wrong. The message is `place: what. Do this.`
+/// Everything that can go wrong. The message is `place: what. fix`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused: missing file, no permission, full disk.
+    /// The operating system refused: the file is missing, the permission is missing, or the disk is full.
     #[error("{place}: cannot {action}: {source}. {fix}")]
     Io {
+        /// Where it happened.
         place: Place,
+        /// What was tried, as a verb with its object left out: "open", "write".
         action: &'static str,
+        /// What the system said.
         #[source]
         source: std::io::Error,
+        /// What to do.
         fix: &'static str,
     },
 
-    /// A file breaks its own format: truncated, overlapping, overflowing, unknown type.
+    /// A file breaks its own format: it is cut short, its parts overlap, a size overflows, or a type is unknown.
     #[error("{place}: {what}. {fix}")]
-    Format { place: Place, what: String, fix: String },
+    Format {
+        /// Where it is.
+        place: Place,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
 
     /// The files are well formed, but are not a model this tool can convert as asked.
     #[error("{place}: {what}. {fix}")]
-    Model { place: Place, what: String, fix: String },
+    Model {
+        /// Where it is.
+        place: Place,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
 
     /// A weight is NaN, infinite, or too large for the scales of the chosen type.
     #[error("{place}: {what}. {fix}")]
     NonFinite {
+        /// Where it happened.
         place: Place,
-        /// Flat index of the first offending weight within the tensor.
+        /// Flat index of the first such weight within the tensor.
         index: u64,
+        /// What is wrong.
         what: String,
+        /// What to do.
         fix: String,
     },
 
-    /// The caller asked for something that makes no sense: an unknown type, a bad option.
+    /// The caller asked for something that makes no sense, for example an unknown type.
     #[error("{what}. {fix}")]
-    Usage { what: String, fix: String },
+    Usage {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
 
-    /// A signed file is not what was signed: damaged, altered, or signed with another key.
+    /// A signed file is not what was signed: it is damaged, altered, or signed with another key.
     #[error("{place}: {what}. {fix}")]
-    Verification { place: Place, what: String, fix: String },
+    Verification {
+        /// Where it is.
+        place: Place,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
 
-    /// The run was interrupted by the user; nothing was left under the final name.
+    /// The user interrupted the run. Nothing was left under the final name.
     #[error("interrupted; nothing was written under the final name")]
     Interrupted,
 }
 
 impl Error {
+    /// An [`Error::Io`] for a file. The remedy follows from the kind of the error.
     pub fn io(path: impl AsRef<Path>, action: &'static str, source: std::io::Error) -> Self {
         let fix = match source.kind() {
             std::io::ErrorKind::NotFound => "Check the path",
@@ -109,18 +161,22 @@ impl Error {
         Self::Io { place: Place::file(path), action, source, fix }
     }
 
+    /// An [`Error::Format`].
     pub fn format(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::Format { place, what: what.into(), fix: fix.into() }
     }
 
+    /// An [`Error::Model`].
     pub fn model(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::Model { place, what: what.into(), fix: fix.into() }
     }
 
+    /// An [`Error::Verification`].
     pub fn verification(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::Verification { place, what: what.into(), fix: fix.into() }
     }
 
+    /// An [`Error::Usage`].
     pub fn usage(what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::Usage { what: what.into(), fix: fix.into() }
     }

@@ -13,7 +13,7 @@ use srd_rs::formats::axm::layout::{Header, Layout};
 use srd_rs::formats::axm::reader::check_metadata;
 use srd_rs::formats::calibration::Calibration;
 use srd_rs::formats::gguf::reader::read_header;
-use srd_rs::formats::gguf::{GgufFile, TensorHeader, encode_header};
+use srd_rs::formats::gguf::{Gguf, GgufFile, TensorHeader, encode_header};
 use srd_rs::formats::imatrix::Importance;
 use srd_rs::formats::safetensors;
 use srd_rs::forward::{self, NoObserver, RunOptions};
@@ -118,7 +118,7 @@ pub fn sidecar(bytes: &[u8]) {
 /// A GGUF as a model: its metadata and tensors, and a forward pass over a few tokens.
 pub fn model(bytes: &[u8]) {
     with_file(bytes, |path| {
-        let Ok(gguf) = GgufFile::open(path) else { return };
+        let Ok(gguf) = Gguf::open(path) else { return };
         let Ok(model) = BoundModel::from_gguf(&gguf) else { return };
         let options = RunOptions {
             logits: true,

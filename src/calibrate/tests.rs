@@ -278,7 +278,8 @@ fn an_imatrix_of_it_is_read_back_as_its_diagonals() {
     assert_eq!((imatrix.len(), imatrix.chunks), (4, 2));
     assert_eq!(imatrix.datasets, ["builtin"]);
     for (name, ne) in [(Q, vec![600, 8]), (DOWN, vec![256, 8, 3])] {
-        let pair = imatrix.of(name, &ne).unwrap().unwrap().iter().zip(own.of(name, &ne).unwrap().unwrap());
+        let of = |from: &Importance| from.of(name, &ne).unwrap().unwrap();
+        let pair = of(&imatrix).into_iter().zip(of(&own));
         assert!(pair.map(|(a, b)| (a - b).abs() / b).all(|d| d < 1e-6));
     }
 }

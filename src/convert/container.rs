@@ -108,7 +108,7 @@ fn gguf_part(file: &PlannedFile) -> GgufPart {
 fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
     let n = t.bound.n_weights();
     let shards = n.div_ceil(t.unit_weights) as u32;
-    // A copied tensor has lost nothing.
+    // A copied tensor has lost nothing, so it needs no residual.
     let bits = bits.filter(|_| residual::wanted(t.ty) && t.copy.is_none());
     let residual = bits
         .and_then(|bits| Some(ResidualInfo { bits: bits.get() as u64, bytes: bits.plane_bytes(n)?, shards }));

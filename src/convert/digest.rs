@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::formats::axm::layout::SourceFile;
+use crate::formats::gguf::{Gguf, GgufFile};
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::source::open_regular;
 use crate::progress::Progress;
@@ -27,6 +28,12 @@ pub fn checkpoint_headers(checkpoint: &Checkpoint) -> Vec<Part> {
     }
     let shards = checkpoint.shards().iter().zip(ends);
     shards.map(|(s, end)| Part { path: s.path.clone(), header_bytes: Some(end) }).collect()
+}
+
+/// The headers of the parts of a GGUF.
+pub fn gguf_headers(gguf: &Gguf) -> Vec<Part> {
+    let part = |p: &GgufFile| Part { path: p.path.clone(), header_bytes: Some(p.data_offset) };
+    gguf.parts().iter().map(part).collect()
 }
 
 /// Hashes the parts and returns them sorted by name.

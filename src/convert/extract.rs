@@ -1,6 +1,21 @@
-//! From a container back to files: the packed GGUF as a copy, other types from base + residual.
+//! Plans files from a container: the packed GGUF as a copy, or other types from base + residual. The caller has verified the
+//! container, and [`crate::convert::run`] writes the files.
 //!
-//! Plans only; the container must have been verified, and [`crate::convert::run`] does the work.
+//! ```no_run
+//! use srd_rs::convert::extract::{ExtractOptions, plan};
+//! use srd_rs::formats::axm::Container;
+//!
+//! let options = ExtractOptions {
+//!     output: "model.gguf".into(),
+//!     recipe: None,
+//!     overrides: Default::default(),
+//!     alpha: None,
+//!     safetensors: false,
+//! };
+//! let plan = plan(&Container::open("model.axm")?, &options)?;
+//! println!("{} bytes", plan.total_bytes());
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,28 +23,33 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json, json};
 
 use crate::convert::container::ID_KEY;
-use crate::convert::layout::split_path;
 use crate::convert::options::PlanOptions;
 use crate::convert::plan::{self, facts_of, planned, sort_as_file, unquantized_type};
 use crate::convert::planned::{Plan, PlannedFile, PlannedTensor};
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::Container;
+use crate::formats::gguf::split::part_path;
 use crate::model::bound::BoundModel;
 use crate::quant::recipe::{Overrides, Recipe};
 
 /// What the user asks of an extraction.
 #[derive(Debug, Clone)]
 pub struct ExtractOptions {
+    /// Path of the output.
     pub output: PathBuf,
-    /// `None`: the packed one.
+    /// The mix of the output. `None`: the packed mix.
     pub recipe: Option<Recipe>,
+    /// Exceptions from the mix.
     pub overrides: Overrides,
-    /// Part of the residual that is added to the base, 0 to 1; by default 1 where types change, and
-    /// nothing for the packed recipe, which is a copy.
+    /// Share of the residual that is added to the base, 0 to 1. The default is 1 where types change. The packed mix is a copy
+    /// and takes no residual.
     pub alpha: Option<f32>,
+    /// Writes a safetensors file instead of a GGUF.
     pub safetensors: bool,
 }
 
+/// Plans the files.
+///
 /// # Errors
 /// [`Error::Usage`] for options that contradict each other; the errors of a conversion's plan.
 pub fn plan(container: &Container, options: &ExtractOptions) -> Result<Plan> {
@@ -66,14 +86,14 @@ fn packed_recipe(container: &Container) -> Result<Recipe> {
     })
 }
 
-/// The bytes of the GGUF as it was converted: the stored header, and every base at its offset.
+/// Plans a copy of the GGUF as it was converted: the stored header, and every base at its offset.
 fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Plan> {
     let model = BoundModel::from_container(container, 0.0)?;
     let header = &container.header;
     let count = header.files.len();
     let files = (0..count)
         .map(|i| {
-            let path = if count == 1 { output.to_path_buf() } else { split_path(output, i, count) };
+            let path = if count == 1 { output.to_path_buf() } else { part_path(output, i, count) };
             Ok(PlannedFile { path, header: container.gguf_header(i)?, bytes: header.files[i].bytes })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -84,28 +104,31 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
             ..PlannedTensor::new(Arc::clone(bound), t.ggml_type(), t.base.bytes, Some(i))
         });
     let tensors = tensors.collect();
-    Ok(Plan { model, recipe, tensors, files, container: None })
+    Ok(Plan {
+        model,
+        recipe,
+        tensors,
+        files,
+        container: None,
+        without_importance: Vec::new(),
+        inputs: Vec::new(),
+    })
 }
 
 fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -> Result<Plan> {
     let model = BoundModel::from_container(container, options.alpha.unwrap_or(1.0))?;
     let facts = facts_of(&model.metadata, &container.path)?;
+    // The keys of the conversion stay, because they say which container the file comes from.
     let plan_options = PlanOptions {
-        output: options.output.clone(),
-        recipe,
         overrides: options.overrides.clone(),
-        // The keys of the conversion stay: they say which container this comes from.
-        provenance: None,
-        split_max_size: None,
-        importance: None,
-        calibration: None,
-        calibrated: None,
-        container: None,
+        // Base and residual together stand for the weights before they were quantized.
+        allow_requantize: true,
+        ..PlanOptions::new(&options.output, recipe)
     };
     plan::plan(model, &facts, &plan_options)
 }
 
-/// A safetensors file with GGUF's names and row-major shapes, in F32, F16 or BF16.
+/// Plans a safetensors file with the names of the GGUF and row-major shapes, in F32, F16 or BF16.
 fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOptions) -> Result<Plan> {
     let recipe = if options.recipe.is_none() { Recipe::BF16 } else { recipe };
     if !matches!(recipe, Recipe::F32 | Recipe::F16 | Recipe::BF16) {
@@ -119,10 +142,18 @@ fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOpti
     let header = safetensors_header(container, &mut tensors);
     let bytes = tensors.last().map_or(header.len() as u64, |t| t.offset + t.bytes);
     let files = vec![PlannedFile { path: options.output.clone(), header, bytes }];
-    Ok(Plan { model, recipe, tensors, files, container: None })
+    Ok(Plan {
+        model,
+        recipe,
+        tensors,
+        files,
+        container: None,
+        without_importance: Vec::new(),
+        inputs: Vec::new(),
+    })
 }
 
-/// The header, padded with spaces to a multiple of 8 bytes, and the tensors' offsets behind it.
+/// Makes the header, padded with spaces to a multiple of 8 bytes, and gives the tensors their offsets behind it.
 fn safetensors_header(container: &Container, tensors: &mut [PlannedTensor]) -> Vec<u8> {
     let mut entries = Map::new();
     let about =

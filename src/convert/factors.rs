@@ -1,5 +1,5 @@
-//! The factored second moments that the workers quantise with: made when the first worker needs them, shared by
-//! tensors with the same input, and dropped when others need the room.
+//! The factorized second moments that the workers quantize with. A factor is made when the first worker needs it, serves all
+//! tensors with the same input, and is dropped when others need the memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -9,24 +9,24 @@ use crate::error::Result;
 use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::Moments;
 
-/// Share of plain squared error in what a tied embedding is quantised for: it is looked up by row as well as
-/// multiplied. `docs/decisions/0005-feedback.md` has the measurement.
+/// Share of the plain squared error in the objective of a tied embedding, which is looked up by row as well as multiplied.
+/// `docs/decisions/0005-feedback.md` has the measurement.
 const LOOKED_UP: f32 = 0.5;
-/// The tensor that may be both.
+/// The tensor that may be looked up and multiplied.
 const EMBEDDING: &str = "token_embd.weight";
 
-/// Which factor: input of the calibration file, expert, and whether it is mixed for looking up.
+/// What tells factors apart: input of the calibration file, expert, and whether the plain squared error is mixed in.
 type Key = (usize, usize, bool);
 type Slot = Arc<OnceLock<Result<Option<Arc<FactorizedMoments>>>>>;
 
 /// What was chosen for an expert of a tensor.
 type Chosen = HashMap<(String, usize), Arc<OnceLock<Result<feedback::SolverOptions>>>>;
 
-/// The factors in use, the last used one at the end.
+/// A cache of factors.
 pub struct Factors {
     slots: Mutex<Vec<(Key, u64, Slot)>>,
     chosen: Mutex<Chosen>,
-    /// Bytes that factors may take, beyond those that are being worked with.
+    /// Bytes that the factors in the cache may take. Factors in use come on top.
     room: u64,
 }
 
@@ -35,7 +35,7 @@ impl Factors {
         Self { slots: Mutex::default(), chosen: Mutex::default(), room }
     }
 
-    /// The factor for an expert (0 for a plain matrix) of `tensor`; `None` if nothing was seen of its inputs.
+    /// Returns the factor for an expert (0 for a plain matrix) of `tensor`, `None` if no input was seen.
     ///
     /// # Errors
     /// Those of reading the moments.
@@ -57,7 +57,7 @@ impl Factors {
         }
     }
 
-    /// The options for an expert of `tensor`: `choose` finds them, once.
+    /// Returns the options for an expert of `tensor`. `choose` finds them, once.
     ///
     /// # Errors
     /// Those of `choose`.

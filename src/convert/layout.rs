@@ -1,14 +1,13 @@
 //! Where every tensor lies: the files of the GGUF, the offsets in them, and the container beside them.
 
-use std::path::{Path, PathBuf};
-
 use crate::convert::container;
 use crate::convert::options::{ContainerOptions, PlanOptions};
 use crate::convert::planned::{PlannedContainer, PlannedFile, PlannedTensor};
 use crate::error::{Error, Result};
+use crate::formats::gguf::split::part_path;
 use crate::formats::gguf::values::{KeyValues, Value};
 use crate::formats::gguf::writer::{self, TensorHeader};
-use crate::formats::gguf::{DEFAULT_ALIGNMENT, SPLIT_KEYS};
+use crate::formats::gguf::{DEFAULT_ALIGNMENT, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
 use crate::sign::to_hex;
 
 /// The files of a plan, and its container if there is one.
@@ -74,9 +73,10 @@ fn lay_out_files(
         let mut kv = rest.take().unwrap_or_default();
         let mut path = options.output.clone();
         if options.split_max_size.is_some() {
-            let values = [Value::U16(i as u16), Value::U16(count as u16), Value::I32(total as i32)];
-            SPLIT_KEYS.iter().zip(values).for_each(|(key, value)| kv.set(key, value));
-            path = split_path(&options.output, i, count);
+            kv.set(SPLIT_NO, Value::U16(i as u16));
+            kv.set(SPLIT_COUNT, Value::U16(count as u16));
+            kv.set(SPLIT_TENSORS, Value::I32(total as i32));
+            path = part_path(&options.output, i, count);
         }
         let infos: Vec<_> = tensors[group.clone()]
             .iter()
@@ -90,13 +90,6 @@ fn lay_out_files(
         files.push(PlannedFile { path, header: encoded.bytes, bytes: encoded.total_size });
     }
     Ok(files)
-}
-
-/// Returns the path of part `index` (from 0) of a split GGUF: `name-00001-of-00003.gguf` for `name.gguf`, as llama.cpp
-/// names the parts.
-pub fn split_path(output: &Path, index: usize, count: usize) -> PathBuf {
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
 }
 
 /// Cuts the tensors into consecutive groups, each of which takes at most `limit` bytes with its header.

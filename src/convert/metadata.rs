@@ -1,10 +1,12 @@
 //! The keys that a conversion adds to the metadata of the model: how the weights were quantized, and from what.
 
 use crate::convert::options::{Calibrated, PlanOptions};
+use crate::convert::planned::PlannedTensor;
 use crate::formats::gguf::values::{KeyValues, Value};
 
-/// Adds the keys of llama-quantize, and with provenance the `srd.*` keys.
-pub fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
+/// Adds the keys of llama-quantize, and with provenance the `srd.*` keys. `srd.requantized` is the number of tensors that
+/// were quantized already.
+pub fn add_keys(metadata: &mut KeyValues, options: &PlanOptions, requantized: &[&PlannedTensor]) {
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
     if let Some(calibrated) = &options.calibrated {
@@ -25,6 +27,9 @@ pub fn add_keys(metadata: &mut KeyValues, options: &PlanOptions) {
         metadata.set("srd.method", Value::String(p.method.clone()));
         metadata.set("srd.seed", Value::U64(p.seed));
         metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
+        if !requantized.is_empty() {
+            metadata.set("srd.requantized", Value::U32(u32::try_from(requantized.len()).unwrap_or(u32::MAX)));
+        }
     }
 }
 

@@ -1,25 +1,39 @@
 //! Converts a model to files.
 //!
-//! First a plan is made: [`options`] say what the user asks, [`plan`] gives every tensor its type, [`metadata`] adds keys,
-//! [`layout`] gives every tensor its place, and [`planned`] holds the result. Then [`run`] carries the plan out: [`units`]
-//! cut the plan into work, [`chunk`] converts rows to blocks, and each [`destination`] writes them: [`files`] (GGUF and
-//! safetensors) and [`container`] (.axm). [`outputs`] opens the destinations and names their files when all are complete.
-//! [`extract`] plans files from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source.
+//! First a plan is made: [`options`] say what the user asks, [`plan`] gives every tensor its type, `metadata` adds keys,
+//! `layout` gives every tensor its place, and [`planned`] holds the result. Then [`run`] carries the plan out: `units` cut
+//! the plan into work, `chunk` converts rows to blocks, and each `destination` writes them: `files` (GGUF and safetensors) and
+//! [`container`] (.axm). `outputs` opens the destinations and names their files when all are complete. [`extract`] plans files
+//! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source.
+//!
+//! ```no_run
+//! use srd_rs::convert::options::{PlanOptions, RunOptions};
+//! use srd_rs::convert::{plan, run};
+//! use srd_rs::formats::gguf::Gguf;
+//! use srd_rs::progress::Progress;
+//! use srd_rs::quant::recipe::Recipe;
+//!
+//! let recipe = Recipe::from_name("Q6_K").expect("the mix is known");
+//! let plan = plan::plan_gguf(&Gguf::open("model-BF16.gguf")?, &PlanOptions::new("model-Q6_K.gguf", recipe))?;
+//! let report = run::run(&plan, &RunOptions::new(4, 512 << 20), &Progress::default())?;
+//! println!("{} bytes in {:.1} s", plan.total_bytes(), report.seconds);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
-pub mod chunk;
+mod chunk;
 pub mod container;
-pub mod destination;
+mod destination;
 pub mod digest;
 pub mod extract;
 mod factors;
-pub mod files;
-pub mod layout;
-pub mod metadata;
+mod files;
+mod layout;
+mod metadata;
 pub mod options;
-pub mod outputs;
+mod outputs;
 pub mod plan;
 pub mod planned;
 pub mod report;
 pub mod resign;
 pub mod run;
-pub mod units;
+mod units;

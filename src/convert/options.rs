@@ -1,4 +1,13 @@
 //! What the user asks of a conversion: [`PlanOptions`] decide what is written, [`RunOptions`] how the work is done.
+//!
+//! ```
+//! use srd_rs::convert::options::PlanOptions;
+//! use srd_rs::quant::recipe::Recipe;
+//!
+//! let recipe = Recipe::from_name("Q4_K_M").expect("the mix is known");
+//! let parts = PlanOptions { split_max_size: Some(2 << 30), ..PlanOptions::new("model.gguf", recipe) };
+//! assert!(parts.container.is_none() && !parts.allow_requantize);
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +44,30 @@ pub struct PlanOptions {
     pub split_max_size: Option<u64>,
     /// Plans a container beside the GGUF.
     pub container: Option<ContainerOptions>,
+    /// Converts tensors that are quantized already. Every step loses precision, so without this option such a source is
+    /// refused unless its blocks are copied. The metadata say how many tensors were quantized again.
+    pub allow_requantize: bool,
+    /// Files that the conversion reads beside the weights. No output may replace one of them.
+    pub inputs: Vec<PathBuf>,
+}
+
+impl PlanOptions {
+    /// The options of a plain conversion: no statistics, no container, no exceptions from the mix.
+    pub fn new(output: impl Into<PathBuf>, recipe: Recipe) -> Self {
+        Self {
+            output: output.into(),
+            recipe,
+            overrides: Overrides::default(),
+            provenance: None,
+            importance: None,
+            calibration: None,
+            calibrated: None,
+            split_max_size: None,
+            container: None,
+            allow_requantize: false,
+            inputs: Vec::new(),
+        }
+    }
 }
 
 /// Where the statistics of a calibrated conversion came from. The metadata of the GGUF says so.
@@ -116,6 +149,22 @@ pub struct RunOptions<'a> {
     pub gguf: bool,
     /// What is done with tensors whose inputs are known.
     pub effort: Effort,
+}
+
+impl RunOptions<'_> {
+    /// The options of a run that writes a GGUF and no container, and replaces nothing.
+    pub fn new(threads: usize, max_memory: u64) -> Self {
+        Self {
+            threads,
+            max_memory,
+            allow_nonfinite: false,
+            overwrite: false,
+            key: None,
+            sign_key: None,
+            gguf: true,
+            effort: Effort::default(),
+        }
+    }
 }
 
 /// How much work is spent on tensors whose inputs are known.

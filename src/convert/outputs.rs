@@ -9,6 +9,7 @@ use crate::convert::report::Sealed;
 use crate::convert::units::Unit;
 use crate::error::{Error, Result};
 use crate::formats::sink;
+use crate::os;
 
 /// Everything that a run writes.
 pub struct Outputs<'a> {
@@ -22,8 +23,18 @@ impl<'a> Outputs<'a> {
     /// As [`Sink::create`](sink::Sink::create); [`Error::Usage`] when there is a container to sign and no key.
     pub fn create(plan: &'a Plan, options: &RunOptions<'a>) -> Result<Self> {
         let files = if options.gguf { plan.files.as_slice() } else { &[] };
-        let targets = files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path));
-        targets.into_iter().try_for_each(|path| sink::check_target(path, options.overwrite))?;
+        let targets: Vec<_> =
+            files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path)).collect();
+        if let Some((_, twice)) = targets.iter().enumerate().find(|(i, path)| targets[..*i].contains(path)) {
+            let what = format!("two outputs would have the name {}", twice.display());
+            return Err(Error::usage(what, "Give the GGUF and the container different names"));
+        }
+        let mut inputs = plan.model.source.file_ids()?;
+        inputs.extend(plan.inputs.iter().filter_map(|path| path.metadata().ok()).map(|m| os::file_id(&m)));
+        targets.into_iter().try_for_each(|path| {
+            sink::check_target(path, options.overwrite)?;
+            sink::check_not_input(path, &inputs)
+        })?;
         let mut destinations: Vec<Box<dyn Destination + 'a>> = Vec::new();
         if options.gguf {
             destinations.push(Box::new(Files::create(files, options.overwrite)?));

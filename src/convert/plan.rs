@@ -1,4 +1,19 @@
-//! Which type every tensor of the output has. The plan is complete before a weight is read.
+//! Plans a conversion: which type every tensor of the output has, and where the tensor lies. The plan is complete before a
+//! weight is read.
+//!
+//! ```no_run
+//! use srd_rs::convert::options::PlanOptions;
+//! use srd_rs::convert::plan::plan_gguf;
+//! use srd_rs::formats::gguf::Gguf;
+//! use srd_rs::quant::recipe::Recipe;
+//!
+//! let recipe = Recipe::from_name("Q4_K_M").expect("the mix is known");
+//! let plan = plan_gguf(&Gguf::open("model-BF16.gguf")?, &PlanOptions::new("model-Q4_K_M.gguf", recipe))?;
+//! for tensor in &plan.tensors {
+//!     println!("{} {} at byte {}", tensor.bound.name, tensor.ty.name(), tensor.offset);
+//! }
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,9 +23,11 @@ use crate::convert::planned::{Plan, PlannedTensor};
 use crate::convert::{layout, metadata};
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::Gguf;
 use crate::formats::gguf::values::{Array, KeyValues, Value};
+use crate::formats::imatrix::Importance;
 use crate::model::bound::{BoundModel, BoundTensor};
+use crate::model::check::check_metadata;
 use crate::model::source::{Encoding, Source};
 use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Recipe, TensorInfo};
@@ -18,10 +35,12 @@ use crate::quant::recipe::{self, ModelFacts, Recipe, TensorInfo};
 /// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept.
 ///
 /// # Errors
-/// [`Error::Model`] when the type of a tensor cannot be read or the metadata does not describe a model.
-pub fn plan_gguf(gguf: &GgufFile, options: &PlanOptions) -> Result<Plan> {
+/// [`Error::Model`] when the type of a tensor cannot be read, or when the metadata do not describe a model that llama.cpp
+/// can load.
+pub fn plan_gguf(gguf: &Gguf, options: &PlanOptions) -> Result<Plan> {
+    check_metadata(gguf.metadata(), gguf.tensors().map(|(_, t)| t), gguf.path())?;
     let model = BoundModel::from_gguf(gguf)?;
-    let facts = facts_of(&model.metadata, &gguf.path)?;
+    let facts = facts_of(&model.metadata, gguf.path())?;
     plan(model, &facts, options)
 }
 
@@ -36,21 +55,73 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     let infos = model.tensors.iter().zip(stored);
     let infos: Vec<_> = infos.map(|(t, stored)| TensorInfo { name: &t.name, ne: &t.ne, stored }).collect();
     let types = recipe::assign(options.recipe, facts, &options.overrides, &infos)?;
-    metadata::add_keys(&mut model.metadata, options);
-
     let mut tensors = Vec::with_capacity(model.tensors.len());
     for (bound, ty) in model.tensors.iter().zip(types) {
         let mut tensor = planned(bound, ty, &model.source)?;
         if let Some(importance) = options.importance.as_ref().filter(|_| ty.block_len() > 1) {
-            tensor.importance = importance.of(&bound.name, &bound.ne)?.map(<[f32]>::to_vec);
+            tensor.importance = importance.of(&bound.name, &bound.ne)?;
         }
         if let Some(calibration) = options.calibration.as_ref().filter(|_| ty.block_len() > 1) {
             tensor.moments = calibration.of(&bound.name, &bound.ne)?;
         }
         tensors.push(tensor);
     }
+    let requantized = requantized(&tensors, &model.source);
+    if let Some(tensor) = requantized.first().filter(|_| !options.allow_requantize) {
+        return Err(already_quantized(tensor, &model.source));
+    }
+    metadata::add_keys(&mut model.metadata, options, &requantized);
+    let without_importance = match &options.importance {
+        Some(importance) => without_importance(importance, &model, &tensors)?,
+        None => Vec::new(),
+    };
     let (files, container) = layout::lay_out(&mut tensors, &model.metadata, &facts.arch, options)?;
-    Ok(Plan { model, recipe: options.recipe, tensors, files, container })
+    let (recipe, inputs) = (options.recipe, options.inputs.clone());
+    Ok(Plan { model, recipe, tensors, files, container, without_importance, inputs })
+}
+
+/// Returns the tensors whose source is quantized and whose blocks are not copied.
+fn requantized<'a>(tensors: &'a [PlannedTensor], source: &Source) -> Vec<&'a PlannedTensor> {
+    let is_quantized = |t: &PlannedTensor| {
+        let mut quantized = false;
+        t.bound.source.for_each_source(&mut |i| {
+            quantized |= matches!(source.encoding(i), Encoding::Block(ty) if ty.block_len() > 1);
+        });
+        quantized
+    };
+    tensors.iter().filter(|t| t.copy.is_none() && is_quantized(t)).collect()
+}
+
+fn already_quantized(tensor: &PlannedTensor, source: &Source) -> Error {
+    let place = Place::file(source.path()).tensor(&tensor.bound.name);
+    let from = tensor.bound.source.as_source().map_or("", |i| source.encoding(i).name());
+    let what = format!(
+        "is quantized already ({from}), and making {} of it loses precision once more",
+        tensor.ty.name()
+    );
+    let fix = "Convert from the original F32, F16 or BF16 model, or accept the loss with --allow-requantize";
+    Error::model(place, what, fix)
+}
+
+/// Returns the names of the quantized tensors that an imatrix has nothing for. Tables that are looked up are never in an
+/// imatrix.
+///
+/// # Errors
+/// [`Error::Model`] when the imatrix names no tensor of the model.
+fn without_importance(
+    importance: &Importance,
+    model: &BoundModel,
+    tensors: &[PlannedTensor],
+) -> Result<Vec<String>> {
+    if !model.tensors.iter().any(|t| importance.names(&t.name, &t.ne)) {
+        let what = format!("names no tensor of the model {}", model.path().display());
+        let fix = "Use the imatrix that was made for this very model";
+        return Err(Error::model(Place::file(importance.path()), what, fix));
+    }
+    let looked_up = |name: &str| matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
+    let missing =
+        tensors.iter().filter(|t| t.ty.block_len() > 1 && t.copy.is_none() && t.importance.is_none());
+    Ok(missing.map(|t| t.bound.name.clone()).filter(|name| !looked_up(name)).collect())
 }
 
 /// Reads what the mix needs to know from the metadata of a GGUF.

@@ -1,4 +1,13 @@
-//! The plain types of a plan: which tensor of which type is written where.
+//! The plain types of a plan: which tensor of which type is written where. [`crate::convert::plan`] makes plans.
+//!
+//! ```
+//! use srd_rs::convert::planned::Plan;
+//!
+//! /// Prints the files that a plan would write.
+//! fn show(plan: &Plan) {
+//!     plan.files.iter().for_each(|file| println!("{}: {} bytes", file.path.display(), file.bytes));
+//! }
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +84,10 @@ pub struct Plan {
     pub files: Vec<PlannedFile>,
     /// The container, if one is written.
     pub container: Option<PlannedContainer>,
+    /// Quantized tensors that the imatrix has nothing for. Tables that are looked up are in no imatrix and not listed.
+    pub without_importance: Vec<String>,
+    /// Files that the conversion reads beside the weights.
+    pub inputs: Vec<PathBuf>,
 }
 
 impl Plan {

@@ -1,4 +1,11 @@
 //! What a run made, and what the run cost: wall time, CPU time and peak memory.
+//!
+//! ```
+//! use srd_rs::convert::report::Clock;
+//!
+//! let clock = Clock::start();
+//! assert!(clock.seconds() >= 0.0 && clock.cpu_seconds() >= 0.0);
+//! ```
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,20 +14,22 @@ use serde::Serialize;
 
 use crate::os;
 
-/// Measured around a run.
+/// What a run made and cost.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// Wall time in seconds.
     pub seconds: f64,
-    /// User and system time of the process during the run.
+    /// User and system time of the process during the run, in seconds.
     pub cpu_seconds: f64,
-    /// VmHWM of the process in bytes, mapped pages included; 0 where the system does not tell.
+    /// Most memory that the process had, in bytes, with mapped pages; 0 where the system does not say.
     pub peak_rss_bytes: u64,
-    /// Bytes of source tensors read.
+    /// Bytes of the source tensors that were read.
     pub source_bytes: u64,
-    /// Weights that were NaN or infinite or too large and were replaced (`--allow-nonfinite`).
+    /// Number of weights that were replaced because they were NaN, infinite or too large (`--allow-nonfinite`).
     pub replaced: u64,
+    /// Number of threads.
     pub threads: usize,
-    /// The container that was written.
+    /// The container that was written, if there is one.
     pub container: Option<Sealed>,
 }
 
@@ -41,21 +50,24 @@ pub struct Sealed {
     pub signed: bool,
 }
 
-/// Wall and CPU clock since [`Clock::start`].
+/// Measures wall time and CPU time since [`Clock::start`].
 pub struct Clock {
     start: Instant,
     cpu: Duration,
 }
 
 impl Clock {
+    /// Starts the clock.
     pub fn start() -> Self {
         Self { start: Instant::now(), cpu: os::cpu_time() }
     }
 
+    /// Returns the wall time in seconds.
     pub fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }
 
+    /// Returns the user and system time of the process in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         os::cpu_time().saturating_sub(self.cpu).as_secs_f64()
     }

@@ -25,6 +25,8 @@ use crate::convert::report::Sealed;
 use crate::error::{Error, Result};
 use crate::formats::axm::Container;
 use crate::formats::axm::reader::Expected;
+use crate::formats::sink::check_not_input;
+use crate::os;
 use crate::progress::Progress;
 use crate::sign::ed25519::SignKey;
 use crate::sign::keys::MasterKey;
@@ -60,6 +62,8 @@ pub fn resign(
     let files = container.header.files.iter().enumerate().map(|(i, f)| {
         Ok(PlannedFile { path: f.name.clone().into(), header: container.gguf_header(i)?, bytes: f.bytes })
     });
+    let source = container.file.metadata().map_err(|e| Error::io(&container.path, "read", e))?;
+    check_not_input(output, &[os::file_id(&source)])?;
     let sink = ContainerSink::create(&planned, &files.collect::<Result<Vec<_>>>()?, key, overwrite)?;
     container.for_each_shard(threads, progress, |number, shard, buffer| {
         let (mut out, mut at) = (sink.shard(number), 0);

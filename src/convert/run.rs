@@ -1,5 +1,18 @@
 //! Runs a plan. Units of work are read, decoded, checked, quantized and written a chunk at a time, by as many workers as
 //! asked. The bytes of a chunk depend on the chunk alone, so the number of workers and their order change nothing.
+//!
+//! ```no_run
+//! use srd_rs::convert::options::RunOptions;
+//! use srd_rs::convert::planned::Plan;
+//! use srd_rs::convert::run::run;
+//! use srd_rs::progress::Progress;
+//!
+//! /// Runs a plan on 8 threads with at most 512 MiB of weights in memory.
+//! fn convert(plan: &Plan) -> srd_rs::Result<u64> {
+//!     let report = run(plan, &RunOptions::new(8, 512 << 20), &Progress::default())?;
+//!     Ok(report.source_bytes)
+//! }
+//! ```
 
 use std::sync::atomic::AtomicU64;
 

@@ -1,5 +1,14 @@
-//! What is known of the inputs of each matrix: llama.cpp's importance matrices (imatrix), GGUF or the older
-//! .dat. They hold the diagonal of `H = E[x x^T]`, the mean square of each input.
+//! llama.cpp's importance matrices (imatrix), as a GGUF or in the older .dat format. An imatrix has the mean square of each
+//! input of each matrix: the diagonal of `H = E[x x^T]`.
+//!
+//! ```no_run
+//! use srd_rs::formats::imatrix::Importance;
+//!
+//! let imatrix = Importance::open("imatrix.gguf".as_ref())?;
+//! let squares = imatrix.of("blk.0.ffn_down.weight", &[8192, 2048])?;
+//! assert!(squares.is_none_or(|h| h.len() == 8192));
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,21 +21,22 @@ use crate::formats::calibration::{Calibration, Moments};
 use crate::formats::gguf::values::{KeyValues, Strings};
 use crate::formats::gguf::writer::{TensorHeader, encode_header};
 use crate::formats::gguf::{self, Array, GgufFile, GgufTensor, Value};
-use crate::formats::sink::Sink;
+use crate::formats::sink::{Sink, check_not_input};
 use crate::formats::source::{open_regular, read_at};
+use crate::os;
 
-/// The largest file that is read: the statistics of a large model take some hundred MB.
+/// Largest file that is read, in bytes. The statistics of a large model take some hundred MB.
 const MAX_FILE: u64 = 4 << 30;
 
-/// Importance of the columns of tensors, by the tensor's GGUF name.
+/// Importance of the columns of each matrix, by the GGUF name of the matrix.
 #[derive(Debug)]
 pub struct Importance {
     path: PathBuf,
-    /// `h_ii` of the columns; of a stack of experts, expert after expert.
+    /// `h_ii` of the columns. A stack of experts has the values of its experts one after another.
     entries: HashMap<String, Vec<f32>>,
-    /// Names of the texts the statistics were taken from.
+    /// Names of the texts that the statistics were taken from.
     pub datasets: Vec<String>,
-    /// Chunks of text seen; 0 where the file does not say.
+    /// Number of chunks of text, 0 where the file does not say.
     pub chunks: u32,
 }
 
@@ -34,8 +44,8 @@ impl Importance {
     /// Reads an imatrix file of either format.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is no imatrix, is cut short, or holds a
-    /// value that is negative or not finite.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Format`] when the file is no imatrix, is cut short, or has a value
+    /// that is negative or not finite.
     pub fn open(path: &Path) -> Result<Self> {
         let (file, size) = open_file(path)?;
         let mut magic = [0; 4];
@@ -48,10 +58,10 @@ impl Importance {
         }
     }
 
-    /// The diagonals of a calibration: all that a search for scales can use of it.
+    /// Takes the diagonals of a calibration, which is all that a search for scales can use.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] from reading it.
+    /// [`Error::Io`] or [`Error::Format`] from reading the calibration.
     pub fn from_calibration(calibration: &Arc<Calibration>) -> Result<Self> {
         let mut entries = HashMap::new();
         for name in calibration.tensors() {
@@ -65,28 +75,38 @@ impl Importance {
         })
     }
 
-    /// The file's name, for the metadata of what is made with it.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Returns the number of matrices.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Returns whether there are no matrices.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The importance for a tensor of shape `ne`: `ne[0]` values, or as many for each of its `ne[2]` experts; `None` if
-    /// the file has nothing for it.
+    /// Returns whether the file has something for a tensor of shape `ne`.
+    pub fn names(&self, name: &str, ne: &[u64]) -> bool {
+        self.entries.contains_key(name) || self.experts(name, ne).any(|e| e.is_some())
+    }
+
+    /// Returns the importance for a tensor of shape `ne`: `ne[0]` values, or as many for each of its `ne[2]` experts; `None`
+    /// if the file has nothing for the tensor. Older files name each expert: `blk.0.ffn_up.3.weight` is expert 3 of
+    /// `blk.0.ffn_up_exps.weight`. An expert that such a file leaves out counts every input the same.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file has another number of values: it belongs to another model. For token
-    /// embeddings, which are looked up and never multiplied, such values are ignored, as llama-quantize does.
-    pub fn of(&self, name: &str, ne: &[u64]) -> Result<Option<&[f32]>> {
-        let Some(values) = self.entries.get(name) else { return Ok(None) };
+    /// [`Error::Model`] when the file has another number of values, because the file then belongs to another model. Such
+    /// values of token embeddings are ignored, as llama-quantize does: an embedding is looked up and never multiplied.
+    pub fn of(&self, name: &str, ne: &[u64]) -> Result<Option<Vec<f32>>> {
         let dim = |i: usize| ne.get(i).copied().unwrap_or(1);
+        let Some(values) = self.entries.get(name).cloned().or_else(|| self.stack(name, ne)) else {
+            return Ok(None);
+        };
         if values.len() as u64 == dim(0) * dim(2) {
             return Ok(Some(values));
         }
@@ -101,12 +121,32 @@ impl Importance {
         ))
     }
 
+    /// Returns the entry of each expert of a stack, where experts have entries of their own.
+    fn experts<'a>(&'a self, name: &'a str, ne: &[u64]) -> impl Iterator<Item = Option<&'a Vec<f32>>> {
+        let (parts, count) = (name.split_once("_exps."), ne.get(2).copied().unwrap_or(0));
+        parts.into_iter().flat_map(move |(stem, end)| {
+            (0..count).map(move |expert| self.entries.get(&format!("{stem}.{expert}.{end}")))
+        })
+    }
+
+    /// Puts the entries of the experts of a stack together.
+    fn stack(&self, name: &str, ne: &[u64]) -> Option<Vec<f32>> {
+        if !self.names(name, ne) {
+            return None;
+        }
+        let unseen = vec![1.0; ne[0] as usize];
+        let experts = self.experts(name, ne).map(|e| e.map_or(unseen.as_slice(), Vec::as_slice));
+        Some(experts.collect::<Vec<_>>().concat())
+    }
+
     fn open_gguf(path: &Path) -> Result<Self> {
         let file = GgufFile::open(path)?;
+        let counts: HashMap<&str, &GgufTensor> =
+            file.tensors.iter().filter_map(|t| Some((t.name.strip_suffix(".counts")?, t))).collect();
         let mut entries = HashMap::new();
         for sums in &file.tensors {
             let Some(name) = sums.name.strip_suffix(".in_sum2") else { continue };
-            let counts = file.find(&format!("{name}.counts")).ok_or_else(|| {
+            let counts = counts.get(name).ok_or_else(|| {
                 let place = Place::file(path).tensor(&sums.name);
                 Error::format(place, "has no counts beside it", NOT_IMATRIX)
             })?;
@@ -151,9 +191,9 @@ impl Importance {
     }
 }
 
-/// Writes the diagonals of a calibration as a GGUF imatrix, as llama-imatrix does: for each tensor `NAME.in_sum2`, the
-/// sums of squares [n, experts], and `NAME.counts`. An expert that saw no token gets a count of one, so that
-/// its blended statistics count.
+/// Writes the diagonals of a calibration as a GGUF imatrix, as llama-imatrix does. Each tensor gets `NAME.in_sum2`, the sums
+/// of squares [n, experts], and `NAME.counts`. An expert that saw no token gets a count of one, because its statistics are
+/// blended with those of its layer.
 ///
 /// # Errors
 /// [`Error::Usage`] when `path` exists and `overwrite` is not set; [`Error::Io`] or [`Error::Format`] from reading
@@ -165,6 +205,8 @@ pub fn write_imatrix(calibration: &Arc<Calibration>, path: &Path, overwrite: boo
     let headers: Vec<_> =
         infos.iter().map(|(name, ne)| TensorHeader { name, ne, ty: GgmlType::F32 }).collect();
     let header = encode_header(&imatrix_keys(calibration), &headers)?;
+    let source = calibration.path().metadata().ok().map(|m| os::file_id(&m));
+    check_not_input(path, source.as_slice())?;
     let sink = Sink::create(path, header.total_size, overwrite)?;
     sink.write_at(&header.bytes, 0)?;
     for ((_, moments), offsets) in tensors.iter().zip(header.tensor_offsets.chunks(2)) {
@@ -183,7 +225,7 @@ fn moments_of(calibration: &Arc<Calibration>, name: &str) -> Moments {
     calibration.get(name).expect("a tensor of this calibration")
 }
 
-/// Sums and counts of a tensor: names and dimensions.
+/// Returns the names and dimensions of the sums and the counts of a tensor.
 fn imatrix_tensors(name: &str, moments: &Moments) -> [(String, Vec<u64>); 2] {
     let (n, experts) = (moments.n() as u64, moments.experts() as u64);
     [(format!("{name}.in_sum2"), vec![n, experts]), (format!("{name}.counts"), vec![1, experts])]
@@ -228,7 +270,7 @@ fn read_f32(file: &GgufFile, tensor: &GgufTensor) -> Result<Vec<f32>> {
     Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-/// Sums of squares over counts, one count for each expert. An expert that saw nothing counts every input the same.
+/// Divides sums of squares by counts, one count for each expert. An expert that saw nothing counts every input the same.
 fn means(sums: &[f32], counts: &[f32]) -> Option<Vec<f32>> {
     let fine = |v: &[f32]| v.iter().all(|x| x.is_finite() && *x >= 0.0);
     if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) || !fine(sums) || !fine(counts) {
@@ -242,7 +284,7 @@ fn means(sums: &[f32], counts: &[f32]) -> Option<Vec<f32>> {
     Some((0..sums.len()).map(mean).collect())
 }
 
-/// The older format: counts, names and floats one after another, little endian.
+/// Reads the older format: counts, names and floats one after another, little endian.
 struct Dat<'a> {
     path: &'a Path,
     bytes: &'a [u8],
@@ -314,7 +356,7 @@ mod tests {
     #[test]
     fn dat_holds_means_times_calls() {
         let read = open(&dat(&[("blk.0.ffn_up.weight", 2, &[2.0, 4.0])])).unwrap();
-        assert_eq!(read.of("blk.0.ffn_up.weight", &[2, 8]).unwrap(), Some(&[1.0, 2.0][..]));
+        assert_eq!(read.of("blk.0.ffn_up.weight", &[2, 8]).unwrap(), Some(vec![1.0, 2.0]));
         assert_eq!(read.of("output.weight", &[2, 8]).unwrap(), None);
         assert_eq!((read.chunks, read.datasets.as_slice()), (7, &["wiki".to_string()][..]));
     }
@@ -323,8 +365,26 @@ mod tests {
     fn another_models_file_is_refused() {
         let read = open(&dat(&[("a.weight", 1, &[1.0; 4]), ("token_embd.weight", 1, &[1.0; 4])])).unwrap();
         assert!(matches!(read.of("a.weight", &[8, 8]), Err(Error::Model { .. })));
-        assert_eq!(read.of("a.weight", &[2, 8, 2]).unwrap().map(<[f32]>::len), Some(4));
+        assert_eq!(read.of("a.weight", &[2, 8, 2]).unwrap().map(|v| v.len()), Some(4));
         assert_eq!(read.of("token_embd.weight", &[8, 8]).unwrap(), None);
+    }
+
+    #[test]
+    fn older_files_name_each_expert() {
+        let entries: [(&str, i32, &[f32]); 4] = [
+            ("blk.0.ffn_up.0.weight", 1, &[1.0, 2.0]),
+            ("blk.0.ffn_up.2.weight", 1, &[5.0, 6.0]),
+            ("blk.0.ffn_up.x.weight", 1, &[7.0, 7.0]),
+            ("blk.0.ffn_up.weight", 1, &[8.0, 8.0]),
+        ];
+        let read = open(&dat(&entries)).unwrap();
+        let found = read.of("blk.0.ffn_up_exps.weight", &[2, 8, 3]).unwrap();
+        assert_eq!(found, Some(vec![1.0, 2.0, 1.0, 1.0, 5.0, 6.0]));
+        assert!(
+            read.names("blk.0.ffn_up_exps.weight", &[2, 8, 3])
+                && !read.names("blk.1.ffn_up_exps.weight", &[2, 8, 3])
+        );
+        assert!(read.of("blk.0.ffn_up_exps.weight", &[4, 8, 3]).is_err());
     }
 
     #[test]

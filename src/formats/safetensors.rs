@@ -1,9 +1,18 @@
 //! safetensors checkpoints: one file, or a folder of them.
 //!
-//! A file is an 8-byte little-endian header length, a JSON header (name -> dtype, shape and byte
-//! range in the data section) and the data section, which the ranges must cover exactly. Only
-//! headers are read here; weights are read through [`Checkpoint::read_at`] or a map of the shard's
-//! open file.
+//! A file is the length of the header in 8 bytes (little endian), a JSON header (name, type, shape and byte range of each
+//! tensor) and the data section, which the ranges must cover exactly. Only headers are read here; weights are read by
+//! `model::source::Source`.
+//!
+//! ```no_run
+//! use srd_rs::formats::safetensors::Checkpoint;
+//!
+//! let checkpoint = Checkpoint::open("Llama-3.2-1B")?;
+//! for tensor in checkpoint.tensors() {
+//!     println!("{} {:?} {}", tensor.name, tensor.shape, tensor.dtype.name());
+//! }
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 mod folder;
 mod header;
@@ -17,21 +26,21 @@ use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
 use crate::formats::source;
 
-/// Largest header the format allows, in bytes.
+/// Largest header in bytes that the format allows.
 pub const MAX_HEADER: u64 = 100_000_000;
 
-/// Most dimensions a GGUF tensor can have, and so a weight that is to become one.
+/// Most dimensions of a GGUF tensor, and so of a weight that becomes one.
 const MAX_WEIGHT_DIMS: usize = 4;
 
-/// Element type as the header names it. Every type of the format is known by name and size; only
-/// those with a [`SourceType`] can be decoded to weights.
+/// Element type as the header names it. Every type of the format is known by name and size, but only types with a
+/// [`SourceType`] can be decoded to weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dtype {
     name: &'static str,
     bits: u32,
 }
 
-/// `(name in the header, bits per element)`: the whole list of the format.
+/// The name in the header and the bits of an element, for every type of the format.
 const DTYPES: &[(&str, u32)] = &[
     ("BF16", 16),
     ("F32", 32),
@@ -58,21 +67,22 @@ const DTYPES: &[(&str, u32)] = &[
 ];
 
 impl Dtype {
-    /// The type of that name in a header (`BF16`, `I64`, ...).
+    /// Returns the type with this name in a header, such as `BF16` or `I64`.
     pub fn from_name(name: &str) -> Option<Self> {
         DTYPES.iter().find(|d| d.0 == name).map(|&(name, bits)| Self { name, bits })
     }
 
+    /// Returns the name of the type in a header.
     pub fn name(self) -> &'static str {
         self.name
     }
 
-    /// The type as weights; `None` for integers, complex numbers and the floats nobody stores weights in.
+    /// Returns the type to decode weights from. `None` for integers, complex numbers and floats that hold no weights.
     pub fn source_type(self) -> Option<SourceType> {
         SourceType::from_safetensors(self.name)
     }
 
-    /// Bytes of a tensor of that shape; `None` on overflow or where they are not whole.
+    /// Returns the bytes of a tensor of this shape. `None` on overflow, and where the bytes are not whole.
     fn tensor_bytes(self, shape: &[u64]) -> Option<u64> {
         let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
         let bits = elements.checked_mul(u64::from(self.bits))?;
@@ -80,38 +90,42 @@ impl Dtype {
     }
 }
 
-/// A tensor of the checkpoint: where its bytes lie and what they are.
+/// A tensor of the checkpoint: what its bytes are and where the bytes lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
+    /// Name of the tensor.
     pub name: String,
+    /// Type of the elements.
     pub dtype: Dtype,
-    /// Row-major, outermost dimension first.
+    /// Row-major shape, outermost dimension first.
     pub shape: Vec<u64>,
     /// Index into [`Checkpoint::shards`].
     pub shard: usize,
-    /// Of the first byte, from the start of the shard's file.
+    /// Offset of the first byte from the start of the file.
     pub offset: u64,
-    /// Length in bytes; all of them lie inside the file.
+    /// Size in bytes. All bytes lie inside the file.
     pub bytes: u64,
 }
 
 impl TensorInfo {
-    /// Number of elements. Cannot overflow: it was checked when the header was read.
+    /// Returns the number of elements. The product cannot overflow: the header was checked when it was read.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
 }
 
-/// A file of the checkpoint, held open.
+/// An open file of the checkpoint.
 #[derive(Debug)]
 pub struct Shard {
+    /// Path of the file.
     pub path: PathBuf,
+    /// The open file.
     pub file: File,
-    /// Bytes in the file when it was opened.
+    /// Size in bytes when the file was opened.
     pub size: u64,
 }
 
-/// A safetensors checkpoint whose headers have been read and checked. No weight has been touched.
+/// A safetensors checkpoint, whose headers have been read and checked. No weight has been read.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -143,32 +157,34 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// What was passed to [`Checkpoint::open`].
+    /// Returns what was passed to [`Checkpoint::open`].
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Shard by shard in the order of [`Checkpoint::shards`]; by name within a shard, the order in
-    /// which the safetensors library lists a file and in which llama.cpp's converter walks it.
+    /// Returns the tensors, shard by shard in the order of [`Checkpoint::shards`], and by name within a shard. The safetensors
+    /// library and llama.cpp's converter list a file in this order, too.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
+    /// Returns the files in order.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
+    /// Returns the tensor with this name.
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
         let at = self.by_name.binary_search_by(|&i| self.tensors[i as usize].name.as_str().cmp(name)).ok()?;
         Some(&self.tensors[self.by_name[at] as usize])
     }
 
-    /// The place of a tensor, for messages.
+    /// Returns the place of a tensor, for messages.
     pub fn place(&self, tensor: &TensorInfo) -> Place {
         Place::file(&self.shards[tensor.shard].path).tensor(&tensor.name)
     }
 
-    /// The type to decode a tensor's weights from.
+    /// Returns the type to decode the weights of a tensor from.
     ///
     /// # Errors
     /// [`Error::Model`] if the tensor cannot be a weight: integer or other undecodable dtype, no
@@ -192,7 +208,7 @@ impl Checkpoint {
         }
     }
 
-    /// Reads bytes of a tensor; `offset` counts from its first byte.
+    /// Reads bytes of a tensor, beginning at its byte `offset`.
     ///
     /// # Errors
     /// [`Error::Usage`] if the range is not inside the tensor, [`Error::Io`] if reading fails,

@@ -85,7 +85,7 @@ impl Sink {
     ///
     /// # Errors
     /// [`Error::Usage`] when the name exists meanwhile and may not be replaced; [`Error::Io`] when the file cannot be
-    /// synced or named. The old file then has its name still.
+    /// synced or named. The old file then has its name still, unless it was only the folder that could not be synced.
     pub fn commit(self) -> Result<()> {
         commit_all(vec![self])
     }

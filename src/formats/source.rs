@@ -1,4 +1,4 @@
-//! Reading at a place of a file, with errors that name the place.
+//! Reads bytes at an offset of a file. The errors name the file and the offset.
 
 use std::fs::File;
 use std::io;
@@ -7,9 +7,9 @@ use std::path::Path;
 use crate::error::{Error, Place, Result};
 use crate::os;
 
-/// Where a header is read from: a file, or bytes in memory.
+/// What a header is read from: a file, or bytes in memory.
 pub trait Source {
-    /// Fills `buf` from `offset`; a source too short for that is [`io::ErrorKind::UnexpectedEof`].
+    /// Fills `buf` with the bytes from `offset` on. The error is [`io::ErrorKind::UnexpectedEof`] if the source is too short.
     fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }
 
@@ -28,13 +28,12 @@ impl Source for [u8] {
     }
 }
 
-/// Reads bytes that were inside the source when it was opened; `place` is that of their owner.
+/// Reads bytes that were inside the source when the source was opened. Messages name `place`.
 pub(super) fn read_at<S: Source + ?Sized>(source: &S, place: Place, at: u64, buf: &mut [u8]) -> Result<()> {
     source.read_exact_from(at, buf).map_err(|e| read_error(place.at(at), e))
 }
 
-/// Reads within a tensor of `bytes` bytes that begins at `start` of the file; `offset` counts from
-/// there.
+/// Reads bytes of a tensor that has `bytes` bytes and begins at `start` of the file. `offset` counts from there.
 pub(super) fn read_tensor_at(
     file: &File,
     place: Place,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::dtype::GgmlType;
 use crate::error::Error;
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::Gguf;
 use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::gguf::writer::{TensorHeader, encode_header};
 use crate::model::bound::BoundModel;
@@ -106,7 +106,7 @@ impl Toy {
     /// Runs the model on two chunks. The observer checks the shapes that the pass promises.
     fn run(&self, max_memory: u64) -> crate::error::Result<Logits> {
         let folder = tempfile::tempdir().unwrap();
-        let gguf = GgufFile::open(self.write(folder.path()))?;
+        let gguf = Gguf::open(self.write(folder.path()))?;
         let model = BoundModel::from_gguf(&gguf)?;
         let progress = Progress::default();
         let spill_folder = folder.path();

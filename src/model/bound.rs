@@ -1,4 +1,15 @@
-//! A model whose tensors are bound to their source: what the conversion plan and the forward pass both work on.
+//! A model whose tensors are bound to their source. The conversion plan and the forward pass both work on it.
+//!
+//! ```no_run
+//! use srd_rs::formats::gguf::Gguf;
+//! use srd_rs::model::bound::BoundModel;
+//!
+//! let model = BoundModel::from_gguf(&Gguf::open("model.gguf")?)?;
+//! let norm = model.tensors.iter().find(|t| t.name == "output_norm.weight").expect("the model has a norm");
+//! let mut values = vec![0.0; norm.n_weights() as usize];
+//! norm.source.read(&model.source, 0, &mut values, &mut Default::default())?;
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +19,10 @@ use crate::error::Result;
 use crate::formats::axm::Container;
 use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::values::KeyValues;
-use crate::formats::gguf::{GgufFile, SPLIT_KEYS};
+use crate::formats::gguf::{FILE_KEYS, Gguf, GgufTensor};
 use crate::model::source::Source;
-use crate::model::spec::{Store, TensorSpec, Transform};
-use crate::model::transform::Bound;
+use crate::model::spec::{Placement, TensorSpec, Transform};
+use crate::model::transform::BoundTransform;
 
 /// A tensor under its GGUF name, bound to the source tensors that it is made of.
 #[derive(Debug)]
@@ -23,7 +34,7 @@ pub struct BoundTensor {
     /// Type that the tensor has wherever it is not quantized. `None`: the recipe decides.
     pub stored: Option<GgmlType>,
     /// Reads the values of the tensor.
-    pub source: Bound,
+    pub source: BoundTransform,
 }
 
 impl BoundTensor {
@@ -39,7 +50,7 @@ impl BoundTensor {
 
     fn unchanged(source: &Source, name: &str, ne: &[u64], stored: Option<GgmlType>) -> Result<Arc<Self>> {
         let shape: Vec<u64> = ne.iter().rev().copied().collect();
-        let bound = Bound::bind(name, &shape, &Transform::Source { tensor: name.into() }, source)?;
+        let bound = BoundTransform::bind(name, &shape, &Transform::Source { tensor: name.into() }, source)?;
         Ok(Arc::new(Self { name: name.to_string(), ne: ne.to_vec(), stored, source: bound }))
     }
 }
@@ -73,10 +84,10 @@ impl BoundModel {
                 name: spec.name.clone(),
                 ne: spec.shape.iter().rev().copied().collect(),
                 stored: match spec.store {
-                    Store::F32 => Some(GgmlType::F32),
-                    Store::Auto => None,
+                    Placement::F32 => Some(GgmlType::F32),
+                    Placement::Auto => None,
                 },
-                source: Bound::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
+                source: BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
             }))
         };
         let tensors = specs.iter().map(bind).collect::<Result<Vec<_>>>()?;
@@ -88,12 +99,11 @@ impl BoundModel {
     ///
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) when the type of a tensor cannot be read.
-    pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let source = Source::from_gguf(gguf)?;
-        let tensors = gguf.header.tensors.iter();
-        let tensors = tensors.map(|t| BoundTensor::unchanged(&source, &t.name, &t.ne, Some(t.ty)));
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
-        let metadata = without_file_keys(gguf.header.kv.clone());
+        let bind = |(_, t): (usize, &GgufTensor)| BoundTensor::unchanged(&source, &t.name, &t.ne, Some(t.ty));
+        let tensors = gguf.tensors().map(bind).collect::<Result<Vec<_>>>()?;
+        let metadata = without_file_keys(gguf.metadata().clone());
         Ok(Self { source, arch: arch_of(&metadata), metadata, tensors })
     }
 
@@ -123,7 +133,7 @@ impl BoundModel {
 }
 
 fn without_file_keys(mut kv: KeyValues) -> KeyValues {
-    SPLIT_KEYS.iter().chain(&["general.alignment"]).for_each(|key| drop(kv.remove(key)));
+    FILE_KEYS.iter().for_each(|key| drop(kv.remove(key)));
     kv
 }
 

@@ -1,8 +1,20 @@
-//! Where weights come from: the shards of a checkpoint, or a GGUF, seen as one table of tensors whose
-//! elements can be read, decoded to f32, in any run.
+//! Where weights come from. The shards of a checkpoint, the parts of a GGUF, or a container are one table of tensors. Any
+//! run of the elements of a tensor can be read, decoded to f32.
 //!
-//! Plain positioned reads, not a memory map: `docs/decisions/0002-reading.md` has the measurement. A file that is
-//! truncated while it is read gives an error rather than a signal, and no page of it counts as ours.
+//! Files are read at offsets and not mapped into memory; `docs/decisions/0002-reading.md` has the measurement. A file that
+//! is cut short while it is read gives an error instead of a signal, and the pages of the file do not count as memory of
+//! the process.
+//!
+//! ```no_run
+//! use srd_rs::formats::safetensors::Checkpoint;
+//! use srd_rs::model::source::Source;
+//!
+//! let source = Source::from_checkpoint(&Checkpoint::open("Llama-3.2-1B")?)?;
+//! let index = source.find("model.norm.weight").expect("the model has a norm");
+//! let mut values = vec![0.0; source.shape(index)[0] as usize];
+//! source.read_f32(index, 0, &mut values, &mut Vec::new())?;
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,21 +26,23 @@ use crate::error::{Error, Place, Result};
 use crate::formats::axm::Container;
 use crate::formats::axm::shards::ShardReader;
 use crate::formats::decode;
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::Gguf;
 use crate::formats::safetensors::Checkpoint;
 use crate::noise::Noise;
-use crate::os;
+use crate::os::{self, FileId};
 use crate::quant;
 use crate::quant::residual::{self, Bits, Run};
 
-/// How a source tensor's bytes are to be read.
+/// How the bytes of a source tensor are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encoding {
+    /// Values of a plain type.
     Element(SourceType),
+    /// Blocks of a quantized type.
     Block(GgmlType),
-    /// Blocks of a container with a residual plane, blended in.
+    /// Blocks of a container whose residual plane is added to them.
     Restored(GgmlType),
-    /// A type that holds no weights (integers, booleans): named, never decoded.
+    /// A type that holds no weights, for example integers. The type has a name and is never decoded.
     Other(String),
 }
 
@@ -43,6 +57,7 @@ impl Encoding {
         }
     }
 
+    /// Returns the name of the type.
     pub fn name(&self) -> &str {
         match self {
             Self::Element(SourceType::F64) => "F64",
@@ -56,7 +71,7 @@ impl Encoding {
         }
     }
 
-    /// The GGUF type that holds exactly these bytes.
+    /// Returns the GGUF type that holds exactly these bytes.
     pub fn as_ggml(&self) -> Option<GgmlType> {
         match self {
             Self::Element(SourceType::F32) => Some(GgmlType::F32),
@@ -68,7 +83,7 @@ impl Encoding {
     }
 }
 
-/// A handle of our own on a file the reader has open, so that the very file that was checked is read.
+/// Duplicates the handle of a file that a reader has open, so that the very file that was checked is read.
 fn handle(path: &Path, file: &File) -> Result<(PathBuf, File)> {
     let file = file.try_clone().map_err(|e| Error::io(path, "open", e))?;
     Ok((path.to_path_buf(), file))
@@ -77,13 +92,13 @@ fn handle(path: &Path, file: &File) -> Result<(PathBuf, File)> {
 #[derive(Debug)]
 struct Entry {
     name: String,
-    /// Row-major, outermost first.
+    /// Row-major shape, outermost dimension first.
     shape: Vec<u64>,
     encoding: Encoding,
     file: usize,
     at: Extent,
     bytes: u64,
-    residual: Option<Residue>,
+    residual: Option<ResidualPlane>,
 }
 
 /// Where the bytes of a tensor's plane are.
@@ -95,9 +110,9 @@ enum Extent {
     Shards(Range<usize>),
 }
 
-/// The residual plane of a tensor and how much of it is added.
+/// The residual plane of a tensor, and how much of the residual is added.
 #[derive(Debug)]
-struct Residue {
+struct ResidualPlane {
     at: Extent,
     bits: Bits,
     noise: Noise,
@@ -106,6 +121,7 @@ struct Residue {
     row: u64,
 }
 
+/// The tensors of a model under the names that their files give them.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
@@ -117,6 +133,8 @@ pub struct Source {
 }
 
 impl Source {
+    /// Reads the shards of a checkpoint.
+    ///
     /// # Errors
     /// [`Error::Io`] when no more files can be opened.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
@@ -141,24 +159,25 @@ impl Source {
         Ok(Self::new(checkpoint.path(), files, entries))
     }
 
+    /// Reads the parts of a GGUF.
+    ///
     /// # Errors
     /// [`Error::Io`] when no more files can be opened.
-    pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let files = gguf.parts().iter().map(|p| handle(&p.path, &p.file)).collect::<Result<Vec<_>>>()?;
         let entries = gguf
-            .header
-            .tensors
-            .iter()
-            .map(|t| Entry {
+            .tensors()
+            .map(|(part, t)| Entry {
                 name: t.name.clone(),
                 shape: t.ne.iter().rev().copied().collect(),
                 encoding: Encoding::of_ggml(t.ty),
-                file: 0,
+                file: part,
                 at: Extent::Whole(t.offset),
                 bytes: t.bytes,
                 residual: None,
             })
             .collect();
-        Ok(Self::new(&gguf.path, vec![handle(&gguf.path, &gguf.file)?], entries))
+        Ok(Self::new(gguf.path(), files, entries))
     }
 
     /// The tensors of a container as base + `alpha` * residual. The caller has verified the container; every shard is
@@ -171,7 +190,7 @@ impl Source {
         let entries = container.header.tensors.iter().zip(&layout.first).map(|(t, &first)| {
             let (ty, shards) = (t.ggml_type(), t.base.shards as usize);
             let residual_first = first + shards;
-            let residual = t.bits().filter(|_| alpha != 0.0).map(|bits| Residue {
+            let residual = t.bits().filter(|_| alpha != 0.0).map(|bits| ResidualPlane {
                 at: Extent::Shards(residual_first..residual_first + shards),
                 bits,
                 noise: Noise::new(seed, &t.name),
@@ -199,45 +218,65 @@ impl Source {
         Self { path: path.to_path_buf(), files, entries, shards: None, by_name }
     }
 
-    /// What the user named: the folder or the file.
+    /// Returns what the user named: the folder or the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Returns the ids of the files that are read, to tell whether an output is one of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system does not say.
+    pub fn file_ids(&self) -> Result<Vec<FileId>> {
+        let id = |(path, file): &(PathBuf, File)| {
+            Ok(os::file_id(&file.metadata().map_err(|e| Error::io(path, "read", e))?))
+        };
+        self.files.iter().map(id).collect()
+    }
+
+    /// Returns the index of the tensor with this name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
+    /// Returns the number of tensors.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Returns whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
+    /// Returns the name of a tensor.
     pub fn name(&self, index: usize) -> &str {
         &self.entries[index].name
     }
 
+    /// Returns the row-major shape of a tensor, outermost dimension first.
     pub fn shape(&self, index: usize) -> &[u64] {
         &self.entries[index].shape
     }
 
+    /// Returns how the bytes of a tensor are read.
     pub fn encoding(&self, index: usize) -> &Encoding {
         &self.entries[index].encoding
     }
 
+    /// Returns the size of a tensor in bytes. The residual plane is not counted.
     pub fn bytes(&self, index: usize) -> u64 {
         self.entries[index].bytes
     }
 
-    /// File and absolute byte offset of element 0.
+    /// Returns the file of a tensor, and the offset of its first byte in the file.
     pub fn position(&self, index: usize) -> (&Path, u64) {
         let e = &self.entries[index];
         (&self.files[e.file].0, self.start(e))
     }
 
+    /// Checks that the tensor can be decoded.
+    ///
     /// # Errors
     /// [`Error::Model`] when the tensor holds integers or another type without weights.
     pub fn check_decodable(&self, index: usize) -> Result<()> {
@@ -252,8 +291,14 @@ impl Source {
         }
     }
 
-    /// Decodes the elements `start .. start + out.len()`. For a block type the run must begin and end at
-    /// block boundaries.
+    /// Decodes the elements `start .. start + out.len()` of a tensor. For a block type the run must begin and end at block
+    /// boundaries. `raw` is a buffer that is kept between calls.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read; [`Error::Model`] when the tensor cannot be decoded.
+    ///
+    /// # Panics
+    /// If the run is not inside the tensor or does not end at block boundaries.
     pub fn read_f32(&self, index: usize, start: u64, out: &mut [f32], raw: &mut Vec<u8>) -> Result<()> {
         let e = &self.entries[index];
         match &e.encoding {
@@ -276,10 +321,19 @@ impl Source {
         Ok(())
     }
 
-    /// Reads the bytes `first ..` of a tensor.
+    /// Reads bytes of a tensor, beginning at byte `first`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read.
+    ///
+    /// # Panics
+    /// If the bytes are not inside the tensor.
     pub fn read_raw(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
         let e = &self.entries[index];
-        debug_assert!(first + out.len() as u64 <= e.bytes);
+        assert!(
+            first.checked_add(out.len() as u64).is_some_and(|end| end <= e.bytes),
+            "a run lies in its tensor"
+        );
         self.read_extent(e, &e.at, first, out)
     }
 
@@ -306,7 +360,7 @@ impl Source {
         })
     }
 
-    /// Base + alpha * residual, for a run that begins and ends at block boundaries.
+    /// Decodes base + alpha * residual. The run begins and ends at block boundaries.
     fn restore(
         &self,
         index: usize,

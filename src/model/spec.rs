@@ -1,16 +1,26 @@
-//! What the model rooms ask for: the output tensors and how each follows from the source, as data.
+//! What a model family declares: the output tensors, and how each follows from the source. The declarations are data.
 //!
-//! The JSON form is the contract with `python/srd_rs/transforms.py`; `docs/architecture.md` shows it.
+//! The JSON form is the contract with the Python package; `docs/architecture.md` shows it.
+//!
+//! ```
+//! use srd_rs::model::spec::{TensorSpec, Transform};
+//!
+//! let json = r#"{"name": "blk.0.attn_q.weight", "shape": [64, 64], "store": "auto",
+//!     "transform": {"op": "permute_heads", "heads": 4, "of": {"op": "source", "tensor": "q.weight"}}}"#;
+//! let spec: TensorSpec = serde_json::from_str(json)?;
+//! assert!(matches!(spec.transform, Transform::PermuteHeads { heads: 4, .. }));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 use serde::Deserialize;
 
-/// How an output tensor stays or changes its type under a recipe.
+/// Whether a mix may change the type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Store {
-    /// The recipe decides.
+pub enum Placement {
+    /// The mix decides.
     Auto,
-    /// F32 under every recipe: norms, biases, routers, one-dimensional tensors.
+    /// F32 in every mix: norms, biases, routers and other tensors of one dimension.
     F32,
 }
 
@@ -18,53 +28,89 @@ pub enum Store {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorSpec {
-    /// GGUF name.
+    /// Name of the tensor in the GGUF.
     pub name: String,
-    /// Row-major shape, outermost first; GGUF's `ne` is the reverse.
+    /// Row-major shape, outermost dimension first. `ne` of a GGUF is the reverse.
     pub shape: Vec<u64>,
-    pub store: Store,
+    /// Whether a mix may change the type.
+    pub store: Placement,
+    /// How the values follow from the source.
     pub transform: Transform,
 }
 
-/// The closed set of transforms. Each can produce any run of its elements without the rest, so all
-/// of them stream.
+/// How values follow from the source. Every transform can produce any run of its elements without the rest, so all of them
+/// stream.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Transform {
     /// A tensor of the source, unchanged.
-    Source { tensor: String },
-    /// Rotary rows from Hugging Face's order (first halves, then second halves of a head) to
-    /// GGUF's interleaved one: `reshape(heads, 2, rows / heads / 2, cols).swapaxes(1, 2)`.
-    PermuteHeads { of: Box<Transform>, heads: u64 },
+    Source {
+        /// Name of the tensor in the source.
+        tensor: String,
+    },
+    /// Rotary rows in GGUF's order. Hugging Face has the first halves of a head before the second halves, GGUF has them
+    /// interleaved: `reshape(heads, 2, rows / heads / 2, cols).swapaxes(1, 2)`.
+    PermuteHeads {
+        /// The rows in Hugging Face's order.
+        of: Box<Transform>,
+        /// Number of heads.
+        heads: u64,
+    },
     /// `x * mul + add`, in f32.
     Affine {
+        /// The values `x`.
         of: Box<Transform>,
+        /// The factor, by default 1.
         #[serde(default = "one")]
         mul: f32,
+        /// The summand, by default 0.
         #[serde(default)]
         add: f32,
     },
     /// Rows `start .. start + count`.
-    Rows { of: Box<Transform>, start: u64, count: u64 },
-    /// Parts one after another along the first axis; also stacks experts (the tensor's shape says so).
-    Concat { of: Vec<Transform> },
-    /// Each of `slices` equal groups of rows is a matrix; each is transposed.
-    Transpose {
+    Rows {
+        /// The tensor whose rows are taken.
         of: Box<Transform>,
+        /// The first row.
+        start: u64,
+        /// Number of rows.
+        count: u64,
+    },
+    /// Parts one after another along the first axis. This also stacks experts: the shape of the tensor says so.
+    Concat {
+        /// The parts.
+        of: Vec<Transform>,
+    },
+    /// Transposed matrices. The rows are `slices` equal groups, each of which is a matrix.
+    Transpose {
+        /// The matrices.
+        of: Box<Transform>,
+        /// Number of matrices, by default 1.
         #[serde(default = "one_slice")]
         slices: u64,
     },
-    /// Rows of `value` appended until there are `rows`.
+    /// Rows of `value` are appended until there are `rows`.
     PadRows {
+        /// The rows that are there.
         of: Box<Transform>,
+        /// Number of rows at the end.
         rows: u64,
+        /// The value of the new rows, by default 0.
         #[serde(default)]
         value: f32,
     },
     /// The same elements in the same order under another shape.
-    Reshape { of: Box<Transform>, shape: Vec<u64> },
-    /// Values that are in no source: rope factors.
-    Generated { values: Vec<f32> },
+    Reshape {
+        /// The elements.
+        of: Box<Transform>,
+        /// The new shape, outermost dimension first.
+        shape: Vec<u64>,
+    },
+    /// Values that are in no source, for example rope factors.
+    Generated {
+        /// The values.
+        values: Vec<f32>,
+    },
 }
 
 fn one() -> f32 {

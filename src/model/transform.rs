@@ -1,15 +1,33 @@
-//! Runs a [`Transform`] tree over any run of its elements.
+//! Evaluates a [`Transform`] for any run of its elements.
 //!
-//! Every node is seen as a flat, row-major run of elements, so reshaping and stacking cost nothing
-//! and each node only maps a range of its own elements to ranges of its parts.
+//! Every node of the tree is a flat, row-major run of elements. So reshaping and stacking cost nothing, and each node only
+//! maps a range of its own elements to ranges of its parts. A tensor of any size is read with a few kilobytes of memory.
+//!
+//! ```no_run
+//! use srd_rs::formats::safetensors::Checkpoint;
+//! use srd_rs::model::source::Source;
+//! use srd_rs::model::spec::Transform;
+//! use srd_rs::model::transform::{BoundTransform, Scratch};
+//!
+//! let source = Source::from_checkpoint(&Checkpoint::open("Llama-3.2-1B")?)?;
+//! let rows = Transform::Rows {
+//!     of: Box::new(Transform::Source { tensor: "model.embed_tokens.weight".into() }),
+//!     start: 0,
+//!     count: 2,
+//! };
+//! let bound = BoundTransform::bind("first_two", &[2, 2048], &rows, &source)?;
+//! let mut values = vec![0.0; 2 * 2048];
+//! bound.read(&source, 0, &mut values, &mut Scratch::default())?;
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use crate::error::{Error, Place, Result};
 use crate::model::source::Source;
 use crate::model::spec::Transform;
 
-/// A transform bound to its sources, with every shape known and checked.
+/// A transform bound to its source tensors. All shapes are known and checked.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundTransform {
     op: Op,
     shape: Vec<u64>,
     len: u64,
@@ -21,43 +39,44 @@ enum Op {
         index: usize,
     },
     PermuteHeads {
-        of: Box<Bound>,
+        of: Box<BoundTransform>,
         cols: u64,
         head_rows: u64,
     },
     Affine {
-        of: Box<Bound>,
+        of: Box<BoundTransform>,
         mul: f32,
         add: f32,
     },
-    /// Elements `first ..` of the part: the flat form of `Rows`.
+    /// The elements of the part from `first` on: the flat form of `Rows`.
     Slice {
-        of: Box<Bound>,
+        of: Box<BoundTransform>,
         first: u64,
     },
     Concat {
-        parts: Vec<Bound>,
+        parts: Vec<BoundTransform>,
     },
     Transpose {
-        of: Box<Bound>,
+        of: Box<BoundTransform>,
         rows: u64,
         cols: u64,
     },
     Pad {
-        of: Box<Bound>,
+        of: Box<BoundTransform>,
         value: f32,
     },
     Reshape {
-        of: Box<Bound>,
+        of: Box<BoundTransform>,
     },
     Generated {
         values: Vec<f32>,
     },
 }
 
-/// Buffers that a worker keeps between calls.
+/// Buffers that a thread keeps between calls.
 #[derive(Default)]
 pub struct Scratch {
+    /// Bytes of the source.
     pub raw: Vec<u8>,
     column: Vec<f32>,
 }
@@ -66,12 +85,12 @@ fn product(shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
 }
 
-impl Bound {
-    /// Binds `transform` for the output tensor `name` of `shape`; checks that every source exists
-    /// and that the shapes follow.
+impl BoundTransform {
+    /// Binds `transform` to `source` for the output tensor `name`, whose row-major shape is `shape`. Checks that every
+    /// source tensor exists and that the shapes fit.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the tensor.
+    /// [`Error::Model`], which names the tensor.
     pub fn bind(name: &str, shape: &[u64], transform: &Transform, source: &Source) -> Result<Self> {
         let bound = Binder { name, source }.bind(transform)?;
         if product(shape) != Some(bound.len) {
@@ -83,7 +102,7 @@ impl Bound {
         Ok(bound)
     }
 
-    /// The source tensor this is, when nothing is done to it.
+    /// Returns the index of the source tensor if the output is that very tensor.
     pub fn as_source(&self) -> Option<usize> {
         match &self.op {
             Op::Source { index } => Some(*index),
@@ -108,8 +127,17 @@ impl Bound {
     }
 
     /// Writes the elements `start .. start + out.len()` to `out`, decoded to f32.
+    ///
+    /// # Errors
+    /// As [`Source::read_f32`].
+    ///
+    /// # Panics
+    /// If the run is not inside the tensor.
     pub fn read(&self, source: &Source, start: u64, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
-        debug_assert!(start + out.len() as u64 <= self.len);
+        assert!(
+            start.checked_add(out.len() as u64).is_some_and(|end| end <= self.len),
+            "a run lies in its tensor"
+        );
         match &self.op {
             Op::Source { index } => source.read_f32(*index, start, out, &mut scratch.raw),
             Op::Generated { values } => {
@@ -140,14 +168,14 @@ impl Bound {
     }
 }
 
-/// Row of the Hugging Face tensor that becomes `row`: within a head of `n` rows, `2 i + j` comes from
-/// `j n / 2 + i`.
+/// Returns the row of the Hugging Face tensor that becomes `row`. Within a head of `n` rows, row `2 i + j` of the GGUF comes
+/// from row `j n / 2 + i`.
 fn unpermuted(row: u64, head_rows: u64) -> u64 {
     let (head, within) = (row / head_rows, row % head_rows);
     head * head_rows + (within % 2) * (head_rows / 2) + within / 2
 }
 
-/// Cuts a flat run into its rows: `f(row, first column, piece of out)`.
+/// Cuts a flat run into pieces of rows, and calls `f(row, first column, piece of out)` for each.
 fn for_each_row(
     start: u64,
     cols: u64,
@@ -167,7 +195,7 @@ fn for_each_row(
 }
 
 fn read_concat(
-    parts: &[Bound],
+    parts: &[BoundTransform],
     source: &Source,
     mut start: u64,
     mut out: &mut [f32],
@@ -190,10 +218,10 @@ fn read_concat(
     Ok(())
 }
 
-/// `of` is a run of `rows x cols` matrices; the output holds each as `cols x rows`. Output rows are
-/// made a group at a time, so that every read of the source takes a piece of a row, not one element.
+/// Transposes matrices of `rows x cols` to `cols x rows`. Several output rows are made together, so that a read of the source
+/// takes a piece of a row instead of one element.
 fn read_transposed(
-    of: &Bound,
+    of: &BoundTransform,
     rows: u64,
     cols: u64,
     source: &Source,
@@ -228,7 +256,7 @@ fn read_transposed(
     Ok(())
 }
 
-/// Builds [`Bound`] nodes for one output tensor.
+/// Builds the nodes of one output tensor.
 struct Binder<'a> {
     name: &'a str,
     source: &'a Source,
@@ -243,13 +271,13 @@ impl Binder<'_> {
         )
     }
 
-    fn node(&self, op: Op, shape: Vec<u64>) -> Result<Bound> {
+    fn node(&self, op: Op, shape: Vec<u64>) -> Result<BoundTransform> {
         let len = product(&shape)
             .ok_or_else(|| self.fail(format!("shape {shape:?} has more than 2^64 elements")))?;
-        Ok(Bound { op, shape, len })
+        Ok(BoundTransform { op, shape, len })
     }
 
-    fn bind(&self, transform: &Transform) -> Result<Bound> {
+    fn bind(&self, transform: &Transform) -> Result<BoundTransform> {
         match transform {
             Transform::Source { tensor } => self.source_tensor(tensor),
             Transform::PermuteHeads { of, heads } => self.permute(self.bind(of)?, *heads),
@@ -275,7 +303,7 @@ impl Binder<'_> {
         }
     }
 
-    fn source_tensor(&self, tensor: &str) -> Result<Bound> {
+    fn source_tensor(&self, tensor: &str) -> Result<BoundTransform> {
         let index = self
             .source
             .find(tensor)
@@ -285,16 +313,16 @@ impl Binder<'_> {
         self.node(Op::Source { index }, shape)
     }
 
-    /// Rows are the first axis and everything behind it a row, as for a matrix; a vector (a bias) has
-    /// rows of one element.
-    fn first_axis(&self, of: &Bound) -> Result<(u64, u64)> {
+    /// Returns the number of rows and the length of a row. Rows run along the first axis; a vector, such as a bias, has rows of
+    /// one element.
+    fn first_axis(&self, of: &BoundTransform) -> Result<(u64, u64)> {
         match of.shape.first() {
             Some(&rows) if rows > 0 => Ok((rows, of.len / rows)),
             _ => Err(self.fail(format!("has no rows (shape {:?})", of.shape))),
         }
     }
 
-    fn permute(&self, of: Bound, heads: u64) -> Result<Bound> {
+    fn permute(&self, of: BoundTransform, heads: u64) -> Result<BoundTransform> {
         let (rows, cols) = self.first_axis(&of)?;
         if heads == 0 || !rows.is_multiple_of(heads) || !(rows / heads).is_multiple_of(2) {
             return Err(self.fail(format!("{rows} rows cannot be cut into {heads} rotary heads")));
@@ -303,7 +331,7 @@ impl Binder<'_> {
         self.node(Op::PermuteHeads { of: Box::new(of), cols, head_rows: rows / heads }, shape)
     }
 
-    fn rows(&self, of: Bound, start: u64, count: u64) -> Result<Bound> {
+    fn rows(&self, of: BoundTransform, start: u64, count: u64) -> Result<BoundTransform> {
         // Rows are counted with all leading axes flattened; those of a vector are its elements.
         let cols = if of.shape.len() > 1 { of.shape[of.shape.len() - 1] } else { 1 };
         let rows = of.len.checked_div(cols).unwrap_or(0);
@@ -314,7 +342,7 @@ impl Binder<'_> {
         self.node(Op::Slice { of: Box::new(of), first: start * cols }, shape)
     }
 
-    fn concat(&self, of: &[Transform]) -> Result<Bound> {
+    fn concat(&self, of: &[Transform]) -> Result<BoundTransform> {
         let parts = of.iter().map(|t| self.bind(t)).collect::<Result<Vec<_>>>()?;
         let Some(first) = parts.first() else {
             return Err(self.fail("is made of no parts".into()));
@@ -331,7 +359,7 @@ impl Binder<'_> {
         self.node(Op::Concat { parts }, shape)
     }
 
-    fn transpose(&self, of: Bound, slices: u64) -> Result<Bound> {
+    fn transpose(&self, of: BoundTransform, slices: u64) -> Result<BoundTransform> {
         let Some(&cols) = of.shape.last().filter(|_| of.shape.len() >= 2) else {
             return Err(self.fail(format!("shape {:?} cannot be transposed", of.shape)));
         };
@@ -343,7 +371,7 @@ impl Binder<'_> {
         self.node(Op::Transpose { of: Box::new(of), rows, cols }, shape)
     }
 
-    fn pad(&self, of: Bound, rows: u64, value: f32) -> Result<Bound> {
+    fn pad(&self, of: BoundTransform, rows: u64, value: f32) -> Result<BoundTransform> {
         let (have, _) = self.first_axis(&of)?;
         if have > rows {
             return Err(self.fail(format!("has {have} rows, more than the {rows} asked for")));
@@ -382,7 +410,7 @@ mod tests {
 
     fn all(shape: &[u64], json: &str, out: &[u64]) -> Vec<f32> {
         let (_dir, source) = counting(shape);
-        let bound = Bound::bind("x", out, &transform(json), &source).unwrap();
+        let bound = BoundTransform::bind("x", out, &transform(json), &source).unwrap();
         let mut values = vec![f32::NAN; bound.len as usize];
         bound.read(&source, 0, &mut values, &mut Scratch::default()).unwrap();
         values
@@ -434,7 +462,7 @@ mod tests {
             (r#"{"op": "reshape", "shape": [4, 2], "of": T}"#, vec![4, 2]),
             (r#"{"op": "concat", "of": []}"#, vec![0]),
         ] {
-            let error = Bound::bind("x", &shape, &transform(json), &source).unwrap_err();
+            let error = BoundTransform::bind("x", &shape, &transform(json), &source).unwrap_err();
             assert!(matches!(error, Error::Model { .. }), "{json}: {error}");
         }
     }
@@ -448,7 +476,7 @@ mod tests {
                 {"op": "reshape", "shape": [2, 6, 4], "of": {"op": "permute_heads", "heads": 3, "of": T}}]}"#;
             let whole = all(&[12, 4], json, &[4, 6, 4]);
             let (_dir, source) = counting(&[12, 4]);
-            let bound = Bound::bind("x", &[4, 6, 4], &transform(json), &source).unwrap();
+            let bound = BoundTransform::bind("x", &[4, 6, 4], &transform(json), &source).unwrap();
             let end = (start + len).min(96);
             let mut piece = vec![f32::NAN; (end - start) as usize];
             bound.read(&source, start, &mut piece, &mut Scratch::default()).unwrap();

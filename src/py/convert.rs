@@ -12,7 +12,7 @@ use crate::convert::options::{Calibrated, ContainerOptions, Effort, PlanOptions,
 use crate::convert::{digest, plan, planned, run};
 use crate::error::{Error, Result};
 use crate::formats::calibration::Calibration;
-use crate::formats::gguf::{GgufFile, Value};
+use crate::formats::gguf::{Gguf, Value};
 use crate::formats::imatrix::Importance;
 use crate::formats::safetensors::Checkpoint;
 use crate::model::bound::BoundModel;
@@ -48,6 +48,8 @@ struct Options {
     feedback: bool,
     provenance: Option<ProvenanceOptions>,
     container: Option<ContainerJson>,
+    #[serde(default)]
+    allow_requantize: bool,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +113,17 @@ impl Options {
             container: container(self.container.as_ref(), provenance.as_ref())?,
             provenance: provenance.filter(|_| self.provenance.as_ref().is_some_and(|p| p.keys)),
             split_max_size: self.split_max_size,
+            allow_requantize: self.allow_requantize,
+            inputs: self.inputs(calibration),
         })
+    }
+}
+
+impl Options {
+    /// The files that are read beside the weights.
+    fn inputs(&self, calibration: Option<&Arc<Calibration>>) -> Vec<PathBuf> {
+        let files = self.provenance.iter().flat_map(|p| p.files.clone());
+        files.chain(self.imatrix.clone()).chain(calibration.map(|c| c.path().to_path_buf())).collect()
     }
 }
 
@@ -203,9 +215,8 @@ pub fn plan_gguf(
     let calibration = calibration.map(|c| &c.inner);
     let build = || {
         let options = Options::parse(options)?;
-        let gguf = GgufFile::open(&path)?;
-        let header = digest::Part { path: path.clone(), header_bytes: Some(gguf.header.data_offset) };
-        let inner = plan::plan_gguf(&gguf, &options.plan_options(vec![header], calibration)?)?;
+        let gguf = Gguf::open(&path)?;
+        let inner = plan::plan_gguf(&gguf, &options.plan_options(digest::gguf_headers(&gguf), calibration)?)?;
         Ok(Plan { inner })
     };
     py.detach(build).py(py)
@@ -310,6 +321,7 @@ fn describe(plan: &planned::Plan) -> serde_json::Value {
     });
     json!({
         "container": container,
+        "without_importance": plan.without_importance,
         "arch": plan.model.arch, "quant": plan.recipe.name(), "files": files, "tensors": tensors,
         "total_bytes": plan.total_bytes(), "tensor_bytes": plan.tensor_bytes(),
         "source_bytes": plan.source_bytes(), "n_weights": plan.n_weights(), "bpw": plan.bpw(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::Gguf;
 use crate::formats::safetensors::Checkpoint;
 use crate::py::errors::ToPy;
 use crate::py::metadata;
@@ -42,8 +42,8 @@ pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<B
     PyList::new(py, rows)
 }
 
-/// Header of a GGUF: `version`, `alignment`, `data_offset`, `file_size`, `metadata` as (key, kind, value) with
-/// arrays cut to `max_items` values, `lengths` (key -> full length) for the arrays, and `tensors` as
+/// Header of a GGUF: `version`, `alignment`, and `data_offset` of the file or of the first part of a split GGUF,
+/// `file_size` of all parts together, `metadata` as (key, kind, value) with arrays cut to `max_items` values, `lengths` (key -> full length) for the arrays, and `tensors` as
 /// (name, ne, type, offset, bytes).
 #[pyfunction]
 #[pyo3(signature = (path, max_items=None))]
@@ -52,20 +52,19 @@ pub fn read_gguf<'py>(
     path: PathBuf,
     max_items: Option<usize>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let gguf = py.detach(|| GgufFile::open(&path)).py(py)?;
+    let gguf = py.detach(|| Gguf::open(&path)).py(py)?;
+    let first = &gguf.parts()[0];
     let out = PyDict::new(py);
-    out.set_item("version", gguf.header.version)?;
-    out.set_item("alignment", gguf.header.alignment)?;
-    out.set_item("data_offset", gguf.header.data_offset)?;
-    out.set_item("file_size", gguf.header.file_size)?;
-    let (entries, lengths) = metadata::to_py(py, &gguf.header.kv, max_items.unwrap_or(usize::MAX))?;
+    out.set_item("version", first.version)?;
+    out.set_item("alignment", first.alignment)?;
+    out.set_item("data_offset", first.data_offset)?;
+    out.set_item("file_size", gguf.parts().iter().map(|p| p.file_size).sum::<u64>())?;
+    let (entries, lengths) = metadata::to_py(py, gguf.metadata(), max_items.unwrap_or(usize::MAX))?;
     out.set_item("metadata", entries)?;
     out.set_item("lengths", lengths)?;
     let tensors = gguf
-        .header
-        .tensors
-        .iter()
-        .map(|t| (&t.name, PyTuple::new(py, &t.ne)?, t.ty.name(), t.offset, t.bytes).into_pyobject(py))
+        .tensors()
+        .map(|(_, t)| (&t.name, PyTuple::new(py, &t.ne)?, t.ty.name(), t.offset, t.bytes).into_pyobject(py))
         .collect::<PyResult<Vec<_>>>()?;
     out.set_item("tensors", PyList::new(py, tensors)?)?;
     Ok(out)

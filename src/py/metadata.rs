@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use crate::error::{Error, Place};
-use crate::formats::gguf::values::{Array, KeyValues, Strings, Value};
+use crate::formats::gguf::values::{Array, KeyValues, Strings, Value, ValueType};
 use crate::py::errors::ToPy;
 
 /// Builds metadata from an iterable of `(key, kind, value)`.
@@ -34,45 +34,47 @@ fn unknown(py: Python<'_>, key: &str, kind: &str) -> PyErr {
 }
 
 fn scalar(key: &str, kind: &str, v: &Bound<'_, PyAny>) -> PyResult<Value> {
-    Ok(match kind {
-        "UINT8" => Value::U8(v.extract()?),
-        "INT8" => Value::I8(v.extract()?),
-        "UINT16" => Value::U16(v.extract()?),
-        "INT16" => Value::I16(v.extract()?),
-        "UINT32" => Value::U32(v.extract()?),
-        "INT32" => Value::I32(v.extract()?),
-        "UINT64" => Value::U64(v.extract()?),
-        "INT64" => Value::I64(v.extract()?),
-        "FLOAT32" => Value::F32(v.extract()?),
-        "FLOAT64" => Value::F64(v.extract()?),
-        "BOOL" => Value::Bool(v.extract()?),
-        "STRING" => Value::String(v.extract()?),
-        _ => return Err(unknown(v.py(), key, kind)),
+    let unknown = || unknown(v.py(), key, kind);
+    Ok(match ValueType::from_name(kind).ok_or_else(unknown)? {
+        ValueType::U8 => Value::U8(v.extract()?),
+        ValueType::I8 => Value::I8(v.extract()?),
+        ValueType::U16 => Value::U16(v.extract()?),
+        ValueType::I16 => Value::I16(v.extract()?),
+        ValueType::U32 => Value::U32(v.extract()?),
+        ValueType::I32 => Value::I32(v.extract()?),
+        ValueType::U64 => Value::U64(v.extract()?),
+        ValueType::I64 => Value::I64(v.extract()?),
+        ValueType::F32 => Value::F32(v.extract()?),
+        ValueType::F64 => Value::F64(v.extract()?),
+        ValueType::Bool => Value::Bool(v.extract()?),
+        ValueType::String => Value::String(v.extract()?),
+        ValueType::Array => return Err(unknown()),
     })
 }
 
 fn array(key: &str, kind: &str, v: &Bound<'_, PyAny>) -> PyResult<Array> {
-    Ok(match kind {
-        "UINT8" => Array::U8(v.extract()?),
-        "INT8" => Array::I8(v.extract()?),
-        "UINT16" => Array::U16(v.extract()?),
-        "INT16" => Array::I16(v.extract()?),
-        "UINT32" => Array::U32(v.extract()?),
-        "INT32" => Array::I32(v.extract()?),
-        "UINT64" => Array::U64(v.extract()?),
-        "INT64" => Array::I64(v.extract()?),
-        "FLOAT32" => Array::F32(v.extract()?),
-        "FLOAT64" => Array::F64(v.extract()?),
-        "BOOL" => Array::Bool(v.extract()?),
+    let unknown = || unknown(v.py(), key, kind);
+    Ok(match ValueType::from_name(kind).ok_or_else(unknown)? {
+        ValueType::U8 => Array::U8(v.extract()?),
+        ValueType::I8 => Array::I8(v.extract()?),
+        ValueType::U16 => Array::U16(v.extract()?),
+        ValueType::I16 => Array::I16(v.extract()?),
+        ValueType::U32 => Array::U32(v.extract()?),
+        ValueType::I32 => Array::I32(v.extract()?),
+        ValueType::U64 => Array::U64(v.extract()?),
+        ValueType::I64 => Array::I64(v.extract()?),
+        ValueType::F32 => Array::F32(v.extract()?),
+        ValueType::F64 => Array::F64(v.extract()?),
+        ValueType::Bool => Array::Bool(v.extract()?),
         // One at a time into one buffer: a vocabulary is never held twice as separate strings.
-        "STRING" => {
+        ValueType::String => {
             let mut strings = Strings::new();
             for item in v.try_iter()? {
                 strings.push(item?.cast::<PyString>()?.to_str()?);
             }
             Array::String(strings)
         }
-        _ => return Err(unknown(v.py(), key, kind)),
+        ValueType::Array => return Err(unknown()),
     })
 }
 

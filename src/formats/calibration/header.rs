@@ -1,4 +1,4 @@
-//! What a calibration file says of itself: the strings of its safetensors metadata.
+//! The metadata of a calibration file: strings in the header of a safetensors file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,62 +8,64 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Place, Result};
 
-/// Value of the metadata key `format`: by it a file is known for what it is.
+/// Value of the metadata key `format`, which tells a calibration file from other safetensors files.
 pub const FORMAT: &str = "srd-calibration";
 pub const VERSION: &str = "1";
 /// Blocks are multiples of this, the super-blocks of the K-quants.
 pub const GRANULE: usize = 256;
-/// Suffix of a moments tensor; in front of it stands the first tensor that is fed by the input.
+/// Suffix of the name of moments. The name of the first tensor that the input feeds stands before the suffix.
 pub const SUFFIX: &str = ".moments";
 
 pub const NOT_CALIBRATION: &str = "Name a calibration file that srd-rs calibrate wrote, or make it again";
 
-/// Where the statistics come from.
+/// Which tokens the statistics come from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Info {
     /// `random`, `builtin`, or the name of the text file.
     pub text: String,
-    /// SHA-256 of the text in hex; none for random tokens.
+    /// SHA-256 of the text in hex. `None` for random tokens.
     pub text_sha256: Option<String>,
-    /// Of random tokens.
+    /// Seed of random tokens.
     pub seed: u64,
-    /// Tokens that went through the model.
+    /// Number of tokens that the model was run on.
     pub tokens: u64,
-    /// Tokens of a chunk: each was read without knowledge of the others.
+    /// Number of tokens of a chunk. The model sees each chunk alone.
     pub ctx: u64,
-    /// Side of the blocks that was asked for; 0: all of H.
+    /// Side of the blocks that was asked for; 0 for all of H.
     pub block: u64,
-    /// Of the model, as conversion's `srd.source.digest`.
+    /// Digest of the model, as in the key `srd.source.digest` of a conversion.
     pub source_digest: String,
 }
 
 impl Info {
+    /// Returns the number of chunks.
     pub fn chunks(&self) -> u64 {
         self.tokens.div_ceil(self.ctx.max(1))
     }
 }
 
-/// An input of the model, its tensors, and how many tokens it was seen with.
+/// An input of the model: the tensors that it feeds, and the number of tokens that it was seen with.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// GGUF names of the tensors that it feeds; the first names the moments.
+    /// GGUF names of the tensors that the input feeds. The first name is that of the moments.
     pub tensors: Vec<String>,
-    /// One count, or for a stack of experts one each.
+    /// One count, or one for each expert of a stack.
     pub tokens: Vec<u64>,
 }
 
 impl Input {
+    /// Returns the name of the moments in the file.
     pub fn moments_name(&self) -> String {
         format!("{}{SUFFIX}", self.tensors[0])
     }
 }
 
-/// Side of the blocks for an input of `n` values where `wanted` was asked for (0: all of H).
+/// Returns the side of the blocks of an input of `n` values, where `wanted` was asked for (0 for all of H).
 ///
 /// # Errors
-/// [`Error::Usage`] when it is no multiple of 256.
+/// [`Error::Usage`] when `wanted` is no multiple of 256.
 pub fn block_side(wanted: usize, n: usize) -> Result<usize> {
     if !wanted.is_multiple_of(GRANULE) {
         let what = format!("blocks of {wanted} do not fit the super-blocks of {GRANULE} weights");
@@ -72,7 +74,7 @@ pub fn block_side(wanted: usize, n: usize) -> Result<usize> {
     Ok(if wanted == 0 { n } else { wanted.min(n) })
 }
 
-/// The metadata of a complete file; `data_sha256` is that of everything behind the header.
+/// Encodes the metadata of a complete file. `data_sha256` is the SHA-256 of everything behind the header.
 pub fn encode(info: &Info, inputs: &[Input], data_sha256: &str) -> Map<String, Value> {
     let text = |v: &str| Value::String(v.to_string());
     let number = |v: u64| Value::String(v.to_string());
@@ -95,13 +97,13 @@ pub fn encode(info: &Info, inputs: &[Input], data_sha256: &str) -> Map<String, V
     map
 }
 
-/// The strings of a header, `path` for messages.
+/// The strings of a header. Messages name `path`.
 pub struct Metadata<'a> {
     path: &'a Path,
     strings: HashMap<String, String>,
 }
 
-/// The part of a safetensors header that is read here; the tensors are read by `formats::safetensors`.
+/// The part of a safetensors header that is read here. `formats::safetensors` reads the tensors.
 #[derive(Deserialize)]
 struct Header {
     #[serde(rename = "__metadata__", default)]
@@ -109,10 +111,10 @@ struct Header {
 }
 
 impl<'a> Metadata<'a> {
-    /// Of a header's JSON, which `read_header` has accepted.
+    /// Parses the JSON of a header that `read_header` has accepted.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is not that of a calibration file of this version.
+    /// [`Error::Format`] when the header is not that of a calibration file of this version.
     pub fn parse(json: &[u8], path: &'a Path) -> Result<Self> {
         let header: Header = serde_json::from_slice(json)
             .map_err(|e| Error::format(Place::file(path), format!("its metadata: {e}"), NOT_CALIBRATION))?;

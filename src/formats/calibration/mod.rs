@@ -1,7 +1,19 @@
-//! What calibration knows of each matrix's inputs: second moments `H = E[x x^T]` in diagonal blocks.
+//! Calibration files: the second moments `H = E[x x^T]` of the inputs of each matrix, in diagonal blocks.
 //!
-//! [`crate::calibrate::Accumulator`] sums them up during a forward pass and hands each layer's to a [`Writer`]; [`Calibration`] is
-//! the file read back, one input at a time. `docs/calibration.md` describes the file.
+//! [`crate::calibrate::Accumulator`] sums the moments up during a forward pass and gives those of each layer to a [`Writer`].
+//! [`Calibration`] reads the file, one input at a time. `docs/calibration.md` describes the format.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use srd_rs::formats::calibration::Calibration;
+//!
+//! let calibration = Arc::new(Calibration::open("model.calibration".as_ref())?);
+//! let input = calibration.get("blk.0.ffn_down.weight").expect("the tensor was calibrated");
+//! let moments = input.read(0)?;
+//! println!("{} values, blocks of {}, {} tokens", moments.n, moments.block, moments.tokens);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 mod header;
 mod reader;
@@ -14,23 +26,24 @@ pub use writer::{Output, Writer};
 /// The second moments of an input of `n` values, as diagonal blocks of `block` values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SecondMoments {
+    /// Number of values of an input.
     pub n: usize,
-    /// Side of a block, a multiple of 256 or `n` itself; the last block is smaller where `block` does not divide `n`.
+    /// Side of a block: a multiple of 256, or `n` itself. The last block is smaller where `block` does not divide `n`.
     pub block: usize,
-    /// `[n, block]` row-major: row i holds H[i, s .. s + block] with s = i / block * block; beyond `n` zeros.
+    /// `[n, block]` row-major. Row i has H[i, s .. s + block] with s = i / block * block, and zeros for columns beyond `n`.
     pub values: Vec<f32>,
-    /// Tokens that were averaged.
+    /// Number of tokens that the mean was taken over.
     pub tokens: u64,
 }
 
 impl SecondMoments {
-    /// Start and length of the diagonal blocks.
+    /// Returns the start and the length of each diagonal block.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
         blocks(self.n, self.block)
     }
 
-    /// Whether the values are as many as they should be and finite, and the blocks end where super-blocks of
-    /// `block_len` weights do.
+    /// Returns whether the number of values is right, the values are finite, and the blocks end where super-blocks of
+    /// `block_len` weights end.
     pub fn is_valid(&self, block_len: usize) -> bool {
         self.block > 0
             && self.n.is_multiple_of(block_len)
@@ -40,7 +53,7 @@ impl SecondMoments {
             && self.values.iter().all(|v| v.is_finite())
     }
 
-    /// `H = (1 - share) H + share m I`, m the mean of the diagonal.
+    /// Sets `H = (1 - share) H + share m I`, where m is the mean of the diagonal.
     pub fn mix_identity(&mut self, share: f32) {
         let mean = self.diagonal().iter().map(|&v| f64::from(v)).sum::<f64>() / self.n as f64;
         self.values.iter_mut().for_each(|v| *v *= 1.0 - share);
@@ -49,13 +62,13 @@ impl SecondMoments {
         }
     }
 
-    /// `h_ii`: the mean squares of the inputs, an imatrix.
+    /// Returns `h_ii`, the mean squares of the inputs: an imatrix.
     pub fn diagonal(&self) -> Vec<f32> {
         (0..self.n).map(|i| self.values[i * self.block + i % self.block]).collect()
     }
 }
 
-/// Start and length of the diagonal blocks of side `block` of a matrix of side `n`.
+/// Returns the start and the length of each diagonal block of side `block` of a matrix of side `n`.
 pub fn blocks(n: usize, block: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n.div_ceil(block)).map(move |i| (i * block, block.min(n - i * block)))
 }

@@ -1,5 +1,5 @@
-//! Reads a calibration file: the header at once, the moments of an input when they are asked for. Nothing in
-//! it is trusted.
+//! Reads a calibration file: the header at once, the moments of an input when they are asked for. Nothing in the file is
+//! trusted.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,18 +15,19 @@ use crate::progress::Progress;
 use crate::sign::file::hash_range;
 use crate::sign::{sha256, to_hex};
 
-/// Bytes at the start of a file within which a calibration file's `format` stands.
+/// Bytes at the start of a calibration file that contain its `format`.
 const PROBE: u64 = 4 << 10;
 /// Floats that are read at a time.
 const PIECE: usize = 256 << 10;
 
-/// A calibration file, held open.
+/// An open calibration file.
 #[derive(Debug)]
 pub struct Calibration {
     path: PathBuf,
     file: File,
+    /// Which tokens the statistics come from.
     pub info: Info,
-    /// `sha256:` and the SHA-256 in hex of the header, which holds that of the data: the file's identity.
+    /// Identity of the file: `sha256:` and the SHA-256 of the header in hex. The header has the SHA-256 of the data.
     pub digest: String,
     inputs: Vec<Stored>,
     by_tensor: HashMap<String, usize>,
@@ -41,7 +42,7 @@ struct Stored {
     stacked: bool,
 }
 
-/// The statistics of one tensor's input, still in their file.
+/// The statistics of the input of one tensor. They are still in their file.
 #[derive(Debug, Clone)]
 pub struct Moments {
     calibration: Arc<Calibration>,
@@ -49,7 +50,7 @@ pub struct Moments {
 }
 
 impl Calibration {
-    /// Whether the file is a calibration file, by its first bytes; `false` also where it cannot be read.
+    /// Returns whether the first bytes of a file are those of a calibration file. False if the file cannot be read.
     pub fn recognise(path: &Path) -> bool {
         let Ok((file, size)) = open_regular(path) else { return false };
         let mut start = vec![0; size.min(PROBE) as usize];
@@ -109,36 +110,38 @@ impl Calibration {
         Ok(Self { path: path.to_path_buf(), file, info, digest, inputs: stored, by_tensor })
     }
 
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Number of tensors whose inputs are known.
+    /// Returns the number of tensors whose inputs are known.
     pub fn len(&self) -> usize {
         self.by_tensor.len()
     }
 
+    /// Returns whether there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.by_tensor.is_empty()
     }
 
-    /// The tensors whose inputs are known, sorted.
+    /// Returns the names of the tensors whose inputs are known, sorted.
     pub fn tensors(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.by_tensor.keys().map(String::as_str).collect();
         names.sort_unstable();
         names
     }
 
-    /// The statistics for the tensor `name`; `None` if the file has none.
+    /// Returns the statistics for the tensor `name`, `None` if the file has none.
     pub fn get(self: &Arc<Self>, name: &str) -> Option<Moments> {
         let input = *self.by_tensor.get(name)?;
         Some(Moments { calibration: Arc::clone(self), input })
     }
 
-    /// The statistics for a tensor of shape `ne`, checked to fit it.
+    /// Returns the statistics for a tensor of shape `ne`, and checks that they fit the tensor.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file has them for another shape: it belongs to another model.
+    /// [`Error::Model`] when the statistics are for another shape, because the file then belongs to another model.
     pub fn of(self: &Arc<Self>, name: &str, ne: &[u64]) -> Result<Option<Moments>> {
         let Some(moments) = self.get(name) else { return Ok(None) };
         let dim = |i: usize| ne.get(i).copied().unwrap_or(1);
@@ -182,37 +185,37 @@ impl Moments {
         &self.calibration.inputs[self.input]
     }
 
-    /// Which of the file's inputs: tensors that share one have the same.
+    /// Returns the index of the input in the file. Tensors that share an input have the same index.
     pub fn input(&self) -> usize {
         self.input
     }
 
-    /// Number of inputs.
+    /// Returns the number of values of the input.
     pub fn n(&self) -> usize {
         self.stored().n
     }
 
-    /// Side of the blocks.
+    /// Returns the side of the blocks.
     pub fn block(&self) -> usize {
         self.stored().block
     }
 
-    /// Matrices in the stack, each with its own statistics; 1 for a plain matrix.
+    /// Returns the number of matrices in the stack, each of which has its own statistics; 1 for a plain matrix.
     pub fn experts(&self) -> usize {
         self.stored().input.tokens.len()
     }
 
-    /// Whether these are the inputs of a stack of experts.
+    /// Returns whether these are the inputs of a stack of experts.
     pub fn is_stack(&self) -> bool {
         self.stored().stacked
     }
 
-    /// Tokens that an expert (0 for a plain matrix) was seen with.
+    /// Returns the number of tokens that an expert (0 for a plain matrix) saw.
     pub fn tokens(&self, expert: usize) -> u64 {
         self.stored().input.tokens[expert]
     }
 
-    /// Reads the statistics of an expert; 0 for a plain matrix. Takes `n * block` floats of memory.
+    /// Reads the statistics of an expert (0 for a plain matrix). They take `n * block` floats of memory.
     ///
     /// # Errors
     /// [`Error::Io`] from the disk, [`Error::Format`] when the values are no second moments: not finite, a
@@ -228,7 +231,7 @@ impl Moments {
         }
     }
 
-    /// `h_ii` of every expert, one after another. Only the blocks' rows are passed through, a piece at a time.
+    /// Returns `h_ii` of every expert, one after another. The blocks are read a piece at a time.
     ///
     /// # Errors
     /// As [`Moments::read`], for the values that are looked at.
@@ -281,7 +284,7 @@ impl Moments {
         Ok(())
     }
 
-    /// Of a value from the start of the file: inside it, as was checked when the header was read.
+    /// Returns the offset of a value in the file. The value is inside the file, because the header was checked.
     fn offset(&self, expert: usize, value: usize) -> u64 {
         let Stored { n, block, tensor, .. } = self.stored();
         tensor.offset + 4 * (expert as u64 * *n as u64 * *block as u64 + value as u64)
@@ -300,7 +303,7 @@ fn not_a_square(value: f32) -> String {
     format!("has {value} where the mean of squares stands")
 }
 
-/// The first value that cannot be in second moments, and why.
+/// Returns the first value that cannot be in second moments, and why.
 fn fault(m: &SecondMoments) -> Option<(usize, String)> {
     if let Some(at) = m.values.iter().position(|v| !v.is_finite()) {
         return Some((at, format!("has {}, which is not finite", m.values[at])));
@@ -323,7 +326,7 @@ fn fault(m: &SecondMoments) -> Option<(usize, String)> {
     None
 }
 
-/// Tensor -> the input that feeds it; no tensor has two.
+/// Returns the input that feeds each tensor. No tensor has two inputs.
 fn index(stored: &[Stored], path: &Path) -> Result<HashMap<String, usize>> {
     let mut by_tensor = HashMap::new();
     for (i, s) in stored.iter().enumerate() {
@@ -339,7 +342,7 @@ fn index(stored: &[Stored], path: &Path) -> Result<HashMap<String, usize>> {
     }
 }
 
-/// The JSON of a header whose length has been checked.
+/// Reads the JSON of a header whose length has been checked.
 fn header_json(file: &File, path: &Path) -> Result<Vec<u8>> {
     let read = |at, buf: &mut [u8]| file.read_exact_from(at, buf).map_err(|e| Error::io(path, "read", e));
     let mut length = [0; 8];

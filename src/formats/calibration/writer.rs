@@ -1,5 +1,5 @@
-//! Writes a calibration file input by input: moments go out as they are complete, the header, which needs to
-//! know all of them, last, into room that was left for it.
+//! Writes a calibration file. The moments of an input are written when they are complete. The header names all inputs and is
+//! written last, into space that was left for it.
 
 use std::path::PathBuf;
 
@@ -11,22 +11,30 @@ use crate::error::{Error, Place, Result};
 use crate::formats::sink::Sink;
 use crate::sign::{Sha256, to_hex};
 
-/// Header bytes beside those of the inputs.
+/// Bytes of the header without its inputs.
 const HEADER_BASE: u64 = 8 << 10;
-/// Header bytes of a tensor: its name twice (moments, input), shape, offsets, and JSON around them.
+/// Bytes of the header for a tensor: its name twice (moments, input), shape, offsets, and the JSON around them.
 const HEADER_TENSOR: u64 = 512;
-/// Header bytes of an expert: its count.
+/// Bytes of the header for an expert: its count.
 const HEADER_EXPERT: u64 = 24;
 /// Floats that are turned into bytes at a time.
 const PIECE: usize = 64 << 10;
 
-/// Where the file goes.
+/// Where the file is written.
 #[derive(Debug, Clone)]
 pub enum Output {
-    /// Named when it is complete.
-    File { path: PathBuf, overwrite: bool },
-    /// Never named: it lives in the folder of this path for as long as it is open.
-    Unnamed { beside: PathBuf },
+    /// The file gets its name when it is complete.
+    File {
+        /// Path of the complete file.
+        path: PathBuf,
+        /// Replaces an existing file.
+        overwrite: bool,
+    },
+    /// The file never gets a name. It exists for as long as it is open.
+    Unnamed {
+        /// A path in the folder of the file.
+        beside: PathBuf,
+    },
 }
 
 impl Output {
@@ -41,15 +49,15 @@ impl Output {
     }
 }
 
-/// A calibration file in the making. Dropped before [`Writer::finish`], it vanishes.
+/// A calibration file that is not complete. The file vanishes when the writer is dropped before [`Writer::finish`].
 pub struct Writer {
     sink: Sink,
     path: PathBuf,
     named: bool,
     info: Info,
-    /// Bytes of the header's JSON, padding included.
-    room: u64,
-    /// Bytes of data so far.
+    /// Bytes of the JSON of the header, with padding.
+    reserved: u64,
+    /// Bytes of data that are written.
     at: u64,
     hash: Sha256,
     inputs: Vec<Input>,
@@ -57,21 +65,21 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// `tensors` and `experts`: at most so many tensors will be named, and so many experts in all of them.
+    /// Creates the file. At most `tensors` tensors will be named, with at most `experts` experts in all of them.
     ///
     /// # Errors
     /// As [`Sink::create`].
     pub fn create(output: &Output, info: Info, tensors: usize, experts: usize) -> Result<Self> {
         let path = output.path();
         let overwrite = matches!(output, Output::File { overwrite: true, .. });
-        let room = HEADER_BASE + tensors as u64 * HEADER_TENSOR + experts as u64 * HEADER_EXPERT;
+        let reserved = HEADER_BASE + tensors as u64 * HEADER_TENSOR + experts as u64 * HEADER_EXPERT;
         let sink = Sink::create(&path, 0, overwrite)?;
         Ok(Self {
             sink,
             path,
             named: matches!(output, Output::File { .. }),
             info,
-            room: room.next_multiple_of(8),
+            reserved: reserved.next_multiple_of(8),
             at: 0,
             hash: Sha256::default(),
             inputs: Vec::new(),
@@ -79,8 +87,8 @@ impl Writer {
         })
     }
 
-    /// Adds an input; [`Writer::append`] of its moments, expert by expert, has to follow. `tokens` has one count, or
-    /// for a stack of experts (`stacked`) one each.
+    /// Adds an input. Its moments have to follow with [`Writer::append`], expert by expert. `tokens` has one count, or for a
+    /// stack of experts (`stacked`) one count for each expert.
     pub fn start(&mut self, input: Input, n: usize, block: usize, stacked: bool) {
         let floats = input.tokens.len() as u64 * n as u64 * block as u64;
         let shape = match stacked {
@@ -95,6 +103,8 @@ impl Writer {
         self.inputs.push(input);
     }
 
+    /// Appends moments.
+    ///
     /// # Errors
     /// [`Error::Io`] when the disk is full.
     pub fn append(&mut self, values: &[f32]) -> Result<()> {
@@ -103,13 +113,13 @@ impl Writer {
             bytes.clear();
             bytes.extend(piece.iter().flat_map(|v| v.to_le_bytes()));
             self.hash.update(&bytes);
-            self.sink.write_at(&bytes, 8 + self.room + self.at)?;
+            self.sink.write_at(&bytes, 8 + self.reserved + self.at)?;
             self.at += bytes.len() as u64;
         }
         Ok(())
     }
 
-    /// Writes the header, gives the file its name where it is to have one, and reads it back.
+    /// Writes the header, gives the file its name (if it is to have one), and reads the header back.
     ///
     /// # Errors
     /// [`Error::Io`] from the disk; [`Error::Model`] when nothing was added.
@@ -123,13 +133,13 @@ impl Writer {
         let mut json = Map::new();
         json.insert("__metadata__".into(), Value::Object(metadata));
         json.append(&mut self.entries);
-        let mut bytes = self.room.to_le_bytes().to_vec();
+        let mut bytes = self.reserved.to_le_bytes().to_vec();
         bytes.extend(Value::Object(json).to_string().into_bytes());
-        if bytes.len() as u64 > 8 + self.room {
-            let what = format!("the header needs {} bytes, {} were kept for it", bytes.len(), self.room);
+        if bytes.len() as u64 > 8 + self.reserved {
+            let what = format!("the header needs {} bytes, {} were kept for it", bytes.len(), self.reserved);
             return Err(Error::model(Place::file(&self.path), what, "Report this"));
         }
-        bytes.resize(8 + self.room as usize, b' ');
+        bytes.resize(8 + self.reserved as usize, b' ');
         self.sink.write_at(&bytes, 0)?;
         if !self.named {
             let path = self.path;

@@ -1,40 +1,60 @@
-//! GGUF v3: values, reader, writer.
+//! GGUF v3, the file format of llama.cpp: [`values`], [`reader`], [`writer`], and [`split`] for a GGUF of several files.
 //!
 //! A file is: magic, version, tensor count, key/value count, the key/values, the tensor infos
 //! (name, dimensions, type, offset in the data section), padding to the alignment, and the tensors,
 //! each padded to the alignment. Everything is little endian.
+//!
+//! ```no_run
+//! use srd_rs::formats::gguf::Gguf;
+//!
+//! let gguf = Gguf::open("model-00001-of-00003.gguf")?;
+//! let arch = gguf.metadata().get("general.architecture").and_then(|v| v.as_str());
+//! println!("{arch:?}: {} tensors in {} files", gguf.tensors().count(), gguf.parts().len());
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 pub mod reader;
+pub mod split;
 pub mod values;
 pub mod writer;
 
 pub use reader::{GgufFile, GgufTensor};
+pub use split::Gguf;
 pub use values::{Array, KeyValues, Strings, Value, ValueType};
 pub use writer::{EncodedHeader, TensorHeader, encode_header};
 
 /// First bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
 
-/// The version that is written. Version 2 has the same layout and is read as well.
+/// The version that is written. Version 2 has the same layout and is read, too.
 pub const VERSION: u32 = 3;
 
-/// Alignment where `general.alignment` does not set another.
+/// Alignment in bytes where `general.alignment` does not set another one.
 pub const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// Key that sets the alignment of the data section.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 
-/// Keys that belong to one file of a split GGUF rather than to the model.
-pub const SPLIT_KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
+/// Key of the number of a part of a split GGUF, from 0.
+pub const SPLIT_NO: &str = "split.no";
 
-/// Longest tensor name in bytes: ggml keeps 64 with the terminating NUL.
+/// Key of the number of parts of a split GGUF.
+pub const SPLIT_COUNT: &str = "split.count";
+
+/// Key of the number of tensors in all parts of a split GGUF.
+pub const SPLIT_TENSORS: &str = "split.tensors.count";
+
+/// Keys that belong to one file rather than to the model.
+pub const FILE_KEYS: [&str; 4] = [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS, ALIGNMENT_KEY];
+
+/// Longest tensor name in bytes. ggml keeps 64 bytes with the NUL at the end.
 pub const MAX_NAME: usize = 63;
 
 /// Most dimensions of a tensor.
 pub const MAX_DIMS: usize = 4;
 
-/// Bytes of a tensor of dimensions `ne` (innermost first), or what is wrong with them: the rules are
-/// the same for reading and writing.
+/// Returns the bytes of a tensor of dimensions `ne` (innermost first), or what is wrong with the dimensions. Reader and
+/// writer have the same rules.
 pub(super) fn tensor_bytes(ne: &[u64], ty: crate::dtype::GgmlType) -> Result<u64, String> {
     if ne.is_empty() || ne.len() > MAX_DIMS {
         return Err(format!("has {} dimensions, not 1 to {MAX_DIMS}", ne.len()));
@@ -55,7 +75,7 @@ pub(super) fn tensor_bytes(ne: &[u64], ty: crate::dtype::GgmlType) -> Result<u64
         .ok_or_else(|| format!("has dimensions {ne:?}, whose size in {name} overflows"))
 }
 
-/// What is wrong with a tensor name, if anything.
+/// Returns what is wrong with a tensor name, if anything.
 pub(super) fn name_fault(name: &str) -> Option<String> {
     if name.is_empty() {
         Some("has an empty name".into())
@@ -68,7 +88,7 @@ pub(super) fn name_fault(name: &str) -> Option<String> {
     }
 }
 
-/// `n` rounded up to a multiple of `alignment`, a power of two.
+/// Rounds `n` up to a multiple of `alignment`, which is a power of two. `None` on overflow.
 pub(super) fn align_up(n: u64, alignment: u64) -> Option<u64> {
     Some(n.checked_add(alignment - 1)? & !(alignment - 1))
 }

@@ -1,4 +1,14 @@
-//! Opens a GGUF and checks every fact of its header before anything is allocated by it.
+//! Opens one file of a GGUF. Every count and size of the header is checked before memory is allocated for it.
+//!
+//! ```no_run
+//! use srd_rs::formats::gguf::GgufFile;
+//!
+//! let gguf = GgufFile::open("model.gguf")?;
+//! for tensor in &gguf.tensors {
+//!     println!("{} {:?} {}", tensor.name, tensor.ne, tensor.ty.name());
+//! }
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -10,14 +20,14 @@ use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::source::{self, Source};
 
-/// Most bytes of metadata and tensor infos that are read: six times those of a 260 000-token
-/// vocabulary with its merges. Bounds what a hostile (sparse) file can make us allocate.
+/// Largest header that is read, in bytes. The limit bounds the memory that a hostile (sparse) file can take; a vocabulary of
+/// 260 000 tokens with its merges needs a sixth of it.
 pub const MAX_HEADER: u64 = 128 << 20;
 
-/// Least bytes of a key/value: key length, one byte of key, type, one byte of value.
+/// Fewest bytes of a key with its value: length of the key, one byte of key, type, one byte of value.
 const MIN_KEY_VALUE: u64 = 8 + 1 + 4 + 1;
 
-/// Least bytes of a tensor info: name length, one byte of name, dimension count, one dimension, type, offset.
+/// Fewest bytes of a tensor info: length of the name, one byte of name, number of dimensions, one dimension, type, offset.
 const MIN_TENSOR_INFO: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
 /// Bytes read from the file at a time.
@@ -28,39 +38,48 @@ const DAMAGED: &str = "The file is damaged; download or convert it again";
 /// A tensor of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufTensor {
+    /// Name of the tensor.
     pub name: String,
-    /// Dimensions, innermost (row length) first: the reverse of the row-major shape.
+    /// Dimensions, innermost (length of a row) first. This is the reverse of the row-major shape.
     pub ne: Vec<u64>,
+    /// Type of the values.
     pub ty: GgmlType,
-    /// Of the first byte, from the start of the file.
+    /// Offset of the first byte from the start of the file.
     pub offset: u64,
-    /// Length in bytes, all of them inside the file.
+    /// Size in bytes. All bytes lie inside the file.
     pub bytes: u64,
 }
 
-/// A GGUF whose header has been read and checked. No tensor has been touched.
+/// One file of a GGUF, whose header has been read and checked. No weight has been read.
 #[derive(Debug)]
 pub struct GgufFile {
+    /// Path of the file.
     pub path: PathBuf,
+    /// The open file.
     pub file: File,
+    /// What the file says of itself.
     pub header: Header,
 }
 
 /// What the file says about itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
-    /// 2 or 3.
+    /// Version of the format, 2 or 3.
     pub version: u32,
+    /// Metadata.
     pub kv: KeyValues,
-    /// In file order.
+    /// Tensors in the order of the file.
     pub tensors: Vec<GgufTensor>,
-    /// Where the data section begins.
+    /// Offset of the data section in bytes.
     pub data_offset: u64,
+    /// Every tensor begins at a multiple of this number of bytes, counted from the data section.
     pub alignment: u32,
+    /// Size of the file in bytes.
     pub file_size: u64,
 }
 
 impl Header {
+    /// Returns the tensor with this name.
     pub fn find(&self, name: &str) -> Option<&GgufTensor> {
         self.tensors.iter().find(|t| t.name == name)
     }
@@ -75,6 +94,8 @@ impl std::ops::Deref for GgufFile {
 }
 
 impl GgufFile {
+    /// Opens a file and reads its header.
+    ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if its header is not sound.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -84,12 +105,12 @@ impl GgufFile {
         Ok(Self { path: path.to_path_buf(), file, header })
     }
 
-    /// The place of a tensor, for messages.
+    /// Returns the place of a tensor, for messages.
     pub fn place(&self, tensor: &GgufTensor) -> Place {
         Place::file(&self.path).tensor(&tensor.name)
     }
 
-    /// Reads bytes of a tensor; `offset` counts from its first byte.
+    /// Reads bytes of a tensor, beginning at its byte `offset`.
     ///
     /// # Errors
     /// [`Error::Usage`] if the range is not inside the tensor, [`Error::Io`] if reading fails,
@@ -99,7 +120,7 @@ impl GgufFile {
     }
 }
 
-/// Reads and checks the header of a source of `size` bytes; `path` is for messages.
+/// Reads and checks the header of a source of `size` bytes. Messages name `path`.
 ///
 /// # Errors
 /// As [`GgufFile::open`].
@@ -268,10 +289,10 @@ fn alignment_of<S: Source + ?Sized>(kv: &KeyValues, r: &Cursor<'_, S>) -> Result
     }
 }
 
-/// A tensor info as written: its offset counts from the data section.
+/// A tensor info as the file has it: its offset counts from the data section.
 struct Info {
     tensor: GgufTensor,
-    /// Where the info itself is, for messages.
+    /// Offset of the info itself, for messages.
     at: u64,
 }
 
@@ -322,8 +343,8 @@ fn read_info<S: Source + ?Sized>(r: &mut Cursor<'_, S>, name: &str, at: u64) -> 
     Ok(Info { tensor: GgufTensor { name: name.to_string(), ne, ty, offset, bytes }, at })
 }
 
-/// Checks that the tensors follow one another in order, padded to the alignment and nothing else
-/// between them, and makes their offsets absolute.
+/// Checks that the tensors follow one another in order, with nothing but padding to the alignment between them, and makes
+/// their offsets absolute.
 fn place_tensors(
     infos: Vec<Info>,
     data_offset: u64,
@@ -373,18 +394,18 @@ fn duplicate_name(infos: &[Info], path: &Path) -> Error {
     Error::format(place, "occurs twice", DAMAGED)
 }
 
-/// Reads forwards through a window of the source; never past its end or [`MAX_HEADER`].
+/// Reads forwards through a window of the source, never past its end or [`MAX_HEADER`].
 struct Cursor<'a, S: ?Sized> {
     source: &'a S,
     path: &'a Path,
     /// Bytes in the source.
     size: u64,
-    /// Where reading stops: the size, or less.
+    /// Offset where reading stops: the size of the source, or less.
     limit: u64,
-    /// The window and where it lies.
+    /// Bytes of the source from `window_at` on.
     window: Vec<u8>,
     window_at: u64,
-    /// Next byte, as an index into the window.
+    /// Index of the next byte in the window.
     next: usize,
     /// What is being read, for messages.
     doing: &'static str,
@@ -422,7 +443,7 @@ impl<'a, S: Source + ?Sized> Cursor<'a, S> {
         self.bad(format!("{doing} takes {wanted} bytes, but {end} ends after {left}"))
     }
 
-    /// The next `n <= WINDOW` bytes.
+    /// Returns the next `n <= WINDOW` bytes.
     fn window(&mut self, n: usize) -> Result<&[u8]> {
         if self.window.len() - self.next < n {
             self.refill(n)?;

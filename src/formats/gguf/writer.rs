@@ -1,4 +1,15 @@
-//! Everything of a GGUF before its tensors' bytes, and where those bytes go.
+//! Encodes everything of a GGUF before its tensor data, and says where the data of each tensor go.
+//!
+//! ```
+//! use srd_rs::dtype::GgmlType;
+//! use srd_rs::formats::gguf::{KeyValues, TensorHeader, encode_header};
+//!
+//! let tensors = [TensorHeader { name: "output.weight", ne: &[64, 2], ty: GgmlType::F32 }];
+//! let header = encode_header(&KeyValues::new(), &tensors)?;
+//! assert_eq!(header.tensor_offsets, [header.bytes.len() as u64]);
+//! assert_eq!(header.total_size, header.tensor_offsets[0] + 64 * 2 * 4);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::collections::HashSet;
 
@@ -12,28 +23,30 @@ use crate::error::{Error, Place, Result};
 /// A tensor to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorHeader<'a> {
+    /// Name of the tensor.
     pub name: &'a str,
-    /// Dimensions, innermost (row length) first: the reverse of the row-major shape.
+    /// Dimensions, innermost (length of a row) first. This is the reverse of the row-major shape.
     pub ne: &'a [u64],
+    /// Type of the values.
     pub ty: GgmlType,
 }
 
-/// The header and the layout it promises.
+/// A header, and the layout of the file that it describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedHeader {
-    /// Magic to tensor infos, padded to the alignment: the file up to its first tensor.
+    /// The file up to its first tensor: magic to tensor infos, padded to the alignment.
     pub bytes: Vec<u8>,
-    /// Of each tensor, in order, from the start of the file.
+    /// Offset of each tensor from the start of the file, in the order of the tensors.
     pub tensor_offsets: Vec<u64>,
-    /// Bytes of each tensor, without the padding that follows it.
+    /// Size of each tensor in bytes, without the padding that follows the tensor.
     pub tensor_bytes: Vec<u64>,
-    /// Bytes of the whole file, the zero padding after the last tensor included.
+    /// Size of the whole file in bytes. The padding after the last tensor is included.
     pub total_size: u64,
-    /// Every tensor begins at a multiple of this and is padded with zeros to one.
+    /// Every tensor begins at a multiple of this number of bytes, and zeros follow the tensor up to the next multiple.
     pub alignment: u32,
 }
 
-/// Encodes the header of a GGUF v3 with these metadata and tensors, in the given orders.
+/// Encodes the header of a GGUF v3. Metadata and tensors keep their order.
 ///
 /// # Errors
 /// [`Error::Model`] if a tensor cannot be in a GGUF (name, dimensions, rows that are no whole blocks,
@@ -62,7 +75,7 @@ pub fn encode_header(kv: &KeyValues, tensors: &[TensorHeader<'_>]) -> Result<Enc
     layout.finish(bytes, alignment)
 }
 
-/// Sizes, and offsets within the data section.
+/// Sizes of the tensors, and their offsets within the data section.
 struct Layout {
     offsets: Vec<u64>,
     sizes: Vec<u64>,
@@ -120,7 +133,7 @@ fn alignment_of(kv: &KeyValues) -> Result<u32> {
     }
 }
 
-/// Room for the header, so that a large vocabulary is not copied as the buffer grows.
+/// Estimates the size of the header, so that a large vocabulary is not copied as the buffer grows.
 fn header_estimate(kv: &KeyValues, tensors: &[TensorHeader<'_>]) -> usize {
     let values: usize = kv.iter().map(|(key, value)| key.len() + 24 + value_bytes(value)).sum();
     24 + values + tensors.len() * 112 + DEFAULT_ALIGNMENT as usize

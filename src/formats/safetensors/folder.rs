@@ -1,5 +1,5 @@
-//! Which files make up the checkpoint: one file, the shards of an index, or the shards of a folder
-//! that are numbered `-00001-of-00004`.
+//! Finds the files of a checkpoint: one file, the shards that an index names, or the shards of a folder that are numbered
+//! `-00001-of-00004`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -18,7 +18,7 @@ use crate::formats::source::open_regular;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Largest index that is read, in bytes; a model of 100 000 tensors has one of 10 MB.
+/// Largest index that is read, in bytes. The index of a model of 100 000 tensors has 10 MB.
 const MAX_INDEX: u64 = 100_000_000;
 
 /// The shards, in order, and the index that named them.
@@ -52,8 +52,7 @@ pub(super) fn find(path: &Path) -> Result<Found> {
     Ok(Found { shards: without_index(path)?, index: None })
 }
 
-/// The shards of a folder that has neither of the usual names: the only safetensors file, or a
-/// complete numbered set.
+/// Returns the shards of a folder without the usual names: the only safetensors file, or a complete numbered set.
 fn without_index(folder: &Path) -> Result<Vec<PathBuf>> {
     let names = safetensors_names(folder)?;
     if let [only] = names.as_slice()
@@ -111,7 +110,7 @@ fn safetensors_names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// `model-00002-of-00004.safetensors` is `("model", 2, 4)`.
+/// Parses the name of a shard: `model-00002-of-00004.safetensors` is `("model", 2, 4)`.
 fn numbering(name: &str) -> Option<(&str, u32, u32)> {
     let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
@@ -121,9 +120,9 @@ fn numbering(name: &str) -> Option<(&str, u32, u32)> {
 /// `model.safetensors.index.json`: which tensor lies in which shard.
 pub(super) struct Index {
     path: PathBuf,
-    /// Names of the shards below the folder, sorted, each once.
+    /// Names of the shards below the folder, sorted. Each name occurs once.
     shards: Vec<String>,
-    /// Tensor name to index into `shards`.
+    /// Index into `shards` for every tensor.
     weight_map: HashMap<String, usize>,
 }
 
@@ -211,8 +210,8 @@ fn read_capped(path: &Path) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-/// A shard must lie below the folder by its name and exist. Where a link of that name points is the
-/// business of whoever made the folder: download caches link every file.
+/// Checks that a shard lies below the folder by its name, and that the shard exists. A link may point anywhere, because
+/// download caches link every file.
 fn check_shard_name(index: &Path, name: &str) -> Result<()> {
     let mut components = Path::new(name).components();
     let inside = !name.is_empty() && components.all(|c| matches!(c, Component::Normal(_)));
@@ -238,7 +237,7 @@ fn check_shard_name(index: &Path, name: &str) -> Result<()> {
 /// Visits the top-level object of the index.
 #[derive(Default)]
 struct RawIndex {
-    /// In order of appearance.
+    /// Entries in the order of the file.
     shards: Vec<String>,
     weight_map: Option<HashMap<String, usize>>,
 }
@@ -265,7 +264,7 @@ impl<'de> Visitor<'de> for &mut RawIndex {
     }
 }
 
-/// Visits `weight_map`: tensor name to file name, each tensor once.
+/// Visits `weight_map`: the file name of each tensor. No tensor may occur twice.
 struct WeightMap<'a> {
     shards: &'a mut Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! The header of one safetensors file: parsed in one pass over its JSON, every fact checked.
+//! Reads the header of one safetensors file in one pass over its JSON, and checks every fact of it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,19 +11,19 @@ use super::{Dtype, MAX_HEADER, TensorInfo};
 use crate::error::{Error, Place, Result};
 use crate::formats::source::{Source, read_at};
 
-/// Bytes before the header: its length.
+/// Bytes before the header. They hold the length of the header.
 const LENGTH_BYTES: u64 = 8;
 
-/// Most dimensions of a tensor: what torch and NumPy can hold.
+/// Most dimensions of a tensor, as in torch and NumPy.
 const MAX_DIMS: usize = 64;
 
-/// Key of the free-text metadata, which is no tensor.
+/// Key of the metadata, which is no tensor.
 const METADATA: &str = "__metadata__";
 
 const DAMAGED: &str = "The file is damaged; download or save it again";
 
-/// Reads and checks the header of a file of `size` bytes; `path` is for messages. The tensors come in
-/// the order of the header, their `shard` is 0.
+/// Reads and checks the header of a file of `size` bytes. Messages name `path`. The tensors have the order of the header, and
+/// their `shard` is 0.
 ///
 /// # Errors
 /// [`Error::Format`] if anything in the header is wrong, [`Error::Io`] if reading fails.
@@ -60,7 +60,7 @@ fn read_json<S: Source + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec
     Ok(json)
 }
 
-/// An entry of the header as written there: offsets count from the start of the data section.
+/// An entry of the header. Its offsets count from the start of the data section.
 struct Entry {
     name: String,
     dtype: Dtype,
@@ -87,7 +87,7 @@ impl Entry {
     }
 }
 
-/// The ranges must follow one another without holes or overlaps and end where the file ends.
+/// Checks that the ranges follow one another without holes or overlaps, and end where the file ends.
 fn check_coverage(entries: &[Entry], data_start: u64, size: u64, path: &Path) -> Result<()> {
     let data_bytes = size - data_start;
     let mut order: Vec<&Entry> = entries.iter().collect();
@@ -139,14 +139,14 @@ fn parse(json: &[u8], path: &Path) -> Result<Vec<Entry>> {
     Ok(header.entries)
 }
 
-/// Where in the JSON text an error lies, in bytes from its start.
+/// Returns the offset of an error in the JSON text, in bytes.
 pub(super) fn byte_of(json: &[u8], e: &serde_json::Error) -> u64 {
     let before: usize =
         json.split_inclusive(|&b| b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
     (before + e.column().saturating_sub(1)) as u64
 }
 
-/// The message without serde_json's line and column: the byte offset says it.
+/// Returns the message of serde_json without line and column, because the place has the offset in bytes.
 pub(super) fn bare_message(e: &serde_json::Error) -> String {
     let text = e.to_string();
     let position = format!(" at line {} column {}", e.line(), e.column());
@@ -156,7 +156,7 @@ pub(super) fn bare_message(e: &serde_json::Error) -> String {
 /// Visits the top-level object.
 struct Header {
     entries: Vec<Entry>,
-    /// Name of the entry being parsed, for the message if that fails.
+    /// Name of the entry that is being parsed, for messages.
     current: Option<String>,
 }
 
@@ -186,7 +186,7 @@ impl<'de> Visitor<'de> for &mut Header {
     }
 }
 
-/// Visits `__metadata__`: strings, each key once. Nothing of it is kept.
+/// Visits `__metadata__`: strings, each of whose keys occurs once. Nothing of the metadata is kept.
 struct Metadata;
 
 impl<'de> DeserializeSeed<'de> for Metadata {
@@ -219,7 +219,7 @@ impl<'de> Visitor<'de> for Metadata {
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Visits the object of one tensor: `dtype`, `shape` and `data_offsets`, each once, nothing else.
+/// Visits the object of one tensor. It has `dtype`, `shape` and `data_offsets`, each once, and nothing else.
 struct Fields;
 
 type FieldValues = (Dtype, Vec<u64>, (u64, u64));
@@ -267,7 +267,7 @@ fn parse_dtype<E: de::Error>(name: &str) -> std::result::Result<Dtype, E> {
     Dtype::from_name(name).ok_or_else(|| E::custom(format!("unknown dtype '{}'", shorten(name))))
 }
 
-/// Visits a shape; stops at the first dimension too many rather than collecting them all.
+/// Visits a shape. Stops at the first dimension that is too many.
 struct Dims;
 
 impl<'de> DeserializeSeed<'de> for Dims {
@@ -297,7 +297,7 @@ impl<'de> Visitor<'de> for Dims {
     }
 }
 
-/// Text from the file as a message may show it: escaped, and not at length.
+/// Prepares text of the file for a message: escapes the text and cuts it.
 pub(super) fn shorten(text: &str) -> String {
     const SHOWN: usize = 60;
     let shown: String = text.chars().take(SHOWN).collect();
