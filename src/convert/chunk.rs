@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::convert::factors::Factors;
+use crate::convert::factor_cache::FactorCache;
 use crate::convert::options::{Effort, RunOptions};
 use crate::convert::planned::{Plan, PlannedTensor};
 use crate::convert::units::{Chunk, whole_blocks};
@@ -57,7 +57,7 @@ pub struct Converter<'a> {
     effort: &'a Effort,
     allow_nonfinite: bool,
     replaced: &'a AtomicU64,
-    factors: Factors,
+    factors: FactorCache,
 }
 
 impl<'a> Converter<'a> {
@@ -72,7 +72,7 @@ impl<'a> Converter<'a> {
             effort: &options.effort,
             allow_nonfinite: options.allow_nonfinite,
             replaced,
-            factors: Factors::new(FACTOR_BYTES),
+            factors: FactorCache::new(FACTOR_BYTES),
         }
     }
 

@@ -25,7 +25,7 @@ pub mod container;
 mod destination;
 pub mod digest;
 pub mod extract;
-mod factors;
+mod factor_cache;
 mod files;
 mod layout;
 mod metadata;

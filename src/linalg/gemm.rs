@@ -12,20 +12,10 @@
 //! assert_eq!(c, [50.0, 110.0]);
 //! ```
 
+pub use super::matrix::Update;
 use super::matrix::{MatMut, MatRef};
 use super::product::{GemmTask, Triangle};
 use crate::simd::Isa;
-
-/// What a matrix product does to its output `c`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Update {
-    /// `c = a b`
-    Set,
-    /// `c = c + a b`
-    Add,
-    /// `c = c - a b`
-    Subtract,
-}
 
 /// Multiplies `a`, `[m, k]`, by `b`, `[k, n]`, and updates `c`, `[m, n]`, with the product.
 ///

@@ -4,8 +4,7 @@
 //! is the chain of fused multiply-adds `sum = a[k][i] * b[k][j] + sum` from zero over ascending k, whatever the instruction
 //! set and the height of the tile.
 
-use super::gemm::Update;
-use super::matrix::{MatMut, MatRef};
+use super::matrix::{MatMut, MatRef, Update};
 use crate::simd::{Simd, Vector, dispatch};
 
 /// Number of columns of a tile.

@@ -19,6 +19,17 @@
 
 use std::marker::PhantomData;
 
+/// What a matrix product does to its output `c`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// `c = a b`
+    Set,
+    /// `c = c + a b`
+    Add,
+    /// `c = c - a b`
+    Subtract,
+}
+
 /// A matrix to read: element (i, j) lies `i * row_stride + j * col_stride` floats after the first element.
 #[derive(Debug, Clone, Copy)]
 pub struct MatRef<'a> {

@@ -17,8 +17,7 @@
 //! assert_eq!(sums, [1.0, 1.0, 1.0, 2.0, 4.5, 6.0, 6.0, 10.0]);
 //! ```
 
-use super::gemm::Update;
-use super::matrix::{MatMut, MatRef};
+use super::matrix::{MatMut, MatRef, Update};
 use super::product::{GemmTask, Triangle};
 use crate::simd::Isa;
 

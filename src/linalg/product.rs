@@ -5,9 +5,8 @@
 //! multiply-adds from zero; the pieces are added in ascending order. Tasks, blocks and tiles decide only when an element
 //! is computed, never how it is computed, so they do not change the bits.
 
-use super::gemm::Update;
 use super::kernel::{self, TILE_COLS, tile_rows};
-use super::matrix::{MatMut, MatRef};
+use super::matrix::{MatMut, MatRef, Update};
 use super::scratch::with_panels;
 use crate::simd::Isa;
 

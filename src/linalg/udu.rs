@@ -18,8 +18,7 @@
 
 use rayon::prelude::*;
 
-use super::gemm::Update;
-use super::matrix::{MatMut, MatRef};
+use super::matrix::{MatMut, MatRef, Update};
 use super::product::{GemmTask, Triangle};
 use crate::error::Place;
 use crate::simd::Isa;

@@ -11,7 +11,7 @@ use crate::formats::calibration::Moments;
 
 /// Share of the plain squared error in the objective of a tied embedding, which is looked up by row as well as multiplied.
 /// `docs/decisions/0005-feedback.md` has the measurement.
-const LOOKED_UP: f32 = 0.5;
+const LOOKUP_SHARE: f32 = 0.5;
 /// The tensor that may be looked up and multiplied.
 const EMBEDDING: &str = "token_embd.weight";
 
@@ -23,16 +23,16 @@ type Slot = Arc<OnceLock<Result<Option<Arc<FactorizedMoments>>>>>;
 type Chosen = HashMap<(String, usize), Arc<OnceLock<Result<feedback::SolverOptions>>>>;
 
 /// A cache of factors.
-pub struct Factors {
+pub struct FactorCache {
     slots: Mutex<Vec<(Key, u64, Slot)>>,
     chosen: Mutex<Chosen>,
-    /// Bytes that the factors in the cache may take. Factors in use come on top.
-    room: u64,
+    /// Bytes that the factors in the cache may take. FactorCache in use come on top.
+    capacity: u64,
 }
 
-impl Factors {
-    pub fn new(room: u64) -> Self {
-        Self { slots: Mutex::default(), chosen: Mutex::default(), room }
+impl FactorCache {
+    pub fn new(capacity: u64) -> Self {
+        Self { slots: Mutex::default(), chosen: Mutex::default(), capacity }
     }
 
     /// Returns the factor for an expert (0 for a plain matrix) of `tensor`, `None` if no input was seen.
@@ -82,7 +82,7 @@ impl Factors {
             Some(i) => slots.remove(i),
             None => (key, bytes, Slot::default()),
         };
-        let mut rest = self.room.saturating_sub(bytes);
+        let mut rest = self.capacity.saturating_sub(bytes);
         let keep_from = slots.iter().rposition(|s| match rest.checked_sub(s.1) {
             Some(left) => {
                 rest = left;
@@ -100,7 +100,7 @@ impl Factors {
 fn make(moments: &Moments, expert: usize, looked_up: bool) -> Result<Option<Arc<FactorizedMoments>>> {
     let mut moments = moments.read(expert)?;
     if looked_up {
-        moments.mix_identity(LOOKED_UP);
+        moments.mix_identity(LOOKUP_SHARE);
     }
     Ok(FactorizedMoments::new(moments, feedback::DAMPING)?.map(Arc::new))
 }
