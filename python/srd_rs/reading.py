@@ -95,7 +95,7 @@ def parse_object(
     """Return the JSON object in `data`, which was read from `path`. Raises FormatError."""
     value = parse_json(data, path, values=values, unique=unique)
     if not isinstance(value, dict):
-        _fail(path, f"a JSON object is expected, and a {type(value).__name__} was found", _FIX)
+        _fail(path, f"the JSON value is of type {type(value).__name__}, and an object is expected", _FIX)
     return value
 
 

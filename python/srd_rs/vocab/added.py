@@ -100,10 +100,11 @@ def within(tokens: Iterable[AddedToken], size: int, place: Path) -> list[AddedTo
         (inside if token.id < size else beyond).append(token)
     if beyond:
         log.warning(
-            "%s: the embedding has %d rows and none for %d added tokens, which are left out: %s",
+            "%s: the embedding has %d rows, and none for %d added token%s: left out %s",
             place,
             size,
             len(beyond),
+            "" if len(beyond) == 1 else "s",
             listed(beyond),
         )
     return inside

@@ -40,7 +40,7 @@ _KNOWN_ENDS: Final = frozenset(
     (
         *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
         *("<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
-        *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>"),
+        *("<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|tool_response>"),
     )
 )
 """llama.cpp ends its turn at these texts without being told."""
