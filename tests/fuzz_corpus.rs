@@ -42,7 +42,7 @@ impl Random {
                 return;
             }
             let at = self.below(bytes.len());
-            match self.below(6) {
+            match self.below(8) {
                 0 => bytes[at] = self.next() as u8,
                 1 => bytes[at] ^= 1 << self.below(8),
                 2 => bytes.truncate(at),
@@ -54,7 +54,12 @@ impl Random {
                     }
                 }
                 kind => {
-                    let width = if kind == 4 { 4 } else { 8 };
+                    // A place where a small number of four bytes stands is more likely to matter.
+                    let small = |i: &usize| bytes[i + 1..i + 4] == [0; 3] && (1..=64).contains(&bytes[*i]);
+                    let places: Vec<usize> = (0..bytes.len().saturating_sub(3)).filter(small).collect();
+                    let at =
+                        if kind == 4 || places.is_empty() { at } else { places[self.below(places.len())] };
+                    let width = if kind < 7 { 4 } else { 8 };
                     let number = NUMBERS[self.below(NUMBERS.len())].to_le_bytes();
                     let end = (at + width).min(bytes.len());
                     bytes[at..end].copy_from_slice(&number[..end - at]);

@@ -29,6 +29,7 @@ from srd_rs import _core
 from srd_rs.conversion import run_plan
 from srd_rs.errors import SrdIOError, UsageError, VerificationError
 from srd_rs.options import ConvertOptions
+from support import srd
 
 PEM_PUBLIC = bytes.fromhex("302a300506032b6570032100")
 
@@ -537,3 +538,29 @@ def test_a_small_file_with_large_numbers_takes_no_memory(made: Path, tmp_path: P
         assert done.returncode == 3 and "states" in done.stderr, done.stderr
         assert time.monotonic() - start < 10
         path.unlink()
+
+
+@pytest.mark.parametrize("field", ["files", "sources", "tensors"])
+def test_a_long_header_takes_little_memory(tmp_path: Path, field: str) -> None:
+    """As many of the smallest entries as a header of 16 MiB can hold, with every hash right."""
+    entry = {
+        "files": '{"bytes":0,"header_bytes":0,"header_sha256":"","name":""}',
+        "sources": '{"bytes":0,"hashed_bytes":0,"name":"","sha256":""}',
+        "tensors": '{"base":{"bytes":0,"shards":0},"file":0,"name":"","ne":[],"offset":0,"residual":null,'
+        '"shard_weights":0,"type":""}',
+    }[field]
+    lists = {name: "" for name in ("files", "sources", "tensors")}
+    lists[field] = ",".join([entry] * (((16 << 20) - 400) // (len(entry) + 1)))
+    header = (
+        f'{{"alignment":65536,"arch":"","container":"{"00" * 32}","files":[{lists["files"]}],'
+        f'"format":"srd-axm/1","method":"","quant":"","seed":0,"source_digest":"","sources":[{lists["sources"]}],'
+        f'"tensors":[{lists["tensors"]}],"tool":""}}'
+    ).encode()
+    data_at = (256 + len(header) + 65535) // 65536 * 65536
+    sizes = (len(header), data_at, data_at, 64, data_at + 64 + 192, 0)
+    front = b"\x89AXM\r\n\x1a\n" + struct.pack("<II6Q", 1, 1, *sizes) + bytes(192)
+    path = tmp_path / "long.axm"
+    path.write_bytes(resealed((front[:256] + header).ljust(sizes[4], b"\0")))
+    run = srd("verify", path, "--no-key")
+    assert run.code == 3 and run.stderr.count("\n") == 1, run
+    assert run.peak_rss < 150 << 20, f"{run.peak_rss >> 20} MiB"

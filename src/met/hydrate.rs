@@ -1,7 +1,17 @@
 //! Hydration reads the bytes of an intent's slots into the page cache, so that an engine that maps the file finds them
 //! in memory. It can also take the other bytes of the file out of the page cache.
 //!
-//! [`Hydrator`] is the entry; the example is in [the head of `met`](super).
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use srd_rs::met::hydrate::Hydrator;
+//!
+//! let hydrator = Hydrator::open(Path::new("model.gguf"), None)?;
+//! for part in hydrator.residency()? {
+//!     println!("{}: {:?} of {} bytes", part.slot, part.resident_bytes, part.bytes);
+//! }
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;

@@ -1,4 +1,12 @@
 //! Opens what a sidecar is measured from: a GGUF, or the header of the GGUF that a signed container holds.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! let (gguf, fingerprint) = srd_rs::met::open::open(Path::new("model.axm"))?;
+//! println!("{} bytes, from the container {fingerprint:?}", gguf.file_size);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::io::{Read, Write};
 use std::path::Path;

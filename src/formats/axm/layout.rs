@@ -42,12 +42,14 @@ pub const MAX_SHARD: u64 = 64 << 20;
 /// and short enough that many cores have work.
 pub const SHARD_BYTES: u64 = 8 << 20;
 /// The header's JSON has at most this many bytes.
-pub const MAX_HEADER: u64 = 64 << 20;
+pub const MAX_HEADER: u64 = 16 << 20;
 /// The GGUF headers of all parts have at most this many bytes altogether.
-pub const MAX_GGUF_HEADERS: u64 = 256 << 20;
-/// A container has at most this many shards, so that the manifest has at most 104 MiB: with shards of 8 MiB this
-/// is enough for a model of 8 TiB.
-pub const MAX_SHARDS: u64 = 1 << 20;
+pub const MAX_GGUF_HEADERS: u64 = 64 << 20;
+/// A container holds a GGUF of at most this many parts.
+pub const MAX_PARTS: usize = 4096;
+/// A container has at most this many shards, so that the manifest has at most 52 MiB. With shards of 8 MiB this is
+/// enough for a model of 4 TiB.
+pub const MAX_SHARDS: u64 = 1 << 19;
 
 /// The first 8 bytes of the manifest.
 pub const MANIFEST_MAGIC: [u8; 8] = *b"AXMMANI1";
@@ -296,6 +298,12 @@ impl Header {
         self.container_id().ok_or("has a container id that is not 64 hex digits")?;
         if self.files.is_empty() {
             return Err("names no GGUF".into());
+        }
+        if self.files.len() > MAX_PARTS {
+            return Err(format!(
+                "names {} parts of a GGUF; at most {MAX_PARTS} are accepted",
+                self.files.len()
+            ));
         }
         let mut names = HashSet::new();
         for file in &self.files {

@@ -2,6 +2,16 @@
 //!
 //! The input is a file of any content; what is returned is a [`Container`] whose sizes, header, GGUF headers, manifest
 //! and seal agree with each other, or an error that names the first fault. [`Container::verify`] checks the shards.
+//!
+//! ```no_run
+//! use srd_rs::formats::axm::reader::{Container, Expected};
+//! use srd_rs::sign::ed25519::read_public;
+//!
+//! let container = Container::open("model.axm")?;
+//! let public_key = Some(read_public("publisher.pub".as_ref())?);
+//! container.authenticate(&Expected { public_key, ..Expected::default() })?;
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,17 @@
 //! Reads the weights of a container for a conversion. Every byte that is returned belongs to a shard whose SHA-256 was
 //! compared with the manifest after the shard was read, so that a file which changes after its verification is refused.
+//!
+//! ```no_run
+//! use srd_rs::formats::axm::Container;
+//! use srd_rs::formats::axm::shards::ShardReader;
+//!
+//! let container = Container::open("model.axm")?;
+//! let shards = ShardReader::new(&container)?;
+//! let base = 0..container.header.tensors[0].base.shards as usize;
+//! let mut first_bytes = [0; 144];
+//! shards.read(base, 0, &mut first_bytes)?;
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::cell::RefCell;
 use std::fs::File;

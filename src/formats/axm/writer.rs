@@ -1,5 +1,22 @@
 //! Writes the preamble, the header and the manifest of a container. The shards between them are written by
 //! `convert::container` while the weights are converted.
+//!
+//! ```no_run
+//! use srd_rs::formats::axm::Container;
+//! use srd_rs::formats::axm::writer::Writer;
+//! use srd_rs::sign::keys::MasterKey;
+//!
+//! // Everything of a container except its GGUF headers and shards, signed with another key.
+//! let container = Container::open("model.axm")?;
+//! let writer = Writer::new(&container.header, &container.layout, &MasterKey::generate()?);
+//! let before = writer.front();
+//! # let shards: Vec<[u8; 32]> = Vec::new();
+//! for (number, sha256) in shards.into_iter().enumerate() {
+//!     writer.finish_shard(number, sha256);
+//! }
+//! let (manifest_and_seal, fingerprint) = writer.finish(None);
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
 
 use std::sync::Mutex;
 

@@ -1,7 +1,7 @@
 //! The sidecar of a GGUF: a JSON file that says which bytes of the GGUF belong to which slot of depth.
 //!
-//! [`schema`] has the fields of the JSON, [`measure`] computes them from the tensor table of a GGUF, and `check`
-//! compares a sidecar with a GGUF.
+//! `schema` has the fields of the JSON, `measure` computes them from the tensor table of a GGUF, and `check` compares a
+//! sidecar with a GGUF.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -17,11 +17,14 @@
 //! ```
 
 mod check;
-pub mod measure;
-pub mod schema;
+mod measure;
+mod schema;
 
 pub use measure::{Options, file_sha256};
-pub use schema::{Part, Sidecar, sidecar_path};
+pub use schema::{
+    Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts, Moe, Part, Sidecar,
+    SlotFacts, sidecar_path,
+};
 
 #[cfg(test)]
 mod tests {
