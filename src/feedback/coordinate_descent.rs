@@ -6,8 +6,9 @@
 //! of the format. No step raises J.
 
 use super::scales::{Format, Scales};
-use super::state::{FactorizedBlock, SubBlock, Workspace};
+use super::state::{FactorizedBlock, SubBlock};
 use super::vector::{F32x16, TILE, all_dots, dots};
+use super::workspace::Workspace;
 use crate::quant::arithmetic::{finite_f16, signed_inverse};
 use crate::simd::Vector;
 

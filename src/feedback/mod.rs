@@ -48,13 +48,15 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod vector;
+mod workspace;
 
 use serde::Deserialize;
 
 pub use factorized::{DAMPING, FactorizedMoments};
 use scales::Format;
-use state::{FactorizedBlock, NoiseSource, Workspace};
+use state::{FactorizedBlock, NoiseSource};
 use vector::{F32x16, ROWS};
+use workspace::Workspace;
 
 use crate::dtype::GgmlType;
 use crate::error::{Error, Result};

@@ -16,8 +16,9 @@ use super::beam::{self, FinalColumns, MAX_WIDTH, Tile};
 use super::coordinate_descent::descend;
 use super::scales::search_block_scales;
 use super::state::sub_blocks;
-use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock, Workspace};
+use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock};
 use super::vector::{F32x16, TILE, dots, rows_from_vectors, vectors_from_rows};
+use super::workspace::Workspace;
 use crate::simd::Vector;
 
 /// Quantizes `ws.rows`. Leaves the codes in `ws.rows` and `ws.q`, the scales in `ws.scales` and J of each row in

@@ -27,6 +27,7 @@ use crate::simd::{Isa, dispatch};
 pub(crate) mod arithmetic;
 mod block32;
 pub mod format;
+mod importance;
 mod k_affine;
 #[cfg(test)]
 mod oracle;
@@ -46,7 +47,8 @@ mod tests;
 pub(crate) mod weighting;
 
 pub use format::{BlockFormat, Encoding};
-pub use weighting::{Columns, Weighting};
+pub use importance::Weighting;
+pub use weighting::Columns;
 
 /// Expands to everything that has one case per encoding.
 macro_rules! registry {
