@@ -107,9 +107,7 @@ class _Finder:
         """Give roles the ids of the texts that tokenizer_config.json names."""
         wanted = {role: token_text(self.config.get(f"{role}_token")) for role in self.roles}
         texts = {text for text in wanted.values() if text}
-        ids: dict[str, int] = {}
-        if texts - self.added.tokens.keys():
-            ids = {text: i for i, text in enumerate(self.vocabulary.tokens) if text in texts}
+        ids = {text: i for i, text in enumerate(self.vocabulary.tokens) if text in texts}
         for role, text in wanted.items():
             if text:
                 token_id = ids.get(text, self.added.id_of(text))
@@ -224,7 +222,7 @@ def find(
     finder.set_by_text(folder / "tokenizer_config.json")
     path = folder / "config.json"
     model = read_json(path) or fallback
-    ends = _stop_ids(folder, model)
+    ends = [token_id for token_id in _stop_ids(folder, model) if finder.has_token("eos", token_id, path)]
     for role in finder.roles:
         for token_id in _ids_of(role, model) if role != "eos" else ends:
             finder.set_id(role, token_id, path)
@@ -263,9 +261,8 @@ def _set_further_ends(finder: _Finder, ends: list[int], place: Path) -> None:
     if "eos" not in found.ids:
         log.warning("%s: no file names an end-of-text token, so llama.cpp will not know when to stop", place)
     for token_id in dict.fromkeys(ends):
-        if token_id in (found.ids.get(role) for role in ("eos", *_FURTHER_ENDS)):
-            continue
-        if not finder.has_token("end-of-text", token_id, place) or tokens[token_id] in _KNOWN_ENDS:
+        roles = (found.ids.get(role) for role in ("eos", *_FURTHER_ENDS))
+        if token_id in roles or tokens[token_id] in _KNOWN_ENDS:
             continue
         free = [role for role in _FURTHER_ENDS if role not in found.ids]
         if free:
