@@ -16,17 +16,27 @@ pub const QK_K: usize = 256;
 /// Element type of a tensor in a safetensors file that can be decoded to f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceType {
+    /// IEEE 754 double precision.
     F64,
+    /// IEEE 754 single precision.
     F32,
+    /// IEEE 754 half precision.
     F16,
+    /// bfloat16: the upper half of single precision.
     BF16,
+    /// Eight bits with 4 bits of exponent and no infinity.
     F8E4M3,
+    /// Eight bits with 5 bits of exponent: the upper half of half precision.
     F8E5M2,
 }
 
-/// Type of a tensor in a GGUF file. The discriminants are ggml's type ids.
+/// Type of a tensor in a GGUF file. The names and the discriminants are ggml's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(non_camel_case_types)]
+#[allow(
+    missing_docs,
+    reason = "the name of a type is its description; `quant` describes the types that are written"
+)]
 #[repr(u32)]
 pub enum GgmlType {
     F32 = 0,

@@ -131,14 +131,23 @@ pub struct Sliding {
 pub struct Family {
     /// The value of `general.architecture`.
     pub arch: &'static str,
+    /// Which norm the layers use.
     pub norm: NormKind,
+    /// Which values of a head a rotation pairs.
     pub rope: RopeStyle,
+    /// Which layers rotate queries and keys.
     pub rotated: Rotated,
+    /// Activation of the feed-forward part.
     pub activation: Activation,
+    /// Order of the steps of a layer.
     pub order: Order,
+    /// Scale of the token embeddings.
     pub embedding: EmbeddingScale,
+    /// Scale of the attention scores.
     pub attention_scale: AttentionScale,
+    /// Scale of the logits.
     pub logits: LogitScale,
+    /// Sliding-window attention, if the architecture has it.
     pub sliding: Option<Sliding>,
     /// Name of the norm before attention, without `blk.N.` and `.weight`. A norm that the model lacks is not applied, and
     /// an empty name stands for no norm.

@@ -20,6 +20,7 @@ use crate::simd::{Isa, dispatch};
 /// every head can have weights of its own.
 #[derive(Debug, Clone)]
 pub struct Norm {
+    /// Which norm is applied.
     pub kind: NormKind,
     /// Number that is added to the variance.
     pub eps: f32,

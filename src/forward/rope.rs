@@ -22,6 +22,7 @@ use crate::forward::arch::RopeStyle;
 /// The parameters of a rotation. The positions of a chunk start at 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// Which values of a head a rotation pairs.
     pub style: RopeStyle,
     /// Number of values of a head that are rotated.
     pub dims: usize,

@@ -16,9 +16,10 @@ use crate::error::{Error, Place, Result};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
-/// The mixes, by llama-quantize's names.
+/// A mix of types. The names are llama-quantize's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(non_camel_case_types)]
+#[allow(missing_docs, reason = "llama-quantize's documentation describes its mixes")]
 pub enum Recipe {
     Q4_K_M,
     Q4_K_S,
@@ -77,6 +78,7 @@ impl Recipe {
         MIXES.iter().map(|m| m.recipe)
     }
 
+    /// Returns the name, as llama-quantize writes it.
     pub fn name(self) -> &'static str {
         self.mix().name
     }
@@ -99,6 +101,7 @@ impl Recipe {
 /// What the recipes need to know of a tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorInfo<'a> {
+    /// GGUF name.
     pub name: &'a str,
     /// Dimensions in GGUF order: `ne[0]` is the row length.
     pub ne: &'a [u64],
@@ -143,7 +146,9 @@ pub struct Overrides {
     /// The first pattern found anywhere in the name wins. As in llama-quantize, they matter only to
     /// recipes whose base type is quantised.
     pub tensor_type: Vec<(Regex, GgmlType)>,
+    /// Type of the token embedding table.
     pub token_embedding: Option<GgmlType>,
+    /// Type of the output matrix.
     pub output_tensor: Option<GgmlType>,
     /// The base type for every matrix.
     pub pure: bool,

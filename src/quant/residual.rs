@@ -25,12 +25,16 @@ pub const SUB: usize = 32;
 /// Bits of a residual code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Bits {
+    /// Two bits.
     Two,
+    /// Three bits.
     Three,
+    /// Four bits.
     Four,
 }
 
 impl Bits {
+    /// Returns the width of 2, 3 or 4 bits, `None` for another number.
     pub fn new(bits: u64) -> Option<Self> {
         match bits {
             2 => Some(Self::Two),
@@ -40,6 +44,7 @@ impl Bits {
         }
     }
 
+    /// Returns the number of bits.
     pub fn get(self) -> usize {
         match self {
             Self::Two => 2,
@@ -116,12 +121,15 @@ dispatch! {
 /// A run of weights of one tensor, whole sub-blocks, within which rows end where they end.
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
+    /// The dither.
     pub noise: &'a Noise,
+    /// Bits of a residual.
     pub bits: Bits,
-    /// Flat index of the first weight, and weights in a row: both multiples of 32.
+    /// Flat index of the first weight, a multiple of 32.
     pub start: u64,
+    /// Number of weights in a row, a multiple of 32.
     pub row: u64,
-    /// Of the base, one per sub-block.
+    /// Step of each sub-block of the base.
     pub steps: &'a [f32],
 }
 
