@@ -80,3 +80,9 @@ def test_every_type_that_can_be_written_is_pinned() -> None:
     """A new block format appears in the goldens, or this test fails."""
     written = {key.split("/")[0] for key in GOLDENS["blocks"]}
     assert written == {*_core.quantizable_types()} - {"F32"}
+
+
+def test_cut_rows_give_the_bytes_of_whole_rows() -> None:
+    """No bytes depend on the threads and the memory of a run."""
+    blocks = GOLDENS["blocks"]
+    assert [key for key in blocks if blocks[key] != blocks[key.rpartition("/")[0] + "/whole"]] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
 import gguf
@@ -11,6 +12,12 @@ import pytest
 
 import srd_rs
 from srd_rs import errors
+from support import REPO
+
+sys.path.insert(0, str(REPO / "scripts"))
+
+import make_golden_bytes
+from make_golden_bytes import BYTES_PER_WEIGHT
 
 MODEL = Path(__file__).parent.parent / "examples" / "wiki-gemma4"
 NAME = "blk.1.ffn_gate.weight"
@@ -79,3 +86,27 @@ def test_a_file_that_does_not_fit_is_refused(sums: np.ndarray, tmp_path: Path) -
     file = write_gguf(tmp_path / "imatrix.gguf", sums)
     with pytest.raises((errors.ModelError, errors.FormatError), match=r"imatrix\.gguf"):
         srd_rs.plan(MODEL, tmp_path / "out.gguf", imatrix=file)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The checkpoint of the golden bytes, whose rows have 768 and 1024 weights, and importances of its columns."""
+    folder = tmp_path_factory.mktemp("imatrix")
+    return make_golden_bytes.make_checkpoint(folder / "model"), make_golden_bytes.make_imatrix(folder / "dat")
+
+
+@pytest.mark.parametrize("kind", make_golden_bytes.BLOCKS)
+def test_threads_and_memory_change_no_byte(tmp_path: Path, model: tuple[Path, Path], kind: str) -> None:
+    """Importances are scaled once per matrix. Scaling them per piece of a row made the bytes depend on the cuts."""
+    found = set()
+    for threads in (1, 3, 4):
+        # Weights that a worker takes at a time. None: whole rows.
+        for weights in (None, 256, 512, 1280):
+            memory = {} if weights is None else {"max_memory": threads * weights * BYTES_PER_WEIGHT}
+            output = tmp_path / f"{threads}-{weights}.gguf"
+            srd_rs.convert(
+                model[0], output, quant="Q4_K_M", effort="fast", imatrix=model[1], met=False, axm=False,
+                tensor_types=[f"attn|ffn|output={kind}"], provenance=False, threads=threads, **memory,
+            )  # fmt: skip
+            found.add(make_golden_bytes.tensor_digest(output))
+    assert len(found) == 1

@@ -127,12 +127,10 @@ impl<'a> Converter<'a> {
         if let Some(moments) = &tensor.moments {
             return self.calibrated(chunk, moments, weights, &mut buffers.blocks);
         }
-        match &tensor.importance {
-            None => {
-                let row = tensor.bound.row_len().min(chunk.len) as usize;
-                quant::quantize(tensor.ty, weights, row, None, &mut buffers.blocks);
-            }
-            Some(h) => quantize_weighted(chunk, weights, h, &mut buffers.blocks),
+        if tensor.weightings.is_empty() {
+            quant::quantize_weighted(tensor.ty, weights, None, &mut buffers.blocks);
+        } else {
+            quantize_weighted(chunk, weights, &mut buffers.blocks);
         }
         Ok(())
     }
@@ -264,23 +262,26 @@ fn fits(w: f32, limit: f32) -> bool {
     w.abs() <= limit
 }
 
-/// Quantizes row by row with the importance of the columns. Each expert has its own importances.
-fn quantize_weighted(chunk: &Chunk, weights: &[f32], h: &[f32], blocks: &mut [u8]) {
+/// Quantizes whole rows, and the pieces of rows at the ends of the chunk, under the importances of the columns. Each expert
+/// has its own importances.
+fn quantize_weighted(chunk: &Chunk, weights: &[f32], blocks: &mut [u8]) {
     let tensor = chunk.tensor;
     let row = tensor.bound.row_len();
-    let rows_per_slice = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
-    let slices = (h.len() as u64 / row).max(1);
-    let mut at = 0u64;
+    let rows_per_expert = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
+    let mut at = 0;
     while at < chunk.len {
-        let flat = chunk.start + at;
-        let col = flat % row;
-        let n = (row - col).min(chunk.len - at);
-        let slice = (flat / row / rows_per_slice) % slices;
-        let from = (slice * row + col) as usize;
+        let (index, col) = ((chunk.start + at) / row, (chunk.start + at) % row);
+        let left = chunk.len - at;
+        let n = if col == 0 && left >= row {
+            (left / row).min(rows_per_expert - index % rows_per_expert) * row
+        } else {
+            (row - col).min(left)
+        };
+        let expert = (index / rows_per_expert) as usize % tensor.weightings.len();
+        let columns = tensor.weightings[expert].columns(col as usize..(col + n.min(row)) as usize);
         let bytes = |n: u64| tensor.ty.row_bytes(n).expect("chunks are cut at block boundaries") as usize;
-        let out = &mut blocks[bytes(at)..bytes(at + n)];
         let piece = &weights[at as usize..(at + n) as usize];
-        quant::quantize(tensor.ty, piece, n as usize, Some(&h[from..from + n as usize]), out);
+        quant::quantize_weighted(tensor.ty, piece, columns, &mut blocks[bytes(at)..bytes(at + n)]);
         at += n;
     }
 }

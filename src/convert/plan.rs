@@ -29,8 +29,8 @@ use crate::formats::imatrix::Importance;
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::check::check_metadata;
 use crate::model::source::{Encoding, Source};
-use crate::quant;
 use crate::quant::recipe::{self, ModelFacts, Recipe, TensorInfo};
+use crate::quant::{self, Weighting};
 
 /// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept.
 ///
@@ -59,7 +59,9 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     for (bound, ty) in model.tensors.iter().zip(types) {
         let mut tensor = planned(bound, ty, &model.source)?;
         if let Some(importance) = options.importance.as_ref().filter(|_| ty.block_len() > 1) {
-            tensor.importance = importance.of(&bound.name, &bound.ne)?;
+            let h = importance.of(&bound.name, &bound.ne)?.filter(|_| tensor.copy.is_none());
+            let experts = h.iter().flat_map(|h| h.chunks_exact(bound.row_len() as usize));
+            tensor.weightings = experts.map(|h| Weighting::new(ty, h)).collect();
         }
         if let Some(calibration) = options.calibration.as_ref().filter(|_| ty.block_len() > 1) {
             tensor.moments = calibration.of(&bound.name, &bound.ne)?;
@@ -120,7 +122,7 @@ fn without_importance(
     }
     let looked_up = |name: &str| matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
     let missing =
-        tensors.iter().filter(|t| t.ty.block_len() > 1 && t.copy.is_none() && t.importance.is_none());
+        tensors.iter().filter(|t| t.ty.block_len() > 1 && t.copy.is_none() && t.weightings.is_empty());
     Ok(missing.map(|t| t.bound.name.clone()).filter(|name| !looked_up(name)).collect())
 }
 

@@ -16,6 +16,7 @@ use crate::dtype::GgmlType;
 use crate::formats::axm::layout::{Header, Layout, shard_weights};
 use crate::formats::calibration::Moments;
 use crate::model::bound::{BoundModel, BoundTensor};
+use crate::quant::Weighting;
 use crate::quant::recipe::{self, Recipe};
 
 /// A tensor of the output.
@@ -35,8 +36,9 @@ pub struct PlannedTensor {
     pub unit_weights: u64,
     /// Index of the source tensor whose bytes are copied, where the source has the wanted type already.
     pub copy: Option<usize>,
-    /// Mean squares `h_ii` of the inputs, one for each column, for each expert of a stack one after another (an imatrix).
-    pub importance: Option<Vec<f32>>,
+    /// The importances of the columns (an imatrix), prepared for the type: one element for each expert of a stack. Empty
+    /// if there are none.
+    pub weightings: Vec<Weighting>,
     /// Second moments of the inputs. They are still in their file.
     pub moments: Option<Moments>,
 }
@@ -45,7 +47,17 @@ impl PlannedTensor {
     /// A tensor of `bytes` bytes that has no place in a file yet, and whose inputs are not known.
     pub fn new(bound: Arc<BoundTensor>, ty: GgmlType, bytes: u64, copy: Option<usize>) -> Self {
         let unit_weights = shard_weights(ty, bound.row_len(), bound.n_weights());
-        Self { bound, ty, file: 0, offset: 0, bytes, unit_weights, copy, importance: None, moments: None }
+        Self {
+            bound,
+            ty,
+            file: 0,
+            offset: 0,
+            bytes,
+            unit_weights,
+            copy,
+            weightings: Vec::new(),
+            moments: None,
+        }
     }
 }
 
