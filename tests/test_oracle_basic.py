@@ -20,8 +20,8 @@ from support import SHARED
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-BLOCKS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
-#: The largest weight that each type can hold.
+BLOCKS = [kind for kind, (_, length, _) in ggml.TYPES.items() if length == 32]
+#: The largest weight that a type can hold, if it is much more than 65504.
 LARGEST = {"Q4_0": 65504 * 8, "Q4_1": 65504, "Q5_0": 65504 * 16, "Q5_1": 65504, "Q8_0": 65504 * 127}
 COLUMNS = 512
 ROWS = 64

@@ -33,6 +33,8 @@ pub(super) struct Format {
     pub sub: usize,
     /// Smallest and largest level; the solver calls the levels codes.
     pub codes: (f32, f32),
+    /// The levels, if they are not consecutive integers; else empty.
+    pub table: &'static [f32],
     /// Smallest and largest integer scale; `None` if a block has a single f16 scale.
     pub scales: Option<(f32, f32)>,
     /// True if sub-blocks have a min (an offset).
@@ -61,6 +63,7 @@ impl Format {
             block: F::BLOCK,
             sub: F::SUB,
             codes: F::LEVELS,
+            table: F::TABLE,
             scales: F::SCALES,
             mins: F::MINS,
             search: search_by_quantizing,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::scales::{Format, Scales};
 use super::vector::F32x16;
 use crate::quant::arithmetic::signed_inverse;
+use crate::quant::format::nearest_level;
 use crate::simd::Vector;
 
 /// Number of columns whose order is free and whose scales are searched together: one super-block, or as many smaller
@@ -84,7 +85,7 @@ impl<V: Vector> SubBlock<V> {
     #[inline(always)]
     pub fn codes(self, v: V, format: &Format, t: V::F) -> V::F {
         let q = v.mul(v.add(t, self.offset), self.inverse);
-        v.round_ties_even(v.min(v.max(q, v.splat(format.codes.0)), v.splat(format.codes.1)))
+        nearest_level(v, q, format.codes, format.table)
     }
 
     /// Returns the weights that the codes `q` stand for.

@@ -231,6 +231,7 @@ static TINY: Format = Format {
     block: 8,
     sub: 8,
     codes: (-2.0, 1.0),
+    table: &[],
     scales: None,
     mins: false,
     search: |_, rows, importance, _, to| {

@@ -81,6 +81,10 @@ pub trait BlockFormat {
     /// The code of level 0. A code is a level plus this number: a byte as [`BlockFormat::codes`] and [`BlockFormat::pack`]
     /// exchange them with the rest of the crate, whatever bits a block stores.
     const ZERO: f32 = -Self::LEVELS.0;
+    /// The levels in ascending order, in a format whose levels are not consecutive integers. Empty in the others.
+    const TABLE: &'static [f32] = &[];
+    /// The mean distance of neighboring levels.
+    const STEP: f32 = 1.0;
     /// The smallest and the largest integer scale. `None` in a format whose block has one f16 scale and no others.
     const SCALES: Option<(f32, f32)>;
     /// Whether sub-blocks have a min (an offset).
@@ -107,11 +111,26 @@ pub trait BlockFormat {
         (level + Self::ZERO) as u8
     }
 
-    /// Returns the level nearest to `t`, ties to even; the lowest one for a NaN.
+    /// Returns the level nearest to `t`; the lowest one for a NaN.
     #[inline(always)]
     fn nearest<V: Vector>(v: V, t: V::F) -> V::F {
-        v.round_ties_even(v.min_bits(v.max(t, v.splat(Self::LEVELS.0)), v.splat(Self::LEVELS.1)))
+        nearest_level(v, t, Self::LEVELS, Self::TABLE)
     }
+}
+
+/// Returns the level nearest to `t`, ties to even, or of two levels of a table the lower one. A NaN gives the lowest level.
+/// See [`BlockFormat::LEVELS`] and [`BlockFormat::TABLE`].
+#[inline(always)]
+pub fn nearest_level<V: Vector>(v: V, t: V::F, levels: (f32, f32), table: &[f32]) -> V::F {
+    if table.is_empty() {
+        return v.round_ties_even(v.min_bits(v.max(t, v.splat(levels.0)), v.splat(levels.1)));
+    }
+    let mut level = v.splat(levels.0);
+    for pair in table.windows(2) {
+        let middle = v.splat((pair[0] + pair[1]) * 0.5);
+        level = v.select(v.gt(t, middle), v.splat(pair[1]), level);
+    }
+    level
 }
 
 impl<F: BlockFormat> Encoding for F {

@@ -92,7 +92,7 @@ pub fn wanted(ty: GgmlType) -> bool {
 /// Writes the step of the base under each sub-block, from the blocks of the base. A step is never negative, and a step of
 /// 0 leaves the residual 0.
 ///
-/// The step is `|d * scale|`. Where that is 0 in a format with integer scales, the step is `|d|`, and where that is 0
+/// The step is `|d * scale|` times the mean distance of levels. Where that is 0 in a format with integer scales, the step is `|d|`, and where that is 0
 /// too, `|dmin|`.
 ///
 /// # Panics
@@ -109,7 +109,7 @@ dispatch! {
             let scales = F::scales(block);
             let (d, dmin) = (scales.d.abs(), scales.dmin.abs());
             for (i, t) in out.iter_mut().enumerate() {
-                *t = (scales.d * scales.scales[i * SUB / F::SUB]).abs();
+                *t = (scales.d * scales.scales[i * SUB / F::SUB]).abs() * F::STEP;
                 if F::SCALES.is_some() {
                     *t = [*t, d, dmin].into_iter().find(|&t| t > 0.0).unwrap_or(0.0);
                 }
@@ -386,9 +386,7 @@ mod tests {
 
     #[test]
     fn blocks_of_zeros_and_of_one_value_stay_finite() {
-        for ty in
-            [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q4_K, GgmlType::Q5_K]
-        {
+        for ty in quant::BLOCK_FORMATS.iter().copied().filter(|&ty| wanted(ty)) {
             for value in [0.0, 1e-30, 0.37, -3.0] {
                 let c = coded(ty, Bits::Two, &[value; 1024]);
                 assert!(c.back.iter().all(|b| b.is_finite() && b.abs() <= 4.0 * c.r[0].abs() + 1e-3));

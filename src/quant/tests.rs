@@ -27,10 +27,15 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
 }
 
-/// Steps from the lowest to the highest level, and whether the range or the largest magnitude is spread over them.
+/// The number of largest steps between the levels of a side, or of both sides in a format with mins, and whether there
+/// are mins.
 fn steps(ty: GgmlType) -> (f32, bool) {
-    with_block_format!(ty, F => (if F::MINS { F::LEVELS.1 } else { F::LEVELS.1.min(-F::LEVELS.0) }, F::MINS))
-        .expect("a block format")
+    with_block_format!(ty, F => {
+        let largest_step = F::TABLE.windows(2).fold(1.0f32, |a, pair| a.max(pair[1] - pair[0]));
+        let span = if F::MINS { F::LEVELS.1 } else { F::LEVELS.1.min(-F::LEVELS.0) };
+        (span / largest_step, F::MINS)
+    })
+    .expect("a block format")
 }
 
 #[test]
