@@ -44,7 +44,7 @@ ROWS = {
 }
 
 FLOATS = ("F16", "BF16")
-BLOCKS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+BLOCKS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 METHODS = ("plain", "imatrix", "calibrated")
 #: The matrices that get the block format, by their GGUF names.
 MATRICES = ("blk.0.attn_k.weight", "blk.0.attn_v.weight")

@@ -28,6 +28,7 @@ pub(crate) mod arithmetic;
 mod block32;
 pub mod format;
 mod importance;
+pub(crate) mod iq4_nl;
 mod k_affine;
 #[cfg(test)]
 mod oracle;
@@ -99,6 +100,7 @@ registry! { ($)
     Q5_0 = q5_0::Q50;
     Q4_1 = q4_1::Q41;
     Q4_0 = q4_0::Q40;
+    IQ4_NL = iq4_nl::Iq4Nl;
     }
 }
 pub(crate) use {with_block_format, with_encoding};
