@@ -15,9 +15,9 @@
 //! ```
 
 use std::fmt;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::{Hash, from_hex, to_hex};
 use crate::error::{Error, Place, Result};
+use crate::os;
 
 /// The environment variable that holds the master key as 64 hexadecimal digits.
 pub const ENVIRONMENT: &str = "SRD_MASTER_KEY";
@@ -166,9 +167,9 @@ pub(super) fn write_key(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    match create_unnamed(folder) {
+    match os::create_unnamed(folder) {
         Some(file) => {
-            fill(&file).and_then(|()| link_unnamed(&file, path)).map_err(failed)?;
+            fill(&file).and_then(|()| os::link_unnamed(&file, path)).map_err(failed)?;
         }
         None => {
             // The temporary file is made with the mode 0600.
@@ -177,27 +178,7 @@ pub(super) fn write_key(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
             file.persist_noclobber(path).map_err(|e| failed(e.error))?;
         }
     }
-    // Some network file systems cannot sync a folder.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
-    Ok(())
-}
-
-/// Opens a file without a name in `folder`, or returns `None` where the system has no such files. A killed process
-/// leaves nothing of such a file behind.
-fn create_unnamed(folder: &Path) -> Option<File> {
-    use rustix::fs::{Mode, OFlags};
-    // Without a procfs such a file could never be given a name.
-    let has_procfs = Path::new("/proc/self/fd").exists();
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    has_procfs.then(|| rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)).ok())?.map(File::from)
-}
-
-fn link_unnamed(file: &File, name: &Path) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
-
-    use rustix::fs::{AtFlags, CWD};
-    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(rustix::fs::linkat(CWD, from, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
+    os::sync_folder(folder).map_err(|e| Error::io(folder, "write the names of files to the disk in", e))
 }
 
 /// Returns the text of a key file and the open file. Only a small regular file is read; a pipe or a device is refused
@@ -214,7 +195,7 @@ pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, File)> {
     let failed = |e| Error::io(path, "read", e);
     let not_a_key =
         |what: &str| Error::usage(format!("{} {what}", path.display()), "Make a key with srd-rs keygen");
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    let file = os::open_without_waiting(path).map_err(failed)?;
     let facts = file.metadata().map_err(failed)?;
     if !facts.is_file() || facts.len() > MAX_FILE {
         return Err(not_a_key("is not a key file"));
