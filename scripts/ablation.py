@@ -61,11 +61,11 @@ STEPS: dict[str, tuple[Maker, bool]] = {
     "ggml+imatrix": (lambda case, out, _: quantize(case.bf16, out, case.quant, imatrix=case.imatrix), False),
     "search": (lambda case, out, seed: case.convert(out, seed), False),
     "search+imatrix": (lambda case, out, seed: case.convert(out, seed, imatrix=case.imatrix), False),
-    "feedback": (srd(polish=0, proposals=1), False),
-    **{f"+polish {n}": (srd(polish=n, proposals=1), False) for n in (1, 2, 3)},
-    **{f"+dither K={k}": (srd(proposals=k), True) for k in (2, 4, 8)},
-    "+dither K=4 in 40-77 %": (srd(proposals=4, dither_layers=REASONING), True),
-    "polish 2 without feedback": (srd(feedback=False, proposals=1), False),
+    "feedback": (srd(descent_rounds=0, beam_width=1), False),
+    **{f"+polish {n}": (srd(descent_rounds=n, beam_width=1), False) for n in (1, 2, 3)},
+    **{f"+dither K={k}": (srd(beam_width=k), True) for k in (2, 4, 8)},
+    "+dither K=4 in 40-77 %": (srd(beam_width=4, dither_layers=REASONING), True),
+    "polish 2 without feedback": (srd(feedback=False, beam_width=1), False),
 }
 
 

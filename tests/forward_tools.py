@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srd_rs import _core
+from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.families import describe
 
@@ -51,11 +51,6 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
     text += b" " * (-len(text) % 8)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
     spec = describe(Checkpoint(folder, case["config"], case.get("generation"), sources))
-    kv = spec.hparams.n_head_kv
-    facts = {
-        "arch": spec.arch, "n_layer": spec.hparams.n_layer, "n_expert": spec.hparams.n_expert,
-        "n_head": spec.hparams.n_head, "n_head_kv": kv if isinstance(kv, list) else [kv],
-    }  # fmt: skip
     metadata = [
         e
         for e in spec.metadata.entries()
@@ -68,11 +63,13 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
         ("tokenizer.ggml.token_type_count", "UINT32", 2),
     ]
     return _core.plan_checkpoint(
-        str(folder),
+        folder,
         metadata,
         json.dumps([t.to_json() for t in spec.tensors]),
-        json.dumps(facts),
-        json.dumps({"output": str(output), "quant": "F32"}),
+        spec.hparams,
+        output,
+        ConvertOptions(quant="F32", provenance=False),
+        [],
     )
 
 

@@ -423,7 +423,10 @@ def test_names_that_lead_elsewhere(made: Path, tmp_path: Path, name: str) -> Non
     if len(plain) == len(".gguf"):
         plain = "mmmm"[: len(name)]
     model, path = made / "tiny.gguf", tmp_path / f"{'m' * len(name)}"
-    srd_rs.convert(model, path, axm=True, axm_output=tmp_path / "c.axm", key_file=key_of(made))
+    path.write_bytes(b"")  # a new name would get the suffix .gguf
+    srd_rs.convert(
+        model, path, axm=True, axm_output=tmp_path / "c.axm", key_file=key_of(made), overwrite=True
+    )
     data = with_header((tmp_path / "c.axm").read_bytes(), f'"name":"{path.name}"', json_name)
     (tmp_path / "c.axm").write_bytes(resealed(data, KEY))
     if name == "....":
@@ -602,13 +605,14 @@ def test_exit_codes(made: Path, copy: Path, tmp_path: Path) -> None:
     for command in (
         ("verify", copy),
         ("extract", copy, "-o", tmp_path / "x.gguf"),
-        ("verify", made / "tiny.gguf"),
     ):
         done = run(*command)
         assert done.returncode == 3, done.stderr
     done = run("verify", copy, "--json")
     assert done.returncode == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
     assert run("verify", tmp_path / "absent.axm").returncode == 1
+    sound = run("verify", made / "tiny.gguf")
+    assert sound.returncode == 2 and "this is a GGUF" in sound.stderr
 
 
 def test_convert_writes_both_unless_told_otherwise(made: Path, tmp_path: Path) -> None:
@@ -675,10 +679,10 @@ def test_what_extract_is_told_on_the_command_line(made: Path, tmp_path: Path) ->
     header = json.loads(target.read_bytes()[8 : 8 + struct.unpack("<Q", target.read_bytes()[:8])[0]])
     assert header[name]["dtype"] == "BF16"
     done = run(
-        "extract", made / "m.axm", "-o", tmp_path / "y", "--tensor-type", "attn_q=Q8_0", *key, "--json"
+        "extract", made / "m.axm", "-o", tmp_path / "y.gguf", "--tensor-type", "attn_q=Q8_0", *key, "--json"
     )
     assert done.returncode == 0, done.stderr
-    types = {t.name: t.tensor_type.name for t in GGUFReader(tmp_path / "y").tensors}
+    types = {t.name: t.tensor_type.name for t in GGUFReader(tmp_path / "y.gguf").tensors}
     assert types[name] == "Q8_0" != types["blk.0.attn_k.weight"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 import srd_rs
 from srd_rs import calibration, planning
-from srd_rs.errors import ModelError
+from srd_rs.errors import FormatError, ModelError
 from srd_rs.vocab import pretokenizer
 from srd_rs.vocab.tokenizer import from_metadata
 from support import EXAMPLE, srd
@@ -51,6 +53,15 @@ def ids_by(tokenizer: Any) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(texts(), add_special_tokens=False)]
 
 
+def own_ids(folder: Path) -> list[list[int]]:
+    """The ids that the model's own tokenizer.json gives for `texts`."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return ids_by(tokenizer)
+
+
 def metadata_of(native: planning.NativeModel) -> dict[str, Any]:
     return {key: value for key, _, value in native.metadata()}
 
@@ -61,7 +72,7 @@ def test_texts_are_read_as_llama_cpp_reads_them(name: str, fixtures: Path, tmp_p
     metadata = metadata_of(native)
     expected = llama_ids(native, tmp_path)
     assert ids_by(from_metadata(metadata, name, "")) == expected
-    own = ids_by(calibration.tokenizer(fixtures / name, metadata))
+    own = own_ids(fixtures / name)
     different = [t for t, a, b in zip(texts(), own, expected, strict=True) if a != b]
     if name in SPACES_DIFFER:
         assert different and all("  " in text or "\n\n" in text for text in different)
@@ -77,7 +88,7 @@ def test_word_pieces_are_read_as_the_tokenizer_of_the_model_does(tmp_path: Path)
     native = planning.native_model(folder)
     metadata = metadata_of(native)
     found = ids_by(from_metadata(metadata, folder, ""))
-    assert found == ids_by(calibration.tokenizer(folder, metadata))
+    assert found == own_ids(folder)
     # llama.cpp leaves Korean syllables whole where BERT takes them apart, and drops vowel signs that BERT keeps.
     expected = llama_ids(native, tmp_path)
     different = [t for t, a, b in zip(texts(), found, expected, strict=True) if a != b]
@@ -113,6 +124,34 @@ def test_a_folder_with_tokenizer_model_alone_is_calibrated(fixtures: Path, tmp_p
     whole = calibration.choose_tokens(fixtures / "llama", metadata, "builtin", 512, 256, 0)
     assert chosen == whole
     assert all(chunk[0] == metadata["tokenizer.ggml.bos_token_id"] for chunk in chosen.chunks)
+
+
+def hostile(folder: Path, **sections: object) -> Path:
+    """The example's tokenizer.json with other sections."""
+    folder.mkdir()
+    content = json.loads((EXAMPLE / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**content, **sections}))
+    return folder
+
+
+def test_a_tokenizer_is_run_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ids as in this process; what takes hours, gigabytes or panics ends as one error."""
+    text = calibration.read_text("builtin")[1].decode()[:20_000] + "<eos> \u00e9\U0001f600"
+    own = Tokenizer.from_file(str(EXAMPLE / "tokenizer.json"))
+    own.encode_special_tokens = True
+    assert calibration.encode(EXAMPLE, {}, text) == own.encode(text, add_special_tokens=False).ids
+
+    monkeypatch.setattr(calibration, "TOKENIZER_SECONDS", 2)
+    slow = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    growing = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100} for _ in range(6)]
+    broken = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    for name, sections in {
+        "slow": {"pre_tokenizer": slow},
+        "growing": {"normalizer": {"type": "Sequence", "normalizers": growing}},
+        "broken": {"normalizer": broken},
+    }.items():
+        with pytest.raises(FormatError, match=r"tokenizer.json.*--calibrate random"):
+            calibration.encode(hostile(tmp_path / name, **sections), {}, "a" * 40 + "!" + text)
 
 
 def test_every_known_splitting_makes_a_tokenizer() -> None:

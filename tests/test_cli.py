@@ -8,6 +8,7 @@ import os
 import pty
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,6 @@ def test_split_files_fit_and_hold_everything(tmp_path: Path) -> None:
     ("args", "kind", "part"),
     [
         (["convert"], "usage", "Missing argument"),
-        ([], "usage", "Missing command"),
         (["paint"], "usage", "No such command"),
         (["convert", "x", "--max-memory", "4G"], "usage", "4GiB"),
         (["convert", "x", "-q", "Q9"], "usage", "Q4_K_M"),
@@ -132,10 +132,9 @@ def test_usage_errors(args: list[object], kind: str, part: str, tmp_path: Path) 
     run = srd(*args, cwd=tmp_path)
     assert run.code == 2 and run.stdout == ""
     assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and part in run.stderr
-    if args:
-        as_json = srd(*args, "--json", cwd=tmp_path)
-        assert as_json.code == 2 and as_json.stderr == ""
-        assert as_json.json["error"]["kind"] == kind and part in as_json.json["error"]["message"]
+    as_json = srd(*args, "--json", cwd=tmp_path)
+    assert as_json.code == 2 and as_json.stderr == ""
+    assert as_json.json["error"]["kind"] == kind and part in as_json.json["error"]["message"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,7 +270,7 @@ def test_help_is_quick() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import json, sys; from srd_rs.cli import run; run(['convert', '--help']);"
-        "print(json.dumps([m for m in ('numpy', 'rich', 'torch', 'huggingface_hub', 'srd_rs._core')"
+        "print(json.dumps([m for m in ('numpy', 'rich', 'torch', 'huggingface_hub')"
         " if m in sys.modules]))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -316,7 +315,8 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_every_readme_command_exists() -> None:
     readme = (REPO / "README.md").read_text()
-    used = [words for line in readme.splitlines() if (words := line.split())[:1] == ["srd-rs"]]
+    code = "\n".join(readme.split("```")[1::2])
+    used = [words for line in code.splitlines() if (words := line.split())[:1] == ["srd-rs"]]
     assert used
     for command in {words[1] for words in used}:
         run = srd(command, "--help")
@@ -324,3 +324,117 @@ def test_every_readme_command_exists() -> None:
         for words in (w for w in used if w[1] == command):
             for word in (w for w in words if w.startswith("--")):
                 assert word.split("=")[0] in run.stdout, words
+
+
+def test_no_arguments_show_the_help() -> None:
+    run = srd()
+    assert run.code == 0 and run.stdout.startswith("Usage: srd-rs") and run.stderr == ""
+
+
+def test_shells_can_complete() -> None:
+    script = srd(env={"_SRD_RS_COMPLETE": "bash_source"})
+    assert script.code == 0 and "_SRD_RS_COMPLETE=bash_complete" in script.stdout
+    words = {"COMP_WORDS": "srd-rs conv", "COMP_CWORD": "1", "_SRD_RS_COMPLETE": "bash_complete"}
+    assert "convert" in srd(env=words).stdout
+
+
+def test_an_output_folder_and_a_missing_suffix(tmp_path: Path) -> None:
+    common = ("convert", EXAMPLE, "-q", "Q8_0", "--no-axm", "--no-met")
+    assert srd(*common, "-o", f"{tmp_path}/models/").code == 0
+    assert srd(*common, "-o", tmp_path / "Qwen2.5-7B").code == 0
+    assert srd(*common, "-o", tmp_path / "plain").code == 0
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert names == ["Qwen2.5-7B.gguf", "models/wiki-gemma4-Q8_0.gguf", "plain.gguf"]
+
+
+def test_the_cost_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    """Calibration included: it took 6 s and the report said 0.4."""
+    run = srd(
+        "convert",
+        EXAMPLE,
+        "--effort",
+        "srd",
+        "--calibrate-tokens",
+        "2048",
+        "-o",
+        tmp_path / "m.gguf",
+        "--json",
+    )
+    assert run.code == 0, run.stderr
+    assert run.json["cpu_seconds"] > 0.5 * run.cpu_s and run.wall_s > run.json["seconds"] > 0.5 * run.wall_s
+    assert run.json["method"] == "srd"
+
+
+def test_files_of_an_earlier_conversion_are_named(tmp_path: Path) -> None:
+    output = tmp_path / "m.gguf"
+    assert srd("convert", EXAMPLE, "-o", output, "-q", "Q8_0").code == 0
+    run = srd("convert", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--no-met")
+    assert run.code == 0
+    lines = run.stderr.splitlines()
+    assert len(lines) == 2 and all(
+        line.startswith("warning: ") and "earlier conversion" in line for line in lines
+    )
+    assert "m.axm" in lines[0] and "m.met.json" in lines[1]
+    run = srd("convert", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--json")
+    assert run.stderr == "" and len(run.json["warnings"]) == 1 and "m.axm" in run.json["warnings"][0]
+
+
+def test_options_of_llama_cpp_are_explained() -> None:
+    run = srd("convert", EXAMPLE, "--outfile", "x.gguf")
+    assert run.code == 2 and "-o names the output" in run.stderr and "?." not in run.stderr
+    run = srd("convert", EXAMPLE, "x.gguf")
+    assert run.code == 2 and "-o OUTPUT" in run.stderr
+
+
+def test_stdout_that_cannot_be_written(tmp_path: Path) -> None:
+    """A full or closed stdout changes neither the files nor the exit code of a failure, and shows no traceback."""
+    command = [sys.executable, "-m", "srd_rs"]
+    forged = tmp_path / "m.axm"
+    forged.write_bytes(b"\x89AXM\r\n\x1a\n" + bytes(200))
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [*command, "verify", forged, "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+        assert run.returncode == 3 and "Traceback" not in run.stderr and run.stderr.startswith("error: ")
+        run = subprocess.run(
+            [*command, "inspect", EXAMPLE, "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+        assert run.returncode == 1 and "Traceback" not in run.stderr and run.stderr.count("\n") == 1
+    closed = subprocess.run(
+        f"{sys.executable} -m srd_rs inspect {EXAMPLE} >&-", shell=True, stderr=subprocess.PIPE, text=True
+    )
+    assert closed.returncode == 0 and closed.stderr == ""
+
+
+def test_ctrl_c_while_modules_are_loaded(tmp_path: Path) -> None:
+    """A module of the command line that takes long to load is interrupted: one line, no traceback."""
+    (tmp_path / "rich.py").write_text("")
+    (tmp_path / "click.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "srd_rs", "--help"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None and child.stdout.readline() == "loading\n"
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130 and said == "error: interrupted\n"
+
+
+def test_an_architecture_does_not_drive_the_terminal(tmp_path: Path) -> None:
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "ll\x1b[31mama")
+    writer.add_block_count(1)
+    writer.add_tensor("a.weight", np.ones((2, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    run = srd("convert", tmp_path / "m.gguf", "-q", "F16", "-o", tmp_path / "o.gguf", "--no-axm")
+    assert run.code == 0, run.stderr
+    assert "\x1b" not in run.stdout + run.stderr and "\\x1b[31m" in run.stdout

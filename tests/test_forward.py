@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +121,7 @@ def test_every_architecture_is_that_of_llama_cpp(name: str, tmp_path: Path) -> N
 
     case, gguf = VARIANTS[name], tmp_path / "m.gguf"
     plan = plan_variant(case, tmp_path, gguf)
-    plan.run(2, 1 << 28, False, False)
+    plan.run(ConvertOptions(quant="F32", threads=2, max_memory=1 << 28))
     encoder = name.startswith("bert")
     # Longer than the windows and the original contexts of these models; GPT-2 has fewer positions.
     with Float32Llama(gguf, n_ctx=256, embeddings=encoder) as model:
@@ -190,16 +189,9 @@ def test_what_each_matrix_is_fed_is_observed(fixtures: Path, tmp_path: Path) -> 
     expected = [["per_layer_model_proj.weight"], *blk, ["token_embd.weight"]]
     assert [names for names, *_ in groups] == expected
     assert all(expert is None and rows == 60 for _, expert, _, rows in groups)
-    widths: dict[str, int] = {t["name"]: t["shape"][0] for t in plan_tensors(plan)}
+    widths: dict[str, int] = {t.name: t.shape[0] for t in plan.tensors}
     assert all(n == widths[name] for names, _, n, _ in groups for name in names)
     assert all(squares > 0 for *_, squares in seen)
-
-
-def plan_tensors(plan: _core.Plan) -> list[dict[str, Any]]:
-    import json
-
-    tensors: list[dict[str, Any]] = json.loads(plan.to_json())["tensors"]
-    return tensors
 
 
 def test_every_expert_is_observed_on_its_own_tokens(fixtures: Path, tmp_path: Path) -> None:

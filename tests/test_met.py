@@ -390,7 +390,8 @@ def test_files_without_a_sidecar(tmp_path: Path, gguf: Path) -> None:
     assert run.code == 0 and run.json["sidecar"] is None
     assert "--merge" in failure("met", run.json["files"][0]["path"])
     assert "--merge" in failure("hydrate", run.json["files"][1]["path"])
-    assert "GGUF" in failure("met", EXAMPLE / "config.json")
+    wrong = srd("met", EXAMPLE / "config.json")
+    assert wrong.code == 2 and "this is a JSON file" in wrong.stderr
     assert "no such file" in failure("met", tmp_path / "none.gguf").lower()
     assert "no such file" in failure("hydrate", gguf, "--sidecar", tmp_path / "none.json").lower()
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from interpreter import run, to_bf16
-from srd_rs import _core
+from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.families import class_name, describe, supported
 
@@ -100,20 +100,18 @@ def test_variant_through_the_pipeline(case: dict[str, Any], tmp_path: Path) -> N
     write_shards(case["sources"], checkpoint.folder)
     spec = describe(checkpoint)
     output = tmp_path / "out.gguf"
-    kv = spec.hparams.n_head_kv
-    facts = {
-        "arch": spec.arch, "n_layer": spec.hparams.n_layer, "n_expert": spec.hparams.n_expert,
-        "n_head": spec.hparams.n_head, "n_head_kv": kv if isinstance(kv, list) else [kv],
-    }  # fmt: skip
+    # So little memory that even these tensors are cut into many chunks.
+    options = ConvertOptions(quant="BF16", threads=2, max_memory=12 * 256 * 2, provenance=False)
     plan = _core.plan_checkpoint(
-        str(checkpoint.folder),
+        checkpoint.folder,
         spec.metadata.entries(),
         json.dumps([t.to_json() for t in spec.tensors]),
-        json.dumps(facts),
-        json.dumps({"output": str(output), "quant": "BF16"}),
+        spec.hparams,
+        output,
+        options,
+        [],
     )
-    # So little memory that even these tensors are cut into many chunks.
-    plan.run(2, 12 * 256 * 2, False, False)
+    plan.run(options)
     tensors = {t.name: t for t in gguf.GGUFReader(output).tensors}
     assert set(tensors) == {name for name, *_ in case["tensors"]}
     for name, shape, kind, digest in case["tensors"]:

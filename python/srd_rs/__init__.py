@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srd_rs.calibration import CalibrationReport, calibrate
-    from srd_rs.container import Verification, extract, keygen, pack, resign, verify
+    from srd_rs.container import extract, keygen, pack, resign, verify
     from srd_rs.conversion import convert
     from srd_rs.hydration import Hydrator, met
     from srd_rs.inspection import Inspection, inspect
     from srd_rs.options import ConvertOptions, SrdOptions
     from srd_rs.planning import plan
-    from srd_rs.report import ConvertReport, Plan, Progress
+    from srd_rs.report import ConvertReport, Plan, Progress, Verification
     from srd_rs.tensors import dequantize, quantize
 
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "Plan": "srd_rs.report",
     "Progress": "srd_rs.report",
     "SrdOptions": "srd_rs.options",
-    "Verification": "srd_rs.container",
+    "Verification": "srd_rs.report",
     "calibrate": "srd_rs.calibration",
     "convert": "srd_rs.conversion",
     "dequantize": "srd_rs.tensors",

@@ -1,12 +1,87 @@
-"""Types of the native module. Weights stay in it; names, shapes and metadata cross the border."""
+"""Types of the native module. Weights stay in the native module; names, shapes and metadata cross the border.
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypedDict
+Paths are `str` or `os.PathLike[str]`. Where a parameter is an object of the package, only its attributes are read.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
+from srd_rs.calibration import Request
+from srd_rs.families.base import ModelFacts
+from srd_rs.options import Checks, ConvertOptions, SrdOptions
+
+__all__ = [
+    "DEFAULT_CALIBRATION_MEMORY",
+    "DEFAULT_MAX_MEMORY",
+    "DEFAULT_MIX",
+    "FEEDBACK_TYPES",
+    "INTENTS",
+    "MIXES",
+    "PARTS",
+    "CalibratedTensor",
+    "Calibration",
+    "Container",
+    "ContainerHeader",
+    "ContainerTensor",
+    "FormatError",
+    "Hydration",
+    "Hydrator",
+    "InternalError",
+    "ModelError",
+    "NonFiniteError",
+    "Plan",
+    "PlannedContainer",
+    "PlannedFile",
+    "PlannedTensor",
+    "Residency",
+    "RunReport",
+    "SealedContainer",
+    "SrdError",
+    "SrdFileNotFoundError",
+    "SrdIOError",
+    "UsageError",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "calibrate",
+    "cpus",
+    "dequantize",
+    "forward_logits",
+    "instruction_sets",
+    "is_calibration",
+    "make_master_key",
+    "make_sign_key",
+    "met_check",
+    "met_sidecar",
+    "open_calibration",
+    "open_container",
+    "plan_checkpoint",
+    "plan_gguf",
+    "quantizable_types",
+    "quantize",
+    "quantize_calibrated",
+    "random_tokens",
+    "read_checkpoint",
+    "read_checkpoint_layout",
+    "read_gguf",
+    "write_file",
+]
+
+_Path: TypeAlias = str | PathLike[str]
+
 __version__: str
+MIXES: tuple[tuple[str, int], ...]
+DEFAULT_MIX: str
+FEEDBACK_TYPES: tuple[str, ...]
+INTENTS: tuple[str, ...]
+PARTS: tuple[str, ...]
+DEFAULT_MAX_MEMORY: int
+DEFAULT_CALIBRATION_MEMORY: int
 
 class SrdError(Exception):
     file: str | None
@@ -19,7 +94,10 @@ class NonFiniteError(SrdError, ValueError): ...
 class UsageError(SrdError, ValueError): ...
 class VerificationError(SrdError, ValueError): ...
 class SrdIOError(SrdError, OSError): ...
+class SrdFileNotFoundError(SrdIOError, FileNotFoundError): ...
+class InternalError(SrdError, RuntimeError): ...
 
+@type_check_only
 class GgufHeader(TypedDict):
     version: int
     alignment: int
@@ -29,27 +107,107 @@ class GgufHeader(TypedDict):
     lengths: dict[str, int]
     tensors: list[tuple[str, tuple[int, ...], str, int, int]]
 
+@type_check_only
+class _Record:
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    def __eq__(self, other: object, /) -> bool: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+@final
+class PlannedTensor(_Record):
+    name: Final[str]
+    shape: Final[tuple[int, ...]]
+    type: Final[str]
+    source_types: Final[tuple[str, ...]]
+    file: Final[int]
+    offset: Final[int]
+    bytes: Final[int]
+    n_weights: Final[int]
+
+@final
+class PlannedFile(_Record):
+    path: Final[Path]
+    bytes: Final[int]
+    header_bytes: Final[int]
+
+@final
+class PlannedContainer(_Record):
+    path: Final[Path]
+    bytes: Final[int]
+    id: Final[str]
+    residual_bytes: Final[int]
+
+@final
+class SealedContainer(_Record):
+    path: Final[Path]
+    bytes: Final[int]
+    fingerprint: Final[str]
+    id: Final[str]
+    key_id: Final[str]
+    signed: Final[bool]
+    key_made: Final[Path | None]
+
+@final
+class RunReport(_Record):
+    seconds: Final[float]
+    cpu_seconds: Final[float]
+    peak_rss_bytes: Final[int]
+    replaced: Final[int]
+    threads: Final[int]
+    container: Final[SealedContainer | None]
+
+@final
 class Plan:
+    @property
+    def arch(self) -> str: ...
+    @property
+    def quant(self) -> str: ...
+    @property
+    def files(self) -> tuple[PlannedFile, ...]: ...
+    @property
+    def tensors(self) -> tuple[PlannedTensor, ...]: ...
+    @property
+    def container(self) -> PlannedContainer | None: ...
     @property
     def total_bytes(self) -> int: ...
     @property
+    def tensor_bytes(self) -> int: ...
+    @property
+    def source_bytes(self) -> int: ...
+    @property
+    def n_weights(self) -> int: ...
+    @property
+    def bpw(self) -> float: ...
+    @property
+    def without_importance(self) -> list[str]: ...
+    @property
     def source_digest(self) -> str | None: ...
     def metadata(self) -> list[tuple[str, str, Any]]: ...
-    def to_json(self) -> str: ...
     def run(
         self,
-        threads: int,
-        max_memory: int,
-        allow_nonfinite: bool,
-        overwrite: bool,
-        progress: Callable[[int, int, str], None] | None = None,
-        signing: str | None = None,
+        options: ConvertOptions,
         gguf: bool = True,
-        effort: str | None = None,
-    ) -> str: ...
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> RunReport: ...
 
+@final
+class Hydration(_Record):
+    intent: Final[str]
+    wanted_bytes: Final[int]
+    hydrated_bytes: Final[int]
+    read_bytes: Final[int]
+    locked_bytes: Final[int]
+    seconds: Final[float]
+
+@final
+class Residency(_Record):
+    slot: Final[str]
+    bytes: Final[int]
+    resident_bytes: Final[int | None]
+
+@final
 class Hydrator:
-    def __init__(self, path: str, sidecar: str | None = None) -> None: ...
+    def __new__(cls, path: _Path, sidecar: _Path | None = None) -> Hydrator: ...
     def sidecar(self) -> str: ...
     def hydrate(
         self,
@@ -58,84 +216,177 @@ class Hydrator:
         lock: bool = False,
         evict_others: bool = False,
         progress: Callable[[int, int], None] | None = None,
-    ) -> str: ...
-    def evict(self, slots: list[str]) -> None: ...
-    def residency(self) -> str: ...
+    ) -> Hydration: ...
+    def evict(self, slots: Sequence[str]) -> None: ...
+    def residency(self) -> list[Residency]: ...
     def locked_bytes(self) -> int: ...
     def close(self) -> None: ...
 
-def met_check(path: str, sidecar: str | None = None) -> None: ...
+def met_check(path: _Path, sidecar: _Path | None = None) -> None: ...
 def met_sidecar(
-    path: str,
-    output: str | None = None,
+    path: _Path,
+    output: _Path | None = None,
     slots: str | None = None,
     fingerprint: str | None = None,
     digest: bool = True,
     overwrite: bool = False,
 ) -> str: ...
 
+@final
+class Verification(_Record):
+    path: Final[Path]
+    verified: Final[bool]
+    fingerprint: Final[str]
+    id: Final[str]
+    key_id: Final[str]
+    authentic: Final[bool]
+    public_key: Final[str | None]
+    public_key_checked: Final[bool]
+    fingerprint_checked: Final[bool]
+    model: Final[str | None]
+    quant: Final[str]
+    files: Final[tuple[str, ...]]
+    sources: Final[tuple[str, ...]]
+    source_digest: Final[str]
+    bytes: Final[int]
+    seconds: Final[float]
+
+@final
+class ContainerHeader(_Record):
+    arch: Final[str]
+    id: Final[str]
+    fingerprint: Final[str]
+    key_id: Final[str]
+    public_key: Final[str | None]
+    tool: Final[str]
+    method: Final[str]
+    quant: Final[str]
+    seed: Final[int]
+    source_digest: Final[str]
+    n_files: Final[int]
+    n_shards: Final[int]
+    file_bytes: Final[int]
+
+@final
+class ContainerTensor(_Record):
+    name: Final[str]
+    shape: Final[tuple[int, ...]]
+    type: Final[str]
+    bytes: Final[int]
+    residual_bits: Final[int]
+    residual_bytes: Final[int]
+    offset: Final[int]
+
+@final
 class Container:
-    def to_json(self) -> str: ...
+    @property
+    def header(self) -> ContainerHeader: ...
+    @property
+    def tensors(self) -> list[ContainerTensor]: ...
     def verify(
         self,
-        checks: str,
-        paths: list[str],
-        threads: int,
+        checks: Checks,
+        paths: Sequence[_Path],
+        threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> str: ...
-    def plan_extract(self, options: str) -> Plan: ...
+    ) -> Verification: ...
+    def plan_extract(
+        self,
+        output: _Path,
+        quant: str | None = None,
+        alpha: float | None = None,
+        safetensors: bool = False,
+        tensor_types: Sequence[str] | None = None,
+    ) -> Plan: ...
     def resign(
         self,
-        checks: str,
-        output: str,
-        signing: str,
-        threads: int,
-        overwrite: bool,
+        checks: Checks,
+        output: _Path,
+        key_file: _Path | None = None,
+        sign_key: _Path | None = None,
+        threads: int | None = None,
+        overwrite: bool = False,
         drop_signature: bool = False,
         progress: Callable[[int, int], None] | None = None,
-    ) -> str: ...
-    def detach(self, output: str, overwrite: bool = False) -> None: ...
+    ) -> SealedContainer: ...
+    def detach(self, output: _Path, overwrite: bool = False) -> None: ...
     def attest(
         self,
-        paths: list[str],
-        verified: str,
-        sign_key: str | None,
-        output: str,
+        paths: Sequence[_Path],
+        verified: Verification,
+        sign_key: _Path | None,
+        output: _Path,
         overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None: ...
 
+@final
+class CalibratedTensor(_Record):
+    name: Final[str]
+    input: Final[str]
+    n: Final[int]
+    block: Final[int]
+    tokens: Final[list[int]]
+
+@final
 class Calibration:
-    def to_json(self) -> str: ...
-    def write_imatrix(self, path: str, overwrite: bool) -> None: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def source_digest(self) -> str: ...
+    @property
+    def tensors(self) -> list[CalibratedTensor]: ...
+    def write_imatrix(self, path: _Path, overwrite: bool) -> None: ...
 
 def calibrate(
-    plan: Plan, tokens: list[list[int]], options: str, progress: Callable[[int, int], None] | None = None
+    plan: Plan, request: Request, progress: Callable[[int, int], None] | None = None
 ) -> Calibration: ...
-def open_calibration(path: str) -> Calibration: ...
-def is_calibration(path: str) -> bool: ...
-def random_tokens(ids: list[int], count: int, seed: int) -> list[int]: ...
-def open_container(path: str) -> Container: ...
-def make_master_key(path: str | None = None) -> str: ...
-def make_sign_key(private: str, public: str) -> str: ...
+def cpus() -> int: ...
+def open_calibration(path: _Path) -> Calibration: ...
+def is_calibration(path: _Path) -> bool: ...
+def random_tokens(ids: Sequence[int], count: int, seed: int) -> list[int]: ...
+def open_container(path: _Path) -> Container: ...
+def make_master_key(path: _Path | None = None) -> tuple[Path, str]: ...
+def make_sign_key(private: _Path, public: _Path) -> str: ...
 def plan_checkpoint(
-    path: str,
+    path: _Path,
     metadata: Iterable[tuple[str, str, object]],
     tensors: str,
-    facts: str,
-    options: str,
+    facts: ModelFacts,
+    output: _Path,
+    options: ConvertOptions,
+    files: Sequence[_Path],
     calibration: Calibration | None = None,
+    calibration_text: str | None = None,
 ) -> Plan: ...
-def plan_gguf(path: str, options: str, calibration: Calibration | None = None) -> Plan: ...
+def plan_gguf(
+    path: _Path,
+    output: _Path,
+    options: ConvertOptions,
+    calibration: Calibration | None = None,
+    calibration_text: str | None = None,
+) -> Plan: ...
+def write_file(path: _Path, data: bytes, overwrite: bool = False) -> None: ...
 def forward_logits(
-    plan: Plan, tokens: list[list[int]], threads: int, max_memory: int = 1 << 32
+    plan: Plan, tokens: Sequence[Sequence[int]], threads: int, max_memory: int = 4294967296
 ) -> tuple[NDArray[np.float32], list[tuple[list[str], int | None, int, int, float]]]: ...
-def read_checkpoint(path: str) -> list[tuple[str, str, tuple[int, ...], str]]: ...
-def read_checkpoint_layout(path: str) -> list[tuple[str, str, tuple[int, ...], str, int, int]]: ...
-def read_gguf(path: str, max_items: int | None = None) -> GgufHeader: ...
+def read_checkpoint(path: _Path) -> list[tuple[str, str, tuple[int, ...], str]]: ...
+def read_checkpoint_layout(path: _Path) -> list[tuple[str, str, tuple[int, ...], str, int, int]]: ...
+def read_gguf(path: _Path, max_items: int | None = None) -> GgufHeader: ...
 def instruction_sets() -> list[str]: ...
 def quantizable_types() -> list[str]: ...
 def quantize(
     weights: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]: ...
+def quantize_calibrated(
+    weights: NDArray[np.float32], type: str, moments: NDArray[np.float32], options: SrdOptions, seed: int
+) -> tuple[NDArray[np.uint8], float]: ...
 def dequantize(blocks: NDArray[np.uint8], type: str) -> NDArray[np.float32]: ...

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
-import math
 import os
+import signal
+import subprocess
+import sys
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs.errors import FormatError, ModelError, SrdIOError, UsageError, message
+from srd_rs import _core, effects, sniff
+from srd_rs.errors import FormatError, ModelError, UsageError, message
 from srd_rs.hub import locate
-from srd_rs.planning import native_model
-from srd_rs.system import cpus
+from srd_rs.planning import NativeModel, native_model
+from srd_rs.reading import shown
 
 DEFAULT_CTX: Final = 512
 """Tokens of a chunk; of an encoder's `ENCODER_CTX`, as what it reads is that short, and inputs depend on it."""
@@ -31,12 +34,13 @@ TOKENS_TIMES_WEIGHTS: Final = 10**13
 BLOCKS: Final = (256, 2048)
 """Smallest and largest side of the blocks of H that is chosen by default."""
 BLOCK_TIMES_WEIGHTS: Final = 5 * 10**11
-"""What decides between them: the cost of feedback and polish."""
+"""What decides between them: the cost of feedback and coordinate descent."""
 TOKENS_PER_SIDE: Final = 4
 """A larger side than a quarter of the tokens would fit the tokens rather than the text."""
-DEFAULT_MAX_MEMORY: Final = 1 << 30
 MAX_TEXT_BYTES: Final = 64 << 20
 """The longest text that is tokenised."""
+TOKENIZER_SECONDS: Final = 30
+"""CPU time that a tokenizer.json gets for a short text."""
 _BUILTIN: Final = "builtin.txt.gz"
 _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random), which needs no tokenizer"
 _SPECIAL_TYPES: Final = (2, 3, 5)
@@ -77,7 +81,7 @@ def calibrate(
     imatrix: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int = _core.DEFAULT_CALIBRATION_MEMORY,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationReport:
@@ -95,27 +99,45 @@ def calibrate(
 
     Raises the errors of `convert`.
     """
+    effects.refuse((text != "random" and seed != 0, "--seed", "only random tokens depend on the seed"))
     native = native_model(locate(model).path, Path(output))
     made = measure(
         native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
         threads=threads, max_memory=max_memory, overwrite=overwrite, progress=progress,
     )  # fmt: skip
     if imatrix is not None:
-        made.write_imatrix(os.fspath(imatrix), overwrite)
-    facts = json.loads(made.to_json())
+        made.write_imatrix(imatrix, overwrite)
     return CalibrationReport(
         path=Path(output),
-        digest=facts["digest"],
-        text=facts["info"]["text"],
-        tokens=facts["info"]["tokens"],
-        chunks=facts["chunks"],
-        tensors=len(facts["tensors"]),
+        digest=made.digest,
+        text=made.text,
+        tokens=made.tokens,
+        chunks=made.chunks,
+        tensors=len(made.tensors),
         imatrix=None if imatrix is None else Path(imatrix),
     )
 
 
+@dataclass(frozen=True)
+class Request:
+    """What the native module is to measure: the tokens, where they come from, and where the result goes."""
+
+    tokens: list[list[int]]
+    text: str
+    text_sha256: str | None
+    seed: int
+    ctx: int
+    block: int
+    source_digest: str
+    output: Path
+    named: bool
+    overwrite: bool
+    threads: int | None
+    max_memory: int
+
+
 def measure(
-    native: Any,
+    native: NativeModel,
     output: Path,
     *,
     named: bool,
@@ -125,13 +147,11 @@ def measure(
     block: int | None = None,
     seed: int = 0,
     threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int = _core.DEFAULT_CALIBRATION_MEMORY,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Any:
+) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name."""
-    from srd_rs import _core
-
     metadata = {key: value for key, _, value in native.metadata()}
     weights = _multiplied_weights(native.plan)
     tokens = _default_tokens(weights) if tokens is None else tokens
@@ -141,32 +161,27 @@ def measure(
         raise UsageError(message("calibration", "tokens, ctx and block must be positive", "Correct them"))
     made = choose_tokens(native.model, metadata, text, tokens, ctx, seed)
     n_tokens = sum(map(len, made.chunks))
-    info = {
-        "text": made.text,
-        "text_sha256": made.sha256,
-        "seed": seed,
-        "tokens": n_tokens,
-        "ctx": ctx,
-        "block": block,
-        "source_digest": native.source_digest or "",
-    }
-    options = {
-        "info": info,
-        "output": os.fspath(output),
-        "named": named,
-        "overwrite": overwrite,
-        "threads": threads or cpus(),
-        "max_memory": max(max_memory, 1),
-    }
-    return _core.calibrate(native.plan, made.chunks, json.dumps(options), _in_tokens(progress, n_tokens))
+    request = Request(
+        tokens=made.chunks,
+        text=made.text,
+        text_sha256=made.sha256,
+        seed=seed,
+        ctx=ctx,
+        block=block,
+        source_digest=native.source_digest or "",
+        output=output,
+        named=named,
+        overwrite=overwrite,
+        threads=threads,
+        max_memory=max_memory,
+    )
+    return _core.calibrate(native.plan, request, _in_tokens(progress, n_tokens))
 
 
-def _multiplied_weights(plan: Any) -> int:
+def _multiplied_weights(plan: _core.Plan) -> int:
     """Weights of matrices that inputs are multiplied with: all but the tables that are looked up."""
-    tensors: list[dict[str, Any]] = json.loads(plan.to_json())["tensors"]
-    matrices = [t for t in tensors if len(t["shape"]) > 1 and not t["name"].endswith("_embd.weight")]
-    weights: int = sum(math.prod(t["shape"]) for t in matrices)
-    return max(weights, 1)
+    matrices = [t for t in plan.tensors if len(t.shape) > 1 and not t.name.endswith("_embd.weight")]
+    return max(sum(t.n_weights for t in matrices), 1)
 
 
 def _default_tokens(weights: int) -> int:
@@ -204,7 +219,7 @@ def choose_tokens(
         ids = _random(metadata, n_chunks * ctx, seed)
         return Tokens(_framed([ids[i * ctx :][:ctx] for i in range(n_chunks)], ends), "random", None)
     name, raw = read_text(text)
-    ids = tokenizer(model, metadata).encode(raw.decode("utf-8"), add_special_tokens=False).ids
+    ids = encode(model, metadata, raw.decode("utf-8"))
     if (
         ends[0] is not None
     ):  # as llama-imatrix: it begins the text, and takes the place of each chunk's first token
@@ -226,12 +241,12 @@ def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
         packed = resources.files("srd_rs").joinpath("data").joinpath(_BUILTIN).read_bytes()
         return "builtin", gzip.decompress(packed)
     path = Path(text)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        fix = "Name a UTF-8 text file, 'builtin' or 'random'"
-        raise SrdIOError(message(path, f"cannot read: {error.strerror or error}", fix)) from None
+    thing = sniff.identify(path)
+    if thing.kind != "text":
+        what = f"this is {thing.what}, not a UTF-8 text"
+        raise UsageError(message(path, what, "Name a UTF-8 text file, 'builtin' or 'random'"))
+    with path.open("rb") as file:
+        raw = file.read(MAX_TEXT_BYTES + 1)
     if len(raw) > MAX_TEXT_BYTES:
         raise UsageError(message(path, f"longer than {MAX_TEXT_BYTES} bytes", "Name a shorter text"))
     try:
@@ -241,27 +256,51 @@ def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
     return path.name, raw
 
 
-def tokenizer(model: Path, metadata: dict[str, Any]) -> Any:
-    """The checkpoint's own tokenizer.json, else one made of the vocabulary that the GGUF has or will have.
+def encode(model: Path, metadata: dict[str, Any], text: str) -> list[int]:
+    """Token ids of a text: by the checkpoint's own tokenizer.json, else by the vocabulary that a GGUF has or will have.
 
-    Special tokens in a text are taken as text.
+    Special tokens in the text count as text.
     """
     try:
-        from tokenizers import Tokenizer
+        import tokenizers  # noqa: F401
     except ImportError:
         fix = f"pip install 'tokenizers>=0.20'. {_RANDOM_HINT}"
         raise UsageError(message(model, "reading a text needs the package tokenizers", fix)) from None
     file = model / "tokenizer.json"
-    if not file.is_file():
-        return _from_vocabulary(model, metadata)
+    if file.is_file():
+        return _encode_apart(file, text)
+    ids: list[int] = _from_vocabulary(model, metadata).encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _encode_apart(file: Path, text: str) -> list[int]:
+    """Token ids by a tokenizer.json, in a process of its own: see `tokenizing`."""
+    program = Path(__file__).with_name("tokenizing.py")
+    child = subprocess.Popen(
+        [sys.executable, os.fspath(program), os.fspath(file), str(TOKENIZER_SECONDS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
     try:
-        loaded = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise FormatError(message(file, f"not a tokenizer: {error}", _RANDOM_HINT)) from None
-    loaded.no_truncation()
-    loaded.no_padding()
-    loaded.encode_special_tokens = True
-    return loaded
+        out, said = child.communicate(text.encode())
+    finally:
+        child.kill()
+        child.wait()
+    if child.returncode == -signal.SIGXCPU:
+        what = "the tokenizer takes too long for this text; one of its regular expressions may never end"
+        raise FormatError(message(file, what, _RANDOM_HINT))
+    if child.returncode < 0:
+        what = "the tokenizer ended the process that ran it, which has a limit of memory"
+        raise FormatError(message(file, what, _RANDOM_HINT))
+    if child.returncode:
+        lines = said.decode("utf-8", "replace").strip().splitlines() or ["no message"]
+        raise FormatError(message(file, f"not a tokenizer that can be run: {shown(lines[-1])}", _RANDOM_HINT))
+    ids = array("I", out)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids.tolist()
 
 
 def _from_vocabulary(model: Path, metadata: dict[str, Any]) -> Any:
@@ -273,8 +312,6 @@ def _from_vocabulary(model: Path, metadata: dict[str, Any]) -> Any:
 
 
 def _random(metadata: dict[str, Any], count: int, seed: int) -> list[int]:
-    from srd_rs import _core
-
     types = metadata.get("tokenizer.ggml.token_type")
     if types is None:
         types = [1] * len(metadata.get("tokenizer.ggml.tokens", ()))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs.errors import FormatError, ModelError, message
-from srd_rs.reading import MAX_POINTER_BYTES, load_json, read_limited, shown
+from srd_rs import _core
+from srd_rs.errors import FormatError
+from srd_rs.reading import load_json
 
 _TEXT_PARTS: Final = ("text_config", "llm_config", "language_config")
 
@@ -46,19 +47,21 @@ class Checkpoint:
     config: dict[str, Any]
     generation_config: dict[str, Any] | None = None
     tensors: dict[str, SourceTensor] = field(default_factory=dict)
+    hub_name: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """What the model is called: a snapshot of the hub lies in a folder named by its commit."""
+        return self.hub_name or self.folder.resolve().name
 
     @classmethod
-    def open(cls, folder: str | Path) -> Checkpoint:
+    def open(cls, folder: str | Path, hub_name: str | None = None) -> Checkpoint:
         """Read config.json, generation_config.json and the shard headers of `folder`.
 
         Raises SrdIOError if a file cannot be read, FormatError if one breaks its format. A broken
         generation_config.json is passed over: it only holds advice, and published ones are not always valid.
         """
-        from srd_rs import _core
-
         folder = Path(folder)
-        _refuse_adapter(folder)
-        _refuse_pointers(folder)
         config = load_json(folder / "config.json")
         generation = folder / "generation_config.json"
         generation_config = None
@@ -69,23 +72,4 @@ class Checkpoint:
         tensors = {
             name: SourceTensor(name, dtype, tuple(shape), shard) for name, dtype, shape, shard in listed
         }
-        return cls(folder, config, generation_config, tensors)
-
-
-def _refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds a LoRA adapter and no weights of a model."""
-    file = folder / "adapter_config.json"
-    weights = [path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_")]
-    if not file.is_file() or weights:
-        return
-    base = load_json(file).get("base_model_name_or_path")
-    of = f" for {shown(base)}" if isinstance(base, str) else ""
-    fix = "Merge the adapter into its base model (peft: merge_and_unload), save the result, and convert that folder"
-    raise ModelError(message(folder, f"this is a LoRA adapter{of}, not a model", fix))
-
-
-def _refuse_pointers(folder: Path) -> None:
-    """Refuse weights that are Git LFS pointers: small text files in place of files that were not downloaded."""
-    for path in sorted(folder.glob("*.safetensors")):
-        if path.is_file() and path.stat().st_size <= MAX_POINTER_BYTES:
-            read_limited(path)
+        return cls(folder, config, generation_config, tensors, hub_name)

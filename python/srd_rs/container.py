@@ -6,52 +6,21 @@ needs the fingerprint from a trusted place, or the Ed25519 signature.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from srd_rs.conversion import keys_json, run, run_plan, sealed
+from srd_rs import _core, effects, sniff
+from srd_rs.conversion import run, run_plan
 from srd_rs.errors import UsageError, message
 from srd_rs.hub import locate
 from srd_rs.inspection import inspect
-from srd_rs.options import DEFAULTS, ConvertOptions, StrPath
-from srd_rs.planning import is_folder, output_path
-from srd_rs.report import ConvertReport, Progress, SealedContainer
-from srd_rs.system import cpus
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a verification found. A verification that fails raises VerificationError instead.
-
-    `verified` is true if the container was held against a master key, a public key or a fingerprint. Without any of
-    them (``use_key=False``) it is false, and then only integrity is known: nothing is damaged, but anybody may have
-    made the file.
-    `authentic` is true if the tags were checked with the master key. `public_key` is the key of the Ed25519 signature
-    in the container; whose key it is, is known only if `public_key_checked` is true. `model` is the name in the
-    metadata of the GGUF, `quant` the mix, `files` the name of the GGUF or of its parts, `sources` the files that were
-    converted.
-    """
-
-    path: Path
-    verified: bool
-    fingerprint: str
-    id: str
-    key_id: str
-    authentic: bool
-    public_key: str | None
-    public_key_checked: bool
-    fingerprint_checked: bool
-    model: str | None
-    quant: str
-    files: tuple[str, ...]
-    sources: tuple[str, ...]
-    bytes: int
-    seconds: float
+from srd_rs.options import DEFAULTS, MIXES, Checks, ConvertOptions, StrPath
+from srd_rs.planning import named, output_path
+from srd_rs.report import ConvertReport, Progress, SealedContainer, Verification
 
 
 @dataclass(frozen=True)
@@ -63,24 +32,25 @@ class KeyFile:
     public: Path | None = None
 
 
-#: `general.file_type` of the mixes that hold blocks.
-_MIXES: Final = {7: "Q8_0", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"}
 _NOT_BLOCKS: Final = frozenset({"F32", "F16", "BF16"})
 
 
 def _found_mix(model: Path) -> tuple[str, list[str]]:
     """The mix to pack `model` in, and the types of tensors that are to be kept, as `tensor_types` has them."""
-    if model.suffix != ".gguf" or not model.is_file():
-        return "Q4_K_M", []
+    if sniff.identify(model).kind != "gguf":
+        return DEFAULTS.quant, []
     found = inspect(model)
     if all(tensor.type in _NOT_BLOCKS for tensor in found.tensors):
-        return "Q4_K_M", []
+        return DEFAULTS.quant, []
     file_type = next((value for key, _, value in found.metadata if key == "general.file_type"), None)
-    if file_type not in _MIXES:
+    mix = next(
+        (name for name, number in MIXES.items() if number == file_type and name not in _NOT_BLOCKS), None
+    )
+    if mix is None:
         what = f"it is quantised, with the file type {file_type}, which is no mix of srd-rs"
         raise UsageError(message(model, what, "Name a mix to quantise it again to, or pack the checkpoint"))
     kept = [f"^{re.escape(tensor.name)}$={tensor.type}" for tensor in found.tensors]
-    return _MIXES[file_type], kept
+    return mix, kept
 
 
 def pack(
@@ -120,9 +90,10 @@ def pack(
         threads=threads,
         max_memory=max_memory,
         overwrite=overwrite,
+        key_file=key_file,
+        sign_key=sign_key,
     )
-    gguf = path.with_suffix(".gguf")
-    return run(source, gguf, options, signing=keys_json(key_file, sign_key), gguf=False, progress=progress)
+    return run(source, path.with_suffix(".gguf"), options, gguf=False, progress=progress)
 
 
 def verify(
@@ -156,43 +127,25 @@ def verify(
 
     Raises VerificationError naming the first shard that is not the signed one.
     """
-    from srd_rs import _core
-
-    if sign_key is not None and attest is None:
-        raise UsageError(
-            message("sign_key", "signs a statement, and none was asked for", "Name its file with attest")
-        )
-    opened = _core.open_container(os.fspath(path if container is None else container))
-    files = [] if container is None else gguf_parts(Path(path), json.loads(opened.to_json())["files"])
-    native = [os.fspath(f) for f in files]
-    outputs = [Path(output) for output in (attest, manifest) if output is not None]
-    _check_outputs(outputs, [path, *native, *_given(container, key_file, public_key, sign_key)], overwrite)
-    checks = _checks(key_file, use_key, public_key, fingerprint, expect_name)
-    found = json.loads(opened.verify(checks, native, threads or cpus(), _forward(progress)))
-    if attest is not None:
-        signing = None if sign_key is None else os.fspath(sign_key)
-        # What a reader of the statement needs to know of this run; how long it took is not part of it.
-        facts = json.dumps({k: v for k, v in found.items() if k not in ("bytes", "seconds")})
-        opened.attest(native, facts, signing, os.fspath(attest), overwrite, _forward(progress))
-    if manifest is not None:
-        opened.detach(os.fspath(manifest), overwrite)
-    return Verification(
-        path=Path(path),
-        verified=found["verified"],
-        fingerprint=found["fingerprint"],
-        id=found["container"],
-        key_id=found["key_id"],
-        authentic=found["authentic"],
-        public_key=found["public_key"],
-        public_key_checked=found["public_key_checked"],
-        fingerprint_checked=found["fingerprint_checked"],
-        model=found["model"],
-        quant=found["quant"],
-        files=tuple(found["files"]),
-        sources=tuple(found["sources"]),
-        bytes=found["bytes"],
-        seconds=found["seconds"],
+    sniff.check_container(Path(path if container is None else container), or_manifest=container is not None)
+    if container is not None:
+        sniff.check_gguf(Path(path))
+    effects.refuse(
+        (not use_key and key_file is not None, "--key-file", "--no-key says that no key is used"),
+        (attest is None and sign_key is not None, "--sign-key", "no attestation is written"),
+        (attest is None and manifest is None and overwrite, "--overwrite", "no file is written"),
     )
+    opened = _core.open_container(path if container is None else container)
+    files = [] if container is None else gguf_parts(Path(path), opened.header.n_files)
+    outputs = [Path(output) for output in (attest, manifest) if output is not None]
+    _check_outputs(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
+    checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
+    found = opened.verify(checks, files, threads, _forward(progress))
+    if attest is not None:
+        opened.attest(files, found, sign_key, attest, overwrite, _forward(progress))
+    if manifest is not None:
+        opened.detach(manifest, overwrite)
+    return found
 
 
 def _given(*paths: StrPath | None) -> list[StrPath]:
@@ -205,18 +158,17 @@ def _check_outputs(outputs: Sequence[Path], inputs: Sequence[StrPath], overwrite
         if not os.path.lexists(output):
             continue
         if any(output.exists() and Path(path).exists() and output.samefile(path) for path in inputs):
-            raise UsageError(
-                message(output, "is an input, and an input is never replaced", "Choose another name")
-            )
+            what = "the output is an input, and an input is never replaced"
+            raise UsageError(message(output, what, "Choose another name"))
         if not overwrite:
+            what = "the file exists already"
             raise UsageError(
-                message(output, "exists already", "Choose another name, or replace it with --overwrite")
+                message(output, what, "Choose another name, or replace the file with --overwrite")
             )
 
 
-def gguf_parts(first: Path, files: Sequence[dict[str, Any]]) -> list[Path]:
-    """The GGUF `first`, or all parts of a split one, of which `first` is the first."""
-    count = len(files)
+def gguf_parts(first: Path, count: int) -> list[Path]:
+    """The GGUF `first`, or all `count` parts of a split one, of which `first` is the first."""
     if count == 1:
         return [first]
     mark = f"-00001-of-{count:05}"
@@ -257,27 +209,33 @@ def extract(
     safetensors: a safetensors file with GGUF's tensor names.
     key_file, use_key, public_key, fingerprint, expect_name: as in `verify`.
     """
-    from srd_rs import _core
-
-    opened = _core.open_container(os.fspath(container))
-    header = json.loads(opened.to_json())
-    target = _extract_path(Path(container), output, quant, header["quant"], safetensors)
+    sniff.check_container(Path(container))
+    opened = _core.open_container(container)
+    effects.refuse(
+        (not use_key and key_file is not None, "--key-file", "--no-key says that no key is used"),
+        (alpha is not None and not any(t.residual_bits for t in opened.tensors), "--alpha", _NO_RESIDUALS),
+        (alpha is not None and _is_copy(quant, opened, tensor_types, safetensors), "--alpha", _COPIED),
+    )
+    target = _extract_path(Path(container), output, quant, opened.header.quant, safetensors)
     _check_outputs([target], [container, *_given(key_file, public_key)], overwrite)
-    options = {
-        "output": os.fspath(target),
-        "quant": quant,
-        "alpha": alpha,
-        "safetensors": safetensors,
-        "tensor_types": list(tensor_types),
-    }
-    planned = opened.plan_extract(json.dumps(options))
-    checks = _checks(key_file, use_key, public_key, fingerprint, expect_name)
-    opened.verify(checks, [], threads or cpus(), _forward(progress))
+    planned = opened.plan_extract(target, quant, alpha, safetensors, list(tensor_types))
+    checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
+    opened.verify(checks, [], threads, _forward(progress))
     # What was packed with weights that are not finite comes out with them.
     run_options = ConvertOptions(
         threads=threads, max_memory=max_memory, allow_nonfinite=True, overwrite=overwrite
     )
     return run_plan(planned, run_options, progress=progress)
+
+
+_NO_RESIDUALS: Final = "the container holds no residuals"
+_COPIED: Final = "the packed mix is copied byte for byte. --quant names another mix"
+
+
+def _is_copy(
+    quant: str | None, opened: _core.Container, tensor_types: Sequence[str], safetensors: bool
+) -> bool:
+    return not safetensors and not tensor_types and quant in (None, opened.header.quant)
 
 
 def _extract_path(
@@ -288,8 +246,7 @@ def _extract_path(
     name = f"{container.stem}-{quant.upper()}" if other and quant else container.stem
     if output is None:
         return Path(name + suffix)
-    path = Path(output)
-    return path / (name + suffix) if is_folder(output) else path
+    return named(output, name + suffix, suffix)
 
 
 def resign(
@@ -313,31 +270,26 @@ def resign(
     use_old_key: False checks integrity alone, for a container whose key is lost.
     drop_signature: allow that the Ed25519 signature of the container is lost, because there is no `sign_key`.
     """
-    from srd_rs import _core
-
-    opened = _core.open_container(os.fspath(container))
-    _check_outputs([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
-    checks = _checks(old_key_file, use_old_key, None, None, None)
-    written = opened.resign(
-        checks,
-        os.fspath(output),
-        keys_json(key_file, sign_key),
-        threads or cpus(),
-        overwrite,
-        drop_signature,
-        _forward(progress),
+    sniff.check_container(Path(container))
+    effects.refuse(
+        (
+            not use_old_key and old_key_file is not None,
+            "--old-key-file",
+            "--no-old-key says that the key is lost",
+        ),
+        (drop_signature and sign_key is not None, "--drop-signature", "--sign-key makes a new signature"),
     )
-    made = sealed(json.loads(written), None)
-    if made is None:
-        raise AssertionError("a container that is signed anew is sealed")
-    return made
+    opened = _core.open_container(container)
+    _check_outputs([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
+    checks = Checks(old_key_file, use_old_key)
+    forward = _forward(progress)
+    return opened.resign(checks, output, key_file, sign_key, threads, overwrite, drop_signature, forward)
 
 
 def write_manifest(container: StrPath, output: StrPath) -> None:
     """Write the manifest file of a container: what `verify` needs to check a GGUF without the container."""
-    from srd_rs import _core
-
-    _core.open_container(os.fspath(container)).detach(os.fspath(output))
+    sniff.check_container(Path(container))
+    _core.open_container(container).detach(output)
 
 
 def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
@@ -345,32 +297,12 @@ def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
 
     ed25519: make an Ed25519 key pair instead, the private key as `path`, the public one with ``.pub`` behind.
     """
-    from srd_rs import _core
-
     if not ed25519:
-        made = json.loads(_core.make_master_key(None if path is None else os.fspath(path)))
-        return KeyFile(Path(made["path"]), made["key_id"])
+        return KeyFile(*_core.make_master_key(path))
     if path is None:
         raise UsageError(message("keygen", "an Ed25519 key pair needs a name", "Name its file"))
     public = Path(f"{os.fspath(path)}.pub")
-    return KeyFile(Path(path), _core.make_sign_key(os.fspath(path), os.fspath(public)), public)
-
-
-def _checks(
-    key_file: StrPath | None,
-    use_key: bool,
-    public_key: StrPath | None,
-    fingerprint: str | None,
-    name: str | None,
-) -> str:
-    checks = {
-        "key_file": None if key_file is None else os.fspath(key_file),
-        "use_key": use_key,
-        "public_key": None if public_key is None else os.fspath(public_key),
-        "fingerprint": fingerprint,
-        "name": name,
-    }
-    return json.dumps(checks)
+    return KeyFile(Path(path), _core.make_sign_key(path, public), public)
 
 
 def _forward(progress: Callable[[Progress], None] | None) -> Callable[[int, int], None] | None:

@@ -5,14 +5,15 @@ Only names, shapes and metadata pass through Python; weights stay in Rust.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srd_rs import calibration, hydration
+from srd_rs import _core, calibration, effects, hydration
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
@@ -20,13 +21,15 @@ from srd_rs.planning import (
     NativeModel,
     calibration_file,
     calibration_text,
-    described,
+    is_folder,
+    make_folder,
     native_model,
     native_plan,
     output_path,
 )
-from srd_rs.report import ConvertReport, Progress, SealedContainer
-from srd_rs.system import cpus
+from srd_rs.report import ConvertReport, Plan, Progress
+
+log = logging.getLogger("srd_rs.conversion")
 
 
 @takes_options
@@ -53,15 +56,38 @@ def convert(
         srd_rs.convert("path/to/model", "out/", quant="Q5_K_M", effort="srd")
     """
     chosen = changed(options, changes)
-    signing = keys_json(chosen.key_file, chosen.sign_key) if chosen.axm else None
-    report = run(locate(model), output, chosen, signing=signing, progress=progress)
-    return replace(report, sidecar=_write_sidecar(report)) if chosen.met else report
+    clock = _Clock()
+    report = run(locate(model), output, chosen, progress=progress)
+    sidecar = _write_sidecar(report) if chosen.met else None
+    if chosen.overwrite:
+        _warn_of_stale(report, sidecar)
+    return replace(report, sidecar=sidecar, seconds=clock.wall(), cpu_seconds=clock.cpu())
 
 
-def keys_json(key_file: StrPath | None, sign_key: StrPath | None) -> str:
-    """The names of the keys, for the native module."""
-    names = {"key_file": key_file, "sign_key": sign_key}
-    return json.dumps({k: None if path is None else os.fspath(path) for k, path in names.items()})
+class _Clock:
+    """Wall time and CPU time of this process and its children since the clock was made, in seconds."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), sum(os.times()[:4])
+
+    def wall(self) -> float:
+        return time.perf_counter() - self._wall
+
+    def cpu(self) -> float:
+        return sum(os.times()[:4]) - self._cpu
+
+
+def _warn_of_stale(report: ConvertReport, sidecar: Path | None) -> None:
+    """Name the files of an earlier conversion that do not belong to the new GGUF."""
+    container = report.output.with_suffix(".axm")
+    beside = hydration.sidecar_path(report.output)
+    kept = [container] if report.container is None else []
+    kept += [beside] if sidecar is None else []
+    for path in kept:
+        if path.exists():
+            log.warning(
+                "%s: the file belongs to an earlier conversion, not to the new %s", path, report.output.name
+            )
 
 
 def run(
@@ -69,77 +95,32 @@ def run(
     output: StrPath | None,
     options: ConvertOptions,
     *,
-    signing: str | None,
     gguf: bool = True,
     progress: Callable[[Progress], None] | None,
 ) -> ConvertReport:
     """Plan and convert; False as `gguf` writes the container alone."""
     if options.threads is not None and options.threads < 1:
         raise UsageError(message("threads", f"{options.threads} is no number of workers", "Pass 1 or more"))
+    if output is not None and is_folder(output):
+        make_folder(Path(output))
     made = _calibration(source, output, options, progress)
     native = native_plan(source, output, options, made)
-    return run_plan(native, options, signing=signing, gguf=gguf, progress=progress)
+    effects.warn_of_plan(native)
+    return run_plan(native, options, gguf=gguf, progress=progress)
 
 
 def run_plan(
-    native: Any,
+    native: _core.Plan,
     options: ConvertOptions,
     *,
-    signing: str | None = None,
     gguf: bool = True,
     progress: Callable[[Progress], None] | None,
 ) -> ConvertReport:
     """Convert what was planned."""
-    planned = described(native)
+    planned = Plan.of(native)
     forward = None if progress is None else lambda *state: progress(Progress(*state))
-    report = json.loads(
-        native.run(
-            options.threads or cpus(),
-            max(options.max_memory, 1),
-            options.allow_nonfinite,
-            options.overwrite,
-            forward,
-            signing,
-            gguf,
-            _srd_json(options),
-        )
-    )
-    return ConvertReport(
-        plan=planned,
-        seconds=report["seconds"],
-        cpu_seconds=report["cpu_seconds"],
-        peak_rss_bytes=report["peak_rss_bytes"],
-        replaced=report["replaced"],
-        threads=report["threads"],
-        container=sealed(report["container"], report["key"]),
-    )
-
-
-def _srd_json(options: ConvertOptions) -> str:
-    srd = options.srd
-    feedback = {
-        "feedback": srd.feedback,
-        "descent_rounds": srd.polish,
-        "beam_width": srd.proposals,
-        "dither": srd.tau,
-    }
-    return json.dumps({"feedback": feedback, "seed": options.seed, "dither_layers": srd.dither_layers})
-
-
-def sealed(written: dict[str, Any] | None, key: dict[str, Any] | None) -> SealedContainer | None:
-    """A written container as plain data."""
-    if written is None:
-        return None
-    made = key is not None and key["from"] == "made"
-    return SealedContainer(
-        path=Path(written["path"]),
-        bytes=written["bytes"],
-        fingerprint=written["fingerprint"],
-        id=written["container"],
-        key_id=written["key_id"],
-        signed=written["signed"],
-        key_made=Path(key["path"]) if made and key is not None else None,
-    )
+    method = "srd" if options.effort == "srd" else "search"
+    return ConvertReport(plan=planned, method=method, **native.run(options, gguf, forward).to_dict())
 
 
 def _write_sidecar(report: ConvertReport) -> Path | None:
@@ -161,13 +142,11 @@ def _calibration(
     output: StrPath | None,
     options: ConvertOptions,
     progress: Callable[[Progress], None] | None,
-) -> Any:
+) -> _core.Calibration | None:
     """The native calibration that the options ask for: a file's, or one that is made now; None without."""
-    from srd_rs import _core
-
     given = calibration_file(options)
     if given is not None:
-        return _core.open_calibration(os.fspath(given))
+        return _core.open_calibration(given)
     text = calibration_text(options)
     if text is None:
         return None

@@ -8,16 +8,25 @@ The classes are defined by the native module, so that Rust and Python raise the 
 * ``NonFiniteError`` (also a ``ValueError``): a weight is NaN, infinite or too large for its type;
 * ``UsageError`` (also a ``ValueError``): the caller asked for something that makes no sense;
 * ``VerificationError`` (also a ``ValueError``): a signed file is not what was signed;
-* ``SrdIOError`` (also an ``OSError``): the operating system refused.
+* ``SrdIOError`` (also an ``OSError``): the operating system refused;
+* ``SrdFileNotFoundError`` (also an ``SrdIOError`` and a ``FileNotFoundError``): a file or folder does not exist;
+* ``InternalError`` (also a ``RuntimeError``): a mistake in srd-rs.
+
+Every one has the attributes ``file``, ``tensor`` and ``offset`` (None where unknown); an ``SrdIOError`` also has
+``errno``, ``strerror`` and ``filename``.
 """
 
 from __future__ import annotations
 
+import os
+
 from srd_rs._core import (
     FormatError,
+    InternalError,
     ModelError,
     NonFiniteError,
     SrdError,
+    SrdFileNotFoundError,
     SrdIOError,
     UsageError,
     VerificationError,
@@ -25,12 +34,15 @@ from srd_rs._core import (
 
 __all__ = [
     "FormatError",
+    "InternalError",
     "ModelError",
     "NonFiniteError",
     "SrdError",
+    "SrdFileNotFoundError",
     "SrdIOError",
     "UsageError",
     "VerificationError",
+    "io_error",
     "message",
 ]
 
@@ -38,3 +50,12 @@ __all__ = [
 def message(place: object, what: str, fix: str) -> str:
     """The form of every message of the package: ``place: what. What to do``."""
     return f"{place}: {what}. {fix}"
+
+
+def io_error(path: str | os.PathLike[str], action: str, error: OSError, fix: str) -> SrdIOError:
+    """The error for a call of the operating system on `path` that failed; `action` is a verb, such as ``"read"``."""
+    kind = SrdFileNotFoundError if isinstance(error, FileNotFoundError) else SrdIOError
+    raised = kind(message(path, f"cannot {action}: {error.strerror or error}", fix))
+    raised.file = raised.filename = os.fspath(path)
+    raised.errno, raised.strerror = error.errno, error.strerror
+    return raised

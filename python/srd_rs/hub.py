@@ -1,4 +1,8 @@
-"""Where a model is: a path as it stands, or a download from the Hugging Face hub."""
+"""Where a model is: a path as it stands, or a download from the Hugging Face hub.
+
+`MODEL_FILES` is the one list of the small files that a conversion reads: the download fetches them, and the digest of
+the source covers them. A test compares the list with what the readers open.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,52 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-from srd_rs.errors import SrdIOError, UsageError
+from srd_rs.errors import SrdFileNotFoundError, SrdIOError, UsageError, message
 
-#: All that a conversion reads. No `.bin`, `.pt` or `.py`: those can run code when they are loaded.
-SAFE_PATTERNS = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+MODEL_FILES: Final = (
     "config.json",
     "generation_config.json",
+    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "modules.json",
+    "*_Pooling/config.json",
     "README.md",
 )
-#: Second copies of the weights in other layouts (Mistral's), and everything in sub-folders.
-UNWANTED_PATTERNS = ("consolidated*", "*/*")
-_HUB_ID = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+?)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+"""Files of a model folder that a conversion reads beside the weights. No `.bin`, `.pt` or `.py`: those can run code."""
+WEIGHT_FILES: Final = ("*.safetensors",)
+_VARIANTS: Final = ("fp16", "bf16", "fp32", "fp8", "int8", "ema", "non_ema")
+UNWANTED: Final = (
+    "*/*.safetensors",
+    "adapter*",
+    "consolidated*",
+    *(f"*.{variant}.*" for variant in _VARIANTS),
+    *(f"*.{variant}-*" for variant in _VARIANTS),
+)
+"""Second copies of the weights: adapters, Mistral's own layout, variants, and what other tools keep in sub-folders."""
+_HUB_ID: Final = re.compile(
+    r"(?:hf://|https://(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
+    r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+?)(?:(?:@|/tree/)(?P<revision>[\w./-]+))?/?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk. `name` is what the hub calls it, None for a path of the user's own."""
+    """A model on disk. `name` is what the hub calls the model, None for a path of the user's own."""
 
     path: Path
     name: str | None = None
@@ -46,38 +68,82 @@ class Source:
         return self.path.resolve().name if self.path.is_dir() else self.path.stem
 
 
-def locate(model: str | os.PathLike[str]) -> Source:
-    """The model called `model`: an existing path, or `ORG/NAME` or `ORG/NAME@REVISION` on the hub.
+def model_files(folder: Path) -> list[Path]:
+    """The files of `MODEL_FILES` that are in a model folder, sorted."""
+    return sorted(p for pattern in MODEL_FILES for p in folder.glob(pattern) if p.is_file())
 
-    Raises `UsageError` if it must be fetched and `huggingface_hub` is missing, `SrdIOError` if that fails.
+
+def locate(model: str | os.PathLike[str]) -> Source:
+    """The model called `model`: an existing path, or a model on the hub.
+
+    A model on the hub is `ORG/NAME` or `ORG/NAME@REVISION`, with `hf://` or the address of the hub in front if wanted.
+    A name whose first part is a folder here is a path. Raises `UsageError` if the model must be downloaded and
+    `huggingface_hub` is missing, `SrdIOError` if the download fails.
     """
     path = Path(model)
     hub_id = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
-    if path.exists() or not hub_id or hub_id["org"] in (".", "..") or hub_id["name"] in (".", ".."):
+    if path.exists() or not hub_id or {hub_id["org"], hub_id["name"]} & {".", ".."}:
+        return Source(path)
+    if "://" not in hub_id[0] and Path(hub_id["org"]).is_dir():
         return Source(path)
     return Source(_download(hub_id), hub_id["name"])
 
 
 def _download(hub_id: re.Match[str]) -> Path:
-    model = hub_id[0]
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UsageError(
-            f"{model}: no such file or folder, and to fetch it from the hub huggingface_hub is missing."
-            " Check the path, or: pip install 'srd-rs[hub]'"
-        ) from error
+        what = "no such file or folder, and the package huggingface_hub, which downloads models, is missing"
+        raise UsageError(message(hub_id[0], what, "Check the path, or: pip install 'srd-rs[hub]'")) from error
+    repo = f"{hub_id['org']}/{hub_id['name']}"
     try:
         folder = snapshot_download(
-            f"{hub_id['org']}/{hub_id['name']}",
+            repo,
             revision=hub_id["revision"],
-            allow_patterns=list(SAFE_PATTERNS),
-            ignore_patterns=list(UNWANTED_PATTERNS),
+            allow_patterns=[*MODEL_FILES, *WEIGHT_FILES],
+            ignore_patterns=list(UNWANTED),
         )
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
-        what = str(error).strip().split("\n")[0]
-        raise SrdIOError(
-            f"{model}: no such file or folder here, and the hub does not give it: {what}."
-            " Check the path or the id, the network and your access to the model"
-        ) from error
+        raise _failure(hub_id, error) from error
     return Path(folder)
+
+
+def _failure(hub_id: re.Match[str], error: Exception) -> SrdIOError:
+    """One sentence for each thing that goes wrong with a download."""
+    from huggingface_hub import errors
+
+    repo = f"{hub_id['org']}/{hub_id['name']}"
+    cases: tuple[tuple[Any, type[SrdIOError], str, str], ...] = (
+        (
+            errors.GatedRepoError,
+            SrdIOError,
+            "the model is gated",
+            f"Accept its license at https://huggingface.co/{repo}, then run: hf auth login",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            SrdFileNotFoundError,
+            f"the model has no revision {hub_id['revision']}",
+            "Check the revision",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            SrdFileNotFoundError,
+            "no such file or folder here, and no such model on the hub",
+            "Check the path or the id; for a private model run: hf auth login",
+        ),
+        (
+            errors.LocalEntryNotFoundError,
+            SrdIOError,
+            "no such file or folder here, and the hub cannot be reached",
+            "Check the path, or the network",
+        ),
+    )
+    for kind, cls, what, fix in cases:
+        if isinstance(error, kind):
+            return cls(message(hub_id[0], what, fix))
+    said = str(error).strip().split("\n")[0]
+    what = (
+        f"no such file or folder here, and the download from the hub failed ({type(error).__name__}: {said})"
+    )
+    return SrdIOError(message(hub_id[0], what, "Check the path or the id, and the network"))

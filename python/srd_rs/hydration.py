@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-INTENTS: Final = ("INFORM", "CLARIFY", "REFUSE", "UNCERTAIN", "HARM", "DECEIVE")
-"""What a request can be about; the sidecar's `hydration_policy` says which slots each needs."""
+from srd_rs import _core, effects, sniff
+from srd_rs._core import Hydration, Residency
 
-PARTS: Final = ("embedding", "early", "factual", "reasoning", "governance")
+__all__ = ["INTENTS", "PARTS", "Hydration", "Hydrator", "Residency", "check", "met", "sidecar_path"]
+
+INTENTS: Final = _core.INTENTS
+"""What a request can be about; `hydration_policy` of the sidecar says which slots each intent needs."""
+
+PARTS: Final = _core.PARTS
 """The parts of a file: what belongs to no layer, and the slots of depth."""
 
 
@@ -47,10 +51,16 @@ def met(
     Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or one part of a split
     model, UsageError for slots that do not fit.
     """
-    from srd_rs import _core
-
-    out = None if output is None else os.fspath(output)
-    text = _core.met_sidecar(os.fspath(gguf), out, slots, fingerprint, digest, overwrite)
+    thing = sniff.check_gguf(Path(gguf), or_container=True)
+    effects.refuse(
+        (
+            thing.kind == "axm" and fingerprint is not None,
+            "--fingerprint",
+            "a container has its own fingerprint",
+        ),
+        (overwrite and output is None, "--overwrite", "no file is written"),
+    )
+    text = _core.met_sidecar(gguf, output, slots, fingerprint, digest, overwrite)
     result: dict[str, Any] = json.loads(text)
     return result
 
@@ -61,38 +71,8 @@ def check(gguf: str | os.PathLike[str], sidecar: str | os.PathLike[str] | None =
     Reads the whole file for its SHA-256. Raises ModelError that says what differs, or that the sidecar holds no
     digest, FormatError for what is no sidecar or no GGUF.
     """
-    from srd_rs import _core
-
-    _core.met_check(os.fspath(gguf), None if sidecar is None else os.fspath(sidecar))
-
-
-@dataclass(frozen=True)
-class Hydration:
-    """What a hydration did, in bytes of whole pages.
-
-    `wanted_bytes` is what the intent needs, `hydrated_bytes` what of it the budget allowed (all in memory at
-    the end), `read_bytes` what of that was not in memory before, `locked_bytes` what is locked now.
-    """
-
-    intent: str
-    wanted_bytes: int
-    hydrated_bytes: int
-    read_bytes: int
-    locked_bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Residency:
-    """A part of a file and how many of its bytes are in memory.
-
-    `resident_bytes` is None where the kernel does not tell: it does so only for files that one owns or may
-    write.
-    """
-
-    slot: str
-    bytes: int
-    resident_bytes: int | None
+    sniff.check_gguf(Path(gguf))
+    _core.met_check(gguf, sidecar)
 
 
 class Hydrator:
@@ -112,9 +92,8 @@ class Hydrator:
     """
 
     def __init__(self, gguf: str | os.PathLike[str], sidecar: str | os.PathLike[str] | None = None) -> None:
-        from srd_rs import _core
-
-        self._native = _core.Hydrator(os.fspath(gguf), None if sidecar is None else os.fspath(sidecar))
+        sniff.check_gguf(Path(gguf))
+        self._native = _core.Hydrator(gguf, sidecar)
         self.path = Path(gguf)
         self.sidecar: dict[str, Any] = json.loads(self._native.sidecar())
 
@@ -135,7 +114,7 @@ class Hydrator:
         evict_others: take the rest of the file out of memory first.
         progress: called with (done, total) bytes; an exception it raises ends the hydration.
         """
-        return Hydration(**json.loads(self._native.hydrate(intent, budget, lock, evict_others, progress)))
+        return self._native.hydrate(intent, budget, lock, evict_others, progress)
 
     def evict(self, slots: Sequence[str] = PARTS) -> None:
         """Take parts ("embedding", "early", ...; by default all) out of memory and release their locks.
@@ -146,7 +125,7 @@ class Hydrator:
 
     def residency(self) -> tuple[Residency, ...]:
         """How much of each part is in memory."""
-        return tuple(Residency(**part) for part in json.loads(self._native.residency()))
+        return tuple(self._native.residency())
 
     @property
     def locked_bytes(self) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srd_rs.errors import UsageError, message
+from srd_rs import _core, sniff
 from srd_rs.report import TypeTotals, totals_by_type
 
 
@@ -66,23 +65,17 @@ class Inspection:
 def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:
     """Read and check the headers of a GGUF, an .axm container, a .safetensors file or a folder of them.
 
-    Raises SrdIOError when it cannot be read, FormatError when it breaks its format (an .axm:
-    VerificationError), UsageError for another kind of file.
+    Raises SrdIOError when the file cannot be read, FormatError when the file breaks its format (an .axm:
+    VerificationError), UsageError for another kind of file, which the message names.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix == ".safetensors":
-        return _inspect_checkpoint(path)
-    if path.suffix == ".axm":
+    kind = sniff.check_inspectable(path).kind
+    if kind == "axm":
         return _inspect_container(path)
-    if path.suffix in (".json", ".bin", ".pt", ".pth"):
-        what = f"'{path.suffix}' files are not inspected"
-        raise UsageError(message(path, what, "Name a GGUF, an .axm, a .safetensors file or a folder of them"))
-    return _inspect_gguf(path, max_items)
+    return _inspect_gguf(path, max_items) if kind in sniff.GGUFS else _inspect_checkpoint(path)
 
 
 def _inspect_checkpoint(path: Path) -> Inspection:
-    from srd_rs import _core
-
     tensors = tuple(
         InspectedTensor(name, tuple(shape), dtype, size, offset, shard)
         for name, dtype, shape, shard, offset, size in _core.read_checkpoint_layout(str(path))
@@ -94,8 +87,6 @@ def _inspect_checkpoint(path: Path) -> Inspection:
 
 
 def _inspect_gguf(path: Path, max_items: int) -> Inspection:
-    from srd_rs import _core
-
     header = _core.read_gguf(str(path), max_items)
     tensors = tuple(
         InspectedTensor(name, tuple(ne), kind, size, offset, path.name)
@@ -106,41 +97,40 @@ def _inspect_gguf(path: Path, max_items: int) -> Inspection:
     )
 
 
-#: What an inspection shows of a container's header.
-_CONTAINER_KEYS = (
-    ("axm.fingerprint", "fingerprint"),
-    ("axm.id", "container"),
-    ("axm.key_id", "key_id"),
-    ("axm.ed25519_public_key", "public_key"),
-    ("axm.tool", "tool"),
-    ("axm.method", "method"),
-    ("axm.quant", "quant"),
-    ("axm.seed", "seed"),
-    ("axm.source_digest", "source_digest"),
-    ("axm.n_shards", "n_shards"),
-    ("general.architecture", "arch"),
-)
+#: What an inspection shows of the header of a container.
+_CONTAINER_KEYS = {
+    "axm.fingerprint": "fingerprint",
+    "axm.id": "id",
+    "axm.key_id": "key_id",
+    "axm.ed25519_public_key": "public_key",
+    "axm.tool": "tool",
+    "axm.method": "method",
+    "axm.quant": "quant",
+    "axm.seed": "seed",
+    "axm.source_digest": "source_digest",
+    "axm.n_shards": "n_shards",
+    "general.architecture": "arch",
+}
 
 
 def _inspect_container(path: Path) -> Inspection:
     """The bytes of a tensor are those of both planes; `type` names the bits of a residual too: ``Q4_K+2``."""
-    from srd_rs import _core
-
-    header = json.loads(_core.open_container(str(path)).to_json())
+    opened = _core.open_container(path)
+    header = opened.header.to_dict()
     tensors = tuple(
         InspectedTensor(
-            name=t["name"],
-            shape=tuple(t["ne"]),
-            type=t["type"] + (f"+{t['residual']['bits']}" if t["residual"] else ""),
-            bytes=t["base"]["bytes"] + (t["residual"]["bytes"] if t["residual"] else 0),
-            offset=offset,
+            name=t.name,
+            shape=t.shape,
+            type=t.type + (f"+{t.residual_bits}" if t.residual_bits else ""),
+            bytes=t.bytes + t.residual_bytes,
+            offset=t.offset,
             file=path.name,
         )
-        for t, offset in zip(header["tensors"], header["base_offsets"], strict=True)
+        for t in opened.tensors
     )
     metadata = tuple(
         (key, "UINT64" if isinstance(header[name], int) else "STRING", header[name])
-        for key, name in _CONTAINER_KEYS
+        for key, name in _CONTAINER_KEYS.items()
         if header[name] is not None
     )
     return Inspection("axm", path, header["file_bytes"], metadata, {}, tensors)

@@ -14,13 +14,20 @@ from srd_rs.errors import UsageError, message
 from srd_rs.hydration import PARTS, Residency
 
 FORMATS: Final = (".png", ".svg", ".pdf")
-COLOURS: Final = {
-    "embedding": "#7f7f7f",
-    "early": "#4e79a7",
-    "factual": "#59a14f",
-    "reasoning": "#f28e2b",
-    "governance": "#b07aa1",
-}
+COLOURS: Final = dict(zip(PARTS, ("#7f7f7f", "#4e79a7", "#59a14f", "#f28e2b", "#b07aa1"), strict=True))
+
+
+def check_output(output: str | os.PathLike[str]) -> Any:
+    """The class `Figure` of matplotlib. Raises UsageError for an ending that is no picture, or without matplotlib."""
+    if Path(output).suffix.lower() not in FORMATS:
+        what = f"'{Path(output).suffix}' is no picture format"
+        raise UsageError(message(output, what, f"Name a file that ends in {', '.join(FORMATS)}"))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        fix = "Install it: pip install 'srd-rs[plot]'"
+        raise UsageError(message("plot", "matplotlib is not installed", fix)) from error
+    return Figure
 
 
 def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | os.PathLike[str]) -> None:
@@ -28,17 +35,7 @@ def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | 
 
     Raises UsageError for another ending, or where matplotlib is missing.
     """
-    output = Path(output)
-    if output.suffix.lower() not in FORMATS:
-        what = f"'{output.suffix}' is no picture format"
-        raise UsageError(message(output, what, f"Name a file that ends in {', '.join(FORMATS)}"))
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        fix = "Install it: pip install 'srd-rs[plot]'"
-        raise UsageError(message("plot", "matplotlib is not installed", fix)) from error
-
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure = check_output(output)(figsize=(9, 4.8), layout="constrained")
     file_map, sizes = figure.subplots(2, 1, height_ratios=[1, 4])
     figure.suptitle(sidecar["file"]["name"])
     _draw_file(file_map, sidecar)

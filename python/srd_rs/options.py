@@ -17,12 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
+from srd_rs import _core
+
 StrPath = str | os.PathLike[str]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 EFFORTS: Final = ("fast", "srd")
+MIXES: Final[dict[str, int]] = dict(_core.MIXES)
+"""Name of a mix -> `general.file_type` of its GGUFs."""
 
 
 def _option(default: Any, group: str, help: str, metavar: str | None = None) -> Any:
@@ -34,19 +38,19 @@ class SrdOptions:
     """What effort ``"srd"`` does beyond the search for scales. The defaults are those that measured best.
 
     feedback: Diffuse the residual of each quantised weight into the weights that are not yet quantised.
-    polish: Number of rounds of coordinate descent, on the scales and then on the codes of each sub-block.
-    proposals: Number of candidate roundings kept for each row (beam width). Every few columns each candidate extends
+    descent_rounds: Number of rounds of coordinate descent, on the scales and then on the codes of each sub-block.
+    beam_width: Number of candidate roundings kept for each row: 1, 2, 4 or 8. Every few columns each candidate extends
         itself without noise, with the noise added and with the noise subtracted, and the best candidates are kept.
         1 uses no noise.
-    tau: Amplitude of the noise in quantisation steps. None chooses the amplitude for each tensor, and may choose 0.
-    dither_layers: First and last layer that get `proposals` candidates, as shares of the depth (0 to 1). The other
+    dither: Amplitude of the noise in quantisation steps. None chooses the amplitude for each tensor, and may choose 0.
+    dither_layers: First and last layer that get `beam_width` candidates, as shares of the depth (0 to 1). The other
         layers get one candidate. None means all layers.
     """
 
     feedback: bool = True
-    polish: int = 2
-    proposals: int = 4
-    tau: float | None = None
+    descent_rounds: int = 2
+    beam_width: int = 4
+    dither: float | None = None
     dither_layers: tuple[float, float] | None = None
 
 
@@ -55,7 +59,10 @@ class ConvertOptions:
     """All options of `srd_rs.convert` and `srd_rs.plan`."""
 
     quant: str = _option(
-        "Q4_K_M", "Quality", "Mix of tensor types, as llama-quantize names the mixes.", "MIX"
+        _core.DEFAULT_MIX,
+        "Quality",
+        "Mix of tensor types, as llama-quantize names the mixes.",
+        "MIX",
     )
     effort: str = _option(
         "fast",
@@ -159,13 +166,19 @@ class ConvertOptions:
         "N",
     )
     max_memory: int = _option(
-        512 << 20, "Running", "Bytes of weights that are in memory at any time.", "SIZE"
+        _core.DEFAULT_MAX_MEMORY, "Running", "Bytes of weights that are in memory at any time.", "SIZE"
     )
     allow_nonfinite: bool = _option(
         False,
         "Running",
         "Replace NaN by 0, and replace infinite and too large weights by the largest value that fits, instead of"
         " failing.",
+    )
+    allow_requantize: bool = _option(
+        False,
+        "Quality",
+        "Quantise tensors of a GGUF that are quantised already. The result is worse than one from the original weights,"
+        " and the output records that this was done.",
     )
     overwrite: bool = _option(False, "Output", "Replace the output if the output exists.")
     met: bool = _option(
@@ -177,6 +190,17 @@ class ConvertOptions:
 
 
 DEFAULTS: Final = ConvertOptions()
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a container is held against; see `srd_rs.verify`."""
+
+    key_file: StrPath | None = None
+    use_key: bool = True
+    public_key: StrPath | None = None
+    fingerprint: str | None = None
+    name: str | None = None
 
 
 def changed(options: ConvertOptions | None, changes: Mapping[str, Any]) -> ConvertOptions:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from srd_rs import _core
+from srd_rs._core import PlannedContainer, PlannedFile, PlannedTensor, SealedContainer, Verification
+
+__all__ = [
+    "ConvertReport",
+    "Plan",
+    "PlannedContainer",
+    "PlannedFile",
+    "PlannedTensor",
+    "Progress",
+    "SealedContainer",
+    "TypeTotals",
+    "Verification",
+    "totals_by_type",
+]
 
 
 @dataclass(frozen=True)
@@ -50,42 +65,6 @@ def totals_by_type(tensors: Iterable[_Sized]) -> dict[str, TypeTotals]:
 
 
 @dataclass(frozen=True)
-class PlannedTensor:
-    """An output tensor. `shape` is GGUF's ne (row length first); `offset` is in bytes from the start of its file."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    source_types: tuple[str, ...]
-    file: int
-    offset: int
-    bytes: int
-
-    @property
-    def n_weights(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class PlannedFile:
-    """An output file and its exact size; `header_bytes` counts everything before the tensor data."""
-
-    path: Path
-    bytes: int
-    header_bytes: int
-
-
-@dataclass(frozen=True)
-class PlannedContainer:
-    """The .axm beside the GGUF: its exact size, its id, and the bytes of its residual planes."""
-
-    path: Path
-    bytes: int
-    id: str
-    residual_bytes: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a conversion will write, known before a weight is read.
 
@@ -101,7 +80,12 @@ class Plan:
     source_bytes: int
     n_weights: int
     bpw: float
-    container: PlannedContainer | None = None
+    container: PlannedContainer | None
+
+    @classmethod
+    def of(cls, native: _core.Plan) -> Plan:
+        """A native plan as plain data: it holds no file open."""
+        return cls(**{f.name: getattr(native, f.name) for f in fields(cls)})
 
     @property
     def output(self) -> Path:
@@ -115,25 +99,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class SealedContainer:
-    """A written .axm. `key_made` is the default key file if this run made the key: keep a copy of the file."""
-
-    path: Path
-    bytes: int
-    fingerprint: str
-    id: str
-    key_id: str
-    signed: bool
-    key_made: Path | None
-
-
-@dataclass(frozen=True)
 class ConvertReport:
     """What a conversion wrote and what the conversion cost.
 
     `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
-    (VmHWM, mapped pages included); `replaced` counts weights that `allow_nonfinite` made finite; `sidecar` is the MET
-    sidecar beside the GGUF, None where none was written.
+    (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
+    `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, None where none was written.
     """
 
     plan: Plan
@@ -142,8 +113,9 @@ class ConvertReport:
     peak_rss_bytes: int
     replaced: int
     threads: int
+    container: SealedContainer | None
+    method: str = "search"
     sidecar: Path | None = None
-    container: SealedContainer | None = None
 
     @property
     def output(self) -> Path:

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from srd_rs import _core
+from srd_rs.errors import UsageError, message
+from srd_rs.options import SrdOptions
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
 def quantize(
-    weights: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None = None
+    weights: NDArray[np.float32],
+    type: str,
+    importance: NDArray[np.float32] | None = None,
+    *,
+    moments: NDArray[np.float32] | None = None,
+    srd: SrdOptions | None = None,
+    seed: int = 0,
 ) -> NDArray[np.uint8]:
     """Blocks of a GGUF type for the rows of a matrix.
 
-    weights: float32 ``[rows, n]``, C-contiguous, n a multiple of the type's block. type: such as ``"Q4_K"``.
-    importance: float32 ``[n]``, the weight of each column's squared error (an imatrix: the mean squares of the
-    inputs). Returns uint8 ``[rows, bytes of a row]``.
+    weights: float32 ``[rows, n]``, C-contiguous, n a multiple of the block length of the type.
+    type: Such as ``"Q4_K"``.
+    importance: float32 ``[n]``, the weight of the squared error of each column (an imatrix: the mean square of each
+        input).
+    moments: float32 ``[n, block]``, the second moments H = mean(x x^T) of the inputs x: all of H as ``[n, n]``, or its
+        diagonal blocks below each other (block is then a multiple of 256). Each rounding error is diffused into the
+        columns that are not yet quantised, as effort ``"srd"`` of `srd_rs.convert` does.
+    srd, seed: Details of that, and the seed of the noise; only with `moments`.
 
-    Raises UsageError for shapes and types that do not fit, NonFiniteError for a weight the type cannot hold.
+    Returns uint8 ``[rows, bytes of a row]``. Raises UsageError for shapes and types that do not fit, NonFiniteError for
+    a weight that the type cannot hold.
+
+        x = calibration_inputs                                  # float32 [tokens, n]
+        blocks = srd_rs.quantize(w, "Q4_K", moments=x.T @ x / len(x))
     """
-    from srd_rs import _core
-
-    return _core.quantize(weights, type, importance)
+    if moments is None:
+        if srd is not None or seed:
+            raise UsageError(
+                message("quantize", "srd and seed have no effect without moments", "Pass moments")
+            )
+        return _core.quantize(weights, type, importance)
+    if importance is not None:
+        what = "importance has no effect beside moments, whose diagonal it is"
+        raise UsageError(message("quantize", what, "Pass one of them"))
+    return _core.quantize_calibrated(weights, type, moments, srd or SrdOptions(), seed)[0]
 
 
 def dequantize(blocks: NDArray[np.uint8], type: str) -> NDArray[np.float32]:
@@ -30,6 +56,4 @@ def dequantize(blocks: NDArray[np.uint8], type: str) -> NDArray[np.float32]:
 
     Raises UsageError for a type that cannot be read, or rows that are no whole blocks.
     """
-    from srd_rs import _core
-
     return _core.dequantize(blocks, type)

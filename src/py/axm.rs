@@ -4,60 +4,124 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pyo3::prelude::*;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::convert::extract::{self, ExtractOptions};
+use crate::convert::report::Sealed;
 use crate::convert::resign;
 use crate::error::{Error, Result};
 use crate::formats::axm;
 use crate::formats::axm::reader::Expected;
-use crate::formats::sink::Sink;
 use crate::progress::Progress;
-use crate::py::convert::{Plan, parse_recipe};
+use crate::py::convert::Plan;
 use crate::py::errors::ToPy;
-use crate::py::watch::watched;
-use crate::quant::recipe::Overrides;
+use crate::py::files::write_whole;
+use crate::py::options::{Signing, cpus, parse_recipe, parse_tensor_types};
+use crate::py::records::{Names, Shape, record};
+use crate::py::watch::{detached, watched};
 use crate::sign::attest::{self, Subject};
 use crate::sign::ed25519::{self, SignKey};
 use crate::sign::keys::{self, MasterKey, Origin};
 use crate::sign::{Hash, from_hex, to_hex};
 
-/// The keys that sign a container.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Signing {
-    key_file: Option<PathBuf>,
-    sign_key: Option<PathBuf>,
-}
-
-impl Signing {
-    pub fn parse(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|e| Error::usage(format!("signing: {e}"), "Report this"))
-    }
-
-    /// Loads the master key, which is made on first use, says where it came from, and loads the Ed25519 key if one is
-    /// named.
-    pub fn load(&self) -> Result<(MasterKey, Origin, Option<SignKey>)> {
-        let sign_key = self.sign_key.as_deref().map(SignKey::read).transpose()?;
-        let (key, origin) = keys::find_or_make(self.key_file.as_deref())?;
-        Ok((key, origin, sign_key))
+record! {
+    /// A written .axm. `signed` says whether an Ed25519 key signed the container; `key_made` is the default key file if
+    /// this run made the key: keep a copy of the file.
+    SealedContainer {
+        path: PathBuf,
+        bytes: u64,
+        fingerprint: String,
+        id: String,
+        key_id: String,
+        signed: bool,
+        key_made: Option<PathBuf>,
     }
 }
 
-/// `environment`, `file` or `made`, and the path.
-pub fn origin_json(origin: &Origin) -> Value {
-    match origin {
-        Origin::Environment => json!({"from": "environment", "path": null}),
-        Origin::File(path) => json!({"from": "file", "path": path}),
-        Origin::Made(path) => json!({"from": "made", "path": path}),
+impl SealedContainer {
+    pub fn new(sealed: Sealed, origin: Option<&Origin>) -> Self {
+        let key_made = match origin {
+            Some(Origin::Made(path)) => Some(path.clone()),
+            _ => None,
+        };
+        Self {
+            path: sealed.path,
+            bytes: sealed.bytes,
+            fingerprint: sealed.fingerprint,
+            id: sealed.container,
+            key_id: sealed.key_id,
+            signed: sealed.signed,
+            key_made,
+        }
     }
 }
 
-/// What a container is held against.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Checks {
+record! {
+    /// What a verification found. A verification that fails raises VerificationError instead.
+    ///
+    /// `verified` is true if the container was held against a master key, a public key or a fingerprint. Without any of
+    /// them (``use_key=False``) it is false, and then only integrity is known: nothing is damaged, but anybody may have
+    /// made the file.
+    /// `authentic` is true if the tags were checked with the master key. `public_key` is the key of the Ed25519
+    /// signature in the container; whose key it is, is known only if `public_key_checked` is true. `model` is the name
+    /// in the metadata of the GGUF, `quant` the mix, `files` the name of the GGUF or of its parts, `sources` the files
+    /// that were converted, and `source_digest` their digest.
+    Verification {
+        path: PathBuf,
+        verified: bool,
+        fingerprint: String,
+        id: String,
+        key_id: String,
+        authentic: bool,
+        public_key: Option<String>,
+        public_key_checked: bool,
+        fingerprint_checked: bool,
+        model: Option<String>,
+        quant: String,
+        files: Names,
+        sources: Names,
+        source_digest: String,
+        bytes: u64,
+        seconds: f64,
+    }
+}
+
+record! {
+    /// A tensor of a container. `bytes` counts the base plane, `residual_bytes` the residual plane, which has
+    /// `residual_bits` bits per weight (0 for none); `offset` is that of the base plane in the container.
+    ContainerTensor {
+        name: String,
+        shape: Shape,
+        r#type: String,
+        bytes: u64,
+        residual_bits: u64,
+        residual_bytes: u64,
+        offset: u64,
+    }
+}
+
+record! {
+    /// The signed header of a container. `id` and `key_id` are hex digits; `n_files` counts the parts of the GGUF.
+    ContainerHeader {
+        arch: String,
+        id: String,
+        fingerprint: String,
+        key_id: String,
+        public_key: Option<String>,
+        tool: String,
+        method: String,
+        quant: String,
+        seed: u64,
+        source_digest: String,
+        n_files: usize,
+        n_shards: usize,
+        file_bytes: u64,
+    }
+}
+
+/// What a container is held against, from `srd_rs.options.Checks`.
+#[derive(FromPyObject)]
+pub struct Checks {
     key_file: Option<PathBuf>,
     /// False if the user wants no master key, and then integrity alone is enough.
     use_key: bool,
@@ -68,18 +132,6 @@ struct Checks {
 }
 
 impl Checks {
-    fn parse(text: &str) -> Result<Self> {
-        let checks: Self =
-            serde_json::from_str(text).map_err(|e| Error::usage(format!("checks: {e}"), "Report this"))?;
-        if !checks.use_key && checks.key_file.is_some() {
-            return Err(Error::usage(
-                "a key file was given, and no key is wanted",
-                "Give only one of the two options",
-            ));
-        }
-        Ok(checks)
-    }
-
     /// The master key. A default key that is not the container's does not matter to a third party who has given a
     /// public key or a fingerprint.
     fn key(&self, container: &axm::Container) -> Result<Option<MasterKey>> {
@@ -110,11 +162,11 @@ fn parse_fingerprint(text: &str) -> Result<Hash> {
     })
 }
 
-/// Makes a master key file, by default the default one. Returns JSON: path and key id.
+/// Makes a master key file, by default the default one. Returns its path and the id of the key.
 #[pyfunction]
 #[pyo3(signature = (path=None))]
-pub fn make_master_key(py: Python<'_>, path: Option<PathBuf>) -> PyResult<String> {
-    let make = || {
+pub fn make_master_key(py: Python<'_>, path: Option<PathBuf>) -> PyResult<(PathBuf, String)> {
+    detached(py, || {
         let path = path.map_or_else(keys::default_file, Ok)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|f| !f.exists()) {
@@ -122,19 +174,18 @@ pub fn make_master_key(py: Python<'_>, path: Option<PathBuf>) -> PyResult<String
         }
         let key = MasterKey::generate()?;
         key.save(&path)?;
-        Ok(json!({"path": path, "key_id": to_hex(&key.id())}).to_string())
-    };
-    make().py(py)
+        Ok((path, to_hex(&key.id())))
+    })
 }
 
 /// Makes an Ed25519 key pair in two PEM files. Returns the public key in hex.
 #[pyfunction]
 pub fn make_sign_key(py: Python<'_>, private: PathBuf, public: PathBuf) -> PyResult<String> {
-    SignKey::generate(&private, &public).map(|key| to_hex(&key.public())).py(py)
+    detached(py, || SignKey::generate(&private, &public).map(|key| to_hex(&key.public())))
 }
 
 /// An opened .axm container or manifest file; everything but its shards has been checked.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "srd_rs._core")]
 pub struct Container {
     inner: axm::Container,
 }
@@ -142,57 +193,62 @@ pub struct Container {
 /// Opens a container or a manifest file.
 #[pyfunction]
 pub fn open_container(py: Python<'_>, path: PathBuf) -> PyResult<Container> {
-    py.detach(|| axm::Container::open(path)).py(py).map(|inner| Container { inner })
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Extraction {
-    output: PathBuf,
-    quant: Option<String>,
-    alpha: Option<f32>,
-    safetensors: bool,
-    tensor_types: Vec<String>,
+    detached(py, || axm::Container::open(path)).map(|inner| Container { inner })
 }
 
 #[pymethods]
 impl Container {
-    /// JSON: header, fingerprint, key id, public key, sizes.
-    fn to_json(&self) -> String {
-        let c = &self.inner;
-        let mut out = serde_json::to_value(&c.header).expect("a header is plain data");
-        let more = json!({
-            "fingerprint": to_hex(&c.fingerprint),
-            "key_id": to_hex(&c.preamble.key_id),
-            "public_key": c.public_key().map(|k| to_hex(&k)),
-            "detached": c.detached,
-            "file_bytes": c.layout.file_bytes,
-            "shard_bytes": c.shard_bytes(),
-            "n_shards": c.layout.shards.len(),
-            "data_offset": c.layout.data_offset,
-            "manifest_offset": c.layout.manifest_offset,
-            "base_offsets": c.layout.first.iter().map(|&i| c.layout.shards[i].offset).collect::<Vec<_>>(),
-        });
-        if let (Value::Object(out), Value::Object(more)) = (&mut out, more) {
-            out.extend(more);
+    #[getter]
+    fn header(&self) -> ContainerHeader {
+        let (c, h) = (&self.inner, &self.inner.header);
+        ContainerHeader {
+            arch: h.arch.clone(),
+            id: h.container.clone(),
+            fingerprint: to_hex(&c.fingerprint),
+            key_id: to_hex(&c.preamble.key_id),
+            public_key: c.public_key().map(|k| to_hex(&k)),
+            tool: h.tool.clone(),
+            method: h.method.clone(),
+            quant: h.quant.clone(),
+            seed: h.seed,
+            source_digest: h.source_digest.clone(),
+            n_files: h.files.len(),
+            n_shards: c.layout.shards.len(),
+            file_bytes: c.layout.file_bytes,
         }
-        out.to_string()
+    }
+
+    #[getter]
+    fn tensors(&self) -> Vec<ContainerTensor> {
+        let layout = &self.inner.layout;
+        let tensors = self.inner.header.tensors.iter().zip(&layout.first);
+        tensors
+            .map(|(t, &first)| ContainerTensor {
+                name: t.name.clone(),
+                shape: Shape(t.ne.clone()),
+                r#type: t.ty.clone(),
+                bytes: t.base.bytes,
+                residual_bits: t.residual.as_ref().map_or(0, |r| r.bits),
+                residual_bytes: t.residual.as_ref().map_or(0, |r| r.bytes),
+                offset: layout.shards[first].offset,
+            })
+            .collect()
     }
 
     /// Verifies the shards, or the GGUF files in `paths` against this container or manifest file.
-    /// `checks` is JSON; `progress(done_bytes, total_bytes)` is called about 20 times a second. Returns JSON.
-    #[pyo3(signature = (checks, paths, threads, progress=None))]
+    /// `progress(done_bytes, total_bytes)` is called about 20 times a second.
+    #[pyo3(signature = (checks, paths, threads=None, progress=None))]
     fn verify(
         &self,
         py: Python<'_>,
-        checks: &str,
+        checks: Checks,
         paths: Vec<PathBuf>,
-        threads: usize,
+        threads: Option<usize>,
         progress: Option<Py<PyAny>>,
-    ) -> PyResult<String> {
-        let checks = Checks::parse(checks).py(py)?;
-        let key = checks.key(&self.inner).py(py)?;
-        let expected = checks.expected(key.as_ref()).py(py)?;
+    ) -> PyResult<Verification> {
+        let threads = threads.unwrap_or_else(cpus);
+        let key = detached(py, || checks.key(&self.inner))?;
+        let expected = detached(py, || checks.expected(key.as_ref()))?;
         let (state, start, c) = (Progress::default(), Instant::now(), &self.inner);
         let base = || c.header.tensors.iter().map(|t| t.base.bytes).sum();
         let total: u64 = if paths.is_empty() { c.shard_bytes() } else { base() };
@@ -201,67 +257,63 @@ impl Container {
             false => c.verify_gguf(&paths, &expected, threads, &state),
         };
         watched(py, work, || state.cancel(), || tick(py, &progress, &state, total))?;
-        Ok(json!({
-            "fingerprint": to_hex(&c.fingerprint),
-            "container": c.header.container,
-            "key_id": to_hex(&c.preamble.key_id),
-            "verified": expected.has_anchor(),
-            "authentic": key.is_some(),
-            "public_key": c.public_key().map(|k| to_hex(&k)),
-            "public_key_checked": checks.public_key.is_some(),
-            "fingerprint_checked": checks.fingerprint.is_some(),
-            "model": c.model_name,
-            "quant": c.header.quant,
-            "files": c.header.files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(),
-            "sources": c.header.sources.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(),
-            "source_digest": c.header.source_digest,
-            "bytes": state.done(),
-            "seconds": start.elapsed().as_secs_f64(),
+        Ok(Verification {
+            path: paths.first().unwrap_or(&c.path).clone(),
+            fingerprint: to_hex(&c.fingerprint),
+            id: c.header.container.clone(),
+            key_id: to_hex(&c.preamble.key_id),
+            verified: expected.has_anchor(),
+            authentic: key.is_some(),
+            public_key: c.public_key().map(|k| to_hex(&k)),
+            public_key_checked: checks.public_key.is_some(),
+            fingerprint_checked: checks.fingerprint.is_some(),
+            model: c.model_name.clone(),
+            quant: c.header.quant.clone(),
+            files: Names(c.header.files.iter().map(|f| f.name.clone()).collect()),
+            sources: Names(c.header.sources.iter().map(|f| f.name.clone()).collect()),
+            source_digest: c.header.source_digest.clone(),
+            bytes: state.done(),
+            seconds: start.elapsed().as_secs_f64(),
         })
-        .to_string())
     }
 
     /// Plans files from the container, which must have been verified.
-    fn plan_extract(&self, py: Python<'_>, options: &str) -> PyResult<Plan> {
-        let build = || {
-            let e: Extraction = serde_json::from_str(options)
-                .map_err(|e| Error::usage(format!("options: {e}"), "Check the arguments of the call"))?;
-            let tensor_type = e.tensor_types.iter().map(|t| Overrides::parse_tensor_type(t));
-            let options = ExtractOptions {
-                output: e.output,
-                recipe: e.quant.as_deref().map(parse_recipe).transpose()?,
-                overrides: Overrides {
-                    tensor_type: tensor_type.collect::<Result<_>>()?,
-                    ..Overrides::default()
-                },
-                alpha: e.alpha,
-                safetensors: e.safetensors,
-            };
+    #[pyo3(signature = (output, quant=None, alpha=None, safetensors=false, tensor_types=None))]
+    fn plan_extract(
+        &self,
+        py: Python<'_>,
+        output: PathBuf,
+        quant: Option<String>,
+        alpha: Option<f32>,
+        safetensors: bool,
+        tensor_types: Option<Vec<String>>,
+    ) -> PyResult<Plan> {
+        detached(py, || {
+            let recipe = quant.as_deref().map(parse_recipe).transpose()?;
+            let overrides = parse_tensor_types(&tensor_types.unwrap_or_default())?;
+            let options = ExtractOptions { output, recipe, overrides, alpha, safetensors };
             extract::plan(&self.inner, &options).map(|inner| Plan { inner })
-        };
-        py.detach(build).py(py)
+        })
     }
 
-    /// Signs the container with another key, and writes it to `output`. `checks` has the old key. `drop_signature`
-    /// allows that an Ed25519 signature is lost. Returns JSON.
-    #[pyo3(signature = (checks, output, signing, threads, overwrite, drop_signature=false, progress=None))]
+    /// Copies the container to `output` and signs the copy with other keys; `checks` names the old key. `drop_signature`
+    /// allows that an Ed25519 signature is lost.
+    #[pyo3(signature = (checks, output, key_file=None, sign_key=None, threads=None, overwrite=false, drop_signature=false, progress=None))]
     #[allow(clippy::too_many_arguments)]
     fn resign(
         &self,
         py: Python<'_>,
-        checks: &str,
+        checks: Checks,
         output: PathBuf,
-        signing: &str,
-        threads: usize,
+        key_file: Option<PathBuf>,
+        sign_key: Option<PathBuf>,
+        threads: Option<usize>,
         overwrite: bool,
         drop_signature: bool,
         progress: Option<Py<PyAny>>,
-    ) -> PyResult<String> {
-        let checks = Checks::parse(checks).py(py)?;
-        let old = checks.key(&self.inner).py(py)?;
-        let expected = checks.expected(old.as_ref()).py(py)?;
-        let signing = Signing::parse(signing).py(py)?;
-        if self.inner.public_key().is_some() && signing.sign_key.is_none() && !drop_signature {
+    ) -> PyResult<SealedContainer> {
+        let threads = threads.unwrap_or_else(cpus);
+        if self.inner.public_key().is_some() && sign_key.is_none() && !drop_signature {
             let what = format!(
                 "{} has an Ed25519 signature, which covers its old fingerprint and would be lost",
                 self.inner.path.display()
@@ -269,41 +321,39 @@ impl Container {
             let fix = "Sign again with --sign-key, or use --drop-signature if the signature may be lost";
             return Err(Error::usage(what, fix)).py(py);
         }
-        let (key, _, sign_key) = signing.load().py(py)?;
+        let old = detached(py, || checks.key(&self.inner))?;
+        let expected = detached(py, || checks.expected(old.as_ref()))?;
+        let (key, origin, sign_key) = detached(py, || Signing { key_file, sign_key }.load())?;
         let state = Progress::default();
         let with = (&key, sign_key.as_ref());
         let work = || resign::resign(&self.inner, &expected, &output, with, (threads, overwrite), &state);
         let total = self.inner.shard_bytes();
         let sealed = watched(py, work, || state.cancel(), || tick(py, &progress, &state, total))?;
-        Ok(serde_json::to_string(&sealed).expect("plain data"))
+        Ok(SealedContainer::new(sealed, Some(&origin)))
     }
 
     /// Writes the manifest file, from the container that is open.
     #[pyo3(signature = (output, overwrite=false))]
     fn detach(&self, py: Python<'_>, output: PathBuf, overwrite: bool) -> PyResult<()> {
-        let write = || write_file(&output, &self.inner.detach()?, overwrite);
-        py.detach(write).py(py)
+        detached(py, || write_whole(&output, &self.inner.detach()?, overwrite))
     }
 
     /// Writes an in-toto statement in a DSSE envelope to `output`. The statement is on the GGUF files in `paths`, or on
-    /// the container if there are none; `verified`, which is JSON, goes into the predicate. The files are read once
-    /// more, and every byte that goes into their hashes is checked again.
+    /// the container if there are none; `verified` goes into the predicate. The files are read once more, and every byte
+    /// that goes into their hashes is checked again.
     #[pyo3(signature = (paths, verified, sign_key, output, overwrite=false, progress=None))]
     #[allow(clippy::too_many_arguments)]
     fn attest(
         &self,
         py: Python<'_>,
         paths: Vec<PathBuf>,
-        verified: &str,
+        verified: &Bound<'_, Verification>,
         sign_key: Option<PathBuf>,
         output: PathBuf,
         overwrite: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let (state, c) = (Progress::default(), &self.inner);
-        let verified: Value = serde_json::from_str(verified)
-            .map_err(|e| Error::usage(format!("verified: {e}"), "Report this"))
-            .py(py)?;
+        let (state, c, verified) = (Progress::default(), &self.inner, verified.get());
         let total = match paths.is_empty() {
             true => c.layout.file_bytes,
             false => c.header.files.iter().map(|f| f.bytes).sum(),
@@ -319,14 +369,30 @@ impl Container {
             };
             let statement = attest::statement(&subjects, self.predicate(verified));
             let envelope = format!("{}\n", attest::envelope(&statement, key.as_ref()));
-            write_file(&output, envelope.as_bytes(), overwrite)
+            write_whole(&output, envelope.as_bytes(), overwrite)
         };
         watched(py, work, || state.cancel(), || tick(py, &progress, &state, total))
     }
 }
 
 impl Container {
-    fn predicate(&self, verified: Value) -> Value {
+    /// What a reader of a statement needs to know of a verification; how long the verification took is no part of it.
+    fn predicate(&self, verified: &Verification) -> Value {
+        let verified = json!({
+            "fingerprint": verified.fingerprint,
+            "container": verified.id,
+            "key_id": verified.key_id,
+            "verified": verified.verified,
+            "authentic": verified.authentic,
+            "public_key": verified.public_key,
+            "public_key_checked": verified.public_key_checked,
+            "fingerprint_checked": verified.fingerprint_checked,
+            "model": verified.model,
+            "quant": verified.quant,
+            "files": verified.files.0,
+            "sources": verified.sources.0,
+            "source_digest": verified.source_digest,
+        });
         let h = &self.inner.header;
         // A `digest` of in-toto is the digest of a whole file, so that of a weight file's header has another name.
         let sources: Vec<_> = h
@@ -361,13 +427,6 @@ impl Container {
 
 fn subject(path: &Path, sha256: Hash) -> Subject {
     Subject { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), sha256 }
-}
-
-/// Writes a small file, whole or not at all.
-fn write_file(output: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
-    let sink = Sink::create(output, bytes.len() as u64, overwrite)?;
-    sink.write_at(bytes, 0)?;
-    sink.commit()
 }
 
 fn tick(py: Python<'_>, progress: &Option<Py<PyAny>>, state: &Progress, total: u64) -> PyResult<()> {

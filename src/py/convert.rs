@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyList;
-use serde::Deserialize;
-use serde_json::json;
+use pyo3::types::{PyList, PyTuple};
 
-use crate::convert::options::{Calibrated, ContainerOptions, Effort, PlanOptions, Provenance, RunOptions};
+use crate::convert::options::{Calibrated, PlanOptions, Provenance, RunOptions};
 use crate::convert::{digest, plan, planned, run};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
 use crate::formats::imatrix::Importance;
@@ -19,261 +17,306 @@ use crate::model::bound::BoundModel;
 use crate::model::source::Source;
 use crate::model::spec::TensorSpec;
 use crate::progress::Progress;
-use crate::py::axm::{Signing, origin_json};
+use crate::py::axm::SealedContainer;
 use crate::py::calibrate::Calibration as CalibrationFile;
-use crate::py::errors::ToPy;
 use crate::py::metadata;
-use crate::py::watch::watched;
-use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
-use crate::quant::residual::Bits;
+use crate::py::options::{ConvertOptions, Facts};
+use crate::py::records::{Names, Shape, record};
+use crate::py::watch::{detached, watched};
+use crate::quant::recipe::ModelFacts;
 
-/// `options` of the plan functions, as JSON.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Options {
+record! {
+    /// An output tensor.
+    ///
+    /// `shape` is GGUF's ne (row length first); `source_types` are the types of the tensors that the tensor is made of;
+    /// `file` is the index of the output file, and `offset` is in bytes from the start of the file.
+    PlannedTensor {
+        name: String,
+        shape: Shape,
+        r#type: String,
+        source_types: Names,
+        file: usize,
+        offset: u64,
+        bytes: u64,
+        n_weights: u64,
+    }
+}
+
+record! {
+    /// An output file and its exact size; `header_bytes` counts everything before the tensor data.
+    PlannedFile {
+        path: PathBuf,
+        bytes: u64,
+        header_bytes: usize,
+    }
+}
+
+record! {
+    /// The .axm beside the GGUF: its exact size, its id, and the bytes of its residual planes.
+    PlannedContainer {
+        path: PathBuf,
+        bytes: u64,
+        id: String,
+        residual_bytes: u64,
+    }
+}
+
+record! {
+    /// What the pass over the weights cost, and the container that was written.
+    ///
+    /// `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process;
+    /// `replaced` counts weights that were made finite.
+    RunReport {
+        seconds: f64,
+        cpu_seconds: f64,
+        peak_rss_bytes: u64,
+        replaced: u64,
+        threads: usize,
+        container: Option<SealedContainer>,
+    }
+}
+
+/// What the plan is made for, beside the options of the user.
+struct Asked<'a> {
     output: PathBuf,
-    quant: String,
-    #[serde(default)]
-    tensor_types: Vec<String>,
-    token_embedding_type: Option<String>,
-    output_tensor_type: Option<String>,
-    #[serde(default)]
-    pure: bool,
-    split_max_size: Option<u64>,
-    imatrix: Option<PathBuf>,
-    /// Text of a calibration that is still to be made: a dry run needs to know its name.
+    options: ConvertOptions,
+    calibration: Option<&'a Arc<Calibration>>,
     calibration_text: Option<String>,
-    /// Use second moments; otherwise a calibration's diagonals alone weigh the errors.
-    #[serde(default)]
-    feedback: bool,
-    provenance: Option<ProvenanceOptions>,
-    container: Option<ContainerJson>,
-    #[serde(default)]
-    allow_requantize: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ContainerJson {
-    path: PathBuf,
-    /// 2, 3 or 4; none for no residual planes.
-    residual_bits: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProvenanceOptions {
-    method: String,
-    seed: u64,
     /// Config and tokenizer files that went into the metadata.
     files: Vec<PathBuf>,
-    /// Whether the GGUF gets the `srd.*` keys; a container always records its provenance.
-    keys: bool,
 }
 
-impl Options {
-    fn parse(text: &str) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|e| Error::usage(format!("options: {e}"), "Check the arguments of the call"))
-    }
-
-    fn plan_options(
-        &self,
-        headers: Vec<digest::Part>,
-        calibration: Option<&Arc<Calibration>>,
-    ) -> Result<PlanOptions> {
-        let recipe = parse_recipe(&self.quant)?;
-        let ty = |name: &Option<String>| name.as_deref().map(Overrides::parse_type).transpose();
-        let overrides = Overrides {
-            tensor_type: self
-                .tensor_types
-                .iter()
-                .map(|t| Overrides::parse_tensor_type(t))
-                .collect::<Result<_>>()?,
-            token_embedding: ty(&self.token_embedding_type)?,
-            output_tensor: ty(&self.output_tensor_type)?,
-            pure: self.pure,
-        };
-        let importance = match calibration.filter(|_| !self.feedback) {
+impl Asked<'_> {
+    fn plan_options(&self, headers: Vec<digest::Part>) -> Result<PlanOptions> {
+        let options = &self.options;
+        let importance = match self.calibration.filter(|_| !options.feedback()) {
             Some(calibration) => Some(Importance::from_calibration(calibration)?),
-            None => self.imatrix.as_deref().map(Importance::open).transpose()?,
+            None if self.calibration.is_some() => None,
+            None => options.imatrix.as_deref().map(Importance::open).transpose()?,
         };
-        let calibrated = match calibration {
+        let calibrated = match self.calibration {
             Some(calibration) => Some(Calibrated::by(calibration)),
             None => self.calibration_text.as_deref().map(Calibrated::expected),
         };
-        let provenance = self.provenance.as_ref().map(|p| provenance(p, headers)).transpose()?;
+        let recorded = options.provenance || options.axm;
+        let provenance = recorded.then(|| self.provenance(headers)).transpose()?;
         Ok(PlanOptions {
-            output: self.output.clone(),
-            recipe,
-            overrides,
+            recipe: options.recipe()?,
+            overrides: options.overrides()?,
             importance: importance.map(Arc::new),
-            calibration: calibration.filter(|_| self.feedback).map(Arc::clone),
+            calibration: self.calibration.filter(|_| options.feedback()).map(Arc::clone),
             calibrated,
-            container: container(self.container.as_ref(), provenance.as_ref())?,
-            provenance: provenance.filter(|_| self.provenance.as_ref().is_some_and(|p| p.keys)),
-            split_max_size: self.split_max_size,
-            allow_requantize: self.allow_requantize,
-            inputs: self.inputs(calibration),
+            container: options.container(&self.output, provenance.as_ref())?,
+            provenance: provenance.filter(|_| options.provenance),
+            split_max_size: options.split_max_size,
+            allow_requantize: options.allow_requantize,
+            inputs: self.inputs(),
+            output: self.output.clone(),
         })
     }
-}
 
-impl Options {
     /// The files that are read beside the weights.
-    fn inputs(&self, calibration: Option<&Arc<Calibration>>) -> Vec<PathBuf> {
-        let files = self.provenance.iter().flat_map(|p| p.files.clone());
-        files.chain(self.imatrix.clone()).chain(calibration.map(|c| c.path().to_path_buf())).collect()
+    fn inputs(&self) -> Vec<PathBuf> {
+        let calibration = self.calibration.map(|c| c.path().to_path_buf());
+        self.files.iter().cloned().chain(self.options.imatrix.clone()).chain(calibration).collect()
     }
-}
 
-fn provenance(options: &ProvenanceOptions, mut parts: Vec<digest::Part>) -> Result<Provenance> {
-    parts.extend(options.files.iter().map(|p| digest::Part { path: p.clone(), header_bytes: None }));
-    let sources = digest::describe(&parts)?;
-    let source_digest = digest::source_digest(&sources);
-    Ok(Provenance { method: options.method.clone(), seed: options.seed, source_digest, sources })
-}
+    /// The plan, if every pattern and the calibration are of use: whoever gives them believes that they are.
+    fn used(&self, plan: planned::Plan) -> Result<Plan> {
+        for (pattern, _) in &self.options.overrides()?.tensor_type {
+            let finds = |t: &planned::PlannedTensor| pattern.is_match(&t.bound.name);
+            if !plan.tensors.iter().any(finds) {
+                let what = format!("--tensor-type: the expression '{pattern}' finds no tensor");
+                return Err(Error::usage(what, "--dry-run --json lists the names of the tensors"));
+            }
+        }
+        let moments = plan.tensors.iter().any(|t| t.moments.is_some());
+        if let Some(calibration) = self.calibration.filter(|_| self.options.feedback() && !moments) {
+            let what = "the calibration file knows the inputs of no tensor that is quantised";
+            let fix = "Name the calibration file of this model";
+            return Err(Error::model(Place::file(calibration.path()), what, fix));
+        }
+        Ok(Plan { inner: plan })
+    }
 
-fn container(
-    options: Option<&ContainerJson>,
-    provenance: Option<&Provenance>,
-) -> Result<Option<ContainerOptions>> {
-    let Some(options) = options else { return Ok(None) };
-    let bits = |n: u64| {
-        Bits::new(n)
-            .ok_or_else(|| Error::usage(format!("{n} is no width of a residual"), "Use 2, 3 or 4 bits"))
-    };
-    let residual = options.residual_bits.map(bits).transpose()?;
-    let provenance =
-        provenance.ok_or_else(|| Error::usage("a container needs its provenance", "Report this"))?;
-    Ok(Some(ContainerOptions { path: options.path.clone(), residual, provenance: provenance.clone() }))
-}
-
-pub(super) fn parse_recipe(name: &str) -> Result<Recipe> {
-    Recipe::from_name(name).ok_or_else(|| {
-        let known: Vec<_> = Recipe::all().map(Recipe::name).collect();
-        Error::usage(format!("'{name}' is no known mix"), format!("Use one of {}", known.join(", ")))
-    })
-}
-
-fn parse_effort(text: &str) -> Result<Effort> {
-    let fix = "See srd_rs.convert for what it takes";
-    serde_json::from_str(text).map_err(|e| Error::usage(format!("srd_options: {e}"), fix))
-}
-
-fn parse_facts(text: &str) -> Result<ModelFacts> {
-    serde_json::from_str(text).map_err(|e| Error::usage(format!("facts: {e}"), "Report this"))
+    fn provenance(&self, mut parts: Vec<digest::Part>) -> Result<Provenance> {
+        parts.extend(self.files.iter().map(|p| digest::Part { path: p.clone(), header_bytes: None }));
+        let sources = digest::describe(&parts)?;
+        let source_digest = digest::source_digest(&sources);
+        let method = if self.options.feedback() { "srd" } else { "search" };
+        Ok(Provenance { method: method.into(), seed: self.options.seed, source_digest, sources })
+    }
 }
 
 /// A planned conversion. Made by `plan_checkpoint` or `plan_gguf`; reads no weight until `run`.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "srd_rs._core")]
 pub struct Plan {
     pub(super) inner: planned::Plan,
 }
 
 /// Plans a checkpoint folder or .safetensors file.
 ///
-/// `metadata`: (key, kind, value) triples; `tensors`, `facts` and `options` JSON: see `docs/architecture.md`.
+/// `metadata` are (key, kind, value) triples; `tensors` is JSON: see `docs/architecture.md`; `files` are the config and
+/// tokenizer files that the metadata was made from; `calibration_text` names the text of a calibration that is made later.
 #[pyfunction]
-#[pyo3(signature = (path, metadata, tensors, facts, options, calibration=None))]
+#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None))]
+#[allow(clippy::too_many_arguments)]
 pub fn plan_checkpoint(
     py: Python<'_>,
     path: PathBuf,
     metadata: &Bound<'_, PyAny>,
     tensors: &str,
-    facts: &str,
-    options: &str,
+    facts: Facts,
+    output: PathBuf,
+    options: ConvertOptions,
+    files: Vec<PathBuf>,
     calibration: Option<&CalibrationFile>,
+    calibration_text: Option<String>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
+    let asked = Asked { output, options, calibration, calibration_text, files };
     let kv = metadata::from_py(metadata)?;
-    let build = || {
-        let options = Options::parse(options)?;
+    detached(py, || {
         let specs: Vec<TensorSpec> = serde_json::from_str(tensors).map_err(|e| {
             Error::usage(format!("tensors: {e}"), "This is a mistake in the model family: report it")
         })?;
         let checkpoint = Checkpoint::open(&path)?;
-        let headers = digest::checkpoint_headers(&checkpoint);
-        let options = options.plan_options(headers, calibration)?;
-        let (source, facts) = (Source::from_checkpoint(&checkpoint)?, parse_facts(facts)?);
+        let options = asked.plan_options(digest::checkpoint_headers(&checkpoint))?;
+        let (source, facts) = (Source::from_checkpoint(&checkpoint)?, ModelFacts::from(facts));
         let model = BoundModel::from_checkpoint(source, &specs, kv, &facts.arch)?;
-        let inner = plan::plan(model, &facts, &options)?;
-        Ok(Plan { inner })
-    };
-    py.detach(build).py(py)
+        asked.used(plan::plan(model, &facts, &options)?)
+    })
 }
 
-/// Plans other types for a GGUF's tensors. Its metadata is kept.
+/// Plans other types for the tensors of a GGUF, whose metadata is kept.
 #[pyfunction]
-#[pyo3(signature = (path, options, calibration=None))]
+#[pyo3(signature = (path, output, options, calibration=None, calibration_text=None))]
 pub fn plan_gguf(
     py: Python<'_>,
     path: PathBuf,
-    options: &str,
+    output: PathBuf,
+    options: ConvertOptions,
     calibration: Option<&CalibrationFile>,
+    calibration_text: Option<String>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
-    let build = || {
-        let options = Options::parse(options)?;
+    let asked = Asked { output, options, calibration, calibration_text, files: Vec::new() };
+    detached(py, || {
         let gguf = Gguf::open(&path)?;
-        let inner = plan::plan_gguf(&gguf, &options.plan_options(digest::gguf_headers(&gguf), calibration)?)?;
-        Ok(Plan { inner })
-    };
-    py.detach(build).py(py)
+        asked.used(plan::plan_gguf(&gguf, &asked.plan_options(digest::gguf_headers(&gguf))?)?)
+    })
 }
 
 #[pymethods]
 impl Plan {
+    #[getter]
+    fn arch(&self) -> &str {
+        &self.inner.model.arch
+    }
+
+    /// Name of the mix.
+    #[getter]
+    fn quant(&self) -> &'static str {
+        self.inner.recipe.name()
+    }
+
+    #[getter]
+    fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let file = |f: &planned::PlannedFile| PlannedFile {
+            path: f.path.clone(),
+            bytes: f.bytes,
+            header_bytes: f.header.len(),
+        };
+        PyTuple::new(py, self.inner.files.iter().map(file).collect::<Vec<_>>())
+    }
+
+    #[getter]
+    fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.inner.tensors.iter().map(|t| self.describe(t)).collect::<Vec<_>>())
+    }
+
+    /// The container beside the GGUF, None where none is planned.
+    #[getter]
+    fn container(&self) -> Option<PlannedContainer> {
+        self.inner.container.as_ref().map(|c| PlannedContainer {
+            path: c.path.clone(),
+            bytes: c.layout.file_bytes,
+            id: c.header.container.clone(),
+            residual_bytes: c
+                .header
+                .tensors
+                .iter()
+                .filter_map(|t| t.residual.as_ref())
+                .map(|r| r.bytes)
+                .sum(),
+        })
+    }
+
     /// Sum of the sizes of all output files, in bytes: exact.
     #[getter]
     fn total_bytes(&self) -> u64 {
         self.inner.total_bytes()
     }
 
-    /// The model's digest, as the key `srd.source.digest` has it; none where no provenance was asked for.
+    #[getter]
+    fn tensor_bytes(&self) -> u64 {
+        self.inner.tensor_bytes()
+    }
+
+    #[getter]
+    fn source_bytes(&self) -> u64 {
+        self.inner.source_bytes()
+    }
+
+    #[getter]
+    fn n_weights(&self) -> u64 {
+        self.inner.n_weights()
+    }
+
+    /// Bits per weight over all tensors.
+    #[getter]
+    fn bpw(&self) -> f64 {
+        self.inner.bpw()
+    }
+
+    /// Names of the tensors that are quantised without importances, because the imatrix does not know them.
+    #[getter]
+    fn without_importance(&self) -> Vec<String> {
+        self.inner.without_importance.clone()
+    }
+
+    /// The digest of the model, as the key `srd.source.digest` has it; None where no provenance was asked for.
     #[getter]
     fn source_digest(&self) -> Option<&str> {
         self.inner.model.metadata.get("srd.source.digest").and_then(Value::as_str)
     }
 
-    /// The output's metadata as (key, kind, value), arrays in full.
+    /// The metadata of the output as (key, kind, value), arrays in full.
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         Ok(metadata::to_py(py, &self.inner.model.metadata, usize::MAX)?.0)
     }
 
-    /// JSON: arch, quant, files, tensors (name, ne, type, source types, file, offset, bytes), totals.
-    fn to_json(&self) -> String {
-        describe(&self.inner).to_string()
-    }
-
-    /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the
-    /// bytes of tensor data written. `signing` is JSON and needed where a container is planned; `gguf`
-    /// false writes the container alone. `effort` is JSON of `convert::options::Effort`. Returns the report as JSON.
-    #[pyo3(signature = (threads, max_memory, allow_nonfinite, overwrite, progress=None, signing=None, gguf=true, effort=None))]
-    #[allow(clippy::too_many_arguments)]
+    /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor
+    /// data written. False as `gguf` writes the container alone.
+    #[pyo3(signature = (options, gguf=true, progress=None))]
     fn run(
         &self,
         py: Python<'_>,
-        threads: usize,
-        max_memory: u64,
-        allow_nonfinite: bool,
-        overwrite: bool,
-        progress: Option<Py<PyAny>>,
-        signing: Option<&str>,
+        options: ConvertOptions,
         gguf: bool,
-        effort: Option<&str>,
-    ) -> PyResult<String> {
-        let signing = signing.map(|s| Signing::parse(s)?.load()).transpose().py(py)?;
-        let effort = effort.map_or_else(|| Ok(Effort::default()), parse_effort).py(py)?;
-        let options = RunOptions {
-            threads,
-            max_memory,
-            allow_nonfinite,
-            overwrite,
-            key: signing.as_ref().map(|s| &s.0),
-            sign_key: signing.as_ref().and_then(|s| s.2.as_ref()),
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<RunReport> {
+        let sealed = self.inner.container.is_some();
+        let keys = sealed.then(|| detached(py, || options.signing().load())).transpose()?;
+        let how = RunOptions {
+            threads: options.threads(),
+            max_memory: options.max_memory.max(1),
+            allow_nonfinite: options.allow_nonfinite,
+            overwrite: options.overwrite,
+            key: keys.as_ref().map(|k| &k.0),
+            sign_key: keys.as_ref().and_then(|k| k.2.as_ref()),
             gguf,
-            effort,
+            effort: options.effort(),
         };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();
@@ -281,49 +324,39 @@ impl Plan {
             Some(f) => f.call1(py, (state.done(), total, state.phase())).map(drop),
             None => Ok(()),
         };
-        let work = || run::run(&self.inner, &options, &state);
-        let report = watched(py, work, || state.cancel(), tick)?;
+        let report = watched(py, || run::run(&self.inner, &how, &state), || state.cancel(), tick)?;
         if let Some(f) = &progress {
             f.call1(py, (total, total, ""))?;
         }
-        let mut report = serde_json::to_value(&report).expect("a report is plain data");
-        report["key"] = signing.as_ref().map_or(serde_json::Value::Null, |s| origin_json(&s.1));
-        Ok(report.to_string())
+        Ok(RunReport {
+            seconds: report.seconds,
+            cpu_seconds: report.cpu_seconds,
+            peak_rss_bytes: report.peak_rss_bytes,
+            replaced: report.replaced,
+            threads: report.threads,
+            container: report.container.map(|c| SealedContainer::new(c, keys.as_ref().map(|k| &k.1))),
+        })
     }
 }
 
-fn describe(plan: &planned::Plan) -> serde_json::Value {
-    let tensors: Vec<_> = plan
-        .tensors
-        .iter()
-        .map(|t| {
-            let mut types = Vec::new();
-            t.bound.source.for_each_source(&mut |i| {
-                let name = plan.model.source.encoding(i).name().to_string();
-                if !types.contains(&name) {
-                    types.push(name);
-                }
-            });
-            json!({"name": t.bound.name, "shape": t.bound.ne, "type": t.ty.name(), "source_types": types,
-                   "file": t.file, "offset": t.offset, "bytes": t.bytes})
-        })
-        .collect();
-    let files: Vec<_> = plan
-        .files
-        .iter()
-        .map(|f| json!({"path": f.path, "bytes": f.bytes, "header_bytes": f.header.len()}))
-        .collect();
-    let container = plan.container.as_ref().map(|c| {
-        let residual: u64 =
-            c.header.tensors.iter().filter_map(|t| t.residual.as_ref()).map(|r| r.bytes).sum();
-        json!({"path": c.path, "bytes": c.layout.file_bytes, "id": c.header.container,
-               "residual_bytes": residual})
-    });
-    json!({
-        "container": container,
-        "without_importance": plan.without_importance,
-        "arch": plan.model.arch, "quant": plan.recipe.name(), "files": files, "tensors": tensors,
-        "total_bytes": plan.total_bytes(), "tensor_bytes": plan.tensor_bytes(),
-        "source_bytes": plan.source_bytes(), "n_weights": plan.n_weights(), "bpw": plan.bpw(),
-    })
+impl Plan {
+    fn describe(&self, tensor: &planned::PlannedTensor) -> PlannedTensor {
+        let mut types = Vec::new();
+        tensor.bound.source.for_each_source(&mut |i| {
+            let name = self.inner.model.source.encoding(i).name().to_string();
+            if !types.contains(&name) {
+                types.push(name);
+            }
+        });
+        PlannedTensor {
+            name: tensor.bound.name.clone(),
+            shape: Shape(tensor.bound.ne.clone()),
+            r#type: tensor.ty.name().to_string(),
+            source_types: Names(types),
+            file: tensor.file,
+            offset: tensor.offset,
+            bytes: tensor.bytes,
+            n_weights: tensor.bound.ne.iter().product(),
+        }
+    }
 }

@@ -30,7 +30,7 @@ impl Observer for Summary {
 /// Logits of every token of every chunk, f32 `[tokens, vocabulary]` (an encoder: its last states, `[tokens, hidden
 /// size]`), and what each matrix was fed: (tensors, expert, values in a row, rows, sum of squares).
 #[pyfunction]
-#[pyo3(signature = (plan, tokens, threads, max_memory=1 << 32))]
+#[pyo3(signature = (plan, tokens, threads, max_memory=4294967296))]
 pub fn forward_logits<'py>(
     py: Python<'py>,
     plan: &Plan,

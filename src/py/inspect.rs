@@ -7,8 +7,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::formats::gguf::Gguf;
 use crate::formats::safetensors::Checkpoint;
-use crate::py::errors::ToPy;
 use crate::py::metadata;
+use crate::py::watch::detached;
 
 /// `(name, dtype, shape, shard file name)` of every tensor of a checkpoint folder or .safetensors file, in
 /// file order.
@@ -25,7 +25,7 @@ pub fn read_checkpoint(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyLi
 /// The same with the offset in the file and the size in bytes behind.
 #[pyfunction]
 pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Bound<'py, PyList>> {
-    let checkpoint = py.detach(|| Checkpoint::open(&path)).py(py)?;
+    let checkpoint = detached(py, || Checkpoint::open(&path))?;
     let shards: Vec<String> = checkpoint
         .shards()
         .iter()
@@ -43,8 +43,8 @@ pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<B
 }
 
 /// Header of a GGUF: `version`, `alignment`, and `data_offset` of the file or of the first part of a split GGUF,
-/// `file_size` of all parts together, `metadata` as (key, kind, value) with arrays cut to `max_items` values, `lengths` (key -> full length) for the arrays, and `tensors` as
-/// (name, ne, type, offset, bytes).
+/// `file_size` of all parts together, `metadata` as (key, kind, value) with arrays cut to `max_items` values, `lengths`
+/// (key -> full length) for the arrays, and `tensors` as (name, ne, type, offset, bytes).
 #[pyfunction]
 #[pyo3(signature = (path, max_items=None))]
 pub fn read_gguf<'py>(
@@ -52,7 +52,7 @@ pub fn read_gguf<'py>(
     path: PathBuf,
     max_items: Option<usize>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let gguf = py.detach(|| Gguf::open(&path)).py(py)?;
+    let gguf = detached(py, || Gguf::open(&path))?;
     let first = &gguf.parts()[0];
     let out = PyDict::new(py);
     out.set_item("version", first.version)?;

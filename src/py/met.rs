@@ -4,19 +4,18 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
-use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::formats::gguf::GgufFile;
-use crate::formats::sink::Sink;
 use crate::met;
 use crate::met::hydrate::{self, HydrateOptions};
 use crate::met::policy::Intent;
 use crate::met::sidecar::{self, Options, Part, Sidecar};
 use crate::met::slots::Split;
 use crate::progress::Progress;
-use crate::py::errors::ToPy;
-use crate::py::watch::watched;
+use crate::py::files::write_whole;
+use crate::py::records::record;
+use crate::py::watch::{detached, watched};
 
 /// Measures a GGUF, or the one a container holds, and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
 /// the whole file for its SHA-256.
@@ -39,9 +38,7 @@ pub fn met_sidecar(
         let measured = measure(&gguf, slots.as_deref(), fingerprint.or(signed), digest)?;
         let text = measured.to_json();
         if let Some(output) = &output {
-            let sink = Sink::create(output, text.len() as u64, overwrite)?;
-            sink.write_at(text.as_bytes(), 0)?;
-            sink.commit()?;
+            write_whole(output, text.as_bytes(), overwrite)?;
         }
         Ok(text)
     };
@@ -79,8 +76,35 @@ fn measure(
     Ok(measured)
 }
 
+record! {
+    /// What a hydration did, in bytes of whole pages.
+    ///
+    /// `wanted_bytes` is what the intent needs, `hydrated_bytes` what of it the budget allowed (all in memory at the
+    /// end), `read_bytes` what of that was not in memory before, `locked_bytes` what is locked now.
+    Hydration {
+        intent: String,
+        wanted_bytes: u64,
+        hydrated_bytes: u64,
+        read_bytes: u64,
+        locked_bytes: u64,
+        seconds: f64,
+    }
+}
+
+record! {
+    /// A part of a file and how many of its bytes are in memory.
+    ///
+    /// `resident_bytes` is None where the kernel does not tell: the kernel tells only for files that one owns or may
+    /// write.
+    Residency {
+        slot: String,
+        bytes: u64,
+        resident_bytes: Option<u64>,
+    }
+}
+
 /// A GGUF with its sidecar. `close` lets its locked pages go.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "srd_rs._core")]
 pub struct Hydrator {
     inner: Mutex<Option<hydrate::Hydrator>>,
 }
@@ -90,16 +114,16 @@ impl Hydrator {
     #[new]
     #[pyo3(signature = (path, sidecar=None))]
     fn new(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyResult<Self> {
-        let opened = py.detach(|| hydrate::Hydrator::open(&path, sidecar.as_deref())).py(py)?;
+        let opened = detached(py, || hydrate::Hydrator::open(&path, sidecar.as_deref()))?;
         Ok(Self { inner: Mutex::new(Some(opened)) })
     }
 
+    /// The sidecar as JSON text.
     fn sidecar(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, |h| Ok(h.sidecar().to_json()))
     }
 
-    /// JSON: intent, wanted_bytes, hydrated_bytes, read_bytes, locked_bytes, seconds.
-    /// `progress(done_bytes, total_bytes)` is called about 20 times a second.
+    /// Brings in what `intent` needs. `progress(done_bytes, total_bytes)` is called about 20 times a second.
     #[pyo3(signature = (intent, budget=None, lock=false, evict_others=false, progress=None))]
     fn hydrate(
         &self,
@@ -109,8 +133,8 @@ impl Hydrator {
         lock: bool,
         evict_others: bool,
         progress: Option<Py<PyAny>>,
-    ) -> PyResult<String> {
-        let intent = Intent::parse(intent).py(py)?;
+    ) -> PyResult<Hydration> {
+        let intent = detached(py, || Intent::parse(intent))?;
         let options = HydrateOptions { budget, lock, evict_others };
         let state = Progress::default();
         let work = || open(&mut self.guard())?.hydrate(intent, &options, &state);
@@ -119,22 +143,34 @@ impl Hydrator {
             None => Ok(()),
         };
         let outcome = watched(py, work, || state.cancel(), tick)?;
-        Ok(serde_json::to_string(&outcome).expect("an outcome is plain data"))
+        Ok(Hydration {
+            intent: outcome.intent.name().to_string(),
+            wanted_bytes: outcome.wanted_bytes,
+            hydrated_bytes: outcome.hydrated_bytes,
+            read_bytes: outcome.read_bytes,
+            locked_bytes: outcome.locked_bytes,
+            seconds: outcome.seconds,
+        })
     }
 
     /// Takes these parts out of memory: "embedding" or the name of a slot.
     fn evict(&self, py: Python<'_>, slots: Vec<String>) -> PyResult<()> {
-        let parts: Result<Vec<_>> = slots.iter().map(|s| Part::parse(s)).collect();
-        let parts = parts.py(py)?;
         self.with(py, |h| {
+            let parts = slots.iter().map(|s| Part::parse(s)).collect::<Result<Vec<_>>>()?;
             h.evict(&parts);
             Ok(())
         })
     }
 
-    /// JSON: one object per part with slot, bytes, resident_bytes (null where the kernel does not tell).
-    fn residency(&self, py: Python<'_>) -> PyResult<String> {
-        self.with(py, |h| Ok(json!(h.residency()?).to_string()))
+    /// How much of each part is in memory.
+    fn residency(&self, py: Python<'_>) -> PyResult<Vec<Residency>> {
+        let parts = self.with(py, |h| h.residency())?;
+        let part = |p: hydrate::Residency| Residency {
+            slot: p.slot.to_string(),
+            bytes: p.bytes,
+            resident_bytes: p.resident_bytes,
+        };
+        Ok(parts.into_iter().map(part).collect())
     }
 
     fn locked_bytes(&self, py: Python<'_>) -> PyResult<u64> {
@@ -156,7 +192,7 @@ impl Hydrator {
         py: Python<'_>,
         f: impl FnOnce(&mut hydrate::Hydrator) -> Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| f(open(&mut self.guard())?)).py(py)
+        detached(py, || f(open(&mut self.guard())?))
     }
 }
 

@@ -11,6 +11,8 @@ use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::SecondMoments;
 use crate::noise::Noise;
 use crate::py::errors::ToPy;
+use crate::py::options::SrdOptions;
+use crate::py::watch::detached;
 use crate::quant;
 
 fn usage(what: String, fix: &str) -> Error {
@@ -21,6 +23,9 @@ fn parse_type(name: &str) -> crate::Result<GgmlType> {
     GgmlType::from_name(name)
         .ok_or_else(|| usage(format!("'{name}' is no GGUF tensor type"), "Name one such as Q4_K or F16"))
 }
+
+/// Number of rows from the middle of the matrix on which the amplitude of the noise is chosen, as a conversion does.
+const SAMPLE_ROWS: usize = 16;
 
 const CONTIGUOUS: &str = "Pass a C-contiguous array (numpy.ascontiguousarray)";
 
@@ -77,7 +82,6 @@ pub fn quantize<'py>(
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
     let data = c_order(&weights).py(py)?;
-    check(ty, data).py(py)?;
     let importance = match &importance {
         None => None,
         Some(h) if h.len() == n => {
@@ -88,49 +92,56 @@ pub fn quantize<'py>(
             return Err(usage(what, "Pass one value per column")).py(py);
         }
     };
-    let mut out = vec![0u8; rows * row_bytes as usize];
-    py.detach(|| quant::quantize(ty, data, n, importance, &mut out));
+    let out = detached(py, || {
+        check(ty, data)?;
+        let mut out = vec![0u8; rows * row_bytes as usize];
+        quant::quantize(ty, data, n, importance, &mut out);
+        Ok(out)
+    })?;
     PyArray1::from_vec(py, out).reshape([rows, row_bytes as usize])
 }
 
 /// `weights` f32 `[rows, n]`, `moments` f32 `[n, block]` -> u8 `[rows, bytes of a row]` and the sum of
-/// `(v - w)^T H (v - w)` over the rows. `options`: JSON of `feedback::SolverOptions`.
+/// `(v - w)^T H (v - w)` over the rows: residual feedback (effort srd) for one matrix.
 #[pyfunction]
 pub fn quantize_calibrated<'py>(
     py: Python<'py>,
     weights: PyReadonlyArray2<'py, f32>,
     r#type: &str,
     moments: PyReadonlyArray2<'py, f32>,
-    options: &str,
+    options: SrdOptions,
     seed: u64,
 ) -> PyResult<(Bound<'py, PyArray2<u8>>, f64)> {
     let ty = parse_type(r#type).py(py)?;
     let (rows, n) = (weights.shape()[0], weights.shape()[1]);
     let row_bytes = ty.row_bytes(n as u64).filter(|_| n > 0 && feedback::supports(ty));
     let Some(row_bytes) = row_bytes else {
-        let what = format!("rows of {n} weights cannot be quantised to {} with feedback", ty.name());
+        let what = format!("rows of {n} weights cannot be quantised to {} with moments", ty.name());
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
-    let options: feedback::SolverOptions = serde_json::from_str(options)
-        .map_err(|e| usage(format!("options: {e}"), "Check the arguments of the call"))
-        .py(py)?;
-    let data = c_order(&weights).py(py)?;
-    check(ty, data).py(py)?;
-    let values = c_order(&moments).py(py)?.to_vec();
-    let moments = SecondMoments { n, block: moments.shape()[1], values, tokens: 0 };
-    let factor = match moments.is_valid(ty.block_len()) {
-        true => FactorizedMoments::new(moments, feedback::DAMPING).py(py)?,
-        false => None,
-    };
-    let Some(factor) = factor else {
-        let what = format!("moments do not describe {n} inputs in blocks");
-        let fix = "Pass finite f32 [n, block], block a multiple of 256 or n, not all zero";
-        return Err(usage(what, fix)).py(py);
-    };
-    let mut out = vec![0u8; rows * row_bytes as usize];
-    let noise = Noise::new(seed, "");
-    let rows_in = feedback::Rows { weights: data, noise: &noise, first: 0 };
-    let cost = py.detach(|| feedback::quantize_rows(ty, rows_in, &factor, &options, &mut out));
+    let (data, h) = (c_order(&weights).py(py)?, c_order(&moments).py(py)?);
+    let (moment_rows, block) = (moments.shape()[0], moments.shape()[1]);
+    let options = options.solver();
+    let (out, cost) = detached(py, || {
+        check(ty, data)?;
+        options.check()?;
+        let moments = SecondMoments { n, block, values: h.to_vec(), tokens: 0 };
+        let valid = moment_rows == n && moments.is_valid(ty.block_len());
+        let factor = if valid { FactorizedMoments::new(moments, feedback::DAMPING)? } else { None };
+        let factor = factor.ok_or_else(|| {
+            let what = format!("the moments do not describe {n} inputs in blocks");
+            usage(what, "Pass finite float32 [n, block], block a multiple of 256 or n, not all zero")
+        })?;
+        let mut out = vec![0u8; rows * row_bytes as usize];
+        let noise = Noise::new(seed, "");
+        let rows_in = |weights, first| feedback::Rows { weights, noise: &noise, first };
+        let taken = rows.min(SAMPLE_ROWS);
+        let first = (rows - taken) / 2;
+        let sample = rows_in(&data[first * n..][..taken * n], first as u64);
+        let options = feedback::choose_dither(ty, sample, &factor, &options);
+        let cost = feedback::quantize_rows(ty, rows_in(data, 0), &factor, &options, &mut out);
+        Ok((out, cost))
+    })?;
     Ok((PyArray1::from_vec(py, out).reshape([rows, row_bytes as usize])?, cost))
 }
 
@@ -149,7 +160,10 @@ pub fn dequantize<'py>(
     }
     let n = bytes / ty.block_bytes() * ty.block_len();
     let data = c_order(&blocks).py(py)?;
-    let mut out = vec![0f32; rows * n];
-    py.detach(|| quant::dequantize(ty, data, &mut out));
+    let out = detached(py, || {
+        let mut out = vec![0f32; rows * n];
+        quant::dequantize(ty, data, &mut out);
+        Ok(out)
+    })?;
     PyArray1::from_vec(py, out).reshape([rows, n])
 }

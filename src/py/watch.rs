@@ -1,17 +1,50 @@
-//! Long work off the GIL, with signals and progress looked after.
+//! Work without the GIL: panics become exceptions, and long work looks after signals and progress.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
 use crate::error::Result;
-use crate::py::errors::ToPy;
+use crate::py::errors::{ToPy, panicked};
 
 /// How often the waiting thread looks at signals and reports progress.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Runs `work` on a thread of its own. About 20 times a second `tick` is called with the GIL held; when
-/// it raises, or a signal handler does, `cancel` is called and the exception is raised when `work` ends.
+/// What the last panic said, with its place in the source.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps what a panic says for the exception that the panic becomes, instead of printing a backtrace; with SRD_DEBUG=1
+/// the backtrace is printed as well.
+pub fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            *LAST_PANIC.lock().unwrap_or_else(|p| p.into_inner()) = info.to_string().replace('\n', " ");
+            if std::env::var_os("SRD_DEBUG").is_some_and(|v| v == "1") {
+                before(info);
+            }
+        }));
+    });
+}
+
+fn last_panic() -> String {
+    LAST_PANIC.lock().unwrap_or_else(|p| p.into_inner()).clone()
+}
+
+/// Runs short work without the GIL. A panic is raised as `InternalError`.
+pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
+        Ok(result) => result.py(py),
+        Err(_) => Err(panicked(py, &last_panic())),
+    }
+}
+
+/// Runs `work` on a thread of its own. About 20 times a second `tick` is called with the GIL held; when `tick` raises,
+/// or a signal handler does, `cancel` is called and the exception is raised when `work` ends. A panic is raised as
+/// `InternalError`. Signals are seen only when the caller is Python's main thread.
 pub fn watched<T: Send>(
     py: Python<'_>,
     work: impl FnOnce() -> Result<T> + Send,
@@ -34,7 +67,7 @@ pub fn watched<T: Send>(
             // The work may have been completed before the interruption was seen: then it is done.
             (Some(e), _) => Err(e),
             (None, Ok(result)) => result.py(py),
-            (None, Err(panic)) => std::panic::resume_unwind(panic),
+            (None, Err(_)) => Err(panicked(py, &last_panic())),
         }
     })
 }

@@ -143,8 +143,8 @@ impl ModelFacts {
 /// `--output-tensor-type`, `--pure`.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// The first pattern found anywhere in the name wins. As in llama-quantize, they matter only to
-    /// recipes whose base type is quantised.
+    /// The first pattern found anywhere in the name wins. Unlike in llama-quantize, the patterns count for recipes of a
+    /// plain type (F16, BF16, F32) as well.
     pub tensor_type: Vec<(Regex, GgmlType)>,
     /// Type of the token embedding table.
     pub token_embedding: Option<GgmlType>,
@@ -399,11 +399,9 @@ impl<'a> Chooser<'a> {
         if let Some(ty) = self.asked_for(t.name, kind) {
             return check_fit(ty, t);
         }
-        if !is_quantized(self.mix.base) {
-            return Ok(self.mix.base);
-        }
         let ty = match self.overrides.named(t.name) {
             Some(ty) => ty,
+            None if !is_quantized(self.mix.base) => return Ok(self.mix.base),
             None if self.overrides.pure => self.mix.base,
             None => self.mixed(t, kind)?,
         };

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 130 interrupted. E
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +15,10 @@ from importlib import import_module
 import click
 
 from srd_rs.cli.failures import EXIT_INTERRUPTED, exit_code_of, report
+from srd_rs.cli.output import finish, open_door, say
+
+#: The variable with which a shell asks for completions: `eval "$(_SRD_RS_COMPLETE=bash_source srd-rs)"`.
+_COMPLETE = "_SRD_RS_COMPLETE"
 
 #: Commands and where they live. A command's module is imported only when it is asked for.
 COMMANDS = {
@@ -49,7 +54,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         return
     from importlib.metadata import version
 
-    click.echo(f"srd-rs {version('srd-rs')}")
+    say(f"srd-rs {version('srd-rs')}")
     ctx.exit()
 
 
@@ -75,25 +80,32 @@ def cli() -> None:
 def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code; every failure is printed, none is raised."""
     as_json = "--json" in args
+    door = open_door(as_json=as_json)
     try:
         # Not `cli.main`, which prints on its own when it is interrupted.
-        with cli.make_context("srd-rs", list(args)) as context:
+        with cli.make_context("srd-rs", list(args) or ["--help"]) as context:
             cli.invoke(context)
-        sys.stdout.flush()
+        finish()
     except click.exceptions.Exit as done:
         return done.exit_code
     except (KeyboardInterrupt, click.Abort):
-        report("interrupted", "interrupted; nothing was written under the final name", as_json=as_json)
+        report("interrupted", "interrupted", as_json=as_json)
         return EXIT_INTERRUPTED
-    except Exception as error:  # the one place where every failure becomes a line and a code
+    except BaseException as error:  # the one place where every failure becomes a line and a code
         return exit_code_of(error, as_json=as_json)
+    finally:
+        door.close()
     return 0
 
 
-def main() -> None:
-    """Entry point of the `srd-rs` script."""
+def start() -> None:
+    """Run the command line of this process and exit."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is shown escaped instead of ending the run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if instruction := os.environ.get(_COMPLETE):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "srd-rs", _COMPLETE, instruction))
     sys.exit(run(sys.argv[1:]))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from srd_rs import _core
 from srd_rs.cli.options import convert_option, json_option
+from srd_rs.cli.output import print_json, say
 from srd_rs.cli.progress import token_bar
-from srd_rs.cli.text import printable
+from srd_rs.cli.text import printable, size_text
 
 
 @click.command("calibrate", short_help="Measure the inputs of a model's matrices.")
@@ -59,7 +60,7 @@ from srd_rs.cli.text import printable
 )
 @convert_option("seed", help="Seed of random tokens.")
 @convert_option("threads")
-@convert_option("max_memory", default="1GiB")
+@convert_option("max_memory", default=size_text(_core.DEFAULT_CALIBRATION_MEMORY))
 @convert_option("overwrite")
 @json_option()
 def command(model: str, output: Path, as_json: bool, **options: Any) -> None:
@@ -81,9 +82,9 @@ def command(model: str, output: Path, as_json: bool, **options: Any) -> None:
         "imatrix": str(report.imatrix) if report.imatrix else None,
     }
     if as_json:
-        click.echo(json.dumps(facts))
+        print_json(facts)
         return
-    click.echo(f"{report.tensors} tensors, {report.tokens} tokens of {printable(report.text)}")
-    click.echo(printable(str(report.path)))
+    say(f"{report.tensors} tensors, {report.tokens} tokens of {printable(report.text)}")
+    say(printable(str(report.path)))
     if report.imatrix:
-        click.echo(printable(str(report.imatrix)))
+        say(printable(str(report.imatrix)))

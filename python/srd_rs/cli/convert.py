@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from srd_rs import effects
 from srd_rs.cli.options import (
     GroupedCommand,
     Option,
     convert_options,
+    explicit_options,
     json_option,
     output_option,
     parse_layers,
 )
+from srd_rs.cli.output import show
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, type_table, types_json
 from srd_rs.options import ConvertOptions, SrdOptions
@@ -37,13 +39,13 @@ Examples:
 @output_option("The GGUF to write, or a folder for it. The default is MODEL-MIX.gguf in the current folder.")
 @convert_options(axm={"default": True, "help": "Write the signed container (.axm) beside the GGUF as well."})
 @click.option(
-    "--proposals",
+    "--beam-width",
     cls=Option,
     group="Calibration",
-    type=click.IntRange(1, 8),
+    type=click.Choice(["1", "2", "4", "8"]),
     metavar="N",
-    help="Number of candidate roundings that effort srd keeps for each row (beam width, 1 to 8). The default is"
-    f" {SrdOptions().proposals}.",
+    help="Number of candidate roundings that effort srd keeps for each row (beam width). The default is"
+    f" {SrdOptions().beam_width}.",
 )
 @click.option(
     "--dither-layers",
@@ -61,7 +63,7 @@ def command(
     output: str | None,
     dry_run: bool,
     as_json: bool,
-    proposals: int | None,
+    beam_width: str | None,
     dither_layers: tuple[float, float] | None,
     residual_bits: str,
     **options: Any,
@@ -74,15 +76,22 @@ def command(
     """
     import srd_rs
 
-    srd = SrdOptions(proposals=proposals or SrdOptions().proposals, dither_layers=dither_layers)
+    srd = SrdOptions(beam_width=int(beam_width or SrdOptions().beam_width), dither_layers=dither_layers)
     chosen = ConvertOptions(srd=srd, residual_bits=int(residual_bits) or None, **options)
+    explicit = explicit_options(click.get_current_context())
+    if not chosen.axm:
+        effects.check_container(explicit)
     if dry_run:
         plan = srd_rs.plan(model, output, chosen)
-        click.echo(json.dumps(plan_json(plan)) if as_json else plan_text(plan))
+        show(lambda: plan_json(plan), lambda: plan_text(plan), as_json=as_json)
         return
     with progress_bar(wanted=not as_json) as progress:
         report = srd_rs.convert(model, output, chosen, progress=progress)
-    click.echo(json.dumps(report_json(report)) if as_json else report_text(report))
+    show(lambda: report_json(report), lambda: report_text(report), as_json=as_json)
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'' if n == 1 else 's'}"
 
 
 def plan_text(plan: Plan) -> str:
@@ -103,10 +112,11 @@ def report_text(report: ConvertReport) -> str:
     lines = [
         type_table(plan.types),
         "",
-        f"{plan.arch}, {plan.quant}: {count_text(plan.n_weights)} weights, {plan.bpw:.2f} bits per weight",
+        f"{printable(plan.arch)}, {plan.quant} by {report.method}: {count_text(plan.n_weights)} weights,"
+        f" {plan.bpw:.2f} bits per weight",
         f"{bytes_text(report.file_bytes)} from {bytes_text(plan.source_bytes)}"
         f" in {duration_text(report.seconds)} ({count_text(rate)} weights/s;"
-        f" {duration_text(report.cpu_seconds)} of CPU time, {report.threads} threads),"
+        f" {duration_text(report.cpu_seconds)} of CPU time, {_threads(report.threads)}),"
         f" peak memory {bytes_text(report.peak_rss_bytes)}",
     ]
     if held_up := _held_up(report):
@@ -144,16 +154,7 @@ def container_lines(sealed: SealedContainer) -> list[str]:
 def plan_json(plan: Plan) -> dict[str, Any]:
     """`--dry-run --json`: sizes, types and every tensor."""
     tensors = [
-        {
-            "name": t.name,
-            "shape": list(t.shape),
-            "type": t.type,
-            "source_types": list(t.source_types),
-            "file": t.file,
-            "offset": t.offset,
-            "bytes": t.bytes,
-        }
-        for t in plan.tensors
+        {name: value for name, value in t.to_dict().items() if name != "n_weights"} for t in plan.tensors
     ]
     planned = plan.container
     container = planned and {"path": str(planned.path), "bytes": planned.bytes, "id": planned.id}
@@ -169,6 +170,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "peak_rss_bytes": report.peak_rss_bytes,
         "threads": report.threads,
         "replaced": report.replaced,
+        "method": report.method,
         "sidecar": str(report.sidecar) if report.sidecar else None,
         "container": report.container and container_json(report.container),
     }

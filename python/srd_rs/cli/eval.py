@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from srd_rs import effects
 from srd_rs.cli.options import convert_option, json_option
+from srd_rs.cli.output import print_json, say
 from srd_rs.cli.text import printable, table
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def command(
     from srd_rs.eval import report
     from srd_rs.eval.evaluation import evaluate
 
+    effects.refuse((folder is None and overwrite, "--overwrite", "no report is written"))
     if folder is not None:
         report.prepare(folder, overwrite=overwrite)
     with _chunk_bar(wanted=not as_json) as progress:
@@ -99,9 +101,9 @@ def command(
         )
     written = report.write(found, folder) if folder is not None else []
     if as_json:
-        click.echo(json.dumps({**found.to_json(), "report": [str(p) for p in written]}))
+        print_json({**found.to_json(), "report": [str(p) for p in written]})
         return
-    click.echo("\n".join([evaluation_text(found), *(printable(str(path)) for path in written)]))
+    say("\n".join([evaluation_text(found), *(printable(str(path)) for path in written)]))
 
 
 def evaluation_text(found: Evaluation) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from srd_rs.cli.options import (
     json_option,
     output_option,
 )
+from srd_rs.cli.output import show
 from srd_rs.cli.progress import progress_bar
 
 
@@ -53,4 +53,4 @@ def command(container: Path, output: str | None, no_key: bool, as_json: bool, **
 
     with progress_bar(wanted=not as_json) as progress:
         report = extract(container, output, use_key=not no_key, progress=progress, **options)
-    click.echo(json.dumps(report_json(report)) if as_json else report_text(report))
+    show(lambda: report_json(report), lambda: report_text(report), as_json=as_json)

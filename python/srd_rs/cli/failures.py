@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import traceback
+from contextlib import suppress
+from typing import Final
 
 import click
 
+from srd_rs.cli.output import give_up_stdout, print_json, say
 from srd_rs.cli.text import one_line
 
 EXIT_FAILED = 1
@@ -16,37 +17,45 @@ EXIT_USAGE = 2
 EXIT_UNVERIFIED = 3
 EXIT_INTERRUPTED = 130
 
+#: Options of llama.cpp's tools that users try.
+_FOREIGN_OPTIONS: Final = {
+    "--outfile": "-o names the output",
+    "--outtype": "-q names the mix, for example -q BF16",
+    "--remote": "name the model id on the hub instead of a folder",
+    "--model-name": "--name sets the name",
+}
+
 
 def report(kind: str, message: str, *, as_json: bool) -> None:
-    """One error: a line on stderr, or with `as_json` one object on stdout."""
+    """Print one error: a line on stderr, or with `as_json` one object on stdout."""
     message = one_line(message)
     if as_json:
-        click.echo(json.dumps({"error": {"kind": kind, "message": message}}))
+        print_json({"error": {"kind": kind, "message": message}})
     else:
-        click.echo(f"error: {message}", err=True)
+        say(f"error: {message}", err=True)
 
 
-def exit_code_of(error: Exception, *, as_json: bool) -> int:
+def exit_code_of(error: BaseException, *, as_json: bool) -> int:
     """Report `error` and return the exit code that belongs to it."""
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output went away (`| head`). Point stdout elsewhere, or the interpreter
-        # complains once more when it flushes on the way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # the reader of the output went away (`| head`)
+        give_up_stdout()
         return EXIT_FAILED
     if os.environ.get("SRD_DEBUG") == "1":
         traceback.print_exception(error)
     kind, message, code = _classify(error)
-    report(kind, message, as_json=as_json)
+    try:
+        report(kind, message, as_json=as_json)
+    except OSError:  # stdout cannot be written: the line goes to stderr, and the exit code stays
+        with suppress(OSError):
+            report(kind, message, as_json=False)
+        give_up_stdout()
     return code
 
 
-def _classify(error: Exception) -> tuple[str, str, int]:
-    """(kind, message, exit code). The kinds are part of `--json`'s interface."""
-    if isinstance(error, click.UsageError):
-        where = f" See {error.ctx.command_path} --help" if error.ctx else ""
-        return "usage", f"{error.format_message().rstrip('.')}.{where}", EXIT_USAGE
+def _classify(error: BaseException) -> tuple[str, str, int]:
+    """(kind, message, exit code). The kinds are part of the interface of `--json`."""
     if isinstance(error, click.ClickException):
-        return "usage", error.format_message(), EXIT_USAGE
+        return "usage", _usage_text(error), EXIT_USAGE
 
     from srd_rs import errors
 
@@ -55,6 +64,7 @@ def _classify(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, errors.VerificationError):
         return "verification", str(error), EXIT_UNVERIFIED
     kinds = (
+        (errors.InternalError, "internal"),
         (errors.NonFiniteError, "nonfinite"),
         (errors.FormatError, "format"),
         (errors.ModelError, "model"),
@@ -66,10 +76,19 @@ def _classify(error: Exception) -> tuple[str, str, int]:
         if isinstance(error, cls):
             return kind, str(error), EXIT_FAILED
     if isinstance(error, MemoryError):
-        return (
-            "memory",
-            "out of memory. Lower --max-memory or --threads, or close other programs",
-            EXIT_FAILED,
-        )
+        what = "out of memory. Lower --max-memory or --threads, or close other programs"
+        return "memory", what, EXIT_FAILED
     what = f"{type(error).__name__}: {error}"
     return "internal", f"internal error: {what}. Set SRD_DEBUG=1 for the traceback and report it", EXIT_FAILED
+
+
+def _usage_text(error: click.ClickException) -> str:
+    text = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and error.option_name in _FOREIGN_OPTIONS:
+        text = f"No such option '{error.option_name}': {_FOREIGN_OPTIONS[error.option_name]}"
+    elif "unexpected extra argument" in text:
+        text += ". Options name everything but the input, for example -o OUTPUT"
+    if context is None:
+        return text
+    return f"{text}{'' if text.endswith('?') else '.'} See {context.command_path} --help"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from srd_rs import _core
 from srd_rs.cli.met import layers_text
 from srd_rs.cli.options import json_option
+from srd_rs.cli.output import say, show
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, duration_text, parse_size, table
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--intent",
     metavar="INTENT",
-    help="INFORM, CLARIFY, REFUSE, UNCERTAIN, HARM or DECEIVE. Without: only show what is in memory.",
+    help=f"What the request is about: {', '.join(_core.INTENTS)}. Without it, only show what is in memory.",
 )
 @click.option(
     "--budget", type=parse_size, metavar="SIZE", help="Bring in at most this much, the deepest slots last."
@@ -61,7 +61,7 @@ def command(
             done = _hydrate(hydrator, intent, budget, lock, evict_others, quiet=as_json)
         after = hydrator.residency()
         result = as_dict(before, after, done)
-        click.echo(json.dumps(result) if as_json else text(hydrator.sidecar, before, after, done))
+        show(lambda: result, lambda: text(hydrator.sidecar, before, after, done), as_json=as_json)
         if lock:
             _stay(quiet=as_json)
 
@@ -79,7 +79,7 @@ def _hydrate(
 def _stay(*, quiet: bool) -> None:
     """Locks end with the process: wait for Ctrl-C."""
     if not quiet:
-        click.echo("locked until interrupted (Ctrl-C)")
+        say("locked until interrupted (Ctrl-C)")
     sys.stdout.flush()
     try:
         while True:
@@ -129,4 +129,4 @@ def as_dict(
         }
         for b, a in zip(before, after, strict=True)
     ]
-    return {"slots": slots, "hydration": None if done is None else asdict(done)}
+    return {"slots": slots, "hydration": None if done is None else done.to_dict()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from srd_rs.cli.options import json_option
+from srd_rs.cli.output import print_json, say
 from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table, types_json
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) 
     # On a terminal a few values of an array are enough; a machine that asks for metadata gets all of it.
     found = srd_rs.inspect(path, max_items=ALL_ITEMS if as_json and show_metadata else 8)
     if as_json:
-        click.echo(json.dumps(as_dict(found, metadata=show_metadata, tensors=show_tensors)))
+        print_json(as_dict(found, metadata=show_metadata, tensors=show_tensors))
         return
     parts = [summary_text(path, found)]
     if show_metadata:
         parts.append(metadata_text(found))
     if show_tensors:
         parts.append(tensors_text(found))
-    click.echo("\n\n".join(parts))
+    say("\n\n".join(parts))
 
 
 def summary_text(path: Path, found: Inspection) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from srd_rs.cli.options import json_option
+from srd_rs.cli.output import print_json, say
 from srd_rs.cli.text import printable
 
 
@@ -25,9 +25,9 @@ def command(path: Path | None, ed25519: bool, as_json: bool) -> None:
     made = keygen(path, ed25519=ed25519)
     if as_json:
         public = None if made.public is None else str(made.public)
-        click.echo(json.dumps({"path": str(made.path), "id": made.id, "public": public}))
+        print_json({"path": str(made.path), "id": made.id, "public": public})
         return
-    click.echo(f"{printable(str(made.path))}: keep it secret, keep a copy")
+    say(f"{printable(str(made.path))}: keep it secret, keep a copy")
     if made.public is not None:
-        click.echo(f"{printable(str(made.public))}: for everybody who verifies")
-    click.echo(f"{'public key' if ed25519 else 'key id'} {made.id}")
+        say(f"{printable(str(made.public))}: for everybody who verifies")
+    say(f"{'public key' if ed25519 else 'key id'} {made.id}")

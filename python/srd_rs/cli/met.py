@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from srd_rs import effects
 from srd_rs.cli.options import convert_option, json_option
+from srd_rs.cli.output import say, show
 from srd_rs.cli.text import bytes_text, printable, table
 
 
@@ -60,11 +62,23 @@ def command(
     from srd_rs import hydration
     from srd_rs.hydration import sidecar_path
 
+    effects.refuse(
+        (output is None and overwrite, "--overwrite", "the default sidecar is replaced anyway"),
+        (check and slots is not None, "--slots", "--check measures nothing"),
+        (check and fingerprint is not None, "--fingerprint", "--check writes nothing"),
+        (check and picture is not None, "--plot", "--check draws nothing"),
+        (check and not digest, "--no-digest", "--check reads the whole file"),
+        (check and overwrite, "--overwrite", "--check writes nothing"),
+    )
+    if picture is not None:
+        from srd_rs.met_plot import check_output
+
+        check_output(picture)
     target = output or sidecar_path(gguf)
     if check:
         hydration.check(gguf, target)
         result = {"gguf": str(gguf), "sidecar": str(target), "fits": True}
-        click.echo(json.dumps(result) if as_json else f"{printable(str(target))} fits, weights included")
+        show(lambda: result, lambda: f"{printable(str(target))} fits, weights included", as_json=as_json)
         return
     sidecar = srd_rs.met(
         gguf,
@@ -80,10 +94,10 @@ def command(
         with srd_rs.Hydrator(gguf, target) as hydrator:
             plot(sidecar, hydrator.residency(), picture)
     if as_json:
-        click.echo(json.dumps(sidecar))
+        say(json.dumps(sidecar))
         return
     written = [target] if picture is None else [target, picture]
-    click.echo("\n".join([summary_text(sidecar), "", *(printable(str(path)) for path in written)]))
+    say("\n".join([summary_text(sidecar), "", *(printable(str(path)) for path in written)]))
 
 
 def layers_text(sidecar: dict[str, Any], part: str) -> str:

@@ -10,12 +10,10 @@ from typing import Any, Final
 import click
 
 from srd_rs.cli.text import parse_size, size_text
-from srd_rs.options import EFFORTS, ConvertOptions
+from srd_rs.options import EFFORTS, MIXES, ConvertOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-#: Mixes that a conversion can write.
-QUANTS: Final = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32")
 #: Order of the groups in a help text; options without a group come last.
 GROUPS: Final = ("Output", "Quality", "Calibration", "Container", "Running")
 _FIELDS: Final[dict[str, Field[Any]]] = {f.name: f for f in fields(ConvertOptions)}
@@ -29,8 +27,8 @@ _FLAGS: Final = {
 
 def parse_quant(text: str) -> str:
     """Option type: the name of a mix in any case."""
-    if text.upper() not in QUANTS:
-        raise click.BadParameter(f"{text!r} is not one of {', '.join(QUANTS)}")
+    if text.upper() not in MIXES:
+        raise click.BadParameter(f"{text!r} is not one of {', '.join(MIXES)}")
     return text.upper()
 
 
@@ -96,6 +94,12 @@ class GroupedCommand(click.Command):
                     formatter.write_dl(records)
 
 
+def explicit_options(context: click.Context) -> set[str]:
+    """Names of the parameters that stand on the command line."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is source}
+
+
 def apply(options: Iterable[Decorator]) -> Decorator:
     """Several options as one decorator, in their order."""
     listed = list(options)
@@ -130,7 +134,7 @@ def convert_option(name: str, **overrides: Any) -> Decorator:
                 "show_default": True,
             }
     if name == "quant":
-        attributes["help"] += f" One of {', '.join(QUANTS)}."
+        attributes["help"] += f" One of {', '.join(MIXES)}."
     return click.option(*flags, name, cls=Option, **{**attributes, **overrides})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -15,8 +14,10 @@ from srd_rs.cli.options import (
     output_option,
     signing_options,
 )
+from srd_rs.cli.output import print_json, say
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import duration_text
+from srd_rs.options import DEFAULTS
 
 
 @click.command("pack", cls=GroupedCommand, short_help="Turn a checkpoint into a signed container.")
@@ -26,8 +27,8 @@ from srd_rs.cli.text import duration_text
     "quant",
     default=None,
     show_default=False,
-    help="Mix of tensor types. The default is Q4_K_M; for a quantised GGUF it is the mix of that GGUF, whose blocks are"
-    " packed unchanged.",
+    help=f"Mix of tensor types. The default is {DEFAULTS.quant}; for a quantised GGUF it is the mix of that GGUF,"
+    " whose blocks are packed unchanged.",
 )
 @convert_option("residual_bits")
 @convert_option("tensor_types")
@@ -51,6 +52,6 @@ def command(model: str, output: str | None, residual_bits: str, as_json: bool, *
     if sealed is None:
         raise AssertionError("pack writes a container")
     if as_json:
-        click.echo(json.dumps({**container_json(sealed), "seconds": report.seconds}))
+        print_json({**container_json(sealed), "seconds": report.seconds})
     else:
-        click.echo("\n".join([*container_lines(sealed), f"packed in {duration_text(report.seconds)}"]))
+        say("\n".join([*container_lines(sealed), f"packed in {duration_text(report.seconds)}"]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from srd_rs.cli.convert import container_json, container_lines
 from srd_rs.cli.options import GroupedCommand, convert_option, json_option, signing_options
+from srd_rs.cli.output import show
 from srd_rs.cli.progress import progress_bar
 
 
@@ -73,4 +73,4 @@ def command(
             overwrite=overwrite,
             progress=progress,
         )
-    click.echo(json.dumps(container_json(sealed)) if as_json else "\n".join(container_lines(sealed)))
+    show(lambda: container_json(sealed), lambda: "\n".join(container_lines(sealed)), as_json=as_json)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from srd_rs.cli.options import checking_options, convert_option, json_option
+from srd_rs.cli.output import show
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, duration_text, printable
 
 if TYPE_CHECKING:
-    from srd_rs.container import Verification
+    from srd_rs.report import Verification
 
 
 @click.command("verify", short_help="Check a container, or a GGUF against it.")
@@ -39,11 +38,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the manifest file, with which a GGUF can be verified without the container.",
 )
-@click.option(
-    "-f",
-    "--overwrite",
-    is_flag=True,
-    help="Replace the files of --attest and --write-manifest if they exist.",
+@convert_option(
+    "overwrite", group=None, help="Replace the files of --attest and --write-manifest if they exist."
 )
 @convert_option("threads")
 @json_option()
@@ -61,7 +57,7 @@ def command(path: Path, as_json: bool, no_key: bool, write_manifest: Path | None
         found = container.verify(
             path, use_key=not no_key, manifest=write_manifest, progress=progress, **options
         )
-    click.echo(json.dumps(_json(found)) if as_json else text(found))
+    show(lambda: _json(found), lambda: text(found), as_json=as_json)
 
 
 def text(found: Verification) -> str:
@@ -91,4 +87,4 @@ def text(found: Verification) -> str:
 
 
 def _json(found: Verification) -> dict[str, Any]:
-    return {**dataclasses.asdict(found), "path": str(found.path)}
+    return {**found.to_dict(), "path": str(found.path)}

@@ -19,6 +19,7 @@ from srd_rs.eval.llama import LlamaModel, Tokens, read_text
 from srd_rs.eval.scoring import TokenScores, add_scores
 from srd_rs.eval.statistics import Estimate, Floats, Quantile
 from srd_rs.eval.windows import Protocol, Window
+from srd_rs.inspection import inspect
 
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
 _ALL_ITEMS: Final = (1 << 63) - 1
@@ -153,8 +154,6 @@ def _common_tokens(models: list[LlamaModel], content: str) -> Tokens:
 
 def vocabulary(gguf: Path) -> list[str]:
     """The tokens' texts by id."""
-    from srd_rs.inspection import inspect
-
     for key, _, value in inspect(gguf, max_items=_ALL_ITEMS).metadata:
         if key == "tokenizer.ggml.tokens":
             return list(value)
@@ -215,8 +214,6 @@ def _columns(scores: TokenScores) -> dict[str, Any]:
 
 
 def _sizes(path: Path) -> dict[str, Any]:
-    from srd_rs.inspection import inspect
-
     found = inspect(path)
     return {"file_bytes": found.file_bytes, "tensor_bytes": found.tensor_bytes, "bpw": found.bpw}
 

@@ -11,9 +11,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from srd_rs import sniff
+from srd_rs._core import cpus
 from srd_rs.errors import ModelError, SrdIOError, UsageError, message
 from srd_rs.eval.library import failure, forget_errors, library
-from srd_rs.system import cpus
+from srd_rs.inspection import inspect
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -41,12 +43,13 @@ class LlamaModel:
         eval_callback: Any = None,
         mean_pooling: bool = False,
     ) -> None:
-        """Raises `SrdIOError` if `gguf` is no file, `ModelError` if llama.cpp does not load it."""
+        """Raises the errors of `srd_rs.inspect`, and `ModelError` if llama.cpp does not load the file."""
         self._lib = library()
         self.path = Path(gguf)
         self.n_ctx = n_ctx
-        if not self.path.is_file():
-            raise SrdIOError(message(gguf, "no such file", "Check the path"))
+        # Our own reader comes first, because llama.cpp trusts a file more than srd-rs does.
+        sniff.check_gguf(self.path)
+        inspect(self.path)
         forget_errors()
         self._lib.llama_backend_init()
         params = self._lib.llama_model_default_params()

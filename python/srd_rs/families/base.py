@@ -520,6 +520,7 @@ class Family:
         write_general(
             metadata,
             self.checkpoint.folder,
+            self.checkpoint.stem,
             self.config.values,
             self.checkpoint.generation_config,
             size,

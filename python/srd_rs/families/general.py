@@ -212,19 +212,23 @@ def _mark_basename(parts: list[str], kinds: list[set[str]]) -> None:
 def write_general(
     metadata: Metadata,
     folder: Path,
+    stem: str,
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any] | None,
     size: Size,
     name: str | None,
 ) -> None:
-    """Write every `general.*` key but the architecture, `file_type` and `quantization_version`."""
+    """Write every `general.*` key but the architecture, `file_type` and `quantization_version`.
+
+    `stem` is the name of the folder, or what the hub calls the model.
+    """
     metadata.string("general.type", "model")
     _write_sampling(metadata, generation_config or {})
     card = read_card(folder)
     values = _from_card(card)
     _add_name_parts(values, config.get("_name_or_path"), size.total, most_slashes=1)
-    _add_name_parts(values, folder.resolve().name, size.total)
-    values["name"] = name or values.get("name") or folder.resolve().name
+    _add_name_parts(values, stem, size.total)
+    values["name"] = name or values.get("name") or stem
     values.setdefault("size_label", size.label())
     for key in _ORDER:
         if values.get(key):

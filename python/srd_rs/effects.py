@@ -1,0 +1,109 @@
+"""Options without effect: whoever sets one believes in something that does not happen, so it is an error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
+from typing import Final
+
+from srd_rs import _core
+from srd_rs.errors import UsageError, message
+from srd_rs.options import DEFAULTS, ConvertOptions
+
+log = logging.getLogger("srd_rs.effects")
+
+_PLAIN: Final = frozenset({"F32", "F16", "BF16"})
+_FLAGS: Final = {"srd": "--beam-width, --dither-layers", "tensor_types": "--tensor-type"}
+
+
+def given(options: ConvertOptions) -> set[str]:
+    """Names of the options that differ from their defaults."""
+    return {f.name for f in fields(options) if getattr(options, f.name) != getattr(DEFAULTS, f.name)}
+
+
+def check(
+    options: ConvertOptions, names: Collection[str], *, from_gguf: bool, text: bool, measured: bool
+) -> None:
+    """Raise UsageError for one of the options `names` that has no effect beside the others.
+
+    from_gguf: the input is a GGUF. text: a calibration on a text is made. measured: a calibration file is named.
+    """
+    recorded = options.provenance or options.axm
+    seeded = options.effort == "srd" or options.calibrate == "random"
+    calibration = "the calibration file was measured already" if measured else "no calibration is made"
+    if not options.axm:
+        check_container(names)
+    rules: list[tuple[bool, Iterable[str], str]] = [
+        (options.effort != "srd", ("srd",), "only effort srd keeps several candidate roundings"),
+        (not text, ("calibrate_tokens", "calibrate_block"), calibration),
+        (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
+        (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
+        (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
+        (options.calibrate is not None, ("imatrix",), "the calibration weighs the errors"),
+        (options.quant.upper() in _PLAIN, ("pure",), "all matrices have the type of the mix"),
+    ]
+    for applies, about, why in rules:
+        for name in about:
+            if applies and name in names:
+                raise _error(name, why)
+    if options.effort == "srd" and options.imatrix is not None and not measured:
+        what = "effort srd measures the second moments of the inputs itself, and an imatrix holds only their diagonal"
+        raise UsageError(message("--imatrix", what, "Leave --imatrix out, or use --effort fast"))
+
+
+def check_container(names: Collection[str]) -> None:
+    """Raise UsageError for one of the options `names` that is about a container, where none is written."""
+    for name in ("axm_output", "residual_bits", "key_file", "sign_key"):
+        if name in names:
+            raise _error(name, "no container is written")
+
+
+def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
+    """Raise UsageError for a method that no planned tensor uses."""
+    types = {t.type for t in plan.tensors}
+    mix = options.quant.upper()
+    if options.effort == "srd" and types.isdisjoint(_core.FEEDBACK_TYPES):
+        why = f"no tensor of the mix {mix} has a type that effort srd quantises"
+        raise UsageError(
+            message("--effort", f"srd has no effect: {why}", "Choose another mix, or --effort fast")
+        )
+    plain = mix in _PLAIN and types <= _PLAIN
+    for name in ("imatrix", "calibrate"):
+        if plain and getattr(options, name) is not None:
+            raise _error(name, f"no tensor of the mix {mix} is quantised")
+
+
+def warn_of_plan(plan: _core.Plan) -> None:
+    """Warn of tensors that an imatrix does not know, and of tensors that are quantised for the second time."""
+    unknown = plan.without_importance
+    if unknown:
+        log.warning(
+            "the imatrix lacks %d tensors, which are quantised without it: %s", len(unknown), _listed(unknown)
+        )
+    again = [
+        t.name for t in plan.tensors if not _PLAIN.issuperset(t.source_types) and t.type not in t.source_types
+    ]
+    if again:
+        what = "%d tensors were quantised already and are quantised again, which loses precision twice: %s"
+        log.warning(what, len(again), _listed(again))
+
+
+def _is_quantised(types: Sequence[str]) -> bool:
+    return any(name.startswith(("Q", "IQ", "TQ", "MXFP", "NVFP")) for name in types)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if names[4:] else "")
+
+
+def _error(name: str, why: str) -> UsageError:
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    return UsageError(message(flag, f"the option has no effect: {why}", "Leave the option out"))
+
+
+def refuse(*rules: tuple[bool, str, str]) -> None:
+    """Raise UsageError for the first of (applies, flag, why) that applies: the checks of calls with few options."""
+    for applies, flag, why in rules:
+        if applies:
+            raise UsageError(message(flag, f"the option has no effect: {why}", "Leave the option out"))

@@ -1,0 +1,290 @@
+"""What a file or folder is: the one place that recognises things, in front of every reader.
+
+A reader can only say that a thing breaks its own format. A user who names the wrong thing needs to hear what the thing
+is: "this is a LoRA adapter", "this is a master key file". The functions `check_...` raise an error that says so.
+
+    sniff.identify(Path("adapter/")).what   # 'a LoRA adapter for org/base'
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from srd_rs import _core
+from srd_rs.errors import (
+    FormatError,
+    ModelError,
+    SrdError,
+    SrdFileNotFoundError,
+    SrdIOError,
+    UsageError,
+    io_error,
+    message,
+)
+from srd_rs.reading import load_json, shown
+
+_HEAD_BYTES: Final = 4096
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_AXM: Final = b"\x89AXM\r\n\x1a\n"
+_MANIFEST: Final = b"AXMMANI1"
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OTHER_WEIGHTS: Final = {".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX", ".npz": "MLX or numpy"}
+_MODEL: Final = "Name a folder with config.json and safetensors files, or a GGUF"
+_KEY: Final = re.compile(rb"\s*[0-9a-fA-F]{64}\s*")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """`kind` is one word for the program, `what` says it with an article, `fix` is what a user can do with it."""
+
+    kind: str
+    what: str
+    fix: str = ""
+
+
+def identify(path: Path) -> Thing:
+    """What lies at `path`. Raises SrdFileNotFoundError where nothing does."""
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        error = SrdFileNotFoundError(message(path, "no such file or folder", "Check the path"))
+        error.file = error.filename = str(path)
+        error.errno, error.strerror = 2, "No such file or directory"
+        raise error
+    head = _head(path)
+    if head is None:
+        return Thing("special", "a pipe, a socket or a device")
+    return _file(path, head)
+
+
+def _head(path: Path) -> bytes | None:
+    """The first bytes of a file; None for a folder, a pipe, a socket or a device."""
+    try:
+        # A pipe without a writer would block a plain open for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(_HEAD_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    except OSError as error:
+        raise io_error(path, "read", error, "Check the path and the permissions") from None
+
+
+def _file(path: Path, head: bytes) -> Thing:
+    if head.startswith(b"GGUF"):
+        return _gguf(path)
+    if head.startswith(_AXM):
+        return Thing("axm", "an .axm container", "srd-rs extract writes a GGUF from it")
+    if head.startswith(_MANIFEST):
+        return Thing("manifest", "the manifest file of a container", "srd-rs verify GGUF --axm takes it")
+    if head.startswith(_LFS_POINTER):
+        return Thing("lfs", "a Git LFS pointer, not the file itself", "Run: git lfs pull")
+    if _is_safetensors(path, head):
+        if _core.is_calibration(path):
+            return Thing("calibration", "a calibration file", "srd-rs convert --calibrate takes it")
+        return Thing(
+            "safetensors", "a safetensors file", "Name the folder that holds it, with config.json beside it"
+        )
+    if _KEY.fullmatch(head):
+        return Thing("key", "a master key file", "Options such as --key-file take it")
+    if head.startswith(b"-----BEGIN"):
+        private = b"PRIVATE KEY" in head
+        fix = "--sign-key takes it" if private else "--public-key takes it"
+        return Thing("key", f"a {'private' if private else 'public'} key (PEM)", fix)
+    if (head.startswith(b"PK\x03\x04") and path.suffix in _PICKLES) or head[:2] in (b"\x80\x02", b"\x80\x04"):
+        return Thing("pickle", "a PyTorch pickle, which can run code when it is loaded", _PICKLE_FIX)
+    return _text(path, head)
+
+
+def _text(path: Path, head: bytes) -> Thing:
+    if not head:
+        return Thing("empty", "an empty file", "Download or write it again")
+    start = head.lstrip()
+    if start.startswith((b"{", b"[")):
+        if b'"met_version"' in head:
+            return Thing("met", "a MET sidecar", "srd-rs hydrate --sidecar takes it")
+        if b'"payloadType"' in head:
+            return Thing("attestation", "an attestation (DSSE envelope)")
+        return Thing(
+            "json", "a JSON file", "Name the folder that holds it" if path.name == "config.json" else ""
+        )
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if len(head) < _HEAD_BYTES or error.start < len(head) - 3:  # else the head ends within a character
+            return Thing("unknown", "a file of no format that srd-rs knows")
+    return Thing("text", "a text file")
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    if len(head) < 10 or head[8:9] != b"{":
+        return False
+    return path.suffix == ".safetensors" or int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _gguf(path: Path) -> Thing:
+    """A GGUF by what its metadata says; one that cannot be read is still a GGUF, and its reader says what is wrong."""
+    try:
+        metadata = {key: value for key, _, value in _core.read_gguf(path, 0)["metadata"]}
+    except SrdError:
+        return Thing("gguf", "a GGUF")
+    kind = metadata.get("general.type")
+    if kind == "imatrix":
+        return Thing("imatrix", "an importance matrix of llama.cpp", "srd-rs convert --imatrix takes it")
+    if kind == "mmproj" or metadata.get("general.architecture") == "clip":
+        return Thing(
+            "mmproj",
+            "a vision or audio projector (mmproj), not a language model",
+            "Name the model's own GGUF",
+        )
+    if kind == "adapter":
+        return Thing("gguf-adapter", "a LoRA adapter (GGUF), not a model", _ADAPTER_FIX)
+    return Thing("gguf", "a GGUF")
+
+
+_PICKLE_FIX: Final = (
+    "Download the safetensors files of the model, or save it with save_pretrained(safe_serialization=True)"
+)
+_ADAPTER_FIX: Final = "Merge it into its base model first (peft: merge_and_unload, then save_pretrained)"
+
+
+def _folder(folder: Path) -> Thing:
+    names = sorted(entry.name for entry in folder.iterdir())
+    tensors = [n for n in names if n.endswith(".safetensors")]
+    weights = [n for n in tensors if not n.startswith(("adapter", "consolidated"))]
+    if weights and "config.json" in names:
+        return _checkpoint(folder, weights)
+    if "adapter_config.json" in names:
+        return Thing("adapter", f"a LoRA adapter{_base_of(folder)}, not a model", _ADAPTER_FIX)
+    if "params.json" in names or any(n.startswith("consolidated") for n in names):
+        what = "a checkpoint in Mistral's own format (params.json, consolidated weights), not in that of Hugging Face"
+        return Thing(
+            "mistral",
+            what,
+            "Download the files of the transformers format: config.json and model*.safetensors",
+        )
+    if weights:
+        return Thing(
+            "weights",
+            "a folder with safetensors files but no config.json",
+            "Add config.json and the tokenizer",
+        )
+    if any(n.endswith(_PICKLES) for n in names):
+        return Thing(
+            "pickle", "a checkpoint of PyTorch pickles, which can run code when they are loaded", _PICKLE_FIX
+        )
+    if any(n.endswith(".gguf") for n in names):
+        ggufs = [n for n in names if n.endswith(".gguf")]
+        return Thing(
+            "ggufs", f"a folder with {len(ggufs)} GGUF files", f"Name one of them, such as {ggufs[0]}"
+        )
+    for suffix, framework in _OTHER_WEIGHTS.items():
+        if any(n.endswith(suffix) for n in names):
+            return Thing("other", f"a checkpoint with {framework} weights", _MODEL)
+    if "config.json" in names:
+        return Thing(
+            "incomplete", "a model folder without weights", "Download the *.safetensors files as well"
+        )
+    return Thing("folder", "a folder, but not a Hugging Face checkpoint: it has no config.json", _MODEL)
+
+
+def _checkpoint(folder: Path, weights: list[str]) -> Thing:
+    for name in weights:
+        head = _head(folder / name)
+        if head is not None and head.startswith(_LFS_POINTER):
+            return Thing(
+                "lfs", f"a checkpoint whose {name} is a Git LFS pointer, not the weights", "Run: git lfs pull"
+            )
+    index = folder / "model.safetensors.index.json"
+    missing = sorted(_parts(index) - set(weights)) if index.is_file() else []
+    if missing:
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        what = f"a checkpoint that lacks {len(missing)} of its weight files: {listed}"
+        return Thing("parts", what, "Download the missing files")
+    return Thing("checkpoint", "a Hugging Face checkpoint")
+
+
+def _parts(index: Path) -> set[str]:
+    """File names in an index; an index that breaks its format is left to its reader."""
+    try:
+        mapping: Any = load_json(index).get("weight_map")
+    except (FormatError, SrdIOError):
+        return set()
+    return {v for v in mapping.values() if isinstance(v, str)} if isinstance(mapping, dict) else set()
+
+
+def _base_of(folder: Path) -> str:
+    path = folder / "adapter_config.json"
+    try:
+        base = load_json(path).get("base_model_name_or_path")
+    except (FormatError, SrdIOError):
+        return ""
+    return f" for {shown(base)}" if isinstance(base, str) and base else ""
+
+
+#: Kinds of things in the format GGUF.
+GGUFS: Final = ("gguf", "mmproj", "imatrix", "gguf-adapter")
+#: What a file can become whose first bytes are damaged: the reader says what is wrong.
+_DAMAGED: Final = ("unknown", "empty")
+#: Kinds that look like models to a user: that they cannot be converted is no mistake of the call.
+_UNFIT_MODELS: Final = frozenset(
+    {
+        "adapter",
+        "lfs",
+        "mistral",
+        "pickle",
+        "mmproj",
+        "parts",
+        "incomplete",
+        "weights",
+        "other",
+        "safetensors",
+    }
+)
+
+
+def _refuse(path: Path, thing: Thing, wanted: str) -> NoReturn:
+    fix = thing.fix or wanted
+    kind = ModelError if thing.kind in _UNFIT_MODELS else UsageError
+    raise kind(message(path, f"this is {thing.what}", fix))
+
+
+def check_model(path: Path) -> None:
+    """`path` is a checkpoint folder or the GGUF of a model: what a conversion takes."""
+    thing = identify(path)
+    if thing.kind not in ("checkpoint", "gguf"):
+        _refuse(path, thing, _MODEL)
+
+
+def check_inspectable(path: Path) -> Thing:
+    """`path` is what `srd_rs.inspect` takes."""
+    thing = identify(path)
+    if thing.kind not in (*GGUFS, "checkpoint", "axm", "safetensors", "weights"):
+        wanted = "Name a GGUF, an .axm container, a safetensors file or a folder with safetensors files"
+        _refuse(path, thing, wanted)
+    return thing
+
+
+def check_gguf(path: Path, *, or_container: bool = False) -> Thing:
+    """`path` is a GGUF; with `or_container` an .axm container will do. See `_DAMAGED`."""
+    thing = identify(path)
+    wanted = ("gguf", "mmproj", "axm") if or_container else ("gguf", "mmproj")
+    if thing.kind not in (*wanted, *_DAMAGED):
+        _refuse(path, thing, "Name a GGUF or an .axm container" if or_container else "Name a GGUF")
+    return thing
+
+
+def check_container(path: Path, *, or_manifest: bool = False) -> None:
+    """`path` is an .axm container; with `or_manifest` the manifest file of one will do. See `_DAMAGED`."""
+    thing = identify(path)
+    if thing.kind == "gguf":
+        beside = path.with_suffix(".axm")
+        here = beside.name if beside.exists() else "CONTAINER.axm"
+        fix = f"Name the container, or check the GGUF against it: srd-rs verify {path.name} --axm {here}"
+        raise UsageError(message(path, "this is a GGUF, which carries no signature of its own", fix))
+    wanted = ("axm", "manifest") if or_manifest else ("axm",)
+    if thing.kind not in (*wanted, *_DAMAGED):
+        _refuse(path, thing, "Name an .axm container")

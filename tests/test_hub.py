@@ -1,0 +1,266 @@
+"""A model from the hub is converted as the same folder is: through a hub of our own, on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from srd_rs import hub
+from support import EXAMPLE, srd
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's interface as snapshot_download uses."""
+
+    folders: ClassVar[dict[str, Path]] = {}
+    fetched: ClassVar[list[str]] = []
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _json(self, data: Any, status: int = 200, error: str | None = None) -> None:
+        body = json.dumps(data).encode()
+        self.send_response(status)
+        if error:
+            self.send_header("X-Error-Code", error)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlparse(self.path).path)
+        for name, folder in self.folders.items():
+            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+            if path.startswith(f"/api/models/{name}/tree/"):
+                tree = [self._entry(folder, f) for f in files]
+                return self._json(tree)
+            if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
+                siblings = [{"rfilename": f} for f in files]
+                return self._json({"id": name, "sha": COMMIT, "siblings": siblings, "private": False})
+            head = f"/{name}/resolve/"
+            if path.startswith(head):
+                return self._file(folder / path[len(head) :].split("/", 1)[1])
+        return self._json({"error": "Repository not found"}, 404, "RepoNotFound")
+
+    def _entry(self, folder: Path, name: str) -> dict[str, Any]:
+        data = (folder / name).read_bytes()
+        return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+
+    def _file(self, path: Path) -> None:
+        if not path.is_file():
+            return self._json({"error": "Entry not found"}, 404, "EntryNotFound")
+        data = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.fetched.append(path.name)
+            self.wfile.write(data)
+        return None
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a run that uses the hub."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: no download was tried")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    Hub.fetched.clear()
+    try:
+        yield {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+    finally:
+        Hub.folders.clear()
+        server.shutdown()
+        thread.join(10)
+
+
+def add_clutter(folder: Path) -> None:
+    """What a repository also has, and a conversion never reads."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights = struct.pack("<Q", len(header)) + header + b"\0" * 4
+    for name in (
+        "adapter_model.safetensors",
+        "consolidated.safetensors",
+        "model.fp16.safetensors",
+        "model.fp16-00001-of-00002.safetensors",
+        "onnx/model.safetensors",
+        "pytorch_model.bin",
+        "modeling_custom.py",
+        "1_Pooling/other.bin",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(weights)
+
+
+CLUTTER = ("adapter", "consolidated", "fp16", ".bin", ".py", "onnx")
+
+
+def converted(model: str | Path, output: Path, env: dict[str, str]) -> bytes:
+    run = srd("convert", model, "-q", "BF16", "-o", output, "--no-axm", "--no-met", env=env)
+    assert run.code == 0, run.stderr
+    return output.read_bytes()
+
+
+def test_a_download_gives_the_bytes_of_the_folder(local_hub: dict[str, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(EXAMPLE, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    here = converted(folder, tmp_path / "here.gguf", local_hub)
+    add_clutter(folder)
+    Hub.folders["org/model"] = folder
+    there = converted("org/model", tmp_path / "there.gguf", local_hub)
+    assert here == there
+    assert b"tokenizer.chat_template.tool_use" in there
+    assert not [name for name in Hub.fetched if any(part in name for part in CLUTTER)]
+
+
+def bert(folder: Path) -> Path:
+    """A sentence-transformers model with one small layer and mean pooling."""
+    folder.mkdir()
+    config = {
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "hidden_size": 32,
+        "intermediate_size": 64, "layer_norm_eps": 1e-12, "max_position_embeddings": 64,
+        "num_attention_heads": 2, "num_hidden_layers": 1, "type_vocab_size": 2, "vocab_size": 8,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c"])
+    )
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    layer = "encoder.layer.0."
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (8, 32),
+        "embeddings.position_embeddings.weight": (64, 32),
+        "embeddings.token_type_embeddings.weight": (2, 32),
+        f"{layer}intermediate.dense.weight": (64, 32),
+        f"{layer}intermediate.dense.bias": (64,),
+        f"{layer}output.dense.weight": (32, 64),
+        f"{layer}output.dense.bias": (32,),
+    }
+    for part in (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+    ):
+        shapes |= {f"{layer}{part}.weight": (32, 32), f"{layer}{part}.bias": (32,)}
+    for norm in ("embeddings.LayerNorm", f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"):
+        shapes |= {f"{norm}.weight": (32,), f"{norm}.bias": (32,)}
+    random = np.random.default_rng(3)
+    save_file(
+        {n: random.normal(size=s).astype(np.float32) for n, s in shapes.items()}, folder / "model.safetensors"
+    )
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+def test_bert_keeps_its_pooling(local_hub: dict[str, str], tmp_path: Path) -> None:
+    folder = bert(tmp_path / "bert")
+    here = converted(folder, tmp_path / "here.gguf", local_hub)
+    add_clutter(folder)
+    Hub.folders["org/bert"] = folder
+    there = converted("org/bert@main", tmp_path / "there.gguf", local_hub)
+    assert here == there and b"bert.pooling_type" in there and "vocab.txt" in Hub.fetched
+
+
+def test_output_is_named_after_the_id(local_hub: dict[str, str], tmp_path: Path) -> None:
+    Hub.folders["org/Some-Model"] = EXAMPLE
+    run = srd(
+        "convert", "hf://org/Some-Model", "-q", "Q8_0", "--no-axm", "--no-met", env=local_hub, cwd=tmp_path
+    )
+    assert run.code == 0, run.stderr
+    assert (tmp_path / "Some-Model-Q8_0.gguf").exists()
+
+
+def test_what_is_not_on_the_hub(local_hub: dict[str, str], tmp_path: Path) -> None:
+    run = srd("convert", "org/nothing", "--dry-run", env=local_hub, cwd=tmp_path)
+    assert run.code == 1 and "no such model on the hub" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+    offline = {**local_hub, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    run = srd("convert", "org/other", "--dry-run", env=offline, cwd=tmp_path, timeout=110)
+    assert run.code == 1 and len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+def test_a_mistyped_path_asks_no_hub(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    run = srd(
+        "convert", "models/mymodel", "--dry-run", env={"HF_ENDPOINT": "http://127.0.0.1:9"}, cwd=tmp_path
+    )
+    assert run.code == 1 and "no such file or folder" in run.stderr and "hub" not in run.stderr
+
+
+OPENED = """
+import json, os, sys
+from pathlib import Path
+folder, opened = Path(sys.argv[1]).resolve(), set()
+def hook(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        path = Path(os.fsdecode(args[0])).resolve()
+        if path.is_relative_to(folder) and path != folder:
+            opened.add(path.relative_to(folder).as_posix())
+sys.addaudithook(hook)
+import srd_rs, srd_rs.errors
+try:
+    srd_rs.plan(folder, folder / "x.gguf", quant="BF16")
+except srd_rs.errors.SrdError:
+    pass
+print(json.dumps(sorted(opened)))
+"""
+
+
+def test_readers_open_nothing_else(fixtures: Path, tmp_path: Path) -> None:
+    """Every file that Python opens in a model folder is in the list, over all reference checkpoints."""
+    import os
+    import subprocess
+    import sys
+
+    patterns = [*hub.MODEL_FILES, *hub.WEIGHT_FILES]
+    seen: set[str] = set()
+    for folder in [bert(tmp_path / "bert"), *sorted(fixtures.iterdir())]:
+        if (folder / "config.json").is_file():
+            done = subprocess.run(
+                [sys.executable, "-c", OPENED, str(folder)],
+                capture_output=True,
+                text=True,
+                env=os.environ,
+                check=True,
+            )
+            seen |= set(json.loads(done.stdout))
+    assert {"config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "README.md"} <= seen
+    assert [name for name in seen if not any(fnmatch(name, pattern) for pattern in patterns)] == []

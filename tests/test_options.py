@@ -1,0 +1,179 @@
+"""Options: one list of names, defaults and help; an option without effect is an error."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import srd_rs
+from srd_rs import ConvertOptions, SrdOptions, _core, effects, errors
+from srd_rs.cli.convert import command
+from srd_rs.options import MIXES
+from support import EXAMPLE, REPO, srd
+
+GOLDEN = REPO / "tests" / "data" / "axm" / "v1-2bit.axm"
+
+
+def test_the_command_line_has_every_option() -> None:
+    """Flags, help and defaults of `convert` are those of the fields."""
+    parameters = {p.name: p for p in command.params}
+    for field in fields(ConvertOptions):
+        if field.name == "srd":
+            assert {"beam_width", "dither_layers"} <= set(parameters)
+            continue
+        option = parameters[field.name]
+        if field.name != "axm":  # on by default on the command line
+            assert field.metadata["help"] in option.help  # type: ignore[attr-defined]
+        assert field.metadata["help"].endswith(".") and field.metadata["group"] == option.group  # type: ignore[attr-defined]
+    shown = srd("convert", "--help").stdout
+    assert "<=" not in shown and all(f"\n{group}:" in shown for group in ("Output", "Quality", "Container"))
+    assert all(mix in shown for mix in MIXES)
+
+
+def test_python_shows_every_option() -> None:
+    for function in (srd_rs.convert, srd_rs.plan):
+        parameters = inspect.signature(function).parameters
+        assert {f.name for f in fields(ConvertOptions)} <= set(parameters)
+        assert parameters["quant"].default == _core.DEFAULT_MIX
+        assert "Mix of tensor types" in (function.__doc__ or "")
+
+
+def test_the_lists_are_those_of_the_core() -> None:
+    """No Python file of the package writes the mixes, the intents or the parts of a sidecar again."""
+    lists = (list(MIXES), _core.INTENTS, [p for p in _core.PARTS if p != "embedding"])
+    for path in (REPO / "python" / "srd_rs").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for names in lists:
+            assert not all(re.search(rf"['\"]{name}['\"]", text) for name in names), path
+
+
+WITHOUT_EFFECT = {
+    "--beam-width 8": "--beam-width",
+    "--dither-layers 40-77": "--dither-layers",
+    "--calibrate-tokens 100": "--calibrate-tokens",
+    "--calibrate-block 256": "--calibrate-block",
+    "--no-axm --key-file nowhere": "--key-file",
+    "--no-axm --sign-key nowhere": "--sign-key",
+    "--no-axm --residual-bits 3": "--residual-bits",
+    "--no-axm --residual-bits 2": "--residual-bits",
+    "--no-axm --axm-output x.axm": "--axm-output",
+    "--no-axm --no-provenance --seed 3": "--seed",
+    "--effort srd -q F16": "--effort",
+    "--effort srd -q BF16": "--effort",
+    "-q F16 --calibrate random": "--calibrate",
+    "-q F32 --pure": "--pure",
+    "--tensor-type nothing=Q6_K": "finds no tensor",
+}
+
+
+@pytest.mark.parametrize("arguments", WITHOUT_EFFECT)
+def test_an_option_without_effect_is_an_error(arguments: str, tmp_path: Path) -> None:
+    run = srd("convert", EXAMPLE, "-o", tmp_path / "o.gguf", *arguments.split())
+    assert run.code == 2 and WITHOUT_EFFECT[arguments] in run.stderr, run.stderr
+    assert run.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("calibration") / "c.calib"
+    imatrix = path.with_name("i.gguf")
+    srd_rs.calibrate(EXAMPLE, path, text="random", tokens=64, ctx=64, imatrix=imatrix)
+    return path
+
+
+def test_options_beside_a_calibration_file(calibration: Path, tmp_path: Path) -> None:
+    common = ("convert", EXAMPLE, "-o", tmp_path / "o.gguf", "--calibrate", calibration, "--dry-run")
+    for extra in (("--calibrate-tokens", 9), ("--calibrate-block", 256)):
+        run = srd(*common, *extra)
+        assert run.code == 2 and "measured already" in run.stderr
+    run = srd(*common, "--imatrix", calibration.with_name("i.gguf"))
+    assert run.code == 2 and "--imatrix" in run.stderr
+    assert srd(*common).code == 0 and srd(*common, "--effort", "srd").code == 0
+
+
+def test_srd_with_an_imatrix_is_refused(calibration: Path, tmp_path: Path) -> None:
+    """It wrote the plain search and signed it as SRD."""
+    imatrix = calibration.with_name("i.gguf")
+    run = srd("convert", EXAMPLE, "--effort", "srd", "--imatrix", imatrix, "-o", tmp_path / "o.gguf")
+    assert run.code == 2 and "diagonal" in run.stderr and list(tmp_path.iterdir()) == []
+    with pytest.raises(errors.UsageError, match="diagonal"):
+        srd_rs.plan(EXAMPLE, effort="srd", imatrix=imatrix)
+
+
+def test_the_method_is_what_ran(calibration: Path, tmp_path: Path) -> None:
+    """Bytes differ exactly where the recorded method differs."""
+    outputs = {}
+    for name, arguments in {
+        "search": (),
+        "weighed": ("--calibrate", calibration),
+        "srd": ("--calibrate", calibration, "--effort", "srd"),
+    }.items():
+        run = srd("convert", EXAMPLE, "-o", tmp_path / f"{name}.gguf", "--no-axm", "--json", *arguments)
+        assert run.code == 0, run.stderr
+        metadata = srd("inspect", tmp_path / f"{name}.gguf", "--metadata", "--json").json["metadata"]
+        recorded = next(entry["value"] for entry in metadata if entry["key"] == "srd.method")
+        assert recorded == run.json["method"] == ("srd" if name == "srd" else "search")
+        outputs[name] = (tmp_path / f"{name}.gguf").read_bytes()
+    assert len(set(outputs.values())) == 3
+
+
+def test_options_of_a_gguf(tmp_path: Path) -> None:
+    srd_rs.convert(EXAMPLE, tmp_path / "f16.gguf", quant="F16", met=False)
+    for extra in (("--name", "x"), ("--pre-tokenizer", "gpt-2")):
+        run = srd("convert", tmp_path / "f16.gguf", "-o", tmp_path / "o.gguf", *extra)
+        assert run.code == 2 and extra[0] in run.stderr and "the metadata of a GGUF is kept" in run.stderr
+
+
+def test_tensor_types_work_with_plain_mixes(tmp_path: Path) -> None:
+    for mix in ("BF16", "F16", "F32"):
+        planned = srd_rs.plan(EXAMPLE, tmp_path / "o.gguf", quant=mix, tensor_types=["ffn_down=Q8_0"])
+        types = {t.name: t.type for t in planned.tensors}
+        assert types["blk.0.ffn_down.weight"] == "Q8_0" and types["blk.0.ffn_up.weight"] == mix
+    report = srd_rs.convert(
+        EXAMPLE, tmp_path / "o.gguf", quant="F16", tensor_types=["attn_q=Q6_K"], met=False
+    )
+    kinds = {t.name: t.type for t in srd_rs.inspect(report.output).tensors}
+    assert kinds["blk.0.attn_q.weight"] == "Q6_K"
+
+
+OTHER_COMMANDS = {
+    "verify {axm} --no-key --key-file k": "--key-file",
+    "verify {axm} --no-key --sign-key k": "--sign-key",
+    "extract {axm} --no-key --alpha 0.5": "--alpha",
+    "extract {axm} --no-key --key-file k": "--key-file",
+    "met {axm} --fingerprint 00": "--fingerprint",
+    "met {gguf} --check --slots early=0-1": "--slots",
+    "met {gguf} --check --plot x.png": "--plot",
+    "met {gguf} -f": "--overwrite",
+    "eval {gguf} -f {gguf} --overwrite": "--overwrite",
+    "calibrate {model} -o c --seed 3": "--seed",
+    "resign {axm} -o x.axm --no-old-key --old-key-file k": "--old-key-file",
+    "hydrate {gguf} --lock": "--intent",
+}
+
+
+@pytest.mark.parametrize("arguments", OTHER_COMMANDS)
+def test_other_commands(arguments: str, tmp_path: Path, example_q4_k_m: Path) -> None:
+    axm = shutil.copy(GOLDEN, tmp_path / "m.axm")
+    filled = [part.format(axm=axm, gguf=example_q4_k_m, model=EXAMPLE) for part in arguments.split()]
+    run = srd(*filled, cwd=tmp_path)
+    assert run.code == 2 and OTHER_COMMANDS[arguments] in run.stderr, run.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m.axm"]
+
+
+def test_what_differs_from_the_defaults() -> None:
+    assert effects.given(ConvertOptions()) == set()
+    options = ConvertOptions(srd=SrdOptions(beam_width=2), axm=True, threads=3)
+    assert effects.given(options) == {"srd", "axm", "threads"}
+
+
+def test_json_of_a_dry_run_names_what_is_planned(tmp_path: Path) -> None:
+    data = json.loads(srd("convert", EXAMPLE, "-o", tmp_path / "o.gguf", "--dry-run", "--json").stdout)
+    assert {"name", "shape", "type", "source_types", "file", "offset", "bytes"} == set(data["tensors"][0])
+    assert data["warnings"] == []
