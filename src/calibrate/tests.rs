@@ -23,7 +23,7 @@ fn file(path: &Path) -> Output {
     Output::File { path: path.to_path_buf(), overwrite: false }
 }
 
-/// Rows of `n` numbers that look random and are the same every time.
+/// Returns rows of `n` numbers that look random. A seed always gives the same numbers.
 fn inputs(rows: usize, n: usize, seed: u64) -> Vec<f32> {
     (0..(rows * n) as u64)
         .map(|i| {
@@ -33,7 +33,7 @@ fn inputs(rows: usize, n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// Element (i, j) of the mean of x x^T in f64.
+/// Returns element (i, j) of the mean of `x^T x`, in f64.
 fn expected(x: &[f32], n: usize, i: usize, j: usize) -> f64 {
     let rows = x.len() / n;
     x.chunks(n).map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>() / rows as f64
@@ -151,7 +151,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
-/// A file with this metadata entry for `inputs`, these tensors and this much data.
+/// Opens a file with the given metadata entry for `inputs`, the given tensors and the given data.
 fn hostile(dir: &Path, inputs: &str, tensors: &str, data: &[f32]) -> Result<Arc<Calibration>> {
     let quoted = serde_json::to_string(inputs).unwrap();
     let data: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::scales::Format;
 use super::state::{FactorizedBlock, GROUP, SUB_BLOCKS, StoredSubBlock, SubBlock};
-use super::vector::{F32x16, ROWS, TILE, U32x16, dots};
+use super::vector::{F32x16, ROWS, TILE, U32x16, dots, is_one_register};
 use crate::simd::Vector;
 
 /// Largest number of candidates of a row.
@@ -185,44 +185,72 @@ impl Beam {
         }
         let common = dots(v, block.a, block.stride, (p, 0), &e_by_position[..fixed], common);
         let mut cheapest = Cheapest { cost: [v.splat(f32::INFINITY); M], word: [v.splat_u32(0); M] };
+        let targets = self.window_dots::<V, M>(v, block, p, common);
         for s in 0..M {
-            let t = self.window_dots::<V, M>(v, block, p, s, common);
             let cost = v.load(&self.cost[s].0);
             let parent = v.splat_u32((s as u32) << PARENT);
             for sign in SIGNS {
-                let (cost, codes) = round(v, block, tile, (columns, subs), t, sign, cost);
+                let (cost, codes) = round(v, block, tile, (columns, subs), targets[s], sign, cost);
                 cheapest.insert(v, cost, v.or(codes, parent));
             }
         }
         cheapest
     }
 
-    /// Adds the dot products with the columns of the window, as candidate `s` has them, to `sums`.
+    /// Returns `sums` plus the dot products with the columns of the window, as each candidate has them.
     #[inline(always)]
     fn window_dots<V: Vector, const M: usize>(
         &self,
         v: V,
         block: FactorizedBlock<'_>,
         p: usize,
-        s: usize,
         sums: [V::F; TILE],
-    ) -> [V::F; TILE] {
-        let window = self.e[self.window.start * M..self.window.end * M].as_chunks::<M>().0;
-        let first = p * block.stride + p - window.len();
-        let (a, b) = (&block.a[first..][..window.len()], &block.a[first + block.stride..][..window.len()]);
-        let (c, d) = (
-            &block.a[first + 2 * block.stride..][..window.len()],
-            &block.a[first + 3 * block.stride..][..window.len()],
-        );
-        let [mut to_a, mut to_b, mut to_c, mut to_d] = sums;
-        for i in 0..window.len() {
-            let e = v.load(&window[i][s].0);
-            to_a = v.mul_add(v.splat(a[i]), e, to_a);
-            to_b = v.mul_add(v.splat(b[i]), e, to_b);
-            to_c = v.mul_add(v.splat(c[i]), e, to_c);
-            to_d = v.mul_add(v.splat(d[i]), e, to_d);
+    ) -> [[V::F; TILE]; M] {
+        let mut all = [sums; M];
+        if is_one_register::<V>() {
+            for s in (0..M).step_by(2) {
+                self.add_window_dots::<V, M, 2>(v, block, p, s, &mut all);
+            }
+        } else {
+            for s in 0..M {
+                self.add_window_dots::<V, M, 1>(v, block, p, s, &mut all);
+            }
         }
-        [to_a, to_b, to_c, to_d]
+        all
+    }
+
+    /// Adds the dot products of `C` candidates from `first` on. M is 2, 4 or 8.
+    #[inline(always)]
+    fn add_window_dots<V: Vector, const M: usize, const C: usize>(
+        &self,
+        v: V,
+        block: FactorizedBlock<'_>,
+        p: usize,
+        first: usize,
+        all: &mut [[V::F; TILE]; M],
+    ) {
+        let window = self.e[self.window.start * M..self.window.end * M].as_chunks::<M>().0;
+        let at = p * block.stride + p - window.len();
+        let rows: [&[f32]; TILE] = [0, 1, 2, 3].map(|c| &block.a[at + c * block.stride..][..window.len()]);
+        let mut sums = [[v.splat(0.0); TILE]; C];
+        for c in 0..C {
+            sums[c] = all[first + c];
+        }
+        for i in 0..window.len() {
+            let mut e = [v.splat(0.0); C];
+            for c in 0..C {
+                e[c] = v.load(&window[i][first + c].0);
+            }
+            for row in 0..TILE {
+                let a = v.splat(rows[row][i]);
+                for c in 0..C {
+                    sums[c][row] = v.mul_add(a, e[c], sums[c][row]);
+                }
+            }
+        }
+        for c in 0..C {
+            all[first + c] = sums[c];
+        }
     }
 
     /// Replaces the beam by the `M` cheapest proposals.

@@ -17,7 +17,7 @@ use super::coordinate_descent::descend;
 use super::scales::search_block_scales;
 use super::state::sub_blocks;
 use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock};
-use super::vector::{F32x16, TILE, dots, rows_from_vectors, vectors_from_rows};
+use super::vector::{F32x16, TILE, all_dots, dots, rows_from_vectors, vectors_from_rows};
 use super::workspace::Workspace;
 use crate::simd::Vector;
 
@@ -72,12 +72,12 @@ fn search_scales<V: Vector>(
     if fixed.is_empty() {
         targets[group.clone()].copy_from_slice(&w[group.clone()]);
     } else {
-        for p in group.clone().step_by(TILE) {
-            let t = dots(v, block.a, block.stride, (p, 0), fixed, [v.splat(0.0); TILE]);
-            for (i, t) in t.into_iter().enumerate() {
-                let column = block.order[p + i] as usize;
-                v.store(v.add(v.load(&w[column].0), t), &mut targets[column].0);
-            }
+        let mut diffused = [F32x16::default(); GROUP];
+        let diffused = &mut diffused[..group.len()];
+        all_dots(v, block.a, block.stride, (group.start, 0), fixed, diffused);
+        for (p, t) in group.clone().zip(diffused) {
+            let column = block.order[p] as usize;
+            v.store(v.add(v.load(&w[column].0), v.load(&t.0)), &mut targets[column].0);
         }
     }
     let to = &mut scales[group.start / block.format.block..group.end / block.format.block];

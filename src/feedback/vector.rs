@@ -43,9 +43,33 @@ pub(super) fn dots<V: Vector, const R: usize>(
     sums
 }
 
+/// Returns whether a vector is one register, which has the alignment of its size. Then there are registers for twice the
+/// sums, and the CPU needs as many independent sums to be busy.
+#[inline(always)]
+pub(super) fn is_one_register<V: Vector>() -> bool {
+    align_of::<V::F>() == size_of::<V::F>()
+}
+
 /// Computes the dot products with as many rows of `m` as `to` is long, from zero.
 #[inline(always)]
 pub(super) fn all_dots<V: Vector>(
+    v: V,
+    m: &[f32],
+    stride: usize,
+    at: (usize, usize),
+    x: &[F32x16],
+    to: &mut [F32x16],
+) {
+    if is_one_register::<V>() && to.len().is_multiple_of(2 * TILE) {
+        dots_of_all::<V, { 2 * TILE }>(v, m, stride, at, x, to);
+    } else {
+        dots_of_all::<V, TILE>(v, m, stride, at, x, to);
+    }
+}
+
+/// Computes [`all_dots`] with `R` rows at a time.
+#[inline(always)]
+fn dots_of_all<V: Vector, const R: usize>(
     v: V,
     m: &[f32],
     stride: usize,
@@ -53,8 +77,8 @@ pub(super) fn all_dots<V: Vector>(
     x: &[F32x16],
     to: &mut [F32x16],
 ) {
-    for (i, to) in to.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-        let sums = dots(v, m, stride, (row + i * TILE, col), x, [v.splat(0.0); TILE]);
+    for (i, to) in to.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+        let sums = dots(v, m, stride, (row + i * R, col), x, [v.splat(0.0); R]);
         for (to, sum) in to.iter_mut().zip(sums) {
             v.store(sum, &mut to.0);
         }
