@@ -28,7 +28,7 @@ from axm_tools import KEY, entries, key_file, numbers, resealed, tiny_model
 from srd_rs import _core
 from srd_rs.conversion import run_plan
 from srd_rs.errors import SrdIOError, UsageError, VerificationError
-from srd_rs.options import ConvertOptions
+from srd_rs.options import Checks, ConvertOptions
 from support import srd
 
 PEM_PUBLIC = bytes.fromhex("302a300506032b6570032100")
@@ -157,12 +157,11 @@ def test_a_key_folder_that_may_not_be_read_is_not_a_missing_key(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(config))
     monkeypatch.delenv("SRD_MASTER_KEY", raising=False)
     opened = _core.open_container(str(made / "m.axm"))
-    found = checks(made) | {"key_file": None}
     child = os.fork()
     if child == 0:
         try:
             os.setuid(65534)
-            opened.verify(json.dumps(found), [], 1, None)
+            opened.verify(Checks(), [], 1, None)
             os._exit(0)
         except SrdIOError as error:
             os._exit(42 if "ermission denied" in str(error) else 43)
@@ -267,9 +266,8 @@ def copy(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(made / "s.axm", tmp_path / "c.axm"))
 
 
-def checks(made: Path) -> dict[str, Any]:
-    key = str(key_of(made))
-    return {"key_file": key, "use_key": True, "public_key": None, "fingerprint": None, "name": None}
+def checks(made: Path) -> Checks:
+    return Checks(key_of(made))
 
 
 def flips(path: Path) -> Iterator[int]:
@@ -294,21 +292,14 @@ def test_extract_copies_only_what_is_signed(
 ) -> None:
     """The container changes after its verification and before its weights are copied."""
     target = tmp_path / "x.out"
-    plan = {
-        "output": str(target),
-        "quant": quant,
-        "alpha": None,
-        "safetensors": safetensors,
-        "tensor_types": [],
-    }
     planes = [entry[1] for entry in entries(copy.read_bytes())]
     options = ConvertOptions(threads=2, allow_nonfinite=True, overwrite=True)
     refused = []
     for number in flips(copy):
         shutil.copy(made / "s.axm", tmp_path / "sound.axm")
         opened = _core.open_container(str(tmp_path / "sound.axm"))
-        planned = opened.plan_extract(json.dumps(plan))
-        opened.verify(json.dumps(checks(made)), [], 2, None)
+        planned = opened.plan_extract(target, quant, None, safetensors, [])
+        opened.verify(checks(made), [], 2, None)
         with (tmp_path / "sound.axm").open("r+b") as file:
             file.write(copy.read_bytes())
         try:
@@ -326,7 +317,7 @@ def test_extract_copies_only_what_is_signed(
 def test_an_attestation_is_on_the_file_that_was_verified(made: Path, copy: Path, tmp_path: Path) -> None:
     good = copy.read_bytes()
     opened = _core.open_container(str(copy))
-    found = opened.verify(json.dumps(checks(made)), [], 2, None)
+    found = opened.verify(checks(made), [], 2, None)
     # The name stands for another file now; the statement is on the one that is open.
     copy.rename(tmp_path / "moved.axm")
     copy.write_bytes(forged(made, tmp_path / "f.axm").read_bytes())
@@ -362,7 +353,7 @@ def test_an_attestation_on_a_gguf_is_on_signed_bytes(made: Path, tmp_path: Path)
     gguf = Path(shutil.copy(made / "m.gguf", tmp_path / "g.gguf"))
     good = gguf.read_bytes()
     opened = _core.open_container(str(made / "m.axm"))
-    found = opened.verify(json.dumps(checks(made)), [str(gguf)], 2, None)
+    found = opened.verify(checks(made), [str(gguf)], 2, None)
     opened.attest([str(gguf)], found, None, str(tmp_path / "a.json"))
     (subject,) = statement(tmp_path / "a.json")["subject"]
     assert subject["digest"]["sha256"] == hashlib.sha256(good).hexdigest()
@@ -504,8 +495,15 @@ def test_an_attestation_replaces_nothing_unasked(made: Path, tmp_path: Path) -> 
     assert statement(target)["predicate"]["verified"]["verified"] is True
     done = cli("verify", made / "m.axm", *key, "--attest", tmp_path / "none" / "a.json")
     assert done.returncode == 1 and names(tmp_path) == ["a.json"]
-    # A key that would sign nothing is a mistake.
+    # A key that would sign nothing is a mistake, and nobody signs for a container that was held against nothing.
     assert cli("verify", made / "m.axm", *key, "--sign-key", made / "sign").returncode == 2
+    signing = ("--attest", tmp_path / "b.json", "--sign-key", made / "sign")
+    assert cli("verify", made / "m.axm", "--no-key", *signing).returncode == 2 and names(tmp_path) == [
+        "a.json"
+    ]
+    assert (
+        cli("verify", made / "s.axm", "--no-key", "--public-key", made / "sign.pub", *signing).returncode == 0
+    )
 
 
 def test_keygen_replaces_nothing(tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ def verify(
     effects.refuse(
         (not use_key and key_file is not None, "--key-file", "--no-key says that no key is used"),
         (attest is None and sign_key is not None, "--sign-key", "no attestation is written"),
+        (
+            sign_key is not None and not use_key and public_key is None and fingerprint is None,
+            "--sign-key",
+            "a statement is not signed for a container that is held against nothing",
+        ),
         (attest is None and manifest is None and overwrite, "--overwrite", "no file is written"),
     )
     opened = _core.open_container(path if container is None else container)
