@@ -295,7 +295,7 @@ fn check_space(target: &Path, size: u64) -> Result<()> {
 }
 
 fn open_unnamed(target: &Path) -> Result<(File, Option<PathBuf>)> {
-    if let Some(file) = os::create_unnamed(folder_of(target)) {
+    if let Some(file) = os::create_unnamed(folder_of(target), os::Readers::All) {
         return Ok((file, None));
     }
     let path = beside(target, "partial");

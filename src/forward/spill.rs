@@ -1,10 +1,10 @@
 //! Activations that live from layer to layer, in memory or in a temporary file.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::os;
 
 /// A buffer of f32 values in memory, or in a file without a name if memory is short.
 pub enum SpillBuffer {
@@ -35,9 +35,10 @@ impl SpillBuffer {
     pub fn load(&self, start: usize, out: &mut [f32]) -> Result<()> {
         match self {
             Self::Memory(values) => out.copy_from_slice(&values[start..start + out.len()]),
-            Self::File { file, folder } => file
-                .read_exact_at(bytemuck::cast_slice_mut(out), byte(start))
-                .map_err(|e| Error::io(folder, "read activations from a temporary file in", e))?,
+            Self::File { file, folder } => {
+                os::read_exact_at(file, bytemuck::cast_slice_mut(out), byte(start))
+                    .map_err(|e| Error::io(folder, "read activations from a temporary file in", e))?
+            }
         }
         Ok(())
     }
@@ -49,8 +50,7 @@ impl SpillBuffer {
     pub fn save(&mut self, start: usize, values: &[f32]) -> Result<()> {
         match self {
             Self::Memory(all) => all[start..start + values.len()].copy_from_slice(values),
-            Self::File { file, folder } => file
-                .write_all_at(bytemuck::cast_slice(values), byte(start))
+            Self::File { file, folder } => os::write_all_at(file, bytemuck::cast_slice(values), byte(start))
                 .map_err(|e| Error::io(folder, "write activations to a temporary file in", e))?,
         }
         Ok(())

@@ -17,11 +17,10 @@ use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rustix::fs::{Access, Advice, AtFlags};
 use serde::Serialize;
 
 use super::map::{self, FileMap, Locked};
@@ -29,6 +28,7 @@ use super::policy::Intent;
 use super::sidecar::{Options, Part, Sidecar, sidecar_path};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::GgufFile;
+use crate::os;
 use crate::progress::Progress;
 
 /// The number of bytes that are requested and read at a time. Kernels limit a single request to read ahead, and some
@@ -113,8 +113,8 @@ impl Hydrator {
         let GgufFile { path, file, .. } = gguf;
         let map = FileMap::new(&file).map_err(|e| Error::io(&path, "map", e))?;
         // Without this advice the kernel would read ahead beyond each range, into slots that the intent does not need.
-        advise(&file, 0..size, Advice::Random);
-        let residency_is_reliable = residency_is_reliable(&path, &file);
+        os::advise(&file, 0..size, os::Usage::Random);
+        let residency_is_reliable = os::residency_is_reliable(&path, &file);
         Ok(Self { path, file, map, size, sidecar, locked: Vec::new(), residency_is_reliable })
     }
 
@@ -244,7 +244,7 @@ impl Hydrator {
                 if self.is_resident(&piece) {
                     progress.add(piece.end - piece.start);
                 } else {
-                    advise(&self.file, piece.clone(), Advice::WillNeed);
+                    os::advise(&self.file, piece.clone(), os::Usage::Soon);
                     missing.push_back(piece);
                 }
             }
@@ -263,7 +263,7 @@ impl Hydrator {
     /// Reads a piece. The kernel may ignore the request to read ahead, but it cannot ignore a read.
     fn touch(&self, piece: &Range<u64>, buffer: &mut [u8]) -> Result<()> {
         let bytes = (piece.end - piece.start) as usize;
-        self.file.read_exact_at(&mut buffer[..bytes], piece.start).map_err(|source| Error::Io {
+        os::read_exact_at(&self.file, &mut buffer[..bytes], piece.start).map_err(|source| Error::Io {
             place: Place::file(&self.path).at(piece.start),
             action: "read",
             source,
@@ -288,29 +288,15 @@ impl Hydrator {
     fn drop_pages(&self, ranges: &[Range<u64>]) {
         // Pages that are not yet on the disk cannot be dropped, so they are written first. The call fails on a
         // read-only file system, which has no such pages.
-        let _ = rustix::fs::fdatasync(&self.file);
+        let _ = os::sync_file(&self.file);
         let inode = self.file.metadata().map_or(0, |m| m.ino());
         map::page_out(&self.path, inode, ranges);
-        ranges.iter().for_each(|r| advise(&self.file, r.clone(), Advice::DontNeed));
+        ranges.iter().for_each(|r| os::advise(&self.file, r.clone(), os::Usage::NotSoon));
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> Error {
         Error::io(&self.path, action, source)
     }
-}
-
-/// Gives the kernel an advice. If the call fails, nothing is lost, because the bytes are read anyway.
-fn advise(file: &File, range: Range<u64>, advice: Advice) {
-    if let Some(len) = std::num::NonZeroU64::new(range.end - range.start) {
-        let _ = rustix::fs::fadvise(file, range.start, Some(len), advice);
-    }
-}
-
-/// Returns whether mincore tells the truth about a file. The kernel tells the truth to a process that owns the file or
-/// may write it; to other processes it says that all pages are in memory.
-fn residency_is_reliable(path: &Path, file: &File) -> bool {
-    let owner = file.metadata().is_ok_and(|m| m.uid() == rustix::process::geteuid().as_raw());
-    owner || rustix::fs::accessat(rustix::fs::CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
 fn total(ranges: &[Range<u64>]) -> u64 {
@@ -441,7 +427,7 @@ mod tests {
             outcome => assert_eq!(outcome.unwrap().locked_bytes, 4 * PAGE),
         }
         // Someone else cannot evict them.
-        advise(&h.file, 0..h.size, Advice::DontNeed);
+        os::advise(&h.file, 0..h.size, os::Usage::NotSoon);
         assert!(h.map.resident(0..4 * PAGE).unwrap() == 4 * PAGE);
         h.evict(&[Part::Embedding]);
         assert_eq!(h.locked_bytes(), 0);

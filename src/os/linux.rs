@@ -2,26 +2,33 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{Access, Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+use super::{Readers, Usage};
 
 /// What tells files apart: device and inode.
 pub type FileId = (u64, u64);
 
 /// See [`crate::os`].
-pub fn create_unnamed(folder: &Path) -> Option<File> {
+pub fn create_unnamed(folder: &Path, readers: Readers) -> Option<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     // Without a procfs such a file could never be given a name.
     if !Path::new("/proc/self/fd").exists() {
         return None;
     }
-    rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)).ok().map(File::from)
+    let mode = match readers {
+        Readers::All => 0o666,
+        Readers::Owner => 0o600,
+    };
+    rustix::fs::open(folder, flags, Mode::from_raw_mode(mode)).ok().map(File::from)
 }
 
 /// See [`crate::os`].
@@ -101,6 +108,25 @@ pub fn open_without_waiting(path: &Path) -> io::Result<File> {
 }
 
 /// See [`crate::os`].
+pub fn advise(file: &File, range: Range<u64>, usage: Usage) {
+    let advice = match usage {
+        Usage::Random => Advice::Random,
+        Usage::Soon => Advice::WillNeed,
+        Usage::NotSoon => Advice::DontNeed,
+    };
+    if let Some(len) = NonZeroU64::new(range.end - range.start) {
+        let _ = rustix::fs::fadvise(file, range.start, Some(len), advice);
+    }
+}
+
+/// See [`crate::os`]. Linux tells the truth to a process that owns the file or may write it; to other processes it says
+/// that all pages are in memory.
+pub fn residency_is_reliable(path: &Path, file: &File) -> bool {
+    let owner = file.metadata().is_ok_and(|m| m.uid() == rustix::process::geteuid().as_raw());
+    owner || rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// See [`crate::os`].
 pub fn cpu_time() -> Duration {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
@@ -127,7 +153,7 @@ mod tests {
         std::fs::write(&old, "old").unwrap();
         std::fs::write(&new, "new").unwrap();
         assert_eq!(rename_new(&new, &old).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        let file = create_unnamed(dir.path()).unwrap();
+        let file = create_unnamed(dir.path(), Readers::All).unwrap();
         assert_eq!(link_unnamed(&file, &old).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&old).unwrap(), b"old");
         rename_new(&new, &dir.path().join("other")).unwrap();
@@ -137,7 +163,7 @@ mod tests {
     #[test]
     fn a_reserved_file_has_its_size_and_takes_bytes_anywhere() {
         let dir = tempfile::tempdir().unwrap();
-        let file = create_unnamed(dir.path()).unwrap();
+        let file = create_unnamed(dir.path(), Readers::All).unwrap();
         reserve(&file, 100).unwrap();
         write_all_at(&file, b"abc", 50).unwrap();
         start_writeback(&file, 0..100);

@@ -2,7 +2,7 @@
 //!
 //! | function | promise |
 //! | --- | --- |
-//! | [`create_unnamed`] | A file without a name: it vanishes when it is closed, also when the process is killed. `None` where the file system or the system has no such files; the caller then uses a temporary name. |
+//! | [`create_unnamed`] | A file without a name: it vanishes when it is closed, also when the process is killed. [`Readers`] may read the file once it is named. `None` where the file system or the system has no such files; the caller then uses a temporary name. |
 //! | [`link_unnamed`] | Gives such a file its name in one step. Never replaces: an existing name is [`AlreadyExists`](std::io::ErrorKind::AlreadyExists). |
 //! | [`rename_new`] | Renames in one step. Never replaces: an existing name is [`AlreadyExists`](std::io::ErrorKind::AlreadyExists). |
 //! | [`sync_file`] | When the call returns, the bytes and the size of the file are on the disk. |
@@ -13,6 +13,8 @@
 //! | [`read_exact_at`], [`write_all_at`] | Read and write at an offset. Threads may use one file at the same time. |
 //! | [`file_id`] | Two paths have the same id exactly if they are the same file. |
 //! | [`open_without_waiting`] | Opens a file for reading. Never waits, not even for the writer of a pipe. |
+//! | [`advise`] | A hint how a range of a file will be used. |
+//! | [`residency_is_reliable`] | Whether the system tells the process which pages of a file are in memory. |
 //! | [`cpu_time`], [`peak_rss_bytes`] | User and system time of the process; the most memory that it had, 0 where the system does not say. |
 //!
 //! Another system is another file beside `linux.rs` and one line here.
@@ -21,7 +23,27 @@
 mod linux;
 #[cfg(target_os = "linux")]
 pub use linux::{
-    FileId, cpu_time, create_unnamed, file_id, free_bytes, link_unnamed, open_without_waiting,
-    peak_rss_bytes, read_exact_at, rename_new, reserve, start_writeback, sync_file, sync_folder,
-    write_all_at,
+    FileId, advise, cpu_time, create_unnamed, file_id, free_bytes, link_unnamed, open_without_waiting,
+    peak_rss_bytes, read_exact_at, rename_new, reserve, residency_is_reliable, start_writeback, sync_file,
+    sync_folder, write_all_at,
 };
+
+/// Who may read a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Everybody whom the settings of the system allow.
+    All,
+    /// The owner alone.
+    Owner,
+}
+
+/// How a range of a file will be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// Reads are in no order: the system need not read ahead.
+    Random,
+    /// The range will be read soon: the system reads it into memory now.
+    Soon,
+    /// The range will not be read soon: the system may forget it.
+    NotSoon,
+}

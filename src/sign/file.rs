@@ -17,11 +17,11 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::{Hash, Sha256};
 use crate::error::{Error, Result};
+use crate::os;
 use crate::progress::Progress;
 
 /// The SHA-256 of a range of an open file; `path` is used in messages only. `progress` can end the run early.
@@ -35,7 +35,7 @@ pub fn hash_range(file: &File, path: &Path, range: Range<u64>, progress: &Progre
     while at < range.end {
         progress.check()?;
         let n = (range.end - at).min(buffer.len() as u64) as usize;
-        file.read_exact_at(&mut buffer[..n], at).map_err(|e| Error::io(path, "read", e))?;
+        os::read_exact_at(file, &mut buffer[..n], at).map_err(|e| Error::io(path, "read", e))?;
         hasher.update(&buffer[..n]);
         at += n as u64;
     }

@@ -167,7 +167,7 @@ pub(super) fn write_key(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    match os::create_unnamed(folder) {
+    match os::create_unnamed(folder, os::Readers::Owner) {
         Some(file) => {
             fill(&file).and_then(|()| os::link_unnamed(&file, path)).map_err(failed)?;
         }
