@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 use serde_json::{Value, json};
 
 use crate::convert::extract::{self, ExtractOptions};
-use crate::convert::report::Sealed;
 use crate::convert::resign;
 use crate::error::{Error, Result};
 use crate::formats::axm;
@@ -18,43 +17,12 @@ use crate::py::errors::ToPy;
 use crate::py::files::write_whole;
 use crate::py::options::{Signing, cpus, parse_recipe, parse_tensor_types};
 use crate::py::records::{Names, Shape, record};
+use crate::py::sealed::SealedContainer;
 use crate::py::watch::{detached, watched};
 use crate::sign::attest::{self, Subject};
 use crate::sign::ed25519::{self, SignKey};
-use crate::sign::keys::{self, MasterKey, Origin};
+use crate::sign::keys::{self, MasterKey};
 use crate::sign::{Hash, from_hex, to_hex};
-
-record! {
-    /// A written .axm. `signed` says whether an Ed25519 key signed the container; `key_made` is the default key file if
-    /// this run made the key: keep a copy of the file.
-    SealedContainer {
-        path: PathBuf,
-        bytes: u64,
-        fingerprint: String,
-        id: String,
-        key_id: String,
-        signed: bool,
-        key_made: Option<PathBuf>,
-    }
-}
-
-impl SealedContainer {
-    pub fn new(sealed: Sealed, origin: Option<&Origin>) -> Self {
-        let key_made = match origin {
-            Some(Origin::Made(path)) => Some(path.clone()),
-            _ => None,
-        };
-        Self {
-            path: sealed.path,
-            bytes: sealed.bytes,
-            fingerprint: sealed.fingerprint,
-            id: sealed.container,
-            key_id: sealed.key_id,
-            signed: sealed.signed,
-            key_made,
-        }
-    }
-}
 
 record! {
     /// What a verification found. A verification that fails raises VerificationError instead.

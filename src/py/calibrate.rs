@@ -1,18 +1,18 @@
 //! Calibration: a forward pass that leaves a file of second moments.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use crate::calibrate::{self as calibration_pass, Accumulator};
-use crate::formats::calibration::{self, Info, Output};
-use crate::formats::imatrix;
+use crate::formats::calibration::{Info, Output};
+use crate::formats::sink::check_not_input;
 use crate::forward::{self, RunOptions};
 use crate::progress::Progress;
+use crate::py::calibration::Calibration;
 use crate::py::convert::Plan;
 use crate::py::options::cpus;
-use crate::py::records::record;
 use crate::py::watch::{detached, watched};
 
 /// What to measure, from `srd_rs.calibration.Request`.
@@ -55,24 +55,6 @@ impl Request {
     }
 }
 
-record! {
-    /// Statistics of the inputs of one tensor: `n` inputs in blocks of `block`, and the number of tokens that each expert
-    /// saw (one number for a dense tensor).
-    CalibratedTensor {
-        name: String,
-        input: String,
-        n: u64,
-        block: u64,
-        tokens: Vec<u64>,
-    }
-}
-
-/// Statistics of a model's inputs, in an open file.
-#[pyclass(frozen)]
-pub struct Calibration {
-    pub(super) inner: Arc<calibration::Calibration>,
-}
-
 /// Runs the model of `plan` on chunks of tokens and writes the second moments of the inputs of its matrices.
 /// `progress(done, total)` is called about 20 times a second with steps of the pass.
 #[pyfunction]
@@ -87,7 +69,11 @@ pub fn calibrate(
     let work = || {
         let shapes: Vec<_> =
             plan.inner.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
-        let mut observer = Accumulator::create(&shapes, request.info(), &request.output())?;
+        let output = request.output();
+        if let Output::File { path, .. } = &output {
+            check_not_input(path, &plan.inner.model.source.file_ids()?)?;
+        }
+        let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
         let run = RunOptions {
             logits: false,
             threads: request.threads.unwrap_or_else(cpus),
@@ -106,76 +92,8 @@ pub fn calibrate(
     Ok(Calibration { inner })
 }
 
-/// Opens a calibration file.
-#[pyfunction]
-pub fn open_calibration(py: Python<'_>, path: PathBuf) -> PyResult<Calibration> {
-    let inner = detached(py, || calibration::Calibration::open(&path))?;
-    Ok(Calibration { inner: Arc::new(inner) })
-}
-
-/// Whether a file says that it is a calibration file.
-#[pyfunction]
-pub fn is_calibration(path: PathBuf) -> bool {
-    calibration::Calibration::recognise(Path::new(&path))
-}
-
 /// `count` ids drawn uniformly from `ids`.
 #[pyfunction]
 pub fn random_tokens(py: Python<'_>, ids: Vec<u32>, count: usize, seed: u64) -> PyResult<Vec<u32>> {
     detached(py, || calibration_pass::random_tokens(&ids, count, seed))
-}
-
-#[pymethods]
-impl Calibration {
-    #[getter]
-    fn path(&self) -> PathBuf {
-        self.inner.path().to_path_buf()
-    }
-
-    /// `sha256:` and 64 hex digits, which identify the contents.
-    #[getter]
-    fn digest(&self) -> &str {
-        &self.inner.digest
-    }
-
-    /// `random`, `builtin`, or the name of the text file.
-    #[getter]
-    fn text(&self) -> &str {
-        &self.inner.info.text
-    }
-
-    #[getter]
-    fn tokens(&self) -> u64 {
-        self.inner.info.tokens
-    }
-
-    #[getter]
-    fn chunks(&self) -> u64 {
-        self.inner.info.chunks()
-    }
-
-    #[getter]
-    fn source_digest(&self) -> &str {
-        &self.inner.info.source_digest
-    }
-
-    /// The tensors whose inputs are known.
-    #[getter]
-    fn tensors(&self) -> Vec<CalibratedTensor> {
-        let known = self.inner.tensors().into_iter().filter_map(|name| Some((name, self.inner.get(name)?)));
-        known
-            .map(|(name, m)| CalibratedTensor {
-                name: name.to_string(),
-                input: m.input().to_string(),
-                n: m.n() as u64,
-                block: m.block() as u64,
-                tokens: (0..m.experts()).map(|e| m.tokens(e) as u64).collect(),
-            })
-            .collect()
-    }
-
-    /// Writes the diagonals as a llama.cpp imatrix (GGUF).
-    fn write_imatrix(&self, py: Python<'_>, path: PathBuf, overwrite: bool) -> PyResult<()> {
-        detached(py, || imatrix::write_imatrix(&self.inner, &path, overwrite))
-    }
 }

@@ -17,11 +17,11 @@ use crate::model::bound::BoundModel;
 use crate::model::source::Source;
 use crate::model::spec::TensorSpec;
 use crate::progress::Progress;
-use crate::py::axm::SealedContainer;
-use crate::py::calibrate::Calibration as CalibrationFile;
+use crate::py::calibration::Calibration as CalibrationFile;
 use crate::py::metadata;
 use crate::py::options::{ConvertOptions, Facts};
 use crate::py::records::{Names, Shape, record};
+use crate::py::sealed::SealedContainer;
 use crate::py::watch::{detached, watched};
 use crate::quant::recipe::ModelFacts;
 

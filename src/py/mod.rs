@@ -2,6 +2,7 @@
 
 mod axm;
 mod calibrate;
+mod calibration;
 mod convert;
 mod errors;
 mod files;
@@ -12,6 +13,7 @@ mod metadata;
 mod options;
 mod quant;
 mod records;
+mod sealed;
 mod watch;
 
 use pyo3::prelude::*;
@@ -45,10 +47,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<axm::Container>()?;
     module.add_class::<axm::ContainerHeader>()?;
     module.add_class::<axm::ContainerTensor>()?;
-    module.add_class::<axm::SealedContainer>()?;
+    module.add_class::<sealed::SealedContainer>()?;
     module.add_class::<axm::Verification>()?;
-    module.add_class::<calibrate::CalibratedTensor>()?;
-    module.add_class::<calibrate::Calibration>()?;
+    module.add_class::<calibration::CalibratedTensor>()?;
+    module.add_class::<calibration::Calibration>()?;
     module.add_class::<met::Hydration>()?;
     module.add_class::<met::Hydrator>()?;
     module.add_class::<met::Residency>()?;
@@ -56,8 +58,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(axm::make_sign_key, module)?)?;
     module.add_function(wrap_pyfunction!(axm::open_container, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::calibrate, module)?)?;
-    module.add_function(wrap_pyfunction!(calibrate::is_calibration, module)?)?;
-    module.add_function(wrap_pyfunction!(calibrate::open_calibration, module)?)?;
+    module.add_function(wrap_pyfunction!(calibration::is_calibration, module)?)?;
+    module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;
