@@ -114,6 +114,15 @@ def test_a_configuration_of_bitsandbytes_that_was_left_over(bugs: Path, tmp_path
     assert "bitsandbytes" in run.stderr
 
 
+def test_a_warning_of_calibration_and_conversion_is_shown_once(bugs: Path, tmp_path: Path) -> None:
+    options = ("--effort", "srd", "-q", "Q8_0", "--calibrate", "random", "--calibrate-tokens", 64)
+    run = convert(bugs / "bnb_config_left", tmp_path / "out.gguf", *options)
+    assert run.code == 0, run.stderr
+    assert run.stderr.count("bitsandbytes") == 1
+    as_json = convert(bugs / "bnb_config_left", tmp_path / "json.gguf", "--json")
+    assert sum("bitsandbytes" in text for text in as_json.json["warnings"]) == 1
+
+
 @pytest.mark.parametrize(
     ("key", "name", "dtype"),
     [

@@ -31,10 +31,14 @@ class Door(logging.Handler):
         self.hidden = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Show a warning once: a calibration and the conversion behind it read the same files."""
+        text = one_line(record.getMessage())
+        if text in self.texts:
+            return
         if len(self.texts) == MAX_WARNINGS:
             self.hidden += 1
             return
-        self.texts.append(one_line(record.getMessage()))
+        self.texts.append(text)
         if not self.as_json:
             say(f"warning: {self.texts[-1]}", err=True)
 
