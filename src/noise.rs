@@ -67,6 +67,8 @@ impl Noise {
 }
 
 dispatch! {
+    // LLVM 22 crashes where this code is inlined into that of the residual plane.
+    #[inline(never)]
     fn fill(simd: S, noise: &Noise, row: u64, column: u64, out: &mut [f32]) {
         let v = simd.x16();
         let mut first = (column / GROUP as u64) as u32;

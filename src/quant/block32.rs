@@ -19,7 +19,7 @@ pub const BLOCK: usize = 32;
 /// Rounds of least squares and rounding on the best candidate, after the first one.
 const REFITS: usize = 2;
 
-/// What differs between the searches.
+/// The parameters of the search of one format.
 pub trait Block32: BlockFormat {
     /// Sets of codes that the search tries.
     ///

@@ -1,4 +1,12 @@
 //! The traits of the encodings of a tensor, and what all block formats share.
+//!
+//! ```
+//! use srd_rs::quant::format::Scales;
+//!
+//! // A block of Q4_1 with the scale 0.5 and the offset -3: its code 4 stands for -1.
+//! let scales = Scales::with_offset(0.5, -3.0);
+//! assert_eq!((scales.d * scales.scales[0]) * 4.0 - scales.dmin * scales.mins[0], -1.0);
+//! ```
 
 use super::weighting::Columns;
 use crate::dtype::GgmlType;

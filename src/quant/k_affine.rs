@@ -36,7 +36,7 @@ const SCALE_CANDIDATES: [f32; 4] = [63.0, 62.0, 61.0, 60.0];
 /// Steps on the 6-bit grid that [`refine_on_grid`] tries: of the scale, and of the min after it was fitted to the scale.
 const NEIGHBORS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)];
 
-/// What differs between the searches of Q4_K and Q5_K.
+/// The parameters of the search of Q4_K or Q5_K.
 pub trait KAffine: BlockFormat {
     /// Sets of codes that [`fit`] tries. The smallest weight gets code 0 and the range of the weights the largest code;
     /// the first number says how many more codes the range gets (a negative number widens the step, a positive number
@@ -129,7 +129,7 @@ struct Fit<V: Vector> {
     scale: V::F,
     /// At least 0.
     min: V::F,
-    /// How much the squared error is below that of the constant `mean`.
+    /// The amount by which the squared error is below that of the constant `mean`.
     gain: V::F,
     /// The weighted mean of the codes.
     mean_code: V::F,
@@ -145,7 +145,7 @@ struct GridPoint<V: Vector> {
     sums: Sums<V>,
 }
 
-/// What the search finds. `d` and `dmin` are the same in all lanes of a super-block.
+/// The result of the search. `d` and `dmin` are the same in all lanes of a super-block.
 struct Found<V: Vector> {
     d: V::F,
     dmin: V::F,

@@ -47,13 +47,16 @@ impl BlockFormat for Q5K {
     #[inline(always)]
     fn pack(scales: &Scales, codes: &[u8], block: &mut [u8]) {
         k_affine::write_scales(scales, block);
-        let mut fifth = [0; SUB];
+        // Four codes a word: there are no shifts of bytes.
+        let mut fifth = [0u32; SUB / 4];
         for (j, codes) in codes.as_chunks::<SUB>().0.iter().enumerate() {
-            for l in 0..SUB {
-                fifth[l] |= (codes[l] >> 4) << j;
+            for (bits, codes) in fifth.iter_mut().zip(codes.as_chunks::<4>().0) {
+                *bits |= (u32::from_le_bytes(*codes) >> 4 & 0x0101_0101) << j;
             }
         }
-        block[16..48].copy_from_slice(&fifth);
+        for (out, bits) in block[16..48].as_chunks_mut::<4>().0.iter_mut().zip(fifth) {
+            *out = bits.to_le_bytes();
+        }
         k_affine::write_low_bits(codes, &mut block[48..Self::BYTES]);
     }
 

@@ -138,7 +138,7 @@ struct Sums<V: Vector> {
 #[derive(Clone, Copy)]
 struct Fit<V: Vector> {
     scale: V::F,
-    /// How much the squared error is below that of all zeros.
+    /// The amount by which the squared error is below that of all zeros.
     gain: V::F,
     /// Half the second derivative of the error.
     curvature: V::F,

@@ -1,15 +1,21 @@
 //! Recipes: which block type every tensor of a model gets.
 //!
-//! A recipe such as `Q4_K_M` names a *mix*: a base type for most matrices, and wider types where
-//! the model is more sensitive (the output matrix, attention values, some of the FFN outputs). The
-//! choice follows llama-quantize, so that a file made here has the same types, tensor by tensor.
+//! A recipe such as `Q4_K_M` names a *mix*: a base type for most matrices, and wider types where the model is more
+//! sensitive (the output matrix, attention values, some of the FFN outputs). The choice follows llama-quantize, so that a
+//! file made here has the same types, tensor by tensor.
 //!
-//! What llama-quantize derives from the tensor list alone: the number of attention-value matrices
-//! (they are counted, whichever of `attn_v`, fused `attn_qkv` or `attn_kv_b` they are), and whether
-//! the embeddings are tied (no `output.weight`). The number of FFN outputs is not counted: it is
-//! the model's block count. The position of a matrix among its kind is a running count in file
-//! order ([`layered_order`]), except in mixture-of-experts models, where the FFN outputs take the
-//! layer number from the name.
+//! llama-quantize derives two facts from the list of tensors alone: the number of attention-value matrices (`attn_v`, fused
+//! `attn_qkv` and `attn_kv_b` all count), and whether the embeddings are tied (there is no `output.weight`). The FFN outputs
+//! are not counted: their number is the model's block count. The position of a matrix among its kind is a running count in
+//! file order ([`layered_order`]), except in mixture-of-experts models, where the FFN outputs take the layer number from
+//! the name.
+//!
+//! ```
+//! use srd_rs::quant::recipe::Recipe;
+//!
+//! let recipe = Recipe::from_name("q4_k_m").unwrap();
+//! assert_eq!((recipe.name(), recipe.file_type()), ("Q4_K_M", 15));
+//! ```
 
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
@@ -32,7 +38,7 @@ pub enum Recipe {
     F32,
 }
 
-/// What a recipe decides. `None`: nothing special, the base type.
+/// The types that a recipe chooses. `None` stands for the base type.
 struct Mix {
     recipe: Recipe,
     name: &'static str,
@@ -98,18 +104,18 @@ impl Recipe {
     }
 }
 
-/// What the recipes need to know of a tensor.
+/// The facts about a tensor that the recipes need.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorInfo<'a> {
     /// GGUF name.
     pub name: &'a str,
     /// Dimensions in GGUF order: `ne[0]` is the row length.
     pub ne: &'a [u64],
-    /// Its type in the unquantised GGUF: what it keeps when it is not to be quantised.
+    /// Its type in the unquantized GGUF: what it keeps when it is not to be quantized.
     pub stored: GgmlType,
 }
 
-/// What the recipes need to know of a model.
+/// The facts about a model that the recipes need.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFacts {
     /// `general.architecture`.
@@ -125,7 +131,7 @@ pub struct ModelFacts {
 }
 
 impl ModelFacts {
-    /// Whether llama.cpp takes the model for "a 70B", whose attention values, shared by many
+    /// Returns whether llama.cpp takes the model for "a 70B", whose attention values, shared by many
     /// heads, get Q5_K where they would get Q4_K. It goes by architecture and depth.
     fn is_70b(&self) -> bool {
         match (self.arch.as_str(), self.n_layer) {
@@ -139,7 +145,7 @@ impl ModelFacts {
     }
 }
 
-/// What the user wants otherwise: `--tensor-type`, `--token-embedding-type`,
+/// The types that the user asks for instead: `--tensor-type`, `--token-embedding-type`,
 /// `--output-tensor-type`, `--pure`.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
@@ -173,7 +179,7 @@ impl Overrides {
         Ok((regex, Self::parse_type(ty)?))
     }
 
-    /// Parses the name of a type that tensors can be quantised to.
+    /// Parses the name of a type that tensors can be quantized to.
     ///
     /// # Errors
     /// [`Error::Usage`] for anything else.
@@ -196,7 +202,7 @@ impl Overrides {
 /// ([`layered_order`]); the result is in the same order.
 ///
 /// A recipe of a plain type (F16, BF16, F32) gives that type to every matrix that would be
-/// quantised; the others keep `stored`, so a converter passes what its own `--outtype` stores.
+/// quantized; the others keep `stored`, so a converter passes what its own `--outtype` stores.
 ///
 /// # Errors
 /// [`Error::Model`] when a mixture-of-experts FFN output has no layer number below `n_layer` in
@@ -269,7 +275,7 @@ fn category(name: &str) -> Category {
     }
 }
 
-/// Parts of names of matrices that are never quantised: norms, routers, position tables and other
+/// Parts of names of matrices that are never quantized: norms, routers, position tables and other
 /// small or sensitive ones.
 const KEPT: &[&str] = &[
     "_norm.weight",
@@ -319,7 +325,7 @@ const KEPT: &[&str] = &[
 /// The same, for names given in full.
 const KEPT_NAMES: &[&str] = &["position_embd.weight", "token_types.weight"];
 
-/// Whether a tensor is a matrix that recipes may quantise.
+/// Returns whether a tensor is a matrix that recipes may quantize.
 pub fn may_quantize(name: &str, ne: &[u64]) -> bool {
     let is_matrix = ne.iter().skip(1).any(|&n| n > 1);
     is_matrix
@@ -420,7 +426,7 @@ impl<'a> Chooser<'a> {
         }
     }
 
-    /// What the mix says, before the row length is looked at.
+    /// Returns the type that the mix gives, before the row length is looked at.
     fn mixed(&mut self, t: &TensorInfo<'_>, kind: Category) -> Result<GgmlType> {
         let eight_experts = self.facts.n_expert == 8;
         Ok(match kind {

@@ -1,17 +1,30 @@
-//! The residual plane: what the base lost, `r = w - v`, at 2 to 4 bits a weight with subtractive dither.
+//! The residual plane: the residuals `r = w - v` of a quantized tensor, at 2 to 4 bits per weight with subtractive dither.
+//! `w` is a weight, `v` is what the base (the quantized tensor) decodes to.
 //!
-//! A sub-block is 32 weights of a row: a scale byte `s`, then 32 codes of `b` bits, packed from the low
-//! bits of each byte up. With `t` the step of the base under these weights ([`steps`]) and `u` the noise
-//! of each weight ([`Noise`]):
+//! A sub-block holds 32 weights of a row: a scale byte `s`, then 32 codes of `b` bits, packed from the low bits of each
+//! byte up. `t` is the step of the base under these weights ([`steps`]), `u` is the noise of each weight ([`Noise`]):
 //!
-//! - `D = t * s / 2^(5+b)`, so that the codes reach about 3 base steps at most;
-//! - `code = round(r/D + u + (2^b-1)/2)`, clipped to `0 ..= 2^b - 1`: levels half a step off zero, so that
-//!   an even number of them is symmetric;
-//! - reconstruction `r' = (code - (2^b-1)/2 - u) * D`.
+//! - `D = t * s / 2^(5+b)`, so that the outermost codes stand for at most about 3 steps of the base;
+//! - `code = round(r/D + u + (2^b-1)/2)`, clipped to `0 ..= 2^b - 1`. The levels lie half a step off zero, so that an even
+//!   number of levels is symmetric;
+//! - the reconstruction is `r' = (code - (2^b-1)/2 - u) * D`.
 //!
-//! Subtractive dither: where nothing is clipped, `r' - r` is uniform in half a step either way and
-//! independent of `r` (Schuchman's condition holds for uniform `u`). `s` follows from the root mean square and the
-//! largest magnitude of the sub-block's residuals, clipping some of the tail ([`Bits::reach`]).
+//! The dither is subtractive: where no code is clipped, `r' - r` is uniform in half a step either way and independent of
+//! `r` (Schuchman's condition holds for uniform `u`). `s` follows from the root mean square and the largest magnitude of
+//! the residuals of the sub-block, and clips some of the tail ([`Bits::clipping`]).
+//!
+//! ```
+//! use srd_rs::noise::Noise;
+//! use srd_rs::quant::residual::{Bits, Run, decode, encode};
+//!
+//! let noise = Noise::new(7, "blk.0.attn_q.weight");
+//! let run = Run { noise: &noise, bits: Bits::Four, start: 0, row: 32, steps: &[0.1] };
+//! let residuals: Vec<f32> = (0..32).map(|i| (i as f32 - 16.0) * 0.003).collect();
+//! let (mut plane, mut back) = ([0; 17], [0.0; 32]);
+//! encode(run, &residuals, &mut plane);
+//! decode(run, &plane, &mut back);
+//! assert!(residuals.iter().zip(back).all(|(r, b)| (r - b).abs() < 0.004));
+//! ```
 
 use crate::dtype::GgmlType;
 use crate::noise::Noise;
@@ -19,10 +32,10 @@ use crate::quant::format::BlockFormat;
 use crate::quant::with_block_format;
 use crate::simd::{Isa, Vector, dispatch};
 
-/// Weights of a sub-block.
+/// The number of weights in a sub-block.
 pub const SUB: usize = 32;
 
-/// Bits of a residual code.
+/// The width of a residual code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Bits {
     /// Two bits.
@@ -53,24 +66,25 @@ impl Bits {
         }
     }
 
-    /// Bytes of a sub-block.
+    /// Returns the number of bytes of a sub-block.
     pub fn sub_bytes(self) -> usize {
         1 + SUB / 8 * self.get()
     }
 
-    /// Bytes of the plane of `n` weights, whole sub-blocks; `None` if they are not, or on overflow.
+    /// Returns the number of bytes of the plane of `n` weights. `None` if these are not whole sub-blocks, or on overflow.
     pub fn plane_bytes(self, n: u64) -> Option<u64> {
         n.is_multiple_of(SUB as u64).then(|| (n / SUB as u64).checked_mul(self.sub_bytes() as u64)).flatten()
     }
 
-    /// Number of codes.
+    /// Returns the number of codes.
     fn levels(self) -> f32 {
         (1u32 << self.get()) as f32
     }
 
-    /// How far the outermost codes reach: `.0` root mean squares of the residuals and `.1` of their largest magnitude.
-    /// Fitted to residuals of the plain search (flat) and of feedback (bell-shaped): docs/decisions/0006-residual-scale.md.
-    fn reach(self) -> (f32, f32) {
+    /// Returns the coefficients of the largest residual that is not clipped: `.0` times the root mean square plus `.1` times
+    /// the largest magnitude. They are fitted to residuals of the plain search (flat) and of feedback (bell-shaped), see
+    /// docs/decisions/0006-residual-scale.md.
+    fn clipping(self) -> (f32, f32) {
         match self {
             Self::Two => (0.8, 0.3),
             Self::Three => (0.5, 0.6),
@@ -118,7 +132,7 @@ dispatch! {
     }
 }
 
-/// A run of weights of one tensor, whole sub-blocks, within which rows end where they end.
+/// A run of weights of one tensor: whole sub-blocks, which may span several rows.
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
     /// The dither.
@@ -133,12 +147,12 @@ pub struct Run<'a> {
     pub steps: &'a [f32],
 }
 
-/// Weights whose noise is made at a time.
+/// The number of weights whose noise is made at a time.
 const PIECE: usize = 16 * SUB;
 
 impl Run<'_> {
-    /// Fills `noise` for the weights from `at` of `n`, up to the end of their row or of the buffer, and
-    /// returns for how many.
+    /// Fills `noise` for the weights from number `at` of `n` on, up to the end of their row or of the buffer. Returns the
+    /// number of weights.
     #[inline(always)]
     fn piece(&self, at: usize, n: usize, noise: &mut [f32; PIECE]) -> usize {
         let (row, column) = ((self.start + at as u64) / self.row, (self.start + at as u64) % self.row);
@@ -207,15 +221,15 @@ fn encoded<V: Vector>(v: V, bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f3
     let squares =
         v.add(v.add(v.mul(r[0], r[0]), v.mul(r[1], r[1])), v.add(v.mul(r[2], r[2]), v.mul(r[3], r[3])));
     let largest = v.max(v.max(v.abs(r[0]), v.abs(r[1])), v.max(v.abs(r[2]), v.abs(r[3])));
-    let (of_rms, of_largest) = bits.reach();
+    let (of_rms, of_largest) = bits.clipping();
     let rms = (v.reduce_sum(squares) * (1.0 / SUB as f32)).sqrt();
-    let reach = (rms * of_rms + v.reduce_max(largest) * of_largest) / (top * 0.5 * unit);
+    let scale = (rms * of_rms + v.reduce_max(largest) * of_largest) / (top * 0.5 * unit);
     // 0/0 is NaN.
-    if reach.is_nan() || reach == 0.0 || unit < f32::MIN_POSITIVE {
+    if scale.is_nan() || scale == 0.0 || unit < f32::MIN_POSITIVE {
         return (0, [0; SUB]);
     }
     // The scale is rounded up. Anything above 254 becomes 255, the largest scale of a byte.
-    let scale = reach.min(254.0).floor() + 1.0;
+    let scale = scale.min(254.0).floor() + 1.0;
     let inverse = v.splat(1.0 / (unit * scale));
     let (center, zero, top) = (v.splat(top * 0.5), v.splat(0.0), v.splat(top));
     let mut words = [v.splat_u32(0); SUB / 8];
@@ -228,7 +242,7 @@ fn encoded<V: Vector>(v: V, bits: Bits, r: &[f32; SUB], u: &[f32; SUB], step: f3
     (scale as u8, codes)
 }
 
-/// Eight codes fill `B` bytes whatever `B` is: neighbours are joined, then pairs, then fours.
+/// Packs codes of `B` bits. Eight codes fill `B` bytes whatever `B` is: neighbors are joined, then pairs, then fours.
 #[inline(always)]
 fn pack<const B: usize>(codes: &[u8; SUB], out: &mut [u8]) {
     for (eight, out) in codes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<B>().0) {
@@ -240,7 +254,7 @@ fn pack<const B: usize>(codes: &[u8; SUB], out: &mut [u8]) {
     }
 }
 
-/// The eight codes of `B` bytes.
+/// Returns the eight codes of `B` bytes.
 #[inline(always)]
 fn unpack<const B: usize>(packed: &[u8; B]) -> [u8; 8] {
     let mut bytes = [0; 8];

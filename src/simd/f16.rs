@@ -80,7 +80,7 @@ pub fn write(w: f32, to: &mut [u8]) {
 mod tests {
     use super::*;
 
-    /// Every 1021st bit pattern, and the neighbours of every f16 and of every midpoint between two.
+    /// Every 1021st bit pattern, and the neighbors of every f16 and of every midpoint between two.
     fn patterns() -> impl Iterator<Item = f32> {
         let spread = (0..u32::MAX / 1021).map(|i| i * 1021);
         let halves = (0..=u16::MAX).map(|h| half::f16::from_bits(h).to_f32_const().to_bits());
