@@ -142,6 +142,46 @@ def test_tensor_types_work_with_plain_mixes(tmp_path: Path) -> None:
     assert kinds["blk.0.attn_q.weight"] == "Q6_K"
 
 
+def test_a_quantised_gguf_is_quantised_again_only_where_that_is_allowed(
+    tmp_path: Path, example_q4_k_m: Path
+) -> None:
+    common = ("convert", example_q4_k_m, "-q", "Q5_K_M", "-o", tmp_path / "o.gguf", "--no-axm", "--no-met")
+    run = srd(*common)
+    assert run.code != 0 and "--allow-requantize" in run.stderr and list(tmp_path.iterdir()) == []
+    run = srd(*common, "--allow-requantize", "--json")
+    assert run.code == 0, run.stderr
+    assert len(run.json["warnings"]) == 1 and "quantised again" in run.json["warnings"][0]
+    metadata = srd("inspect", tmp_path / "o.gguf", "--metadata", "--json").json["metadata"]
+    assert any(entry["key"] == "srd.requantized" and entry["value"] > 0 for entry in metadata)
+    run = srd("convert", EXAMPLE, "-o", tmp_path / "p.gguf", "--allow-requantize")
+    assert run.code == 2 and "--allow-requantize" in run.stderr
+
+
+def test_an_imatrix_that_lacks_tensors_is_one_warning(calibration: Path, tmp_path: Path) -> None:
+    """One line with names and a count, and in `--json` too."""
+    import gguf
+
+    whole = gguf.GGUFReader(calibration.with_name("i.gguf"))
+    part = gguf.GGUFWriter(tmp_path / "part.gguf", arch="")
+    part.kv_data[0].pop("general.architecture", None)
+    part.add_type("imatrix")
+    part.add_array("imatrix.datasets", ["x"])
+    part.add_uint32("imatrix.chunk_count", 1)
+    part.add_uint32("imatrix.chunk_size", 64)
+    for tensor in whole.tensors:
+        if ".ffn_down." not in tensor.name:
+            part.add_tensor(tensor.name, tensor.data)
+    part.write_header_to_file()
+    part.write_kv_data_to_file()
+    part.write_tensors_to_file()
+    part.close()
+    common = ("convert", EXAMPLE, "--imatrix", tmp_path / "part.gguf", "-o", tmp_path / "o.gguf", "--dry-run")
+    run = srd(*common)
+    assert run.code == 0 and run.stderr.count("\n") == 1 and run.stderr.startswith("warning: "), run.stderr
+    assert "ffn_down" in run.stderr and "lacks" in run.stderr
+    assert len(srd(*common, "--json").json["warnings"]) == 1
+
+
 OTHER_COMMANDS = {
     "verify {axm} --no-key --key-file k": "--key-file",
     "verify {axm} --no-key --sign-key k": "--sign-key",

@@ -1,6 +1,9 @@
-"""Calibration: what a model's matrices are fed, measured on a few thousand tokens.
+"""Calibration: measures the inputs of the matrices of a model on a few thousand tokens.
 
-`srd_rs.calibrate` writes a calibration file; `convert` makes one for itself or takes a given one.
+`srd_rs.calibrate` writes a calibration file. `srd_rs.convert` takes such a file, or makes a calibration for itself.
+
+    srd_rs.calibrate("path/to/model", "model.calib", tokens=8192)
+    srd_rs.convert("path/to/model", calibrate="model.calib", effort="srd")
 """
 
 from __future__ import annotations
@@ -25,32 +28,34 @@ from srd_rs.planning import NativeModel, native_model
 from srd_rs.reading import shown
 
 DEFAULT_CTX: Final = 512
-"""Tokens of a chunk; of an encoder's `ENCODER_CTX`, as what it reads is that short, and inputs depend on it."""
+"""Default number of tokens of a chunk. Encoders get chunks of `ENCODER_CTX` tokens, because encoders read short texts,
+and the inputs of the matrices depend on the length."""
 ENCODER_CTX: Final = 64
 TOKENS: Final = (4096, 16384)
-"""Fewest and most tokens that are chosen by default."""
+"""Smallest and largest default number of tokens."""
 TOKENS_TIMES_WEIGHTS: Final = 10**13
-"""What decides between them: the forward pass of a large model takes its fewest."""
+"""The default number of tokens is this product divided by the weights, because the time of the forward pass grows with
+both."""
 BLOCKS: Final = (256, 2048)
-"""Smallest and largest side of the blocks of H that is chosen by default."""
+"""Smallest and largest default number of columns of a block of the second moments H."""
 BLOCK_TIMES_WEIGHTS: Final = 5 * 10**11
-"""What decides between them: the cost of feedback and coordinate descent."""
+"""The default block is this product divided by the weights, because the time of the solver grows with both."""
 TOKENS_PER_SIDE: Final = 4
-"""A larger side than a quarter of the tokens would fit the tokens rather than the text."""
+"""Least number of tokens for each column of a block: with fewer tokens H describes the tokens, not the text."""
 MAX_TEXT_BYTES: Final = 64 << 20
-"""The longest text that is tokenised."""
+"""Largest text that is tokenised, in bytes."""
 TOKENIZER_SECONDS: Final = 30
 """CPU time that a tokenizer.json gets for a short text."""
 _BUILTIN: Final = "builtin.txt.gz"
 _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random), which needs no tokenizer"
 _SPECIAL_TYPES: Final = (2, 3, 5)
-"""`tokenizer.ggml.token_type`: unknown, control, unused."""
+"""Values of `tokenizer.ggml.token_type` that random tokens leave out: unknown, control and unused."""
 _BOS_KINDS: Final = ("llama", "gemma4")
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """A calibration file. `digest` identifies its contents; `tensors` counts those whose inputs are known."""
+    """A written calibration file. `digest` identifies the contents; `tensors` counts the tensors with known inputs."""
 
     path: Path
     digest: str
@@ -63,7 +68,7 @@ class CalibrationReport:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Chunks of token ids and what they were made of."""
+    """Chunks of token ids, the name of the text that they come from, and the SHA-256 of the text."""
 
     chunks: list[list[int]]
     text: str

@@ -1,4 +1,4 @@
-"""The MET sidecar of a GGUF, and hydration: which bytes belong to which slot, and bringing them into memory.
+"""The MET sidecar of a GGUF, which says which bytes belong to which slot, and hydration, which loads the bytes.
 
 `docs/met.md` describes the sidecar's fields, `docs/met.schema.json` is their JSON Schema.
 """
@@ -18,14 +18,14 @@ from srd_rs._core import Hydration, Residency
 __all__ = ["INTENTS", "PARTS", "Hydration", "Hydrator", "Residency", "check", "met", "sidecar_path"]
 
 INTENTS: Final = _core.INTENTS
-"""What a request can be about; `hydration_policy` of the sidecar says which slots each intent needs."""
+"""The intents of requests. `hydration_policy` of the sidecar says which slots each intent needs."""
 
 PARTS: Final = _core.PARTS
-"""The parts of a file: what belongs to no layer, and the slots of depth."""
+"""The parts of a file: the embedding part, which belongs to no layer, and the slots of depth."""
 
 
 def sidecar_path(gguf: str | os.PathLike[str]) -> Path:
-    """Where the sidecar of a GGUF lies: ``name.gguf`` -> ``name.met.json``."""
+    """The name of the sidecar of a GGUF: ``name.gguf`` -> ``name.met.json``."""
     return Path(gguf).with_suffix(".met.json")
 
 
@@ -78,8 +78,8 @@ def check(gguf: str | os.PathLike[str], sidecar: str | os.PathLike[str] | None =
 class Hydrator:
     """Brings the bytes of a GGUF that an intent needs into the page cache, and takes others out.
 
-    To be used beside an engine that maps the file, such as llama-cpp-python (`use_mmap=True`, its default):
-    the engine then finds those pages in memory. Works in this process and for others alike.
+    Use a hydrator beside an engine that maps the file, such as llama-cpp-python (`use_mmap=True`, the default): the
+    engine then finds those pages in memory. The pages are in memory for this process and for others alike.
 
         with Hydrator("model.gguf") as hydrator:
             hydrator.hydrate("INFORM")
@@ -124,12 +124,12 @@ class Hydrator:
         self._native.evict(list(slots))
 
     def residency(self) -> tuple[Residency, ...]:
-        """How much of each part is in memory."""
+        """Tell how many bytes of each part are in memory."""
         return tuple(self._native.residency())
 
     @property
     def locked_bytes(self) -> int:
-        """Bytes of locked pages."""
+        """Number of bytes of locked pages."""
         return self._native.locked_bytes()
 
     def close(self) -> None:

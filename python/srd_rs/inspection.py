@@ -114,7 +114,7 @@ _CONTAINER_KEYS = {
 
 
 def _inspect_container(path: Path) -> Inspection:
-    """The bytes of a tensor are those of both planes; `type` names the bits of a residual too: ``Q4_K+2``."""
+    """Inspect a container. The bytes of a tensor count both planes; the type names the residual bits: ``Q4_K+2``."""
     opened = _core.open_container(path)
     header = opened.header.to_dict()
     tensors = tuple(

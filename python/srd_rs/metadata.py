@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from srd_rs.errors import ModelError, message
+from srd_rs.reading import shown
 
 _INTEGER_RANGES: Final[dict[str, tuple[int, int]]] = {
     "UINT8": (0, 2**8 - 1),
@@ -41,7 +42,7 @@ def _scalar(key: str, kind: str, value: object) -> object:
             return value
     else:
         raise ValueError(f"'{kind}' is no GGUF value type")
-    what = f"{_shown(value)} does not fit GGUF type {kind}"
+    what = f"{shown(value)} does not fit GGUF type {kind}"
     raise ModelError(
         message(f"metadata key '{key}'", what, "Correct the value it comes from in the model's files")
     )
@@ -77,7 +78,7 @@ def _float(key: str, kind: str, value: float) -> float:
         number = math.inf
     if math.isfinite(number):
         return number
-    what = f"{_shown(value)} is not a finite {kind}"
+    what = f"{shown(value)} is not a finite {kind}"
     raise ModelError(
         message(f"metadata key '{key}'", what, "Correct the value it comes from in the model's files")
     )
@@ -89,11 +90,6 @@ def _utf8(key: str, text: str) -> None:
     except UnicodeEncodeError as error:  # lone surrogates from JSON escapes
         what = f"text with an unpaired surrogate at character {error.start} cannot be written as UTF-8"
         raise ModelError(message(f"metadata key '{key}'", what, "Correct the model's files")) from None
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge integer"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class Metadata:

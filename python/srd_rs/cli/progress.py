@@ -1,4 +1,4 @@
-"""The progress bar: on a terminal only, on stderr, gone when the work is done."""
+"""The progress bar. The bar is shown on stderr, only on a terminal, and disappears when the work is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(*, wanted: bool = True) -> Iterator[Callable[[Progress], None] | None]:
-    """Yields what `srd_rs.convert` takes as `progress`: a function, or None when nobody is looking."""
+    """Yields what `srd_rs.convert` takes as `progress`: a function, or None where stderr is no terminal."""
     if not wanted or not sys.stderr.isatty():
         yield None
         return
@@ -63,7 +63,7 @@ def _bar() -> Any:
 
 
 def _amount(bar: Any, task: Any, step: Progress) -> str:
-    """How much is done, and how fast it goes once that is known."""
+    """The amount that is done, and the speed once the speed is known."""
     from rich.filesize import decimal
 
     (speed,) = (t.speed for t in bar.tasks if t.id == task)

@@ -29,7 +29,7 @@ PathLike = str | Path
 
 @dataclass(frozen=True)
 class Divergence:
-    """The distance of a quantised model from its base, over all scored tokens.
+    """The distance of a quantised model from its base model, over all scored tokens.
 
     kld: KL(base || quantised) in nats. p_diff: probability of the token that follows, quantised minus base.
     same_top: share of positions where both put the same token first.
@@ -50,7 +50,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Paired:
-    """A file against the first one on the same tokens, so with smaller errors than two separate figures.
+    """A file compared with the first file, token by token, which has smaller errors than two separate figures.
 
     The differences of KLD are None where there is no base.
     """
@@ -62,7 +62,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class FileScore:
-    """One GGUF. `bpw`: bits per weight over its tensors; `paired` is None for the first file."""
+    """The scores of one GGUF. `bpw` is the bits per weight over its tensors; `paired` is None for the first file."""
 
     path: Path
     file_bytes: int
@@ -134,7 +134,7 @@ def evaluate(
 
 
 def _common_tokens(models: list[LlamaModel], content: str) -> Tokens:
-    """The text in the models' one vocabulary. `ModelError` if they have several."""
+    """Token ids of the text. Raises `ModelError` if the models do not have one vocabulary."""
     first = models[0]
     tokens = first.tokenize(content)
     words = vocabulary(first.path) if len(models) > 1 else []
@@ -153,7 +153,7 @@ def _common_tokens(models: list[LlamaModel], content: str) -> Tokens:
 
 
 def vocabulary(gguf: Path) -> list[str]:
-    """The tokens' texts by id."""
+    """The texts of the tokens, in the order of their ids."""
     for key, _, value in inspect(gguf, max_items=_ALL_ITEMS).metadata:
         if key == "tokenizer.ggml.tokens":
             return list(value)
@@ -209,7 +209,7 @@ def _file_scores(paths: list[Path], scores: list[TokenScores], *, with_base: boo
 
 
 def _columns(scores: TokenScores) -> dict[str, Any]:
-    """Each measure as one array over all tokens, None where it was not taken."""
+    """Each measure as one array over all tokens; None for a measure that was not taken."""
     return {name: np.concatenate(parts) if parts else None for name, parts in vars(scores).items()}
 
 

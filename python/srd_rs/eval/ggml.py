@@ -24,7 +24,7 @@ TYPE_I32: Final = 26
 
 
 class GgmlTensor(ctypes.Structure):
-    """`struct ggml_tensor`: `ne` row length first, `nb` strides in bytes."""
+    """`struct ggml_tensor`. `ne` has the row length first; `nb` has the strides in bytes."""
 
 
 GgmlTensor._fields_ = [
@@ -47,7 +47,7 @@ GgmlTensor._fields_ = [
 
 @cache
 def _ggml() -> Any:
-    """The shared library. `UsageError` where its tensors are laid out differently."""
+    """The shared library of ggml. Raises `UsageError` if the library lays out its tensors differently."""
     library()
     from llama_cpp._ggml import libggml
 
@@ -69,7 +69,7 @@ def _ggml() -> Any:
 
 @cache
 def op_number(name: str) -> int:
-    """The number of an operation in this build, by its name (`MUL_MAT`): the numbers change over time."""
+    """The number of an operation, such as `MUL_MAT`, in this build. The numbers change from version to version."""
     lib = _ggml()
     for number in range(_MAX_OPS):
         found = lib.ggml_op_name(number)
@@ -85,12 +85,12 @@ def tensor_at(address: int) -> GgmlTensor:
 
 
 def shape_of(tensor: GgmlTensor) -> tuple[int, ...]:
-    """`ne` reversed: numpy's order, always four dimensions."""
+    """The shape in the order of numpy (`ne` reversed), always with four dimensions."""
     return tuple(reversed(tensor.ne[:]))
 
 
 def read(tensor: GgmlTensor) -> npt.NDArray[Any]:
-    """The values of an F32 or I32 tensor, wherever they lie, in the shape of `shape_of`; strides are kept."""
+    """The values of an F32 or I32 tensor on any device, in the shape of `shape_of`. The strides are kept."""
     lib = _ggml()
     size = lib.ggml_nbytes(ctypes.addressof(tensor))
     raw = np.empty(size, np.uint8)

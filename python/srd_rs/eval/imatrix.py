@@ -1,4 +1,4 @@
-"""The importance matrix that llama-imatrix computes, by llama.cpp itself: the peer's side of a comparison.
+"""Computes the importance matrix of llama-imatrix by llama.cpp itself, to compare srd-rs with llama.cpp.
 
 For each weight matrix of a layer: the sum over all tokens of the squares of its inputs, in f32 and one token
 after the other as llama-imatrix adds them, and the number of tokens; for stacked experts, per expert.
@@ -28,7 +28,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass
 class Statistics:
-    """`sums` [n_mat, n_in]: sums of squares of the inputs; `counts` [n_mat], or [1] for a dense tensor."""
+    """`sums` [n_mat, n_in] are sums of squares of inputs; `counts` [n_mat], or [1] for a dense tensor, of tokens."""
 
     sums: Array
     counts: npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ class Collector:
         return weight_name(node).startswith("blk.")
 
     def _add_dense(self, node: ggml.GgmlTensor) -> None:
-        """Matrix i3, i2 of the inputs belongs to matrix (i3 mod ne3, i2 mod ne2) of the weights."""
+        """Add the inputs of a product. Input matrix i3, i2 belongs to weight matrix (i3 mod ne3, i2 mod ne2)."""
         weights, inputs = node.src[0].contents, node.src[1].contents
         x = ggml.read(inputs)
         n3, n2 = ggml.shape_of(weights)[:2]
@@ -88,7 +88,7 @@ class Collector:
         found.counts += x.shape[0] * x.shape[1] * x.shape[2] // (n2 * n3)
 
     def _add_experts(self, node: ggml.GgmlTensor) -> None:
-        """inputs [tokens, experts used or 1, n_in]; ids [tokens, experts used]: each row to its expert."""
+        """Add each row of the inputs [tokens, experts used or 1, n_in] to its expert in ids [tokens, experts used]."""
         x = ggml.read(node.src[1].contents)[0]
         ids = ggml.read(node.src[2].contents)[0, 0]
         n_experts = int(node.src[0].contents.ne[2])
@@ -111,13 +111,13 @@ class Collector:
 
 
 def weight_name(node: ggml.GgmlTensor) -> str:
-    """The weight of a product; copies on a device are named `DEVICE#blk.0.attn_k.weight#0`."""
+    """The name of the weight of a product. A copy on a device is named `DEVICE#blk.0.attn_k.weight#0`."""
     name: str = node.src[0].contents.name.decode()
     return name.split("#")[1] if "#" in name else name
 
 
 def _accumulate(sums: Array, rows: npt.NDArray[Any]) -> None:
-    """sums += the squares of `rows` [n, n_in], one row after the other in f32."""
+    """Add the squares of `rows` [n, n_in] to `sums`, one row after the other, in f32."""
     sums[:] = np.add.reduce(np.vstack([sums[None], rows * rows]), axis=0)
 
 
@@ -131,7 +131,7 @@ def compute_imatrix(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the importance matrix of a GGUF over a text as llama-imatrix does; the number of chunks used.
+    """Write the importance matrix of a GGUF over a text as llama-imatrix does. Returns the number of chunks used.
 
     n_chunks: at most so many chunks of `n_ctx` tokens (0: all). Raises `UsageError` for a text that is too
     short, `ModelError` for a model that llama.cpp does not run or whose activations are not finite.
@@ -166,7 +166,7 @@ def _gguf() -> Any:
 def write(
     path: str | Path, statistics: dict[str, Statistics], *, dataset: str, n_chunks: int, chunk_size: int
 ) -> None:
-    """An imatrix GGUF: for each weight, by name, `NAME.in_sum2` [n_mat, n_in] and `NAME.counts` [n_counts, 1]."""
+    """Write an imatrix GGUF: for each weight `NAME.in_sum2` [n_mat, n_in] and `NAME.counts` [n_counts, 1]."""
     writer = _gguf().GGUFWriter(path, arch="")
     writer.kv_data[0].pop("general.architecture", None)  # llama-imatrix writes none
     writer.add_type("imatrix")
@@ -185,7 +185,7 @@ def write(
 
 
 def load(path: str | Path) -> dict[str, Array]:
-    """An imatrix GGUF as llama-quantize reads it: mean squares [n_mat * n_in], 1 for an expert never used."""
+    """Read an imatrix GGUF as llama-quantize does: mean squares [n_mat * n_in], 1 for an expert that was never used."""
     if not Path(path).is_file():
         raise SrdIOError(message(path, "no such file", "Check the path"))
     try:

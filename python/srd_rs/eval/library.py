@@ -23,7 +23,7 @@ def forget_errors() -> None:
 
 
 def library() -> Any:
-    """The module `llama_cpp`; what llama.cpp logs as an error goes into our own. `UsageError` without it."""
+    """The module `llama_cpp`, whose errors are kept for `failure`. Raises `UsageError` without it."""
     try:
         import llama_cpp
     except ImportError as error:
@@ -37,7 +37,7 @@ def library() -> Any:
 
 
 def failure(place: object, what: str, fix: str) -> ModelError:
-    """The error for a call of llama.cpp that failed, with what llama.cpp logged last, if anything."""
+    """The error for a call of llama.cpp that failed. The error quotes the last message of llama.cpp."""
     said = f" ({_errors[-1]})" if _errors else ""
     _errors.clear()
     return ModelError(message(place, f"{what}{said}", fix))

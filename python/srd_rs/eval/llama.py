@@ -92,13 +92,13 @@ class LlamaModel:
 
     @property
     def bos(self) -> int | None:
-        """The token that each chunk starts with, None if the vocabulary asks for none."""
+        """The token that each chunk starts with; None if the vocabulary asks for none."""
         if not self._lib.llama_vocab_get_add_bos(self._vocab):
             return None
         return int(self._lib.llama_vocab_bos(self._vocab))
 
     def tokenize(self, text: str) -> Tokens:
-        """`text` as token ids, with the special tokens that the vocabulary adds in front and behind."""
+        """Token ids of `text`, with the special tokens that the vocabulary adds at both ends."""
         raw = text.encode()
         room = len(raw) + 16
         tokens = (ctypes.c_int32 * room)()
@@ -118,7 +118,7 @@ class LlamaModel:
         return self._output(len(tokens) - first)
 
     def logit_blocks(self, tokens: Tokens, first: int) -> Iterator[Logits]:
-        """The same logits a run of positions after the other, each at most `LOGITS_BYTES`.
+        """Yield the same logits in runs of positions, each of at most `LOGITS_BYTES` bytes.
 
         How the runs are cut depends on `n_vocab` and the lengths alone, so that two models of one vocabulary
         can be walked side by side. An array changes with the next step.
@@ -138,7 +138,7 @@ class LlamaModel:
             yield self._output(len(part))
 
     def embed(self, tokens: Tokens) -> npt.NDArray[np.float32]:
-        """The mean-pooled embedding of one text: [n_embd]. The model must have been made for it."""
+        """The mean-pooled embedding [n_embd] of one text. The model must be made with `mean_pooling`."""
         self._check(tokens, 0)
         self.clear()
         self.decode(tokens, 0, 0)
@@ -156,13 +156,13 @@ class LlamaModel:
             )
 
     def clear(self) -> None:
-        """Forget what was decoded. An encoder has no memory to clear."""
+        """Clear the context. An encoder has no memory, so nothing happens."""
         memory = self._lib.llama_get_memory(self._context)
         if memory:
             self._lib.llama_memory_clear(memory, True)
 
     def decode(self, tokens: Tokens, position: int, first_output: int) -> None:
-        """Decode `tokens` at `position`..; outputs are kept from the token `first_output` of them on."""
+        """Decode `tokens` from `position` on. The outputs of the token `first_output` and later ones are kept."""
         batch = self._batch
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens.tolist()):
@@ -182,7 +182,7 @@ class LlamaModel:
 
 
 def read_text(path: str | Path) -> str:
-    """A text file in UTF-8. Raises `SrdIOError` or `UsageError`."""
+    """The contents of a UTF-8 text file. Raises `SrdIOError` or `UsageError`."""
     try:
         return Path(path).read_bytes().decode()
     except OSError as error:
@@ -202,7 +202,7 @@ def chunks_of(text: str | Path, model: LlamaModel, n_chunks: int = 0) -> list[To
 
 
 def cut(tokens: Tokens, n_ctx: int, bos: int | None, n_chunks: int, place: object) -> list[Tokens]:
-    """`chunks_of` for tokens; `place` names the text in errors."""
+    """Cut tokens as `chunks_of` does. `place` names the text in errors."""
     n = len(tokens) // n_ctx
     if n < 2:
         what = f"{len(tokens)} tokens are fewer than two chunks of {n_ctx}"

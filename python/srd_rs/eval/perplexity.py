@@ -1,4 +1,4 @@
-"""Perplexity of one GGUF, computed as llama-perplexity does it, so that the numbers can stand beside its own."""
+"""Computes the perplexity of one GGUF as llama-perplexity does, so that the numbers of both can be compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def perplexity(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Perplexity of a GGUF on the first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file.
+    """The perplexity of a GGUF on the first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file.
 
     Only the second half of each chunk is scored (its tokens `n_ctx/2 + 1`..), so that every scored token has
     at least half a context before it. `progress` gets (chunks done, chunks).

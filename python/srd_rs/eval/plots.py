@@ -1,4 +1,4 @@
-"""Pictures of an evaluation. Needs matplotlib."""
+"""Draws pictures of an evaluation, with matplotlib."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from srd_rs.eval.evaluation import Evaluation
 
 
 def figure_class() -> Any:
-    """matplotlib's `Figure`. `UsageError` where it is not installed."""
+    """The class `Figure` of matplotlib. Raises `UsageError` if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -20,7 +20,7 @@ def figure_class() -> Any:
 
 
 def against_bpw(found: Evaluation, output: Path) -> None:
-    """KLD, or without a base perplexity, of each file over its bits per weight, with standard errors."""
+    """Draw KLD (without a base: perplexity) of each file over its bits per weight, with standard errors."""
     figure = figure_class()(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, file in enumerate(found.files):
@@ -37,7 +37,7 @@ def against_bpw(found: Evaluation, output: Path) -> None:
 
 
 def percentiles(found: Evaluation, output: Path) -> None:
-    """KLD of the tokens at several percentiles, with their 95 % intervals; a line per file."""
+    """Draw KLD at several percentiles of the tokens with 95 % intervals, a line for each file."""
     figure = figure_class()(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     labels: list[str] = []

@@ -1,4 +1,4 @@
-"""The quantizer of llama.cpp, the peer of comparisons."""
+"""Runs the quantizer of llama.cpp, to compare srd-rs with llama.cpp."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def quantize(
     pure: bool = False,
     threads: int = 0,
 ) -> None:
-    """llama.cpp's own quantiser, `llama_model_quantize`, on an F32, F16 or BF16 GGUF: what llama-quantize runs.
+    """Quantise an F32, F16 or BF16 GGUF by `llama_model_quantize`, as llama-quantize does.
 
     imatrix: an importance matrix in GGUF format. tensor_types: regular expression -> type, as llama-quantize's
     `--tensor-type`. threads: 0 for one per CPU.

@@ -1,4 +1,4 @@
-"""An evaluation on paper: Markdown, JSON and plots in a folder."""
+"""Writes an evaluation as Markdown, JSON and plots into a folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def percent(found: Estimate, digits: int = 2) -> str:
 
 
 def score_table(found: Evaluation) -> tuple[Row, list[Row]]:
-    """Head and rows: a line per file, the base first."""
+    """Head and rows of the main table: a row for each file, the base first."""
     files = [*([found.base] if found.base else []), *found.files]
     if found.base is None:
         return ("file", "bpw", "PPL"), [_first_cells(f) for f in files]
@@ -51,7 +51,7 @@ def _divergence_cells(file: FileScore) -> Row:
 
 
 def tail_table(found: Evaluation) -> tuple[Row, list[Row]]:
-    """The distribution of KLD over tokens and of Δp; only with a base."""
+    """Head and rows of the table of the distributions of KLD and Δp over tokens, which needs a base."""
     head = ("file", "median", "90 %", "95 %", "99 %", "99.9 %", "maximum", "mean Δp", "mean abs Δp")
     rows = []
     for file in found.files:
@@ -65,7 +65,7 @@ def tail_table(found: Evaluation) -> tuple[Row, list[Row]]:
 
 
 def paired_table(found: Evaluation) -> tuple[Row, list[Row]]:
-    """Every further file against the first, token by token."""
+    """Head and rows of the table that compares every further file with the first, token by token."""
     with_kld = found.base is not None
     head = ("against the first", "ln PPL ratio", *(("KLD difference", "KLD ratio") if with_kld else ()))
     rows = []
@@ -86,7 +86,7 @@ def markdown_table(head: Row, rows: list[Row]) -> str:
 
 
 def conditions(found: Evaluation) -> str:
-    """One line: text, chunks, protocol, tokens."""
+    """One line that names the text, the chunks, the protocol and the number of tokens."""
     return (
         f"{found.text.name}: {found.n_chunks} {found.protocol}, {found.n_tokens} tokens;"
         " ± is a standard error over tokens, [ ] a 95 % interval"
@@ -94,7 +94,7 @@ def conditions(found: Evaluation) -> str:
 
 
 def markdown(found: Evaluation) -> str:
-    """The report: conditions, tables, and the plots beside it."""
+    """The report as Markdown: the conditions, the tables, and links to the plots beside the report."""
     parts = ["# Evaluation", conditions(found), markdown_table(*score_table(found))]
     if found.base:
         parts += ["Distribution of KLD over tokens:", markdown_table(*tail_table(found))]
@@ -107,7 +107,7 @@ def markdown(found: Evaluation) -> str:
 
 
 def prepare(folder: Path, *, overwrite: bool) -> None:
-    """Fail before the long work, not after it: matplotlib is there, and nothing would be overwritten."""
+    """Check before the long work that matplotlib is installed and that no file would be overwritten."""
     from srd_rs.eval.plots import figure_class
 
     figure_class()
@@ -120,7 +120,7 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
 
 
 def write(found: Evaluation, folder: Path) -> list[Path]:
-    """Write the report's files into `folder`, made where it is missing; their paths."""
+    """Write the files of the report into `folder`, which is made if the folder is missing. Returns their paths."""
     from srd_rs.eval import plots
 
     def text(content: str) -> Callable[[Path], Any]:

@@ -1,4 +1,4 @@
-"""From logits to a number per token: how well it was predicted, and how far two predictions are apart."""
+"""Turns logits into numbers for each token: how well the token was predicted, and how far two predictions differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 1 << 21
 
 
 def log_softmax(logits: npt.NDArray[np.floating]) -> Floats:
-    """ln softmax of each row, in f64: x - max - ln sum exp(x - max). [n, n_vocab]."""
+    """The logarithm of the softmax of each row [n, n_vocab], in f64: x - max - ln sum exp(x - max)."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -36,35 +36,35 @@ class Quantile:
 
 
 def mean(values: Floats) -> Estimate:
-    """The mean and s / sqrt(n), s with n - 1 in its denominator."""
+    """The mean and its error s / sqrt(n), where s has n - 1 in its denominator."""
     n = len(values)
     error = float(values.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
     return Estimate(float(values.mean()), error)
 
 
 def exp_mean(values: Floats) -> Estimate:
-    """exp(mean) of negative log-likelihoods: the perplexity. The error is that of the mean times the value."""
+    """The perplexity: exp(mean) of negative log-likelihoods. The error is the error of the mean times the value."""
     logs = mean(values)
     value = float(np.exp(logs.value))
     return Estimate(value, value * logs.error)
 
 
 def root_mean_square(values: Floats) -> Estimate:
-    """sqrt(mean(x^2)); its error is that of the mean square over twice the value."""
+    """The root mean square sqrt(mean(x^2)). The error is the error of the mean square over twice the value."""
     square = mean(values**2)
     root = square.value**0.5
     return Estimate(root, 0.5 * square.error / root if root else 0.0)
 
 
 def fraction(hits: npt.NDArray[np.bool_]) -> Estimate:
-    """The share of True and its binomial error sqrt(p (1 - p) / (n - 1))."""
+    """The share p of True, and its binomial error sqrt(p (1 - p) / (n - 1))."""
     n, share = len(hits), float(hits.mean())
     error = (share * (1 - share) / (n - 1)) ** 0.5 if n > 1 else float("nan")
     return Estimate(share, error)
 
 
 def ratio(above: Floats, below: Floats) -> Estimate:
-    """mean(above) / mean(below) of values of the same tokens; the error (delta method) knows their covariance."""
+    """mean(above) / mean(below) over the same tokens. The error (delta method) takes their covariance into account."""
     bottom = float(below.mean())
     if bottom == 0:
         return Estimate(float("nan"), float("nan"))
@@ -73,7 +73,7 @@ def ratio(above: Floats, below: Floats) -> Estimate:
 
 
 def quantile(values: Floats, fraction: float) -> Quantile:
-    """Linear between order statistics, as llama-perplexity has it.
+    """The quantile, interpolated linearly between order statistics, as llama-perplexity does.
 
     The interval holds for any distribution: the ranks n f -+ 1.96 sqrt(n f (1 - f)), since the number of
     values below the true quantile is binomial.

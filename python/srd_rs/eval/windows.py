@@ -1,4 +1,4 @@
-"""Which tokens of a text are scored after which context: llama-perplexity's two protocols."""
+"""The two protocols of llama-perplexity: which tokens of a text are scored after which context."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Protocol:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in a window."""
+        """Number of tokens in a window."""
         return self.n_ctx + (self.stride or 0) // 2
 
     @property
     def n_scored(self) -> int:
-        """Tokens scored in a window."""
+        """Number of tokens scored in a window."""
         return self.stride or self.n_ctx - self.n_ctx // 2 - 1
 
     def windows(self, tokens: Tokens, bos: int | None, n_windows: int, place: object) -> list[Window]:
