@@ -139,6 +139,22 @@ def test_documented_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.M
     exec(compile(code, "a document", "exec"), {})
 
 
+def test_links_lead_to_files() -> None:
+    """Links and paths in backticks name files that are there. A superseded page keeps the names of its time."""
+    link, path = (
+        re.compile(r"\]\(([^)#]+)[^)]*\)"),
+        re.compile(r"`((?:src|tests|scripts|benches|docs|fuzz)/[\w./-]+)`"),
+    )
+    missing = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = [page.parent / target for target in link.findall(text) if "://" not in target]
+        if "**Superseded" not in text:
+            named += [REPO / target for target in path.findall(text) if "NAME" not in target]
+        missing += [f"{page.name}: {target}" for target in named if not target.exists()]
+    assert missing == []
+
+
 def test_the_documents_have_commands() -> None:
     """A change of the documents' form must not leave this file with nothing to run."""
     pages = {command.page for command in commands()}
