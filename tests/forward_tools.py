@@ -74,7 +74,7 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
 
 
 def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
-    """Of every token of the vocabulary, from f32 logits [tokens, vocabulary]."""
+    """Log-probabilities of every token of the vocabulary, from f32 logits [tokens, vocabulary]."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(-1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What several test files share: running the command line as users do, and the files beside the repo."""
+"""Helpers of several test files: running the command line as users do, and finding the files beside the repository."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEASURE = REPO / "scripts" / "measure.py"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of the command line printed and cost. `peak_rss` is in bytes."""
+    """The output and the cost of a run of the command line. `peak_rss` is in bytes."""
 
     code: int
     stdout: str
