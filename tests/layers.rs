@@ -1,28 +1,30 @@
-//! The modules of `src/` lie in layers. A module uses modules of its own layer or of a lower one, and no modules use each
-//! other in a circle.
+//! The modules of `src/` lie in the layers of docs/architecture.md. A module uses modules of its own layer or of a lower
+//! one, and no modules use each other in a circle.
 //!
 //! A parent and its children may use each other: a parent re-exports what its children define. A name that is re-exported
 //! counts as the module that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use regex::Regex;
 
-/// The layer of every top-level module. Higher layers use lower ones.
-const LAYERS: &[(usize, &[&str])] = &[
-    (8, &["py"]),
-    (7, &["met"]),
-    (6, &["convert"]),
-    (5, &["calibrate"]),
-    (4, &["feedback", "forward"]),
-    (3, &["model"]),
-    (2, &["formats"]),
-    (1, &["quant", "sign", "linalg"]),
-    (0, &["simd", "error", "dtype", "noise", "progress", "work", "os"]),
-];
-
 type Module = Vec<String>;
+
+/// Returns the layer of every top-level module, from the table of the document. Higher layers use lower ones.
+fn layers() -> &'static [(usize, Vec<String>)] {
+    static LAYERS: OnceLock<Vec<(usize, Vec<String>)>> = OnceLock::new();
+    LAYERS.get_or_init(|| {
+        let text = include_str!("../docs/architecture.md");
+        let section = text.split("## Layers of the crate").nth(1).expect("the document has the section");
+        let section = section.split("\n## ").next().expect("a section has text");
+        let row = Regex::new(r"(?m)^\| (\d+) \| ([^|]*) \|").unwrap();
+        let name = Regex::new(r"`(\w+)`").unwrap();
+        let names = |cell: &str| name.captures_iter(cell).map(|c| c[1].to_string()).collect();
+        row.captures_iter(section).map(|c| (c[1].parse().unwrap(), names(&c[2]))).collect()
+    })
+}
 
 /// Which module uses which, by path below the crate.
 struct Uses {
@@ -31,7 +33,7 @@ struct Uses {
 
 fn layer_of(module: &Module) -> Option<usize> {
     let top = module.first()?;
-    LAYERS.iter().find(|(_, names)| names.contains(&top.as_str())).map(|(layer, _)| *layer)
+    layers().iter().find(|(_, names)| names.contains(top)).map(|(layer, _)| *layer)
 }
 
 fn text_of(module: &Module) -> String {
@@ -75,7 +77,7 @@ fn expand(tree: &str) -> Vec<String> {
 
 /// All paths that a file names, from the root of the crate.
 fn paths_of(module: &Module, code: &str, with_reexports: bool) -> Vec<(Module, bool)> {
-    let statement = Regex::new(r"(?m)^\s*(pub(?:\([^)]*\))? )?use ([^;]+);").unwrap();
+    let statement = Regex::new(r"(?s)\b(pub(?:\([^)]*\))? )?use ([\w:{},\s*]+);").unwrap();
     let inline = Regex::new(r"\b(?:crate|super|self)(?:::\w+)+").unwrap();
     let uses = statement.captures_iter(code).flat_map(|c| {
         let public = c.get(1).is_some();
@@ -223,11 +225,12 @@ fn uses_of_the_crate() -> Uses {
 #[test]
 fn modules_use_lower_layers_only() {
     let uses = uses_of_the_crate();
-    for (layer, names) in LAYERS {
-        for name in *names {
-            let own = uses.edges.iter().filter(|(m, _)| m.first().is_some_and(|top| top == name));
+    assert_eq!(layers().len(), 9, "the table of docs/architecture.md was not read");
+    for (layer, names) in layers() {
+        for name in names {
+            let own = uses.edges.iter().filter(|(m, _)| m.first() == Some(name));
             let targets: BTreeSet<_> = own.flat_map(|(_, t)| t).filter_map(|t| t.first()).collect();
-            let targets: Vec<_> = targets.into_iter().filter(|t| t != name).map(String::as_str).collect();
+            let targets: Vec<_> = targets.into_iter().filter(|t| *t != name).map(String::as_str).collect();
             println!("{layer}  {name:<10} uses {}", targets.join(" "));
         }
     }
@@ -263,7 +266,7 @@ fn the_checker_finds_a_circle() {
 #[test]
 fn the_checker_sees_through_re_exports() {
     let uses = made_up(&[
-        ("quant", "mod a;\npub use a::A;"),
+        ("quant", "mod a; pub use a::A;"),
         ("quant::a", "use crate::linalg::L;"),
         ("linalg", "use crate::quant::A;"),
     ]);
@@ -273,10 +276,10 @@ fn the_checker_sees_through_re_exports() {
 #[test]
 fn parents_comments_and_tests_make_no_circle() {
     let uses = made_up(&[
-        ("quant", "mod a;\npub use a::A;\nuse crate::error::Error;"),
+        ("quant", "mod a; pub use a::A; use crate::error::Error;"),
         (
             "quant::a",
-            "use super::MAX;\n// crate::convert\n#[cfg(test)]\nmod tests {\n    use crate::convert::Plan;\n}",
+            "use super::MAX;\n// crate::convert\n#[cfg(test)]\nmod tests { use crate::convert::Plan; }",
         ),
         ("error", "/// See crate::quant::a.\npub struct Error;"),
         ("convert", "use crate::quant::A;"),

@@ -1,4 +1,4 @@
-"""The same knowledge stands once: a pattern of the code that states it is found in one file of src/ and python/srd_rs/."""
+"""The same knowledge stands once: a pattern of the code that states it is found in one file of crate and package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ ONCE = {
     "the list of mixes": (r'"Q4_K_S"', "src/quant/recipe.rs"),
     "the layer in the name of a GGUF tensor": (r'strip_prefix\("blk\.|r"\^?blk\\\.\(', "src/quant/recipe.rs"),
     "the progress of a run": (r"\bstruct (?:Progress|Watch)\b", "src/progress.rs"),
-    "a wish to stop": (r"\bAtomicBool::new|: AtomicBool\b", "src/progress.rs"),
     "an f16 codec": (r"0x477F_EFFF|\bhalf::f16::", "src/simd/f16.rs"),
     "the text part of a configuration": (r'"text_config"', "python/srd_rs/checkpoint.py"),
     "JSON of untrusted files": (r"object_pairs_hook", "python/srd_rs/reading.py"),
