@@ -233,9 +233,7 @@ impl Beam {
         let at = p * block.stride + p - window.len();
         let rows: [&[f32]; TILE] = [0, 1, 2, 3].map(|c| &block.a[at + c * block.stride..][..window.len()]);
         let mut sums = [[v.splat(0.0); TILE]; C];
-        for c in 0..C {
-            sums[c] = all[first + c];
-        }
+        sums.copy_from_slice(&all[first..first + C]);
         for i in 0..window.len() {
             let mut e = [v.splat(0.0); C];
             for c in 0..C {
@@ -248,9 +246,7 @@ impl Beam {
                 }
             }
         }
-        for c in 0..C {
-            all[first + c] = sums[c];
-        }
+        all[first..first + C].copy_from_slice(&sums);
     }
 
     /// Replaces the beam by the `M` cheapest proposals.

@@ -22,6 +22,10 @@ pub(super) struct Scales {
     pub min: [F32x16; MAX_SUBS],
 }
 
+/// A search of scales: takes the format, [`ROWS`] rows one after another, the importance of their columns and scratch memory,
+/// and writes the scales of each block.
+pub(super) type Search = fn(&Format, &[f32], &[f32], &mut Vec<u8>, &mut [Scales]);
+
 /// A block format, as feedback sees it. The solver reads the properties of a format at run time, so that it is compiled once
 /// for each instruction set and not once more for each format.
 #[derive(Clone, Copy)]
@@ -41,7 +45,7 @@ pub(super) struct Format {
     pub mins: bool,
     /// Searches the scales of [`ROWS`] rows, one after another, with the importance of their columns. The buffer is scratch
     /// memory.
-    pub search: fn(&Format, rows: &[f32], importance: &[f32], blocks: &mut Vec<u8>, to: &mut [Scales]),
+    pub search: Search,
     /// Reads the scales of a block into a lane.
     pub read: fn(block: &[u8], scales: &mut Scales, lane: usize),
     /// Packs the block of a lane with its codes.

@@ -4,6 +4,8 @@
 //! is the chain of fused multiply-adds `sum = a[k][i] * b[k][j] + sum` from zero over ascending k, whatever the instruction
 //! set and the height of the tile.
 
+#![expect(clippy::needless_range_loop, reason = "several arrays of registers are indexed side by side")]
+
 use super::matrix::{MatMut, MatRef, Update};
 use crate::simd::{Simd, Vector, dispatch};
 
