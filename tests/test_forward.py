@@ -217,7 +217,7 @@ def test_bad_input_is_named(fixtures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are no chunks"):
         logits_of(plan)
     plan = plan_variant(VARIANTS["gpt2"], tmp_path, tmp_path / "m.gguf")
-    with pytest.raises(UsageError, match=r"chunk of 600 tokens is longer than the \d+ positions"):
+    with pytest.raises(UsageError, match=r"a chunk has 600 tokens, but the model knows only \d+ positions"):
         logits_of(plan, [3] * 600)
 
 

@@ -150,7 +150,7 @@ def named(output: StrPath, default: str, suffix: str) -> Path:
     if is_folder(output):
         return path / default
     # The end of a name such as Qwen2.5-7B is no suffix.
-    if path.exists() or re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):
+    if path.is_symlink() or path.exists() or re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):
         return path
     return path.with_name(path.name + suffix)
 

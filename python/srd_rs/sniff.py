@@ -248,6 +248,8 @@ _UNFIT_MODELS: Final = frozenset(
 
 def _refuse(path: Path, thing: Thing, wanted: str) -> NoReturn:
     fix = thing.fix or wanted
+    if thing.kind in _DAMAGED:
+        raise FormatError(message(path, f"this is {thing.what}", fix))
     kind = ModelError if thing.kind in _UNFIT_MODELS else UsageError
     raise kind(message(path, f"this is {thing.what}", fix))
 

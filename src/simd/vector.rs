@@ -20,6 +20,10 @@
 /// v.store(v.round_ties_even(v.clamp(x, v.splat(-1.0), v.splat(10.0))), &mut out);
 /// assert_eq!(out, [0.0, 2.0, 2.0, -0.0, -1.0, 9.0, 10.0, 10.0]);
 /// ```
+#[expect(
+    clippy::wrong_self_convention,
+    reason = "the names of std::simd, on the value that proves the instruction set"
+)]
 pub trait Vector: Copy {
     /// The number of lanes: 4, 8 or 16.
     const N: usize;
