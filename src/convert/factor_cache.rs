@@ -136,6 +136,7 @@ impl FactorCache {
 
 fn make(moments: &Moments, expert: usize, is_looked_up: bool) -> Result<Option<Arc<FactorizedMoments>>> {
     let mut moments = moments.read(expert)?;
+    moments.shrink_to_diagonal(feedback::shrinkage(moments.block, moments.tokens));
     if is_looked_up {
         moments.mix_identity(LOOKUP_SHARE);
     }

@@ -13,6 +13,25 @@ use crate::quant::weighting::normalize;
 /// uses the same share.
 pub const DAMPING: f32 = 0.01;
 
+/// The largest share by which second moments are shrunk to their diagonal.
+const MAX_SHRINKAGE: f32 = 0.3;
+/// The number of tokens per side of a block of H up to which the moments are shrunk by [`MAX_SHRINKAGE`].
+const TOKENS_PER_SIDE: f32 = 16.0;
+
+/// Returns the share by which the moments of a block of side `block` are shrunk to their diagonal before the solver uses
+/// them: the mean over `tokens` tokens fits these tokens better than other text, and the more so the fewer tokens there
+/// are for each of the block's `block` inputs. `docs/decisions/0010-shrinkage.md` has the measurement.
+///
+/// ```
+/// use srd_rs::feedback::shrinkage;
+///
+/// assert_eq!(shrinkage(2048, 8192), 0.3);
+/// assert_eq!(shrinkage(256, 16384), 0.075);
+/// ```
+pub fn shrinkage(block: usize, tokens: u64) -> f32 {
+    MAX_SHRINKAGE * (TOKENS_PER_SIDE * block as f32 / tokens.max(1) as f32).min(1.0)
+}
+
 /// The damped second moments H of a tensor's inputs with their factorization, for
 /// [`quantize_rows`](super::quantize_rows).
 #[derive(Debug)]

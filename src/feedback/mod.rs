@@ -52,7 +52,7 @@ mod workspace;
 
 use serde::Deserialize;
 
-pub use factorized::{DAMPING, FactorizedMoments};
+pub use factorized::{DAMPING, FactorizedMoments, shrinkage};
 use scales::Format;
 use state::{FactorizedBlock, NoiseSource};
 use vector::{F32x16, ROWS};

@@ -53,6 +53,19 @@ impl SecondMoments {
             && self.values.iter().all(|v| v.is_finite())
     }
 
+    /// Sets `H = (1 - share) H + share diag(H)`: off the diagonal every moment is multiplied by `1 - share`.
+    ///
+    /// Few tokens make the moments between two inputs look stronger than they are in other text. Shrinkage toward the
+    /// diagonal (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004) takes this
+    /// back.
+    pub fn shrink_to_diagonal(&mut self, share: f32) {
+        for (i, row) in self.values.chunks_exact_mut(self.block).enumerate() {
+            let diagonal = row[i % self.block];
+            row.iter_mut().for_each(|v| *v *= 1.0 - share);
+            row[i % self.block] = diagonal;
+        }
+    }
+
     /// Sets `H = (1 - share) H + share m I`, where m is the mean of the diagonal.
     pub fn mix_identity(&mut self, share: f32) {
         let mean = self.diagonal().iter().map(|&v| f64::from(v)).sum::<f64>() / self.n as f64;
