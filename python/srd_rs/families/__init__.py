@@ -9,8 +9,10 @@ from pkgutil import iter_modules
 
 from srd_rs.checkpoint import Checkpoint, text_part
 from srd_rs.errors import ModelError, message
+from srd_rs.families.aliases import text_class
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
 from srd_rs.families.table import TensorSpec
+from srd_rs.families.tables import FAMILIES
 from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "supported"]
@@ -18,13 +20,15 @@ __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "s
 
 @cache
 def _families() -> dict[str, type[Family]]:
-    """Return the families by the Hugging Face class names that they serve. Every module of this package is
-    searched."""
+    """Return the families by the Hugging Face class names that they serve: those that are tables, and the classes
+    of every module of this package."""
     found: dict[str, type[Family]] = {}
     for module in iter_modules(__path__):
         for value in vars(import_module(f"{__name__}.{module.name}")).values():
             if isinstance(value, type) and issubclass(value, Family) and "classes" in vars(value):
                 found.update(dict.fromkeys(value.classes, value))
+    for family in FAMILIES:
+        found.update(dict.fromkeys(family.classes, family))
     return found
 
 
@@ -46,7 +50,7 @@ def class_name(checkpoint: Checkpoint) -> str:
         raise ModelError(
             message(file, f"architectures is {shown(architectures)}, a list of names is expected", fix)
         )
-    return architectures[0]
+    return text_class(architectures[0], config)
 
 
 def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:

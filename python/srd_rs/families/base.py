@@ -229,7 +229,7 @@ class Family:
 
     def canonical(self, name: str) -> str:
         """Return the name under which the table knows a tensor of the text model."""
-        return name.replace("language_model.", "")
+        return name.replace("language_model.", "").replace("model.text_model.", "model.")
 
     def left_out(self, name: str) -> str | None:
         """Return the reason why a tensor is not written, as the warning gives it; None for a tensor of the text

@@ -1,5 +1,4 @@
-"""Qwen 2 and 3 are dense models and mixtures of experts. Rows keep their order, because ggml rotates halves in
-these graphs."""
+"""Qwen 2 MoE has shared experts behind a gate. The other models of Qwen 2 and 3 are tables."""
 
 from __future__ import annotations
 
@@ -7,46 +6,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-from srd_rs.families.base import GATED_FFN, HEAD_NORMS, LLAMA_LAYER, Experts, Family, Row
+from srd_rs.families.base import LLAMA_LAYER, Experts, Family, Row
+from srd_rs.families.tables import QWEN2
 from srd_rs.metadata import Metadata
-
-
-class Qwen2(Family):
-    arch = "qwen2"
-    classes = ("Qwen2ForCausalLM", "Qwen2Model")
-    defaults: ClassVar = {
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 22016,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-    }
-    layer_rows = (
-        *(replace(r, bias="yes") if r.target in ("attn_q", "attn_k", "attn_v") else r for r in LLAMA_LAYER),
-        *GATED_FFN,
-    )
-
-    def write_metadata(self, metadata: Metadata) -> None:
-        self.write_standard(metadata)
-        self.write_pooling(metadata)
-
-
-class Qwen3(Qwen2):
-    arch = "qwen3"
-    classes = ("Qwen3ForCausalLM", "Qwen3Model")
-    defaults: ClassVar = {**Qwen2.defaults, "head_dim": 128}
-    layer_rows = LLAMA_LAYER + HEAD_NORMS + GATED_FFN
 
 
 class Qwen2Moe(Family):
     arch = "qwen2moe"
     classes = ("Qwen2MoeForCausalLM",)
     defaults: ClassVar = {
-        **Qwen2.defaults,
+        **QWEN2.defaults,
         "hidden_size": 2048,
         "intermediate_size": 5632,
         "num_hidden_layers": 24,
@@ -98,20 +67,3 @@ class Qwen2Moe(Family):
         metadata.uint32(f"{self.arch}.expert_feed_forward_length", self.n_ff_expert)
         if (shared := self.config.optional_count("shared_expert_intermediate_size", least=0)) is not None:
             metadata.uint32(f"{self.arch}.expert_shared_feed_forward_length", shared)
-
-
-class Qwen3Moe(Qwen2Moe):
-    arch = "qwen3moe"
-    classes = ("Qwen3MoeForCausalLM",)
-    defaults: ClassVar = {
-        **Qwen2.defaults,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 4,
-        "moe_intermediate_size": 768,
-        "num_experts_per_tok": 8,
-        "num_experts": 128,
-        "decoder_sparse_step": 1,
-    }
-    layer_rows = (*LLAMA_LAYER, *HEAD_NORMS, Row("mlp.gate", "ffn_gate_inp", "e d"))

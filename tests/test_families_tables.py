@@ -1,0 +1,114 @@
+"""Families as tables: the language of expressions, rows and lines, and classes that stand for others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from srd_rs.errors import ModelError
+from srd_rs.families import describe, supported
+from srd_rs.families.aliases import COMPOSITES, SPELLINGS
+from srd_rs.families.expressions import evaluate, names_in, parsed
+from srd_rs.families.schema import FamilyTable, Rows, metadata_line, row_of
+from test_models import LLAMA, checkpoint, llama_tensors
+
+VALUES: dict[str, Any] = {"a": 6, "b": 4, "none": None, "text": "x", "big": 2**52, "zero": 0, "list": [1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a * b + 1", 25), ("a // b", 1), ("a % b", 2), ("a / b", 1.5), ("-a", -6), ("a - b", 2),
+        ("none == None", True), ("a if none == None else b", 6), ("a < b or b < a", True), ("not zero", True),
+        ("text == 'x' and a >= 6", True), ("a != 6", False), ("list", [1]),
+    ],
+)  # fmt: skip
+def test_expressions(text: str, value: Any) -> None:
+    assert evaluate(text, VALUES.get, ModelError) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a // zero",
+        "a % zero",
+        "a + none",
+        "a * text",
+        "big * big",
+        "a < none",
+        "list + a",
+        "-text",
+        "big + big",
+    ],
+)
+def test_values_that_do_not_go_together_are_errors(text: str) -> None:
+    with pytest.raises(ModelError):
+        evaluate(text, VALUES.get, ModelError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a ** b",
+        "f(a)",
+        "a.b",
+        "a[0]",
+        "[a]",
+        "lambda: a",
+        "a << b",
+        "a if b else c for c in d",
+        "{}",
+        "(a := b)",
+    ],
+)
+def test_more_than_the_language_has_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, SyntaxError)):
+        parsed(text)
+
+
+def test_names() -> None:
+    assert names_in("a * b if c == 'd' else 2") == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("text", ["a > b", "a b | d", "a > b | d | strange", "> | "])
+def test_rows_in_the_wrong_form_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not|flag"):
+        row_of(text)
+
+
+@pytest.mark.parametrize("text", ["u32 key", "i7 key = 1", "u32 key = f(1)"])
+def test_lines_in_the_wrong_form_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not"):
+        metadata_line(text)
+
+
+def test_a_table_is_checked_when_it_is_made() -> None:
+    with pytest.raises(ValueError, match="flag"):
+        FamilyTable(arch="x", classes=("X",), layer=(Rows(("a > b | d | odd",)),))
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_other_spellings_stand_for_classes_that_are_known(name: str) -> None:
+    assert SPELLINGS[name] in supported()
+
+
+@pytest.mark.parametrize("name", sorted(COMPOSITES))
+@pytest.mark.parametrize(
+    ("part", "prefix"),
+    [("text_config", "language_model."), ("llm_config", "language_model."), ("text_config", "nested")],
+)
+def test_the_text_model_of_a_composite(name: str, part: str, prefix: str) -> None:
+    text = {**{k: v for k, v in LLAMA.items() if k != "architectures"}, "model_type": "llama"}
+    shapes = llama_tensors()
+    if prefix == "nested":
+        named = {n.replace("model.", "model.text_model.", 1): shape for n, shape in shapes.items()}
+    else:
+        named = {prefix + n: shape for n, shape in shapes.items()}
+    named["vision_tower.patch.weight"] = (8, 8)
+    found = describe(checkpoint({"architectures": [name], part: text}, named))
+    plain = describe(checkpoint(LLAMA, shapes))
+    assert found.metadata.entries() == plain.metadata.entries()
+    assert sorted((t.name, t.shape) for t in found.tensors) == sorted(
+        (t.name, t.shape) for t in plain.tensors
+    )
