@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {"a": 6, "b": 4, "none": None, "text": "x", "big": 2**5
     [
         ("a * b + 1", 25), ("a // b", 1), ("a % b", 2), ("a / b", 1.5), ("-a", -6), ("a - b", 2),
         ("none == None", True), ("a if none == None else b", 6), ("a < b or b < a", True), ("not zero", True),
-        ("text == 'x' and a >= 6", True), ("a != 6", False), ("list", [1]),
+        ("text == 'x' and a >= 6", True), ("a != 6", False), ("list", [1]), ("list[0] + 1", 2), ("list[zero]", 1),
     ],
 )  # fmt: skip
 def test_expressions(text: str, value: Any) -> None:
@@ -40,6 +40,8 @@ def test_expressions(text: str, value: Any) -> None:
         "list + a",
         "-text",
         "big + big",
+        "list[a]",
+        "text[0]",
     ],
 )
 def test_values_that_do_not_go_together_are_errors(text: str) -> None:
@@ -53,7 +55,7 @@ def test_values_that_do_not_go_together_are_errors(text: str) -> None:
         "a ** b",
         "f(a)",
         "a.b",
-        "a[0]",
+        "a[0:1]",
         "[a]",
         "lambda: a",
         "a << b",

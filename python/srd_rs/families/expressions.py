@@ -2,7 +2,8 @@
 
 An expression is part of this package, but the values that it names come from config.json, which is hostile. So an
 expression has no loops, no calls, no attributes and no powers: evaluating it takes as many steps as it has signs.
-Numbers are bounded, and whatever goes wrong is a `ModelError` of the configuration.
+A list of config.json has one value per layer, and ``layer_types[layer]`` takes the value of one layer. Numbers are
+bounded, and whatever goes wrong is a `ModelError` of the configuration.
 
     >>> evaluate("2 * width if tied == 1 else width", {"width": 4, "tied": 1}.get, ValueError)
     8
@@ -44,7 +45,7 @@ Names = Callable[[str], Any]
 def parsed(text: str) -> ast.expr:
     """Parse an expression. Raises ValueError if the expression uses more than the language has."""
     known: list[type[ast.AST]] = [ast.Name, ast.Load, ast.BinOp, ast.Compare, ast.BoolOp, ast.And, ast.Or]
-    known += [ast.IfExp, ast.UnaryOp, ast.Not, ast.USub, *_BINARY, *_COMPARE]
+    known += [ast.IfExp, ast.UnaryOp, ast.Not, ast.USub, ast.Subscript, *_BINARY, *_COMPARE]
     tree = ast.parse(text, mode="eval").body
     for node in ast.walk(tree):
         constant = isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None)))
@@ -62,7 +63,7 @@ def evaluate(text: str, names: Names, fail: Callable[[str], Exception]) -> Any:
     """Return the value of an expression. `fail` makes the exception for values that do not go together."""
     try:
         value = _value(parsed(text), names)
-    except (TypeError, ZeroDivisionError, OverflowError) as error:
+    except (TypeError, ZeroDivisionError, OverflowError, IndexError) as error:
         raise fail(f"{text} cannot be computed: {error}") from None
     if isinstance(value, (int, float)) and not -MAX_NUMBER < value < MAX_NUMBER:
         raise fail(f"{text} is out of range")
@@ -85,6 +86,11 @@ def _value(node: ast.expr, names: Names) -> Any:
             return test(_value(part, names) for part in parts)
         case ast.IfExp(test, yes, no):
             return _value(yes if _value(test, names) else no, names)
+        case ast.Subscript(ast.Name(name), index):
+            values = names(name)
+            if not isinstance(values, list):
+                raise TypeError(f"{name} is no list")
+            return values[int(_number(index, names))]
         case ast.UnaryOp(ast.Not(), operand):
             return not _value(operand, names)
         case ast.UnaryOp(ast.USub(), operand):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
+from srd_rs.families import rope as ropes
 from srd_rs.families.base import Experts, Family, Row
 from srd_rs.families.expressions import Names, evaluate
 from srd_rs.families.schema import FamilyTable, metadata_line, row_of
@@ -37,7 +38,8 @@ class TableFamily(Family):
 
     def check(self) -> None:
         for refusal in self.data.refusals:
-            if self.evaluate(refusal.when):
+            layers = range(self.n_layer) if refusal.per_layer else range(1)
+            if any(self.evaluate(refusal.when, layer) for layer in layers):
                 raise self.config.error(refusal.what, refusal.fix)
 
     @cached_property
@@ -76,6 +78,15 @@ class TableFamily(Family):
         parts = [part.split(" ", 2) for part in experts.parts]
         return Experts(experts.source, tuple((part, target, sizes) for part, target, sizes in parts))
 
+    def _per_layer(self, expression: str) -> list[Any] | None:
+        values = [self.evaluate(expression, layer) for layer in range(self.n_layer)]
+        return None if None in values else values
+
+    def generated(self) -> dict[str, tuple[float, ...]]:
+        if not self.data.llama3_rope or self.rope.kind != "llama3":
+            return {}
+        return {"rope_freqs.weight": ropes.llama3_factors(self.config, self.rope.full, self.head_dim)}
+
     def written_head_dim(self) -> int | None:
         if self.data.head_dim is None:
             return super().written_head_dim()
@@ -89,10 +100,12 @@ class TableFamily(Family):
             "f32": metadata.float32,
             "bool": metadata.boolean,
             "str": metadata.string,
+            "bools": metadata.booleans,
+            "i32s": metadata.int32s,
         }
         for line in self.data.metadata:
             kind, key, expression = metadata_line(line)
-            value = self.evaluate(expression)
+            value = self._per_layer(expression) if kind in ("bools", "i32s") else self.evaluate(expression)
             if value is not None:
                 writers[kind](key.replace("~", f"{self.arch}."), value)
         if self.data.pooling:

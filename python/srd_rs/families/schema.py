@@ -19,7 +19,8 @@ from typing import Any, Final
 from srd_rs.families.base import Row
 from srd_rs.families.expressions import parsed
 
-KINDS: Final = ("u32", "f32", "bool", "str")
+KINDS: Final = ("u32", "f32", "bool", "str", "bools", "i32s")
+"""Types of metadata. Those that end in ``s`` are arrays with one value per layer."""
 _TRANSFORMS: Final = ("plus_one", "permute_q", "permute_k", "transpose")
 
 
@@ -49,6 +50,7 @@ class Refusal:
     when: str
     what: str
     fix: str = "llama.cpp cannot run such a model"
+    per_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class FamilyTable:
     head_dim: str | None = None
     """The expression of the head size that is written; None for what config.json states."""
     pooling: bool = False
+    llama3_rope: bool = False
+    """llama3 scaling becomes the tensor ``rope_freqs.weight``, which the graph of the architecture reads."""
 
     def __post_init__(self) -> None:
         for row in (*self.top, *(row for group in self.layer for row in group.rows)):

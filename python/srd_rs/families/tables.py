@@ -137,4 +137,104 @@ QWEN3_MOE: Final = FamilyTable(
     ),
 )
 
-FAMILIES: Final = tuple(map(family_of, (SEED_OSS, STARCODER2, QWEN2, QWEN3, QWEN3_MOE)))
+LLAMA_ATTENTION: Final = (
+    "self_attn.q_proj > attn_q | q d | bias? permute_q",
+    "self_attn.k_proj > attn_k | k d | bias? permute_k",
+    "self_attn.v_proj > attn_v | k d | bias?",
+    "self_attn.o_proj > attn_output | d q | bias?",
+)
+LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count = head_dim")
+
+ARCEE: Final = FamilyTable(
+    arch="arcee",
+    classes=("ArceeForCausalLM",),
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 2560,
+        "intermediate_size": 18432,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    layer=(
+        Rows(
+            (
+                *NORMS[:1],
+                *LLAMA_ATTENTION,
+                *NORMS[1:],
+                "mlp.up_proj > ffn_up | f d",
+                "mlp.down_proj > ffn_down | d f",
+            )
+        ),
+    ),
+    metadata=LLAMA_METADATA,
+    head_dim="head_dim",
+    llama3_rope=True,
+    pooling=True,
+)
+
+SMOLLM3: Final = FamilyTable(
+    arch="smollm3",
+    classes=("SmolLM3ForCausalLM",),
+    defaults={
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+    },
+    layer=(Rows((*NORMS[:1], *LLAMA_ATTENTION, *NORMS[1:], *flagged(GATED_FFN, "bias?"))),),
+    metadata=LLAMA_METADATA,
+    refusals=(
+        Refusal(
+            "no_rope_layers[layer] != ((layer + 1) % 4 != 0) if no_rope_layers != None"
+            " else no_rope_layer_interval != None and no_rope_layer_interval != 4",
+            "layers without RoPE are not every fourth",
+            per_layer=True,
+        ),
+    ),
+    rope_theta=2_000_000.0,
+    llama3_rope=True,
+)
+
+OLMO2: Final = FamilyTable(
+    arch="olmo2",
+    classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    defaults={
+        "vocab_size": 50304,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096}},
+    layer=(
+        Rows(
+            (
+                *ATTENTION,
+                "self_attn.q_norm > attn_q_norm | q",
+                "self_attn.k_norm > attn_k_norm | k",
+                "post_attention_layernorm > post_attention_norm | d",
+                "post_feedforward_layernorm > post_ffw_norm | d",
+                *GATED_FFN,
+            )
+        ),
+    ),
+    metadata=(
+        "u32 ~attention.sliding_window = sliding_window",
+        "bools ~attention.sliding_window_pattern = None if sliding_window == None"
+        " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
+    ),
+)
+
+FAMILIES: Final = tuple(
+    map(family_of, (SEED_OSS, STARCODER2, QWEN2, QWEN3, QWEN3_MOE, ARCEE, SMOLLM3, OLMO2))
+)
