@@ -20,7 +20,7 @@ const TOKENS_PER_SIDE: f32 = 16.0;
 
 /// Returns the share by which the moments of a block of side `block` are shrunk to their diagonal before the solver uses
 /// them: the mean over `tokens` tokens fits these tokens better than other text, and the more so the fewer tokens there
-/// are for each of the block's `block` inputs. `docs/decisions/0010-shrinkage.md` has the measurement.
+/// are for each of the block's `block` inputs. `docs/decisions/0009-shrinkage.md` has the measurement.
 ///
 /// ```
 /// use srd_rs::feedback::shrinkage;
