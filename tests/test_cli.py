@@ -417,6 +417,8 @@ def test_ctrl_c_while_modules_are_loaded(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup and on some CI systems SIGINT is ignored, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout is not None and child.stdout.readline() == "loading\n"
     child.send_signal(signal.SIGINT)

@@ -110,7 +110,8 @@ def test_a_documented_command_works(command: Command, folder: Path) -> None:
             pytest.skip(f"{module} is not installed, so this documented command was not run")
     if words[0] == "eval":
         words += ["--threads", "1"]
-    if words[0] in ("convert", "extract", "pack", "calibrate") and "--dry-run" not in words:
+    writes = words[0] in ("convert", "extract", "pack", "calibrate") or "--report" in words
+    if writes and "--dry-run" not in words:
         # The lines of a document share names on purpose; here they run in one folder.
         words += ["--overwrite"]
     run = srd(*words, cwd=folder, timeout=240)
