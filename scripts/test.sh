@@ -22,5 +22,5 @@ fi
 status=0
 "$python" -m pytest -n auto "$@" || status=$?
 # The profile `quick` has the code of a release without link-time optimisation, which every test binary would pay for.
-cargo test --profile quick || status=$?
+cargo test --profile quick --no-fail-fast || status=$?
 exit "$status"

@@ -25,8 +25,11 @@ use srd_rs::progress::Progress;
 /// The GGUF that the sidecar of the corpus describes.
 const SMALL_GGUF: &[u8] = include_bytes!("../corpus/gguf/small.gguf");
 
+/// A target: its name and the function that reads the bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every target with its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [Target; 7] = [
     ("axm", axm),
     ("calibration", calibration),
     ("gguf", gguf),

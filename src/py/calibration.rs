@@ -72,7 +72,7 @@ impl Calibration {
                 input: m.input().to_string(),
                 n: m.n() as u64,
                 block: m.block() as u64,
-                tokens: (0..m.experts()).map(|e| m.tokens(e) as u64).collect(),
+                tokens: (0..m.experts()).map(|e| m.tokens(e)).collect(),
             })
             .collect()
     }

@@ -90,11 +90,11 @@ pub fn max16<V: Vector>(v: V, a: V::F) -> V::F {
 #[inline(always)]
 pub fn store_codes<V: Vector>(v: V, codes: &[V::F; 16], k: usize, to: &mut [u32], stride: usize) {
     let mut words = [v.splat_u32(0); 4];
-    for i in 0..4 {
+    for (i, word) in words.iter_mut().enumerate() {
         let [a, b, c, d] = [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3];
         let (a, b) = (v.to_i32(codes[a]), v.to_i32(codes[b]));
         let (c, d) = (v.to_i32(codes[c]), v.to_i32(codes[d]));
-        words[i] = v.or(v.or(a, v.shl::<8>(b)), v.or(v.shl::<16>(c), v.shl::<24>(d)));
+        *word = v.or(v.or(a, v.shl::<8>(b)), v.or(v.shl::<16>(c), v.shl::<24>(d)));
     }
     v.store_transposed_u32(words, &mut to[4 * k..], stride);
 }

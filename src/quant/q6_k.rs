@@ -49,9 +49,7 @@ impl BlockFormat for Q6K {
     fn scales(block: &[u8]) -> Scales {
         let mut scales = Scales::one(f16::read(&block[208..]));
         let bytes: &[u8; SUB] = block[192..].first_chunk().expect("16 bytes of scales");
-        for j in 0..SUB {
-            scales.scales[j] = f32::from(bytes[j] as i8);
-        }
+        scales.scales.iter_mut().zip(bytes).for_each(|(scale, &byte)| *scale = f32::from(byte as i8));
         scales
     }
 
@@ -100,10 +98,7 @@ impl BlockFormat for Q6K {
         for (i, (x, out)) in
             rows.as_chunks::<MAX_BLOCK>().0.iter().zip(out.chunks_exact_mut(Self::BYTES)).enumerate()
         {
-            let h = match columns {
-                Some(columns) => Some(columns.block(i)),
-                None => None,
-            };
+            let h = columns.map(|columns| columns.block(i));
             group.fill(v, x, h);
             let (d, scales) = search(v, &group);
             group.assign(v, d, scales, &mut codes);

@@ -44,7 +44,7 @@ fn the_registry_agrees_with_the_type_table() {
     for &ty in BLOCK_FORMATS {
         with_block_format!(ty, F => {
             assert_eq!((F::TYPE, F::BLOCK, F::BYTES), (ty, ty.block_len(), ty.block_bytes()));
-            assert!(F::BLOCK <= MAX_BLOCK && F::BLOCK % F::SUB == 0);
+            assert!(F::BLOCK <= MAX_BLOCK && F::BLOCK.is_multiple_of(F::SUB), "{ty:?} has whole sub-blocks");
             assert!(F::LEVELS.0 + F::ZERO >= 0.0 && F::LEVELS.1 + F::ZERO <= 255.0);
             assert!(F::SUB.is_multiple_of(16), "dequantize works on 16 weights with one scale");
         });

@@ -146,7 +146,9 @@ mod tests {
             }),
             ("intent_ram_budget", &|s| s.intent_ram_budget.get_mut(&Intent::Inform).unwrap().bytes = 1),
             ("moe", &|s| s.moe.as_mut().unwrap().active_frac = 0.5),
-            ("slots are not", &|s| s.slots.get_mut(&Slot::Early).unwrap().layers.as_mut().unwrap().last = 5),
+            ("slots that are not", &|s| {
+                s.slots.get_mut(&Slot::Early).unwrap().layers.as_mut().unwrap().last = 5
+            }),
         ];
         for (field, edit) in edits {
             let mut edited = s.clone();
@@ -198,7 +200,7 @@ mod tests {
         assert!(refused(&none).contains("no layers"));
         let mut few = Model::dense(4);
         few.n_layer = 2;
-        assert!(refused(&few).contains("of layer 2, but the model has 2"));
+        assert!(refused(&few).contains("layer 2, but the model has 2"));
         let mut many = Model::dense(4);
         many.n_layer = u32::MAX;
         assert!(refused(&many).contains("states 4294967295 layers"));
