@@ -6,12 +6,12 @@
 //! same code runs a checkpoint and a GGUF. The results have the same bits on every CPU and with any number of threads.
 //!
 //! ```no_run
-//! use srd_rs::formats::gguf::GgufFile;
+//! use srd_rs::formats::gguf::split::Gguf;
 //! use srd_rs::forward::{NoObserver, RunOptions, run};
 //! use srd_rs::model::bound::BoundModel;
 //! use srd_rs::progress::Progress;
 //!
-//! let model = BoundModel::from_gguf(&GgufFile::open("model.gguf")?)?;
+//! let model = BoundModel::from_gguf(&Gguf::open("model.gguf")?)?;
 //! let options = RunOptions {
 //!     logits: true,
 //!     threads: 4,

@@ -14,7 +14,7 @@
 //! moments::accumulate(&x, 2, 2, &mut h);
 //! moments::symmetrize(&mut h, 2, 2, 3);
 //! let factors = udu::factorize(MatRef::from_row_major_slice(&h, 2, 2), 0.01)?.unwrap();
-//! assert!(factors.d[1] < 0.1 * h[3], "little of input 1 is left when input 0 is known");
+//! assert!(factors.d[0] < 0.1 * h[0], "little of input 0 is left when input 1 is known");
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
