@@ -104,15 +104,7 @@ fn plan_copy(container: &Container, recipe: Recipe, output: &Path) -> Result<Pla
             ..PlannedTensor::new(Arc::clone(bound), t.ggml_type(), t.base.bytes, Some(i))
         });
     let tensors = tensors.collect();
-    Ok(Plan {
-        model,
-        recipe,
-        tensors,
-        files,
-        container: None,
-        without_importance: Vec::new(),
-        inputs: Vec::new(),
-    })
+    Ok(Plan::of_files(model, recipe, tensors, files))
 }
 
 fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -> Result<Plan> {
@@ -142,15 +134,7 @@ fn plan_safetensors(container: &Container, recipe: Recipe, options: &ExtractOpti
     let header = safetensors_header(container, &mut tensors);
     let bytes = tensors.last().map_or(header.len() as u64, |t| t.offset + t.bytes);
     let files = vec![PlannedFile { path: options.output.clone(), header, bytes }];
-    Ok(Plan {
-        model,
-        recipe,
-        tensors,
-        files,
-        container: None,
-        without_importance: Vec::new(),
-        inputs: Vec::new(),
-    })
+    Ok(Plan::of_files(model, recipe, tensors, files))
 }
 
 /// Makes the header, padded with spaces to a multiple of 8 bytes, and gives the tensors their offsets behind it.

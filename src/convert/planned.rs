@@ -103,6 +103,17 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Makes the plan of files that need nothing but the model: without a container, an imatrix or other inputs.
+    pub fn of_files(
+        model: BoundModel,
+        recipe: Recipe,
+        tensors: Vec<PlannedTensor>,
+        files: Vec<PlannedFile>,
+    ) -> Self {
+        let (without_importance, inputs) = (Vec::new(), Vec::new());
+        Self { model, recipe, tensors, files, container: None, without_importance, inputs }
+    }
+
     /// Returns the size of all files in bytes. The container is not counted.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes).sum()
