@@ -8,9 +8,9 @@ import pytest
 
 from srd_rs.errors import ModelError
 from srd_rs.families import describe, supported
-from srd_rs.families.aliases import COMPOSITES, SPELLINGS
 from srd_rs.families.expressions import evaluate, names_in, parsed
 from srd_rs.families.schema import FamilyTable, Rows, metadata_line, row_of
+from srd_rs.families.tables import names, tables
 from test_models import LLAMA, checkpoint, llama_tensors
 
 VALUES: dict[str, Any] = {"a": 6, "b": 4, "none": None, "text": "x", "big": 2**52, "zero": 0, "list": [1]}
@@ -69,7 +69,7 @@ def test_more_than_the_language_has_is_refused(text: str) -> None:
         parsed(text)
 
 
-def test_names() -> None:
+def test_names_of_expressions() -> None:
     assert names_in("a * b if c == 'd' else 2") == {"a", "b", "c"}
 
 
@@ -90,12 +90,22 @@ def test_a_table_is_checked_when_it_is_made() -> None:
         FamilyTable(arch="x", classes=("X",), layer=(Rows(("a > b | d | odd",)),))
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("name", names().spellings)
 def test_other_spellings_stand_for_classes_that_are_known(name: str) -> None:
-    assert SPELLINGS[name] in supported()
+    assert names().spellings[name] in supported()
 
 
-@pytest.mark.parametrize("name", sorted(COMPOSITES))
+@pytest.mark.parametrize("kind", names().model_types)
+def test_model_types_stand_for_classes_that_are_known(kind: str) -> None:
+    assert names().model_types[kind] in supported()
+
+
+def test_every_table_serves_classes_that_no_other_table_has() -> None:
+    classes = [name for table in tables() for name in table.classes]
+    assert len(classes) > 10 and len(set(classes)) == len(classes) and set(classes) <= set(supported())
+
+
+@pytest.mark.parametrize("name", sorted(names().composites))
 @pytest.mark.parametrize(
     ("part", "prefix"),
     [("text_config", "language_model."), ("llm_config", "language_model."), ("text_config", "nested")],

@@ -11,8 +11,9 @@ from srd_rs.checkpoint import Checkpoint, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families.aliases import text_class
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
+from srd_rs.families.interpreter import family_of
 from srd_rs.families.table import TensorSpec
-from srd_rs.families.tables import FAMILIES
+from srd_rs.families.tables import tables
 from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "supported"]
@@ -27,8 +28,12 @@ def _families() -> dict[str, type[Family]]:
         for value in vars(import_module(f"{__name__}.{module.name}")).values():
             if isinstance(value, type) and issubclass(value, Family) and "classes" in vars(value):
                 found.update(dict.fromkeys(value.classes, value))
-    for family in FAMILIES:
-        found.update(dict.fromkeys(family.classes, family))
+    for table in tables():
+        family = family_of(table)
+        for name in table.classes:
+            if name in found:
+                raise ValueError(f"the class {name} has two families, {found[name].arch} and {table.arch}")
+            found[name] = family
     return found
 
 

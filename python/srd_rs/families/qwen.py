@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from srd_rs.families.base import LLAMA_LAYER, Experts, Family, Row
-from srd_rs.families.tables import QWEN2
+from srd_rs.families.tables.qwen import QWEN2
 from srd_rs.metadata import Metadata
 
 

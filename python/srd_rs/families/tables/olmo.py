@@ -1,0 +1,43 @@
+"""The tables of the OLMo models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from srd_rs.families.schema import FamilyTable, Rows
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN
+
+OLMO2: Final = FamilyTable(
+    arch="olmo2",
+    classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    defaults={
+        "vocab_size": 50304,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096}},
+    layer=(
+        Rows(
+            (
+                *ATTENTION,
+                "self_attn.q_norm > attn_q_norm | q",
+                "self_attn.k_norm > attn_k_norm | k",
+                "post_attention_layernorm > post_attention_norm | d",
+                "post_feedforward_layernorm > post_ffw_norm | d",
+                *GATED_FFN,
+            )
+        ),
+    ),
+    metadata=(
+        "u32 ~attention.sliding_window = sliding_window",
+        "bools ~attention.sliding_window_pattern = None if sliding_window == None"
+        " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
+    ),
+)
+
+SPELLINGS: Final = {"OLMoForCausalLM": "OlmoForCausalLM"}

@@ -1,0 +1,37 @@
+"""The tables of the SmolLM models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from srd_rs.families.schema import FamilyTable, Refusal, Rows
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS, flagged
+
+SMOLLM3: Final = FamilyTable(
+    arch="smollm3",
+    classes=("SmolLM3ForCausalLM",),
+    defaults={
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+    },
+    layer=(Rows((*NORMS[:1], *LLAMA_ATTENTION, *NORMS[1:], *flagged(GATED_FFN, "bias?"))),),
+    metadata=LLAMA_METADATA,
+    refusals=(
+        Refusal(
+            "no_rope_layers[layer] != ((layer + 1) % 4 != 0) if no_rope_layers != None"
+            " else no_rope_layer_interval != None and no_rope_layer_interval != 4",
+            "layers without RoPE are not every fourth",
+            per_layer=True,
+        ),
+    ),
+    rope_theta=2_000_000.0,
+    llama3_rope=True,
+)
+
+COMPOSITES: Final = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
