@@ -8,8 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 
 from interpreter import run, to_bf16
+from patterns import pattern, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.families import class_name, describe, supported
@@ -27,13 +26,6 @@ LINES = gzip.decompress(DATA.read_bytes()).decode().splitlines()
 CASES: list[dict[str, Any]] = [case for case in map(json.loads, LINES) if "name" in case]
 WRITTEN_ON_PURPOSE = {"phi2": ["tokenizer.ggml.add_bos_token"]}
 """Keys that the file of goldens leaves out with the tokenizer's."""
-
-
-def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Whole numbers from -127 to 127, which every source type holds exactly."""
-    index = np.arange(int(np.prod(shape)), dtype=np.int64)
-    values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
-    return values.astype(np.float32).reshape(shape)
 
 
 def open_case(case: dict[str, Any], folder: Path) -> Checkpoint:
@@ -66,31 +58,6 @@ def test_variant(case: dict[str, Any], tmp_path: Path) -> None:
         values = run(dict(tensor.transform), lambda source: pattern(source, checkpoint.tensors[source].shape))
         data = values.astype("<f4").tobytes() if kind == "F32" else to_bf16(values)
         assert hashlib.sha256(data).hexdigest()[:16] == digest, name
-
-
-def encoded(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
-    values = pattern(name, shape)
-    return (
-        to_bf16(values) if dtype == "BF16" else values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
-    )
-
-
-def write_shards(sources: dict[str, Any], folder: Path) -> None:
-    """The weights of a case as safetensors files, with an index where there are several."""
-    for shard in {shard for _, _, shard in sources.values()}:
-        header: dict[str, Any] = {}
-        data = bytearray()
-        for name, (dtype, shape, place) in sources.items():
-            if place == shard:
-                start = len(data)
-                data += encoded(name, dtype, tuple(shape))
-                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, len(data)]}
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        (folder / shard).write_bytes(struct.pack("<Q", len(text)) + text + data)
-    index = {"weight_map": {name: shard for name, (_, _, shard) in sources.items()}}
-    if "model.safetensors" not in index["weight_map"].values():
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])

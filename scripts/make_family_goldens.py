@@ -1,0 +1,194 @@
+"""Convert the tiny checkpoints of `family_cases` with llama.cpp's own converter and keep what it wrote as hashes.
+
+    python scripts/make_family_goldens.py --llama-cpp vendor/llama.cpp [NAME ...]
+
+The folder of llama.cpp is in the source distribution of llama-cpp-python. The script needs torch, transformers and
+llama-cpp-python; the tests that read the goldens need none of them. Each golden is a file of its own,
+``tests/data/families/NAME.json``, with the configuration, the names and shapes of the sources, the metadata without
+the tokenizer's, and for each tensor its shape, its type in the BF16 file, the first 16 digits of the SHA-256 of its
+bytes, and the type that llama-quantize gives it in Q4_K_M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
+
+import llama_cpp  # noqa: E402
+
+from family_cases import Case, all_cases  # noqa: E402
+from patterns import write_shards  # noqa: E402
+
+GOLDENS = REPO / "tests" / "data" / "families"
+NOT_COMPARED = ("tokenizer.", "general.file_type", "general.quantization_version", "GGUF.")
+
+
+def shapes_of(case: Case) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of the checkpoint by name, as the case or as transformers has it."""
+    if case.tensors is not None:
+        return {name: tuple(shape) for name, shape in case.tensors.items()}
+    import torch
+    import transformers
+    from safetensors import safe_open
+
+    config = transformers.AutoConfig.for_model(**case.config)
+    model = getattr(transformers, case.config["architectures"][0])(config).to(torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with safe_open(Path(folder) / "model.safetensors", framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def write_checkpoint(case: Case, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """Write the files of the checkpoint. Each weight follows from the name of its tensor."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(case.config))
+    for name, value in case.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+    sources = {
+        name: [case.dtypes.get(name, "BF16"), list(s), "model.safetensors"] for name, s in shapes.items()
+    }
+    write_shards(sources, folder)
+
+
+def convert(folder: Path, output: Path, mmproj: bool) -> None:
+    """Run llama.cpp's converter without its tokenizer."""
+    import gguf
+    import torch
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    kind = ModelType.MMPROJ if mmproj else ModelType.TEXT
+    hparams = ModelBase.load_hparams(folder, False)
+    model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
+
+    class WithoutVocabulary(model_class):
+        model_arch = model_class.model_arch
+
+        def set_vocab(self) -> None:
+            pass
+
+    with torch.inference_mode():
+        WithoutVocabulary(folder, gguf.LlamaFileType.MOSTLY_BF16, output).write()
+
+
+def written(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the metadata, ``key: [kind, value]``, and the tensors, ``name: [shape, type, digest]``, of a GGUF."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    metadata = {}
+    for key, field in reader.fields.items():
+        if not key.startswith(NOT_COMPARED):
+            kinds = [kind.name for kind in field.types]
+            metadata[key] = [f"ARRAY[{kinds[-1]}]" if kinds[0] == "ARRAY" else kinds[0], field.contents()]
+    tensors = {
+        t.name: [
+            t.shape.tolist()[::-1],
+            t.tensor_type.name,
+            hashlib.sha256(t.data.tobytes()).hexdigest()[:16],
+        ]
+        for t in reader.tensors
+    }
+    return metadata, tensors
+
+
+@llama_cpp.llama_log_callback
+def _quiet(level: int, text: bytes, data: object) -> None:
+    """Print nothing."""
+
+
+def quantised_types(source: Path, output: Path) -> dict[str, str] | str:
+    """Return the type of each tensor after llama-quantize to Q4_K_M, or what llama.cpp says if it cannot."""
+    import gguf
+
+    llama_cpp.llama_log_set(_quiet, None)
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    parameters.nthread = 1
+    if llama_cpp.llama_model_quantize(bytes(source), bytes(output), parameters):
+        return "llama.cpp cannot quantise this file"
+    return {t.name: t.tensor_type.name for t in gguf.GGUFReader(output).tensors}
+
+
+def golden_of(case: Case) -> dict[str, Any]:
+    shapes = shapes_of(case)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / case.name
+        write_checkpoint(case, shapes, folder)
+        result: dict[str, Any] = {"name": case.name, "config": case.config}
+        if case.files:
+            result["files"] = case.files
+        result["sources"] = {name: [case.dtypes.get(name, "BF16"), list(s)] for name, s in shapes.items()}
+        for part in ("text", "mmproj") if case.mmproj else ("text",):
+            output = Path(scratch) / f"{part}.gguf"
+            convert(folder, output, part == "mmproj")
+            metadata, tensors = written(output)
+            if part == "text":
+                types = quantised_types(output, Path(scratch) / "q4.gguf")
+                if isinstance(types, str):
+                    result["q4_k_m"] = types
+                else:
+                    for name, row in tensors.items():
+                        row.append(types[name])
+            result[part] = {"metadata": metadata, "tensors": tensors}
+    return result
+
+
+def lines(value: Any, depth: int = 3) -> Iterator[str]:
+    """JSON with one line for each entry of the outer mappings, so that differences can be read."""
+    if depth and isinstance(value, dict) and value:
+        yield "{\n"
+        last = len(value) - 1
+        for index, (key, part) in enumerate(value.items()):
+            yield f"{json.dumps(key)}: "
+            yield from lines(part, depth - 1)
+            yield ",\n" if index < last else "\n"
+        yield "}"
+    else:
+        yield json.dumps(value, ensure_ascii=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="cases to convert; all of them if none is named")
+    parser.add_argument("--llama-cpp", type=Path, required=True, help="folder with conversion/ and gguf-py/")
+    parser.add_argument("--verbose", action="store_true", help="show what the converter prints")
+    options = parser.parse_args()
+    sys.path[:0] = [str(options.llama_cpp), str(options.llama_cpp / "gguf-py")]
+    if not options.verbose:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["TQDM_DISABLE"] = "1"
+        logging.disable(logging.WARNING)
+    cases = all_cases()
+    GOLDENS.mkdir(exist_ok=True)
+    failed = []
+    for name in options.names or cases:
+        try:
+            golden = golden_of(cases[name])
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        (GOLDENS / f"{name}.json").write_text("".join(lines(golden)) + "\n", encoding="utf-8")
+        print(f"{name}: {len(golden['text']['tensors'])} tensors", flush=True)
+    if failed:
+        raise SystemExit(f"not converted: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

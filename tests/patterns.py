@@ -1,0 +1,48 @@
+"""Weights that follow from the name of their tensor, so that goldens of whole files need to keep headers only."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interpreter import to_bf16
+
+
+def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Whole numbers from -127 to 127, which every source type holds exactly."""
+    index = np.arange(int(np.prod(shape)), dtype=np.int64)
+    values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
+    return values.astype(np.float32).reshape(shape)
+
+
+def encoded(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The bytes of the pattern of a tensor in BF16, F16, F32 or a type of whole numbers."""
+    values = pattern(name, shape)
+    if dtype == "BF16":
+        return to_bf16(values)
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
+    return values.astype("<i4" if dtype == "U8" else kinds[dtype]).astype(kinds[dtype]).tobytes()
+
+
+def write_shards(sources: Mapping[str, Any], folder: Path) -> None:
+    """Write the weights of a case, ``name: [dtype, shape, shard]``, with an index where there are several shards."""
+    for shard in {shard for _, _, shard in sources.values()}:
+        header: dict[str, Any] = {}
+        data = bytearray()
+        for name, (dtype, shape, place) in sources.items():
+            if place == shard:
+                start = len(data)
+                data += encoded(name, dtype, tuple(shape))
+                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, len(data)]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        (folder / shard).write_bytes(struct.pack("<Q", len(text)) + text + data)
+    index = {"weight_map": {name: shard for name, (_, _, shard) in sources.items()}}
+    if "model.safetensors" not in index["weight_map"].values():
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -1,0 +1,89 @@
+"""Every class of `scripts/family_cases` against what llama.cpp's own converter and llama-quantize made of the same tiny
+checkpoint: metadata, names, shapes, types and bytes. `scripts/make_family_goldens.py` made the goldens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from patterns import write_shards
+from srd_rs import ConvertOptions, _core
+from srd_rs.checkpoint import Checkpoint
+from srd_rs.families import describe
+
+GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
+DIFFERENCES: dict[str, dict[str, str]] = {}
+"""Keys and tensors that differ on purpose, by golden, each with its reason; see docs/differences.md."""
+
+
+def opened(golden: dict[str, Any], folder: Path) -> Checkpoint:
+    folder = folder / golden["name"]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(golden["config"]))
+    for name, value in golden.get("files", {}).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+    sources = {name: [kind, shape, "model.safetensors"] for name, (kind, shape) in golden["sources"].items()}
+    write_shards(sources, folder)
+    return Checkpoint.open(folder)
+
+
+def metadata_of(entries: list[tuple[str, str, Any]]) -> dict[str, list[Any]]:
+    return {key: [kind, _plain(kind, value)] for key, kind, value in entries}
+
+
+def _plain(kind: str, value: Any) -> Any:
+    """The value as JSON holds it, with the precision that a file has."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(kind, part) for part in value]
+    return float(np.float32(value)) if "FLOAT32" in kind else value
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=[path.stem for path in GOLDENS])
+def test_golden(path: Path, tmp_path: Path) -> None:
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    checkpoint = opened(golden, tmp_path)
+    spec = describe(checkpoint)
+    known = DIFFERENCES.get(golden["name"], {})
+
+    metadata = {key: value for key, value in metadata_of(spec.metadata.entries()).items() if key not in known}
+    wanted = {key: value for key, value in golden["text"]["metadata"].items() if key not in known}
+    assert metadata == wanted
+
+    for quant, column in (("BF16", 1), ("Q4_K_M", 3)):
+        if quant == "Q4_K_M" and "q4_k_m" in golden:
+            continue  # llama.cpp itself cannot quantise the file
+        tensors = converted(checkpoint, spec, quant, tmp_path / f"{quant}.gguf")
+        found = {t.name: [t.shape.tolist()[::-1], t.tensor_type.name] for t in tensors}
+        expected = {name: [row[0], row[column]] for name, row in golden["text"]["tensors"].items()}
+        assert found == expected, quant
+        if quant == "BF16":
+            for tensor in tensors:
+                digest = hashlib.sha256(tensor.data.tobytes()).hexdigest()[:16]
+                assert digest == golden["text"]["tensors"][tensor.name][2], tensor.name
+
+
+def converted(checkpoint: Checkpoint, spec: Any, quant: str, output: Path) -> list[Any]:
+    """The tensors of the file that Rust writes without a tokenizer."""
+    # So little memory that even these tensors are cut into many chunks.
+    options = ConvertOptions(
+        quant=quant, effort="fast", threads=2, max_memory=12 * 256 * 16, provenance=False
+    )
+    plan = _core.plan_checkpoint(
+        checkpoint.folder,
+        spec.metadata.entries(),
+        json.dumps([t.to_json() for t in spec.tensors]),
+        spec.hparams,
+        output,
+        options,
+        [],
+    )
+    plan.run(options)
+    return gguf.GGUFReader(output).tensors
