@@ -15,6 +15,7 @@ from srd_rs.errors import FormatError, ModelError, SrdError
 from srd_rs.metadata import Metadata
 from srd_rs.vocab import files, load
 from srd_rs.vocab.files import TokenizerJson
+from srd_rs.vocab.rules import ENCODER, GEMMA4, LLAMA, PHI3, VocabularyRules
 from srd_rs.vocab.spm import read_pieces
 from srd_rs.vocab.vocabulary import read_merges
 from vocab_tools import added, byte_bpe, byte_vocabulary, proto_piece, split, write_folder
@@ -25,8 +26,8 @@ TOKENS, TYPES, SCORES, MERGES = (
 )
 
 
-def read(folder: Path, rows: int, arch: str = "llama", **config: Any) -> Metadata:
-    return load(folder, config={"vocab_size": rows, **config}, arch=arch, n_vocab=rows)
+def read(folder: Path, rows: int, rules: VocabularyRules = LLAMA, **config: Any) -> Metadata:
+    return load(folder, config={"vocab_size": rows, **config}, rules=rules, n_vocab=rows)
 
 
 def slot(metadata: Metadata, token_id: int) -> tuple[str, int]:
@@ -162,7 +163,7 @@ def test_slow_files_of_an_unknown_class_need_a_name(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, vocab_json=vocab, merges_txt="t h\n")
     with pytest.raises(ModelError, match="--pre-tokenizer"):
         read(folder, 257)
-    metadata = load(folder, config={}, arch="llama", n_vocab=257, pre="gpt-2")
+    metadata = load(folder, config={}, n_vocab=257, pre="gpt-2")
     assert metadata.get("tokenizer.ggml.pre") == "gpt-2"
 
 
@@ -209,7 +210,7 @@ def test_added_tokens_of_a_tokenizer_model(tmp_path: Path) -> None:
     assert slot(metadata, 7) == ("<|im_end|>", CONTROL)
     assert metadata.get(SCORES)[4:] == [-1000.0, 0.0, -1000.0, -1000.0]
     assert next(iter(metadata)) == "tokenizer.ggml.add_space_prefix"
-    phi3 = read(folder, 8, arch="phi3")
+    phi3 = read(folder, 8, rules=PHI3)
     assert slot(phi3, 4) == ("\u2581\u2581", USER_DEFINED)
     assert slot(phi3, 7) == ("<|im_end|>", USER_DEFINED)
 
@@ -268,7 +269,7 @@ def test_gemma4_keeps_merges_and_shows_its_chat_tokens(tmp_path: Path) -> None:
     file = spm_json(vocab, [["a", "b"]], added_tokens=[added(4, "<|channel>", special=True)])
     config = {"unk_token": "<unk>", "extra_special_tokens": ["<|think|>", "<|channel>"]}
     folder = write_folder(tmp_path, tokenizer_json=file, tokenizer_config_json=config)
-    metadata = read(folder, 6, arch="gemma4")
+    metadata = read(folder, 6, rules=GEMMA4)
     assert metadata.get("tokenizer.ggml.model") == "gemma4"
     assert "tokenizer.ggml.pre" not in metadata
     assert metadata.get(SCORES) == [-1000.0] * 6
@@ -304,7 +305,7 @@ def template(first: str | None, last: str | None, between: tuple[str, ...] = ())
 def test_wordpiece(tmp_path: Path) -> None:
     config = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     folder = write_folder(tmp_path, tokenizer_json=wordpiece(), tokenizer_config_json=config)
-    metadata = read(folder, 7, arch="bert", type_vocab_size=2)
+    metadata = read(folder, 7, rules=ENCODER, type_vocab_size=2)
     assert list(metadata)[:2] == ["tokenizer.ggml.token_type_count", "tokenizer.ggml.model"]
     assert metadata.get("tokenizer.ggml.token_type_count") == 2
     assert metadata.get("tokenizer.ggml.model") == "bert"
@@ -319,7 +320,7 @@ def test_wordpiece(tmp_path: Path) -> None:
 
 def test_vocab_txt(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, vocab_txt="[PAD]\n[UNK]\nthe\n##re\n")
-    metadata = read(folder, 4, arch="bert")
+    metadata = read(folder, 4, rules=ENCODER)
     assert metadata.get(TOKENS) == ["[PAD]", "[UNK]", "\u2581the", "re"]
 
 
@@ -517,9 +518,9 @@ def test_a_huge_vocabulary_is_refused_before_it_is_built(tmp_path: Path) -> None
     folder = write_folder(tmp_path, tokenizer_model=b"".join(PIECES))
     tracemalloc.start()
     with pytest.raises(ModelError):
-        load(folder, config={}, arch="llama", n_vocab=2**40)
+        load(folder, config={}, n_vocab=2**40)
     with pytest.raises(ModelError, match="vocab_size"):
-        load(folder, config={"vocab_size": 10**12}, arch="llama", n_vocab=8)
+        load(folder, config={"vocab_size": 10**12}, n_vocab=8)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -529,7 +530,7 @@ def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no tokenizer"):
         read(tmp_path, 8)
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
-        read(tmp_path, 8, arch="gemma4")
+        read(tmp_path, 8, rules=GEMMA4)
 
 
 @given(st.data())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from srd_rs.vocab import load
-from vocab_tools import LlamaVocab, added, chat_texts
+from vocab_tools import LlamaVocab, added, chat_texts, rules_of
 
 CONTROL, USER_DEFINED = 3, 4
 TURN, END, TOOL = "<|turn|>", "<|turn_end|>", "<tool>"
@@ -125,7 +125,7 @@ def test_added_tokens_of_a_fine_tune(fixtures: Path, tmp_path: Path, kind: str, 
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
     folder = tmp_path / "model"
     rows, ids = fine_tuned(fixtures, folder, kind, place)
-    metadata = load(folder, config={"vocab_size": rows}, arch=KINDS[kind][1], n_vocab=rows)
+    metadata = load(folder, config={"vocab_size": rows}, rules=rules_of(KINDS[kind][1]), n_vocab=rows)
     types: list[int] = metadata.get("tokenizer.ggml.token_type")
     assert [types[i] for i in ids.values()] == [CONTROL, CONTROL, USER_DEFINED]
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))

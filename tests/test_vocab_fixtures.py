@@ -14,7 +14,7 @@ from srd_rs.errors import FormatError, ModelError
 from srd_rs.metadata import Metadata
 from srd_rs.vocab import load
 from srd_rs.vocab.spm import read_pieces
-from vocab_tools import LlamaVocab, many_texts
+from vocab_tools import LlamaVocab, many_texts, rules_of
 
 FIXTURES = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma2", "gemma3"),
@@ -37,7 +37,7 @@ def load_fixture(folder: Path) -> tuple[Metadata, dict[str, Any]]:
     expected = json.loads((folder / "expected.json").read_text())
     rows = expected["kv"]["tokenizer.ggml.tokens"]["len"]
     arch = expected["kv"]["general.architecture"]
-    return load(folder, config=model_config(folder), arch=arch, n_vocab=rows), expected
+    return load(folder, config=model_config(folder), rules=rules_of(arch), n_vocab=rows), expected
 
 
 def raw_sha256(kind: str, values: list[Any]) -> str:
@@ -103,10 +103,10 @@ def test_hostile_tokenizers_are_refused_with_their_name(bad_models: Path) -> Non
     assert len(folders) >= 10
     for folder in folders:
         with pytest.raises((FormatError, ModelError), match=folder.name):
-            load(folder, config=model_config(folder), arch="llama", n_vocab=288)
+            load(folder, config=model_config(folder), n_vocab=288)
 
 
 def test_the_control_of_the_hostile_ones_is_accepted(bad_models: Path) -> None:
     folder = bad_models / "ok"
-    metadata = load(folder, config=model_config(folder), arch="llama", n_vocab=288)
+    metadata = load(folder, config=model_config(folder), n_vocab=288)
     assert len(metadata.get("tokenizer.ggml.tokens")) == 288

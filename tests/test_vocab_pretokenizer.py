@@ -99,7 +99,7 @@ def load_json(
 ) -> Metadata:
     write_folder(folder, tokenizer_json=file, tokenizer_config_json=config or {})
     rows = 1 + max(*file["model"]["vocab"].values(), *(t["id"] for t in file["added_tokens"]), 0)
-    return load(folder, config={"vocab_size": rows}, arch="llama", n_vocab=rows, **more)
+    return load(folder, config={"vocab_size": rows}, n_vocab=rows, **more)
 
 
 @pytest.mark.parametrize(("pre_tokenizer", "ignore_merges", "name"), NAMES)

@@ -38,7 +38,7 @@ def read(
     )
     if generation is not None:
         write_folder(folder, generation_config_json=generation)
-    return load(folder, config={"vocab_size": ROWS}, arch="llama", n_vocab=ROWS)
+    return load(folder, config={"vocab_size": ROWS}, n_vocab=ROWS)
 
 
 def ends(metadata: Metadata) -> tuple[Any, ...]:
@@ -135,11 +135,11 @@ def test_a_token_without_a_row_in_the_vocabulary_too(tmp_path: Path) -> None:
     vocab["<far>"] = 900
     file = byte_bpe(vocab, merges, added_tokens=[added(900, "<far>")])
     folder = write_folder(tmp_path, tokenizer_json=file)
-    assert len(load(folder, config={}, arch="llama", n_vocab=257).get("tokenizer.ggml.tokens")) == 257
+    assert len(load(folder, config={}, n_vocab=257).get("tokenizer.ggml.tokens")) == 257
     file["added_tokens"] = []
     write_folder(tmp_path, tokenizer_json=file)
     with pytest.raises(ModelError, match="<far>"):
-        load(folder, config={}, arch="llama", n_vocab=257)
+        load(folder, config={}, n_vocab=257)
 
 
 def pieces(*more: tuple[str, float, int]) -> bytes:
@@ -149,7 +149,7 @@ def pieces(*more: tuple[str, float, int]) -> bytes:
 
 def spm(folder: Path, rows: int, *more: tuple[str, float, int], **files: Any) -> Metadata:
     write_folder(folder, tokenizer_model=pieces(*more), config_json={"eos_token_id": 2}, **files)
-    return load(folder, config={}, arch="llama", n_vocab=rows)
+    return load(folder, config={}, n_vocab=rows)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_role_tokens_of_the_vocabulary_need_no_list(tmp_path: Path) -> None:
         tokenizer_config_json={"eos_token": "<end>"},
         config_json={"eos_token_id": 3},
     )
-    metadata = load(folder, config={}, arch="llama", n_vocab=258)
+    metadata = load(folder, config={}, n_vocab=258)
     assert ends(metadata)[0] == 257
     assert metadata.get("tokenizer.ggml.token_type")[257] == 3
 

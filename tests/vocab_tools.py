@@ -7,8 +7,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from srd_rs.families import _families
 from srd_rs.metadata import Metadata
 from srd_rs.vocab.bpe import byte_alphabet
+from srd_rs.vocab.rules import VocabularyRules
+
+
+def rules_of(arch: str) -> VocabularyRules:
+    """What the family of an architecture says of its vocabulary."""
+    families = {family.arch: family.vocabulary for family in _families().values()}
+    return families[arch]
+
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LETTERS_SYMBOLS = r"[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

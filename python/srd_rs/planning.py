@@ -119,8 +119,8 @@ def _plan_checkpoint(
         vocab.load(
             checkpoint.folder,
             config=flatten(checkpoint.config),
-            arch=spec.arch,
             n_vocab=_embedding_rows(spec, model),
+            rules=spec.vocabulary,
             pre=options.pre_tokenizer,
         )
     )

@@ -24,6 +24,7 @@ from srd_rs.families.table import PLAIN, Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json, parse_json, read_limited, shown
 from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Source, Transform, Transpose
+from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 
 log = logging.getLogger("srd_rs.families")
 
@@ -53,6 +54,7 @@ class ModelSpec:
     metadata: Metadata
     tensors: list[TensorSpec]
     hparams: ModelFacts
+    vocabulary: VocabularyRules = FILES_DECIDE
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Family:
     writes_head_count_kv: ClassVar[bool] = True
     rope_theta: ClassVar[float] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
+    vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
+    """This says what the family knows of its vocabulary beyond the files."""
 
     layer_rows: ClassVar[tuple[Row, ...]] = LLAMA_LAYER + GATED_FFN
     top_rows: ClassVar[tuple[Row, ...]] = (
@@ -529,7 +533,7 @@ class Family:
         self.write_metadata(metadata)
         tied = not any(spec.name == "output.weight" for spec in specs)
         facts = ModelFacts(self.arch, self.n_layer, self.n_expert, self.n_head, self.head_counts_kv(), tied)
-        return ModelSpec(self.arch, metadata, specs, facts)
+        return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary)
 
     def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:
         """Hold vocab_size against the rows of the embedding. The two often differ after tokens were added."""

@@ -7,12 +7,14 @@ from typing import ClassVar
 from srd_rs.families import names
 from srd_rs.families.base import Family, Row
 from srd_rs.metadata import Metadata
+from srd_rs.vocab.rules import ENCODER
 
 _HEADS = ("pooler.dense.", "cls.predictions", "cls.seq_relationship")
 
 
 class Bert(Family):
     arch = "bert"
+    vocabulary = ENCODER
     classes = ("BertModel", "BertForMaskedLM")
     defaults: ClassVar = {
         "vocab_size": 30522,

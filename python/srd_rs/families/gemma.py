@@ -8,6 +8,7 @@ from typing import ClassVar
 from srd_rs.families import names
 from srd_rs.families.base import GATED_FFN, HEAD_NORMS, LLAMA_LAYER, Family, Row
 from srd_rs.metadata import Metadata
+from srd_rs.vocab.rules import GEMMA, GEMMA_LATER
 
 
 def plus_one(rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -29,6 +30,7 @@ SANDWICH: tuple[Row, ...] = (
 
 class Gemma(Family):
     arch = "gemma"
+    vocabulary = GEMMA
     classes = ("GemmaForCausalLM",)
     defaults: ClassVar = {
         "vocab_size": 256000,
@@ -76,6 +78,7 @@ class Gemma(Family):
 
 class Gemma2(Gemma):
     arch = "gemma2"
+    vocabulary = GEMMA_LATER
     classes = ("Gemma2ForCausalLM",)
     defaults: ClassVar = {
         **Gemma.defaults,
@@ -99,6 +102,7 @@ class Gemma2(Gemma):
 
 class Gemma3(Family):
     arch = "gemma3"
+    vocabulary = GEMMA_LATER
     classes = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
     defaults: ClassVar = {
         "vocab_size": 262208,

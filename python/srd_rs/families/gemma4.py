@@ -16,6 +16,7 @@ from srd_rs.families import rope as ropes
 from srd_rs.families.base import GATED_FFN, HEAD_NORMS, Family, Row
 from srd_rs.families.gemma import SANDWICH
 from srd_rs.metadata import Metadata
+from srd_rs.vocab.rules import GEMMA4
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 _PATTERN = 6  # five sliding layers, then a full one, where config.json does not say
@@ -46,6 +47,7 @@ _OF_SHARED = ("attn_k", "attn_v", "attn_k_norm")
 
 class Gemma4(Family):
     arch = "gemma4"
+    vocabulary = GEMMA4
     classes = ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration")
     defaults: ClassVar = {
         "vocab_size": 262144,

@@ -124,6 +124,7 @@ def family_of(table: FamilyTable) -> type[Family]:
         "rope_theta": table.rope_theta,
         "rope_theta_sliding": table.rope_theta_sliding,
         "top_rows": tuple(map(row_of, table.top)),
+        "vocabulary": table.vocabulary,
         "output_row": None if table.output is None else row_of(table.output),
     }
     return type(table.arch, (TableFamily,), members)

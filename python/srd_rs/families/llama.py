@@ -13,6 +13,7 @@ from typing import ClassVar
 from srd_rs.families import rope as ropes
 from srd_rs.families.base import GATED_FFN, LLAMA_LAYER, Experts, Family, Row
 from srd_rs.metadata import Metadata
+from srd_rs.vocab.rules import LLAMA
 
 PERMUTED: dict[str, str] = {"self_attn.q_proj": "permute_q", "self_attn.k_proj": "permute_k"}
 
@@ -24,6 +25,7 @@ ATTENTION: tuple[Row, ...] = tuple(
 
 class Llama(Family):
     arch = "llama"
+    vocabulary = LLAMA
     classes: ClassVar[tuple[str, ...]] = (
         "LlamaForCausalLM",
         "LLaMAForCausalLM",

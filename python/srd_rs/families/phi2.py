@@ -6,10 +6,12 @@ from typing import ClassVar
 
 from srd_rs.families.base import Family, Row
 from srd_rs.metadata import Metadata
+from srd_rs.vocab.rules import PHI2
 
 
 class Phi2(Family):
     arch = "phi2"
+    vocabulary = PHI2
     classes = ("PhiForCausalLM",)
     defaults: ClassVar = {
         "vocab_size": 51200,

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from srd_rs.families.base import Family, Row
 from srd_rs.metadata import Metadata
+from srd_rs.vocab.rules import PHI3
 
 
 class Phi3(Family):
     arch = "phi3"
+    vocabulary = PHI3
     classes = ("Phi3ForCausalLM",)
     defaults: ClassVar = {
         "vocab_size": 32064,

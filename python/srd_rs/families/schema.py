@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from srd_rs.families.base import Row
 from srd_rs.families.expressions import parsed
+from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 
 KINDS: Final = ("u32", "f32", "bool", "str", "bools", "i32s")
 """Types of metadata. Those that end in ``s`` are arrays with one value per layer."""
@@ -73,6 +74,7 @@ class FamilyTable:
     head_dim: str | None = None
     """The expression of the head size that is written; None for what config.json states."""
     pooling: bool = False
+    vocabulary: VocabularyRules = FILES_DECIDE
     llama3_rope: bool = False
     """llama3 scaling becomes the tensor ``rope_freqs.weight``, which the graph of the architecture reads."""
 

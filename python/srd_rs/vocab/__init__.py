@@ -13,48 +13,45 @@ from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, wordpiece
 from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.config import read_config
 from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse
+from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 from srd_rs.vocab.vocabulary import Vocabulary
 
-__all__ = ["load"]
+__all__ = ["FILES_DECIDE", "VocabularyRules", "load"]
 
-_GEMMA_SPM: Final = ("gemma", "gemma2", "gemma3", "gemma3n")
-_BERT: Final = (
-    "bert",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "neo-bert",
-    "eurobert",
-)
-_END_OF_TURN: Final = {("gemma", 0): 107, ("llama", 32016): 32010}
-"""No file names these end-of-turn ids. Gemma has its id in every size (0); CodeLlama is known by the size of its
-vocabulary."""
+_OTHER_CLASSES: Final = ("GPT2Tokenizer", "GPT2TokenizerFast")
+"""These classes of transformers do not read tokenizer.model."""
 
 
 def load(
-    folder: str | Path, *, config: dict[str, Any], arch: str, n_vocab: int, pre: str | None = None
+    folder: str | Path,
+    *,
+    config: dict[str, Any],
+    n_vocab: int,
+    rules: VocabularyRules = FILES_DECIDE,
+    pre: str | None = None,
 ) -> Metadata:
     """Return every ``tokenizer.*`` key for the checkpoint in `folder`, chat template included.
 
-    `config` is config.json with its text part merged into the top level. `arch` is the GGUF architecture.
-    `n_vocab` is the number of rows of the embedding; the token list gets as many entries. `pre` is llama.cpp's
-    name of the pre-tokenizer and replaces the recognised one.
+    `config` is config.json with its text part merged into the top level. `n_vocab` is the number of rows of the
+    embedding; the token list gets as many entries. `rules` is what the family knows beyond the files. `pre` is
+    llama.cpp's name of the pre-tokenizer and replaces the recognised one.
 
     Raises FormatError if a file breaks its format, ModelError if the tokenizer cannot be converted, SrdIOError
     if a file cannot be read, UsageError if `pre` is unknown.
     """
     folder = Path(folder)
-    size = _size(folder, config, n_vocab)
-    return _Loader(folder, config, arch, size, pretokenizer.checked_override(pre) if pre else None).load()
+    size = _size(folder, config, n_vocab, rules)
+    name = pretokenizer.checked_override(pre) if pre else None
+    return _Loader(folder, config, rules.sized(size), size, name).load()
 
 
-def _size(folder: Path, config: dict[str, Any], n_vocab: int) -> int:
+def _size(folder: Path, config: dict[str, Any], n_vocab: int, rules: VocabularyRules) -> int:
     """Return the number of tokens: the rows of the embedding, which config.json must not contradict."""
     if not 0 < n_vocab <= MAX_TOKENS:
         refuse(folder, f"an embedding of {shown(n_vocab)} rows", f"A vocabulary has 1 to {MAX_TOKENS} tokens")
     stated = config.get("vocab_size", n_vocab)
-    if not isinstance(stated, int) or isinstance(stated, bool) or stated != n_vocab:
+    fits = isinstance(stated, int) and not isinstance(stated, bool)
+    if not fits or not (stated == n_vocab or (rules.padded and 0 < stated < n_vocab)):
         what = f"vocab_size is {shown(stated)}, but the embedding has {n_vocab} rows"
         refuse(folder / "config.json", what, "Correct vocab_size, or use the weights that belong to it")
     return n_vocab
@@ -62,11 +59,11 @@ def _size(folder: Path, config: dict[str, Any], n_vocab: int) -> int:
 
 @dataclass
 class _Loader:
-    """A loader serves one folder and one architecture. `load` picks the kind of tokenizer."""
+    """A loader serves one folder. `load` picks the kind of tokenizer."""
 
     folder: Path
     config: dict[str, Any]
-    arch: str
+    rules: VocabularyRules
     size: int
     pre: str | None
 
@@ -76,28 +73,29 @@ class _Loader:
 
     def load(self) -> Metadata:
         metadata = Metadata()
-        if self.arch == "gemma4":
+        if self.rules.kind == "none":
+            metadata.string("tokenizer.ggml.model", "none")
+            return metadata
+        if self.rules.token_types:
+            metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
+        stated = self.tokenizer_config.get("add_prefix_space")
+        if self.rules.stated_space_prefix and isinstance(stated, bool):
+            metadata.boolean("tokenizer.ggml.add_space_prefix", stated)
+        if self.rules.kind == "gemma4":
             self._gemma4(metadata)
-        elif self.arch in _BERT:
-            self._bert(metadata)
         elif self._has_sentencepiece():
-            self._before(metadata)
             self._sentencepiece(metadata)
         else:
-            self._before(metadata)
             self._tokenizer_json(metadata)
-        self._after(metadata)
+        if self.rules.space_prefix is not None:
+            metadata.boolean("tokenizer.ggml.add_space_prefix", self.rules.space_prefix)
         return metadata
 
     def _has_sentencepiece(self) -> bool:
-        if self.arch == "phi3" and self.tokenizer_config.get("tokenizer_class") == "GPT2Tokenizer":
+        """Say whether transformers would read tokenizer.model, which Phi-4 has beside the files of another kind."""
+        if self.tokenizer_config.get("tokenizer_class") in _OTHER_CLASSES:
             return False
         return spm.is_sentencepiece(self.folder / "tokenizer.model")
-
-    def _before(self, metadata: Metadata) -> None:
-        prefix = self.tokenizer_config.get("add_prefix_space")
-        if self.arch == "llama" and isinstance(prefix, bool):
-            metadata.boolean("tokenizer.ggml.add_space_prefix", prefix)
 
     def _write_space_prefix(self, metadata: Metadata, file: TokenizerJson | None) -> None:
         """Say that no space stands before a text. llama.cpp puts a space there, and behind each special token too.
@@ -105,6 +103,8 @@ class _Loader:
         tokenizer.json may put a space before the whole text only, which GGUF cannot say. A model with a chat template
         then gets none, because its texts begin with a special token.
         """
+        if self.rules.space_prefix is not None:
+            return
         scheme = "always" if file is None else spm.space_scheme(file)
         if scheme == "never" or (scheme == "first" and self.templates):
             metadata.boolean("tokenizer.ggml.add_space_prefix", False)
@@ -116,22 +116,6 @@ class _Loader:
         added = self._added(file)
         vocabulary = gemma.from_tokenizer_json(file, self.size, added)
         self._write(metadata, vocabulary, "gemma4", None, file, added)
-        metadata.boolean("tokenizer.ggml.add_space_prefix", False)
-        metadata.boolean("tokenizer.ggml.add_bos_token", True)
-
-    def _bert(self, metadata: Metadata) -> None:
-        file = self._open(with_model=True)
-        added = self._added(file)
-        if file is None and (self.folder / "vocab.txt").is_file():
-            vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, added)
-        elif file is not None and file.model().get("type", "BPE") == "WordPiece":
-            vocabulary = wordpiece.from_tokenizer_json(file, self.size, added)
-        else:
-            self._tokenizer_json(metadata)
-            metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
-            return
-        metadata.uint32("tokenizer.ggml.token_type_count", self._type_count())
-        self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, file, added)
 
     def _type_count(self) -> int:
         count = self.config.get("type_vocab_size", 1)
@@ -142,11 +126,12 @@ class _Loader:
     def _sentencepiece(self, metadata: Metadata) -> None:
         file = self._open(with_model=False)
         added = self._added(file)
-        vocabulary, unlisted = spm.from_model(self.folder, self.size, added, respell=self.arch != "phi3")
+        vocabulary, unlisted = spm.from_model(
+            self.folder, self.size, added, respell=not self.rules.spaces_stay_visible
+        )
         if file is not None:
             vocabulary = self._from_newer_file(vocabulary, unlisted, added) or vocabulary
-        if self.arch not in _GEMMA_SPM:
-            self._write_space_prefix(metadata, file)
+        self._write_space_prefix(metadata, file)
         self._write(metadata, vocabulary, "llama", "default", file, added)
 
     def _from_newer_file(
@@ -178,13 +163,15 @@ class _Loader:
             self._slow_files(metadata)
             return
         kind = file.model().get("type", "BPE")
+        added = self._added(file)
+        if kind == "WordPiece":
+            vocabulary = wordpiece.from_tokenizer_json(file, self.size, added)
+            self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, file, added)
+            return
         if kind != "BPE":
             refuse(
-                file.path,
-                f"a tokenizer of kind {shown(kind)} for a '{self.arch}' model",
-                "Only BPE is supported here",
+                file.path, f"a tokenizer of kind {shown(kind)}", "Use a tokenizer of kind BPE or WordPiece"
             )
-        added = self._added(file)
         if spm.is_byte_fallback_bpe(file):
             self._write_space_prefix(metadata, file)
             vocabulary = spm.from_merges(file, self.size, added)
@@ -195,13 +182,17 @@ class _Loader:
         self._write(metadata, vocabulary, "gpt2", pre, file, added)
 
     def _slow_files(self, metadata: Metadata) -> None:
+        added = self._added(None)
+        if not (self.folder / "vocab.json").is_file() and (self.folder / "vocab.txt").is_file():
+            vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, added)
+            self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, None, added)
+            return
         if not (self.folder / "vocab.json").is_file():
             fix = "Add tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
             if (self.folder / "tekken.json").is_file():
                 fix = "tekken.json alone is not read: add the tokenizer.json of the model's Hugging Face form"
             refuse(self.folder, "no tokenizer in the folder", fix)
         pre = self.pre or pretokenizer.for_slow_files(self.folder, self.tokenizer_config)
-        added = self._added(None)
         vocabulary = bpe.from_slow_files(self.folder, self.size, added)
         self._write(metadata, vocabulary, "gpt2", pre, None, added)
 
@@ -221,26 +212,17 @@ class _Loader:
         added: AddedTokens,
     ) -> None:
         """Write tokens, then merges, special tokens and the chat template, which is llama.cpp's order."""
+        for text in self.rules.control:
+            vocabulary.make_control(text)
         vocabulary.keep_texts_apart()
         vocabulary.write(metadata, model, pre)
         if vocabulary.merges:
             metadata.strings("tokenizer.ggml.merges", vocabulary.merges)
         elif vocabulary.merges is not None and model != "bert":
             fail(vocabulary.place, "a BPE tokenizer without merges", "Fetch the tokenizer's files again")
-        found = special.find(file, self.tokenizer_config, self.folder, self.config, added, vocabulary)
+        found = special.find(
+            file, self.tokenizer_config, self.folder, self.config, added, vocabulary, self.rules
+        )
         found.write_ids(metadata)
         chat.write(metadata, self.templates)
         found.write_normalizer(metadata)
-
-    def _after(self, metadata: Metadata) -> None:
-        """Write what llama.cpp's converter knows of single architectures."""
-        for size in (0, self.size):
-            token_id = _END_OF_TURN.get((self.arch, size))
-            if token_id is not None and token_id < self.size:
-                metadata.uint32("tokenizer.ggml.eot_token_id", token_id)
-        if self.arch in _GEMMA_SPM:
-            metadata.boolean("tokenizer.ggml.add_space_prefix", False)
-        if self.arch == "phi2":
-            metadata.boolean("tokenizer.ggml.add_bos_token", False)
-        if self.arch == "llama" and self.size == 49152:  # Granite's small models
-            metadata.boolean("tokenizer.ggml.add_bos_token", False)

@@ -9,6 +9,7 @@ over ``add_bos_token`` and ``add_eos_token``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from srd_rs.reading import shown
 from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.config import token_text
 from srd_rs.vocab.files import TokenizerJson, log, read_json, refuse
+from srd_rs.vocab.rules import VocabularyRules
 from srd_rs.vocab.vocabulary import Vocabulary
 
 _ID_KEYS: Final = {
@@ -114,6 +116,13 @@ class _Finder:
                 if token_id is not None:
                     self.set_id(role, token_id, place)
 
+    def set_from_rules(self, tokens: Mapping[str, str | int], place: Path) -> None:
+        """Give roles the tokens that the family names, by text or by id. The vocabulary may lack such a token."""
+        for role, token in tokens.items():
+            token_id = self.vocabulary.id_of(token) if isinstance(token, str) else token
+            if token_id is not None and token_id < self.vocabulary.size and self.vocabulary.filled[token_id]:
+                self.set_id(role, token_id, place)
+
     def rename(self, role: str, text: str | None) -> None:
         """Take `text` as the token of a role from here on."""
         self.config[f"{role}_token"] = text
@@ -206,6 +215,7 @@ def find(
     fallback: dict[str, Any],
     added: AddedTokens,
     vocabulary: Vocabulary,
+    rules: VocabularyRules,
 ) -> SpecialTokens:
     """Return the special tokens of a folder.
 
@@ -213,6 +223,7 @@ def find(
     config.json. Raises ModelError for an id that no token has.
     """
     finder = _Finder(config, added, vocabulary)
+    finder.set_from_rules(rules.corrected, folder)
     if file is not None:
         _look_into(finder, file)
     for role in finder.roles if config else ():
@@ -222,11 +233,15 @@ def find(
     finder.set_by_text(folder / "tokenizer_config.json")
     path = folder / "config.json"
     model = read_json(path) or fallback
+    if rules.end_key is not None:
+        model = {**model, "eos_token_id": fallback.get(rules.end_key, model.get("eos_token_id"))}
     ends = [token_id for token_id in _stop_ids(folder, model) if finder.has_token("eos", token_id, path)]
     for role in finder.roles:
         for token_id in _ids_of(role, model) if role != "eos" else ends:
             finder.set_id(role, token_id, path)
+    finder.set_from_rules(rules.tokens, folder)
     _set_further_ends(finder, ends, path)
+    finder.found.add.update(rules.add)
     return finder.found
 
 

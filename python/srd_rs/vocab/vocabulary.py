@@ -73,6 +73,16 @@ class Vocabulary:
         if self.scores is not None and score is not None:
             self.scores[token_id] = score
 
+    def id_of(self, text: str) -> int | None:
+        """Return the id of a text, or None if no token has the text."""
+        return self.tokens.index(text) if text in self.tokens else None
+
+    def make_control(self, text: str) -> None:
+        """Make the token of a text a control token, if there is one."""
+        token_id = self.id_of(text)
+        if token_id is not None and self.filled[token_id]:
+            self.types[token_id] = int(TokenType.CONTROL)
+
     def put_added(self, added: Iterable[AddedToken], *, by_look: bool = False) -> None:
         """Fill the slots of added tokens: a special token becomes CONTROL, any other USER_DEFINED. With
         `by_look`, a token that `looks_special` is special. Tokens without a row of the embedding are left out."""

@@ -6,10 +6,12 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows
 from srd_rs.families.tables.common import LLAMA_ATTENTION, LLAMA_METADATA, NORMS
+from srd_rs.vocab.rules import LLAMA
 
 ARCEE: Final = FamilyTable(
     arch="arcee",
     classes=("ArceeForCausalLM",),
+    vocabulary=LLAMA,
     defaults={
         "vocab_size": 32000,
         "hidden_size": 2560,

@@ -6,10 +6,12 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS, flagged
+from srd_rs.vocab.rules import LLAMA
 
 SMOLLM3: Final = FamilyTable(
     arch="smollm3",
     classes=("SmolLM3ForCausalLM",),
+    vocabulary=LLAMA,
     defaults={
         "vocab_size": 128256,
         "hidden_size": 2048,
