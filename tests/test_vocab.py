@@ -16,7 +16,7 @@ from srd_rs.metadata import Metadata
 from srd_rs.vocab import files, load
 from srd_rs.vocab.files import TokenizerJson
 from srd_rs.vocab.rules import ENCODER, GEMMA4, LLAMA, PHI3, VocabularyRules
-from srd_rs.vocab.spm import read_pieces
+from srd_rs.vocab.sentencepiece import read_model
 from srd_rs.vocab.vocabulary import read_merges
 from vocab_tools import added, byte_bpe, byte_vocabulary, proto_piece, split, write_folder
 
@@ -460,7 +460,8 @@ def test_chat_templates(tmp_path: Path) -> None:
         ({"merges": ["ab"]}, "not a pair"),
         ({"merges": [5]}, "not a pair"),
         ({"merges": [["qq", "b"]]}, "not in the vocabulary"),
-        ({"type": "Unigram"}, "Unigram"),
+        ({"type": "Unigram"}, "not a list"),
+        ({"type": "WordLevel"}, "WordLevel"),
         ({"continuing_subword_prefix": 5}, "continuing_subword_prefix"),
     ],
 )
@@ -544,7 +545,7 @@ def test_any_bytes_are_pieces_or_an_error(
     path = tmp_path_factory.getbasetemp() / "fuzzed.model"
     path.write_bytes(good[:cut] + junk + good[cut + data.draw(st.integers(0, 8)) :])
     try:
-        assert read_pieces(path)
+        assert read_model(path).pieces
     except SrdError as error:
         assert "fuzzed.model" in str(error)
 

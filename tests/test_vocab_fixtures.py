@@ -13,7 +13,7 @@ import pytest
 from srd_rs.errors import FormatError, ModelError
 from srd_rs.metadata import Metadata
 from srd_rs.vocab import load
-from srd_rs.vocab.spm import read_pieces
+from srd_rs.vocab.sentencepiece import read_model
 from vocab_tools import LlamaVocab, many_texts, rules_of
 
 FIXTURES = (
@@ -73,7 +73,7 @@ def test_scores_from_merges_are_those_of_the_model_they_came_from(fixtures: Path
     """The mistral fixture has the llama fixture's vocabulary, but only as merges."""
     metadata, _ = load_fixture(fixtures / "mistral")
     scores = metadata.get("tokenizer.ggml.scores")
-    pieces = read_pieces(fixtures / "llama" / "tokenizer.model")
+    pieces = read_model(fixtures / "llama" / "tokenizer.model").pieces
     normal = [(piece.text, piece.score) for piece in pieces if piece.kind == 1]
     tokens = metadata.get("tokenizer.ggml.tokens")
     derived = [(tokens[i], scores[i]) for i, piece in enumerate(pieces) if piece.kind == 1]

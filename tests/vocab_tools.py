@@ -145,7 +145,7 @@ def _write_gguf(path: Path, metadata: Metadata) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writers = {"STRING": writer.add_string, "BOOL": writer.add_bool, "UINT32": writer.add_uint32}
     for key, kind, value in metadata.entries():
-        writers.get(kind, writer.add_array)(key, value)
+        writers.get(kind, writer.add_array)(key, bytes(value) if kind == "ARRAY[UINT8]" else value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -197,6 +197,14 @@ def many_texts(count: int) -> list[str]:
         out.append(" ".join(source.choices(words, k=source.randint(1, 12))))
         out.append("".join(source.choices(letters, k=source.randint(1, 40))))
     return out[:count]
+
+
+def corpus() -> list[str]:
+    """Sentences to train a small tokenizer on: the calibration text of the package, and `many_texts`."""
+    from srd_rs.calibration import read_text
+
+    text = read_text("builtin")[1].decode()
+    return [line for line in text.splitlines()[::20] if line.strip()] + many_texts(400)
 
 
 def chat_texts(tokens: list[str], count: int) -> list[str]:

@@ -20,6 +20,8 @@ MODEL_FILES: Final = (
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer.model",
+    "tokenizer.model.v*",
+    "spiece.model",
     "sentencepiece.bpe.model",
     "tekken.json",
     "tokenizer_config.json",

@@ -3,23 +3,31 @@ llama.cpp reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.metadata import Metadata
 from srd_rs.reading import shown
-from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, wordpiece
+from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, unigram, wordpiece
 from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.config import read_config
 from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse
 from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
+from srd_rs.vocab.sentencepiece import is_sentencepiece, read_model
 from srd_rs.vocab.vocabulary import Vocabulary
 
 __all__ = ["FILES_DECIDE", "VocabularyRules", "load"]
 
 _OTHER_CLASSES: Final = ("GPT2Tokenizer", "GPT2TokenizerFast")
 """These classes of transformers do not read tokenizer.model."""
+_FAIRSEQ_FILE: Final = "sentencepiece.bpe.model"
+_SENTENCEPIECE_FILES: Final = ("tokenizer.model", "spiece.model", _FAIRSEQ_FILE)
+_NO_ENDS: Final[Mapping[str, bool]] = {}
+_FAIRSEQ_ENDS: Final = {"bos": True, "eos": True}
+_LLAMA_ENDS: Final = {"bos": True, "eos": False}
 
 
 def load(
@@ -81,21 +89,38 @@ class _Loader:
         stated = self.tokenizer_config.get("add_prefix_space")
         if self.rules.stated_space_prefix and isinstance(stated, bool):
             metadata.boolean("tokenizer.ggml.add_space_prefix", stated)
-        if self.rules.kind == "gemma4":
-            self._gemma4(metadata)
-        elif self._has_sentencepiece():
-            self._sentencepiece(metadata)
-        else:
-            self._tokenizer_json(metadata)
+        self._reader()(metadata)
         if self.rules.space_prefix is not None:
             metadata.boolean("tokenizer.ggml.add_space_prefix", self.rules.space_prefix)
         return metadata
 
-    def _has_sentencepiece(self) -> bool:
-        """Say whether transformers would read tokenizer.model, which Phi-4 has beside the files of another kind."""
+    def _reader(self) -> Callable[[Metadata], None]:
+        """Return the reader for the files that the folder has. transformers reads the first of them too."""
+        if self.rules.kind == "gemma4":
+            return self._gemma4
+        path = self._sentencepiece_file()
+        if path is not None:
+            return partial(self._sentencepiece, path)
+        if (self.folder / "tokenizer.json").is_file():
+            return self._tokenizer_json
+        if (self.folder / "vocab.json").is_file():
+            return self._slow_files
+        if (self.folder / "vocab.txt").is_file():
+            return self._vocab_txt
+        fix = "Add tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
+        if (self.folder / "tekken.json").is_file():
+            fix = "tekken.json alone is not read: add the tokenizer.json of the model's Hugging Face form"
+        refuse(self.folder, "no tokenizer in the folder", fix)
+
+    def _sentencepiece_file(self) -> Path | None:
+        """Return the SentencePiece model that transformers would read. Phi-4 has one beside the files of another
+        kind."""
         if self.tokenizer_config.get("tokenizer_class") in _OTHER_CLASSES:
-            return False
-        return spm.is_sentencepiece(self.folder / "tokenizer.model")
+            return None
+        names = [*_SENTENCEPIECE_FILES]
+        if not (self.folder / "tokenizer.json").is_file():
+            names += sorted((path.name for path in self.folder.glob("tokenizer.model.v*")), reverse=True)
+        return next((self.folder / name for name in names if is_sentencepiece(self.folder / name)), None)
 
     def _write_space_prefix(self, metadata: Metadata, file: TokenizerJson | None) -> None:
         """Say that no space stands before a text. llama.cpp puts a space there, and behind each special token too.
@@ -123,16 +148,45 @@ class _Loader:
             refuse(self.folder / "config.json", f"type_vocab_size is {shown(count)}", "Correct it")
         return count
 
-    def _sentencepiece(self, metadata: Metadata) -> None:
+    def _sentencepiece(self, path: Path, metadata: Metadata) -> None:
+        model = read_model(path)
         file = self._open(with_model=False)
         added = self._added(file)
+        bytes_in_llama = path.name == "tokenizer.model" and self.rules.kind != "t5"
+        if file is not None and "model" in file.sections and unigram.is_unigram(file):
+            if not (bytes_in_llama and model.byte_fallback):
+                self._unigram(metadata, unigram.from_tokenizer_json(file, self.size, added), file, added, {})
+                return
+        elif model.unigram and not (bytes_in_llama and model.byte_fallback):
+            fairseq = path.name == _FAIRSEQ_FILE
+            ends = _FAIRSEQ_ENDS if fairseq else _LLAMA_ENDS if bytes_in_llama else {}
+            found = unigram.from_model(model, self.size, added, fairseq=fairseq)
+            self._unigram(metadata, found, None, added, ends)
+            return
+        if model.unigram:
+            what = (
+                "%s: Unigram with bytes for unknown characters. llama.cpp merges its tokens by their scores,"
+            )
+            log.warning(what + " which can give other tokens", path)
         vocabulary, unlisted = spm.from_model(
-            self.folder, self.size, added, respell=not self.rules.spaces_stay_visible
+            model, self.size, added, respell=not self.rules.spaces_stay_visible
         )
         if file is not None:
             vocabulary = self._from_newer_file(vocabulary, unlisted, added) or vocabulary
         self._write_space_prefix(metadata, file)
         self._write(metadata, vocabulary, "llama", "default", file, added)
+
+    def _unigram(
+        self,
+        metadata: Metadata,
+        found: unigram.Unigram,
+        file: TokenizerJson | None,
+        added: AddedTokens,
+        ends: Mapping[str, bool],
+    ) -> None:
+        """Write a Unigram vocabulary. `ends` says what is added to a text where no file says so."""
+        self._write(metadata, found.vocabulary, "t5", "default", file, added, ends)
+        found.write_normalizer(metadata)
 
     def _from_newer_file(
         self, vocabulary: Vocabulary, unlisted: bool, added: AddedTokens
@@ -159,40 +213,35 @@ class _Loader:
 
     def _tokenizer_json(self, metadata: Metadata) -> None:
         file = self._open(with_model=True)
-        if file is None:
-            self._slow_files(metadata)
-            return
+        assert file is not None
         kind = file.model().get("type", "BPE")
         added = self._added(file)
-        if kind == "WordPiece":
+        if kind == "Unigram":
+            self._unigram(metadata, unigram.from_tokenizer_json(file, self.size, added), file, added, {})
+        elif kind == "WordPiece":
             vocabulary = wordpiece.from_tokenizer_json(file, self.size, added)
             self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, file, added)
-            return
-        if kind != "BPE":
+        elif kind != "BPE":
             refuse(
-                file.path, f"a tokenizer of kind {shown(kind)}", "Use a tokenizer of kind BPE or WordPiece"
+                file.path, f"a tokenizer of kind {shown(kind)}", "Use one of kind BPE, Unigram or WordPiece"
             )
-        if spm.is_byte_fallback_bpe(file):
+        elif spm.is_byte_fallback_bpe(file):
             self._write_space_prefix(metadata, file)
             vocabulary = spm.from_merges(file, self.size, added)
             self._write(metadata, vocabulary, "llama", "default", file, added)
-            return
-        pre = self.pre or pretokenizer.recognise(file, self.tokenizer_config)
-        vocabulary = bpe.from_tokenizer_json(file, self.size, added)
-        self._write(metadata, vocabulary, "gpt2", pre, file, added)
+        else:
+            pre = self.pre or pretokenizer.recognise(file, self.tokenizer_config)
+            vocabulary = bpe.from_tokenizer_json(file, self.size, added)
+            self._write(metadata, vocabulary, "gpt2", pre, file, added)
+
+    def _vocab_txt(self, metadata: Metadata) -> None:
+        added = self._added(None)
+        vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, added)
+        self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, None, added)
 
     def _slow_files(self, metadata: Metadata) -> None:
-        added = self._added(None)
-        if not (self.folder / "vocab.json").is_file() and (self.folder / "vocab.txt").is_file():
-            vocabulary = wordpiece.from_vocab_txt(self.folder / "vocab.txt", self.size, added)
-            self._write(metadata, vocabulary, "bert", self.pre or wordpiece.PRE, None, added)
-            return
-        if not (self.folder / "vocab.json").is_file():
-            fix = "Add tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
-            if (self.folder / "tekken.json").is_file():
-                fix = "tekken.json alone is not read: add the tokenizer.json of the model's Hugging Face form"
-            refuse(self.folder, "no tokenizer in the folder", fix)
         pre = self.pre or pretokenizer.for_slow_files(self.folder, self.tokenizer_config)
+        added = self._added(None)
         vocabulary = bpe.from_slow_files(self.folder, self.size, added)
         self._write(metadata, vocabulary, "gpt2", pre, None, added)
 
@@ -210,8 +259,10 @@ class _Loader:
         pre: str | None,
         file: TokenizerJson | None,
         added: AddedTokens,
+        ends: Mapping[str, bool] = _NO_ENDS,
     ) -> None:
-        """Write tokens, then merges, special tokens and the chat template, which is llama.cpp's order."""
+        """Write tokens, then merges, special tokens and the chat template, which is llama.cpp's order. `ends` says
+        which tokens are added to a text where no file says so."""
         for text in self.rules.control:
             vocabulary.make_control(text)
         vocabulary.keep_texts_apart()
@@ -223,6 +274,8 @@ class _Loader:
         found = special.find(
             file, self.tokenizer_config, self.folder, self.config, added, vocabulary, self.rules
         )
+        for role, value in ends.items():
+            found.add.setdefault(role, value)
         found.write_ids(metadata)
         chat.write(metadata, self.templates)
         found.write_normalizer(metadata)

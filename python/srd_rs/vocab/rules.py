@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-KINDS: Final = ("gemma4", "none")
+KINDS: Final = ("gemma4", "t5", "none")
 """Kinds of vocabularies that no file states. ``gemma4`` is BPE on raw text, which looks like a SentencePiece model in a
-tokenizer.json; ``none`` is a model without a tokenizer. Every other kind follows from the files."""
+tokenizer.json. ``t5`` is Unigram also where unknown characters become bytes, which llama.cpp's Unigram lacks. ``none``
+is a model without a tokenizer. Every other kind follows from the files."""
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "mask", "eot", "eom")
 
 
@@ -77,5 +78,6 @@ GEMMA_LATER: Final = VocabularyRules(space_prefix=False)
 GEMMA4: Final = VocabularyRules(kind="gemma4", space_prefix=False, add={"bos": True})
 PHI2: Final = VocabularyRules(add={"bos": False})
 PHI3: Final = VocabularyRules(spaces_stay_visible=True)
+T5: Final = VocabularyRules(kind="t5")
 ENCODER: Final = VocabularyRules(token_types=True)
 """BERT and its relatives: WordPiece, byte-level BPE or Unigram, as the files say."""

@@ -1,23 +1,17 @@
 """This module reads SentencePiece vocabularies: a ``tokenizer.model``, or a tokenizer.json that holds such a
 vocabulary as merges with byte fallback.
-
-``tokenizer.model`` is a protobuf message (sentencepiece_model.proto of the SentencePiece project). Only its
-pieces are needed: ``ModelProto.pieces`` is field 1, and a piece has ``piece`` as field 1 (string), ``score`` as
-2 (float) and ``type`` as 3 (enum).
 """
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
-from srd_rs.reading import read_limited, shown
+from srd_rs.reading import shown
 from srd_rs.vocab.added import AddedTokens
-from srd_rs.vocab.files import MAX_TOKENIZER_BYTES, MAX_TOKENS, AddedToken, TokenizerJson, fail, log
+from srd_rs.vocab.files import AddedToken, TokenizerJson, log
+from srd_rs.vocab.sentencepiece import SentencePieceModel
 from srd_rs.vocab.vocabulary import (
     ADDED_SCORE,
     PIECE_SPACE,
@@ -30,114 +24,20 @@ from srd_rs.vocab.vocabulary import (
     type_of,
 )
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_BYTE_TOKENS: Final = frozenset(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
-_TIKTOKEN_LINE: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
-_REFETCH: Final = "Fetch the file again"
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of a SentencePiece model. `kind` has the numbers of the proto, which are those of GGUF."""
-
-    text: str
-    score: float
-    kind: TokenType
-
-
-def is_sentencepiece(path: Path) -> bool:
-    """Say whether `path` is a file and not one of tiktoken's, which have the same name (Llama 3, Kimi)."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _TIKTOKEN_LINE.match(file.read(4096)) is None
-
-
-def read_pieces(path: Path) -> list[Piece]:
-    """Return the pieces of a tokenizer.model in the order of their ids. Raises FormatError if the file is not a
-    SentencePiece model."""
-    data = memoryview(read_limited(path, MAX_TOKENIZER_BYTES))
-    pieces: list[Piece] = []
-    for number, wire, value in _fields(data, path):
-        if number == 1:
-            if wire != _BYTES or not isinstance(value, memoryview):
-                fail(path, "field 1 is not a list of pieces", "Check that it is a SentencePiece model")
-            pieces.append(_piece(value, path))
-            if len(pieces) > MAX_TOKENS:
-                fail(path, f"more than {MAX_TOKENS} pieces", _REFETCH)
-    if not pieces:
-        fail(path, "no pieces", "Check that it is a SentencePiece model")
-    return pieces
-
-
-def _piece(data: memoryview, path: Path) -> Piece:
-    text, score, kind = "", 0.0, TokenType.NORMAL
-    for number, wire, value in _fields(data, path):
-        if number == 1 and wire == _BYTES and isinstance(value, memoryview):
-            try:
-                text = str(value, "utf-8")
-            except UnicodeDecodeError:
-                fail(path, f"a piece is not UTF-8: {shown(bytes(value))}", _REFETCH)
-        elif number == 2 and wire == _FIXED32 and isinstance(value, memoryview):
-            score = struct.unpack("<f", value)[0]
-        elif number == 3 and wire == _VARINT and isinstance(value, int):
-            if not 1 <= value <= 6:
-                fail(path, f"a piece has the unknown type {shown(value)}", _REFETCH)
-            kind = TokenType(value)
-    return Piece(text, score, kind)
-
-
-def _fields(data: memoryview, path: Path) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Yield the fields of a protobuf message as (number, wire type, value). Lengths are checked before anything
-    is read."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at, path)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            number_value, at = _varint(data, at, path)
-            yield number, wire, number_value
-            continue
-        if wire == _BYTES:
-            length, at = _varint(data, at, path)
-        elif wire in (_FIXED64, _FIXED32):
-            length = 8 if wire == _FIXED64 else 4
-        else:
-            fail(
-                path,
-                f"protobuf wire type {wire} at byte {at} of a message",
-                "Check that it is a SentencePiece model",
-            )
-        if length > end - at:
-            fail(path, f"a field of {shown(length)} bytes where {end - at} remain", _REFETCH)
-        yield number, wire, data[at : at + length]
-        at += length
-
-
-def _varint(data: memoryview, at: int, path: Path) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            fail(path, "the file ends inside a number", _REFETCH)
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    fail(path, "a number of more than ten bytes", "Check that it is a SentencePiece model")
+BYTE_TOKENS: Final = frozenset(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
 
 
 def from_model(
-    folder: Path, size: int, added: AddedTokens, *, respell: bool = True
+    model: SentencePieceModel, size: int, added: AddedTokens, *, respell: bool = True
 ) -> tuple[Vocabulary, bool]:
-    """Return the vocabulary of ``tokenizer.model`` with the added tokens over the pieces, and whether the file
+    """Return the vocabulary of a SentencePiece model with the added tokens over the pieces, and whether the file
     has user-defined pieces that are not listed as added tokens.
 
     Such a piece becomes a normal token, as in llama.cpp's converter, but has no score that says when the piece
     is merged. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp finds
     such tokens in the text as the user writes the text; and a token that looks special is special.
     """
-    vocabulary, ids, user_defined = _from_pieces(folder / "tokenizer.model", size)
+    vocabulary, ids, user_defined = _from_pieces(model, size)
     tokens = added.with_ids_of(ids)
     vocabulary.put_added(_respelled(tokens, ids) if respell else tokens, by_look=respell)
     return vocabulary, not user_defined <= added.tokens.keys()
@@ -161,16 +61,16 @@ def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[Add
             yield token if spaced in texts else replace(token, content=spaced)
 
 
-def _from_pieces(path: Path, size: int) -> tuple[Vocabulary, dict[str, int], set[str]]:
-    """Return the pieces of a tokenizer.model as a vocabulary, their ids by text, and the texts of user-defined
+def _from_pieces(model: SentencePieceModel, size: int) -> tuple[Vocabulary, dict[str, int], set[str]]:
+    """Return the pieces of a SentencePiece model as a vocabulary, their ids by text, and the texts of user-defined
     pieces."""
-    vocabulary = Vocabulary(path, size)
+    vocabulary = Vocabulary(model.path, size)
     vocabulary.scores = [UNUSED_SCORE] * size
     kinds = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
-    pieces = read_pieces(path)
+    pieces = model.pieces
     if len(pieces) > size:
         what = "%s: the embedding has %d rows, so %d pieces from id %d (%s) on are left out"
-        log.warning(what, path, size, len(pieces) - size, size, shown(pieces[size].text))
+        log.warning(what, model.path, size, len(pieces) - size, size, shown(pieces[size].text))
     ids: dict[str, int] = {}
     for token_id, piece in enumerate(pieces[:size]):
         kind = piece.kind if piece.kind in kinds else TokenType.NORMAL
@@ -223,7 +123,7 @@ def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabular
     assert vocabulary.scores is not None
     for rank, token_id in enumerate((*made, *rest)):
         vocabulary.scores[token_id] = float(-rank)
-    for text in vocab.keys() & _BYTE_TOKENS:
+    for text in vocab.keys() & BYTE_TOKENS:
         vocabulary.scores[vocab[text]] = 0.0
     return vocabulary
 
@@ -243,7 +143,7 @@ def base_vocabulary(file: TokenizerJson, vocab: dict[str, int], size: int, added
     vocabulary = Vocabulary(file.path, size)
     vocabulary.scores = [ADDED_SCORE] * size
     vocabulary.put_all(vocab)
-    for text in vocab.keys() & _BYTE_TOKENS:
+    for text in vocab.keys() & BYTE_TOKENS:
         vocabulary.types[vocab[text]] = int(TokenType.BYTE)
     vocabulary.put_added(added.with_ids_of(vocab))
     return vocabulary

@@ -34,7 +34,13 @@ def from_metadata(metadata: dict[str, Any], place: object, hint: str) -> Any:
     """
     vocabulary = _TokenLists(metadata, place, hint)
     kind = metadata.get(f"{_PREFIX}model")
-    makers = {"gpt2": _byte_level, "gemma4": _byte_level, "llama": _sentencepiece, "bert": _word_pieces}
+    makers = {
+        "gpt2": _byte_level,
+        "gemma4": _byte_level,
+        "llama": _sentencepiece,
+        "bert": _word_pieces,
+        "t5": _unigram,
+    }
     if not isinstance(kind, str) or kind not in makers:
         vocabulary.refuse(f"no reader for a vocabulary of kind {shown(kind)}")
     try:
@@ -172,6 +178,35 @@ def _merges_by_score(vocabulary: _TokenLists, ids: dict[str, int]) -> list[tuple
         for cut in takewhile(len(text).__gt__, lengths)
         if text[:cut] in parts and text[cut:] in parts
     ]
+
+
+def _unigram(vocabulary: _TokenLists) -> Any:
+    """Make Unigram. Tokens that no text becomes keep their ids, under texts that no text has."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    scores, types = vocabulary.scores(), vocabulary.types
+    never = (*_NEVER, TokenType.UNKNOWN, TokenType.BYTE)
+    worst = min((score for score, kind in zip(scores, types, strict=True) if kind not in never), default=0.0)
+    pieces = [
+        (f"\U0010ffff{i}", worst) if kind in never else (text, score)
+        for i, (text, score, kind) in enumerate(zip(vocabulary.tokens, scores, types, strict=True))
+    ]
+    unknown = vocabulary.unknown()
+    if unknown is None:
+        vocabulary.refuse("the vocabulary has no token for unknown words")
+    tokenizer = Tokenizer(
+        models.Unigram(pieces, unk_id=vocabulary.tokens.index(unknown), byte_fallback=False)
+    )
+    steps: list[Any] = []
+    charsmap = vocabulary.get("precompiled_charsmap")
+    if charsmap is not None:
+        steps.append(normalizers.Precompiled(bytes(charsmap)))
+    if vocabulary.get("remove_extra_whitespaces", False):
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if vocabulary.get("add_space_prefix", False) else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(PIECE_SPACE, scheme, split=False)
+    return _with_user_defined(tokenizer, vocabulary)
 
 
 def _word_pieces(vocabulary: _TokenLists) -> Any:
