@@ -59,8 +59,11 @@ def srd(**steps: Any) -> Maker:
 STEPS: dict[str, tuple[Maker, bool]] = {
     "ggml": (lambda case, out, _: quantize(case.bf16, out, case.quant), False),
     "ggml+imatrix": (lambda case, out, _: quantize(case.bf16, out, case.quant, imatrix=case.imatrix), False),
-    "search": (lambda case, out, seed: case.convert(out, seed), False),
-    "search+imatrix": (lambda case, out, seed: case.convert(out, seed, imatrix=case.imatrix), False),
+    "search": (lambda case, out, seed: case.convert(out, seed, effort="fast"), False),
+    "search+imatrix": (
+        lambda case, out, seed: case.convert(out, seed, effort="fast", imatrix=case.imatrix),
+        False,
+    ),
     "feedback": (srd(descent_rounds=0, beam_width=1), False),
     **{f"+polish {n}": (srd(descent_rounds=n, beam_width=1), False) for n in (1, 2, 3)},
     **{f"+dither K={k}": (srd(beam_width=k), True) for k in (2, 4, 8)},

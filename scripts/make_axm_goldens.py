@@ -49,7 +49,9 @@ def main() -> None:
         srd_rs.keygen(scratch / "sign", ed25519=True)
         for name, bits, sign in (("v1-2bit", 2, None), ("v1-3bit-ed25519", 3, scratch / "sign")):
             path = FOLDER / f"{name}.axm"
-            srd_rs.pack(model, path, residual_bits=bits, seed=bits, key_file=key, sign_key=sign)
+            srd_rs.pack(
+                model, path, residual_bits=bits, seed=bits, key_file=key, sign_key=sign, effort="fast"
+            )
             facts[name] = expected(path, key, scratch)
     (FOLDER / "expected.json").write_text(json.dumps(facts, indent=1) + "\n")
 

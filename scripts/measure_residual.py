@@ -43,7 +43,7 @@ class Case:
         for quant in ("Q4_K_M", "Q5_K_M", "Q6_K"):
             quantize(self.base, self.made, quant)
             self.report(f"{quant}, llama-quantize")
-            srd_rs.convert(self.model, self.made, quant=quant, met=False)
+            srd_rs.convert(self.model, self.made, quant=quant, met=False, effort="fast")
             self.report(f"{quant}, srd-rs fast")
 
     def container(self, effort: str, bits: int) -> None:

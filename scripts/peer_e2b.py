@@ -52,7 +52,7 @@ def measured(command: list[str], folder: Path, *, rlimit_data: int = 0) -> dict[
 def srd(model: Path, quant: str, output: Path, threads: int, *, axm: bool = False) -> list[str]:
     options = ["-q", quant, "-o", str(output), "-f", "--threads", str(threads), "--json", "--no-met"]
     options.append("--axm" if axm else "--no-axm")
-    return [sys.executable, "-m", "srd_rs", "convert", str(model), *options]
+    return [sys.executable, "-m", "srd_rs", "convert", "--fast", str(model), *options]
 
 
 def make_checkpoint(folder: Path, shared: Path, layers: int | None) -> None:

@@ -89,7 +89,7 @@ def make_checkpoint(folder: Path, billions: float) -> int:
 
 def convert(folder: Path, threads: int, work: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "srd_rs", "convert", str(folder), "-o", str(work / "out.gguf"), "-f"]
-    command += ["--threads", str(threads), "--json", "--no-met", "--no-axm"]
+    command += ["--threads", str(threads), "--json", "--fast", "--no-met", "--no-axm"]
     result = work / "figures.json"
     subprocess.run(
         [sys.executable, "-S", "-E", str(MEASURE), str(result), "3600", *command],

@@ -47,7 +47,7 @@ def example_q4_k_m(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def converted(tmp_path_factory: pytest.TempPathFactory, quant: str) -> Path:
     output = tmp_path_factory.mktemp("example") / f"wiki-gemma4-{quant}.gguf"
-    run = srd("convert", EXAMPLE, "-q", quant, "-o", output, "--no-provenance")
+    run = srd("convert", "--fast", EXAMPLE, "-q", quant, "-o", output, "--no-provenance")
     assert run.code == 0, run.stderr
     return output
 

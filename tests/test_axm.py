@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny model, its key, and m.gguf with m.axm."""
     folder = tmp_path_factory.mktemp("axm")
     model = tiny_model(folder / "tiny.gguf")
-    srd_rs.convert(model, folder / "m.gguf", axm=True, key_file=key_file(folder))
+    srd_rs.convert(model, folder / "m.gguf", axm=True, key_file=key_file(folder), effort="fast")
     return folder
 
 
@@ -76,6 +76,7 @@ def test_the_container_does_not_depend_on_threads_and_memory(made: Path, tmp_pat
             threads=threads,
             max_memory=memory,
             overwrite=True,
+            effort="fast",
         )
         assert (tmp_path / "m.axm").read_bytes() == (made / "m.axm").read_bytes()
 
@@ -84,8 +85,8 @@ def test_the_container_does_not_depend_on_threads_and_memory(made: Path, tmp_pat
 def test_the_blocks_of_a_quantised_gguf_are_packed_as_they_are(quant: str, tmp_path: Path) -> None:
     gguf, axm, back = tmp_path / "m.gguf", tmp_path / "m.axm", tmp_path / "back.gguf"
     key = key_file(tmp_path)
-    srd_rs.convert(EXAMPLE, gguf, quant=quant, tensor_types=["ffn_gate=Q5_K"], met=False)
-    srd_rs.pack(gguf, axm, key_file=key)
+    srd_rs.convert(EXAMPLE, gguf, quant=quant, tensor_types=["ffn_gate=Q5_K"], met=False, effort="fast")
+    srd_rs.pack(gguf, axm, key_file=key, effort="fast")
     srd_rs.extract(axm, back, key_file=key)
     first, second = (
         {t.name: (t.tensor_type.name, t.data.tobytes()) for t in GGUFReader(path).tensors}
@@ -96,18 +97,18 @@ def test_the_blocks_of_a_quantised_gguf_are_packed_as_they_are(quant: str, tmp_p
 
 def test_a_gguf_of_an_unknown_mix_is_not_packed_unasked(tmp_path: Path) -> None:
     gguf = tmp_path / "m.gguf"
-    srd_rs.convert(EXAMPLE, gguf, met=False)
+    srd_rs.convert(EXAMPLE, gguf, met=False, effort="fast")
     data = gguf.read_bytes()
     at = data.index(b"general.file_type") + len("general.file_type") + 4
     assert data[at : at + 4] == struct.pack("<I", 15)
     gguf.write_bytes(data[:at] + struct.pack("<I", 11) + data[at + 4 :])
     with pytest.raises(UsageError, match="file type 11"):
-        srd_rs.pack(gguf, tmp_path / "m.axm", key_file=key_file(tmp_path))
+        srd_rs.pack(gguf, tmp_path / "m.axm", key_file=key_file(tmp_path), effort="fast")
     assert not (tmp_path / "m.axm").exists()
 
 
 def test_pack_is_convert_without_the_gguf(made: Path, tmp_path: Path) -> None:
-    packed = srd_rs.pack(made / "tiny.gguf", tmp_path / "m.axm", key_file=key_of(made))
+    packed = srd_rs.pack(made / "tiny.gguf", tmp_path / "m.axm", key_file=key_of(made), effort="fast")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.axm"]
     assert (tmp_path / "m.axm").read_bytes() == (made / "m.axm").read_bytes()
     assert packed.container and packed.container.fingerprint == fingerprint(made / "m.axm")
@@ -122,7 +123,7 @@ def test_tensors_of_several_shards(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "big.gguf", rows=20_000)
     key = key_file(tmp_path)
     for quant in ("F32", "Q4_K_M"):
-        srd_rs.convert(model, tmp_path / f"{quant}.gguf", quant=quant, axm=True, key_file=key)
+        srd_rs.convert(model, tmp_path / f"{quant}.gguf", quant=quant, axm=True, key_file=key, effort="fast")
         container = (tmp_path / f"{quant}.axm").read_bytes()
         assert quant != "F32" or max(e[3] for e in entries(container)) == 3
         srd_rs.extract(tmp_path / f"{quant}.axm", tmp_path / "x.gguf", key_file=key, overwrite=True)
@@ -189,7 +190,9 @@ def test_the_independent_reader_gets_the_same_residual(made: Path, tmp_path: Pat
 @pytest.mark.parametrize("bits", [3, 4, None])
 def test_other_widths_of_the_residual(made: Path, tmp_path: Path, bits: int | None) -> None:
     key = key_of(made)
-    srd_rs.convert(made / "tiny.gguf", tmp_path / "m.gguf", axm=True, residual_bits=bits, key_file=key)
+    srd_rs.convert(
+        made / "tiny.gguf", tmp_path / "m.gguf", axm=True, residual_bits=bits, key_file=key, effort="fast"
+    )
     container = axm_reader.Container((tmp_path / "m.axm").read_bytes(), KEY)
     assert {t["residual"] and t["residual"]["bits"] for t in container.header["tensors"]} <= {bits, None}
     srd_rs.extract(tmp_path / "m.axm", tmp_path / "x.gguf", quant="F32", key_file=key)
@@ -351,7 +354,7 @@ def altered(data: bytes, kind: str, other: bytes) -> bytes:
 def other(made: Path) -> bytes:
     """Another model of the same shapes in a container of the same key."""
     model = tiny_model(made / "other.gguf", seed=1)
-    srd_rs.convert(model, made / "o.gguf", axm=True, key_file=key_of(made))
+    srd_rs.convert(model, made / "o.gguf", axm=True, key_file=key_of(made), effort="fast")
     return (made / "o.axm").read_bytes()
 
 
@@ -425,7 +428,13 @@ def test_names_that_lead_elsewhere(made: Path, tmp_path: Path, name: str) -> Non
     model, path = made / "tiny.gguf", tmp_path / f"{'m' * len(name)}"
     path.write_bytes(b"")  # a new name would get the suffix .gguf
     srd_rs.convert(
-        model, path, axm=True, axm_output=tmp_path / "c.axm", key_file=key_of(made), overwrite=True
+        model,
+        path,
+        axm=True,
+        axm_output=tmp_path / "c.axm",
+        key_file=key_of(made),
+        overwrite=True,
+        effort="fast",
     )
     data = with_header((tmp_path / "c.axm").read_bytes(), f'"name":"{path.name}"', json_name)
     (tmp_path / "c.axm").write_bytes(resealed(data, KEY))
@@ -617,10 +626,12 @@ def test_exit_codes(made: Path, copy: Path, tmp_path: Path) -> None:
 
 def test_convert_writes_both_unless_told_otherwise(made: Path, tmp_path: Path) -> None:
     key = key_of(made)
-    done = run("convert", made / "tiny.gguf", "-o", tmp_path / "a.gguf", "--key-file", key, "--json")
+    done = run(
+        "convert", "--fast", made / "tiny.gguf", "-o", tmp_path / "a.gguf", "--key-file", key, "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["container"]["fingerprint"] == fingerprint(tmp_path / "a.axm")
-    assert run("convert", made / "tiny.gguf", "-o", tmp_path / "b.gguf", "--no-axm").returncode == 0
+    assert run("convert", "--fast", made / "tiny.gguf", "-o", tmp_path / "b.gguf", "--no-axm").returncode == 0
     names = ["a.axm", "a.gguf", "a.met.json", "b.gguf", "b.met.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert "fingerprint" in run("inspect", tmp_path / "a.axm").stdout

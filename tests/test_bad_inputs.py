@@ -91,7 +91,7 @@ def run_case(case: dict[str, Any], scratch: Path) -> list[Outcome]:
 def run_command(command: str, subject: Path, scratch: Path) -> Outcome:
     out = scratch / command
     out.mkdir()
-    args = ["--threads", "2", "-o", out / "out.gguf"] if command == "convert" else []
+    args = ["--fast", "--threads", "2", "-o", out / "out.gguf"] if command == "convert" else []
     run = srd(command, subject, *args, cwd=out, timeout=TIMEOUT)
     return Outcome(command, subject, run, sorted(p.name for p in out.iterdir()), out / "out.gguf")
 

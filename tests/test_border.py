@@ -54,9 +54,9 @@ def test_every_error_has_the_attributes(tmp_path: Path) -> None:
 
 def test_an_unknown_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"'quants'.*quant"):
-        srd_rs.plan(EXAMPLE, tmp_path / "x.gguf", quants="Q8_0")
+        srd_rs.plan(EXAMPLE, tmp_path / "x.gguf", quants="Q8_0", effort="fast")
     with pytest.raises(TypeError, match="max_memory"):
-        srd_rs.plan(EXAMPLE, tmp_path / "x.gguf", max_memory="4GiB")
+        srd_rs.plan(EXAMPLE, tmp_path / "x.gguf", max_memory="4GiB", effort="fast")
 
 
 def test_plan_takes_what_convert_takes(tmp_path: Path) -> None:

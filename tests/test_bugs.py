@@ -22,7 +22,7 @@ def bugs() -> Path:
 
 
 def convert(folder: Path, output: Path, *options: object) -> Run:
-    return srd("convert", folder, "-q", "BF16", "-o", output, "--no-axm", "--no-met", *options)
+    return srd("convert", "--fast", folder, "-q", "BF16", "-o", output, "--no-axm", "--no-met", *options)
 
 
 def converted(folder: Path, tmp_path: Path) -> tuple[Path, Run]:

@@ -217,8 +217,8 @@ def test_what_cannot_be_read_names_the_way_out(change: dict[str, Any], match: st
     assert "m.gguf" in str(raised.value) and "--calibrate random" in str(raised.value)
 
 
-def test_a_model_without_tokenizer_is_one_line(tmp_path: Path) -> None:
-    """A GGUF whose vocabulary was left out."""
+def without_tokenizer(tmp_path: Path) -> Path:
+    """The example model as a GGUF whose vocabulary was left out."""
     srd_rs.convert(EXAMPLE, tmp_path / "f32.gguf", quant="F32", met=False)
     reader = gguf.GGUFReader(tmp_path / "f32.gguf")
     writer = gguf.GGUFWriter(tmp_path / "bare.gguf", "gemma4")
@@ -232,6 +232,11 @@ def test_a_model_without_tokenizer_is_one_line(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return tmp_path / "bare.gguf"
+
+
+def test_a_model_without_tokenizer_is_one_line(tmp_path: Path) -> None:
+    without_tokenizer(tmp_path)
     run = srd("convert", tmp_path / "bare.gguf", "-o", tmp_path / "q.gguf", "--effort", "srd", "--no-axm")
     assert run.code == 1 and run.stderr.count("\n") == 1 and "--calibrate random" in run.stderr
     assert not (tmp_path / "q.gguf").exists()

@@ -25,7 +25,7 @@ from support import EXAMPLE, REPO, srd
 
 
 def test_convert_prints_what_it_wrote(tmp_path: Path) -> None:
-    run = srd("convert", EXAMPLE, cwd=tmp_path)
+    run = srd("convert", "--fast", EXAMPLE, cwd=tmp_path)
     assert (run.code, run.stderr) == (0, "")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"wiki-gemma4-Q4_K_M.{end}" for end in ("axm", "gguf", "met.json")]
@@ -35,7 +35,7 @@ def test_convert_prints_what_it_wrote(tmp_path: Path) -> None:
 
 def test_convert_json_agrees_with_the_file(tmp_path: Path) -> None:
     output = tmp_path / "m.gguf"
-    run = srd("convert", EXAMPLE, "-o", output, "--json")
+    run = srd("convert", "--fast", EXAMPLE, "-o", output, "--json")
     assert (run.code, run.stderr) == (0, "")
     report = run.json
     assert report["output"] == str(output) and report["quant"] == "Q4_K_M" and report["arch"] == "gemma4"
@@ -48,19 +48,19 @@ def test_convert_json_agrees_with_the_file(tmp_path: Path) -> None:
 
 
 def test_a_run_that_the_disk_held_up_says_so(tmp_path: Path) -> None:
-    report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", met=False)
+    report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", met=False, effort="fast")
     slow = dataclasses.replace(report, seconds=10.0, threads=2)
     assert "held them up" not in report_text(dataclasses.replace(slow, cpu_seconds=19.0))
     assert "worked 20% of the time, the disk" in report_text(dataclasses.replace(slow, cpu_seconds=4.0))
 
 
 def test_dry_run_writes_nothing_and_is_exact(tmp_path: Path) -> None:
-    planned = srd("convert", EXAMPLE, "--dry-run", "--json", cwd=tmp_path)
+    planned = srd("convert", "--fast", EXAMPLE, "--dry-run", "--json", cwd=tmp_path)
     assert planned.code == 0 and list(tmp_path.iterdir()) == []
     output = tmp_path / "m.gguf"
-    assert srd("convert", EXAMPLE, "-o", output).code == 0
+    assert srd("convert", "--fast", EXAMPLE, "-o", output).code == 0
     assert planned.json["total_bytes"] == output.stat().st_size
-    shown = srd("convert", EXAMPLE, "--dry-run", cwd=tmp_path).stdout
+    shown = srd("convert", "--fast", EXAMPLE, "--dry-run", cwd=tmp_path).stdout
     assert f"{output.stat().st_size} bytes" in shown and "nothing was written" in shown
 
 
@@ -73,31 +73,31 @@ def test_dry_run_reads_no_weight(tmp_path: Path) -> None:
     header = 8 + int.from_bytes(weights.read_bytes()[:8], "little")
     os.truncate(weights, header)
     os.truncate(weights, size)
-    poisoned = srd("convert", model, "--dry-run", "--json", cwd=tmp_path)
-    intact = srd("convert", EXAMPLE, "--dry-run", "--json", "--name", "x", cwd=tmp_path)
+    poisoned = srd("convert", "--fast", model, "--dry-run", "--json", cwd=tmp_path)
+    intact = srd("convert", "--fast", EXAMPLE, "--dry-run", "--json", "--name", "x", cwd=tmp_path)
     assert poisoned.code == intact.code == 0
     assert poisoned.json["tensor_bytes"] == intact.json["tensor_bytes"]
 
 
 def test_output_may_be_a_folder(tmp_path: Path) -> None:
-    assert srd("convert", EXAMPLE, "-o", tmp_path, "-q", "bf16", "--no-met", "--no-axm").code == 0
+    assert srd("convert", "--fast", EXAMPLE, "-o", tmp_path, "-q", "bf16", "--no-met", "--no-axm").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["wiki-gemma4-BF16.gguf"]
 
 
 def test_refuses_to_overwrite_unless_told(tmp_path: Path) -> None:
     output = tmp_path / "m.gguf"
     output.write_text("mine")
-    run = srd("convert", EXAMPLE, "-o", output)
+    run = srd("convert", "--fast", EXAMPLE, "-o", output)
     assert run.code in (1, 2) and str(output) in run.stderr and "--overwrite" in run.stderr
     assert output.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
-    assert srd("convert", EXAMPLE, "-o", output, "-f").code == 0
+    assert srd("convert", "--fast", EXAMPLE, "-o", output, "-f").code == 0
     assert output.read_bytes()[:4] == b"GGUF"
 
 
 def test_types_can_be_chosen(tmp_path: Path) -> None:
     output = tmp_path / "m.gguf"
     options = ["--tensor-type", r"blk\.0\.ffn_down=Q8_0", "--token-embedding-type", "Q5_K"]
-    assert srd("convert", EXAMPLE, "-o", output, *options).code == 0
+    assert srd("convert", "--fast", EXAMPLE, "-o", output, *options).code == 0
     tensors = {t["name"]: t["type"] for t in srd("inspect", output, "--json", "--tensors").json["tensors"]}
     assert tensors["blk.0.ffn_down.weight"] == "Q8_0"
     assert tensors["blk.1.ffn_down.weight"] != "Q8_0"
@@ -105,7 +105,17 @@ def test_types_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_split_files_fit_and_hold_everything(tmp_path: Path) -> None:
-    run = srd("convert", EXAMPLE, "-o", tmp_path / "m.gguf", "--split-max-size", "4MB", "--json", "--no-axm")
+    run = srd(
+        "convert",
+        "--fast",
+        EXAMPLE,
+        "-o",
+        tmp_path / "m.gguf",
+        "--split-max-size",
+        "4MB",
+        "--json",
+        "--no-axm",
+    )
     assert run.code == 0, run.stderr
     files = sorted(tmp_path.iterdir())
     assert len(files) >= 3 and [f["path"] for f in run.json["files"]] == [str(p) for p in files]
@@ -145,7 +155,7 @@ def test_missing_input(command: str, tmp_path: Path) -> None:
 
 
 def test_output_folder_that_does_not_exist(tmp_path: Path) -> None:
-    run = srd("convert", EXAMPLE, "-o", tmp_path / "no" / "m.gguf")
+    run = srd("convert", "--fast", EXAMPLE, "-o", tmp_path / "no" / "m.gguf")
     assert run.code == 1 and str(tmp_path / "no") in run.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -182,7 +192,16 @@ def test_output_to_a_closed_pipe_is_quiet(example_q4_k_m: Path) -> None:
 
 def test_progress_bar_on_a_terminal_only(wide_model: Path, tmp_path: Path) -> None:
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "srd_rs", "convert", str(wide_model), "-o", str(tmp_path / "m.gguf")]
+    command = [
+        sys.executable,
+        "-m",
+        "srd_rs",
+        "convert",
+        "--fast",
+        str(wide_model),
+        "-o",
+        str(tmp_path / "m.gguf"),
+    ]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=env)
     os.close(slave)
@@ -198,7 +217,7 @@ def test_progress_bar_on_a_terminal_only(wide_model: Path, tmp_path: Path) -> No
     os.close(master)
     assert process.wait(60) == 0
     assert b"%" in shown and b"B/s" in shown
-    quiet = srd("convert", wide_model, "-o", tmp_path / "quiet.gguf")
+    quiet = srd("convert", "--fast", wide_model, "-o", tmp_path / "quiet.gguf")
     assert (quiet.code, quiet.stderr) == (0, "")
 
 
@@ -367,22 +386,22 @@ def test_the_cost_is_that_of_the_whole_run(tmp_path: Path) -> None:
 
 def test_files_of_an_earlier_conversion_are_named(tmp_path: Path) -> None:
     output = tmp_path / "m.gguf"
-    assert srd("convert", EXAMPLE, "-o", output, "-q", "Q8_0").code == 0
-    run = srd("convert", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--no-met")
+    assert srd("convert", "--fast", EXAMPLE, "-o", output, "-q", "Q8_0").code == 0
+    run = srd("convert", "--fast", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--no-met")
     assert run.code == 0
     lines = run.stderr.splitlines()
     assert len(lines) == 2 and all(
         line.startswith("warning: ") and "earlier conversion" in line for line in lines
     )
     assert "m.axm" in lines[0] and "m.met.json" in lines[1]
-    run = srd("convert", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--json")
+    run = srd("convert", "--fast", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--json")
     assert run.stderr == "" and len(run.json["warnings"]) == 1 and "m.axm" in run.json["warnings"][0]
 
 
 def test_options_of_llama_cpp_are_explained() -> None:
-    run = srd("convert", EXAMPLE, "--outfile", "x.gguf")
+    run = srd("convert", "--fast", EXAMPLE, "--outfile", "x.gguf")
     assert run.code == 2 and "-o names the output" in run.stderr and "?." not in run.stderr
-    run = srd("convert", EXAMPLE, "x.gguf")
+    run = srd("convert", "--fast", EXAMPLE, "x.gguf")
     assert run.code == 2 and "-o OUTPUT" in run.stderr
 
 
@@ -437,6 +456,6 @@ def test_an_architecture_does_not_drive_the_terminal(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    run = srd("convert", tmp_path / "m.gguf", "-q", "F16", "-o", tmp_path / "o.gguf", "--no-axm")
+    run = srd("convert", "--fast", tmp_path / "m.gguf", "-q", "F16", "-o", tmp_path / "o.gguf", "--no-axm")
     assert run.code == 0, run.stderr
     assert "\x1b" not in run.stdout + run.stderr and "\\x1b[31m" in run.stdout

@@ -77,11 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "examples" / "wiki-gemma4").symlink_to(EXAMPLE)
     (folder / "models").mkdir()
     (folder / "MODEL").symlink_to(EXAMPLE)
-    run = srd("convert", EXAMPLE, "-o", folder / "model.gguf", "--no-axm")
+    run = srd("convert", "--fast", EXAMPLE, "-o", folder / "model.gguf", "--no-axm")
     assert run.code == 0, run.stderr
     for quant in ("BF16", "Q4_K_M", "Q5_K_M"):
         gguf = folder / f"model-{quant}.gguf"
-        run = srd("convert", EXAMPLE, "-q", quant, "-o", gguf, "--no-axm", "--no-met")
+        run = srd("convert", "--fast", EXAMPLE, "-q", quant, "-o", gguf, "--no-axm", "--no-met")
         assert run.code == 0, run.stderr
     text = gzip.decompress((REPO / "python" / "srd_rs" / "data" / "builtin.txt.gz").read_bytes()).decode()
     for name in ("TEXT", "wiki.test.raw"):

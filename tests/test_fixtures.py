@@ -39,7 +39,9 @@ class Converted:
     def __init__(self, model: Path, quant: str, folder: Path) -> None:
         self.expected: dict[str, Any] = json.loads((model / "expected.json").read_text())
         self.path = folder / f"{model.name}-{quant}.gguf"
-        self.plain = srd("convert", model, "-q", quant, "-o", self.path, "--no-provenance", "--json")
+        self.plain = srd(
+            "convert", "--fast", model, "-q", quant, "-o", self.path, "--no-provenance", "--json"
+        )
         assert self.plain.code == 0, self.plain.stderr
         self.reader = GGUFReader(self.path)
 
@@ -163,7 +165,7 @@ def test_file_size(name: str, quant: str, key: str, convert: Any) -> None:
 @per_fixture()
 def test_dry_run_is_exact(name: str, fixtures: Path, convert: Any, tmp_path: Path) -> None:
     made = convert(name, "Q4_K_M")
-    run = srd("convert", fixtures / name, "--dry-run", "--no-provenance", "--json", cwd=tmp_path)
+    run = srd("convert", "--fast", fixtures / name, "--dry-run", "--no-provenance", "--json", cwd=tmp_path)
     assert run.code == 0, run.stderr
     assert run.json["total_bytes"] == made.path.stat().st_size
     planned = [(t["name"], t["shape"], t["type"], t["offset"], t["bytes"]) for t in run.json["tensors"]]
@@ -180,7 +182,7 @@ def test_provenance_only_adds_keys(name: str, fixtures: Path, convert: Any, tmp_
     """With provenance: the same file plus `srd.*` keys, larger by exactly what the header grew."""
     made = convert(name, "Q4_K_M")
     path = tmp_path / made.path.name
-    run = srd("convert", fixtures / name, "-o", path)
+    run = srd("convert", "--fast", fixtures / name, "-o", path)
     assert run.code == 0, run.stderr
     reader = GGUFReader(path)
     added = [key for key in reader.fields if key not in made.reader.fields]

@@ -23,7 +23,17 @@ EMPTY_LISTS = "[" + "[]," * 5_000_000 + "[]]"
 
 
 def dry_run(folder: Path) -> Run:
-    run = srd("convert", folder, "-o", folder / "out.gguf", "--dry-run", "--no-axm", "--no-met", timeout=30)
+    run = srd(
+        "convert",
+        "--fast",
+        folder,
+        "-o",
+        folder / "out.gguf",
+        "--dry-run",
+        "--no-axm",
+        "--no-met",
+        timeout=30,
+    )
     assert run.peak_rss <= MAX_RSS, run.peak_rss
     assert run.cpu_s <= MAX_CPU, run.cpu_s
     return run

@@ -124,7 +124,7 @@ CLUTTER = ("adapter", "consolidated", "fp16", ".bin", ".py", "onnx")
 
 
 def converted(model: str | Path, output: Path, env: dict[str, str]) -> bytes:
-    run = srd("convert", model, "-q", "BF16", "-o", output, "--no-axm", "--no-met", env=env)
+    run = srd("convert", "--fast", model, "-q", "BF16", "-o", output, "--no-axm", "--no-met", env=env)
     assert run.code == 0, run.stderr
     return output.read_bytes()
 
@@ -209,11 +209,11 @@ def test_output_is_named_after_the_id(local_hub: dict[str, str], tmp_path: Path)
 
 
 def test_what_is_not_on_the_hub(local_hub: dict[str, str], tmp_path: Path) -> None:
-    run = srd("convert", "org/nothing", "--dry-run", env=local_hub, cwd=tmp_path)
+    run = srd("convert", "--fast", "org/nothing", "--dry-run", env=local_hub, cwd=tmp_path)
     assert run.code == 1 and "no such model on the hub" in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
     offline = {**local_hub, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    run = srd("convert", "org/other", "--dry-run", env=offline, cwd=tmp_path, timeout=110)
+    run = srd("convert", "--fast", "org/other", "--dry-run", env=offline, cwd=tmp_path, timeout=110)
     assert run.code == 1 and len(run.stderr.strip().splitlines()) == 1, run.stderr
 
 

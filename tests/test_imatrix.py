@@ -61,7 +61,7 @@ def test_both_formats_weigh_the_error(tmp_path: Path) -> None:
     srd_rs.convert(MODEL, original, quant="BF16")
     weights = (tensor(original, NAME).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     plain, guided, old = (tmp_path / f"{n}.gguf" for n in ("plain", "guided", "old"))
-    srd_rs.convert(MODEL, plain)
+    srd_rs.convert(MODEL, plain, effort="fast")
     srd_rs.convert(MODEL, guided, imatrix=write_gguf(tmp_path / "imatrix.gguf"))
     srd_rs.convert(MODEL, old, imatrix=write_dat(tmp_path / "imatrix.dat"))
 

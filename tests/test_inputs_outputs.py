@@ -31,9 +31,9 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 def test_all_parts_of_a_split_gguf_are_read(parts: list[Path], example_bf16: Path, tmp_path: Path) -> None:
     whole, joined, middle = (tmp_path / name for name in ("whole.gguf", "joined.gguf", "middle.gguf"))
-    srd_rs.convert(example_bf16, whole, provenance=False)
-    srd_rs.convert(parts[0], joined, provenance=False)
-    srd_rs.convert(parts[1], middle, provenance=False)
+    srd_rs.convert(example_bf16, whole, provenance=False, effort="fast")
+    srd_rs.convert(parts[0], joined, provenance=False, effort="fast")
+    srd_rs.convert(parts[1], middle, provenance=False, effort="fast")
     assert tensors(joined) == tensors(whole)
     assert joined.read_bytes() == middle.read_bytes()
     keys = {field.name for field in gguf.GGUFReader(joined).fields.values()}
@@ -43,7 +43,10 @@ def test_all_parts_of_a_split_gguf_are_read(parts: list[Path], example_bf16: Pat
 def test_a_missing_part_is_named(parts: list[Path], tmp_path: Path) -> None:
     copies = [Path(shutil.copy(part, tmp_path)) for part in parts]
     copies[1].unlink()
-    for read in (lambda: srd_rs.convert(copies[0], tmp_path / "out.gguf"), lambda: srd_rs.inspect(copies[0])):
+    for read in (
+        lambda: srd_rs.convert(copies[0], tmp_path / "out.gguf", effort="fast"),
+        lambda: srd_rs.inspect(copies[0]),
+    ):
         with pytest.raises(errors.ModelError, match=copies[1].name):
             read()
 
@@ -65,7 +68,7 @@ def test_an_input_is_never_replaced(example_bf16: Path, tmp_path: Path, link: st
         (tmp_path / "linked").symlink_to(tmp_path)
         output = tmp_path / "linked" / "m.gguf"
     with pytest.raises(errors.UsageError, match="this run reads"):
-        srd_rs.convert(model, output, overwrite=True, axm=False, met=False)
+        srd_rs.convert(model, output, overwrite=True, axm=False, met=False, effort="fast")
     assert model.read_bytes() == before
 
 
@@ -75,7 +78,7 @@ def test_a_shard_of_the_checkpoint_is_never_replaced(tmp_path: Path) -> None:
     before = shard.read_bytes()
     for output in (shard, model / "config.json"):
         with pytest.raises(errors.UsageError, match="this run reads"):
-            srd_rs.convert(model, output, overwrite=True)
+            srd_rs.convert(model, output, overwrite=True, effort="fast")
     assert shard.read_bytes() == before
 
 
@@ -85,15 +88,15 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     for name, message in [("dangling", "symbolic link"), ("link", "symbolic link")]:
         with pytest.raises(errors.UsageError, match=message):
-            srd_rs.convert(MODEL, tmp_path / name, overwrite=True)
+            srd_rs.convert(MODEL, tmp_path / name, overwrite=True, effort="fast")
     with pytest.raises(errors.UsageError, match="a device"):
-        srd_rs.convert(MODEL, "/dev/null", overwrite=True)
+        srd_rs.convert(MODEL, "/dev/null", overwrite=True, effort="fast")
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_quantized_input_is_refused(example_q4_k_m: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.ModelError, match="quantized already"):
-        srd_rs.convert(example_q4_k_m, tmp_path / "out.gguf", quant="Q6_K")
+        srd_rs.convert(example_q4_k_m, tmp_path / "out.gguf", quant="Q6_K", effort="fast")
     assert not list(tmp_path.iterdir())
 
 
@@ -127,4 +130,4 @@ def test_metadata_that_llama_cpp_cannot_load_are_refused(
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(errors.ModelError, match=message):
-        srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf")
+        srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", effort="fast")

@@ -16,7 +16,18 @@ from support import EXAMPLE, srd, user_process
 
 
 def start(model: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "srd_rs", "convert", str(model), "-o", str(output), "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "srd_rs",
+        "convert",
+        "--fast",
+        str(model),
+        "-o",
+        str(output),
+        "--threads",
+        "1",
+    ]
     return user_process(command)
 
 
@@ -87,7 +98,7 @@ def test_threads_and_memory_change_no_byte(quant: str, tmp_path: Path) -> None:
         (["--threads", 1], ["--threads", 2], ["--threads", 8], ["--threads", 3, "--max-memory", "1MiB"])
     ):
         output = tmp_path / f"{i}.gguf"
-        run = srd("convert", EXAMPLE, "-q", quant, "-o", output, *options)
+        run = srd("convert", "--fast", EXAMPLE, "-q", quant, "-o", output, *options)
         assert run.code == 0, run.stderr
         digests.add(digest(output))
     assert len(digests) == 1
@@ -98,7 +109,9 @@ def test_threads_change_no_byte_of_large_tensors(wide_model: Path, tmp_path: Pat
     digests = set()
     for threads in (1, 2, 8):
         output = tmp_path / f"{threads}.gguf"
-        run = srd("convert", wide_model, "-o", output, "--threads", threads, "--max-memory", "64MiB")
+        run = srd(
+            "convert", "--fast", wide_model, "-o", output, "--threads", threads, "--max-memory", "64MiB"
+        )
         assert run.code == 0, run.stderr
         digests.add(digest(output))
     assert len(digests) == 1

@@ -39,7 +39,7 @@ def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def make(name: str) -> Path:
         output = folder / f"{name}.gguf"
-        run = srd("convert", fixtures / name, "-o", output, "--json")
+        run = srd("convert", "--fast", fixtures / name, "-o", output, "--json")
         assert run.code == 0, run.stderr
         assert run.json["sidecar"] == str(folder / f"{name}.met.json")
         return output
@@ -51,7 +51,7 @@ def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, converted once, without a sidecar."""
     output = tmp_path_factory.mktemp("example") / "m.gguf"
-    assert srd("convert", EXAMPLE, "-o", output, "--no-met").code == 0
+    assert srd("convert", "--fast", EXAMPLE, "-o", output, "--no-met").code == 0
     assert not sidecar_path(output).exists()
     return output
 
@@ -327,7 +327,7 @@ def test_wrong_and_changed_files_are_refused(gguf: Path, tmp_path: Path) -> None
     sidecar = sidecar_path(gguf)
 
     other = tmp_path / "other.gguf"
-    assert srd("convert", EXAMPLE, "-o", other, "-q", "Q8_0", "--no-met").code == 0
+    assert srd("convert", "--fast", EXAMPLE, "-o", other, "-q", "Q8_0", "--no-met").code == 0
     message = failure("hydrate", other, "--intent", "INFORM", "--sidecar", sidecar)
     assert str(sidecar) in message and "bytes" in message and "srd-rs met" in message
 
@@ -386,7 +386,7 @@ def test_bad_sidecars_are_refused(spoil: Any, part: str, gguf: Path) -> None:
 
 def test_files_without_a_sidecar(tmp_path: Path, gguf: Path) -> None:
     split = tmp_path / "s.gguf"
-    run = srd("convert", EXAMPLE, "-o", split, "--split-max-size", "4MB", "--json")
+    run = srd("convert", "--fast", EXAMPLE, "-o", split, "--split-max-size", "4MB", "--json")
     assert run.code == 0 and run.json["sidecar"] is None
     assert "--merge" in failure("met", run.json["files"][0]["path"])
     assert "--merge" in failure("hydrate", run.json["files"][1]["path"])

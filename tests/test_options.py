@@ -28,8 +28,7 @@ def test_the_command_line_has_every_option() -> None:
             assert {"beam_width", "dither_layers"} <= set(parameters)
             continue
         option = parameters[field.name]
-        if field.name != "axm":  # on by default on the command line
-            assert field.metadata["help"] in option.help  # type: ignore[attr-defined]
+        assert field.metadata["help"] in option.help  # type: ignore[attr-defined]
         assert field.metadata["help"].endswith(".") and field.metadata["group"] == option.group  # type: ignore[attr-defined]
     shown = srd("convert", "--help").stdout
     assert "<=" not in shown and all(f"\n{group}:" in shown for group in ("Output", "Quality", "Container"))
@@ -54,16 +53,17 @@ def test_the_lists_are_those_of_the_core() -> None:
 
 
 WITHOUT_EFFECT = {
-    "--beam-width 8": "--beam-width",
-    "--dither-layers 40-77": "--dither-layers",
-    "--calibrate-tokens 100": "--calibrate-tokens",
-    "--calibrate-block 256": "--calibrate-block",
+    "--fast --beam-width 8": "--beam-width",
+    "--fast --dither-layers 40-77": "--dither-layers",
+    "--fast --calibrate-tokens 100": "--calibrate-tokens",
+    "--fast --calibrate-block 256": "--calibrate-block",
+    "-q F16 --beam-width 8": "--beam-width",
     "--no-axm --key-file nowhere": "--key-file",
     "--no-axm --sign-key nowhere": "--sign-key",
     "--no-axm --residual-bits 3": "--residual-bits",
     "--no-axm --residual-bits 2": "--residual-bits",
     "--no-axm --axm-output x.axm": "--axm-output",
-    "--no-axm --no-provenance --seed 3": "--seed",
+    "--fast --no-axm --no-provenance --seed 3": "--seed",
     "--effort srd -q F16": "--effort",
     "--effort srd -q BF16": "--effort",
     "-q F16 --calibrate random": "--calibrate",
@@ -94,7 +94,7 @@ def test_options_beside_a_calibration_file(calibration: Path, tmp_path: Path) ->
         assert run.code == 2 and "measured already" in run.stderr
     run = srd(*common, "--imatrix", calibration.with_name("i.gguf"))
     assert run.code == 2 and "--imatrix" in run.stderr
-    assert srd(*common).code == 0 and srd(*common, "--effort", "srd").code == 0
+    assert srd(*common).code == 0 and srd(*common, "--effort", "fast").code == 0
 
 
 def test_srd_with_an_imatrix_is_refused(calibration: Path, tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_the_method_is_what_ran(calibration: Path, tmp_path: Path) -> None:
     """Bytes differ exactly where the recorded method differs."""
     outputs = {}
     for name, arguments in {
-        "search": (),
-        "weighed": ("--calibrate", calibration),
-        "srd": ("--calibrate", calibration, "--effort", "srd"),
+        "search": ("--fast",),
+        "weighed": ("--fast", "--calibrate", calibration),
+        "srd": ("--calibrate", calibration),
     }.items():
         run = srd("convert", EXAMPLE, "-o", tmp_path / f"{name}.gguf", "--no-axm", "--json", *arguments)
         assert run.code == 0, run.stderr
@@ -132,11 +132,13 @@ def test_options_of_a_gguf(tmp_path: Path) -> None:
 
 def test_tensor_types_work_with_plain_mixes(tmp_path: Path) -> None:
     for mix in ("BF16", "F16", "F32"):
-        planned = srd_rs.plan(EXAMPLE, tmp_path / "o.gguf", quant=mix, tensor_types=["ffn_down=Q8_0"])
+        planned = srd_rs.plan(
+            EXAMPLE, tmp_path / "o.gguf", quant=mix, tensor_types=["ffn_down=Q8_0"], effort="fast"
+        )
         types = {t.name: t.type for t in planned.tensors}
         assert types["blk.0.ffn_down.weight"] == "Q8_0" and types["blk.0.ffn_up.weight"] == mix
     report = srd_rs.convert(
-        EXAMPLE, tmp_path / "o.gguf", quant="F16", tensor_types=["attn_q=Q6_K"], met=False
+        EXAMPLE, tmp_path / "o.gguf", quant="F16", tensor_types=["attn_q=Q6_K"], met=False, effort="fast"
     )
     kinds = {t.name: t.type for t in srd_rs.inspect(report.output).tensors}
     assert kinds["blk.0.attn_q.weight"] == "Q6_K"
@@ -145,7 +147,9 @@ def test_tensor_types_work_with_plain_mixes(tmp_path: Path) -> None:
 def test_a_quantised_gguf_is_quantised_again_only_where_that_is_allowed(
     tmp_path: Path, example_q4_k_m: Path
 ) -> None:
-    common = ("convert", example_q4_k_m, "-q", "Q5_K_M", "-o", tmp_path / "o.gguf", "--no-axm", "--no-met")
+    common = (
+        "convert", "--fast", example_q4_k_m, "-q", "Q5_K_M", "-o", tmp_path / "o.gguf", "--no-axm", "--no-met"
+    )  # fmt: skip
     run = srd(*common)
     assert run.code != 0 and "--allow-requantize" in run.stderr and list(tmp_path.iterdir()) == []
     run = srd(*common, "--allow-requantize", "--json")

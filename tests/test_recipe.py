@@ -71,6 +71,7 @@ def assign(case: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
             token_embedding_type=asked.get("token_embedding"),
             output_tensor_type=asked.get("output_tensor"),
             pure=pure,
+            effort="fast",
         )
 
     try:

@@ -117,7 +117,7 @@ def test_what_a_conversion_says(things: dict[str, Path], tmp_path: Path) -> None
         "safetensors": ("Name the folder",),
     }
     for kind, words in models.items():
-        refused(srd("convert", things[kind], "-o", tmp_path / "o.gguf"), 1, *words)
+        refused(srd("convert", "--fast", things[kind], "-o", tmp_path / "o.gguf"), 1, *words)
     calls = {
         "key": ("master key file",),
         "text": ("text file",),
@@ -129,7 +129,7 @@ def test_what_a_conversion_says(things: dict[str, Path], tmp_path: Path) -> None
         "special": ("a pipe",),
     }
     for kind, words in calls.items():
-        refused(srd("convert", things[kind], "-o", tmp_path / "o.gguf"), 2, *words)
+        refused(srd("convert", "--fast", things[kind], "-o", tmp_path / "o.gguf"), 2, *words)
     assert not (tmp_path / "o.gguf").exists()
 
 

@@ -42,7 +42,7 @@ def test_the_same_bytes_for_any_threads_and_another_file_for_another_seed(
 
 def test_types_and_tensor_bytes_are_those_of_the_plain_mix(tmp_path: Path, moments: Path) -> None:
     plain = tmp_path / "plain.gguf"
-    srd_rs.convert(MODEL, plain, met=False)
+    srd_rs.convert(MODEL, plain, met=False, effort="fast")
     files = [srd_rs.inspect(plain), srd_rs.inspect(convert(tmp_path / "srd.gguf", moments))]
     first, second = [[(t.name, t.type, t.bytes) for t in file.tensors] for file in files]
     assert first == second
@@ -59,7 +59,7 @@ def test_feedback_nearly_halves_the_divergence(tmp_path: Path) -> None:
         pytest.skip("needs wiki.test.raw of the shared folder")
     base, plain, moments = (tmp_path / name for name in ("bf16.gguf", "plain.gguf", "moments.safetensors"))
     srd_rs.convert(MODEL, base, quant="BF16", met=False)
-    srd_rs.convert(MODEL, plain, met=False)
+    srd_rs.convert(MODEL, plain, met=False, effort="fast")
     srd_rs.calibrate(MODEL, moments, tokens=8192)
     paths = [plain, convert(tmp_path / "srd.gguf", moments)]
     scores = evaluate(paths, text, base=base, n_chunks=8, threads=1)

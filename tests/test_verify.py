@@ -40,8 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     model, key = tiny_model(folder / "tiny.gguf"), key_file(folder)
     srd_rs.keygen(folder / "sign", ed25519=True)
-    srd_rs.convert(model, folder / "m.gguf", axm=True, key_file=key)
-    srd_rs.pack(model, folder / "s.axm", key_file=key, sign_key=folder / "sign")
+    srd_rs.convert(model, folder / "m.gguf", axm=True, key_file=key, effort="fast")
+    srd_rs.pack(model, folder / "s.axm", key_file=key, sign_key=folder / "sign", effort="fast")
     return folder
 
 

@@ -157,6 +157,7 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name."""
+    native.plan.check_runnable()
     metadata = {key: value for key, _, value in native.metadata()}
     weights = _multiplied_weights(native.plan)
     tokens = _default_tokens(weights) if tokens is None else tokens
@@ -181,6 +182,11 @@ def measure(
         max_memory=max_memory,
     )
     return _core.calibrate(native.plan, request, _in_tokens(progress, n_tokens))
+
+
+def default_tokens(plan: _core.Plan) -> int:
+    """Number of tokens that a calibration of the model takes by default."""
+    return _default_tokens(_multiplied_weights(plan))
 
 
 def _multiplied_weights(plan: _core.Plan) -> int:

@@ -58,6 +58,9 @@ def pack(
     output: StrPath | None = None,
     *,
     quant: str | None = None,
+    effort: str | None = None,
+    calibrate: StrPath | None = None,
+    calibrate_tokens: int | None = None,
     residual_bits: int | None = DEFAULTS.residual_bits,
     tensor_types: Sequence[str] = (),
     seed: int = 0,
@@ -82,6 +85,9 @@ def pack(
     path = output_path(source, output, quant, ".axm")
     options = ConvertOptions(
         quant=quant,
+        effort=effort,
+        calibrate=calibrate,
+        calibrate_tokens=calibrate_tokens,
         tensor_types=tensor_types,
         seed=seed,
         axm=True,
@@ -228,7 +234,7 @@ def extract(
     opened.verify(checks, [], threads, _forward(progress))
     # What was packed with weights that are not finite comes out with them.
     run_options = ConvertOptions(
-        threads=threads, max_memory=max_memory, allow_nonfinite=True, overwrite=overwrite
+        effort="fast", threads=threads, max_memory=max_memory, allow_nonfinite=True, overwrite=overwrite
     )
     return run_plan(planned, run_options, progress=progress)
 

@@ -19,13 +19,12 @@ from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
 from srd_rs.planning import (
     NativeModel,
+    Planner,
     calibration_file,
     calibration_text,
     is_folder,
     make_folder,
     native_model,
-    native_plan,
-    output_path,
 )
 from srd_rs.report import ConvertReport, Plan, Progress
 
@@ -56,12 +55,12 @@ def convert(
         srd_rs.convert("path/to/model", "out/", quant="Q5_K_M", effort="srd")
     """
     chosen = changed(options, changes)
-    clock = _Clock()
     report = run(locate(model), output, chosen, progress=progress)
+    clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
     if chosen.overwrite:
         _warn_of_stale(report, sidecar)
-    return replace(report, sidecar=sidecar, seconds=clock.wall(), cpu_seconds=clock.cpu())
+    return clock.added_to(replace(report, sidecar=sidecar))
 
 
 class _Clock:
@@ -70,11 +69,19 @@ class _Clock:
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), sum(os.times()[:4])
 
-    def wall(self) -> float:
-        return time.perf_counter() - self._wall
+    def set_in(self, report: ConvertReport) -> ConvertReport:
+        """`report` with the cost since the clock was made."""
+        wall, cpu = time.perf_counter() - self._wall, sum(os.times()[:4]) - self._cpu
+        return replace(report, seconds=wall, cpu_seconds=cpu)
 
-    def cpu(self) -> float:
-        return sum(os.times()[:4]) - self._cpu
+    def added_to(self, report: ConvertReport) -> ConvertReport:
+        """`report` with the cost since the clock was made added."""
+        more = self.set_in(report)
+        return replace(
+            more,
+            seconds=report.seconds + more.seconds,
+            cpu_seconds=report.cpu_seconds + more.cpu_seconds,
+        )
 
 
 def _warn_of_stale(report: ConvertReport, sidecar: Path | None) -> None:
@@ -98,29 +105,40 @@ def run(
     gguf: bool = True,
     progress: Callable[[Progress], None] | None,
 ) -> ConvertReport:
-    """Plan and convert; False as `gguf` writes the container alone."""
+    """Plan and convert; False as `gguf` writes the container alone. The cost includes the calibration."""
     if options.threads is not None and options.threads < 1:
         raise UsageError(message("threads", f"{options.threads} is no number of workers", "Pass 1 or more"))
+    clock = _Clock()
+    planner = Planner(source, output, options)
     if output is not None and is_folder(output):
         make_folder(Path(output))
-    made = _calibration(source, output, options, progress)
-    native = native_plan(source, output, options, made)
+    made = _calibration(planner, progress)
+    native = planner.plan(made)
     effects.warn_of_plan(native)
-    return run_plan(native, options, gguf=gguf, progress=progress)
+    report = run_plan(native, planner.options, planner.describe(native), gguf=gguf, progress=progress)
+    possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
+    return clock.set_in(
+        replace(
+            report,
+            calibration_tokens=None if made is None else made.tokens,
+            srd_tokens=calibration.default_tokens(native) if possible else None,
+        )
+    )
 
 
 def run_plan(
     native: _core.Plan,
     options: ConvertOptions,
+    planned: Plan | None = None,
     *,
     gguf: bool = True,
     progress: Callable[[Progress], None] | None,
 ) -> ConvertReport:
     """Convert what was planned."""
-    planned = Plan.of(native)
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     method = "srd" if options.effort == "srd" else "search"
-    return ConvertReport(plan=planned, method=method, **native.run(options, gguf, forward).to_dict())
+    report = native.run(options, gguf, forward).to_dict()
+    return ConvertReport(plan=planned or Plan.of(native), method=method, **report)
 
 
 def _write_sidecar(report: ConvertReport) -> Path | None:
@@ -137,25 +155,21 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
     return path
 
 
-def _calibration(
-    source: Source,
-    output: StrPath | None,
-    options: ConvertOptions,
-    progress: Callable[[Progress], None] | None,
-) -> _core.Calibration | None:
+def _calibration(planner: Planner, progress: Callable[[Progress], None] | None) -> _core.Calibration | None:
     """The native calibration that the options ask for: a file's, or one that is made now; None without."""
+    options = planner.options
     given = calibration_file(options)
     if given is not None:
         return _core.open_calibration(given)
     text = calibration_text(options)
     if text is None:
         return None
-    gguf = output_path(source, output, options.quant)
     # The plan comes first, so that a mistake in the options shows before the long pass over the tokens.
-    planned = NativeModel(source.path, native_plan(source, output, options))
+    model = planner.source.path
+    planned = NativeModel(model, planner.plan())
     return calibration.measure(
-        native_model(source.path, gguf) if planned.source_digest is None else planned,
-        gguf,
+        native_model(model, planner.gguf) if planned.source_digest is None else planned,
+        planner.gguf,
         named=False,
         text=text,
         tokens=options.calibrate_tokens,

@@ -9,7 +9,7 @@ from typing import Final
 
 from srd_rs import _core
 from srd_rs.errors import UsageError, message
-from srd_rs.options import DEFAULTS, ConvertOptions
+from srd_rs.options import DEFAULTS, ConvertOptions, writes_container
 
 log = logging.getLogger("srd_rs.effects")
 
@@ -29,10 +29,11 @@ def check(
 
     from_gguf: the input is a GGUF. text: a calibration on a text is made. measured: a calibration file is named.
     """
-    recorded = options.provenance or options.axm
+    axm = writes_container(options)
+    recorded = options.provenance or axm
     seeded = options.effort == "srd" or options.calibrate == "random"
     calibration = "the calibration file was measured already" if measured else "no calibration is made"
-    if not options.axm:
+    if not axm:
         check_container(names)
     rules: list[tuple[bool, Iterable[str], str]] = [
         (options.effort != "srd", ("srd",), "only effort srd keeps several candidate roundings"),
@@ -56,7 +57,7 @@ def check_container(names: Collection[str]) -> None:
     """Raise UsageError for one of the options `names` that is about a container, where none is written."""
     for name in ("axm_output", "residual_bits", "key_file", "sign_key"):
         if name in names:
-            raise _error(name, "no container is written")
+            raise _error(name, "no container is written", "Leave the option out, or add --axm")
 
 
 def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
@@ -97,9 +98,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if names[4:] else "")
 
 
-def _error(name: str, why: str) -> UsageError:
+def _error(name: str, why: str, fix: str = "Leave the option out") -> UsageError:
     flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
-    return UsageError(message(flag, f"the option has no effect: {why}", "Leave the option out"))
+    return UsageError(message(flag, f"the option has no effect: {why}", fix))
 
 
 def refuse(*rules: tuple[bool, str, str]) -> None:

@@ -64,11 +64,12 @@ class ConvertOptions:
         "Mix of tensor types, as llama-quantize names the mixes.",
         "MIX",
     )
-    effort: str = _option(
-        "fast",
+    effort: str | None = _option(
+        None,
         "Quality",
-        "fast searches the scales of each block; srd also measures the inputs of each matrix on a short text and"
-        " diffuses each rounding error into the weights that are not yet quantised.",
+        "srd measures the inputs of each matrix on a short text and diffuses each rounding error into the weights that"
+        " are not yet quantised; fast only searches the scales of each block. The default is srd, or fast where srd has"
+        " nothing to do or cannot run the model.",
     )
     tensor_types: Sequence[str] = _option(
         (),
@@ -131,11 +132,11 @@ class ConvertOptions:
     provenance: bool = _option(
         True, "Output", "Write the srd.* keys: version, method, seed and digest of the source."
     )
-    axm: bool = _option(
-        False,
+    axm: bool | None = _option(
+        None,
         "Container",
-        "Write the signed container (.axm) beside the GGUF as well. The command line writes the container by default;"
-        " a call from Python does not, because signing makes a key on first use.",
+        "Write the signed container (.axm) beside the GGUF as well. Without this option the container is written only"
+        " where a key is named, by the variable SRD_MASTER_KEY or by --key-file.",
     )
     axm_output: StrPath | None = _option(
         None,
@@ -152,8 +153,8 @@ class ConvertOptions:
     key_file: StrPath | None = _option(
         None,
         "Container",
-        "Master key to sign with. The default is the variable SRD_MASTER_KEY, or the default key file, which is made"
-        " on first use.",
+        "Master key to sign with. The default is the variable SRD_MASTER_KEY, or the default key file, which --axm"
+        " makes on first use.",
         "FILE",
     )
     sign_key: StrPath | None = _option(
@@ -190,6 +191,13 @@ class ConvertOptions:
 
 
 DEFAULTS: Final = ConvertOptions()
+
+
+def writes_container(options: ConvertOptions) -> bool:
+    """Whether a container is written: where that is asked for, or where a key is named and nothing is said."""
+    if options.axm is not None:
+        return options.axm
+    return options.key_file is not None or bool(os.environ.get("SRD_MASTER_KEY"))
 
 
 @dataclass(frozen=True)

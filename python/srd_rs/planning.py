@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srd_rs import _core, effects, sniff
 from srd_rs.errors import ModelError, UsageError, io_error, message
 from srd_rs.hub import Source, locate, model_files
-from srd_rs.options import EFFORTS, ConvertOptions, StrPath, changed, takes_options
+from srd_rs.options import EFFORTS, ConvertOptions, StrPath, changed, takes_options, writes_container
+from srd_rs.reading import shown
 from srd_rs.report import Plan
 
 if TYPE_CHECKING:
-    from srd_rs.families.base import ModelSpec
+    from srd_rs.families.base import ModelFacts, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ def plan(
 
     Raises the errors of `srd_rs.convert`, except those that only weights can cause.
     """
-    native = native_plan(locate(model), output, changed(options, changes))
+    planner = Planner(locate(model), output, changed(options, changes))
+    native = planner.plan()
     effects.warn_of_plan(native)
-    return Plan.of(native)
+    return planner.describe(native)
 
 
 def calibration_file(options: ConvertOptions) -> StrPath | None:
@@ -65,49 +67,135 @@ def calibration_file(options: ConvertOptions) -> StrPath | None:
 
 
 def calibration_text(options: ConvertOptions) -> StrPath | None:
-    """The text to calibrate on, None for no calibration. An imatrix alone serves both efforts."""
+    """The text to calibrate on, None for no calibration. An imatrix takes its place."""
     if options.calibrate is not None or options.imatrix is not None:
         return options.calibrate
     return "builtin" if options.effort == "srd" else None
 
 
-def native_plan(
-    source: Source,
-    output: StrPath | None,
-    options: ConvertOptions,
-    calibration: _core.Calibration | None = None,
-) -> _core.Plan:
-    """The native plan. `calibration` is the native calibration, where one was made already."""
-    model = source.path
-    if options.effort not in EFFORTS:
-        what = f"effort '{options.effort}' is not known"
-        raise UsageError(message("effort", what, "Use 'fast' or 'srd'"))
-    sniff.check_model(model)
-    gguf = output_path(source, output, options.quant)
-    file, text = calibration_file(options), calibration_text(options)
-    made = text is not None and file is None
-    names = effects.given(options)
-    effects.check(options, names, from_gguf=model.is_file(), text=made, measured=file is not None)
-    if file is not None and calibration is None:
-        calibration = _core.open_calibration(file)
-    name = None
-    if text is not None and made:
-        name = os.fspath(text) if text in ("builtin", "random") else Path(text).name
-    if model.is_file():
-        planned = _core.plan_gguf(model, gguf, options, calibration, name)
-    else:
-        planned = _plan_checkpoint(source, gguf, options, calibration, name)
-    effects.check_plan(options, planned)
-    return planned
+class Planner:
+    """The plans of one model and one set of options. What config and tokenizer say is read once.
+
+    `options` are the options with the defaults chosen that depend on the model: `effort` and `axm`. `why_fast` says why
+    the effort is fast where nobody asked for that, and srd would have something to do.
+    """
+
+    def __init__(self, source: Source, output: StrPath | None, options: ConvertOptions) -> None:
+        if options.effort not in (*EFFORTS, None):
+            what = f"effort '{options.effort}' is not known"
+            raise UsageError(message("effort", what, "Use 'srd' or 'fast'"))
+        sniff.check_model(source.path)
+        self.source = source
+        self.gguf = output_path(source, output, options.quant)
+        self.options = replace(options, axm=writes_container(options), effort=options.effort or "fast")
+        self.why_fast: str | None = None
+        self._description: _Description | None = None
+        if options.effort is None:
+            self._choose()
+
+    @property
+    def from_gguf(self) -> bool:
+        return self.source.path.is_file()
+
+    def plan(self, calibration: _core.Calibration | None = None) -> _core.Plan:
+        """The native plan. `calibration` is the native calibration, where one was made already."""
+        planned = self._native(self.options, calibration)
+        effects.check_plan(self.options, planned)
+        return planned
+
+    def describe(self, native: _core.Plan) -> Plan:
+        """A native plan as plain data."""
+        effort = self.options.effort or "fast"
+        return Plan.of(native, effort, self.why_fast, _text_name(self.options))
+
+    def srd_is_possible(self, native: _core.Plan) -> bool:
+        """Whether effort srd could have been chosen for a plan of the effort fast."""
+        return _has_srd_types(native) and self._obstacle(native) is None
+
+    def _choose(self) -> None:
+        """Choose the effort: srd where a tensor is quantised that srd quantises, and where the model can be run."""
+        options = self.options
+        native = self._native(replace(options, calibrate=None, imatrix=None), check=False)
+        if not _has_srd_types(native):
+            return
+        if options.calibrate is None and options.imatrix is not None:
+            self.why_fast = (
+                "The imatrix weighs the errors, so SRD, which measures the inputs itself, was left out."
+            )
+            return
+        # A calibration that was asked for is made or fails: it is not left out quietly.
+        if options.calibrate is None and (obstacle := self._obstacle(native)):
+            self.why_fast = f"{obstacle}, so the data-free search was used instead of SRD."
+            return
+        self.options = replace(options, effort="srd")
+
+    def _obstacle(self, native: _core.Plan) -> str | None:
+        """Why no calibration can be made on the bundled text; None where it can."""
+        try:
+            native.check_runnable()
+        except ModelError:
+            return f"srd-rs cannot run this model of the architecture {shown(native.arch)} to calibrate it"
+        return (
+            None if self._reads_text(native) else "srd-rs cannot read a text with the tokenizer of this model"
+        )
+
+    def _reads_text(self, native: _core.Plan) -> bool:
+        """Whether the calibration text can become tokens: by tokenizer.json, or by the vocabulary of the metadata."""
+        if (self.source.path / "tokenizer.json").is_file():
+            return True
+        from srd_rs.vocab.tokenizer import from_metadata
+
+        metadata = native.metadata() if self._description is None else self._description[0]
+        try:
+            from_metadata({key: value for key, _, value in metadata}, self.source.path, "")
+        except (ModelError, ImportError):
+            return False
+        return True
+
+    def _native(
+        self, options: ConvertOptions, calibration: _core.Calibration | None = None, *, check: bool = True
+    ) -> _core.Plan:
+        file, text = calibration_file(options), calibration_text(options)
+        if check:
+            names = effects.given(options)
+            made = text is not None and file is None
+            effects.check(options, names, from_gguf=self.from_gguf, text=made, measured=file is not None)
+        if file is not None and calibration is None:
+            calibration = _core.open_calibration(file)
+        name = _text_name(options) if file is None else None
+        if self.from_gguf:
+            return _core.plan_gguf(self.source.path, self.gguf, options, calibration, name)
+        if self._description is None:
+            self._description = _described(self.source, options)
+        metadata, tensors, facts, files = self._description
+        return _core.plan_checkpoint(
+            self.source.path, metadata, tensors, facts, self.gguf, options, files, calibration, name
+        )
 
 
-def _plan_checkpoint(
-    source: Source,
-    gguf: Path,
-    options: ConvertOptions,
-    calibration: _core.Calibration | None,
-    text: str | None,
-) -> _core.Plan:
+def native_plan(source: Source, output: StrPath | None, options: ConvertOptions) -> _core.Plan:
+    """The native plan of a conversion."""
+    return Planner(source, output, options).plan()
+
+
+def _has_srd_types(native: _core.Plan) -> bool:
+    """Whether a tensor gets a type that effort srd quantises, and has another type now."""
+    return any(t.type in _core.FEEDBACK_TYPES and t.type not in t.source_types for t in native.tensors)
+
+
+def _text_name(options: ConvertOptions) -> str | None:
+    """What the output calls the text of the calibration; None without calibration."""
+    text = calibration_text(options)
+    if text is None:
+        return None
+    return os.fspath(text) if text in ("builtin", "random") else Path(text).name
+
+
+_Description = tuple[list[tuple[str, str, object]], str, "ModelFacts", list[Path]]
+"""Metadata, tensors as JSON, facts for the mixes, and the files that were read."""
+
+
+def _described(source: Source, options: ConvertOptions) -> _Description:
     from srd_rs import families, vocab
     from srd_rs.checkpoint import Checkpoint, flatten
 
@@ -125,10 +213,7 @@ def _plan_checkpoint(
         )
     )
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    files = model_files(checkpoint.folder)
-    return _core.plan_checkpoint(
-        model, metadata.entries(), tensors, spec.hparams, gguf, options, files, calibration, text
-    )
+    return list(metadata.entries()), tensors, spec.hparams, model_files(checkpoint.folder)
 
 
 def _embedding_rows(spec: ModelSpec, model: Path) -> int:

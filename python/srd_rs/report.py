@@ -69,6 +69,8 @@ class Plan:
     """What a conversion will write, known before a weight is read.
 
     `total_bytes` is the exact size of all output files; `bpw` is the number of bits per weight over all tensors.
+    `effort` is ``"srd"`` or ``"fast"``; `why_fast` is a sentence where `effort` is ``"fast"`` although nobody asked for
+    that, and None otherwise; `text` names the calibration text, None without calibration.
     """
 
     arch: str
@@ -81,11 +83,17 @@ class Plan:
     n_weights: int
     bpw: float
     container: PlannedContainer | None
+    effort: str = "fast"
+    why_fast: str | None = None
+    text: str | None = None
 
     @classmethod
-    def of(cls, native: _core.Plan) -> Plan:
+    def of(
+        cls, native: _core.Plan, effort: str = "fast", why_fast: str | None = None, text: str | None = None
+    ) -> Plan:
         """A native plan as plain data: it holds no file open."""
-        return cls(**{f.name: getattr(native, f.name) for f in fields(cls)})
+        facts = {f.name: getattr(native, f.name) for f in fields(cls) if hasattr(native, f.name)}
+        return cls(**facts, effort=effort, why_fast=why_fast, text=text)
 
     @property
     def output(self) -> Path:
@@ -104,7 +112,10 @@ class ConvertReport:
 
     `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
     (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
-    `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, None where none was written.
+    `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, None where none was written;
+    `calibration_tokens` is the number of tokens of the calibration, None without calibration; `srd_tokens` is the
+    number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
+    otherwise.
     """
 
     plan: Plan
@@ -116,6 +127,8 @@ class ConvertReport:
     container: SealedContainer | None
     method: str = "search"
     sidecar: Path | None = None
+    calibration_tokens: int | None = None
+    srd_tokens: int | None = None
 
     @property
     def output(self) -> Path:

@@ -43,7 +43,7 @@ mod weights;
 
 use crate::error::Result;
 
-pub use pass::{Logits, RunOptions, run};
+pub use pass::{Logits, RunOptions, check, run};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {

@@ -81,6 +81,18 @@ pub fn run(
     })
 }
 
+/// Checks that [`run`] can run a model, without running it.
+///
+/// # Errors
+/// Returns [`Error::Model`] if the forward pass does not know the architecture or a tensor, or if metadata or tensors do not
+/// fit.
+pub fn check(source: &BoundModel) -> Result<()> {
+    let progress = Progress::default();
+    let weights = Weights::new(source, &progress, 0);
+    let model = Model::read(source, &weights, 1)?;
+    model.layers.iter().try_for_each(|layer| Projections::find(&weights, &model, layer).map(drop))
+}
+
 fn longest(tokens: &[Vec<u32>]) -> Result<usize> {
     let fix = "Pass a text of at least a few hundred tokens";
     if let Some(empty) = tokens.iter().position(Vec::is_empty) {

@@ -13,6 +13,7 @@ use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
 use crate::formats::imatrix::Importance;
 use crate::formats::safetensors::Checkpoint;
+use crate::forward;
 use crate::model::bound::BoundModel;
 use crate::model::source::Source;
 use crate::model::spec::TensorSpec;
@@ -98,7 +99,7 @@ impl Asked<'_> {
             Some(calibration) => Some(Calibrated::by(calibration)),
             None => self.calibration_text.as_deref().map(Calibrated::expected),
         };
-        let recorded = options.provenance || options.axm;
+        let recorded = options.provenance || options.axm();
         let provenance = recorded.then(|| self.provenance(headers)).transpose()?;
         Ok(PlanOptions {
             recipe: options.recipe()?,
@@ -289,6 +290,11 @@ impl Plan {
     #[getter]
     fn source_digest(&self) -> Option<&str> {
         self.inner.model.metadata.get("srd.source.digest").and_then(Value::as_str)
+    }
+
+    /// Raises ModelError where the forward pass cannot run the model, so that no calibration can be made.
+    fn check_runnable(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, || forward::check(&self.inner.model))
     }
 
     /// The metadata of the output as (key, kind, value), arrays in full.

@@ -16,7 +16,8 @@ use crate::sign::keys::{self, MasterKey, Origin};
 #[derive(FromPyObject)]
 pub struct ConvertOptions {
     pub quant: String,
-    pub effort: String,
+    /// `None` is what `srd_rs.planning` has not chosen yet: the plain search.
+    pub effort: Option<String>,
     tensor_types: Vec<String>,
     token_embedding_type: Option<String>,
     output_tensor_type: Option<String>,
@@ -26,7 +27,7 @@ pub struct ConvertOptions {
     pub seed: u64,
     pub split_max_size: Option<u64>,
     pub provenance: bool,
-    pub axm: bool,
+    axm: Option<bool>,
     axm_output: Option<PathBuf>,
     residual_bits: Option<u64>,
     key_file: Option<PathBuf>,
@@ -74,7 +75,12 @@ enum Counts {
 impl ConvertOptions {
     /// Whether second moments are used; otherwise the diagonals of a calibration weigh the errors.
     pub fn feedback(&self) -> bool {
-        self.effort == "srd"
+        self.effort.as_deref() == Some("srd")
+    }
+
+    /// Whether a container is written beside the GGUF.
+    pub fn axm(&self) -> bool {
+        self.axm.unwrap_or(false)
     }
 
     pub fn recipe(&self) -> Result<Recipe> {
@@ -97,7 +103,7 @@ impl ConvertOptions {
         output: &std::path::Path,
         provenance: Option<&Provenance>,
     ) -> Result<Option<ContainerOptions>> {
-        let Some(provenance) = provenance.filter(|_| self.axm) else { return Ok(None) };
+        let Some(provenance) = provenance.filter(|_| self.axm()) else { return Ok(None) };
         let bits = |n: u64| {
             Bits::new(n)
                 .ok_or_else(|| Error::usage(format!("{n} is no width of a residual"), "Use 2, 3 or 4 bits"))

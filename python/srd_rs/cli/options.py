@@ -119,10 +119,10 @@ def convert_option(name: str, **overrides: Any) -> Decorator:
     flag = "--" + name.replace("_", "-")
     attributes: dict[str, Any] = {"help": help, "group": group, "default": field.default}
     flags: Sequence[str] = _FLAGS.get(name, (flag,))
-    if isinstance(field.default, bool):
-        attributes |= {"is_flag": True}
-        if field.default or overrides.get("default"):
-            flags, attributes["show_default"] = (f"{flag}/--no-{flag[2:]}",), True
+    if "bool" in str(field.type):
+        attributes |= {"is_flag": True, "default": field.default}
+        if field.default is not False:
+            flags, attributes["show_default"] = (f"{flag}/--no-{flag[2:]}",), field.default is True
     else:
         attributes |= {"metavar": metavar, "type": _TYPES.get(name, _TYPES_BY_METAVAR.get(metavar, str))}
         if name == "tensor_types":
@@ -141,6 +141,19 @@ def convert_option(name: str, **overrides: Any) -> Decorator:
 def convert_options(**overrides: dict[str, Any]) -> Decorator:
     """Options for all fields of `ConvertOptions` but `srd`, whose parts are options of their own."""
     return apply(convert_option(name, **overrides.get(name, {})) for name in _FIELDS if name != "srd")
+
+
+def fast_option() -> Decorator:
+    """`--fast`, the short form of `--effort fast`. See `chosen_effort`."""
+    help = "Short for --effort fast: only search the scales of each block, without running the model."
+    return click.option("--fast", cls=Option, group="Quality", is_flag=True, help=help)
+
+
+def chosen_effort(effort: str | None, fast: bool) -> str | None:
+    """The effort that `--effort` and `--fast` ask for."""
+    if fast and effort not in (None, "fast"):
+        raise click.UsageError(f"--fast and --effort {effort} contradict each other. Use one of them")
+    return "fast" if fast else effort
 
 
 def output_option(help: str, **attributes: Any) -> Decorator:

@@ -9,7 +9,9 @@ import click
 from srd_rs.cli.convert import container_json, container_lines
 from srd_rs.cli.options import (
     GroupedCommand,
+    chosen_effort,
     convert_option,
+    fast_option,
     json_option,
     output_option,
     signing_options,
@@ -30,6 +32,10 @@ from srd_rs.options import DEFAULTS
     help=f"Mix of tensor types. The default is {DEFAULTS.quant}; for a quantised GGUF it is the mix of that GGUF,"
     " whose blocks are packed unchanged.",
 )
+@convert_option("effort")
+@fast_option()
+@convert_option("calibrate")
+@convert_option("calibrate_tokens")
 @convert_option("residual_bits")
 @convert_option("tensor_types")
 @convert_option("seed", group=None, help="Seed of the noise.")
@@ -38,16 +44,24 @@ from srd_rs.options import DEFAULTS
 @convert_option("max_memory")
 @convert_option("overwrite")
 @json_option()
-def command(model: str, output: str | None, residual_bits: str, as_json: bool, **options: Any) -> None:
+def command(
+    model: str,
+    output: str | None,
+    residual_bits: str,
+    effort: str | None,
+    fast: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Turn MODEL into an .axm container: what convert writes, without the GGUF.
 
     srd-rs extract writes the GGUF from the container, byte for byte.
     """
     from srd_rs import container
 
-    bits = int(residual_bits) or None
+    options |= {"residual_bits": int(residual_bits) or None, "effort": chosen_effort(effort, fast)}
     with progress_bar(wanted=not as_json) as progress:
-        report = container.pack(model, output, residual_bits=bits, progress=progress, **options)
+        report = container.pack(model, output, progress=progress, **options)
     sealed = report.container
     if sealed is None:
         raise AssertionError("pack writes a container")
