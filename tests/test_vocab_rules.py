@@ -56,6 +56,14 @@ def test_what_is_added_to_a_text(tmp_path: Path) -> None:
     assert metadata.get(f"{KEY}add_bos_token") is True and metadata.get(f"{KEY}add_sep_token") is False
 
 
+def test_what_is_added_where_no_file_says_so(tmp_path: Path) -> None:
+    rules = VocabularyRules(add_if_open={"bos": True, "sep": True})
+    assert read(tmp_path, rules).get(f"{KEY}add_bos_token") is True
+    write_folder(tmp_path, tokenizer_config_json={"add_bos_token": False})
+    metadata = read(tmp_path, rules)
+    assert metadata.get(f"{KEY}add_bos_token") is False and metadata.get(f"{KEY}add_sep_token") is True
+
+
 def test_rows_that_a_family_rounds_up(tmp_path: Path) -> None:
     metadata = read(tmp_path, VocabularyRules(padded=True), rows=264, vocab_size=260)
     assert metadata.get(f"{KEY}tokens")[260:] == [f"[PAD{i}]" for i in range(260, 264)]

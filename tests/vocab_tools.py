@@ -23,6 +23,11 @@ CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LETTERS_SYMBOLS = r"[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = f"{CONTRACTIONS}|{LETTERS_SYMBOLS % chr(92)}".replace("\\|", r"\p{N}{1,3}|", 1)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def split(regex: str) -> dict[str, Any]:
@@ -197,6 +202,29 @@ def many_texts(count: int) -> list[str]:
         out.append(" ".join(source.choices(words, k=source.randint(1, 12))))
         out.append("".join(source.choices(letters, k=source.randint(1, 40))))
     return out[:count]
+
+
+def byte_ranks(pattern: str, size: int = 1200) -> dict[bytes, int]:
+    """The ranks of a vocabulary that the tokenizers library trains behind the splitting by `pattern`."""
+    import pytest
+
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    pre = tokenizers.pre_tokenizers
+    tokenizer.pre_tokenizer = pre.Sequence(
+        [
+            pre.Split(tokenizers.Regex(pattern), "isolated"),
+            pre.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = byte_alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size, show_progress=False, initial_alphabet=list(alphabet)
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    ordered = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    tokens = [bytes(alphabet[c] for c in text) for text, _ in ordered]
+    return {token: rank for rank, token in enumerate([*sorted(tokens[:256]), *tokens[256:]])}
 
 
 def corpus() -> list[str]:

@@ -24,6 +24,8 @@ MODEL_FILES: Final = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tekken.json",
+    "tiktoken.model",
+    "*.tiktoken",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

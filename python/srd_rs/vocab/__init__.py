@@ -4,14 +4,14 @@ llama.cpp reads them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.metadata import Metadata
 from srd_rs.reading import shown
-from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, unigram, wordpiece
+from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, tekken, tiktoken, unigram, wordpiece
 from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.config import read_config
 from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse
@@ -107,9 +107,11 @@ class _Loader:
             return self._slow_files
         if (self.folder / "vocab.txt").is_file():
             return self._vocab_txt
-        fix = "Add tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
         if (self.folder / "tekken.json").is_file():
-            fix = "tekken.json alone is not read: add the tokenizer.json of the model's Hugging Face form"
+            return self._tekken
+        if (ranks := tiktoken.find_file(self.folder)) is not None:
+            return partial(self._tiktoken, ranks)
+        fix = "Add tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
         refuse(self.folder, "no tokenizer in the folder", fix)
 
     def _sentencepiece_file(self) -> Path | None:
@@ -153,6 +155,9 @@ class _Loader:
         file = self._open(with_model=False)
         added = self._added(file)
         bytes_in_llama = path.name == "tokenizer.model" and self.rules.kind != "t5"
+        version = path.suffix[1:] if path.suffix.startswith(".v") else None
+        if version is not None:
+            self._mistral_template(version, path, is_tekken=False)
         if file is not None and "model" in file.sections and unigram.is_unigram(file):
             if not (bytes_in_llama and model.byte_fallback):
                 self._unigram(metadata, unigram.from_tokenizer_json(file, self.size, added), file, added, {})
@@ -243,6 +248,45 @@ class _Loader:
         pre = self.pre or pretokenizer.for_slow_files(self.folder, self.tokenizer_config)
         added = self._added(None)
         vocabulary = bpe.from_slow_files(self.folder, self.size, added)
+        self._write(metadata, vocabulary, "gpt2", pre, None, added)
+
+    def _tekken(self, metadata: Metadata) -> None:
+        path = self.folder / "tekken.json"
+        found = tekken.read(path, self.size)
+        pre = self.pre or pretokenizer.for_pattern(found.pattern, path, ignore_merges=True)
+        self.rules = replace(
+            self.rules,
+            corrected={**found.roles, **self.rules.corrected},
+            add={"bos": True, "eos": False, **self.rules.add},
+        )
+        self._mistral_template(found.version, path, is_tekken=True)
+        self._write(metadata, found.vocabulary, "gpt2", pre, None, self._added(None))
+
+    def _mistral_template(self, version: str, path: Path, *, is_tekken: bool) -> None:
+        """Take llama.cpp's own chat template for a folder of Mistral's format without one."""
+        name = tekken.template_name(version, tekken=is_tekken)
+        if self.templates:
+            return
+        if name is None:
+            what = "%s: llama.cpp has no chat template for the version %s, and the folder has no chat_template.jinja"
+            log.warning(what, path, shown(version))
+        else:
+            self.templates = {chat.DEFAULT: name}
+
+    def _tiktoken(self, path: Path, metadata: Metadata) -> None:
+        known = tiktoken.published(path, self.tokenizer_config)
+        if known is not None:
+            self.rules = replace(
+                self.rules,
+                tokens={**known.tokens, **self.rules.tokens},
+                corrected={**known.corrected, **self.rules.corrected},
+            )
+        pre = self.pre or (known.pre if known is not None else None)
+        if pre is None:
+            what = "no file says how text is split before tiktoken's ranks are used"
+            refuse(path, what, "Name the splitting with --pre-tokenizer, or add tokenizer.json")
+        added = self._added(None)
+        vocabulary = tiktoken.from_file(path, self.size, added, known)
         self._write(metadata, vocabulary, "gpt2", pre, None, added)
 
     def _open(self, *, with_model: bool) -> TokenizerJson | None:

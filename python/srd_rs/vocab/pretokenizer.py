@@ -198,6 +198,17 @@ def _gpt2_name(normalizer: dict[str, Any], processor: dict[str, Any]) -> str:
     return "olmo" if normalizer.get("type") == "NFC" else "gpt-2"
 
 
+def for_pattern(pattern: str, place: Path, *, ignore_merges: bool) -> str:
+    """Return the name for a single regular expression, for files that state nothing else of the splitting."""
+    splitting = lookup((pattern,))
+    if splitting is None:
+        what = f"llama.cpp has no pre-tokenizer that splits by '{pattern[:300]}'"
+        refuse(
+            place, what, "Name one that comes close with --pre-tokenizer (llama.cpp's names, such as tekken)"
+        )
+    return splitting.ignoring if ignore_merges and splitting.ignoring else splitting.plain
+
+
 def for_slow_files(folder: Path, config: dict[str, Any]) -> str:
     """Return the name for vocab.json and merges.txt, which say nothing of splitting. The class of the tokenizer
     decides."""

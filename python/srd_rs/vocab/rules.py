@@ -36,6 +36,8 @@ class VocabularyRules:
     """Write the number of token types (``type_vocab_size``), which encoders have."""
     add: Mapping[str, bool] = field(default_factory=dict)
     """Role to whether its token is added to a text, whatever the files say."""
+    add_if_open: Mapping[str, bool] = field(default_factory=dict)
+    """The same, where the files do not say so."""
     tokens: Mapping[str, str | int] = field(default_factory=dict)
     """Role to the text or id of its token, for roles that the files leave open, where the vocabulary has the token."""
     corrected: Mapping[str, str | int] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class VocabularyRules:
     def __post_init__(self) -> None:
         if self.kind is not None and self.kind not in KINDS:
             raise ValueError(f"{self.kind!r} is not one of {', '.join(KINDS)}")
-        unknown = {*self.add, *self.tokens, *self.corrected} - set(ROLES)
+        unknown = {*self.add, *self.add_if_open, *self.tokens, *self.corrected} - set(ROLES)
         if unknown:
             raise ValueError(f"{sorted(unknown)} are not roles")
         for size in self.by_size:
@@ -81,3 +83,28 @@ PHI3: Final = VocabularyRules(spaces_stay_visible=True)
 T5: Final = VocabularyRules(kind="t5")
 ENCODER: Final = VocabularyRules(token_types=True)
 """BERT and its relatives: WordPiece, byte-level BPE or Unigram, as the files say."""
+MODERN_BERT: Final = VocabularyRules(add_if_open={"bos": True, "eos": True, "sep": True})
+EUROBERT: Final = VocabularyRules(add_if_open={"bos": False})
+CHATGLM: Final = VocabularyRules(
+    add={"bos": False}, tokens={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
+)
+GLM: Final = VocabularyRules(
+    tokens={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
+)
+"""GLM-4 and later, dense and MoE."""
+GLM_EDGE: Final = VocabularyRules(
+    tokens={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>", "bos": "<|endoftext|>"}
+)
+SOLAR_OPEN: Final = VocabularyRules(
+    tokens={"eos": "<|endoftext|>", "eot": "<|endoftext|>", "unk": "<unk>", "bos": "<|startoftext|>"}
+)
+HUNYUAN_MOE: Final = VocabularyRules(corrected={"bos": "<|bos|>"})
+HUNYUAN_DENSE: Final = VocabularyRules(end_key="eod_token_id")
+DOTS3: Final = VocabularyRules(tokens={"eot": "<|endofassistant|>"})
+INTERN_S1: Final = VocabularyRules(tokens={"bos": 151643})
+LAGUNA: Final = VocabularyRules(control=("</assistant>",))
+MUSE_GLIMMER: Final = VocabularyRules(corrected={"eot": "<|eot|>"})
+LLADA: Final = VocabularyRules(add={"bos": True})
+MAMBA: Final = VocabularyRules(padded=True)
+"""Mamba and hybrids with Mamba, whose embedding has more rows than tokens."""
+NO_TOKENIZER: Final = VocabularyRules(kind="none")

@@ -51,11 +51,16 @@ class SentencePieceModel:
 
 
 def is_sentencepiece(path: Path) -> bool:
-    """Say whether `path` is a file and not one of tiktoken's, which have the same name (Llama 3, Kimi)."""
+    """Say whether `path` is a file and not one of tiktoken's, which can have the same name (Llama 3, ChatGLM4)."""
+    return path.is_file() and not is_tiktoken(path)
+
+
+def is_tiktoken(path: Path) -> bool:
+    """Say whether `path` is a file of tiktoken."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return _TIKTOKEN_LINE.match(file.read(4096)) is None
+        return _TIKTOKEN_LINE.match(file.read(4096)) is not None
 
 
 def read_model(path: Path) -> SentencePieceModel:

@@ -227,9 +227,12 @@ def find(
     if file is not None:
         _look_into(finder, file)
     for role in finder.roles if config else ():
+        # A flag of tokenizer_config.json counts where the post-processor says nothing.
         flag = finder.config.get(f"add_{role}_token")
         if isinstance(flag, bool):
             finder.found.add.setdefault(role, flag)
+    for role, value in rules.add_if_open.items():
+        finder.found.add.setdefault(role, value)
     finder.set_by_text(folder / "tokenizer_config.json")
     path = folder / "config.json"
     model = read_json(path) or fallback
