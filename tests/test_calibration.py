@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 import srd_rs
-from srd_rs import errors
+from srd_rs import calibration, errors
 from support import EXAMPLE, WIKI_TEST, require, srd
 
 ARCHITECTURES = (
@@ -184,3 +185,17 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     assert b"/4096 tokens" in drawn and b"calibrating" in drawn
     quiet = srd("calibrate", EXAMPLE, "-o", tmp_path / "d", "--calibrate-tokens", 512, "--text", "random")
     assert quiet.code == 0 and quiet.stderr == ""
+
+
+def test_the_default_block_depends_on_the_weights_and_on_the_experts() -> None:
+    def block(*shape: int, tokens: int = 8192, weights: int = 10**9) -> int:
+        tensor = SimpleNamespace(name="blk.0.ffn_down.weight", shape=shape)
+        return calibration._default_block(SimpleNamespace(tensors=[tensor]), weights, tokens)  # type: ignore[arg-type]
+
+    assert block(8960, 1536) == 2048
+    assert block(8960, 1536, tokens=4096) == 1024
+    assert block(14336, 4096, weights=7 * 10**9) == 1024
+    assert block(28672, 8192, weights=7 * 10**10) == 256
+    # 64 experts of 4096 columns: sums in blocks of 512 columns take 512 MiB.
+    assert block(4096, 2048, 64) == 512
+    assert block(4096, 2048, 256) == 256

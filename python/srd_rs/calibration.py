@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -31,15 +32,18 @@ DEFAULT_CTX: Final = 512
 """Default number of tokens of a chunk. Encoders get chunks of `ENCODER_CTX` tokens, because encoders read short texts,
 and the inputs of the matrices depend on the length."""
 ENCODER_CTX: Final = 64
-TOKENS: Final = (4096, 16384)
+TOKENS: Final = (8192, 16384)
 """Smallest and largest default number of tokens."""
 TOKENS_TIMES_WEIGHTS: Final = 10**13
 """The default number of tokens is this product divided by the weights, because the time of the forward pass grows with
 both."""
 BLOCKS: Final = (256, 2048)
 """Smallest and largest default number of columns of a block of the second moments H."""
-BLOCK_TIMES_WEIGHTS: Final = 5 * 10**11
-"""The default block is this product divided by the weights, because the time of the solver grows with both."""
+BLOCK_TIMES_WEIGHTS: Final = 8 * 10**12
+"""The default block is this product divided by the weights, because the time of the solver and the bytes of the
+calibration grow with both."""
+MAX_LAYER_BYTES: Final = 512 << 20
+"""The default block is so small that the sums of a layer take no more than this. Only mixtures of experts reach it."""
 TOKENS_PER_SIDE: Final = 4
 """Least number of tokens for each column of a block: with fewer tokens H describes the tokens, not the text."""
 MAX_TEXT_BYTES: Final = 64 << 20
@@ -95,7 +99,7 @@ def calibrate(
     model: a checkpoint folder or a GGUF, as for `convert`.
     text: ``"builtin"`` (a bundled public-domain text), ``"random"`` (token ids) or the name of a UTF-8 file.
     tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text. By default
-        4096 to 16384 tokens, the more the smaller the model, in chunks of 512, or of 64 for an encoder.
+        8192 to 16384 tokens, the more the smaller the model, in chunks of 512, or of 64 for an encoder.
     block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H. By default 256 to 2048, the larger the
         smaller the model.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
@@ -161,7 +165,7 @@ def measure(
     metadata = {key: value for key, _, value in native.metadata()}
     weights = _multiplied_weights(native.plan)
     tokens = _default_tokens(weights) if tokens is None else tokens
-    block = _default_block(weights, tokens) if block is None else block
+    block = _default_block(native.plan, weights, tokens) if block is None else block
     ctx = _default_ctx(metadata) if ctx is None else ctx
     if tokens < 1 or ctx < 2 or block < 0:
         raise UsageError(message("calibration", "tokens, ctx and block must be positive", "Correct them"))
@@ -199,9 +203,22 @@ def _default_tokens(weights: int) -> int:
     return min(max(TOKENS_TIMES_WEIGHTS // weights, TOKENS[0]), TOKENS[1])
 
 
-def _default_block(weights: int, tokens: int) -> int:
-    side = min(BLOCK_TIMES_WEIGHTS // weights, tokens // TOKENS_PER_SIDE)
+def _default_block(plan: _core.Plan, weights: int, tokens: int) -> int:
+    of_layer = max(_inputs_of_layers(plan).values(), default=1)
+    by_memory = MAX_LAYER_BYTES // (4 * of_layer)
+    side = min(BLOCK_TIMES_WEIGHTS // weights, tokens // TOKENS_PER_SIDE, by_memory)
     return min(max(side // BLOCKS[0] * BLOCKS[0], BLOCKS[0]), BLOCKS[1])
+
+
+def _inputs_of_layers(plan: _core.Plan) -> Counter[str]:
+    """For each layer the number of values in the inputs of its matrices, every expert counted. Inputs that two
+    matrices share count twice."""
+    values: Counter[str] = Counter()
+    for tensor in plan.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+            experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
+            values[tensor.name.split(".")[1]] += tensor.shape[0] * experts
+    return values
 
 
 def _default_ctx(metadata: dict[str, Any]) -> int:

@@ -100,7 +100,7 @@ class ConvertOptions:
     calibrate_tokens: int | None = _option(
         None,
         "Calibration",
-        "Number of tokens of the calibration. The default is 4096 to 16384; small models get more.",
+        "Number of tokens of the calibration. The default is 8192 to 16384; small models get more.",
         "N",
     )
     calibrate_block: int | None = _option(

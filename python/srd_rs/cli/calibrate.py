@@ -37,7 +37,7 @@ from srd_rs.cli.text import printable, size_text
     "tokens",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of tokens. The default is 4096 to 16384; small models get more.",
+    help="Number of tokens. The default is 8192 to 16384; small models get more.",
 )
 @click.option(
     "--ctx",
