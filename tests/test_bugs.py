@@ -140,7 +140,7 @@ def test_a_model_that_bitsandbytes_did_quantise_is_refused(
     shutil.copytree(bugs / "bnb_config_left", folder)
     rewrite(folder, lambda tensors: change(tensors, name, dtype))
     run = convert(folder, tmp_path / "out.gguf")
-    assert run.code == 1 and "quantised already" in run.stderr
+    assert run.code == 1 and "quant" in run.stderr and not (tmp_path / "out.gguf").exists()
 
 
 def change(tensors: dict[str, Any], name: str, dtype: str | None) -> dict[str, Any]:
@@ -205,9 +205,33 @@ def test_f64_converts(bugs: Path, tmp_path: Path) -> None:
     assert np.array_equal(found, wanted)
 
 
-def test_fp8_with_block_scales_is_refused(bugs: Path, tmp_path: Path) -> None:
-    run = convert(bugs / "fp8_block", tmp_path / "out.gguf")
-    assert run.code == 1 and "quantised already" in run.stderr
+def test_fp8_with_block_scales_is_decoded(bugs: Path, tmp_path: Path) -> None:
+    """Each weight is its code times the scale of its block."""
+    import numpy as np
+    from gguf import GGUFReader
+
+    run = convert(bugs / "fp8_block", tmp_path / "out.gguf", "-q", "F32")
+    assert run.code == 0 and "FP8 with scales" in run.stderr
+    raw = (bugs / "fp8_block" / "model.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+
+    def part(name: str, kind: str) -> np.ndarray:
+        begin, end = header[name]["data_offsets"]
+        return np.frombuffer(raw[8 + size + begin : 8 + size + end], kind).reshape(header[name]["shape"])
+
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert header[f"{name}_scale_inv"]["dtype"] == "BF16"
+    codes = part(name, "u1")
+    scale = (part(f"{name}_scale_inv", "<u2").astype(np.uint32) << 16).view(np.float32)
+    exponent, fraction = (codes >> 3 & 15).astype(np.int32), (codes & 7) / np.float32(8)
+    size_of = np.where(exponent == 0, fraction * 2.0**-6, (1 + fraction) * 2.0 ** (exponent - 7.0))
+    values = np.where(codes > 127, -size_of, size_of).astype(np.float32)
+    config = json.loads((bugs / "fp8_block" / "config.json").read_text())
+    height, width = config["quantization_config"]["weight_block_size"]
+    whole = scale.repeat(height, 0).repeat(width, 1)[: codes.shape[0], : codes.shape[1]]
+    found = {t.name: t.data for t in GGUFReader(tmp_path / "out.gguf").tensors}
+    assert np.array_equal(found["blk.0.ffn_down.weight"], values * whole)
 
 
 def test_an_imatrix_of_another_model_is_an_error(bugs: Path, tmp_path: Path) -> None:

@@ -31,12 +31,17 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor of the checkpoint has the name of a safetensors dtype (``"BF16"``), a row-major shape, and the file
-    that holds the tensor."""
+    that holds the tensor. A weight that is decoded from codes has the transform that decodes it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     shard: str
+    decoded: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the leaf of a transform that reads the tensor."""
+        return {"op": "source", "tensor": self.name} if self.decoded is None else dict(self.decoded)
 
 
 @dataclass

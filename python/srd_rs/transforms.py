@@ -14,6 +14,12 @@ from typing import Any
 
 Shape = tuple[int, ...]
 Json = dict[str, Any]
+Leaf = Callable[[str], Json]
+
+
+def source(name: str) -> Json:
+    """Return the leaf that reads a tensor of the checkpoint under this very name."""
+    return {"op": "source", "tensor": name}
 
 
 class Transform:
@@ -32,8 +38,8 @@ class Transform:
         for part in self.parts:
             yield from part.sources()
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        """The node as plain data; `name_of` maps a source's canonical name to its name in the checkpoint."""
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        """The node as plain data; `leaf_of` gives the leaf that reads the source with a canonical name."""
         raise NotImplementedError
 
 
@@ -51,8 +57,8 @@ class Source(Transform):
     def sources(self) -> Iterator[Source]:
         yield self
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "source", "tensor": name_of(self.tensor)}
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return leaf_of(self.tensor)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ class PermuteHeads(_Unary):
         if self.heads < 1 or self.shape[0] % (2 * self.heads):
             raise ValueError(f"{self.shape[0]} rows are not {self.heads} heads of an even size")
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "permute_heads", "of": self.of.to_json(name_of), "heads": self.heads}
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "permute_heads", "of": self.of.to_json(leaf_of), "heads": self.heads}
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ class Affine(_Unary):
     mul: float = 1.0
     add: float = 0.0
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "affine", "of": self.of.to_json(name_of), "mul": self.mul, "add": self.add}
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "affine", "of": self.of.to_json(leaf_of), "mul": self.mul, "add": self.add}
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,8 @@ class Rows(_Unary):
     def shape(self) -> Shape:
         return (*(self.leading or (self.count,)), *self.of.shape[1:][-1:])
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "rows", "of": self.of.to_json(name_of), "start": self.start, "count": self.count}
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "rows", "of": self.of.to_json(leaf_of), "start": self.start, "count": self.count}
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,8 @@ class Concat(Transform):
             return (len(self.of), *first)
         return (sum(part.shape[0] for part in self.of), *first[1:])
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "concat", "of": [part.to_json(name_of) for part in self.of]}
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "concat", "of": [part.to_json(leaf_of) for part in self.of]}
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,12 @@ class Transpose(_Unary):
         *lead, rows, columns = self.of.shape
         return (*lead, columns, rows)
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
-        return {"op": "transpose", "of": self.of.to_json(name_of), "slices": self.slices}
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        of = self.of.to_json(leaf_of)
+        if of["op"] == "transpose" and of.get("slices", 1) == self.slices:
+            inner: Json = of["of"]
+            return inner  # turned twice
+        return {"op": "transpose", "of": of, "slices": self.slices}
 
 
 @dataclass(frozen=True)
@@ -163,5 +173,5 @@ class Generated(Transform):
     def shape(self) -> Shape:
         return (len(self.values),)
 
-    def to_json(self, name_of: Callable[[str], str] = str) -> Json:
+    def to_json(self, leaf_of: Leaf = source) -> Json:
         return {"op": "generated", "values": list(self.values)}

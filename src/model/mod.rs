@@ -14,6 +14,7 @@
 
 pub mod bound;
 pub mod check;
+pub mod dequantize;
 pub mod source;
 pub mod spec;
 pub mod transform;

@@ -14,6 +14,8 @@
 
 use serde::Deserialize;
 
+use crate::model::dequantize::Dequantize;
+
 /// Whether a mix may change the type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -106,6 +108,8 @@ pub enum Transform {
         /// The new shape, outermost dimension first.
         shape: Vec<u64>,
     },
+    /// Weights of a quantized checkpoint, decoded from codes and scales.
+    Dequantize(Dequantize),
     /// Values that are in no source, for example rope factors.
     Generated {
         /// The values.
@@ -133,6 +137,7 @@ impl Transform {
             | Self::Transpose { of, .. }
             | Self::PadRows { of, .. }
             | Self::Reshape { of, .. } => of.for_each_source(f),
+            Self::Dequantize(of) => of.for_each_source(f),
             Self::Generated { .. } => {}
         }
     }

@@ -22,6 +22,7 @@
 //! ```
 
 use crate::error::{Error, Place, Result};
+use crate::model::dequantize::Dequantizer;
 use crate::model::source::Source;
 use crate::model::spec::Transform;
 
@@ -67,6 +68,10 @@ enum Op {
     },
     Reshape {
         of: Box<BoundTransform>,
+    },
+    Dequantize {
+        of: Box<Dequantizer>,
+        sources: Vec<usize>,
     },
     Generated {
         values: Vec<f32>,
@@ -116,6 +121,7 @@ impl BoundTransform {
         match &self.op {
             Op::Source { index } => f(*index),
             Op::Concat { parts } => parts.iter().for_each(|p| p.for_each_source(f)),
+            Op::Dequantize { sources, .. } => sources.iter().for_each(|&index| f(index)),
             Op::Generated { .. } => {}
             Op::PermuteHeads { of, .. }
             | Op::Affine { of, .. }
@@ -140,6 +146,7 @@ impl BoundTransform {
         );
         match &self.op {
             Op::Source { index } => source.read_f32(*index, start, out, &mut scratch.raw),
+            Op::Dequantize { of, .. } => of.read(source, start, out, &mut scratch.raw),
             Op::Generated { values } => {
                 out.copy_from_slice(&values[start as usize..start as usize + out.len()]);
                 Ok(())
@@ -296,6 +303,12 @@ impl Binder<'_> {
                     return Err(self.fail(format!("cannot reshape {:?} to {shape:?}", of.shape)));
                 }
                 self.node(Op::Reshape { of: Box::new(of) }, shape.clone())
+            }
+            Transform::Dequantize(said) => {
+                let of = Dequantizer::bind(said, self.source)?.map_err(|what| self.fail(what))?;
+                let mut sources = Vec::new();
+                said.for_each_source(&mut |name| sources.extend(self.source.find(name)));
+                self.node(Op::Dequantize { of: Box::new(of), sources }, said.shape.clone())
             }
             Transform::Generated { values } => {
                 self.node(Op::Generated { values: values.clone() }, vec![values.len() as u64])

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use crate::error::{Error, Place, Result};
 use crate::formats::gguf::Gguf;
 use crate::formats::safetensors::Checkpoint;
+use crate::model::source::Source;
 use crate::py::metadata;
 use crate::py::watch::detached;
 
@@ -40,6 +42,39 @@ pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<B
         })
         .collect::<PyResult<Vec<_>>>()?;
     PyList::new(py, rows)
+}
+
+/// The bytes of small tensors of a checkpoint by name. A tensor of more than `most` bytes is refused: no weight passes
+/// through Python, but a few formats keep shapes in a tensor.
+#[pyfunction]
+pub fn read_small_tensors<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    names: Vec<String>,
+    most: u64,
+) -> PyResult<Bound<'py, PyDict>> {
+    let read = detached(py, || {
+        let source = Source::from_checkpoint(&Checkpoint::open(&path)?)?;
+        let read_one = |name: &String| {
+            let place = || Place::file(&path).tensor(name);
+            let Some(index) = source.find(name) else {
+                return Err(Error::model(place(), "is missing", "Download the checkpoint again"));
+            };
+            if source.bytes(index) > most {
+                let what = format!("has {} bytes, at most {most} are read", source.bytes(index));
+                return Err(Error::model(place(), what, "Download the checkpoint again"));
+            }
+            let mut bytes = vec![0; source.bytes(index) as usize];
+            source.read_raw(index, 0, &mut bytes)?;
+            Ok(bytes)
+        };
+        names.iter().map(read_one).collect::<Result<Vec<_>>>()
+    })?;
+    let found = PyDict::new(py);
+    for (name, bytes) in names.iter().zip(&read) {
+        found.set_item(name, PyBytes::new(py, bytes))?;
+    }
+    Ok(found)
 }
 
 /// Header of a GGUF: `version`, `alignment`, and `data_offset` of the file or of the first part of a split GGUF,

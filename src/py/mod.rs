@@ -68,6 +68,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint_layout, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_gguf, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::read_small_tensors, module)?)?;
     module.add_function(wrap_pyfunction!(met::met_check, module)?)?;
     module.add_function(wrap_pyfunction!(met::met_sidecar, module)?)?;
     module.add_function(wrap_pyfunction!(options::cpus, module)?)?;

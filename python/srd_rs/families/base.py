@@ -20,7 +20,8 @@ from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.config import Config, normalise
 from srd_rs.families.general import Size, write_general
-from srd_rs.families.table import PLAIN, Table, TensorSpec, count, some
+from srd_rs.families.quantized import plain
+from srd_rs.families.table import Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json, parse_json, read_limited, shown
 from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Source, Transform, Transpose
@@ -86,11 +87,6 @@ class Experts:
     parts: tuple[tuple[str, str, str], ...]
 
 
-_QUANTISED: Final = (
-    ".weight_scale_inv", ".weight_scale", ".weight_scale_2", ".qweight", ".qzeros", ".scales", ".g_idx",
-    ".absmax", ".quant_map", ".SCB", ".weight_packed", ".weight_shape", ".weight_zero_point", ".input_scale",
-    "_scale_inv", "_blocks", ".nested_absmax",
-)  # fmt: skip
 _POOLING: Final = (
     ("pooling_mode_mean_tokens", 1),
     ("pooling_mode_cls_token", 2),
@@ -506,7 +502,7 @@ class Family:
             raise ModelError(
                 message(folder, "no weights in this folder", "Download the *.safetensors files as well")
             )
-        refuse_quantised(self.checkpoint, self.config)
+        self.checkpoint = plain(self.checkpoint, self.config)
         _ = self.n_layer
         self.check()
         present = self.text_tensors
@@ -584,34 +580,3 @@ def refuse_adapter(folder: Path, tensor_names: Collection[str]) -> None:
         raise ModelError(
             message(folder, what, "Merge them into the model (peft: merge_and_unload), then convert")
         )
-
-
-def refuse_quantised(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse a checkpoint that is quantised already, because codes and scales are no weights.
-
-    Plain FP8 without scales is accepted. A bitsandbytes configuration that a merge left behind is accepted with
-    a warning, if every tensor is a plain float and no tensor is a code or a scale.
-    """
-    stated = config.get("quantization_config")
-    method = stated.get("quant_method") if isinstance(stated, dict) else stated
-    if isinstance(stated, dict) and method is None and stated:
-        method = next((key for key in ("load_in_4bit", "load_in_8bit") if stated.get(key)), "unknown")
-    code = next((name for name in checkpoint.tensors if _is_code(name)), None)
-    odd = next((t for t in checkpoint.tensors.values() if t.dtype not in PLAIN), None)
-    if code is None and method == "fp8":
-        return
-    if code is None and odd is None and method in ("bitsandbytes", "load_in_4bit", "load_in_8bit"):
-        what = "%s: quantization_config names bitsandbytes, but every tensor is a plain float: the entry is left over"
-        log.warning(what + " from training and is ignored", config.file)
-        return
-    signs = [] if method is None else [f"quantization_config: {shown(method)}"]
-    signs += [] if code is None else [f"it has '{code}'"]
-    if signs:
-        what = f"the checkpoint is quantised already ({', '.join(signs)})"
-        raise config.error(what, "Convert the original checkpoint in BF16, F16 or F32")
-
-
-def _is_code(name: str) -> bool:
-    """Say whether a tensor holds codes, scales or tables of a quantised checkpoint. The name of the tensor
-    decides."""
-    return name.endswith(_QUANTISED) or ".quant_state." in name

@@ -182,7 +182,7 @@ def _spec(entry: _Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
         raise ModelError(
             message(f"tensor '{entry.name}'", "has no elements", "Check the sizes in config.json")
         )
-    transform = entry.transform.to_json(lambda name: tensors[name].name)
+    transform = entry.transform.to_json(lambda name: tensors[name].to_json())
     return TensorSpec(entry.name, shape, store_of(entry.name, shape), transform)
 
 
