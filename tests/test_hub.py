@@ -49,6 +49,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlparse(self.path).path)
+        if "org/shut" in path:
+            return self._json({"error": "Access to model org/shut is restricted"}, 403, "GatedRepo")
         for name, folder in self.folders.items():
             files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
             if path.startswith(f"/api/models/{name}/tree/"):
@@ -264,3 +266,93 @@ def test_readers_open_nothing_else(fixtures: Path, tmp_path: Path) -> None:
             seen |= set(json.loads(done.stdout))
     assert {"config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "README.md"} <= seen
     assert [name for name in seen if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+def test_one_file_of_a_model_on_the_hub(
+    local_hub: dict[str, str], tmp_path: Path, example_q4_k_m: Path
+) -> None:
+    """A GGUF on the hub, in every form of its name and in every command that reads a GGUF."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    shutil.copy(example_q4_k_m, folder / "m.gguf")
+    Hub.folders["org/made"] = folder
+    forms = (
+        "hf://org/made/m.gguf",
+        "hf://org/made@main/m.gguf",
+        "https://huggingface.co/org/made/blob/main/m.gguf",
+        "https://huggingface.co/org/made/resolve/main/m.gguf?download=true",
+    )
+    for form in forms:
+        run = srd("inspect", form, "--json", env=local_hub)
+        assert run.code == 0 and run.json["kind"] == "gguf", run.stderr
+    run = srd(
+        "convert",
+        "--fast",
+        forms[0],
+        "-q",
+        "Q5_K_M",
+        "--allow-requantize",
+        "--no-axm",
+        "--dry-run",
+        env=local_hub,
+    )
+    assert run.code == 0, run.stderr
+    run = srd("met", forms[0], env=local_hub, cwd=tmp_path)
+    assert run.code == 0 and (tmp_path / "m.met.json").exists(), run.stderr
+    assert srd("hydrate", forms[0], env=local_hub).code == 0
+    run = srd("inspect", "hf://org/made/other.gguf", env=local_hub)
+    assert run.code == 1 and "no such file" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_models_by_every_form_of_their_name(local_hub: dict[str, str], tmp_path: Path) -> None:
+    Hub.folders["org/Some-Model"] = EXAMPLE
+    forms = (
+        "org/Some-Model",
+        "org/Some-Model@main",
+        "hf://org/Some-Model",
+        "https://huggingface.co/org/Some-Model",
+        "https://huggingface.co/org/Some-Model/",
+        "https://huggingface.co/org/Some-Model/tree/main",
+        "https://huggingface.co/org/Some-Model?library=transformers",
+        "https://hf.co/org/Some-Model#files",
+    )
+    for form in forms:
+        run = srd("convert", "--fast", form, "--dry-run", "--json", env=local_hub, cwd=tmp_path)
+        assert run.code == 0 and run.json["output"] == "Some-Model-Q4_K_M.gguf", (form, run.stderr)
+    run = srd("inspect", forms[0], "--json", env=local_hub, cwd=tmp_path)
+    assert run.code == 0 and run.json["kind"] == "safetensors"
+
+
+def test_addresses_of_other_places(tmp_path: Path) -> None:
+    for command in ("convert", "inspect", "calibrate"):
+        extra = ("-o", tmp_path / "c") if command == "calibrate" else ()
+        run = srd(command, "https://example.org/org/name", *extra, cwd=tmp_path)
+        assert run.code == 2 and "hf://ORG/NAME" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_the_hub_offline(local_hub: dict[str, str], tmp_path: Path) -> None:
+    run = srd("convert", "org/any", "--dry-run", env={**local_hub, "HF_HUB_OFFLINE": "1"}, cwd=tmp_path)
+    assert run.code == 1 and "the hub cannot be reached" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_python_takes_the_same_names(
+    local_hub: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub.folders["org/Some-Model"] = EXAMPLE
+    code = (
+        "import srd_rs; p = srd_rs.plan('hf://org/Some-Model', effort='fast');"
+        "print(p.output, srd_rs.inspect('org/Some-Model').kind)"
+    )
+    import os
+    import subprocess
+    import sys
+
+    env = {**os.environ, **local_hub}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["Some-Model-Q4_K_M.gguf", "safetensors"], done.stderr
+
+
+def test_a_gated_model_has_its_sentence(local_hub: dict[str, str], tmp_path: Path) -> None:
+    run = srd("convert", "org/shut", "--dry-run", env=local_hub, cwd=tmp_path)
+    assert run.code == 1 and "the model is gated" in run.stderr and "hf auth login" in run.stderr
+    assert "https://huggingface.co/org/shut" in run.stderr and run.stderr.count("\n") == 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from srd_rs import _core, effects, sniff
+from srd_rs import _core, effects, hub, sniff
 from srd_rs.conversion import run, run_plan
 from srd_rs.errors import UsageError, message
 from srd_rs.hub import locate
@@ -133,9 +133,10 @@ def verify(
 
     Raises VerificationError naming the first shard that is not the signed one.
     """
-    sniff.check_container(Path(path if container is None else container), or_manifest=container is not None)
+    path, container = hub.file(path), None if container is None else hub.file(container)
+    sniff.check_container(path if container is None else container, or_manifest=container is not None)
     if container is not None:
-        sniff.check_gguf(Path(path))
+        sniff.check_gguf(path)
     effects.refuse(
         (not use_key and key_file is not None, "--key-file", "--no-key says that no key is used"),
         (attest is None and sign_key is not None, "--sign-key", "no attestation is written"),
@@ -147,7 +148,7 @@ def verify(
         (attest is None and manifest is None and overwrite, "--overwrite", "no file is written"),
     )
     opened = _core.open_container(path if container is None else container)
-    files = [] if container is None else gguf_parts(Path(path), opened.header.n_files)
+    files = [] if container is None else gguf_parts(path, opened.header.n_files)
     outputs = [Path(output) for output in (attest, manifest) if output is not None]
     _check_outputs(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
@@ -220,14 +221,15 @@ def extract(
     safetensors: a safetensors file with GGUF's tensor names.
     key_file, use_key, public_key, fingerprint, expect_name: as in `verify`.
     """
-    sniff.check_container(Path(container))
+    container = hub.file(container)
+    sniff.check_container(container)
     opened = _core.open_container(container)
     effects.refuse(
         (not use_key and key_file is not None, "--key-file", "--no-key says that no key is used"),
         (alpha is not None and not any(t.residual_bits for t in opened.tensors), "--alpha", _NO_RESIDUALS),
         (alpha is not None and _is_copy(quant, opened, tensor_types, safetensors), "--alpha", _COPIED),
     )
-    target = _extract_path(Path(container), output, quant, opened.header.quant, safetensors)
+    target = _extract_path(container, output, quant, opened.header.quant, safetensors)
     _check_outputs([target], [container, *_given(key_file, public_key)], overwrite)
     planned = opened.plan_extract(target, quant, alpha, safetensors, list(tensor_types))
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
@@ -281,7 +283,8 @@ def resign(
     use_old_key: False checks integrity alone, for a container whose key is lost.
     drop_signature: allow that the Ed25519 signature of the container is lost, because there is no `sign_key`.
     """
-    sniff.check_container(Path(container))
+    container = hub.file(container)
+    sniff.check_container(container)
     effects.refuse(
         (
             not use_old_key and old_key_file is not None,
@@ -299,7 +302,8 @@ def resign(
 
 def write_manifest(container: StrPath, output: StrPath) -> None:
     """Write the manifest file of a container: what `verify` needs to check a GGUF without the container."""
-    sniff.check_container(Path(container))
+    container = hub.file(container)
+    sniff.check_container(container)
     _core.open_container(container).detach(output)
 
 

@@ -38,6 +38,7 @@ def convert(
     options: ConvertOptions | None = None,
     *,
     progress: Callable[[Progress], None] | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     **changes: Any,
 ) -> ConvertReport:
     """Convert a model to a GGUF.
@@ -47,6 +48,7 @@ def convert(
     output: The GGUF to write, or a folder for the GGUF. The default is ``<model name>-<quant>.gguf`` in the current
         folder.
     options: All options in one object. Options that are given by name replace those of `options`.
+    on_plan: Called once with what will be written, before a weight is read.
     progress: Called about 20 times a second. An exception that `progress` raises stops the conversion.
 
     The output has its name only when the output is complete. Raises SrdIOError, FormatError, ModelError,
@@ -55,7 +57,7 @@ def convert(
         srd_rs.convert("path/to/model", "out/", quant="Q5_K_M", effort="srd")
     """
     chosen = changed(options, changes)
-    report = run(locate(model), output, chosen, progress=progress)
+    report = run(locate(model), output, chosen, progress=progress, on_plan=on_plan)
     clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
     if chosen.overwrite:
@@ -104,6 +106,7 @@ def run(
     *,
     gguf: bool = True,
     progress: Callable[[Progress], None] | None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> ConvertReport:
     """Plan and convert; False as `gguf` writes the container alone. The cost includes the calibration."""
     if options.threads is not None and options.threads < 1:
@@ -112,8 +115,13 @@ def run(
     planner = Planner(source, output, options)
     if output is not None and is_folder(output):
         make_folder(Path(output))
-    made = _calibration(planner, progress)
-    native = planner.plan(made)
+    # A plan comes before the long pass over the tokens, so that a mistake in the options shows first.
+    native = planner.plan()
+    if on_plan is not None:
+        on_plan(planner.describe(native))
+    made = _calibration(planner, native, progress)
+    if made is not None:
+        native = planner.plan(made)
     effects.warn_of_plan(native)
     report = run_plan(native, planner.options, planner.describe(native), gguf=gguf, progress=progress)
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
@@ -155,7 +163,9 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
     return path
 
 
-def _calibration(planner: Planner, progress: Callable[[Progress], None] | None) -> _core.Calibration | None:
+def _calibration(
+    planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
+) -> _core.Calibration | None:
     """The native calibration that the options ask for: a file's, or one that is made now; None without."""
     options = planner.options
     given = calibration_file(options)
@@ -164,11 +174,9 @@ def _calibration(planner: Planner, progress: Callable[[Progress], None] | None) 
     text = calibration_text(options)
     if text is None:
         return None
-    # The plan comes first, so that a mistake in the options shows before the long pass over the tokens.
     model = planner.source.path
-    planned = NativeModel(model, planner.plan())
     return calibration.measure(
-        native_model(model, planner.gguf) if planned.source_digest is None else planned,
+        native_model(model, planner.gguf) if native.source_digest is None else NativeModel(model, native),
         planner.gguf,
         named=False,
         text=text,

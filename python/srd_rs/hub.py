@@ -1,4 +1,4 @@
-"""Where a model is: a path as it stands, or a download from the Hugging Face hub.
+"""Where a model or a file is: a path as it stands, or a download from the Hugging Face hub.
 
 `MODEL_FILES` is the one list of the small files that a conversion reads: the download fetches them, and the digest of
 the source covers them. A test compares the list with what the readers open.
@@ -50,11 +50,17 @@ UNWANTED: Final = (
     *(f"*.{variant}-*" for variant in _VARIANTS),
 )
 """Second copies of the weights: adapters, Mistral's own layout, variants, and what other tools keep in sub-folders."""
+_ADDRESS: Final = r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)"
+_REPO: Final = r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+?)"
 _HUB_ID: Final = re.compile(
-    r"(?:hf://|https://(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
-    r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+?)(?:(?:@|/tree/)(?P<revision>[\w./-]+))?/?",
+    rf"{_ADDRESS}?{_REPO}(?:(?:@|/tree/)(?P<revision>[\w./-]+))?/?(?:[?#].*)?", re.ASCII
+)
+_HUB_FILE: Final = re.compile(
+    rf"{_ADDRESS}{_REPO}(?:@(?P<at>[\w.-]+)|/(?:blob|resolve)/(?P<revision>[\w.-]+))?"
+    r"/(?P<file>[\w./ -]+\.(?:gguf|axm|safetensors|dat))(?:[?#].*)?",
     re.ASCII,
 )
+_REMOTE: Final = re.compile(r"\w+://.*")
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,17 @@ def locate(model: str | os.PathLike[str]) -> Source:
     """The model called `model`: an existing path, or a model on the hub.
 
     A model on the hub is `ORG/NAME` or `ORG/NAME@REVISION`, with `hf://` or the address of the hub in front if wanted.
-    A name whose first part is a folder here is a path. Raises `UsageError` if the model must be downloaded and
-    `huggingface_hub` is missing, `SrdIOError` if the download fails.
+    A name whose first part is a folder here is a path. One file of a model on the hub, such as a GGUF, is what `file`
+    takes. Raises `SrdIOError` if the download fails.
     """
     path = Path(model)
+    if isinstance(model, str) and _HUB_FILE.fullmatch(model):
+        return Source(file(model))
     hub_id = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
+    if isinstance(model, str) and not hub_id and not path.exists() and _REMOTE.fullmatch(model):
+        what = "srd-rs reads no such address"
+        fix = "Name a path, ORG/NAME, hf://ORG/NAME or an address of huggingface.co"
+        raise UsageError(message(model, what, fix))
     if path.exists() or not hub_id or {hub_id["org"], hub_id["name"]} & {".", ".."}:
         return Source(path)
     if "://" not in hub_id[0] and Path(hub_id["org"]).is_dir():
@@ -93,12 +105,30 @@ def locate(model: str | os.PathLike[str]) -> Source:
     return Source(_download(hub_id), hub_id["name"])
 
 
-def _download(hub_id: re.Match[str]) -> Path:
+def file(path: str | os.PathLike[str]) -> Path:
+    """The file called `path`: a path as it stands, or one file of a model on the hub, which is downloaded.
+
+    A file on the hub is `hf://ORG/NAME/FILE`, or its address on huggingface.co. Raises `SrdIOError` if the download
+    fails, and `UsageError` for the address of something else.
+    """
+    found = _HUB_FILE.fullmatch(path) if isinstance(path, str) else None
+    if found is None:
+        if isinstance(path, str) and _REMOTE.fullmatch(path):
+            what = "this address names no file"
+            raise UsageError(message(path, what, "Name the file: hf://ORG/NAME/FILE.gguf"))
+        return Path(path)
+    from huggingface_hub import hf_hub_download
+
+    repo, revision = f"{found['org']}/{found['name']}", found["at"] or found["revision"]
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        what = "no such file or folder, and the package huggingface_hub, which downloads models, is missing"
-        raise UsageError(message(hub_id[0], what, "Check the path, or: pip install 'srd-rs[hub]'")) from error
+        return Path(hf_hub_download(repo, found["file"], revision=revision))
+    except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
+        raise _failure(str(path), repo, revision, error) from error
+
+
+def _download(hub_id: re.Match[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     repo = f"{hub_id['org']}/{hub_id['name']}"
     try:
         folder = snapshot_download(
@@ -108,15 +138,14 @@ def _download(hub_id: re.Match[str]) -> Path:
             ignore_patterns=list(UNWANTED),
         )
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
-        raise _failure(hub_id, error) from error
+        raise _failure(hub_id[0], repo, hub_id["revision"], error) from error
     return Path(folder)
 
 
-def _failure(hub_id: re.Match[str], error: Exception) -> SrdIOError:
+def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> SrdIOError:
     """One sentence for each thing that goes wrong with a download."""
     from huggingface_hub import errors
 
-    repo = f"{hub_id['org']}/{hub_id['name']}"
     cases: tuple[tuple[Any, type[SrdIOError], str, str], ...] = (
         (
             errors.GatedRepoError,
@@ -127,7 +156,7 @@ def _failure(hub_id: re.Match[str], error: Exception) -> SrdIOError:
         (
             errors.RevisionNotFoundError,
             SrdFileNotFoundError,
-            f"the model has no revision {hub_id['revision']}",
+            f"the model has no revision {revision}",
             "Check the revision",
         ),
         (
@@ -142,12 +171,18 @@ def _failure(hub_id: re.Match[str], error: Exception) -> SrdIOError:
             "no such file or folder here, and the hub cannot be reached",
             "Check the path, or the network",
         ),
+        (
+            errors.EntryNotFoundError,
+            SrdFileNotFoundError,
+            "the model on the hub has no such file",
+            f"https://huggingface.co/{repo}/tree/main lists the files",
+        ),
     )
     for kind, cls, what, fix in cases:
         if isinstance(error, kind):
-            return cls(message(hub_id[0], what, fix))
+            return cls(message(asked, what, fix))
     said = str(error).strip().split("\n")[0]
     what = (
         f"no such file or folder here, and the download from the hub failed ({type(error).__name__}: {said})"
     )
-    return SrdIOError(message(hub_id[0], what, "Check the path or the id, and the network"))
+    return SrdIOError(message(asked, what, "Check the path or the id, and the network"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from srd_rs import _core, effects, sniff
+from srd_rs import _core, effects, hub, sniff
 from srd_rs._core import Hydration, Residency
 
 __all__ = ["INTENTS", "PARTS", "Hydration", "Hydrator", "Residency", "check", "met", "sidecar_path"]
@@ -51,7 +51,8 @@ def met(
     Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or one part of a split
     model, UsageError for slots that do not fit.
     """
-    thing = sniff.check_gguf(Path(gguf), or_container=True)
+    gguf = hub.file(gguf)
+    thing = sniff.check_gguf(gguf, or_container=True)
     effects.refuse(
         (
             thing.kind == "axm" and fingerprint is not None,
@@ -71,7 +72,8 @@ def check(gguf: str | os.PathLike[str], sidecar: str | os.PathLike[str] | None =
     Reads the whole file for its SHA-256. Raises ModelError that says what differs, or that the sidecar holds no
     digest, FormatError for what is no sidecar or no GGUF.
     """
-    sniff.check_gguf(Path(gguf))
+    gguf = hub.file(gguf)
+    sniff.check_gguf(gguf)
     _core.met_check(gguf, sidecar)
 
 
@@ -92,9 +94,10 @@ class Hydrator:
     """
 
     def __init__(self, gguf: str | os.PathLike[str], sidecar: str | os.PathLike[str] | None = None) -> None:
-        sniff.check_gguf(Path(gguf))
+        gguf = hub.file(gguf)
+        sniff.check_gguf(gguf)
         self._native = _core.Hydrator(gguf, sidecar)
-        self.path = Path(gguf)
+        self.path = gguf
         self.sidecar: dict[str, Any] = json.loads(self._native.sidecar())
 
     def hydrate(

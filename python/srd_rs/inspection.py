@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srd_rs import _core, sniff
+from srd_rs.hub import locate
 from srd_rs.report import TypeTotals, totals_by_type
 
 
@@ -65,10 +66,12 @@ class Inspection:
 def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:
     """Read and check the headers of a GGUF, an .axm container, a .safetensors file or a folder of them.
 
+    A model or a file on the hub is downloaded first; see `srd_rs.convert`.
+
     Raises SrdIOError when the file cannot be read, FormatError when the file breaks its format (an .axm:
     VerificationError), UsageError for another kind of file, which the message names.
     """
-    path = Path(path)
+    path = locate(path).path
     kind = sniff.check_inspectable(path).kind
     if kind == "axm":
         return _inspect_container(path)

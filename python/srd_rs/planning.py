@@ -105,8 +105,9 @@ class Planner:
 
     def describe(self, native: _core.Plan) -> Plan:
         """A native plan as plain data."""
-        effort = self.options.effort or "fast"
-        return Plan.of(native, effort, self.why_fast, _text_name(self.options))
+        effort, text = self.options.effort or "fast", _text_name(self.options)
+        calibrates = text is not None and calibration_file(self.options) is None
+        return Plan.of(native, effort, self.why_fast, text, calibrates)
 
     def srd_is_possible(self, native: _core.Plan) -> bool:
         """Whether effort srd could have been chosen for a plan of the effort fast."""

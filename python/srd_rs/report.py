@@ -70,7 +70,8 @@ class Plan:
 
     `total_bytes` is the exact size of all output files; `bpw` is the number of bits per weight over all tensors.
     `effort` is ``"srd"`` or ``"fast"``; `why_fast` is a sentence where `effort` is ``"fast"`` although nobody asked for
-    that, and None otherwise; `text` names the calibration text, None without calibration.
+    that, and None otherwise; `text` names the calibration text, None without calibration; `calibrates` says whether
+    the model is run on that text first, which it is not where a calibration file is named.
     """
 
     arch: str
@@ -86,14 +87,20 @@ class Plan:
     effort: str = "fast"
     why_fast: str | None = None
     text: str | None = None
+    calibrates: bool = False
 
     @classmethod
     def of(
-        cls, native: _core.Plan, effort: str = "fast", why_fast: str | None = None, text: str | None = None
+        cls,
+        native: _core.Plan,
+        effort: str = "fast",
+        why_fast: str | None = None,
+        text: str | None = None,
+        calibrates: bool = False,
     ) -> Plan:
         """A native plan as plain data: it holds no file open."""
         facts = {f.name: getattr(native, f.name) for f in fields(cls) if hasattr(native, f.name)}
-        return cls(**facts, effort=effort, why_fast=why_fast, text=text)
+        return cls(**facts, effort=effort, why_fast=why_fast, text=text, calibrates=calibrates)
 
     @property
     def output(self) -> Path:

@@ -14,39 +14,59 @@ from importlib import import_module
 
 import click
 
+from srd_rs.cli.completion import VARIABLE
 from srd_rs.cli.failures import EXIT_INTERRUPTED, exit_code_of, report
 from srd_rs.cli.output import finish, open_door, say
 
-#: The variable with which a shell asks for completions: `eval "$(_SRD_RS_COMPLETE=bash_source srd-rs)"`.
-_COMPLETE = "_SRD_RS_COMPLETE"
-
-#: Commands and where they live. A command's module is imported only when it is asked for.
+#: The commands by the headings of the help. The command NAME is the attribute `command` of the module srd_rs.cli.NAME,
+#: which is imported only when the command is asked for.
 COMMANDS = {
-    "convert": "srd_rs.cli.convert",
-    "calibrate": "srd_rs.cli.calibrate",
-    "pack": "srd_rs.cli.pack",
-    "verify": "srd_rs.cli.verify",
-    "extract": "srd_rs.cli.extract",
-    "inspect": "srd_rs.cli.inspect",
-    "keygen": "srd_rs.cli.keygen",
-    "resign": "srd_rs.cli.resign",
-    "eval": "srd_rs.cli.eval",
-    "met": "srd_rs.cli.met",
-    "hydrate": "srd_rs.cli.hydrate",
+    "Convert and look": ("convert", "calibrate", "inspect", "eval", "models"),
+    "Load only what a request needs": ("met", "hydrate"),
+    "Signed containers": ("pack", "verify", "extract", "resign", "keygen"),
+    "Help": ("help", "env", "completion"),
+}
+#: What users of other tools type -> what they mean.
+_OTHER_NAMES = {
+    "quantize": "convert",
+    "info": "inspect",
+    "show": "inspect",
+    "dump": "inspect",
+    "imatrix": "calibrate --imatrix FILE",
+    "perplexity": "eval",
+    "sign": "pack",
+    "doctor": "env",
+    "version": "--version",
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are the attribute `command` of the modules in `COMMANDS`."""
+    """A group whose commands live in modules of their own: see `COMMANDS`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for names in COMMANDS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        command: click.Command = import_module(f"srd_rs.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in _OTHER_NAMES:
+            ctx.fail(f"No such command '{args[0]}'. Use: srd-rs {_OTHER_NAMES[args[0]]}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands under their headings, all in one column."""
+        width = max(map(len, self.list_commands(ctx)))
+        for heading, names in COMMANDS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(name.ljust(width), command.short_help or "") for name, command in commands if command]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -58,7 +78,21 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     ctx.exit()
 
 
-@click.group(cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+EXAMPLES = """\b
+Examples:
+  srd-rs convert path/to/model             writes model-Q4_K_M.gguf
+  srd-rs convert org/name --dry-run        the exact size, without reading a weight
+  srd-rs inspect model-Q4_K_M.gguf         what is in a GGUF or a checkpoint
+  srd-rs help convert                      all options of a command
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    no_args_is_help=False,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "-V",
     "--version",
@@ -69,13 +103,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     help="Print the version and exit.",
 )
 def cli() -> None:
-    """Hugging Face checkpoint in, GGUF out: one streaming pass, no PyTorch, no llama.cpp, no GPU.
-
-    \b
-    srd-rs convert MODEL             MODEL-Q4_K_M.gguf in the current folder
-    srd-rs convert MODEL --dry-run   the exact size, without reading a weight
-    srd-rs inspect FILE              what is in a GGUF or a checkpoint
-    """
+    """Turn a Hugging Face checkpoint into a GGUF for llama.cpp, quantised with SRD."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -105,8 +133,8 @@ def start() -> None:
         # A name that the terminal's encoding lacks is shown escaped instead of ending the run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if instruction := os.environ.get(_COMPLETE):
+    if instruction := os.environ.get(VARIABLE):
         from click.shell_completion import shell_complete
 
-        sys.exit(shell_complete(cli, {}, "srd-rs", _COMPLETE, instruction))
+        sys.exit(shell_complete(cli, {}, "srd-rs", VARIABLE, instruction))
     sys.exit(run(sys.argv[1:]))

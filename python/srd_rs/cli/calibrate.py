@@ -8,57 +8,60 @@ from typing import Any
 import click
 
 from srd_rs import _core
-from srd_rs.cli.options import convert_option, json_option
+from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import print_json, say
 from srd_rs.cli.progress import token_bar
 from srd_rs.cli.text import printable, size_text
 
+EXAMPLES = """\b
+Examples:
+  srd-rs calibrate path/to/model -o model.calib
+  srd-rs convert path/to/model --calibrate model.calib
+  srd-rs calibrate path/to/model -o model.calib --imatrix imatrix.gguf
+"""
 
-@click.command("calibrate", short_help="Measure the inputs of a model's matrices.")
-@click.argument("model")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    required=True,
-    help="The calibration file to write.",
+
+@click.command(
+    "calibrate", cls=GroupedCommand, short_help="Measure the inputs of a model's matrices.", epilog=EXAMPLES
 )
-@click.option(
+@click.argument("model")
+@path_option("-o", "--output", group="Output", required=True, help="The calibration file to write.")
+@option(
     "--text",
+    group="What is measured",
     default="builtin",
     show_default=True,
     metavar="TEXT",
     help="builtin (a bundled text), random (random tokens) or a UTF-8 text file.",
 )
-@click.option(
+@option(
     "--tokens",
     "--calibrate-tokens",
     "tokens",
+    group="What is measured",
     type=click.IntRange(min=1),
     metavar="N",
     help="Number of tokens. The default is 8192 to 16384; small models get more.",
 )
-@click.option(
+@option(
     "--ctx",
+    group="What is measured",
     type=click.IntRange(min=2),
     metavar="N",
     help="Number of tokens of a chunk. The default is 512, or 64 for an encoder.",
 )
-@click.option(
+@option(
     "--block",
+    group="What is measured",
     type=click.IntRange(min=0),
     metavar="N",
     help="Number of columns of each block of the second moments; 0 keeps the whole matrix. The default is 256 to 2048;"
     " small models get more.",
 )
-@click.option(
-    "--imatrix",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write an importance matrix of llama.cpp (GGUF) as well.",
+@path_option(
+    "--imatrix", group="Output", help="Write an importance matrix of llama.cpp (GGUF) as well, to this file."
 )
-@convert_option("seed", help="Seed of random tokens.")
+@convert_option("seed", group="What is measured", help="Seed of random tokens.")
 @convert_option("threads")
 @convert_option("max_memory", default=size_text(_core.DEFAULT_CALIBRATION_MEMORY))
 @convert_option("overwrite")
@@ -70,7 +73,7 @@ def command(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """
     import srd_rs
 
-    with token_bar(wanted=not as_json) as progress:
+    with token_bar(as_json=as_json) as progress:
         report = srd_rs.calibrate(model, output, progress=progress, **options)
     facts = {
         "output": str(report.path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,17 +10,17 @@ import click
 from srd_rs import effects
 from srd_rs.cli.options import (
     GroupedCommand,
-    Option,
     chosen_effort,
     convert_options,
     explicit_options,
     fast_option,
     json_option,
+    option,
     output_option,
     parse_layers,
 )
 from srd_rs.cli.output import show
-from srd_rs.cli.progress import progress_bar
+from srd_rs.cli.progress import Phases
 from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, type_table, types_json
 from srd_rs.options import ConvertOptions, SrdOptions, writes_container
 
@@ -42,18 +43,16 @@ Examples:
 @output_option("The GGUF to write, or a folder for it. The default is MODEL-MIX.gguf in the current folder.")
 @convert_options()
 @fast_option()
-@click.option(
+@option(
     "--beam-width",
-    cls=Option,
     group="Calibration",
     type=click.Choice(["1", "2", "4", "8"]),
     metavar="N",
     help="Number of candidate roundings that effort srd keeps for each row (beam width). The default is"
     f" {SrdOptions().beam_width}.",
 )
-@click.option(
+@option(
     "--dither-layers",
-    cls=Option,
     group="Calibration",
     type=parse_layers,
     metavar="A-B",
@@ -76,9 +75,9 @@ def command(
 ) -> None:
     """Turn MODEL into a GGUF in one streaming pass.
 
-    MODEL is a folder with a Hugging Face checkpoint (safetensors), an F32, F16 or BF16 GGUF, or a model id
-    on the hub (ORG/NAME or ORG/NAME@REVISION; this needs the extra srd-rs[hub]). Nothing appears under the
-    name of the output until the output is complete.
+    MODEL is a folder with a Hugging Face checkpoint (safetensors), an F32, F16 or BF16 GGUF, or a model on the hub
+    (ORG/NAME, ORG/NAME@REVISION, hf://ORG/NAME or the address of its page). Nothing appears under the name of the
+    output until the output is complete.
     """
     import srd_rs
 
@@ -92,8 +91,13 @@ def command(
         plan = srd_rs.plan(model, output, chosen)
         show(lambda: plan_json(plan), lambda: plan_text(plan), as_json=as_json)
         return
-    with progress_bar(wanted=not as_json) as progress:
-        report = srd_rs.convert(model, output, chosen, progress=progress)
+    with Phases(as_json=as_json) as shown:
+
+        def begin(plan: Plan) -> None:
+            shown.expect(("calibrate", "convert") if plan.calibrates else ("convert",))
+            shown.plan(plan)
+
+        report = srd_rs.convert(model, output, chosen, progress=shown.update, on_plan=begin)
     show(lambda: report_json(report), lambda: report_text(report), as_json=as_json)
 
 
@@ -138,6 +142,7 @@ def report_text(report: ConvertReport) -> str:
     lines += [printable(str(path)) for path in written]
     if report.container:
         lines += container_lines(report.container)
+    lines.append(next_step(plan))
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     elif report.srd_tokens is not None:
@@ -146,6 +151,12 @@ def report_text(report: ConvertReport) -> str:
             " on the example model, in about 10 times the time."
         )
     return "\n".join(lines)
+
+
+def next_step(plan: Plan) -> str:
+    """The command that runs what was written."""
+    program = "llama-embedding" if plan.arch.endswith("bert") else "llama-cli"
+    return f"run it: {program} -m {printable(shlex.quote(str(plan.output)))}"
 
 
 def method_text(report: ConvertReport) -> str:
@@ -159,6 +170,8 @@ def method_text(report: ConvertReport) -> str:
 
 def _held_up(report: ConvertReport) -> str | None:
     """Tells when more threads or a faster CPU would not have helped."""
+    if report.calibration_tokens is not None:  # the time went into arithmetic, of which not all is parallel
+        return None
     busy = report.cpu_seconds / max(report.seconds * report.threads, 1e-9)
     if report.seconds < MIN_SECONDS_JUDGED or busy >= MIN_BUSY_SHARE:
         return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from srd_rs import effects
-from srd_rs.cli.options import convert_option, json_option
+from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import print_json, say
 from srd_rs.cli.text import printable, table
 
@@ -19,52 +19,70 @@ if TYPE_CHECKING:
     from srd_rs.eval.evaluation import Evaluation
 
 
-@click.command("eval", short_help="Measure perplexity and KLD of GGUFs.")
-@click.argument("ggufs", metavar="GGUF...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
+EXAMPLES = """\b
+Examples:
+  srd-rs eval model-Q4_K_M.gguf --base model-BF16.gguf -f wiki.test.raw --chunks 40
+  srd-rs eval model-Q4_K_M.gguf -f wiki.test.raw --ctx 2048 --stride 512 --chunks 100
+"""
+
+
+@click.command("eval", cls=GroupedCommand, short_help="Measure perplexity and KLD of GGUFs.", epilog=EXAMPLES)
+@click.argument("ggufs", metavar="GGUF...", nargs=-1, required=True)
+@path_option(
     "-f",
     "--text",
+    group="What is measured",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="TEXT",
     help="The text to score, in UTF-8: for example wiki.test.raw of WikiText-2.",
 )
-@click.option(
+@option(
     "--base",
-    type=click.Path(path_type=Path),
+    group="What is measured",
     metavar="BASE",
     help="The GGUF that was quantised (BF16 or F32): measures how far each file is from it.",
 )
-@click.option(
-    "--ctx", "n_ctx", type=click.IntRange(4, 1 << 20), default=512, show_default=True, help="Context."
+@option(
+    "--ctx",
+    "n_ctx",
+    group="What is measured",
+    type=click.IntRange(4, 1 << 20),
+    metavar="N",
+    default=512,
+    show_default=True,
+    help="Number of tokens of a chunk (the context).",
 )
-@click.option(
+@option(
     "--stride",
+    group="What is measured",
     type=click.IntRange(min=1),
-    help="Windows of CTX + STRIDE/2 tokens, STRIDE apart, the last STRIDE of each scored."
-    " Default: chunks of CTX, the second half of each scored.",
+    metavar="N",
+    help="Score windows of CTX + N/2 tokens that begin N tokens apart, the last N tokens of each. The default is chunks"
+    " of CTX tokens, of which the second half is scored.",
 )
-@click.option(
+@option(
     "--chunks",
     "n_chunks",
+    group="What is measured",
     type=click.IntRange(min=1),
+    metavar="N",
     default=None,
-    help="Score so many chunks (or windows) from the start of the text. Default: all.",
+    help="Score only this number of chunks (or windows) from the start of the text. The default is all of them.",
 )
 @convert_option("threads", help="Number of threads of llama.cpp. The default is one per CPU.")
-@click.option(
+@path_option(
     "--report",
     "folder",
-    type=click.Path(path_type=Path),
+    group="Output",
     metavar="FOLDER",
-    help="Write report.md, report.json and plots there (needs the extra srd-rs[plot]).",
+    help="Write report.md, report.json and plots to this folder (needs the extra srd-rs[plot]).",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a report in FOLDER.")
+@option("--overwrite", group="Output", is_flag=True, help="Replace the report in FOLDER if there is one.")
 @json_option()
 def command(
-    ggufs: tuple[Path, ...],
+    ggufs: tuple[str, ...],
     text: Path,
-    base: Path | None,
+    base: str | None,
     n_ctx: int,
     stride: int | None,
     n_chunks: int | None,
@@ -74,10 +92,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Score each GGUF on a text as llama-perplexity does: perplexity, and with --base the KL divergence.
-
-    \b
-    srd-rs eval Q4_K_M.gguf --base BF16.gguf -f wiki.test.raw --chunks 40
-    srd-rs eval MODEL.gguf -f wiki.test.raw --ctx 2048 --stride 512 --chunks 100
 
     Of several files each is also compared with the first, token by token. Needs the extra srd-rs[eval]
     (llama-cpp-python). A file's bits per weight count its tensors' bytes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from contextlib import suppress
 from typing import Final
@@ -23,6 +24,13 @@ _FOREIGN_OPTIONS: Final = {
     "--outtype": "-q names the mix, for example -q BF16",
     "--remote": "name the model id on the hub instead of a folder",
     "--model-name": "--name sets the name",
+    "--print-supported-models": "srd-rs models lists the models",
+    "--nthread": "--threads sets the number of threads",
+    "--model": "the model is the first argument, without an option",
+    "--use-temp-file": "no temporary file is needed",
+    "--no-lazy": "the weights are always read as a stream",
+    "--bits": "-q names the mix, for example -q Q4_K_M",
+    "--calib-data": "--calibrate names the text",
 }
 
 
@@ -82,13 +90,21 @@ def _classify(error: BaseException) -> tuple[str, str, int]:
     return "internal", f"internal error: {what}. Set SRD_DEBUG=1 for the traceback and report it", EXIT_FAILED
 
 
+def _meant(extra: list[str]) -> str:
+    """What superfluous arguments were meant to be: llama.cpp's tools take the output and the mix without an option."""
+    from srd_rs.options import MIXES
+
+    flags = [f"{'-q' if word.upper() in MIXES else '-o'} {word}" for word in extra]
+    return f"Options name everything but the input. Write: {' '.join(flags)}"
+
+
 def _usage_text(error: click.ClickException) -> str:
     text = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and error.option_name in _FOREIGN_OPTIONS:
         text = f"No such option '{error.option_name}': {_FOREIGN_OPTIONS[error.option_name]}"
-    elif "unexpected extra argument" in text:
-        text += ". Options name everything but the input, for example -o OUTPUT"
+    elif extra := re.search(r"unexpected extra arguments? \((.*)\)", text):
+        text += f". {_meant(extra[1].split())}"
     if context is None:
         return text
     return f"{text}{'' if text.endswith('?') else '.'} See {context.command_path} --help"

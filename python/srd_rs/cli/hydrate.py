@@ -12,7 +12,7 @@ import click
 
 from srd_rs import _core
 from srd_rs.cli.met import layers_text
-from srd_rs.cli.options import json_option
+from srd_rs.cli.options import GroupedCommand, json_option, path_option
 from srd_rs.cli.output import say, show
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, duration_text, parse_size, table
@@ -21,26 +21,42 @@ if TYPE_CHECKING:
     from srd_rs.hydration import Hydration, Hydrator, Residency
 
 
-@click.command("hydrate", short_help="Bring the bytes that an intent needs into memory.")
-@click.argument("gguf", type=click.Path(path_type=Path))
+EXAMPLES = """\b
+Examples:
+  srd-rs hydrate model-Q4_K_M.gguf
+  srd-rs hydrate model-Q4_K_M.gguf --intent INFORM
+  srd-rs hydrate model-Q4_K_M.gguf --intent INFORM --budget 2GiB
+"""
+
+
+@click.command(
+    "hydrate",
+    cls=GroupedCommand,
+    short_help="Bring the bytes that an intent needs into memory.",
+    epilog=EXAMPLES,
+)
+@click.argument("gguf")
 @click.option(
     "--intent",
     metavar="INTENT",
     help=f"What the request is about: {', '.join(_core.INTENTS)}. Without it, only show what is in memory.",
 )
 @click.option(
-    "--budget", type=parse_size, metavar="SIZE", help="Bring in at most this much, the deepest slots last."
+    "--budget",
+    type=parse_size,
+    metavar="SIZE",
+    help="Bring in at most this number of bytes. What does not fit is left out, the deepest slots first.",
 )
-@click.option("--lock", is_flag=True, help="Lock it in memory and stay until interrupted (Ctrl-C).")
+@click.option("--lock", is_flag=True, help="Lock the bytes in memory, and stay until interrupted (Ctrl-C).")
 @click.option("--evict-others", is_flag=True, help="Take the rest of the file out of memory first.")
-@click.option(
+@path_option(
     "--sidecar",
-    type=click.Path(path_type=Path),
-    help="Default: NAME.met.json beside the GGUF, or else measured now.",
+    help="The sidecar of the GGUF. The default is NAME.met.json beside the GGUF; where there is none, the slots are"
+    " measured now.",
 )
 @json_option()
 def command(
-    gguf: Path,
+    gguf: str,
     intent: str | None,
     budget: int | None,
     lock: bool,
@@ -58,7 +74,7 @@ def command(
         before = hydrator.residency()
         done = None
         if intent is not None:
-            done = _hydrate(hydrator, intent, budget, lock, evict_others, quiet=as_json)
+            done = _hydrate(hydrator, intent, budget, lock, evict_others, as_json=as_json)
         after = hydrator.residency()
         result = as_dict(before, after, done)
         show(lambda: result, lambda: text(hydrator.sidecar, before, after, done), as_json=as_json)
@@ -67,13 +83,18 @@ def command(
 
 
 def _hydrate(
-    hydrator: Hydrator, intent: str, budget: int | None, lock: bool, evict_others: bool, *, quiet: bool
+    hydrator: Hydrator, intent: str, budget: int | None, lock: bool, evict_others: bool, *, as_json: bool
 ) -> Hydration:
     from srd_rs.report import Progress
 
-    with progress_bar(wanted=not quiet) as show:
-        tick = None if show is None else lambda done, total: show(Progress(done, total, intent))
-        return hydrator.hydrate(intent, budget=budget, lock=lock, evict_others=evict_others, progress=tick)
+    with progress_bar(as_json=as_json) as show:
+        return hydrator.hydrate(
+            intent,
+            budget=budget,
+            lock=lock,
+            evict_others=evict_others,
+            progress=lambda done, total: show(Progress(done, total, intent, "read")),
+        )
 
 
 def _stay(*, quiet: bool) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs.cli.options import json_option
+from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import print_json, say
 from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table, types_json
 
@@ -40,12 +39,22 @@ ALL_ITEMS = (1 << 63) - 1
 CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
-@click.command("inspect", short_help="Show what is in a GGUF or a checkpoint.")
-@click.argument("path", type=click.Path(path_type=Path))
+EXAMPLES = """\b
+Examples:
+  srd-rs inspect model-Q4_K_M.gguf
+  srd-rs inspect model-Q4_K_M.gguf --tensors
+  srd-rs inspect path/to/model --json
+"""
+
+
+@click.command(
+    "inspect", cls=GroupedCommand, short_help="Show what is in a GGUF or a checkpoint.", epilog=EXAMPLES
+)
+@click.argument("path")
 @click.option("--metadata", "show_metadata", is_flag=True, help="List every metadata key.")
 @click.option("--tensors", "show_tensors", is_flag=True, help="List every tensor.")
 @json_option("Print one JSON object; metadata and tensors in full where they are asked for.")
-def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
+def command(path: str, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
     """Show what is in PATH: a GGUF, an .axm container, a safetensors file or a checkpoint folder.
 
     Reads and checks the headers only. A chat template is shown by its length and SHA-256 and never run.
@@ -65,7 +74,7 @@ def command(path: Path, show_metadata: bool, show_tensors: bool, as_json: bool) 
     say("\n\n".join(parts))
 
 
-def summary_text(path: Path, found: Inspection) -> str:
+def summary_text(path: str, found: Inspection) -> str:
     values = {key: value for key, _, value in found.metadata}
     arch = str(values.get("general.architecture", ""))
     lines = [("file", f"{printable(str(path))}, {found.kind}, {bytes_text(found.file_bytes)}")]

@@ -6,14 +6,21 @@ from pathlib import Path
 
 import click
 
-from srd_rs.cli.options import json_option
+from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import print_json, say
 from srd_rs.cli.text import printable
 
+EXAMPLES = """\b
+Examples:
+  srd-rs keygen
+  srd-rs keygen master.key
+  srd-rs keygen --ed25519 private.pem
+"""
 
-@click.command("keygen", short_help="Make a key.")
+
+@click.command("keygen", cls=GroupedCommand, short_help="Make a key.", epilog=EXAMPLES)
 @click.argument("path", type=click.Path(path_type=Path), required=False)
-@click.option("--ed25519", is_flag=True, help="An Ed25519 key pair: PATH and PATH.pub (PEM).")
+@click.option("--ed25519", is_flag=True, help="Make an Ed25519 key pair instead: PATH and PATH.pub (PEM).")
 @json_option()
 def command(path: Path | None, ed25519: bool, as_json: bool) -> None:
     """Make a master key in PATH (mode 0600), by default in the default key file.

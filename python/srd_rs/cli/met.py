@@ -9,39 +9,64 @@ from typing import Any
 import click
 
 from srd_rs import effects
-from srd_rs.cli.options import convert_option, json_option
+from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import say, show
 from srd_rs.cli.text import bytes_text, printable, table
 
+EXAMPLES = """\b
+Examples:
+  srd-rs met model-Q4_K_M.gguf
+  srd-rs met model-Q4_K_M.gguf --check
+"""
 
-@click.command("met", short_help="Write the MET sidecar of a GGUF or a container.")
-@click.argument("gguf", type=click.Path(path_type=Path))
-@click.option(
+
+@click.command(
+    "met", cls=GroupedCommand, short_help="Write the MET sidecar of a GGUF or a container.", epilog=EXAMPLES
+)
+@click.argument("gguf")
+@path_option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    help="The sidecar to write. Default: NAME.met.json beside the GGUF, replaced if it exists.",
+    group="Output",
+    help="The sidecar to write. The default is NAME.met.json beside the GGUF, which is replaced if it exists.",
 )
-@click.option(
+@option(
     "--slots",
+    group="What is measured",
     metavar="LAYERS",
-    help="The slots' layers instead of 20/20/37/23 % of the depth, for example"
+    help="Layers of the slots, instead of 20/20/37/23 percent of the depth, for example"
     " early=0-5,factual=6-11,reasoning=12-22,governance=23-29.",
 )
-@click.option("--fingerprint", metavar="HEX", help="Of the signed container that the GGUF came from.")
-@click.option("--digest/--no-digest", default=True, help="Read the whole file for its SHA-256. Default: yes.")
-@click.option(
+@option(
+    "--fingerprint",
+    group="What is measured",
+    metavar="HEX",
+    help="Fingerprint of the signed container that the GGUF came from.",
+)
+@option(
+    "--digest/--no-digest",
+    group="What is measured",
+    default=True,
+    show_default=True,
+    help="Read the whole file for its SHA-256.",
+)
+@path_option(
     "--plot",
     "picture",
-    type=click.Path(path_type=Path),
+    group="Output",
     metavar="PICTURE",
     help="Draw the slots and what is in memory, too: .png, .svg or .pdf (needs the extra srd-rs[plot]).",
 )
-@click.option("--check", is_flag=True, help="Write nothing: check the sidecar against the GGUF, weights too.")
+@option(
+    "--check",
+    group="Output",
+    is_flag=True,
+    help="Write nothing: check the sidecar against the GGUF, weights too.",
+)
 @convert_option("overwrite", help="Replace the file named by -o if the file exists.")
 @json_option("Print the sidecar as one JSON object.")
 def command(
-    gguf: Path,
+    gguf: str,
     output: Path | None,
     slots: str | None,
     fingerprint: str | None,
@@ -59,8 +84,7 @@ def command(
     so. Sizes are measured from the file's tensor table and add up to its size.
     """
     import srd_rs
-    from srd_rs import hydration
-    from srd_rs.hydration import sidecar_path
+    from srd_rs import hub, hydration
 
     effects.refuse(
         (output is None and overwrite, "--overwrite", "the default sidecar is replaced anyway"),
@@ -74,14 +98,17 @@ def command(
         from srd_rs.met_plot import check_output
 
         check_output(picture)
-    target = output or sidecar_path(gguf)
+    path = hub.file(gguf)
+    beside = hydration.sidecar_path(path)
+    # Nothing is written into the cache of downloads.
+    target = output or (Path(beside.name) if "://" in gguf else beside)
     if check:
-        hydration.check(gguf, target)
+        hydration.check(path, target)
         result = {"gguf": str(gguf), "sidecar": str(target), "fits": True}
         show(lambda: result, lambda: f"{printable(str(target))} fits, weights included", as_json=as_json)
         return
     sidecar = srd_rs.met(
-        gguf,
+        path,
         target,
         slots=slots,
         fingerprint=fingerprint,
@@ -91,7 +118,7 @@ def command(
     if picture is not None:
         from srd_rs.met_plot import plot
 
-        with srd_rs.Hydrator(gguf, target) as hydrator:
+        with srd_rs.Hydrator(path, target) as hydrator:
             plot(sidecar, hydrator.residency(), picture)
     if as_json:
         say(json.dumps(sidecar))

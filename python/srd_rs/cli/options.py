@@ -15,7 +15,7 @@ from srd_rs.options import EFFORTS, MIXES, ConvertOptions
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 #: Order of the groups in a help text; options without a group come last.
-GROUPS: Final = ("Output", "Quality", "Calibration", "Container", "Running")
+GROUPS: Final = ("What is measured", "Output", "Quality", "Calibration", "Container", "Keys", "Running")
 _FIELDS: Final[dict[str, Field[Any]]] = {f.name: f for f in fields(ConvertOptions)}
 #: Parts of options that a field cannot say: flags and types.
 _FLAGS: Final = {
@@ -156,6 +156,16 @@ def chosen_effort(effort: str | None, fast: bool) -> str | None:
     return "fast" if fast else effort
 
 
+def option(*flags: str, group: str | None = None, **attributes: Any) -> Decorator:
+    """An option that knows its group in the help text."""
+    return click.option(*flags, cls=Option, group=group, **attributes)
+
+
+def path_option(*flags: str, group: str | None = None, metavar: str = "FILE", **attributes: Any) -> Decorator:
+    """An option that names a file."""
+    return option(*flags, group=group, metavar=metavar, type=click.Path(path_type=Path), **attributes)
+
+
 def output_option(help: str, **attributes: Any) -> Decorator:
     """`-o`; a string, because a path would lose the slash that says that a folder is meant."""
     return click.option(
@@ -183,29 +193,32 @@ def checking_options() -> Decorator:
     """What a container is compared with."""
     return apply(
         [
-            click.option(
+            path_option(
                 "--key-file",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
+                group="Keys",
                 help="Master key that the container was signed with. The default is the variable SRD_MASTER_KEY, or the"
                 " default key file if there is one.",
             ),
-            click.option(
+            option(
                 "--no-key",
+                group="Keys",
                 is_flag=True,
                 help="Use no master key. Without --public-key and --fingerprint, check the integrity alone.",
             ),
-            click.option(
+            path_option(
                 "--public-key",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
+                group="Keys",
                 help="Ed25519 public key (PEM) that must have signed the container.",
             ),
-            click.option(
-                "--fingerprint", metavar="HEX", help="Fingerprint that was published for the container."
+            option(
+                "--fingerprint",
+                group="Keys",
+                metavar="HEX",
+                help="Fingerprint that was published for the container.",
             ),
-            click.option(
+            option(
                 "--expect-name",
+                group="Keys",
                 metavar="NAME",
                 help="Name that the model (general.name) or its GGUF must have.",
             ),

@@ -21,8 +21,16 @@ from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import duration_text
 from srd_rs.options import DEFAULTS
 
+EXAMPLES = """\b
+Examples:
+  srd-rs pack path/to/model
+  srd-rs pack path/to/model --residual-bits 3 --sign-key private.pem
+"""
 
-@click.command("pack", cls=GroupedCommand, short_help="Turn a checkpoint into a signed container.")
+
+@click.command(
+    "pack", cls=GroupedCommand, short_help="Turn a checkpoint into a signed container.", epilog=EXAMPLES
+)
 @click.argument("model")
 @output_option("The .axm to write, or a folder for it. The default is MODEL-MIX.axm in the current folder.")
 @convert_option(
@@ -38,7 +46,7 @@ from srd_rs.options import DEFAULTS
 @convert_option("calibrate_tokens")
 @convert_option("residual_bits")
 @convert_option("tensor_types")
-@convert_option("seed", group=None, help="Seed of the noise.")
+@convert_option("seed", help="Seed of the noise.")
 @signing_options()
 @convert_option("threads")
 @convert_option("max_memory")
@@ -60,7 +68,7 @@ def command(
     from srd_rs import container
 
     options |= {"residual_bits": int(residual_bits) or None, "effort": chosen_effort(effort, fast)}
-    with progress_bar(wanted=not as_json) as progress:
+    with progress_bar(as_json=as_json) as progress:
         report = container.pack(model, output, progress=progress, **options)
     sealed = report.container
     if sealed is None:

@@ -7,35 +7,42 @@ from pathlib import Path
 import click
 
 from srd_rs.cli.convert import container_json, container_lines
-from srd_rs.cli.options import GroupedCommand, convert_option, json_option, signing_options
+from srd_rs.cli.options import (
+    GroupedCommand,
+    convert_option,
+    json_option,
+    option,
+    path_option,
+    signing_options,
+)
 from srd_rs.cli.output import show
 from srd_rs.cli.progress import progress_bar
 
+EXAMPLES = """\b
+Examples:
+  srd-rs resign model.axm -o new.axm --key-file new.key
+  srd-rs resign model.axm -o new.axm --old-key-file old.key --sign-key private.pem
+"""
 
-@click.command("resign", cls=GroupedCommand, short_help="Sign a container with another key.")
-@click.argument("container", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    required=True,
-    help="The container to write.",
-)
+
+@click.command("resign", cls=GroupedCommand, short_help="Sign a container with another key.", epilog=EXAMPLES)
+@click.argument("container")
+@path_option("-o", "--output", group="Output", required=True, help="The container to write.")
 @signing_options()
-@click.option(
+@path_option(
     "--old-key-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Master key of CONTAINER.",
+    group="Keys",
+    help="Master key of CONTAINER. The default is the variable SRD_MASTER_KEY, or the default key file.",
 )
-@click.option(
+@option(
     "--no-old-key",
+    group="Keys",
     is_flag=True,
     help="Check the integrity alone, because the old key is lost. A forged container is then signed, too.",
 )
-@click.option(
+@option(
     "--drop-signature",
+    group="Keys",
     is_flag=True,
     help="Allow that the Ed25519 signature of CONTAINER is lost, where no --sign-key makes a new one.",
 )
@@ -43,7 +50,7 @@ from srd_rs.cli.progress import progress_bar
 @convert_option("overwrite")
 @json_option()
 def command(
-    container: Path,
+    container: str,
     output: Path,
     key_file: Path | None,
     sign_key: Path | None,
@@ -60,7 +67,7 @@ def command(
     """
     from srd_rs.container import resign
 
-    with progress_bar(wanted=not as_json) as progress:
+    with progress_bar(as_json=as_json) as progress:
         sealed = resign(
             container,
             output,

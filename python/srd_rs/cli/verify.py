@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs.cli.options import checking_options, convert_option, json_option
+from srd_rs.cli.options import GroupedCommand, checking_options, convert_option, json_option, path_option
 from srd_rs.cli.output import show
 from srd_rs.cli.progress import progress_bar
 from srd_rs.cli.text import bytes_text, duration_text, printable
@@ -16,34 +16,41 @@ if TYPE_CHECKING:
     from srd_rs.report import Verification
 
 
-@click.command("verify", short_help="Check a container, or a GGUF against it.")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option(
+EXAMPLES = """\b
+Examples:
+  srd-rs verify model-Q4_K_M.axm
+  srd-rs verify model-Q4_K_M.gguf --axm model-Q4_K_M.axm
+  srd-rs verify model-Q4_K_M.axm --fingerprint HEX
+"""
+
+
+@click.command(
+    "verify", cls=GroupedCommand, short_help="Check a container, or a GGUF against it.", epilog=EXAMPLES
+)
+@click.argument("path")
+@path_option(
     "--axm",
     "container",
-    type=click.Path(path_type=Path),
     help="PATH is a GGUF: check it against this container or manifest file.",
 )
 @checking_options()
-@click.option(
+@path_option(
     "--attest",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write an in-toto statement in a DSSE envelope.",
+    group="Output",
+    help="Write an in-toto statement in a DSSE envelope to this file.",
 )
-@click.option("--sign-key", type=click.Path(path_type=Path), help="Ed25519 private key (PEM) for --attest.")
-@click.option(
+@path_option(
+    "--sign-key", group="Output", help="Ed25519 private key (PEM) that signs the statement of --attest."
+)
+@path_option(
     "--write-manifest",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    group="Output",
     help="Write the manifest file, with which a GGUF can be verified without the container.",
 )
-@convert_option(
-    "overwrite", group=None, help="Replace the files of --attest and --write-manifest if they exist."
-)
+@convert_option("overwrite", help="Replace the files of --attest and --write-manifest if they exist.")
 @convert_option("threads")
 @json_option()
-def command(path: Path, as_json: bool, no_key: bool, write_manifest: Path | None, **options: Any) -> None:
+def command(path: str, as_json: bool, no_key: bool, write_manifest: Path | None, **options: Any) -> None:
     """Check that PATH, an .axm container, is what was signed. The exit code is 3 if it is not.
 
     The container is held against the master key, an Ed25519 public key (--public-key) or a published fingerprint
@@ -53,7 +60,7 @@ def command(path: Path, as_json: bool, no_key: bool, write_manifest: Path | None
     """
     from srd_rs import container
 
-    with progress_bar(wanted=not as_json) as progress:
+    with progress_bar(as_json=as_json) as progress:
         found = container.verify(
             path, use_key=not no_key, manifest=write_manifest, progress=progress, **options
         )

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from srd_rs import hub
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.eval import statistics
 from srd_rs.eval.llama import LlamaModel, Tokens, read_text
@@ -119,7 +120,7 @@ def evaluate(
         raise UsageError(message("eval", "no GGUF is named", "Name at least one"))
     protocol = Protocol(n_ctx, stride)
     content = read_text(text)
-    paths = [Path(p) for p in ([] if base is None else [base])] + [Path(p) for p in ggufs]
+    paths = [hub.file(p) for p in [*([] if base is None else [base]), *ggufs]]
     with ExitStack() as stack:
         models = [
             stack.enter_context(LlamaModel(path, n_ctx=protocol.n_tokens, threads=threads)) for path in paths

@@ -16,7 +16,7 @@ from srd_rs.families.table import TensorSpec
 from srd_rs.families.tables import tables
 from srd_rs.reading import shown
 
-__all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "class_name", "describe", "supported"]
+__all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "architectures", "class_name", "describe", "supported"]
 
 
 @cache
@@ -40,6 +40,14 @@ def _families() -> dict[str, type[Family]]:
 def supported() -> list[str]:
     """Return the names of the Hugging Face classes that can be converted."""
     return sorted(_families())
+
+
+def architectures() -> dict[str, list[str]]:
+    """Return the architectures of GGUF, each with the Hugging Face classes that become the architecture."""
+    found: dict[str, list[str]] = {}
+    for name, family in sorted(_families().items()):
+        found.setdefault(family.arch, []).append(name)
+    return dict(sorted(found.items()))
 
 
 def class_name(checkpoint: Checkpoint) -> str:

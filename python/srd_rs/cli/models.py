@@ -1,0 +1,35 @@
+"""`srd-rs models`: which models can be converted."""
+
+from __future__ import annotations
+
+import click
+
+from srd_rs.cli.options import GroupedCommand, json_option
+from srd_rs.cli.output import show
+from srd_rs.cli.text import table
+
+EXAMPLES = """\b
+Examples:
+  srd-rs models
+  srd-rs models --json
+"""
+
+
+@click.command(
+    "models", cls=GroupedCommand, short_help="List the models that can be converted.", epilog=EXAMPLES
+)
+@json_option()
+def command(as_json: bool) -> None:
+    """List the architectures of GGUF, and the classes of Hugging Face that are converted to each of them.
+
+    The class of a checkpoint stands in its config.json, under "architectures".
+    """
+    from srd_rs import families
+
+    found = families.architectures()
+    rows = [(arch, cls) for arch, classes in found.items() for cls in classes]
+    show(
+        lambda: {"architectures": found},
+        lambda: table(("architecture", "class in config.json"), rows, left=2),
+        as_json=as_json,
+    )
