@@ -70,6 +70,12 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
     if op == "pad_rows":
         missing = transform["rows"] - of.shape[0]
         return np.concatenate([of, np.full((missing, *of.shape[1:]), transform["value"], np.float32)])
+    if op == "neg_exp":
+        return -np.exp(of.astype(np.float64)).astype(np.float32)
+    if op == "view":
+        flat = np.ascontiguousarray(of).reshape(-1)[transform["offset"] :]
+        steps = [step * flat.itemsize for step in transform["strides"]]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, transform["shape"], steps))
     if op == "reshape":
         return of.reshape(transform["shape"])
     raise AssertionError(op)

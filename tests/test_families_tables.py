@@ -9,11 +9,20 @@ import pytest
 from srd_rs.errors import ModelError
 from srd_rs.families import describe, supported
 from srd_rs.families.expressions import evaluate, names_in, parsed
-from srd_rs.families.schema import FamilyTable, Rows, metadata_line, row_of
+from srd_rs.families.schema import FamilyTable, Rows, Step, metadata_line, row_of
 from srd_rs.families.tables import names, tables
 from test_models import LLAMA, checkpoint, llama_tensors
 
-VALUES: dict[str, Any] = {"a": 6, "b": 4, "none": None, "text": "x", "big": 2**52, "zero": 0, "list": [1]}
+VALUES: dict[str, Any] = {
+    "a": 6,
+    "b": 4,
+    "none": None,
+    "text": "x",
+    "big": 2**52,
+    "zero": 0,
+    "list": [1],
+    "object": {"x": 3},
+}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,10 @@ VALUES: dict[str, Any] = {"a": 6, "b": 4, "none": None, "text": "x", "big": 2**5
         ("a * b + 1", 25), ("a // b", 1), ("a % b", 2), ("a / b", 1.5), ("-a", -6), ("a - b", 2),
         ("none == None", True), ("a if none == None else b", 6), ("a < b or b < a", True), ("not zero", True),
         ("text == 'x' and a >= 6", True), ("a != 6", False), ("list", [1]), ("list[0] + 1", 2), ("list[zero]", 1),
+        ("object['x']", 3), ("object['y']", None), ("none['x']['y']", None), ("first(none, a)", 6),
+        ("[part + 1 for part in list]", [2]), ("join(list, fill(0, 2))", [1, 0, 0]), ("pad(list, 3, 7)", [1, 7, 7]),
+        ("1 in list", True), ("count(list, 1)", 1), ("min(a, b)", 4), ("int(a * 0.25)", 1), ("ceil(a / b)", 2),
+        ("[a, b]", [6, 4]), ("'x' in ['x', 'y']", True), ("has('x') or layer_has('x')", False), ("len(list)", 1),
     ],
 )  # fmt: skip
 def test_expressions(text: str, value: Any) -> None:
@@ -42,6 +55,13 @@ def test_expressions(text: str, value: Any) -> None:
         "big + big",
         "list[a]",
         "text[0]",
+        "list['x']",
+        "fill(0, big)",
+        "min(a, text)",
+        "int(1e999)",
+        "sqrt(-a)",
+        "a in text",
+        "icdf(a)",
     ],
 )
 def test_values_that_do_not_go_together_are_errors(text: str) -> None:
@@ -56,7 +76,11 @@ def test_values_that_do_not_go_together_are_errors(text: str) -> None:
         "f(a)",
         "a.b",
         "a[0:1]",
-        "[a]",
+        "[b for b in [c for c in a]]",
+        "[b for b in a if b]",
+        "a(b)(c)",
+        "min(a, *b)",
+        "int(a, base=2)",
         "lambda: a",
         "a << b",
         "a if b else c for c in d",
@@ -77,6 +101,49 @@ def test_names_of_expressions() -> None:
 def test_rows_in_the_wrong_form_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not|flag"):
         row_of(text)
+
+
+ROW = "proj > a | d 2 x | "
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "rows(1)",
+        "cols(1, 2, 3)",
+        "reshape()",
+        "rows(f(1), 2)",
+        "transpose(1)",
+        "slice(0, 1",
+    ],
+)
+def test_steps_in_the_wrong_form_are_refused(flags: str) -> None:
+    with pytest.raises((ValueError, SyntaxError)):
+        row_of(ROW + flags)
+
+
+def test_a_row_is_taken_apart() -> None:
+    row = row_of("a + b! > c=.bias | q d + k d | rows(0, n_head * 2) squeeze bias? ? f32")
+    assert row.sources == (("a", ".weight", ("q", "d")), ("b", "", ("k", "d")))
+    assert (row.target, row.target_suffix, row.bias, row.needed, row.f32) == (
+        "c",
+        ".bias",
+        "maybe",
+        False,
+        True,
+    )
+    assert row.steps == (Step("rows", ("0", "n_head * 2")), Step("squeeze"))
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(a*)*", "(", "(a+){2}"])
+def test_patterns_that_may_take_long_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"repeats|regular"):
+        FamilyTable(arch="x", classes=("X",), layer=(), renames=((pattern, "b"),))
+
+
+def test_sizes_use_earlier_sizes_alone() -> None:
+    with pytest.raises(ValueError, match="declared later"):
+        FamilyTable(arch="x", classes=("X",), layer=(), sizes={"a": "b + 1", "b": "2"})
 
 
 @pytest.mark.parametrize("text", ["u32 key", "i7 key = 1", "u32 key = f(1)"])

@@ -13,13 +13,16 @@ from srd_rs import _core
 from srd_rs.errors import FormatError
 from srd_rs.reading import load_json
 
-_TEXT_PARTS: Final = ("text_config", "llm_config", "language_config")
+_TEXT_PARTS: Final = ("text_config", "llm_config", "language_config", "lm_config", "lfm", "thinker_config")
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a multimodal config.json that configures the text model; empty in a plain text model."""
+    """Return the part of a multimodal config.json that configures the text model; empty in a plain text model. In
+    models that speak, the part of the thinker has a text part of its own."""
     parts = (config.get(name) for name in _TEXT_PARTS)
-    return next((part for part in parts if isinstance(part, dict)), {})
+    part = next((part for part in parts if isinstance(part, dict)), {})
+    inner = part.get("text_config")
+    return inner if isinstance(inner, dict) else part
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,6 +161,10 @@ class Metadata:
         """Append the entries of `other`; a key that is here already takes the new value in its old place."""
         self._entries.update(other._entries)
 
+    def remove(self, key: str) -> None:
+        """Take a key out, if it is there."""
+        self._entries.pop(key, None)
+
     def get(self, key: str, default: Any = None) -> Any:
         entry = self._entries.get(key)
         return default if entry is None else entry[1]

@@ -8,6 +8,7 @@ follow from the same declaration. `to_json` is what Rust runs; no weight passes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,3 +176,100 @@ class Generated(Transform):
 
     def to_json(self, leaf_of: Leaf = source) -> Json:
         return {"op": "generated", "values": list(self.values)}
+
+
+@dataclass(frozen=True)
+class NegExp(_Unary):
+    """-exp(x), rounded to f32: the decay rates of state space models, which checkpoints store as logarithms."""
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "neg_exp", "of": self.of.to_json(leaf_of)}
+
+
+@dataclass(frozen=True)
+class Reshape(_Unary):
+    """The same elements in the same order under another shape."""
+
+    to: Shape
+
+    def __post_init__(self) -> None:
+        if math.prod(self.to) != math.prod(self.of.shape):
+            raise ValueError(f"shape {self.of.shape} cannot become {self.to}")
+
+    @property
+    def shape(self) -> Shape:
+        return self.to
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "reshape", "of": self.of.to_json(leaf_of), "shape": list(self.to)}
+
+
+@dataclass(frozen=True)
+class PadRows(_Unary):
+    """Rows of `value` are appended until there are `rows` rows."""
+
+    rows: int
+    value: float = 0.0
+
+    @property
+    def shape(self) -> Shape:
+        return (self.rows, *self.of.shape[1:])
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "pad_rows", "of": self.of.to_json(leaf_of), "rows": self.rows, "value": self.value}
+
+
+@dataclass(frozen=True)
+class View(_Unary):
+    """Element (i, j, ...) of the result is element ``offset + i * strides[0] + j * strides[1] + ...`` of the part.
+
+    `taken` and `reordered` make the views that families use.
+    """
+
+    to: Shape
+    strides: Shape
+    offset: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        return self.to
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {
+            "op": "view",
+            "of": self.of.to_json(leaf_of),
+            "shape": list(self.to),
+            "strides": list(self.strides),
+            "offset": self.offset,
+        }
+
+
+def _as_view(of: Transform) -> View:
+    """Return `of` as a view that changes nothing; a view is returned as it is, so that views do not pile up."""
+    if isinstance(of, View):
+        return of
+    strides = [1] * len(of.shape)
+    for axis in range(len(of.shape) - 1, 0, -1):
+        strides[axis - 1] = strides[axis] * of.shape[axis]
+    return View(of, of.shape, tuple(strides))
+
+
+def taken(of: Transform, axis: int, start: int, count: int, step: int = 1) -> View:
+    """Return `count` slices along an axis, every `step`-th from `start` on. Raises ValueError if there are not as
+    many."""
+    size = of.shape[axis]
+    if start < 0 or count < 1 or step < 1 or start + (count - 1) * step >= size:
+        raise ValueError(f"axis {axis} has {size} entries, but {count} from {start} by {step} are asked for")
+    view = _as_view(of)
+    axis %= len(view.to)
+    shape = (*view.to[:axis], count, *view.to[axis + 1 :])
+    strides = (*view.strides[:axis], view.strides[axis] * step, *view.strides[axis + 1 :])
+    return View(view.of, shape, strides, view.offset + start * view.strides[axis])
+
+
+def reordered(of: Transform, axes: Sequence[int]) -> View:
+    """Return `of` with its axes in another order."""
+    if sorted(axes) != list(range(len(of.shape))):
+        raise ValueError(f"{list(axes)} is no order of {len(of.shape)} axes")
+    view = _as_view(of)
+    return View(view.of, tuple(view.to[a] for a in axes), tuple(view.strides[a] for a in axes), view.offset)

@@ -18,3 +18,4 @@ pub mod dequantize;
 pub mod source;
 pub mod spec;
 pub mod transform;
+mod view;

@@ -110,6 +110,24 @@ pub enum Transform {
     },
     /// Weights of a quantized checkpoint, decoded from codes and scales.
     Dequantize(Dequantize),
+    /// `-exp(x)`, rounded to f32. State space models store their decay rates as logarithms.
+    NegExp {
+        /// The values `x`.
+        of: Box<Transform>,
+    },
+    /// A selection of elements in another order: element `(i, j, ...)` is element `offset + i * strides[0] + j * strides[1]
+    /// + ...` of the part. Slices along an axis, every n-th row and another order of axes are views.
+    View {
+        /// The elements.
+        of: Box<Transform>,
+        /// The shape of the view, outermost dimension first.
+        shape: Vec<u64>,
+        /// The distance of neighbors along each dimension, in elements of the part.
+        strides: Vec<u64>,
+        /// The first element.
+        #[serde(default)]
+        offset: u64,
+    },
     /// Values that are in no source, for example rope factors.
     Generated {
         /// The values.
@@ -136,6 +154,8 @@ impl Transform {
             | Self::Rows { of, .. }
             | Self::Transpose { of, .. }
             | Self::PadRows { of, .. }
+            | Self::NegExp { of }
+            | Self::View { of, .. }
             | Self::Reshape { of, .. } => of.for_each_source(f),
             Self::Dequantize(of) => of.for_each_source(f),
             Self::Generated { .. } => {}

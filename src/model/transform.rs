@@ -25,6 +25,7 @@ use crate::error::{Error, Place, Result};
 use crate::model::dequantize::Dequantizer;
 use crate::model::source::Source;
 use crate::model::spec::Transform;
+use crate::model::view::View;
 
 /// A transform bound to its source tensors. All shapes are known and checked.
 #[derive(Debug)]
@@ -72,6 +73,13 @@ enum Op {
     Dequantize {
         of: Box<Dequantizer>,
         sources: Vec<usize>,
+    },
+    NegExp {
+        of: Box<BoundTransform>,
+    },
+    View {
+        of: Box<BoundTransform>,
+        view: View,
     },
     Generated {
         values: Vec<f32>,
@@ -128,6 +136,8 @@ impl BoundTransform {
             | Op::Slice { of, .. }
             | Op::Transpose { of, .. }
             | Op::Pad { of, .. }
+            | Op::NegExp { of }
+            | Op::View { of, .. }
             | Op::Reshape { of } => of.for_each_source(f),
         }
     }
@@ -158,6 +168,18 @@ impl BoundTransform {
                 out.iter_mut().for_each(|x| *x = *x * mul + add);
                 Ok(())
             }
+            Op::NegExp { of } => {
+                of.read(source, start, out, scratch)?;
+                out.iter_mut().for_each(|x| *x = -exp(*x));
+                Ok(())
+            }
+            Op::View { of, view } => {
+                let mut buffer = std::mem::take(&mut scratch.column);
+                let done =
+                    view.read(start, out, &mut buffer, |at, piece| of.read(source, at, piece, scratch));
+                scratch.column = buffer;
+                done
+            }
             Op::Pad { of, value } => {
                 let inside = of.len.saturating_sub(start).min(out.len() as u64) as usize;
                 let (head, tail) = out.split_at_mut(inside);
@@ -173,6 +195,22 @@ impl BoundTransform {
             }
         }
     }
+}
+
+/// Returns e^x, correctly rounded in all but a few cases. The function of the system's library differs between systems, and
+/// the same model must give the same bytes everywhere; so this one only adds and multiplies f64 numbers in a fixed order.
+fn exp(x: f32) -> f32 {
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    if x.is_nan() || x > 89.0 {
+        return if x.is_nan() { x } else { f32::INFINITY };
+    }
+    let x = f64::from(x.max(-120.0));
+    // e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r as its series.
+    let n = (x * std::f64::consts::LOG2_E).round_ties_even();
+    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
+    let series = (1..=14u32).rev().fold(1.0, |sum, k| 1.0 + sum * r / f64::from(k));
+    (series * f64::from_bits(((n as i64 + 1023) as u64) << 52)) as f32
 }
 
 /// Returns the row of the Hugging Face tensor that becomes `row`. Within a head of `n` rows, row `2 i + j` of the GGUF comes
@@ -310,6 +348,18 @@ impl Binder<'_> {
                 said.for_each_source(&mut |name| sources.extend(self.source.find(name)));
                 self.node(Op::Dequantize { of: Box::new(of), sources }, said.shape.clone())
             }
+            Transform::NegExp { of } => {
+                let of = self.bind(of)?;
+                let shape = of.shape.clone();
+                self.node(Op::NegExp { of: Box::new(of) }, shape)
+            }
+            Transform::View { of, shape, strides, offset } => {
+                let of = self.bind(of)?;
+                let view = View::new(of.len, shape, strides, *offset).ok_or_else(|| {
+                    self.fail(format!("a view of shape {shape:?} does not lie inside {:?}", of.shape))
+                })?;
+                self.node(Op::View { of: Box::new(of), view }, shape.clone())
+            }
             Transform::Generated { values } => {
                 self.node(Op::Generated { values: values.clone() }, vec![values.len() as u64])
             }
@@ -445,6 +495,27 @@ mod tests {
     }
 
     #[test]
+    fn views_take_and_reorder() {
+        // Every second row of a matrix, and its columns in another order.
+        let every = r#"{"op": "view", "of": T, "shape": [2, 3], "strides": [6, 1], "offset": 3}"#;
+        assert_eq!(all(&[4, 3], every, &[2, 3]), [3., 4., 5., 9., 10., 11.]);
+        let columns = r#"{"op": "view", "of": T, "shape": [2, 2, 2], "strides": [4, 1, 2]}"#;
+        assert_eq!(all(&[2, 4], columns, &[2, 4]), [0., 2., 1., 3., 4., 6., 5., 7.]);
+    }
+
+    #[test]
+    fn exp_is_that_of_the_library() {
+        let steps = (0..400_000).map(|i| i as f32 * 0.0005 - 110.0);
+        for x in steps.chain([0.0, -0.0, 88.72, 88.73, 1e9, -1e9, f32::INFINITY, f32::NEG_INFINITY]) {
+            let wanted = f64::from(x).exp() as f32;
+            assert!(exp(x) == wanted || (exp(x).to_bits().abs_diff(wanted.to_bits()) <= 1), "{x}");
+        }
+        assert!(exp(f32::NAN).is_nan());
+        let values = all(&[3], r#"{"op": "neg_exp", "of": T}"#, &[3]);
+        assert_eq!(values, [-1.0, -std::f32::consts::E, -7.389_056]);
+    }
+
+    #[test]
     fn rows_concat_pad_affine_generated() {
         let values = all(
             &[3, 2],
@@ -474,6 +545,10 @@ mod tests {
             (r#"{"op": "rows", "start": 2, "count": 2, "of": T}"#, vec![2, 2]),
             (r#"{"op": "reshape", "shape": [4, 2], "of": T}"#, vec![4, 2]),
             (r#"{"op": "concat", "of": []}"#, vec![0]),
+            (r#"{"op": "view", "of": T, "shape": [3], "strides": [2], "offset": 2}"#, vec![3]),
+            (r#"{"op": "view", "of": T, "shape": [2, 2], "strides": [1]}"#, vec![2, 2]),
+            (r#"{"op": "view", "of": T, "shape": [4294967296, 4294967296], "strides": [0, 0]}"#, vec![0]),
+            (r#"{"op": "view", "of": T, "shape": [2], "strides": [18446744073709551615]}"#, vec![2]),
         ] {
             let error = BoundTransform::bind("x", &shape, &transform(json), &source).unwrap_err();
             assert!(matches!(error, Error::Model { .. }), "{json}: {error}");

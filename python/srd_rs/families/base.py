@@ -8,7 +8,7 @@ configuration class, and its rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from srd_rs.families.quantized import plain
 from srd_rs.families.table import Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json, parse_json, read_limited, shown
-from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Rows, Source, Transform, Transpose
+from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Source, Transform, Transpose, taken
 from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 
 log = logging.getLogger("srd_rs.families")
@@ -94,6 +94,14 @@ _POOLING: Final = (
 )
 _POOLING_NAMES: Final = {"mean": 1, "cls": 2, "lasttoken": 3}
 
+_NORM_EPS: Final = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+_GATING_KEYS: Final = (
+    "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
+    "expert_selection_fn",
+)  # fmt: skip
+GATING: Final = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
+"""GGUF's numbers for the functions that turn the scores of experts into weights."""
+
 LLAMA_LAYER: Final = (
     Row("input_layernorm", "attn_norm", "d"),
     Row("self_attn.q_proj", "attn_q", "q d", bias="maybe"),
@@ -128,7 +136,7 @@ class Family:
     """These defaults differ between the classes of the family."""
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
     writes_head_count_kv: ClassVar[bool] = True
-    rope_theta: ClassVar[float] = 10_000.0
+    rope_theta: ClassVar[float | None] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
     vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
     """This says what the family knows of its vocabulary beyond the files."""
@@ -149,11 +157,15 @@ class Family:
         self.file = checkpoint.folder / "config.json"
         self.config: Config = normalise(checkpoint.config, defaults, self.file, self.spellings)
         self.extras: dict[str, tuple[str, Any]] = {}
+        self.headless = False
 
     # What the configuration says
 
     @cached_property
     def n_layer(self) -> int:
+        return self.stated_layers()
+
+    def stated_layers(self) -> int:
         """Return the number of layers. The number is held against the tensors that are there before anything is
         done per layer."""
         count = self.config.count("num_hidden_layers")
@@ -173,6 +185,10 @@ class Family:
 
     @cached_property
     def n_head_kv(self) -> int:
+        return self.stated_heads_kv()
+
+    def stated_heads_kv(self) -> int:
+        """Return the number of key-value heads by config.json."""
         count = self.config.optional_count("num_key_value_heads")
         count = self.n_head if count is None else count
         if self.n_head % count:
@@ -216,8 +232,9 @@ class Family:
     def tied(self) -> bool:
         """Say whether the checkpoint may lack an output matrix: the matrix is the embedding, or was left out
         with the head. In a multimodal checkpoint the head belongs to the whole model, so the top level of
-        config.json counts first."""
-        if self.class_name.endswith("Model"):
+        config.json counts first. Names without the prefix of the class are those of a model that was saved without
+        its head, whatever class config.json names."""
+        if self.class_name.endswith("Model") or self.headless:
             return True
         stated = self.checkpoint.config.get("tie_word_embeddings")
         return stated if isinstance(stated, bool) else self.config.flag("tie_word_embeddings", True)
@@ -256,7 +273,9 @@ class Family:
         order = {shard: index for index, shard in enumerate(shards)}
         for tensor in sorted(tensors.values(), key=lambda t: (order[t.shard], t.name)):
             name = short[tensor.name]
-            why = names.MTP if names.layer_of(name) in extra_layers else self.left_out(name)
+            why = self.left_out(name)
+            if why is None and names.layer_of(name) in extra_layers:
+                why = names.MTP
             if why is not None:
                 dropped.setdefault(why, []).append(tensor.name)
                 continue
@@ -280,6 +299,7 @@ class Family:
             return tensors
         if not self.class_name.endswith("Model"):
             self._note("the names of the tensors lack the prefix %r, which is put before them", f"{prefix}.")
+            self.headless = True
         head = f"{self.output_row.source}." if self.output_row is not None else prefix
         return {
             name if name.startswith((f"{prefix}.", head)) else f"{prefix}.{name}": tensor
@@ -371,7 +391,12 @@ class Family:
         present: Mapping[str, SourceTensor],
     ) -> None:
         """Declare stacked experts, from one tensor per expert or from the stacks that newer files have."""
-        if self._add_fused_experts(table, source, target, experts, sizes, present):
+        name = f"{source}{experts.source}"
+        fused = fused_expert_halves(name, self.n_expert, sizes["x"], sizes["d"], present, self)
+        if fused is not None:
+            table.add(f"{target}ffn_gate_exps.weight", fused[0], group=name)
+            table.add(f"{target}ffn_up_exps.weight", fused[1], group=name)
+            table.add(f"{target}ffn_down_exps.weight", fused[2])
             return
         # n_expert may be any number: never loop over more experts than there can be
         if self.n_expert * self.n_layer > len(present):
@@ -387,36 +412,6 @@ class Family:
             )
             table.add(f"{target}{name}.weight", Concat(stack, stack=True), group=f"{target}experts")
 
-    def _add_fused_experts(
-        self,
-        table: Table,
-        source: str,
-        target: str,
-        experts: Experts,
-        sizes: Mapping[str, int],
-        present: Mapping[str, SourceTensor],
-    ) -> bool:
-        """Declare experts from ``experts.gate_up_proj`` [E, 2 f, d] and ``experts.down_proj`` [E, d, f], as
-        transformers 5 saves them. Returns False if there are no such tensors."""
-        fused = f"{source}{experts.source}.gate_up_proj"
-        suffix = next((end for end in ("", ".weight") if fused + end in present), None)
-        if suffix is None:
-            return False
-        count, width, model = self.n_expert, sizes["x"], sizes["d"]
-        both = Source(fused + suffix, (count, 2 * width, model))
-        if len(present) * 4096 < count:  # a bound for the loop below, far beyond any real model
-            raise self.config.error(f"{count} experts are more than can be")
-        _check_source_shape(both, present, self.checkpoint.folder)
-        halves = {
-            "ffn_gate_exps": tuple(Rows(both, 2 * width * index, width) for index in range(count)),
-            "ffn_up_exps": tuple(Rows(both, 2 * width * index + width, width) for index in range(count)),
-        }
-        for name, parts in halves.items():
-            table.add(f"{target}{name}.weight", Concat(parts, stack=True), group=fused)
-        down = Source(f"{source}{experts.source}.down_proj{suffix}", (count, model, width))
-        table.add(f"{target}ffn_down_exps.weight", down)
-        return True
-
     # Metadata
 
     def write_metadata(self, metadata: Metadata) -> None:
@@ -425,29 +420,64 @@ class Family:
 
     def write_standard(self, metadata: Metadata) -> None:
         """Write the keys of most decoders, in the order of llama.cpp's converter."""
-        arch, config = self.arch, self.config
-        metadata.uint32(f"{arch}.block_count", self.n_layer)
-        metadata.uint32(f"{arch}.context_length", config.count("max_position_embeddings"))
-        metadata.uint32(f"{arch}.embedding_length", self.n_embd)
-        metadata.uint32(f"{arch}.feed_forward_length", self.n_ff)
-        metadata.uint32(f"{arch}.attention.head_count", self.n_head)
-        if self.writes_head_count_kv:
-            metadata.uint32(f"{arch}.attention.head_count_kv", self.n_head_kv)
-        if not config.flag("is_causal", True):
-            metadata.boolean(f"{arch}.attention.causal", False)
+        config = self.config
+
+        def put(key: str, kind: str, value: Callable[[], Any]) -> None:
+            self.put(metadata, f"{self.arch}.{key}", kind, value)
+
+        put("block_count", "UINT32", lambda: self.n_layer)
+        put("context_length", "UINT32", lambda: config.count("max_position_embeddings"))
+        put("embedding_length", "UINT32", lambda: self.n_embd)
+        put("feed_forward_length", "UINT32", self.feed_forward_lengths)
+        put("attention.head_count", "UINT32", self.head_counts)
+        put(
+            "attention.head_count_kv",
+            "UINT32",
+            lambda: self.head_counts_kv() if self.writes_head_count_kv else None,
+        )
+        put("attention.causal", "BOOL", lambda: None if config.flag("is_causal", True) else False)
         self.write_rope(metadata)
-        if (eps := config.optional_number("rms_norm_eps")) is not None:
-            metadata.float32(f"{arch}.attention.layer_norm_rms_epsilon", eps)
-        for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
-            if (eps := config.optional_number(key)) is not None:
-                metadata.float32(f"{arch}.attention.layer_norm_epsilon", eps)
-                break
-        if self.n_expert:
-            metadata.uint32(f"{arch}.expert_count", self.n_expert)
-            metadata.uint32(f"{arch}.expert_used_count", self.n_expert_used)
-        if (head_dim := self.written_head_dim()) is not None:
-            metadata.uint32(f"{arch}.attention.key_length", head_dim)
-            metadata.uint32(f"{arch}.attention.value_length", head_dim)
+        put(
+            "attention.layer_norm_rms_epsilon", "FLOAT32", lambda: self._number_of("rms_norm_eps", "norm_eps")
+        )
+        put("attention.layer_norm_epsilon", "FLOAT32", lambda: self._number_of(*_NORM_EPS))
+        put("expert_count", "UINT32", lambda: self.n_expert or None)
+        put("expert_used_count", "UINT32", lambda: self.n_expert_used if self.n_expert else None)
+        put("expert_group_count", "UINT32", lambda: config.optional_count("n_group", least=0))
+        put("expert_group_used_count", "UINT32", lambda: config.optional_count("topk_group", least=0))
+        put("expert_gating_func", "UINT32", self.expert_gating)
+        put("attention.key_length", "UINT32", self.written_head_dim)
+        put("attention.value_length", "UINT32", self.written_head_dim)
+
+    def put(self, metadata: Metadata, key: str, kind: str, value: Callable[[], Any]) -> None:
+        """Write a standard key. A value of None writes nothing; a list of numbers has one for each layer."""
+        found = value()
+        if found is not None:
+            metadata.add(key, "ARRAY[INT32]" if isinstance(found, list) else kind, found)
+
+    def head_counts(self) -> int | list[int]:
+        """Return the number of heads, one per layer if the layers differ."""
+        return self.n_head
+
+    def feed_forward_lengths(self) -> int | list[int]:
+        """Return the width of the feed-forward part, one per layer if the layers differ."""
+        return self.n_ff
+
+    def _number_of(self, *keys: str) -> float | None:
+        """Return the first of these numbers that config.json or the class has."""
+        found = (self.config.optional_number(key) for key in keys)
+        return next((number for number in found if number is not None), None)
+
+    def expert_gating(self) -> int | None:
+        """Return GGUF's number for the function that turns the scores of the experts into weights, where config.json
+        names one."""
+        name = next((self.config.get(key) for key in _GATING_KEYS if self.config.get(key) is not None), None)
+        if name is None:
+            return None
+        if not isinstance(name, str) or name not in GATING:
+            known = ", ".join(GATING)
+            raise self.config.error(f"the gating function of experts {shown(name)} is not one of {known}")
+        return GATING[name]
 
     def write_rope(self, metadata: Metadata) -> None:
         if self.rope.kind == "proportional" and "rope_freqs.weight" not in self.generated():
@@ -455,7 +485,10 @@ class Family:
                 "proportional RoPE is known for Gemma 4 only", "Convert it with a newer version"
             )
         ropes.write_scaling(self.rope, self.arch, metadata)
-        metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])
+        if (sections := ropes.sections(self.config, self.rope)) is not None:
+            metadata.int32s(f"{self.arch}.rope.dimension_sections", sections)
+        if self.rope.full["rope_theta"] is not None:
+            metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])
         if self.rope.sliding is not None:
             metadata.float32(f"{self.arch}.rope.freq_base_swa", self.rope.sliding["rope_theta"])
 
@@ -545,6 +578,21 @@ class Family:
                 side = "rows" if key == "vocab_size" else "columns"
                 what = f"{key} is {wanted}{origin}, but '{tensor.name}' has {found} {side}"
                 raise self.config.error(what, f"Set {key} to {found} if the weights are right")
+
+
+def fused_expert_halves(
+    source: str, count: int, width: int, model: int, present: Mapping[str, SourceTensor], family: Family
+) -> tuple[Transform, Transform, Transform] | None:
+    """Return the gate, up and down matrices of experts from ``{source}.gate_up_proj`` [e, 2 x, d] and
+    ``{source}.down_proj`` [e, d, x], as transformers 5 saves them. Returns None if there are no such tensors."""
+    fused = f"{source}.gate_up_proj"
+    suffix = next((end for end in ("", ".weight") if fused + end in present), None)
+    if suffix is None:
+        return None
+    both = Source(fused + suffix, (count, 2 * width, model))
+    _check_source_shape(both, present, family.checkpoint.folder)
+    down = Source(f"{source}.down_proj{suffix}", (count, model, width))
+    return taken(both, 1, 0, width), taken(both, 1, width, width), down
 
 
 def _check_source_shape(source: Source, present: Mapping[str, SourceTensor], folder: Path) -> None:

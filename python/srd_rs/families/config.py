@@ -25,8 +25,15 @@ _SPELLINGS: Final[dict[str, tuple[str, ...]]] = {
     "hidden_size": ("n_embd", "dim"),
     "num_attention_heads": ("n_head", "n_heads"),
     "num_key_value_heads": ("n_kv_heads", "num_kv_heads"),
-    "max_position_embeddings": ("n_positions", "n_ctx", "max_sequence_length"),
-    "num_experts": ("num_local_experts",),
+    "max_position_embeddings": (
+        "n_ctx",
+        "n_positions",
+        "max_length",
+        "max_sequence_length",
+        "model_max_length",
+    ),
+    "num_experts": ("num_local_experts", "n_routed_experts"),
+    "num_experts_per_tok": ("num_experts_per_token", "top_k_experts"),
 }
 
 

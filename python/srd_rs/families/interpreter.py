@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
+from srd_rs.checkpoint import SourceTensor
+from srd_rs.families import names
 from srd_rs.families import rope as ropes
-from srd_rs.families.base import Experts, Family, Row
-from srd_rs.families.expressions import Names, evaluate
-from srd_rs.families.schema import FamilyTable, metadata_line, row_of
+from srd_rs.families.base import MAX_HEAD_DIM, Family, Row, fused_expert_halves
+from srd_rs.families.expressions import Names, evaluate, names_in
+from srd_rs.families.schema import (
+    KINDS,
+    FamilyTable,
+    Rows,
+    StackedExperts,
+    Step,
+    TableRow,
+    checked_pattern,
+    flat,
+    generated_line,
+    metadata_line,
+    row_of,
+)
+from srd_rs.families.table import Table
 from srd_rs.metadata import Metadata
+from srd_rs.transforms import (
+    Affine,
+    Concat,
+    NegExp,
+    PadRows,
+    PermuteHeads,
+    Reshape,
+    Source,
+    Transform,
+    Transpose,
+    reordered,
+    taken,
+)
 
-NAMES: Final = ("n_layer", "n_head", "n_head_kv", "n_embd", "n_ff", "n_vocab", "head_dim", "rope_fraction")
-"""These names of an expression are values that the families check; every other name is a key of config.json."""
+NAMES: Final = (
+    "n_embd",
+    "n_vocab",
+    "n_expert",
+    "n_expert_used",
+    "head_dim",
+    "n_block",
+    "n_mtp",
+    "class_name",
+)
+"""These names of an expression are values that the families check, and so are ``n_layer`` (without the blocks that
+predict further tokens), ``n_head``, ``n_head_kv`` and ``n_ff`` (of the layer, where the layers differ),
+``rope_fraction``, ``rope`` (the RoPE parameters), ``rope_sliding``, ``config`` (the whole of config.json), ``labels``
+(the names of the classes) and ``layer``. The sizes of rows have the letters of `LETTERS`. Every other name is a size
+of the table or a key of config.json."""
+LETTERS: Final = {
+    "d": "n_embd",
+    "q": "n_head * h",
+    "k": "n_head_kv * h",
+    "h": "head_dim",
+    "f": "n_ff",
+    "v": "n_vocab",
+    "e": "n_expert",
+}
+"""The sizes that every row may use: the widths of the model, of queries, of keys, of a head, of the feed-forward
+part, and the numbers of tokens and experts."""
+_ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp")
+_OF_COLUMNS: Final = ("transpose", "squeeze", "cols", "pad_rows")
+_MAX_NAME: Final = 1024
+"""Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the rows of a layer come from, and where they go."""
+
+    source: str = ""
+    target: str = ""
+    layer: int = 0
 
 
 class TableFamily(Family):
@@ -21,71 +87,423 @@ class TableFamily(Family):
 
     data: ClassVar[FamilyTable]
 
+    # Values
+
     def names(self, layer: int = 0) -> Names:
         """The values of the names in the expressions of one layer."""
+        return lambda name: self._value(name, layer)
 
-        def value(name: str) -> Any:
-            if name == "layer":
+    def _value(self, name: str, layer: int) -> Any:
+        sizes = self.data.sizes
+        if name in sizes:
+            return self.evaluate(sizes[name], layer)
+        if name in LETTERS:
+            return self.evaluate(LETTERS[name], layer)
+        if name in NAMES:
+            return getattr(self, name)
+        match name:
+            case "layer":
                 return layer
-            if name == "rope_fraction":
+            case "n_layer":
+                return self.n_main
+            case "n_head":
+                return self._of_layer(self.head_counts(), layer)
+            case "n_head_kv":
+                return self._of_layer(self.head_counts_kv(), layer)
+            case "n_ff":
+                return self._of_layer(self.feed_forward_lengths(), layer)
+            case "rope":
+                return self.rope.full
+            case "rope_sliding":
+                return self.rope.sliding
+            case "rope_fraction":
                 return self.rope.full.get("partial_rotary_factor") or 1.0
-            return getattr(self, name) if name in NAMES else self.config.get(name)
+            case "config":
+                return {**self.config.defaults, **self.config.values}
+            case "labels":
+                return self._labels
+        kind, space, asked = name.partition(" ")
+        if space:
+            prefix = f"{self.layer_prefix}.{layer}." if kind == "layer_has" else ""
+            return prefix + asked in self.text_tensors
+        return self.config.get(name)
 
-        return value
+    @staticmethod
+    def _of_layer(value: int | list[int], layer: int) -> int:
+        return value[min(layer, len(value) - 1)] if isinstance(value, list) else value
+
+    @cached_property
+    def _labels(self) -> list[str] | None:
+        """The names of the classes of a classifier, in the order of their numbers."""
+        stated = self.config.get("id2label")
+        if stated is None:
+            return None
+        if not isinstance(stated, dict) or not all(
+            key.isdecimal() and len(key) < 10 and isinstance(value, str) for key, value in stated.items()
+        ):
+            raise self.config.error("id2label does not map numbers to names")
+        return [stated[key] for key in sorted(stated, key=int)]
 
     def evaluate(self, text: str, layer: int = 0) -> Any:
         return evaluate(text, self.names(layer), self.config.error)
 
-    def check(self) -> None:
-        for refusal in self.data.refusals:
-            layers = range(self.n_layer) if refusal.per_layer else range(1)
-            if any(self.evaluate(refusal.when, layer) for layer in layers):
-                raise self.config.error(refusal.what, refusal.fix)
+    def count(self, text: str, layer: int = 0, *, least: int = 1) -> int:
+        """Return the value of an expression, which must be a count."""
+        return self.config.check_count(text, self.evaluate(text, layer), least=least)
+
+    def _counts(self, text: str) -> int | list[int]:
+        """Return one count, or one per layer if the expression names the layer."""
+        if "layer" not in names_in(text):
+            return self.count(text, least=0)
+        return [self.count(text, layer, least=0) for layer in range(self.n_layer)]
+
+    @cached_property
+    def n_main(self) -> int:
+        """The number of layers without the blocks that predict further tokens."""
+        if self.data.n_layer is None:
+            return self.stated_layers()
+        count = self.count(self.data.n_layer)
+        if count > len(self.checkpoint.tensors):
+            what = (
+                f"there are {count} layers ({self.data.n_layer}), but {len(self.checkpoint.tensors)} tensors"
+            )
+            raise self.config.error(what, "Correct the number of layers, or download the missing shards")
+        return count
+
+    @cached_property
+    def n_layer(self) -> int:
+        return self.n_main + self.n_mtp
+
+    @property
+    def n_block(self) -> int:
+        return self.n_layer
+
+    @cached_property
+    def n_mtp(self) -> int:
+        """The number of blocks that predict further tokens and that are written."""
+        mtp = self.data.mtp
+        if mtp is None or not mtp.default:
+            return 0
+        stated = self.evaluate(mtp.count)
+        found = {
+            layer
+            for name in self.checkpoint.tensors
+            if (layer := self._layer_of(self.canonical(name))) is not None and layer >= self.n_main
+        }
+        if not found:
+            return 0
+        if stated is None or stated == 0:
+            stated = max(found) + 1 - self.n_main
+        count = self.config.check_count(mtp.count, stated)
+        if count > len(self.checkpoint.tensors):
+            raise self.config.error(f"{mtp.count} is {count}, which is more than the tensors that are there")
+        return count
+
+    def _layer_of(self, name: str) -> int | None:
+        number, dot, _ = name.removeprefix(f"{self.layer_prefix}.").partition(".")
+        inside = name.startswith(f"{self.layer_prefix}.") and dot and number.isdecimal() and len(number) < 10
+        return int(number) if inside else None
+
+    @cached_property
+    def n_head(self) -> int:
+        return self._of_layer(self.head_counts(), 0)
+
+    @cached_property
+    def _heads(self) -> int | list[int]:
+        return (
+            self.config.count("num_attention_heads")
+            if self.data.n_head is None
+            else self._counts(self.data.n_head)
+        )
+
+    @cached_property
+    def _heads_kv(self) -> int | list[int]:
+        return self.stated_heads_kv() if self.data.n_head_kv is None else self._counts(self.data.n_head_kv)
+
+    @cached_property
+    def _widths(self) -> int | list[int]:
+        return (
+            self.config.count("intermediate_size") if self.data.n_ff is None else self._counts(self.data.n_ff)
+        )
+
+    def head_counts(self) -> int | list[int]:
+        return self._heads
+
+    def head_counts_kv(self) -> int | list[int]:
+        return self._heads_kv
+
+    def feed_forward_lengths(self) -> int | list[int]:
+        return self._widths
 
     @cached_property
     def n_expert(self) -> int:
-        experts = self.data.experts
-        return self._count(experts.count) if experts is not None else 0
+        text = next((experts.count for experts in self.data.all_experts), self.data.n_expert)
+        value = None if text is None else self.evaluate(text)
+        return 0 if value is None else self.config.check_count(str(text), value, least=0)
 
     @cached_property
     def n_expert_used(self) -> int:
-        assert self.data.experts is not None
-        used = self._count(self.data.experts.used)
+        text = next((experts.used for experts in self.data.all_experts), self.data.n_expert_used)
+        used = self.count(text or "num_experts_per_tok")
         if used > self.n_expert:
             raise self.config.error(f"{used} experts per token are more than the {self.n_expert} there are")
         return used
 
-    def _count(self, text: str) -> int:
-        return self.config.check_count(text, self.evaluate(text))
+    @property
+    def tied(self) -> bool:
+        if self.data.tied is not None and not self.headless:
+            return bool(self.evaluate(self.data.tied))
+        return super().tied
 
-    def sizes(self, layer: int) -> dict[str, int]:
-        sizes = super().sizes(layer)
-        own = {
-            key: self.config.check_count(key, self.evaluate(text, layer))
-            for key, text in self.data.sizes.items()
-        }
-        return {**sizes, **own}
+    def check(self) -> None:
+        for refusal in self.data.refusals:
+            layers = range(self.n_main) if refusal.per_layer else range(1)
+            if any(self.evaluate(refusal.when, layer) for layer in layers):
+                raise self.config.error(refusal.what, refusal.fix)
 
-    def rows(self, layer: int) -> Iterable[Row]:
-        for group in self.data.layer:
-            if self.evaluate(group.when, layer):
-                yield from map(row_of, group.rows)
+    # Names of the checkpoint
 
-    def experts(self, layer: int) -> Experts | None:
-        experts = self.data.experts
-        if experts is None or not self.evaluate(experts.when, layer):
-            return None
-        parts = [part.split(" ", 2) for part in experts.parts]
-        return Experts(experts.source, tuple((part, target, sizes) for part, target, sizes in parts))
+    def left_out(self, name: str) -> str | None:
+        if len(name) <= _MAX_NAME:
+            for pattern, reason in self.data.skip:
+                if checked_pattern(pattern).search(name):
+                    return reason
+            if any(checked_pattern(pattern).search(name) for pattern in self.data.keep):
+                return None
+        why = super().left_out(name)
+        mtp = self.data.mtp
+        if mtp is None:
+            return why
+        layer = self._layer_of(self.canonical(name))
+        if layer is not None and layer >= self.n_main:
+            return None if self.n_mtp else names.MTP
+        return why
 
-    def _per_layer(self, expression: str) -> list[Any] | None:
-        values = [self.evaluate(expression, layer) for layer in range(self.n_layer)]
-        return None if None in values else values
+    def canonical(self, name: str) -> str:
+        name = super().canonical(name)
+        if len(name) > _MAX_NAME:
+            return name
+        for pattern, to in self.data.renames:
+            name = checked_pattern(pattern).sub(to, name)
+        mtp = self.data.mtp
+        if mtp is not None and mtp.source:
+            for start, to in mtp.renames.items():
+                if name.startswith(start):
+                    return f"{self.layer_prefix}.{self.n_main}.{to}{name[len(start) :]}"
+            number, dot, rest = name.removeprefix(f"{mtp.source}.").partition(".")
+            if name.startswith(f"{mtp.source}.") and dot and number.isdecimal() and len(number) < 10:
+                return f"{self.layer_prefix}.{self.n_main + int(number)}.{rest}"
+        return name
+
+    # Tensors
+
+    def table(self, present: Mapping[str, SourceTensor]) -> Table:
+        table = Table()
+        for group in flat(self.data.top):
+            self._add_rows(table, (group,), _Place())
+        if self.data.output is not None:
+            self._add(table, row_of(self.data.output), _Place(), needed=not self.tied)
+        for layer in range(self.n_layer):
+            place = _Place(f"{self.layer_prefix}.{layer}.", f"{self.data.layer_target}.{layer}.", layer)
+            self._add_rows(table, self.data.layer, place)
+            for experts in self.data.all_experts:
+                if self.evaluate(experts.when, layer):
+                    self._add_stacked(table, experts, place, present)
+        for stack in self.data.stacks:
+            count = self.count(stack.count, least=0)
+            if count > len(present):
+                raise self.config.error(
+                    f"{stack.count} is {count}, but there are only {len(present)} tensors"
+                )
+            for layer in range(count):
+                place = _Place(f"{stack.source}.{layer}.", f"{stack.target}.{layer}.", layer)
+                self._add_rows(table, stack.layer, place)
+        return table
+
+    def _add_rows(self, table: Table, groups: Iterable[Rows], place: _Place) -> None:
+        for group in groups:
+            if self.evaluate(group.when, place.layer):
+                for row in group.rows:
+                    self._add(table, row_of(row), place)
+
+    def _shape(self, dims: Iterable[str], layer: int) -> tuple[int, ...]:
+        return tuple(self.count(dim, layer) for dim in dims)
+
+    def _add(self, table: Table, row: TableRow, place: _Place, *, needed: bool = True) -> None:
+        needed = needed and row.needed
+        parts = [
+            (f"{place.source}{name}", suffix, self._shape(dims, place.layer))
+            for name, suffix, dims in row.sources
+        ]
+        target = f"{place.target}{row.target}"
+        weight = self._joined(
+            [Source(name + suffix, shape) for name, suffix, shape in parts], row, place.layer
+        )
+        table.add(target + row.target_suffix, weight, needed=needed, f32=row.f32)
+        if row.bias != "no":
+            transposed = any(step.name == "transpose" for step in row.steps)
+            sources = [
+                Source(f"{name}.bias", shape[-1:] if transposed else shape[:1]) for name, _, shape in parts
+            ]
+            bias = self._bias(sources, row, place.layer)
+            table.add(f"{target}.bias", bias, needed=needed and row.bias == "yes", f32=row.f32)
+
+    def _joined(self, sources: list[Source], row: TableRow, layer: int) -> Transform:
+        steps = row.steps
+        of: Transform = sources[0]
+        if steps and steps[0].name == "stack":
+            of, steps = self._stack(sources[0], steps[0], layer), steps[1:]
+        elif len(sources) > 1:
+            of = Concat(tuple(sources))
+        for step in steps:
+            of = self._done(of, step, layer)
+        return of
+
+    def _stack(self, source: Source, step: Step, layer: int) -> Transform:
+        count = self.count(step.arguments[0], layer)
+        if count > len(self.checkpoint.tensors):
+            raise self.config.error(
+                f"{step.arguments[0]} is {count}, which is more than the tensors there are"
+            )
+        parts = (Source(source.tensor.replace("{i}", str(i)), source.shape) for i in range(count))
+        return Concat(tuple(parts), stack=True)
+
+    def _bias(self, sources: list[Source], row: TableRow, layer: int) -> Transform:
+        """Return the bias with those steps that change the order or the number of rows."""
+        steps = [step for step in row.steps if step.name not in (*_ELEMENTWISE, *_OF_COLUMNS)]
+        of: Transform = sources[0]
+        if steps and steps[0].name == "stack":
+            return self._stack(sources[0], steps[0], layer)
+        if len(sources) > 1:
+            of = Concat(tuple(sources))
+        if all(step.name.startswith("permute") for step in steps):
+            for step in steps:
+                of = self._done(of, step, layer)
+            return of
+        of = Reshape(of, (*of.shape, 1))
+        for step in steps:
+            arguments = (*step.arguments[:-1], "1") if step.name == "reshape" else step.arguments
+            of = self._done(of, Step(step.name, arguments), layer)
+        size = 1
+        for part in of.shape:
+            size *= part
+        return Reshape(of, (size,))
+
+    def _done(self, of: Transform, step: Step, layer: int) -> Transform:
+        """Return `of` with one step done."""
+
+        def number(index: int, default: int = 1) -> int:
+            if index >= len(step.arguments):
+                return default
+            return self.count(step.arguments[index], layer, least=0)
+
+        def axis(index: int = 0) -> int:
+            value = self.evaluate(step.arguments[index], layer)
+            if not isinstance(value, int) or not -len(of.shape) <= value < len(of.shape):
+                raise self.config.error(f"{step.arguments[index]} is no axis of a tensor of shape {of.shape}")
+            return value % len(of.shape)
+
+        try:
+            match step.name:
+                case "plus_one":
+                    return Affine(of, 1.0, 1.0)
+                case "affine":
+                    mul, add = (float(self.evaluate(text, layer)) for text in step.arguments)
+                    return Affine(of, mul, add)
+                case "neg_exp":
+                    return NegExp(of)
+                case "permute_q":
+                    return PermuteHeads(of, self._of_layer(self.head_counts(), layer))
+                case "permute_k":
+                    return PermuteHeads(of, self._of_layer(self.head_counts_kv(), layer))
+                case "permute":
+                    return PermuteHeads(of, number(0))
+                case "transpose":
+                    slices = 1
+                    for size in of.shape[:-2]:
+                        slices *= size
+                    return Transpose(of, slices)
+                case "squeeze":
+                    return Reshape(of, tuple(size for size in of.shape if size != 1) or (1,))
+                case "reshape":
+                    return Reshape(of, self._shape(step.arguments, layer))
+                case "axes":
+                    return reordered(of, [axis(index) for index in range(len(step.arguments))])
+                case "slice":
+                    return taken(of, axis(), number(1), number(2), number(3))
+                case "rows":
+                    return taken(of, 0, number(0), number(1))
+                case "cols":
+                    return taken(of, len(of.shape) - 1, number(0), number(1))
+                case "every":
+                    stride, first = number(1), number(2, 0)
+                    return taken(of, axis(), first, (of.shape[axis()] - first + stride - 1) // stride, stride)
+                case "pad_rows":
+                    rows = number(0)
+                    value = self.evaluate(step.arguments[1], layer) if len(step.arguments) > 1 else 0.0
+                    return PadRows(of, rows, float(value))
+        except (ValueError, ZeroDivisionError, IndexError) as error:
+            raise self.config.error(f"{step.name}({', '.join(step.arguments)}): {error}") from None
+        raise ValueError(step.name)
+
+    def _add_stacked(
+        self, table: Table, experts: StackedExperts, place: _Place, present: Mapping[str, SourceTensor]
+    ) -> None:
+        """Declare stacked experts, from one tensor per expert or from the stacks that newer files have."""
+        count = self.count(experts.count, place.layer)
+        source, halves = f"{place.source}{experts.source}", ("gate", "up")
+        rows = {row.target: row for row in map(_expert_row, experts.parts)}
+        gate, down = rows.get("ffn_gate_exps"), rows.get("ffn_down_exps")
+        if gate is not None and down is not None:
+            width, model = self._shape(gate.sources[0][2], place.layer)
+            fused = fused_expert_halves(source, count, width, model, present, self)
+            if fused is not None:
+                for half, transform in zip(halves, fused[:2], strict=True):
+                    table.add(f"{place.target}ffn_{half}_exps.weight", transform, group=source)
+                table.add(f"{place.target}ffn_down_exps.weight", fused[2])
+                return
+        # The count may be any number: never loop over more experts than there can be.
+        if count * self.n_layer > len(present):
+            what = f"{count} experts in {self.n_layer} layers, but only {len(present)} tensors are there"
+            raise self.config.error(what, "Correct the number of experts, or download the missing shards")
+        for row in rows.values():
+            ((part, suffix, dims),) = row.sources
+            shape = self._shape(dims, place.layer)
+            stacks = {row.target_suffix: (suffix, shape)}
+            if row.bias != "no":
+                stacks[".bias"] = (".bias", shape[:1])
+            for end, (own, of_shape) in stacks.items():
+                parts: list[Transform] = []
+                for index in range(count):
+                    of: Transform = Source(f"{source}.{index}.{part}{own}", of_shape)
+                    for step in row.steps if end != ".bias" else ():
+                        of = self._done(of, step, place.layer)
+                    parts.append(of)
+                table.add(
+                    f"{place.target}{row.target}{end}",
+                    Concat(tuple(parts), stack=True),
+                    needed=row.needed and not (end == ".bias" and row.bias == "maybe"),
+                    group=f"{place.target}{experts.source}",
+                    f32=row.f32,
+                )
 
     def generated(self) -> dict[str, tuple[float, ...]]:
-        if not self.data.llama3_rope or self.rope.kind != "llama3":
-            return {}
-        return {"rope_freqs.weight": ropes.llama3_factors(self.config, self.rope.full, self.head_dim)}
+        found: dict[str, tuple[float, ...]] = {}
+        if self.data.llama3_rope and self.rope.kind == "llama3":
+            found["rope_freqs.weight"] = ropes.llama3_factors(self.config, self.rope.full, self.head_dim)
+        for line in self.data.generated:
+            name, expression = generated_line(line)
+            values = self.evaluate(expression)
+            if values is None:
+                continue
+            if not isinstance(values, list) or not 1 <= len(values) <= MAX_HEAD_DIM:
+                raise self.config.error(f"{expression} is no list of up to {MAX_HEAD_DIM} numbers")
+            if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+                raise self.config.error(f"{expression} is no list of numbers")
+            found[name] = tuple(map(float, values))
+        return found
+
+    # Metadata
 
     def written_head_dim(self) -> int | None:
         if self.data.head_dim is None:
@@ -93,27 +511,58 @@ class TableFamily(Family):
         size = self.evaluate(self.data.head_dim)
         return None if size is None else self.config.check_count("head_dim", size)
 
+    def _lines(self) -> dict[str, tuple[str, str]]:
+        """The lines of metadata: key -> type and expression."""
+        lines = map(metadata_line, self.data.metadata)
+        return {key.replace("~", f"{self.arch}."): (kind, expression) for kind, key, expression in lines}
+
+    def _line_value(self, kind: str, expression: str) -> Any:
+        """Return the value of a line; None if the line writes nothing."""
+        if not kind.endswith("s") or "layer" not in names_in(expression):
+            return self.evaluate(expression)
+        values = [self.evaluate(expression, layer) for layer in range(self.n_layer)]
+        return None if None in values else values
+
+    def _write_line(self, metadata: Metadata, key: str, kind: str, expression: str) -> bool:
+        value = self._line_value(kind, expression)
+        if value is not None:
+            metadata.add(key, KINDS[kind], value)
+        return value is not None
+
+    def _is_left_out(self, key: str) -> bool:
+        return any(key == stated.replace("~", f"{self.arch}.") for stated in self.data.without)
+
+    def put(self, metadata: Metadata, key: str, kind: str, value: Callable[[], Any]) -> None:
+        if self._is_left_out(key):
+            return
+        line = self._lines().get(key)
+        if line is None or not self._write_line(metadata, key, *line):
+            super().put(metadata, key, kind, value)
+
     def write_metadata(self, metadata: Metadata) -> None:
         self.write_standard(metadata)
-        writers: dict[str, Callable[[str, Any], None]] = {
-            "u32": metadata.uint32,
-            "f32": metadata.float32,
-            "bool": metadata.boolean,
-            "str": metadata.string,
-            "bools": metadata.booleans,
-            "i32s": metadata.int32s,
-        }
-        for line in self.data.metadata:
-            kind, key, expression = metadata_line(line)
-            value = self._per_layer(expression) if kind in ("bools", "i32s") else self.evaluate(expression)
-            if value is not None:
-                writers[kind](key.replace("~", f"{self.arch}."), value)
+        for key in self.data.without:
+            metadata.remove(key.replace("~", f"{self.arch}."))
+        for key, (kind, expression) in self._lines().items():
+            self._write_line(metadata, key, kind, expression)
+        if self.data.mtp is not None and self.n_mtp:
+            metadata.uint32(self.data.mtp.key.replace("~", f"{self.arch}."), self.n_mtp)
         if self.data.pooling:
             self.write_pooling(metadata)
 
 
+def _expert_row(text: str) -> TableRow:
+    """Return a part of stacked experts, ``part target sizes bias``, as a row."""
+    if ">" in text:
+        return row_of(text)
+    part, target, *dims = text.split()
+    flags = [dims.pop()] if dims and dims[-1].startswith("bias") else []
+    return row_of(f"{part} > {target} | {' '.join(dims)} | {' '.join(flags)}")
+
+
 def family_of(table: FamilyTable) -> type[Family]:
     """Return the family of a table."""
+    output = None if table.output is None else row_of(table.output)
     members = {
         "__doc__": f"The family of the architecture {table.arch}.",
         "data": table,
@@ -121,10 +570,12 @@ def family_of(table: FamilyTable) -> type[Family]:
         "classes": table.classes,
         "defaults": table.defaults,
         "class_defaults": table.class_defaults,
+        "spellings": table.spellings,
         "rope_theta": table.rope_theta,
         "rope_theta_sliding": table.rope_theta_sliding,
-        "top_rows": tuple(map(row_of, table.top)),
+        "layer_prefix": table.layer_prefix,
+        "embedding": table.embedding,
         "vocabulary": table.vocabulary,
-        "output_row": None if table.output is None else row_of(table.output),
+        "output_row": None if output is None else Row(output.sources[0][0], output.target, ""),
     }
     return type(table.arch, (TableFamily,), members)

@@ -17,7 +17,13 @@ from srd_rs.metadata import Metadata
 from srd_rs.reading import shown
 
 _PER_TYPE: Final = ("full_attention", "sliding_attention")
-_KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional")
+_KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional", "mrope")
+_THETA: Final = (
+    "global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base",
+)  # fmt: skip
+_LOCAL_THETA: Final = (
+    "local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq",
+)  # fmt: skip
 _LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
 
 
@@ -38,7 +44,7 @@ class Rope:
         return str(self.full["rope_type"])
 
 
-def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None = None) -> Rope:
+def read(config: Config, *, theta: float | None = 10_000.0, theta_sliding: float | None = None) -> Rope:
     """Read the parameters of a configuration. `theta` and `theta_sliding` are the defaults of its class.
 
     `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old
@@ -49,8 +55,9 @@ def read(config: Config, *, theta: float = 10_000.0, theta_sliding: float | None
         full, sliding = (_of_type(config, raw, kind) for kind in _PER_TYPE)
     else:
         full, sliding = dict(raw), {}
-    if theta_sliding is not None and sliding.get("rope_theta") is None:
-        sliding["rope_theta"] = config.get("rope_local_base_freq", theta_sliding)
+    local = next((config.get(key) for key in _LOCAL_THETA if config.get(key) is not None), theta_sliding)
+    if local is not None and sliding.get("rope_theta") is None:
+        sliding["rope_theta"] = local
     _complete(config, full, theta)
     if sliding:
         _complete(config, sliding, theta)
@@ -65,7 +72,7 @@ def _of_type(config: Config, raw: dict[str, Any], kind: str) -> dict[str, Any]:
     return dict(params or {})
 
 
-def _complete(config: Config, params: dict[str, Any], theta: float) -> None:
+def _complete(config: Config, params: dict[str, Any], theta: float | None) -> None:
     """Fill in and check the values that every reader needs."""
     kind = params.get("rope_type") or params.get("type") or "default"
     if not isinstance(kind, str) or kind.lower() not in _KNOWN:
@@ -73,15 +80,17 @@ def _complete(config: Config, params: dict[str, Any], theta: float) -> None:
             f"the RoPE type {shown(kind)} is unknown", "Convert it with a newer version, if there is one"
         )
     kind = kind.lower()
-    params["rope_type"] = kind
+    # Multimodal RoPE turns the dimensions by three positions, and a text has one position for all: no other scaling.
+    params["rope_type"] = "default" if kind == "mrope" else kind
     if params.get("rope_theta") is None:
-        params["rope_theta"] = config.get("rope_theta", config.get("rotary_emb_base", theta))
-    config.check_number("rope_theta", params["rope_theta"])
+        params["rope_theta"] = next((config.get(key) for key in _THETA if config.get(key) is not None), theta)
+    if params["rope_theta"] is not None:
+        config.check_number("rope_theta", params["rope_theta"])
     if params.get("partial_rotary_factor") is None:
         fraction = next(
             (
                 config.get(key)
-                for key in ("partial_rotary_factor", "rotary_pct", "rope_pct")
+                for key in ("partial_rotary_factor", "rotary_pct", "rope_pct", "rope_percent")
                 if config.get(key)
             ),
             None,
@@ -114,6 +123,18 @@ def _complete(config: Config, params: dict[str, Any], theta: float) -> None:
             config.check_number(f"RoPE {key}", params[key])
     if kind in ("linear", "yarn", "dynamic", "llama3") and params.get("factor") is None:
         raise config.error(f"RoPE scaling of type '{kind}' has no factor", "Add it to config.json")
+
+
+def sections(config: Config, rope: Rope) -> list[int] | None:
+    """Return how many rotary pairs turn by time, height and width, padded to four numbers; None if all turn by one
+    position."""
+    stated = rope.full.get("mrope_section")
+    if stated is None:
+        return None
+    if not isinstance(stated, list) or not 1 <= len(stated) <= 4:
+        raise config.error(f"mrope_section is {shown(stated)}, a list of up to four numbers is expected")
+    counts = [config.check_count("mrope_section", part, least=0) for part in stated]
+    return counts + [0] * (4 - len(counts))
 
 
 def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:

@@ -30,6 +30,20 @@ _F32_NAMES: Final = (
     "ffn_gate_inp_shexp.weight",
     "position_embd.weight",
     "token_types.weight",
+    "ssm_conv1d.weight",
+    "ssm_conv1d_q.weight",
+    "ssm_conv1d_k.weight",
+    "ssm_conv1d_v.weight",
+    "shortconv.conv.weight",
+    "time_mix_first.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "altup_correct_coef.weight",
+    "altup_predict_coef.weight",
+    "indexer.proj.weight",
 )
 _LISTED: Final = 4
 
@@ -55,7 +69,7 @@ class TensorSpec:
 
 def store_of(name: str, shape: Sequence[int]) -> str:
     """Return "f32" for what llama.cpp never quantises: vectors, norms, routers, embeddings of positions and
-    types, and every tensor whose name does not end in `.weight`. Return "auto" for all others."""
+    types, short convolutions, and every tensor whose name does not end in `.weight`. Return "auto" for all others."""
     single = name.removeprefix("blk.").partition(".")[2] if name.startswith("blk.") else name
     plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight")
     return "f32" if plain or single in _F32_NAMES else "auto"
@@ -67,6 +81,7 @@ class _Entry:
     transform: Transform
     needed: bool
     group: str
+    f32: bool = False
 
 
 @dataclass
@@ -76,12 +91,20 @@ class Table:
 
     entries: dict[str, _Entry] = field(default_factory=dict)
 
-    def add(self, name: str, transform: Transform, *, needed: bool = True, group: str | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        transform: Transform,
+        *,
+        needed: bool = True,
+        group: str | None = None,
+        f32: bool = False,
+    ) -> None:
         """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
-        any has been met."""
+        any has been met. With `f32` the tensor stays F32 in every mix."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
-        self.entries[name] = _Entry(name, transform, needed, group or name)
+        self.entries[name] = _Entry(name, transform, needed, group or name, f32)
 
     def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
         """Return the tensors to write: generated ones first, then the others in the order of the checkpoint's
@@ -183,7 +206,8 @@ def _spec(entry: _Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
             message(f"tensor '{entry.name}'", "has no elements", "Check the sizes in config.json")
         )
     transform = entry.transform.to_json(lambda name: tensors[name].to_json())
-    return TensorSpec(entry.name, shape, store_of(entry.name, shape), transform)
+    store = "f32" if entry.f32 else store_of(entry.name, shape)
+    return TensorSpec(entry.name, shape, store, transform)
 
 
 def _dims(shape: Sequence[int]) -> str:
