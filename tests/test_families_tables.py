@@ -132,7 +132,9 @@ def test_a_row_is_taken_apart() -> None:
         False,
         True,
     )
-    assert row.steps == (Step("rows", ("0", "n_head * 2")), Step("squeeze"))
+    assert row.steps == ((Step("rows", ("0", "n_head * 2")), Step("squeeze")),)
+    parts = row_of("a > b | q d | rows(0, h) + rows(h, h) squeeze")
+    assert [name for name, _, _ in parts.sources] == ["a", "a"] and [len(s) for s in parts.steps] == [1, 2]
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a*)*", "(", "(a+){2}"])

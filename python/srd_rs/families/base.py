@@ -455,11 +455,11 @@ class Family:
         if found is not None:
             metadata.add(key, "ARRAY[INT32]" if isinstance(found, list) else kind, found)
 
-    def head_counts(self) -> int | list[int]:
+    def head_counts(self) -> int | list[int] | None:
         """Return the number of heads, one per layer if the layers differ."""
         return self.n_head
 
-    def feed_forward_lengths(self) -> int | list[int]:
+    def feed_forward_lengths(self) -> int | list[int] | None:
         """Return the width of the feed-forward part, one per layer if the layers differ."""
         return self.n_ff
 

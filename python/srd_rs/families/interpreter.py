@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,8 +129,9 @@ class TableFamily(Family):
             return prefix + asked in self.text_tensors
         return self.config.get(name)
 
-    @staticmethod
-    def _of_layer(value: int | list[int], layer: int) -> int:
+    def _of_layer(self, value: int | list[int] | None, layer: int) -> int:
+        if value is None:
+            raise self.config.error("the number of heads or the width of the feed-forward part is not stated")
         return value[min(layer, len(value) - 1)] if isinstance(value, list) else value
 
     @cached_property
@@ -151,11 +153,17 @@ class TableFamily(Family):
         """Return the value of an expression, which must be a count."""
         return self.config.check_count(text, self.evaluate(text, layer), least=least)
 
-    def _counts(self, text: str) -> int | list[int]:
-        """Return one count, or one per layer if the expression names the layer."""
-        if "layer" not in names_in(text):
-            return self.count(text, least=0)
+    def _counts(self, text: str) -> int | list[int] | None:
+        """Return one count, or one per layer if the expression names the layer; None if there is none."""
+        if not self._names_layer(text):
+            return None if self.evaluate(text) is None else self.count(text, least=0)
         return [self.count(text, layer, least=0) for layer in range(self.n_layer)]
+
+    def _names_layer(self, text: str) -> bool:
+        """Say whether an expression, or a size that it uses, names the layer."""
+        names = names_in(text)
+        sizes = self.data.sizes
+        return "layer" in names or any(self._names_layer(sizes[name]) for name in names if name in sizes)
 
     @cached_property
     def n_main(self) -> int:
@@ -209,7 +217,7 @@ class TableFamily(Family):
         return self._of_layer(self.head_counts(), 0)
 
     @cached_property
-    def _heads(self) -> int | list[int]:
+    def _heads(self) -> int | list[int] | None:
         return (
             self.config.count("num_attention_heads")
             if self.data.n_head is None
@@ -217,22 +225,22 @@ class TableFamily(Family):
         )
 
     @cached_property
-    def _heads_kv(self) -> int | list[int]:
+    def _heads_kv(self) -> int | list[int] | None:
         return self.stated_heads_kv() if self.data.n_head_kv is None else self._counts(self.data.n_head_kv)
 
     @cached_property
-    def _widths(self) -> int | list[int]:
+    def _widths(self) -> int | list[int] | None:
         return (
             self.config.count("intermediate_size") if self.data.n_ff is None else self._counts(self.data.n_ff)
         )
 
-    def head_counts(self) -> int | list[int]:
+    def head_counts(self) -> int | list[int] | None:
         return self._heads
 
     def head_counts_kv(self) -> int | list[int]:
-        return self._heads_kv
+        return self._of_layer(None, 0) if self._heads_kv is None else self._heads_kv
 
-    def feed_forward_lengths(self) -> int | list[int]:
+    def feed_forward_lengths(self) -> int | list[int] | None:
         return self._widths
 
     @cached_property
@@ -341,7 +349,7 @@ class TableFamily(Family):
         )
         table.add(target + row.target_suffix, weight, needed=needed, f32=row.f32)
         if row.bias != "no":
-            transposed = any(step.name == "transpose" for step in row.steps)
+            transposed = any(step.name == "transpose" for steps in row.steps for step in steps)
             sources = [
                 Source(f"{name}.bias", shape[-1:] if transposed else shape[:1]) for name, _, shape in parts
             ]
@@ -349,45 +357,45 @@ class TableFamily(Family):
             table.add(f"{target}.bias", bias, needed=needed and row.bias == "yes", f32=row.f32)
 
     def _joined(self, sources: list[Source], row: TableRow, layer: int) -> Transform:
-        steps = row.steps
-        of: Transform = sources[0]
-        if steps and steps[0].name == "stack":
-            of, steps = self._stack(sources[0], steps[0], layer), steps[1:]
-        elif len(sources) > 1:
-            of = Concat(tuple(sources))
+        """Return the sources with their steps done, one after another."""
+        if len(row.steps) > 1:
+            parts = zip(sources, row.steps, strict=True)
+            return Concat(tuple(self._all_done(source, steps, layer) for source, steps in parts))
+        of = sources[0] if len(sources) == 1 else Concat(tuple(sources))
+        return self._all_done(of, row.steps[0], layer)
+
+    def _all_done(self, of: Transform, steps: Iterable[Step], layer: int) -> Transform:
         for step in steps:
             of = self._done(of, step, layer)
         return of
 
-    def _stack(self, source: Source, step: Step, layer: int) -> Transform:
+    def _stack(self, of: Transform, step: Step, layer: int) -> Transform:
+        if not isinstance(of, Source):
+            raise ValueError("stack must be the first step of its source")
         count = self.count(step.arguments[0], layer)
         if count > len(self.checkpoint.tensors):
             raise self.config.error(
                 f"{step.arguments[0]} is {count}, which is more than the tensors there are"
             )
-        parts = (Source(source.tensor.replace("{i}", str(i)), source.shape) for i in range(count))
+        parts = (Source(of.tensor.replace("{i}", str(i)), of.shape) for i in range(count))
         return Concat(tuple(parts), stack=True)
 
     def _bias(self, sources: list[Source], row: TableRow, layer: int) -> Transform:
         """Return the bias with those steps that change the order or the number of rows."""
-        steps = [step for step in row.steps if step.name not in (*_ELEMENTWISE, *_OF_COLUMNS)]
-        of: Transform = sources[0]
-        if steps and steps[0].name == "stack":
-            return self._stack(sources[0], steps[0], layer)
-        if len(sources) > 1:
-            of = Concat(tuple(sources))
-        if all(step.name.startswith("permute") for step in steps):
+
+        def of_rows(of: Transform, steps: Iterable[Step]) -> Transform:
+            steps = [step for step in steps if step.name not in (*_ELEMENTWISE, *_OF_COLUMNS)]
+            if all(step.name.startswith("permute") or step.name == "stack" for step in steps):
+                return self._all_done(of, steps, layer)
+            of = Reshape(of, (*of.shape, 1))
             for step in steps:
-                of = self._done(of, step, layer)
-            return of
-        of = Reshape(of, (*of.shape, 1))
-        for step in steps:
-            arguments = (*step.arguments[:-1], "1") if step.name == "reshape" else step.arguments
-            of = self._done(of, Step(step.name, arguments), layer)
-        size = 1
-        for part in of.shape:
-            size *= part
-        return Reshape(of, (size,))
+                arguments = (*step.arguments[:-1], "1") if step.name == "reshape" else step.arguments
+                of = self._done(of, Step(step.name, arguments), layer)
+            return Reshape(of, (math.prod(of.shape),))
+
+        if len(row.steps) > 1:
+            return Concat(tuple(map(of_rows, sources, row.steps)))
+        return of_rows(sources[0] if len(sources) == 1 else Concat(tuple(sources)), row.steps[0])
 
     def _done(self, of: Transform, step: Step, layer: int) -> Transform:
         """Return `of` with one step done."""
@@ -405,6 +413,8 @@ class TableFamily(Family):
 
         try:
             match step.name:
+                case "stack":
+                    return self._stack(of, step, layer)
                 case "plus_one":
                     return Affine(of, 1.0, 1.0)
                 case "affine":
@@ -419,10 +429,7 @@ class TableFamily(Family):
                 case "permute":
                     return PermuteHeads(of, number(0))
                 case "transpose":
-                    slices = 1
-                    for size in of.shape[:-2]:
-                        slices *= size
-                    return Transpose(of, slices)
+                    return Transpose(of, math.prod(of.shape[:-2]))
                 case "squeeze":
                     return Reshape(of, tuple(size for size in of.shape if size != 1) or (1,))
                 case "reshape":
@@ -476,9 +483,7 @@ class TableFamily(Family):
                 parts: list[Transform] = []
                 for index in range(count):
                     of: Transform = Source(f"{source}.{index}.{part}{own}", of_shape)
-                    for step in row.steps if end != ".bias" else ():
-                        of = self._done(of, step, place.layer)
-                    parts.append(of)
+                    parts.append(of if end == ".bias" else self._all_done(of, row.steps[0], place.layer))
                 table.add(
                     f"{place.target}{row.target}{end}",
                     Concat(tuple(parts), stack=True),
@@ -518,7 +523,7 @@ class TableFamily(Family):
 
     def _line_value(self, kind: str, expression: str) -> Any:
         """Return the value of a line; None if the line writes nothing."""
-        if not kind.endswith("s") or "layer" not in names_in(expression):
+        if not kind.endswith("s") or not self._names_layer(expression):
             return self.evaluate(expression)
         values = [self.evaluate(expression, layer) for layer in range(self.n_layer)]
         return None if None in values else values

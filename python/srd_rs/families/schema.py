@@ -4,7 +4,8 @@ A row is one string, ``source > target | sizes | flags``. Source and target are 
 and without ``.weight``; a ``!`` behind the source says that its name has no such suffix, and ``=.bias`` behind the
 target is the suffix that the target has. Sizes are those of the source, rows first. ``a + b > target`` puts the rows
 of several sources one after another. Flags are ``bias``, ``bias?`` (where present), ``?`` (the tensor may be missing),
-``f32`` (never quantised), and the steps of `STEPS`, which are done from left to right.
+``f32`` (never quantised), and the steps of `STEPS`, which are done from left to right. ``steps + steps`` puts the
+results of several lists of steps one after another: of the one source, or of each source its own.
 
 A line of metadata is one string, ``type key = expression``; ``~`` stands for the architecture and a dot. A value of
 None writes nothing. Expressions are those of `srd_rs.families.expressions`, over the values of config.json and the
@@ -75,11 +76,12 @@ class Step:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row, taken apart. Each source has a name, the suffix of the name and its sizes."""
+    """A row, taken apart. Each source has a name, the suffix of the name and its sizes. With several lists of
+    steps, there is a source for each, and the results stand one after another."""
 
     sources: tuple[tuple[str, str, tuple[str, ...]], ...]
     target: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[tuple[Step, ...], ...] = ((),)
     bias: str = "no"
     needed: bool = True
     f32: bool = False
@@ -181,7 +183,7 @@ class FamilyTable:
     """Expressions for the numbers of layers, heads and key-value heads, where config.json does not state them by the
     usual names. One that names ``layer`` is written as an array. A head count may be 0."""
     n_ff: str | None = None
-    """The same for the width of the feed-forward part."""
+    """The same for the width of the feed-forward part. None writes nothing."""
     mtp: Mtp | None = None
     metadata: tuple[str, ...] = ()
     """Lines. A line with a key of `Family.write_standard` replaces that key in its place."""
@@ -292,12 +294,13 @@ def row_of(text: str) -> TableRow:
     if not arrow or not sizes.strip():
         raise ValueError(f"{text!r} is not 'source > target | sizes'")
     target, equals, target_suffix = target.strip().partition("=")
-    sources = [name.strip() for name in left.split("+")]
-    dims = [tuple(part.split()) for part in sizes.split("+")]
+    sources = [name.strip() for name in left.split(" + ")]
+    dims = [tuple(part.split()) for part in sizes.split(" + ")]
     if len(dims) not in (1, len(sources)):
         raise ValueError(f"{text!r} is not 'source > target | sizes': it has {len(sources)} sources")
     dims = dims * len(sources) if len(dims) == 1 else dims
-    bias, needed, f32, steps = "no", True, False, []
+    bias, needed, f32 = "no", True, False
+    steps: list[list[Step]] = [[]]
     for flag in filter(None, (part.strip() for part in _outside(flags.strip(), " "))):
         if flag in ("bias", "bias?"):
             bias = "yes" if flag == "bias" else "maybe"
@@ -305,15 +308,21 @@ def row_of(text: str) -> TableRow:
             needed = False
         elif flag == "f32":
             f32 = True
+        elif flag == "+":
+            steps.append([])
         else:
-            steps.append(_step(flag, text))
+            steps[-1].append(_step(flag, text))
+    if len(steps) > 1 and len(sources) not in (1, len(steps)):
+        raise ValueError(f"{text!r} is not one list of steps for each source")
+    if len(steps) > len(sources):
+        sources, dims = sources * len(steps), dims * len(steps)
     return TableRow(
         tuple(
             (name.removesuffix("!"), "" if name.endswith("!") else ".weight", part)
             for name, part in zip(sources, dims, strict=True)
         ),
         target,
-        tuple(steps),
+        tuple(map(tuple, steps)),
         bias,
         needed,
         f32,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, HEAD_NORMS, NORMS, flagged
 
 QWEN2: Final = FamilyTable(
@@ -58,6 +58,274 @@ QWEN3_MOE: Final = FamilyTable(
         ),
     ),
 )
+
+THINKER: Final = ((r"^thinker\.", ""),)
+"""Names of models that speak: the text model is the thinker."""
+DEEPSTACK: Final = (
+    "u32 ~n_deepstack_layers = len(first(config['vision_config']['deepstack_visual_indexes'], []))"
+)
+MOE_WIDTHS: Final = (
+    "u32 ~expert_feed_forward_length = moe_intermediate_size",
+    "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
+)
+_ATTENTION_2: Final = (*flagged(ATTENTION[:3], "bias"), *flagged(ATTENTION[3:], "bias?"))
+_ATTENTION_3: Final = (*flagged(ATTENTION, "bias?"), *HEAD_NORMS)
+
+QWEN2_VL: Final = FamilyTable(
+    arch="qwen2vl",
+    classes=(
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLModel",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2_5OmniModel",
+    ),
+    defaults={**QWEN2.defaults, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80}
+    | {"num_attention_heads": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5},
+    layer=(Rows((*NORMS, *_ATTENTION_2, *GATED_FFN)),),
+    renames=THINKER,
+    rope_theta=1_000_000.0,
+)
+
+QWEN3_VL: Final = FamilyTable(
+    arch="qwen3vl",
+    classes=("Qwen3VLForConditionalGeneration", "Qwen3ASRForConditionalGeneration"),
+    defaults=QWEN3.defaults,
+    layer=(Rows((*NORMS, *_ATTENTION_3, *GATED_FFN)),),
+    metadata=(DEEPSTACK,),
+    renames=THINKER,
+    rope_theta=5_000_000.0,
+    pooling=True,
+)
+
+_FUSED: Final = "layer_has('mlp.experts.gate_up_proj')"
+
+QWEN3_VL_MOE: Final = FamilyTable(
+    arch="qwen3vlmoe",
+    classes=("Qwen3VLMoeForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration"),
+    defaults={**QWEN3_MOE.defaults, "shared_expert_intermediate_size": None},
+    sizes=QWEN3_MOE.sizes,
+    layer=(
+        Rows((*NORMS, *_ATTENTION_3, "mlp.gate > ffn_gate_inp | e d")),
+        Rows(
+            (
+                "mlp.experts.gate_up_proj! > ffn_gate_exps | e d 2*x | cols(0, x) axes(0, 2, 1)",
+                "mlp.experts.gate_up_proj! > ffn_up_exps | e d 2*x | cols(x, x) axes(0, 2, 1)",
+                "mlp.experts.down_proj! > ffn_down_exps | e x d | axes(0, 2, 1)",
+            ),
+            when=_FUSED,
+        ),
+    ),
+    experts=StackedExperts(
+        "mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS, when=f"not {_FUSED}"
+    ),
+    metadata=(*MOE_WIDTHS, DEEPSTACK),
+    refusals=QWEN3_MOE.refusals,
+    renames=THINKER,
+    rope_theta=5_000_000.0,
+)
+
+RND1: Final = FamilyTable(
+    arch="rnd1",
+    classes=("RND1",),
+    defaults=QWEN3_MOE.defaults,
+    sizes=QWEN3_MOE.sizes,
+    layer=QWEN3_MOE.layer,
+    experts=QWEN3_MOE.experts,
+    metadata=(
+        *MOE_WIDTHS,
+        "bool ~attention.causal = 0 == 1",
+        "u32 tokenizer.ggml.mask_token_id = mask_token_id",
+    ),
+    refusals=QWEN3_MOE.refusals,
+)
+
+# Gated delta net: most layers are recurrent. Norm weights are stored minus one, except that of the recurrent layers.
+
+_LINEAR: Final = (
+    "first(layer_types[layer] == 'linear_attention', 0) if layer < n_layer and layer_types != None"
+    " else layer < n_layer and (layer + 1) % first(full_attention_interval, 4) != 0"
+)
+_DELTA_SIZES: Final = {
+    "hk": "linear_key_head_dim",
+    "hv": "linear_value_head_dim",
+    "kh": "linear_num_key_heads",
+    "vh": "linear_num_value_heads",
+    "r": "vh // kh",
+    "kw": "hk * kh",
+    "vw": "hv * vh",
+    "ck": "linear_conv_kernel_dim",
+    "x": "moe_intermediate_size",
+    "s": "shared_expert_intermediate_size",
+    "linear": _LINEAR,
+}
+_DELTA_NORMS: Final = (
+    "input_layernorm > attn_norm | d | plus_one",
+    "post_attention_layernorm > post_attention_norm | d | plus_one",
+)
+_GATED_ATTENTION: Final = (
+    "self_attn.q_proj > attn_q | 2*q d | bias?",
+    *flagged(ATTENTION[1:], "bias?"),
+    *flagged(HEAD_NORMS, "plus_one"),
+)
+_SHARED_EXPERT: Final = (
+    "mlp.shared_expert.gate_proj > ffn_gate_shexp | s d",
+    "mlp.shared_expert.up_proj > ffn_up_shexp | s d",
+    "mlp.shared_expert.down_proj > ffn_down_shexp | d s",
+    "mlp.shared_expert_gate > ffn_gate_inp_shexp | 1 d",
+)
+_DELTA_MOE: Final = ("mlp.gate > ffn_gate_inp | e d", *_SHARED_EXPERT)
+_NEXT_TOKEN: Final = Rows(
+    (
+        "eh_proj > nextn.eh_proj | d 2*d",
+        "enorm > nextn.enorm | d | plus_one",
+        "hnorm > nextn.hnorm | d | plus_one",
+        "shared_head.norm > nextn.shared_head_norm | d | plus_one",
+    ),
+    when="layer >= n_layer",
+)
+_DELTA_METADATA: Final = (
+    *MOE_WIDTHS,
+    "u32 ~ssm.conv_kernel = ck",
+    "u32 ~ssm.state_size = hk",
+    "u32 ~ssm.group_count = kh",
+    "u32 ~ssm.time_step_rank = vh",
+    "u32 ~ssm.inner_size = vw",
+    "bools ~attention.recurrent_layers = linear",
+    "u32 ~full_attention_interval = first(full_attention_interval, 4)",
+    "u32 ~rope.dimension_count = int(head_dim * first(rope['partial_rotary_factor'], 0.25))",
+)
+_DELTA_MTP: Final = Mtp(
+    "mtp_num_hidden_layers",
+    "mtp.layers",
+    {
+        "mtp.fc.": "eh_proj.",
+        "mtp.pre_fc_norm_embedding.": "enorm.",
+        "mtp.pre_fc_norm_hidden.": "hnorm.",
+        "mtp.norm.": "shared_head.norm.",
+    },
+)
+_DELTA_TOP: Final = (
+    "model.embed_tokens > token_embd | v d",
+    "model.norm > output_norm | d | plus_one",
+)
+_DELTA_REFUSALS: Final = (
+    Refusal("vh % kh != 0", "linear_num_value_heads is no multiple of linear_num_key_heads"),
+    *QWEN3_MOE.refusals,
+)
+_DELTA_DEFAULTS: Final = {
+    **QWEN3.defaults,
+    "head_dim": 256,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "decoder_sparse_step": 1,
+}
+_DELTA_MOE_DEFAULTS: Final = {
+    **_DELTA_DEFAULTS,
+    "hidden_size": 2048,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+}
+
+QWEN3_NEXT: Final = FamilyTable(
+    arch="qwen3next",
+    classes=("Qwen3NextForCausalLM",),
+    defaults={**_DELTA_MOE_DEFAULTS, "intermediate_size": 5632, "num_hidden_layers": 48},
+    sizes={**_DELTA_SIZES, "g": "2 * hk + 2 * r * hv"},
+    top=_DELTA_TOP,
+    layer=(
+        Rows((*_DELTA_NORMS, *_DELTA_MOE)),
+        _NEXT_TOKEN,
+        Rows(_GATED_ATTENTION, when="not linear"),
+        Rows(
+            (
+                "linear_attn.in_proj_qkvz > attn_qkv | kh*g d"
+                " | reshape(kh, g, d) slice(1, 0, hk) reshape(kw, d)"
+                " + reshape(kh, g, d) slice(1, hk, hk) reshape(kw, d)"
+                " + reshape(kh, g, d) slice(1, 2 * hk, r * hv) reshape(vw, d)",
+                "linear_attn.in_proj_qkvz > attn_gate | kh*g d"
+                " | reshape(kh, g, d) slice(1, 2 * hk + r * hv, r * hv) reshape(vw, d)",
+                "linear_attn.in_proj_ba > ssm_ba | 2*vh d",
+                "linear_attn.conv1d > ssm_conv1d | 2*kw+vw 1 ck | squeeze",
+                "linear_attn.A_log! > ssm_a= | vh | neg_exp",
+                "linear_attn.dt_bias! > ssm_dt=.bias | vh",
+                "linear_attn.norm > ssm_norm | hv",
+                "linear_attn.out_proj > ssm_out | d vw",
+            ),
+            when="linear",
+        ),
+    ),
+    experts=QWEN3_MOE.experts,
+    metadata=_DELTA_METADATA,
+    mtp=_DELTA_MTP,
+    refusals=_DELTA_REFUSALS,
+)
+
+_TILED: Final = "reshape(kh, r, hv, d) axes(1, 0, 2, 3) reshape(vw, d)"
+_TILED_HEADS: Final = "reshape(kh, r) axes(1, 0) reshape(vh)"
+# llama.cpp repeats the key heads one after another, so the value heads of one key head do not stand together.
+_DELTA: Final = Rows(
+    (
+        f"linear_attn.in_proj_qkv > attn_qkv | 2*kw+vw d | rows(0, 2 * kw) + rows(2 * kw, vw) {_TILED}",
+        f"linear_attn.in_proj_z > attn_gate | vw d | {_TILED}",
+        "linear_attn.in_proj_b > ssm_beta | vh d | reshape(kh, r, d) axes(1, 0, 2) reshape(vh, d)",
+        "linear_attn.in_proj_a > ssm_alpha | vh d | reshape(kh, r, d) axes(1, 0, 2) reshape(vh, d)",
+        "linear_attn.conv1d > ssm_conv1d | 2*kw+vw 1 ck | squeeze rows(0, 2 * kw)"
+        " + squeeze rows(2 * kw, vw) reshape(kh, r, hv, ck) axes(1, 0, 2, 3) reshape(vw, ck)",
+        f"linear_attn.A_log! > ssm_a= | vh | {_TILED_HEADS} neg_exp",
+        f"linear_attn.dt_bias! > ssm_dt=.bias | vh | {_TILED_HEADS}",
+        "linear_attn.norm > ssm_norm | hv",
+        "linear_attn.out_proj > ssm_out | d vw | reshape(d, kh, r, hv) axes(0, 2, 1, 3) reshape(d, vw)",
+    ),
+    when="linear",
+)
+_SECTIONS: Final = (
+    "i32s ~rope.dimension_sections = [11, 11, 10, 0] if rope['mrope_section'] == None else None"
+)
+
+QWEN35: Final = FamilyTable(
+    arch="qwen35",
+    classes=("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+    defaults={**_DELTA_DEFAULTS, "vocab_size": 248320, "intermediate_size": 12288, "num_key_value_heads": 4},
+    sizes=_DELTA_SIZES,
+    top=_DELTA_TOP,
+    layer=(
+        Rows((*_DELTA_NORMS, *GATED_FFN)),
+        _NEXT_TOKEN,
+        Rows(_GATED_ATTENTION, when="not linear"),
+        _DELTA,
+    ),
+    metadata=(*_DELTA_METADATA, _SECTIONS),
+    mtp=_DELTA_MTP,
+    refusals=_DELTA_REFUSALS[:1],
+)
+
+QWEN35_MOE: Final = FamilyTable(
+    arch="qwen35moe",
+    classes=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
+    defaults={**_DELTA_MOE_DEFAULTS, "vocab_size": 248320, "num_hidden_layers": 40}
+    | {"num_experts": 256, "num_experts_per_tok": 8, "intermediate_size": None},
+    sizes=_DELTA_SIZES,
+    top=_DELTA_TOP,
+    layer=(
+        Rows((*_DELTA_NORMS, *_DELTA_MOE)),
+        _NEXT_TOKEN,
+        Rows(_GATED_ATTENTION, when="not linear"),
+        _DELTA,
+    ),
+    experts=QWEN3_MOE.experts,
+    n_ff="intermediate_size",
+    metadata=(*_DELTA_METADATA, _SECTIONS),
+    mtp=_DELTA_MTP,
+    refusals=_DELTA_REFUSALS,
+)
+
 
 SPELLINGS: Final = {"KORMoForCausalLM": "Qwen2ForCausalLM", "DotsOCRForCausalLM": "Qwen2ForCausalLM"}
 COMPOSITES: Final = ("Qwen2AudioForConditionalGeneration", "AudioFlamingo3ForConditionalGeneration")
