@@ -55,7 +55,8 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
         return np.concatenate([flat_rows(part) for part in parts])
     of = run(transform["of"], weights)
     if op == "affine":
-        return of * np.float32(transform["mul"]) + np.float32(transform["add"])
+        scaled = of * np.float32(transform["mul"])
+        return scaled + np.float32(transform["add"]) if transform["add"] else scaled
     if op == "permute_heads":
         heads = transform["heads"]
         split = of.reshape(heads, 2, of.shape[0] // heads // 2, *of.shape[1:])

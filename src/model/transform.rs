@@ -165,7 +165,11 @@ impl BoundTransform {
             Op::Slice { of, first } => of.read(source, first + start, out, scratch),
             Op::Affine { of, mul, add } => {
                 of.read(source, start, out, scratch)?;
-                out.iter_mut().for_each(|x| *x = *x * mul + add);
+                // A sum with 0 would turn -0 into 0.
+                match *add {
+                    0.0 => out.iter_mut().for_each(|x| *x *= mul),
+                    add => out.iter_mut().for_each(|x| *x = *x * mul + add),
+                }
                 Ok(())
             }
             Op::NegExp { of } => {

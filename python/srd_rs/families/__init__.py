@@ -78,4 +78,7 @@ def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:
         what = f"models of class {shown(kind)} are not supported"
         fix = f"Convert a model of one of the classes {', '.join(supported())}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
-    return family(checkpoint, kind).describe(name)
+    opened = family(checkpoint, kind)
+    while (variant := opened.variant()) is not None:
+        opened = variant(checkpoint, kind)
+    return opened.describe(name)

@@ -159,6 +159,10 @@ class Family:
         self.extras: dict[str, tuple[str, Any]] = {}
         self.headless = False
 
+    def variant(self) -> type[Family] | None:
+        """Return the family that this checkpoint has instead, where a class has several architectures of GGUF."""
+        return None
+
     # What the configuration says
 
     @cached_property

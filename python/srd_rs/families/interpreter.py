@@ -88,6 +88,9 @@ class TableFamily(Family):
 
     data: ClassVar[FamilyTable]
 
+    def variant(self) -> type[Family] | None:
+        return next((family_of(table) for when, table in self.data.variants if self.evaluate(when)), None)
+
     # Values
 
     def names(self, layer: int = 0) -> Names:

@@ -158,6 +158,9 @@ class FamilyTable:
     arch: str
     classes: tuple[str, ...]
     layer: tuple[Rows, ...]
+    variants: tuple[tuple[str, FamilyTable], ...] = ()
+    """Tables that are used instead where their condition holds, for classes that become several architectures. Such a
+    table has no classes of its own."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     class_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -236,6 +239,7 @@ class FamilyTable:
 
     def _expressions(self) -> Iterator[str]:
         yield from self.sizes.values()
+        yield from (when for when, _ in self.variants)
         yield from (part.when for part in self.top if isinstance(part, Rows))
         yield from (group.when for group in self.layer)
         yield from (refusal.when for refusal in self.refusals)
