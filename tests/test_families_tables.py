@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
         ("[part + 1 for part in list]", [2]), ("join(list, fill(0, 2))", [1, 0, 0]), ("pad(list, 3, 7)", [1, 7, 7]),
         ("1 in list", True), ("count(list, 1)", 1), ("min(a, b)", 4), ("int(a * 0.25)", 1), ("ceil(a / b)", 2),
         ("[a, b]", [6, 4]), ("'x' in ['x', 'y']", True), ("has('x') or layer_has('x')", False), ("len(list)", 1),
+        ("text[0]", "x"),
     ],
 )  # fmt: skip
 def test_expressions(text: str, value: Any) -> None:
@@ -54,7 +55,7 @@ def test_expressions(text: str, value: Any) -> None:
         "-text",
         "big + big",
         "list[a]",
-        "text[0]",
+        "text[1]",
         "list['x']",
         "fill(0, big)",
         "min(a, text)",

@@ -12,7 +12,8 @@ import gguf
 import numpy as np
 import pytest
 
-from patterns import write_shards
+from interpreter import run
+from patterns import pattern, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.families import describe
@@ -66,8 +67,21 @@ def test_golden(path: Path, tmp_path: Path) -> None:
         assert found == expected, quant
         if quant == "BF16":
             for tensor in tensors:
-                digest = hashlib.sha256(tensor.data.tobytes()).hexdigest()[:16]
-                assert digest == golden["text"]["tensors"][tensor.name][2], tensor.name
+                digests = [golden["text"]["tensors"][tensor.name][2]]
+                if tensor.name.endswith(".ssm_a"):  # see docs/differences.md
+                    digests.append(digest(rounded(spec, tensor.name, checkpoint)))
+                assert digest(tensor.data) in digests, tensor.name
+
+
+def digest(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+
+def rounded(spec: Any, name: str, checkpoint: Checkpoint) -> np.ndarray:
+    """A tensor in f32 with every e^x rounded correctly."""
+    transform = next(tensor.transform for tensor in spec.tensors if tensor.name == name)
+    values = run(dict(transform), lambda source: pattern(source, checkpoint.tensors[source].shape))
+    return values.astype("<f4")
 
 
 def converted(checkpoint: Checkpoint, spec: Any, quant: str, output: Path) -> list[Any]:

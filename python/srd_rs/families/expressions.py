@@ -213,7 +213,7 @@ def _entry(node: ast.expr, values: Any, index: Any) -> Any:
         return values.get(index)
     if isinstance(index, bool) or not isinstance(index, int):
         raise TypeError(f"{str(index)[:40]!r} is no index")
-    if not isinstance(values, list):
+    if not isinstance(values, (list, str)):
         raise TypeError(f"{ast.unparse(node)} is no list")
     return values[index]
 

@@ -1,0 +1,123 @@
+"""The tables of Nemotron-H and Nemotron 3. A layer is a Mamba 2 mixer, attention, or a feed-forward part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.mamba import MAMBA_2, inside
+
+_LATENT: Final = "moe_latent_size != None"
+
+NEMOTRON_H_MOE: Final = FamilyTable(
+    arch="nemotron_h_moe",
+    classes=(),
+    defaults={
+        "vocab_size": 131072,
+        "hidden_size": 4096,
+        "intermediate_size": 21504,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "layer_norm_epsilon": 1e-5,
+        "conv_kernel": 4,
+        "ssm_state_size": 128,
+        "mamba_num_heads": 128,
+        "mamba_head_dim": 64,
+        "n_groups": 8,
+        "tie_word_embeddings": False,
+    },
+    sizes={
+        "head_size": "first(config['head_dim'], attention_head_dim)",
+        "i": "mamba_num_heads * mamba_head_dim",
+        "st": "ssm_state_size",
+        "ck": "conv_kernel",
+        "nh": "mamba_num_heads",
+        "g": "n_groups",
+        "x": "moe_intermediate_size",
+        "s": "moe_shared_expert_intermediate_size",
+        "l": "first(moe_latent_size, d)",
+        "qw": "n_head * head_size",
+        "kind": "hybrid_override_pattern[layer] if hybrid_override_pattern else layers_block_type[layer]",
+        "mamba": "kind in ['M', 'mamba', 'linear_attention']",
+        "attention": "kind in ['*', 'attention', 'full_attention']",
+        "mlp": "kind in ['-', 'mlp']",
+        "moe": "kind in ['E', 'moe']",
+    },
+    top=("backbone.embeddings > token_embd | v d", "backbone.norm_f > output_norm | d"),
+    layer_prefix="backbone.layers",
+    embedding="backbone.embeddings.weight",
+    layer=(
+        Rows(("norm > attn_norm | d",)),
+        Rows(inside("mixer", MAMBA_2), when="mamba"),
+        Rows(
+            (
+                "mixer.q_proj > attn_q | qw d | bias? permute_q",
+                "mixer.k_proj > attn_k | n_head_kv*head_size d | bias? permute_k",
+                "mixer.v_proj > attn_v | n_head_kv*head_size d | bias?",
+                "mixer.o_proj > attn_output | d qw | bias?",
+            ),
+            when="attention",
+        ),
+        Rows(
+            ("mixer.up_proj > ffn_up | f d | bias?", "mixer.down_proj > ffn_down | d f | bias?"), when="mlp"
+        ),
+        Rows(
+            (
+                "mixer.gate > ffn_gate_inp | e d",
+                "mixer.gate.e_score_correction_bias! > exp_probs_b=.bias | e",
+                "mixer.shared_experts.up_proj > ffn_up_shexp | s d",
+                "mixer.shared_experts.down_proj > ffn_down_shexp | d s",
+            ),
+            when="moe",
+        ),
+        Rows(
+            (
+                "mixer.fc1_latent_proj > ffn_latent_down | l d",
+                "mixer.fc2_latent_proj > ffn_latent_up | d l",
+            ),
+            when=f"moe and {_LATENT}",
+        ),
+    ),
+    experts=StackedExperts(
+        "mixer.experts",
+        "num_experts",
+        "num_experts_per_tok",
+        ("down_proj ffn_down_exps l x", "up_proj ffn_up_exps x l"),
+        when="moe",
+    ),
+    n_layer="len(layers_block_type) if layers_block_type else num_hidden_layers",
+    n_head_kv="num_key_value_heads if attention else 0",
+    n_ff="intermediate_size if mlp else x if moe else 0",
+    head_dim="head_size",
+    metadata=(
+        "u32 ~context_length = 1048576",
+        "u32 ~vocab_size = n_vocab",
+        "u32 ~rope.dimension_count = n_embd // n_head",
+        "u32 ~ssm.conv_kernel = ck",
+        "u32 ~ssm.state_size = st",
+        "u32 ~ssm.group_count = g",
+        "u32 ~ssm.inner_size = i",
+        "u32 ~ssm.time_step_rank = nh",
+        "bool ~rope.scaling.finetuned = 0 == 1",
+        "u32 ~expert_feed_forward_length = x",
+        "u32 ~expert_shared_feed_forward_length = s",
+        "u32 ~expert_shared_count = n_shared_experts",
+        "bool ~expert_weights_norm = norm_topk_prob",
+        "f32 ~expert_weights_scale = routed_scaling_factor",
+        "u32 ~moe_latent_size = moe_latent_size",
+    ),
+    renames=((r"^model\.layers\.", "backbone.layers."),),
+    refusals=(
+        Refusal("first(mamba_hidden_act, 'silu') != 'silu'", "the activation of the mixers is not silu"),
+    ),
+    rope_theta=None,
+)
+
+NEMOTRON_H: Final = replace(
+    NEMOTRON_H_MOE,
+    arch="nemotron_h",
+    classes=("NemotronHForCausalLM",),
+    variants=(("num_experts_per_tok != None", NEMOTRON_H_MOE),),
+    experts=None,
+)
