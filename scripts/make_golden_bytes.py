@@ -44,7 +44,26 @@ ROWS = {
 }
 
 FLOATS = ("F16", "BF16")
-BLOCKS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
+BLOCKS = (
+    "Q8_0",
+    "Q6_K",
+    "Q5_K",
+    "Q4_K",
+    "Q5_1",
+    "Q5_0",
+    "Q4_1",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K",
+    "Q2_K",
+    "MXFP4",
+    "TQ2_0",
+    "TQ1_0",
+)
+LATTICES = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+#: Types that effort srd quantises by the search for scales.
+WITHOUT_FEEDBACK = (*LATTICES, "TQ1_0", "TQ2_0")
 METHODS = ("plain", "imatrix", "calibrated")
 #: The matrices that get the block format, by their GGUF names.
 MATRICES = ("blk.0.attn_k.weight", "blk.0.attn_v.weight")
@@ -181,9 +200,9 @@ def block_digests(folder: Path) -> dict[str, str]:
         "calibrated": {"effort": "srd", "calibrate": moments},
     }
     found = {}
-    for kind in FLOATS + BLOCKS:
+    for kind in FLOATS + BLOCKS + LATTICES:
         for method in METHODS:
-            if kind in FLOATS and method == "calibrated":
+            if kind in FLOATS + WITHOUT_FEEDBACK and method == "calibrated":
                 continue
             for rows, run in ROWS.items():
                 output = folder / "out.gguf"

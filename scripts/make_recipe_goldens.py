@@ -23,18 +23,14 @@ import gguf
 import llama_cpp
 import numpy as np
 
+import srd_rs.options
+
 OUT = Path(__file__).parent.parent / "tests" / "data" / "recipes"
-FILE_TYPES = {
-    "Q4_K_M": 15,
-    "Q4_K_S": 14,
-    "Q5_K_M": 17,
-    "Q5_K_S": 16,
-    "Q6_K": 18,
-    "Q8_0": 7,
-    "F16": 1,
-    "BF16": 32,
-    "F32": 0,
-}
+FILE_TYPES = srd_rs.options.MIXES
+#: Mixes whose choice depends on whether there is an imatrix.
+BY_IMATRIX = ("Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_M")
+#: Mixes that llama-quantize refuses without an imatrix.
+NEED_IMATRIX = ("Q2_K_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS")
 LETTERS = {
     "F32": "f",
     "F16": "h",
@@ -47,6 +43,18 @@ LETTERS = {
     "Q4_K": "4",
     "Q5_K": "5",
     "Q6_K": "6",
+    "Q2_K": "2",
+    "Q3_K": "3",
+    "IQ4_NL": "n",
+    "IQ4_XS": "x",
+    "TQ1_0": "t",
+    "TQ2_0": "u",
+    "MXFP4": "m",
+    "IQ3_S": "S",
+    "IQ3_XXS": "T",
+    "IQ2_S": "P",
+    "IQ2_XS": "R",
+    "IQ2_XXS": "V",
 }
 OVERRIDES: list[dict[str, Any]] = [
     {"pure": True},
@@ -185,7 +193,20 @@ def write(model: Model, path: Path) -> None:
         getattr(writer, step)()
 
 
-def quantize(source: Path, recipe: str, overrides: dict[str, Any]) -> tuple[list[str], str]:
+def even_imatrix(model: Model) -> Any:
+    """Importances of 1 for every matrix."""
+    matrices = [(name, ne) for name, ne, _ in model.tensors if len(ne) > 1]
+    table = (llama_cpp.llama_cpp.llama_model_imatrix_data * (len(matrices) + 1))()
+    for row, (name, ne) in zip(table, matrices, strict=False):
+        size = ne[0] * (ne[2] if len(ne) > 2 else 1)
+        row.name, row.size = name.encode(), size
+        row.data = (ctypes.c_float * size)(*[1.0] * size)
+    return table
+
+
+def quantize(
+    source: Path, recipe: str, overrides: dict[str, Any], imatrix: Any = None
+) -> tuple[list[str], str]:
     """Names in file order, and a letter for the type of each."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = 1
@@ -201,6 +222,8 @@ def quantize(source: Path, recipe: str, overrides: dict[str, Any]) -> tuple[list
         row.pattern, row.type = pattern.encode(), gguf.GGMLQuantizationType[kind]
     if patterns:
         params.tt_overrides = table
+    if imatrix is not None:
+        params.imatrix = imatrix
     target = source.with_suffix(".out.gguf")
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
@@ -245,17 +268,22 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             source = Path(scratch) / "m.gguf"
             write(model, source)
-            wanted: list[tuple[str, dict[str, Any]]] = [(recipe, {}) for recipe in FILE_TYPES]
+            wanted: list[tuple[str, dict[str, Any], bool]] = []
+            for recipe in FILE_TYPES:
+                known = {True} if recipe in NEED_IMATRIX else {False, recipe in BY_IMATRIX}
+                wanted += [(recipe, {}, imatrix) for imatrix in sorted(known)]
             if name in with_overrides:
-                wanted += [(r, o) for r in ("Q4_K_M", "Q5_K_S", "F16") for o in OVERRIDES]
+                wanted += [(r, o, False) for r in ("Q4_K_M", "Q5_K_S", "F16") for o in OVERRIDES]
+            imatrix = even_imatrix(model)
             cases = []
             order: list[str] = []
-            for recipe, overrides in wanted:
+            for recipe, overrides, known in wanted:
                 # An asked-for type whose blocks do not fit aborts llama-quantize: nothing to compare.
                 if name == "llama_odd" and overrides.get("token_embedding", "").endswith("K"):
                     continue
-                order, types = quantize(source, recipe, overrides)
-                cases.append({"recipe": recipe, "overrides": overrides, "types": types})
+                order, types = quantize(source, recipe, overrides, imatrix if known else None)
+                case = {"recipe": recipe, "overrides": overrides, "types": types}
+                cases.append(case | {"imatrix": True} if known else case)
         golden = {
             "facts": model.facts(),
             "letters": {v: k for k, v in LETTERS.items()},

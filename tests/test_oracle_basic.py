@@ -22,7 +22,14 @@ Bytes = npt.NDArray[np.uint8]
 
 BLOCKS = [kind for kind, (_, length, _) in ggml.TYPES.items() if length == 32]
 #: The largest weight that a type can hold, if it is much more than 65504.
-LARGEST = {"Q4_0": 65504 * 8, "Q4_1": 65504, "Q5_0": 65504 * 16, "Q5_1": 65504, "Q8_0": 65504 * 127}
+LARGEST = {
+    "Q4_0": 65504 * 8,
+    "Q4_1": 65504,
+    "Q5_0": 65504 * 16,
+    "Q5_1": 65504,
+    "Q8_0": 65504 * 127,
+    "MXFP4": 1e6,
+}
 COLUMNS = 512
 ROWS = 64
 

@@ -1,4 +1,4 @@
-"""Q4_K, Q5_K and Q6_K against ggml: bytes read to the bit, errors not exceeded, on every kind of row."""
+"""The formats with super-blocks against ggml: bytes read to the bit, errors not exceeded, on every kind of row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from row_kinds import importances, metrics, row_kinds
 
 needs_ggml = pytest.mark.usefixtures("ggml_library")
 
-QUANTS = ("Q4_K", "Q5_K", "Q6_K")
+QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "TQ1_0", "TQ2_0")
+#: The largest weights that a type can hold, where these are below those of the rows.
+LARGEST = {"Q2_K": 9.8e5, "TQ1_0": 65504.0, "TQ2_0": 65504.0}
 
 
 @needs_ggml
@@ -38,13 +40,20 @@ def test_dequantiser_reads_any_bytes_as_ggml_does(quant: str) -> None:
 def error_ratios(quant: str, importance: str | None) -> dict[str, dict[str, float]]:
     """Row kind -> metric -> our summed error over ggml's."""
     ratios: dict[str, dict[str, float]] = {}
-    for kind, rows in row_kinds().items():
+    for kind, every in row_kinds().items():
+        limit = LARGEST.get(quant, np.inf)
+        rows = np.clip(every, -limit, limit).astype(np.float32)
         h = None if importance is None else importances(importance, rows.shape[1])
         exact = rows.astype(np.float64)
         ours = ggml.dequantize(quant, quantize(rows, quant, h)) - exact
         theirs = ggml.dequantize(quant, ggml.quantize(quant, rows, h)) - exact
         for name, weights in metrics(quant, h).items():
             a, b = ((weights(exact) * e**2).sum() for e in (ours, theirs))
+            assert np.isfinite(a), kind
+            if not np.isfinite(b):
+                # ggml's search overflows the f16 scale of the largest rows.
+                assert kind == "huge 1e6"
+                continue
             ratios.setdefault(kind, {})[name] = 1.0 if a == b == 0 else float(a / b)
     return ratios
 
@@ -66,7 +75,8 @@ def test_error_is_not_above_ggmls(quant: str, importance: str | None) -> None:
 def test_every_instruction_set_gives_the_same_bytes(quant: str, isa: str) -> None:
     """Rows of an even and of an odd number of super-blocks, on the path that this process uses and on `isa`."""
     cases: list[tuple[ggml.Floats, ggml.Floats | None]] = []
-    for rows in row_kinds().values():
+    for every in row_kinds().values():
+        rows = np.clip(every, -LARGEST.get(quant, np.inf), LARGEST.get(quant, np.inf)).astype(np.float32)
         for n in {rows.shape[1], rows.shape[1] - 256} - {0}:
             part = np.ascontiguousarray(rows[:, :n])
             cases += [(part, None), (part, importances("spiky", n))]

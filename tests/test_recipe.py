@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,21 @@ def write_gguf(case: dict[str, Any], path: Path) -> None:
         file.truncate(header + end)
 
 
+def write_imatrix(case: dict[str, Any], path: Path) -> Path:
+    """An imatrix in llama.cpp's older format that knows one matrix."""
+    name, columns = next((name, ne[0]) for name, ne, _ in case["tensors"] if "attn_output.weight" in name)
+    values = np.ones(columns, "<f4").tobytes()
+    entry = struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", 1, columns) + values
+    path.write_bytes(struct.pack("<i", 1) + entry + struct.pack("<ii", 1, 4) + b"none")
+    return path
+
+
 def assign(case: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
     """The names in the order of the file and their types: of a case with `recipe`, `facts`, `overrides`, `tensors`."""
-    model = folder / "model.gguf"
+    model, imatrix = folder / "model.gguf", None
     write_gguf(case, model)
+    if case.get("imatrix"):
+        imatrix = write_imatrix(case, folder / "imatrix.dat")
     asked = case["overrides"]
     names = [name for name, _, _ in case["tensors"]]
     # srd-rs refuses options without effect, which llama-quantize ignores: without them the types must be the same.
@@ -72,6 +84,7 @@ def assign(case: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
             output_tensor_type=asked.get("output_tensor"),
             pure=pure,
             effort="fast",
+            imatrix=imatrix,
         )
 
     try:

@@ -12,7 +12,10 @@ from srd_rs import dequantize, errors, quantize
 #: than what each type has on the weights of this file. The next coarser type is above it.
 MAX_ERROR = {
     "Q4_0": 0.12, "Q4_1": 0.09, "Q4_K": 0.092, "Q5_0": 0.061, "Q5_1": 0.044, "Q5_K": 0.046, "Q6_K": 0.0243,
-    "Q8_0": 0.0083, "IQ4_NL": 0.092, "BF16": 0.0019, "F16": 0.00023, "F32": 0.0,
+    "Q8_0": 0.0083, "IQ4_NL": 0.092, "IQ4_XS": 0.092,
+    "Q3_K": 0.19, "Q2_K": 0.33, "MXFP4": 0.14, "TQ2_0": 0.7, "TQ1_0": 0.7,
+    "IQ3_S": 0.2, "IQ3_XXS": 0.25, "IQ2_S": 0.36, "IQ2_XS": 0.4, "IQ2_XXS": 0.45,
+    "BF16": 0.0019, "F16": 0.00023, "F32": 0.0,
 }  # fmt: skip
 
 

@@ -126,6 +126,13 @@ class PlannedTensor(_Record):
     n_weights: Final[int]
 
 @final
+class Candidate(_Record):
+    type: Final[str]
+    bytes: Final[int]
+    error: Final[float]
+    energy: Final[float]
+
+@final
 class PlannedFile(_Record):
     path: Final[Path]
     bytes: Final[int]
@@ -185,6 +192,13 @@ class Plan:
     def source_digest(self) -> str | None: ...
     def check_runnable(self) -> None: ...
     def metadata(self) -> list[tuple[str, str, Any]]: ...
+    def measure(
+        self,
+        types: Sequence[str],
+        small_blocks: Sequence[str],
+        options: ConvertOptions,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> dict[str, tuple[Candidate, ...]]: ...
     def run(
         self,
         options: ConvertOptions,
@@ -351,6 +365,10 @@ class Calibration:
 def calibrate(
     plan: Plan, request: Request, progress: Callable[[int, int], None] | None = None
 ) -> Calibration: ...
+def choose_within_budget(
+    items: Sequence[Sequence[tuple[int, float]]], budget: int
+) -> tuple[list[int] | None, int]: ...
+def mix_of_type(type: str) -> str: ...
 def cpus() -> int: ...
 def open_calibration(path: _Path) -> Calibration: ...
 def is_calibration(path: _Path) -> bool: ...

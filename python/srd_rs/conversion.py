@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srd_rs import _core, calibration, effects, hydration
+from srd_rs import _core, budget, calibration, effects, hydration, recipe
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
@@ -26,7 +26,7 @@ from srd_rs.planning import (
     make_folder,
     native_model,
 )
-from srd_rs.report import ConvertReport, Plan, Progress
+from srd_rs.report import ChosenType, ConvertReport, Plan, Progress
 
 log = logging.getLogger("srd_rs.conversion")
 
@@ -119,11 +119,10 @@ def run(
     native = planner.plan()
     if on_plan is not None:
         on_plan(planner.describe(native))
-    made = _calibration(planner, native, progress)
-    if made is not None:
-        native = planner.plan(made)
+    native, chosen, made = prepared(planner, native, progress)
     effects.warn_of_plan(native)
-    report = run_plan(native, planner.options, planner.describe(native), gguf=gguf, progress=progress)
+    planned = planner.describe(native, chosen)
+    report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
     return clock.set_in(
         replace(
@@ -132,6 +131,25 @@ def run(
             srd_tokens=calibration.default_tokens(native) if possible else None,
         )
     )
+
+
+def prepared(
+    planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
+) -> tuple[_core.Plan, tuple[ChosenType, ...], _core.Calibration | None]:
+    """Calibrate, choose the types within a budget, and plan again. Writes the recipe where one is asked for.
+
+    `native` is the plan without calibration, and of the mix or of any mix where there is a budget.
+    """
+    made = _calibration(planner, native, progress)
+    chosen: tuple[ChosenType, ...] = ()
+    if planner.options.budget is not None:
+        chosen = budget.choose(planner, made, progress)
+    if made is not None or chosen:
+        native = planner.plan(made)
+    path = planner.options.recipe_out
+    if path is not None:
+        recipe.write(path, native, chosen, overwrite=planner.options.overwrite)
+    return native, chosen, made
 
 
 def run_plan(

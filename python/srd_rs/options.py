@@ -83,6 +83,33 @@ class ConvertOptions:
     )
     output_tensor_type: str | None = _option(None, "Quality", "Use this type for the output matrix.", "TYPE")
     pure: bool = _option(False, "Quality", "Use one type for all matrices instead of the mix.")
+    target_size: int | None = _option(
+        None,
+        "Size",
+        "Choose the type of each matrix so that the GGUF has at most this size and the error is least. The error of"
+        " each matrix in each type is measured on a sample of its rows.",
+        "SIZE",
+    )
+    target_bpw: float | None = _option(
+        None, "Size", "The same for this number of bits per weight over all tensors.", "BITS"
+    )
+    like: str | None = _option(None, "Size", "The same for the size that this mix would have.", "MIX")
+    types: Sequence[str] = _option(
+        (),
+        "Size",
+        "Types to choose from, separated by commas. The default is Q2_K, Q3_K, IQ4_XS, Q4_K, Q5_K, Q6_K and Q8_0, and"
+        " types with blocks of 32 weights for rows that are no whole blocks of 256.",
+        "TYPES",
+    )
+    recipe: StrPath | None = _option(
+        None, "Size", "Take the types of the tensors from this file, which --recipe-out wrote.", "FILE"
+    )
+    recipe_out: StrPath | None = _option(
+        None, "Size", "Write the types of the tensors to this file (JSON, one line for each tensor).", "FILE"
+    )
+    exact_types: Sequence[tuple[str, str]] = _option(
+        (), "Size", "Pairs of the GGUF name of a tensor and its type. They count before all other options."
+    )
     imatrix: StrPath | None = _option(
         None,
         "Quality",
@@ -188,6 +215,12 @@ class ConvertOptions:
         "Write the MET sidecar NAME.met.json beside the GGUF, which says which bytes belong to which layers. A split"
         " output and a GGUF without layers get no sidecar.",
     )
+
+    @property
+    def budget(self) -> str | None:
+        """The name of the option that states a budget, None without a budget."""
+        names = ("target_size", "target_bpw", "like")
+        return next((name for name in names if getattr(self, name) is not None), None)
 
 
 DEFAULTS: Final = ConvertOptions()

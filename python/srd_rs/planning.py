@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srd_rs import _core, effects, sniff
+from srd_rs import _core, effects, recipe, sniff
 from srd_rs.errors import ModelError, UsageError, io_error, message
 from srd_rs.hub import Source, locate, model_files
 from srd_rs.options import EFFORTS, ConvertOptions, StrPath, changed, takes_options, writes_container
 from srd_rs.reading import shown
-from srd_rs.report import Plan
+from srd_rs.report import ChosenType, Plan
 
 if TYPE_CHECKING:
     from srd_rs.families.base import ModelFacts, ModelSpec
@@ -48,14 +48,23 @@ def native_model(model: Path, beside: Path = Path("model.gguf")) -> NativeModel:
 def plan(
     model: StrPath, output: StrPath | None = None, options: ConvertOptions | None = None, **changes: Any
 ) -> Plan:
-    """What `srd_rs.convert` with the same arguments would write. Reads headers, no weight.
+    """What `srd_rs.convert` with the same arguments would write. Reads headers, and no weight unless there is a budget.
+
+    With a budget the weights are measured, and a calibration that the options ask for is made, because the types follow
+    from both. `recipe_out` is written.
 
     Raises the errors of `srd_rs.convert`, except those that only weights can cause.
     """
     planner = Planner(locate(model), output, changed(options, changes))
-    native = planner.plan()
+    if planner.options.budget is None and planner.options.recipe_out is None:
+        native = planner.plan()
+        effects.warn_of_plan(native)
+        return planner.describe(native)
+    from srd_rs.conversion import prepared
+
+    native, chosen, _ = prepared(planner, planner.plan(), None)
     effects.warn_of_plan(native)
-    return planner.describe(native)
+    return planner.describe(native, chosen)
 
 
 def calibration_file(options: ConvertOptions) -> StrPath | None:
@@ -85,8 +94,9 @@ class Planner:
             what = f"effort '{options.effort}' is not known"
             raise UsageError(message("effort", what, "Use 'srd' or 'fast'"))
         sniff.check_model(source.path)
+        options = recipe.resolved(options)
         self.source = source
-        self.gguf = output_path(source, output, options.quant)
+        self.gguf = output_path(source, output, recipe.label(options))
         self.options = replace(options, axm=writes_container(options), effort=options.effort or "fast")
         self.why_fast: str | None = None
         self._description: _Description | None = None
@@ -103,11 +113,11 @@ class Planner:
         effects.check_plan(self.options, planned)
         return planned
 
-    def describe(self, native: _core.Plan) -> Plan:
-        """A native plan as plain data."""
+    def describe(self, native: _core.Plan, chosen: tuple[ChosenType, ...] = ()) -> Plan:
+        """A native plan as plain data, with what was measured of the tensors whose type was chosen."""
         effort, text = self.options.effort or "fast", _text_name(self.options)
         calibrates = text is not None and calibration_file(self.options) is None
-        return Plan.of(native, effort, self.why_fast, text, calibrates)
+        return Plan.of(native, effort, self.why_fast, text, calibrates, chosen)
 
     def srd_is_possible(self, native: _core.Plan) -> bool:
         """Whether effort srd could have been chosen for a plan of the effort fast."""

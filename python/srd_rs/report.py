@@ -11,6 +11,7 @@ from srd_rs import _core
 from srd_rs._core import PlannedContainer, PlannedFile, PlannedTensor, SealedContainer, Verification
 
 __all__ = [
+    "ChosenType",
     "ConvertReport",
     "Plan",
     "PlannedContainer",
@@ -28,8 +29,8 @@ __all__ = [
 class Progress:
     """State of a running operation.
 
-    `done` and `total` are bytes of tensor data, or tokens in the phase ``"calibrate"``; `tensor` is the tensor that is
-    being written.
+    `done` and `total` are bytes of tensor data, or tokens in the phase ``"calibrate"``, or tensors in the phase
+    ``"measure"``; `tensor` is the tensor that is being written or measured.
     """
 
     done: int
@@ -64,6 +65,21 @@ def totals_by_type(tensors: Iterable[_Sized]) -> dict[str, TypeTotals]:
     return dict(sorted(sums.items(), key=lambda item: -item[1].bytes))
 
 
+class ChosenType(NamedTuple):
+    """The type that was chosen for a tensor within a budget.
+
+    error: What the type adds to the energy of the output of the matrix, as a share of this energy. cost: The estimate
+    of what this adds to the KLD. gain: The most that one MiB more for this tensor would take off the cost.
+    """
+
+    name: str
+    type: str
+    bytes: int
+    error: float
+    cost: float
+    gain: float
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a conversion will write, known before a weight is read.
@@ -71,7 +87,8 @@ class Plan:
     `total_bytes` is the exact size of all output files; `bpw` is the number of bits per weight over all tensors.
     `effort` is ``"srd"`` or ``"fast"``; `why_fast` is a sentence where `effort` is ``"fast"`` although nobody asked for
     that, and None otherwise; `text` names the calibration text, None without calibration; `calibrates` says whether
-    the model is run on that text first, which it is not where a calibration file is named.
+    the model is run on that text first, which it is not where a calibration file is named. `chosen`
+    says what was measured of each tensor whose type was chosen within a budget.
     """
 
     arch: str
@@ -88,6 +105,7 @@ class Plan:
     why_fast: str | None = None
     text: str | None = None
     calibrates: bool = False
+    chosen: tuple[ChosenType, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
@@ -97,10 +115,12 @@ class Plan:
         why_fast: str | None = None,
         text: str | None = None,
         calibrates: bool = False,
+        chosen: tuple[ChosenType, ...] = (),
     ) -> Plan:
         """A native plan as plain data: it holds no file open."""
         facts = {f.name: getattr(native, f.name) for f in fields(cls) if hasattr(native, f.name)}
-        return cls(**facts, effort=effort, why_fast=why_fast, text=text, calibrates=calibrates)
+        more = {"why_fast": why_fast, "text": text, "calibrates": calibrates, "chosen": chosen}
+        return cls(**facts, effort=effort, **more)  # type: ignore[arg-type]
 
     @property
     def output(self) -> Path:

@@ -4,7 +4,8 @@
 //! `layout` gives every tensor its place, and [`planned`] holds the result. Then [`run`] carries the plan out: `units` cut
 //! the plan into work, `chunk` converts rows to blocks, and each `destination` writes them: `files` (GGUF and safetensors) and
 //! [`container`] (.axm). `outputs` opens the destinations and names their files when all are complete. [`extract`] plans files
-//! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source.
+//! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source. [`measure`] finds what other types
+//! would cost each tensor.
 //!
 //! ```no_run
 //! use srd_rs::convert::options::{PlanOptions, RunOptions};
@@ -28,6 +29,7 @@ pub mod extract;
 mod factor_cache;
 mod files;
 mod layout;
+pub mod measure;
 mod metadata;
 pub mod options;
 mod outputs;

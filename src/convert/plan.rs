@@ -23,6 +23,7 @@ use crate::convert::planned::{Plan, PlannedTensor};
 use crate::convert::{layout, metadata};
 use crate::dtype::{GgmlType, SourceType};
 use crate::error::{Error, Place, Result};
+use crate::feedback;
 use crate::formats::gguf::Gguf;
 use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::imatrix::Importance;
@@ -54,17 +55,27 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
         model.tensors.iter().map(|t| unquantized_type(t, &model.source, options.recipe)).collect();
     let infos = model.tensors.iter().zip(stored);
     let infos: Vec<_> = infos.map(|(t, stored)| TensorInfo { name: &t.name, ne: &t.ne, stored }).collect();
-    let types = recipe::assign(options.recipe, facts, &options.overrides, &infos)?;
+    let known = options.importance.is_some() || options.calibrated.is_some();
+    let types = recipe::assign(options.recipe, facts, known, &options.overrides, &infos)?;
+    // A type without feedback takes the mean squares of the inputs alone.
+    let without_feedback = |ty: &GgmlType| ty.block_len() > 1 && !feedback::supports(*ty);
+    let diagonals = match &options.calibration {
+        Some(calibration) if types.iter().any(without_feedback) => {
+            Some(Importance::from_calibration(calibration)?)
+        }
+        _ => None,
+    };
     let mut tensors = Vec::with_capacity(model.tensors.len());
     for (bound, ty) in model.tensors.iter().zip(types) {
         let mut tensor = planned(bound, ty, &model.source)?;
-        if let Some(importance) = options.importance.as_ref().filter(|_| ty.block_len() > 1) {
+        let importance = options.importance.as_deref().or(diagonals.as_ref());
+        let feedback = options.calibration.as_ref().filter(|_| feedback::supports(ty));
+        if let Some(calibration) = feedback {
+            tensor.moments = calibration.of(&bound.name, &bound.ne)?;
+        } else if let Some(importance) = importance.filter(|_| ty.block_len() > 1) {
             let h = importance.of(&bound.name, &bound.ne)?.filter(|_| tensor.copy.is_none());
             let experts = h.iter().flat_map(|h| h.chunks_exact(bound.row_len() as usize));
             tensor.weightings = experts.map(|h| Weighting::new(ty, h)).collect();
-        }
-        if let Some(calibration) = options.calibration.as_ref().filter(|_| ty.block_len() > 1) {
-            tensor.moments = calibration.of(&bound.name, &bound.ne)?;
         }
         tensors.push(tensor);
     }
@@ -79,7 +90,8 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     };
     let (files, container) = layout::lay_out(&mut tensors, &model.metadata, &facts.arch, options)?;
     let (recipe, inputs) = (options.recipe, options.inputs.clone());
-    Ok(Plan { model, recipe, tensors, files, container, without_importance, inputs })
+    let importance = options.importance.clone();
+    Ok(Plan { model, recipe, tensors, files, container, without_importance, importance, inputs })
 }
 
 /// Returns the tensors whose source is quantized and whose blocks are not copied.

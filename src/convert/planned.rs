@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::dtype::GgmlType;
 use crate::formats::axm::layout::{Header, Layout, shard_weights};
 use crate::formats::calibration::Moments;
+use crate::formats::imatrix::Importance;
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::quant::Weighting;
 use crate::quant::recipe::{self, Recipe};
@@ -98,6 +99,8 @@ pub struct Plan {
     pub container: Option<PlannedContainer>,
     /// Quantized tensors that the imatrix has nothing for. Tables that are looked up are in no imatrix and not listed.
     pub without_importance: Vec<String>,
+    /// The importances of the columns, where the weights of the errors are known but no second moments.
+    pub importance: Option<Arc<Importance>>,
     /// Files that the conversion reads beside the weights.
     pub inputs: Vec<PathBuf>,
 }
@@ -111,7 +114,7 @@ impl Plan {
         files: Vec<PlannedFile>,
     ) -> Self {
         let (without_importance, inputs) = (Vec::new(), Vec::new());
-        Self { model, recipe, tensors, files, container: None, without_importance, inputs }
+        Self { model, recipe, tensors, files, container: None, without_importance, importance: None, inputs }
     }
 
     /// Returns the size of all files in bytes. The container is not counted.

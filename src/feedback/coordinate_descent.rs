@@ -90,7 +90,8 @@ fn refit_scale<V: Vector>(
     let before = SubBlock::of(v, scales, i);
     match block.format.scales {
         Some(_) => form.refit_integers(v, block.format, scales, i),
-        None => form.refit_floats(v, block.format, scales),
+        None if block.format.scale_is_f16 => form.refit_floats(v, block.format, scales),
+        None => {}
     }
     let after = SubBlock::of(v, scales, i);
     let (a, b) = (v.sub(after.step, before.step), v.sub(after.offset, before.offset));

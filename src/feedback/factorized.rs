@@ -101,6 +101,22 @@ impl FactorizedMoments {
         Ok(())
     }
 
+    /// Returns the sum of `w H w^T` over whole rows.
+    pub fn energy(&self, rows: &[f32]) -> f64 {
+        let mut sum = 0.0;
+        for row in rows.chunks_exact(self.n) {
+            for &(start, len) in &self.blocks {
+                let part = &row[start..start + len];
+                for (i, &w) in part.iter().enumerate() {
+                    let h = &self.h[(start + i) * self.block..][..len];
+                    let product: f32 = h.iter().zip(part).map(|(h, w)| h * w).sum();
+                    sum += f64::from(w) * f64::from(product);
+                }
+            }
+        }
+        sum
+    }
+
     /// Returns the bytes that the factorized moments of `n` inputs in blocks of `block` keep.
     pub fn bytes(n: usize, block: usize) -> u64 {
         2 * (n * block * size_of::<f32>()) as u64

@@ -43,6 +43,8 @@ pub(super) struct Format {
     pub scales: Option<(f32, f32)>,
     /// True if sub-blocks have a min (an offset).
     pub mins: bool,
+    /// True if the scale of a block may be any f16.
+    pub scale_is_f16: bool,
     /// Searches the scales of [`ROWS`] rows, one after another, with the importance of their columns. The buffer is scratch
     /// memory.
     pub search: Search,
@@ -52,12 +54,13 @@ pub(super) struct Format {
     pub write: fn(scales: &Scales, lane: usize, codes: &[f32], block: &mut [u8]),
 }
 
-/// Returns the format of a type; `None` if the type is no block format.
+/// Returns the format of a type; `None` if the type is no block format that feedback can quantize to.
 pub(super) fn format(ty: GgmlType) -> Option<&'static Format> {
     with_block_format!(ty, F => {
         const FORMAT: &Format = &Format::of::<F>();
-        FORMAT
+        F::FEEDBACK.then_some(FORMAT)
     })
+    .flatten()
 }
 
 impl Format {
@@ -70,6 +73,7 @@ impl Format {
             table: F::TABLE,
             scales: F::SCALES,
             mins: F::MINS,
+            scale_is_f16: F::SCALE_IS_F16,
             search: search_by_quantizing,
             read: read::<F>,
             write: write::<F>,

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::convert::options::{Calibrated, PlanOptions, Provenance, RunOptions};
-use crate::convert::{digest, plan, planned, run};
+use crate::convert::{digest, measure, plan, planned, run};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
@@ -19,12 +19,14 @@ use crate::model::source::Source;
 use crate::model::spec::TensorSpec;
 use crate::progress::Progress;
 use crate::py::calibration::Calibration as CalibrationFile;
+use crate::py::errors::ToPy;
 use crate::py::metadata;
 use crate::py::options::{ConvertOptions, Facts};
 use crate::py::records::{Names, Shape, record};
 use crate::py::sealed::SealedContainer;
 use crate::py::watch::{detached, watched};
-use crate::quant::recipe::ModelFacts;
+use crate::quant::budget;
+use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
 
 record! {
     /// An output tensor.
@@ -74,6 +76,17 @@ record! {
         replaced: u64,
         threads: usize,
         container: Option<SealedContainer>,
+    }
+}
+
+record! {
+    /// A type that a tensor could have: the size of the tensor, and what the type adds to the energy of its output, as a
+    /// share of this energy. `energy` is the mean energy of one output.
+    Candidate {
+        r#type: String,
+        bytes: u64,
+        error: f64,
+        energy: f64,
     }
 }
 
@@ -131,7 +144,17 @@ impl Asked<'_> {
                 return Err(Error::usage(what, "--dry-run --json lists the names of the tensors"));
             }
         }
-        let moments = plan.tensors.iter().any(|t| t.moments.is_some());
+        let overrides = self.options.overrides()?;
+        let unknown = |name: &&String| !plan.tensors.iter().any(|t| t.bound.name == **name);
+        if let Some(name) = overrides.exact.keys().filter(unknown).min() {
+            let what = format!("the recipe names the tensor '{name}', which the model does not have");
+            return Err(Error::usage(
+                what,
+                "Use a recipe that was made for this model, or take the line out",
+            ));
+        }
+        let known = |t: &planned::PlannedTensor| t.moments.is_some() || !t.weightings.is_empty();
+        let moments = plan.tensors.iter().any(known);
         if let Some(calibration) = self.calibration.filter(|_| self.options.feedback() && !moments) {
             let what = "the calibration file knows the inputs of no tensor that is quantised";
             let fix = "Name the calibration file of this model";
@@ -147,6 +170,33 @@ impl Asked<'_> {
         let method = if self.options.feedback() { "srd" } else { "search" };
         Ok(Provenance { method: method.into(), seed: self.options.seed, source_digest, sources })
     }
+}
+
+/// Chooses one of the `(bytes, cost)` of each item, so that the sum of the costs is least within `budget` bytes. Returns the
+/// index of each choice, or the smallest possible number of bytes where that is above the budget.
+#[pyfunction]
+pub fn choose_within_budget(
+    py: Python<'_>,
+    items: Vec<Vec<(u64, f64)>>,
+    budget: u64,
+) -> PyResult<(Option<Vec<usize>>, u64)> {
+    let choices = |item: &Vec<(u64, f64)>| {
+        item.iter().map(|&(bytes, cost)| budget::Choice { bytes, cost }).collect::<Vec<_>>()
+    };
+    let items: Vec<_> = items.iter().map(choices).collect();
+    detached(py, || match budget::choose(&items, budget) {
+        Ok(chosen) => {
+            let bytes = items.iter().zip(&chosen).map(|(item, &i)| item[i].bytes).sum();
+            Ok((Some(chosen), bytes))
+        }
+        Err(smallest) => Ok((None, smallest)),
+    })
+}
+
+/// Returns the name of the mix that stands for a file in which most weights have the type.
+#[pyfunction]
+pub fn mix_of_type(py: Python<'_>, r#type: &str) -> PyResult<&'static str> {
+    Overrides::parse_type(r#type).map(|ty| Recipe::of_base(ty).map_or("F16", Recipe::name)).py(py)
 }
 
 /// A planned conversion. Made by `plan_checkpoint` or `plan_gguf`; reads no weight until `run`.
@@ -300,6 +350,46 @@ impl Plan {
     /// The metadata of the output as (key, kind, value), arrays in full.
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         Ok(metadata::to_py(py, &self.inner.model.metadata, usize::MAX)?.0)
+    }
+
+    /// Measures the candidate `types` of each matrix whose type a mix chooses: name of the tensor -> the types that fit, the
+    /// smallest first. `small_blocks` are more types for matrices whose rows are no whole super-blocks.
+    /// `progress(done, total, tensor)` counts tensors.
+    #[pyo3(signature = (types, small_blocks, options, progress=None))]
+    fn measure<'py>(
+        &self,
+        py: Python<'py>,
+        types: Vec<String>,
+        small_blocks: Vec<String>,
+        options: ConvertOptions,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let parse = |names: &[String]| -> PyResult<Vec<_>> {
+            names.iter().map(|name| Overrides::parse_type(name)).collect::<Result<_>>().py(py)
+        };
+        let (all, small_blocks) = (parse(&types)?, parse(&small_blocks)?);
+        let types = measure::Types { all: &all, small_blocks: &small_blocks };
+        let overrides = options.overrides().py(py)?;
+        let how =
+            RunOptions { effort: options.effort(), ..RunOptions::new(options.threads(), options.max_memory) };
+        let state = Progress::default();
+        let tick = || match &progress {
+            Some(f) => f.call1(py, (state.done(), state.total(), state.phase())).map(drop),
+            None => Ok(()),
+        };
+        let work = || measure::measure(&self.inner, types, &overrides, &how, &state);
+        let found = PyDict::new(py);
+        for measured in watched(py, work, || state.cancel(), tick)? {
+            let candidates = measured.candidates.iter().map(|c| Candidate {
+                r#type: c.ty.name().into(),
+                bytes: c.bytes,
+                error: c.error,
+                energy: c.energy,
+            });
+            let name = &self.inner.tensors[measured.index].bound.name;
+            found.set_item(name, PyTuple::new(py, candidates.collect::<Vec<_>>())?)?;
+        }
+        Ok(found)
     }
 
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor

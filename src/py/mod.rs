@@ -39,6 +39,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     lists(module)?;
+    module.add_class::<convert::Candidate>()?;
     module.add_class::<convert::Plan>()?;
     module.add_class::<convert::PlannedContainer>()?;
     module.add_class::<convert::PlannedFile>()?;
@@ -61,6 +62,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(calibration::is_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;
+    module.add_function(wrap_pyfunction!(convert::choose_within_budget, module)?)?;
+    module.add_function(wrap_pyfunction!(convert::mix_of_type, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;
     module.add_function(wrap_pyfunction!(files::write_file, module)?)?;

@@ -22,6 +22,7 @@ pub struct ConvertOptions {
     token_embedding_type: Option<String>,
     output_tensor_type: Option<String>,
     pure: bool,
+    exact_types: Vec<(String, String)>,
     pub imatrix: Option<PathBuf>,
     pub srd: SrdOptions,
     pub seed: u64,
@@ -94,6 +95,11 @@ impl ConvertOptions {
             token_embedding: ty(&self.token_embedding_type)?,
             output_tensor: ty(&self.output_tensor_type)?,
             pure: self.pure,
+            exact: self
+                .exact_types
+                .iter()
+                .map(|(name, ty)| Ok((name.clone(), Overrides::parse_type(ty)?)))
+                .collect::<Result<_>>()?,
         })
     }
 

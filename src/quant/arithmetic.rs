@@ -49,12 +49,6 @@ pub fn code<V: Vector>(v: V, a: V::F, top: V::F) -> V::F {
     v.round_ties_even(v.clamp_bits(a, top))
 }
 
-/// Returns the nearest integer in `-half ..= half - 1` of `a`, which is no NaN.
-#[inline(always)]
-pub fn symmetric_code<V: Vector>(v: V, a: V::F, half: f32) -> V::F {
-    v.round_ties_even(v.min_bits(v.max(a, v.splat(-half)), v.splat(half - 1.0)))
-}
-
 /// Returns in each lane the sum over its group of 8 lanes: `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`.
 #[inline(always)]
 pub fn sum8<V: Vector>(v: V, a: V::F) -> V::F {
@@ -83,6 +77,19 @@ pub fn max8<V: Vector>(v: V, a: V::F) -> V::F {
 pub fn max16<V: Vector>(v: V, a: V::F) -> V::F {
     let a = max8(v, a);
     v.max(a, v.swap::<8>(a))
+}
+
+/// Returns in each lane the sum over the lanes of its super-block, whose sub-blocks have `SUB` weights: [`sum8`] for 32
+/// weights, [`sum16`] for 16.
+#[inline(always)]
+pub fn sum_of<V: Vector, const SUB: usize>(v: V, a: V::F) -> V::F {
+    if SUB == 16 { sum16(v, a) } else { sum8(v, a) }
+}
+
+/// Returns in each lane the maximum over the lanes of its super-block; see [`sum_of`].
+#[inline(always)]
+pub fn max_of<V: Vector, const SUB: usize>(v: V, a: V::F) -> V::F {
+    if SUB == 16 { max16(v, a) } else { max8(v, a) }
 }
 
 /// Stores 16 codes of each of `V::N` sub-blocks in the order of the weights. `codes[i]` holds code `16 k + i` of each

@@ -97,6 +97,10 @@ pub trait BlockFormat {
     const SCALES: Option<(f32, f32)>;
     /// Whether sub-blocks have a min (an offset).
     const MINS: bool;
+    /// Whether the scale of a block may be any f16. Where it may not, coordinate descent leaves the scale as it is.
+    const SCALE_IS_F16: bool = true;
+    /// Whether residual feedback can quantize to the format.
+    const FEEDBACK: bool = true;
 
     /// Reads the scales of a block.
     fn scales(block: &[u8]) -> Scales;

@@ -10,23 +10,28 @@ use crate::dtype::GgmlType;
 use crate::simd::{Simd, f16};
 
 /// The levels of the nibbles 0 to 15: ggml's `kvalues_iq4nl`.
-const TABLE: [f32; 16] = [
+pub(super) const TABLE: [f32; 16] = [
     -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0,
 ];
 
+/// The code of level 0.
+pub(super) const ZERO: f32 = 128.0;
+/// The mean distance of neighboring levels.
+pub(super) const STEP: f32 = (TABLE[15] - TABLE[0]) / 15.0;
+
 /// The code of each nibble.
-const CODES: [u8; 16] = {
+pub(super) const CODES: [u8; 16] = {
     let mut codes = [0; 16];
     let mut i = 0;
     while i < 16 {
-        codes[i] = (TABLE[i] + Iq4Nl::ZERO) as u8;
+        codes[i] = (TABLE[i] + ZERO) as u8;
         i += 1;
     }
     codes
 };
 
 /// The nibble of each code: the inverse of [`CODES`].
-const NIBBLES: [u8; 256] = {
+pub(super) const NIBBLES: [u8; 256] = {
     let mut nibbles = [0; 256];
     let mut i = 0;
     while i < 16 {
@@ -45,9 +50,9 @@ impl BlockFormat for Iq4Nl {
     const MAX_ABS: f32 = f16::MAX * 113.0;
     const SUB: usize = block32::BLOCK;
     const LEVELS: (f32, f32) = (TABLE[0], TABLE[15]);
-    const ZERO: f32 = 128.0;
+    const ZERO: f32 = ZERO;
     const TABLE: &'static [f32] = &TABLE;
-    const STEP: f32 = (TABLE[15] - TABLE[0]) / 15.0;
+    const STEP: f32 = STEP;
     const SCALES: Option<(f32, f32)> = None;
     const MINS: bool = false;
 

@@ -1,6 +1,7 @@
-//! The search for scales and mins of Q4_K and Q5_K, and the packing of their 6-bit integers.
+//! The search for scales and mins of Q2_K, Q4_K and Q5_K, and the packing of the 6-bit integers of Q4_K and Q5_K.
 //!
-//! A lane is a sub-block, so 8 lanes are a super-block and 16 lanes are two. Weights are transposed on load: vector `i`
+//! A lane is a sub-block. Where a sub-block has 32 weights, 8 lanes are a super-block and 16 lanes are two; where a
+//! sub-block has 16 weights, 16 lanes are a super-block. Weights are transposed on load: vector `i`
 //! holds weight `i` of every sub-block, and sums over the sub-blocks of a super-block are butterflies of lanes.
 //!
 //! The model of a sub-block is `x = s q - m` with `s = d * scale` and `m = dmin * min`, both at least 0. The steps of the
@@ -9,64 +10,83 @@
 //! 1. Per sub-block, a few step widths give a few sets of codes. For each set the least-squares scale and min follow in
 //!    closed form, and so does the error, from three sums ([`fit`]).
 //! 2. `d`, then `dmin`, are chosen among a few candidates each ([`common_factor`]). The mins are fitted again after the
-//!    scales were rounded, which takes back most of what the 6 bits cost.
-//! 3. Neighbors on the 6-bit grid are tried, each with its own codes and then the best integers for these codes
+//!    scales were rounded, which takes back most of what the rounding costs.
+//! 3. Neighbors on the grid of integers are tried, each with its own codes and then the best integers for these codes
 //!    ([`refine_on_grid`]).
 //! 4. `d` and `dmin` are fitted together by least squares ([`refit`]).
 
 use super::arithmetic::{
-    MIN_GAIN, MIN_RELATIVE_VARIANCE, code, inverse, max8, positive_f16, ratio_or, store_codes, sum8,
+    MIN_GAIN, MIN_RELATIVE_VARIANCE, code, inverse, max_of, positive_f16, ratio_or, store_codes, sum_of,
 };
 use super::format::{BlockFormat, MAX_SUBS, Scales};
 use super::weighting::Columns;
 use crate::simd::{Simd, Vector, f16};
 
-/// Weights in a sub-block.
+/// Weights in a sub-block of Q4_K and Q5_K.
 pub const SUB: usize = 32;
-/// Sub-blocks in a super-block.
-pub const SUBS: usize = 8;
+/// Sub-blocks in a super-block of Q4_K and Q5_K.
+const SUBS: usize = 8;
 /// Weights in a super-block.
-const BLOCK: usize = SUB * SUBS;
+const BLOCK: usize = 256;
 /// The largest 6-bit scale or min.
 pub const MAX_SCALE: f32 = 63.0;
 /// A determinant in [`refit`] that is a smaller share of the product of the diagonal is rounding noise.
 const MIN_DETERMINANT: f32 = 1e-5;
-/// The largest scale divided by each of these is tried as `d`, and the largest min as `dmin`.
-const SCALE_CANDIDATES: [f32; 4] = [63.0, 62.0, 61.0, 60.0];
-/// Steps on the 6-bit grid that [`refine_on_grid`] tries: of the scale, and of the min after it was fitted to the scale.
+/// [`KAffine::SCALE_CANDIDATES`] of the formats with 6-bit scales.
+pub const SIX_BIT_CANDIDATES: &[f32] = &[63.0, 62.0, 61.0, 60.0];
+/// Steps on the grid of integers that [`refine_on_grid`] tries: of the scale, and of the min after it was fitted to the scale.
 const NEIGHBORS: [(f32, f32); 5] = [(0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)];
 
-/// The parameters of the search of Q4_K or Q5_K.
+/// The parameters of the search of Q2_K, Q4_K or Q5_K.
 pub trait KAffine: BlockFormat {
+    /// The largest integer scale or min.
+    const MAX_SCALE: f32;
+    /// The largest scale divided by each of these is tried as `d`, and the largest min as `dmin`.
+    const SCALE_CANDIDATES: &'static [f32];
+    /// With importances `h` the squared error of a weight `x` counts `h sqrt(SPREAD mean(x^2) + x^2)`.
+    const SPREAD: f32;
     /// Sets of codes that [`fit`] tries. The smallest weight gets code 0 and the range of the weights the largest code;
     /// the first number says how many more codes the range gets (a negative number widens the step, a positive number
     /// clamps the largest weights), the second one shifts all codes.
     const CANDIDATES: &'static [(f32, f32)];
+    /// More such sets, for the search with importances: where one column counts for more than all others, the codes must
+    /// hit its weight.
+    const MORE_CANDIDATES: &'static [(f32, f32)] = &[];
 }
 
-/// Quantizes whole super-blocks; see [`Encoding::quantize`](super::Encoding::quantize).
+/// Quantizes whole super-blocks; see [`Encoding::quantize`](super::Encoding::quantize). `SUB` is the length of a sub-block,
+/// 16 or 32.
 #[inline(always)]
-pub fn quantize<F: KAffine, S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+pub fn quantize<F: KAffine, S: Simd, const SUB: usize>(
+    simd: S,
+    rows: &[f32],
+    columns: Option<Columns<'_>>,
+    out: &mut [u8],
+) {
+    if SUB == 16 {
+        return quantize_with::<F, _, SUB>(simd.x16(), rows, columns, 0, out);
+    }
     let pairs = if S::WIDE { rows.len() / (2 * BLOCK) } else { 0 };
     let (wide_rows, rows) = rows.split_at(2 * BLOCK * pairs);
     let (wide_out, out) = out.split_at_mut(2 * F::BYTES * pairs);
     if S::WIDE {
-        quantize_with::<F, _>(simd.x16(), wide_rows, columns, 0, wide_out);
+        quantize_with::<F, _, SUB>(simd.x16(), wide_rows, columns, 0, wide_out);
     }
-    quantize_with::<F, _>(simd.x8(), rows, columns, 2 * pairs, out);
+    quantize_with::<F, _, SUB>(simd.x8(), rows, columns, 2 * pairs, out);
 }
 
-/// Quantizes super-blocks, `V::N / 8` at a time. `first` is the number of the first one among all rows.
+/// Quantizes super-blocks, `V::N * SUB / 256` at a time. `first` is the number of the first one among all rows.
 #[inline(always)]
-fn quantize_with<F: KAffine, V: Vector>(
+fn quantize_with<F: KAffine, V: Vector, const SUB: usize>(
     v: V,
     rows: &[f32],
     columns: Option<Columns<'_>>,
     first: usize,
     out: &mut [u8],
 ) {
-    let blocks = V::N / SUBS;
-    let mut group = Group::new(v);
+    let subs = BLOCK / SUB;
+    let blocks = V::N / subs;
+    let mut group = Group::<V, SUB>::new(v);
     let mut codes = [0; 2 * BLOCK / 4];
     let (mut scales, mut mins, mut d, mut dmin) = ([0.0; 16], [0.0; 16], [0.0; 16], [0.0; 16]);
     for (i, (x, out)) in
@@ -77,8 +97,8 @@ fn quantize_with<F: KAffine, V: Vector>(
             Some(columns) => Some([columns.block(at), columns.block(at + blocks - 1)]),
             None => None,
         };
-        group.fill(v, x, h);
-        let found = group.search::<F>(v);
+        group.fill::<F>(v, x, h);
+        let found = group.search::<F>(v, h.is_some());
         group.assign::<F>(v, &found, &mut codes);
         v.store(found.scales, &mut scales);
         v.store(found.mins, &mut mins);
@@ -86,19 +106,19 @@ fn quantize_with<F: KAffine, V: Vector>(
         v.store(found.dmin, &mut dmin);
         let bytes: &[u8] = bytemuck::cast_slice(&codes);
         for (k, (out, codes)) in out.chunks_exact_mut(F::BYTES).zip(bytes.chunks_exact(BLOCK)).enumerate() {
-            let first = SUBS * k;
+            let first = subs * k;
             let mut block =
                 Scales { d: d[first], dmin: dmin[first], scales: [0.0; MAX_SUBS], mins: [0.0; MAX_SUBS] };
-            block.scales[..SUBS].copy_from_slice(&scales[first..][..SUBS]);
-            block.mins[..SUBS].copy_from_slice(&mins[first..][..SUBS]);
+            block.scales[..subs].copy_from_slice(&scales[first..][..subs]);
+            block.mins[..subs].copy_from_slice(&mins[first..][..subs]);
             F::pack(&block, codes, out);
         }
     }
 }
 
-/// The weights of `V::N / 8` super-blocks, transposed, and what the search keeps of them. Made once for all groups: it is
+/// The weights of `V::N` sub-blocks, transposed, and what the search keeps of them. Made once for all groups: it is
 /// 8 KiB that would else be cleared and moved for each.
-struct Group<V: Vector> {
+struct Group<V: Vector, const SUB: usize> {
     /// The weights of the tensor.
     x: [V::F; SUB],
     /// `x - low`, where `low` is the smallest `x`, or 0 if all are positive.
@@ -123,7 +143,7 @@ struct Sums<V: Vector> {
     cq: V::F,
 }
 
-/// The best scale and min of each sub-block, before they are rounded to 6 bits.
+/// The best scale and min of each sub-block, before they are rounded to integers.
 #[derive(Clone, Copy)]
 struct Fit<V: Vector> {
     scale: V::F,
@@ -137,7 +157,7 @@ struct Fit<V: Vector> {
     curvature: V::F,
 }
 
-/// Sub-blocks on the 6-bit grid, with the sums of their codes.
+/// Sub-blocks on the grid of integers, with the sums of their codes.
 #[derive(Clone, Copy)]
 struct GridPoint<V: Vector> {
     scale: V::F,
@@ -153,7 +173,7 @@ struct Found<V: Vector> {
     mins: V::F,
 }
 
-impl<V: Vector> Group<V> {
+impl<V: Vector, const SUB: usize> Group<V, SUB> {
     #[inline(always)]
     pub(super) fn new(v: V) -> Self {
         let zero = v.splat(0.0);
@@ -161,10 +181,10 @@ impl<V: Vector> Group<V> {
         Self { x: rows, y: rows, w: rows, wc: rows, sum_w: zero, inv_w: zero, mean: zero, range: zero }
     }
 
-    /// Reads the `N / 8` super-blocks at the start of `from`. `h` holds their importances, see
+    /// Reads the super-blocks at the start of `from`. `h` holds their importances, see
     /// [`by_weight`](super::weighting::by_weight).
     #[inline(always)]
-    pub(super) fn fill(&mut self, v: V, from: &[f32], h: Option<[&[f32; 256]; 2]>) {
+    pub(super) fn fill<F: KAffine>(&mut self, v: V, from: &[f32], h: Option<[&[f32; 256]; 2]>) {
         let zero = v.splat(0.0);
         for (part, to) in self.x.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             *to = v.load_transposed(&from[part * 4..], SUB);
@@ -175,7 +195,7 @@ impl<V: Vector> Group<V> {
             high = v.max(high, x);
             squares = v.add(squares, v.mul(x, x));
         }
-        self.weigh(v, squares, h);
+        self.weigh::<F>(v, squares, h);
         let (mut sum_w, mut first) = (zero, zero);
         for (&w, &x) in self.w.iter().zip(&self.x) {
             sum_w = v.add(sum_w, w);
@@ -193,10 +213,10 @@ impl<V: Vector> Group<V> {
         self.range = v.sub(high, low);
     }
 
-    /// Sets the weights: `h sqrt(2 mean(x^2) + x^2)` with importances `h`, `rms + |x|` without, where the mean is that of
+    /// Sets the weights: those of [`KAffine::SPREAD`] with importances, `rms + |x|` without, where the mean is that of
     /// the super-block and the root mean square that of the sub-block.
     #[inline(always)]
-    fn weigh(&mut self, v: V, squares: V::F, h: Option<[&[f32; 256]; 2]>) {
+    fn weigh<F: KAffine>(&mut self, v: V, squares: V::F, h: Option<[&[f32; 256]; 2]>) {
         match h {
             None => {
                 let rms = v.sqrt(v.mul(squares, v.splat(1.0 / SUB as f32)));
@@ -205,11 +225,14 @@ impl<V: Vector> Group<V> {
                 }
             }
             Some([h0, h1]) => {
-                let twice_mean = v.mul(sum8(v, squares), v.splat(2.0 / 256.0));
-                let (h0, h1) = (h0.as_chunks::<8>().0, h1.as_chunks::<8>().0);
+                let spread = v.mul(sum_of::<V, SUB>(v, squares), v.splat(F::SPREAD / 256.0));
+                let (eights, more) = (h0.as_chunks::<8>().0, h1.as_chunks::<8>().0);
+                let sixteens = h0.as_chunks::<16>().0;
                 for (i, (w, &x)) in self.w.iter_mut().zip(&self.x).enumerate() {
-                    let root = v.sqrt(v.add(twice_mean, v.mul(x, x)));
-                    *w = v.mul(v.load_eights(&h0[i], &h1[i]), root);
+                    let root = v.sqrt(v.add(spread, v.mul(x, x)));
+                    let h =
+                        if SUB == 16 { v.load(&sixteens[i]) } else { v.load_eights(&eights[i], &more[i]) };
+                    *w = v.mul(h, root);
                 }
             }
         }
@@ -234,7 +257,7 @@ impl<V: Vector> Sums<V> {
 
 /// Returns the sums of the codes nearest to `(x + shift) * inv`.
 #[inline(always)]
-fn sums<V: Vector, F: KAffine>(v: V, g: &Group<V>, shift: V::F, inv: V::F) -> Sums<V> {
+fn sums<V: Vector, F: KAffine, const SUB: usize>(v: V, g: &Group<V, SUB>, shift: V::F, inv: V::F) -> Sums<V> {
     let top = v.splat(F::LEVELS.1);
     let mut s = Sums::zero(v);
     for i in 0..SUB {
@@ -246,9 +269,9 @@ fn sums<V: Vector, F: KAffine>(v: V, g: &Group<V>, shift: V::F, inv: V::F) -> Su
 
 /// Returns [`sums`] of one of [`KAffine::CANDIDATES`], without the clamps at 0 and at the largest code that cannot happen.
 #[inline(always)]
-fn sums_of_candidate<V: Vector, F: KAffine>(
+fn sums_of_candidate<V: Vector, F: KAffine, const SUB: usize>(
     v: V,
-    g: &Group<V>,
+    g: &Group<V, SUB>,
     extra: f32,
     offset: f32,
     inv: V::F,
@@ -278,7 +301,7 @@ fn sums_of_candidate<V: Vector, F: KAffine>(
 /// Returns the least-squares scale and min for given codes. A scale that is not positive, or is a NaN, means that there is
 /// none. Where the min would be negative, or all codes are equal, the scale alone is fitted.
 #[inline(always)]
-fn solve<V: Vector>(v: V, g: &Group<V>, s: &Sums<V>) -> Fit<V> {
+fn solve<V: Vector, const SUB: usize>(v: V, g: &Group<V, SUB>, s: &Sums<V>) -> Fit<V> {
     let zero = v.splat(0.0);
     let mean_code = v.mul(s.q, g.inv_w);
     let spread = v.sub(s.qq, v.mul(s.q, mean_code));
@@ -312,7 +335,7 @@ fn better<V: Vector>(v: V, a: Fit<V>, b: Fit<V>) -> Fit<V> {
 
 /// Step 1: the least-squares scale and min over a few sets of codes, then once more with the codes of the best.
 #[inline(always)]
-fn fit<V: Vector, F: KAffine>(v: V, g: &Group<V>) -> Fit<V> {
+fn fit<V: Vector, F: KAffine, const SUB: usize>(v: V, g: &Group<V, SUB>, weighted: bool) -> Fit<V> {
     let zero = v.splat(0.0);
     let inv_range = inverse(v, g.range);
     let above = v.max(g.mean, zero);
@@ -323,30 +346,31 @@ fn fit<V: Vector, F: KAffine>(v: V, g: &Group<V>) -> Fit<V> {
         mean_code: zero,
         curvature: zero,
     };
-    for &(extra, offset) in F::CANDIDATES {
+    let more: &[(f32, f32)] = if weighted { F::MORE_CANDIDATES } else { &[] };
+    for &(extra, offset) in F::CANDIDATES.iter().chain(more) {
         let inv = v.mul(v.splat(F::LEVELS.1 + extra), inv_range);
-        best = better(v, best, solve(v, g, &sums_of_candidate::<V, F>(v, g, extra, offset, inv)));
+        best = better(v, best, solve(v, g, &sums_of_candidate::<V, F, SUB>(v, g, extra, offset, inv)));
     }
-    let again = sums::<V, F>(v, g, best.min, inverse(v, best.scale));
+    let again = sums::<V, F, SUB>(v, g, best.min, inverse(v, best.scale));
     better(v, best, solve(v, g, &again))
 }
 
-/// Step 2: finds an f16 factor, common to a super-block, and 6-bit integers for the non-negative values `a` with weights
-/// `w`. Returns the factor with the least weighted squared error among [`SCALE_CANDIDATES`], and the integers.
+/// Step 2: finds an f16 factor, common to a super-block, and integers for the non-negative values `a` with weights `w`.
+/// Returns the factor with the least weighted squared error among [`KAffine::SCALE_CANDIDATES`], and the integers.
 #[inline(always)]
-fn common_factor<V: Vector>(v: V, a: V::F, w: V::F) -> (V::F, V::F) {
+fn common_factor<V: Vector, F: KAffine, const SUB: usize>(v: V, a: V::F, w: V::F) -> (V::F, V::F) {
     let zero = v.splat(0.0);
-    let largest = v.max(max8(v, a), zero);
+    let largest = v.max(max_of::<V, SUB>(v, a), zero);
     let (mut best, mut best_factor, mut best_q) = (v.splat(f32::INFINITY), zero, zero);
-    for top in SCALE_CANDIDATES {
+    for &top in F::SCALE_CANDIDATES {
         let first = v.max(positive_f16(v, v.mul(largest, v.splat(1.0 / top))), v.splat(f16::MIN_POSITIVE));
-        let q = code(v, v.mul(a, v.div(v.splat(1.0), first)), v.splat(MAX_SCALE));
+        let q = code(v, v.mul(a, v.div(v.splat(1.0), first)), v.splat(F::MAX_SCALE));
         let wq = v.mul(w, q);
-        let num = sum8(v, v.mul(wq, a));
-        let den = sum8(v, v.mul(wq, q));
+        let num = sum_of::<V, SUB>(v, v.mul(wq, a));
+        let den = sum_of::<V, SUB>(v, v.mul(wq, q));
         let factor = positive_f16(v, ratio_or(v, num, den, first));
         let e = v.sub(a, v.mul(factor, q));
-        let error = sum8(v, v.mul(v.mul(w, e), e));
+        let error = sum_of::<V, SUB>(v, v.mul(v.mul(w, e), e));
         let m = v.gt(best, error);
         best = v.select(m, error, best);
         best_factor = v.select(m, factor, best_factor);
@@ -358,7 +382,7 @@ fn common_factor<V: Vector>(v: V, a: V::F, w: V::F) -> (V::F, V::F) {
 /// Returns the error at `scale` and `min` for fixed codes, less a constant. The form is centered: no large terms cancel
 /// however far from zero the sub-block lies.
 #[inline(always)]
-fn error<V: Vector>(v: V, g: &Group<V>, s: &Sums<V>, scale: V::F, min: V::F) -> V::F {
+fn error<V: Vector, const SUB: usize>(v: V, g: &Group<V, SUB>, s: &Sums<V>, scale: V::F, min: V::F) -> V::F {
     let mean_code = v.mul(s.q, g.inv_w);
     let spread = v.sub(s.qq, v.mul(s.q, mean_code));
     let off = v.sub(v.sub(v.mul(scale, mean_code), min), g.mean);
@@ -366,18 +390,18 @@ fn error<V: Vector>(v: V, g: &Group<V>, s: &Sums<V>, scale: V::F, min: V::F) -> 
     v.add(shape, v.mul(g.sum_w, v.mul(off, off)))
 }
 
-/// Step 3: tries [`NEIGHBORS`] of the scale and the min on the 6-bit grid, each with its own codes and then the best
+/// Step 3: tries [`NEIGHBORS`] of the scale and the min on the grid of integers, each with its own codes and then the best
 /// integers for these codes. The least error wins.
 #[inline(always)]
-fn refine_on_grid<V: Vector, F: KAffine>(
+fn refine_on_grid<V: Vector, F: KAffine, const SUB: usize>(
     v: V,
-    g: &Group<V>,
+    g: &Group<V, SUB>,
     start: V::F,
     mean_code: V::F,
     d: V::F,
     dmin: V::F,
 ) -> GridPoint<V> {
-    let (zero, top) = (v.splat(0.0), v.splat(MAX_SCALE));
+    let (zero, top) = (v.splat(0.0), v.splat(F::MAX_SCALE));
     let (inv_d, inv_dmin) = (inverse(v, d), inverse(v, dmin));
     let mut smallest_error = v.splat(f32::INFINITY);
     let mut best = GridPoint::<V> { scale: zero, min: zero, sums: Sums::zero(v) };
@@ -386,7 +410,7 @@ fn refine_on_grid<V: Vector, F: KAffine>(
         let scale = v.mul(scale, d);
         let min = code(v, v.mul(v.sub(v.mul(scale, mean_code), g.mean), inv_dmin), top);
         let min = v.mul(v.max(v.min(v.add(min, v.splat(min_step)), top), zero), dmin);
-        let s = sums::<V, F>(v, g, min, inverse(v, scale));
+        let s = sums::<V, F, SUB>(v, g, min, inverse(v, scale));
         let xq = v.add(s.cq, v.mul(g.mean, s.q));
         let ideal = ratio_or(v, v.add(xq, v.mul(min, s.q)), s.qq, zero);
         let q_scale = code(v, v.mul(ideal, inv_d), top);
@@ -408,13 +432,19 @@ fn refine_on_grid<V: Vector, F: KAffine>(
 /// Step 4: fits `d` and `dmin` together by least squares over a super-block and keeps them if they are better after
 /// rounding to f16.
 #[inline(always)]
-fn refit<V: Vector>(v: V, g: &Group<V>, at: &GridPoint<V>, d: V::F, dmin: V::F) -> (V::F, V::F) {
+fn refit<V: Vector, const SUB: usize>(
+    v: V,
+    g: &Group<V, SUB>,
+    at: &GridPoint<V>,
+    d: V::F,
+    dmin: V::F,
+) -> (V::F, V::F) {
     let (zero, s) = (v.splat(0.0), &at.sums);
-    let a = sum8(v, v.mul(v.mul(at.scale, at.scale), s.qq));
-    let b = sum8(v, v.mul(v.mul(at.scale, at.min), s.q));
-    let c = sum8(v, v.mul(v.mul(at.min, at.min), g.sum_w));
-    let p = sum8(v, v.mul(at.scale, v.add(s.cq, v.mul(g.mean, s.q))));
-    let q = sum8(v, v.mul(at.min, v.mul(g.sum_w, g.mean)));
+    let a = sum_of::<V, SUB>(v, v.mul(v.mul(at.scale, at.scale), s.qq));
+    let b = sum_of::<V, SUB>(v, v.mul(v.mul(at.scale, at.min), s.q));
+    let c = sum_of::<V, SUB>(v, v.mul(v.mul(at.min, at.min), g.sum_w));
+    let p = sum_of::<V, SUB>(v, v.mul(at.scale, v.add(s.cq, v.mul(g.mean, s.q))));
+    let q = sum_of::<V, SUB>(v, v.mul(at.min, v.mul(g.sum_w, g.mean)));
     let ac = v.mul(a, c);
     let det = v.sub(ac, v.mul(b, b));
     let both = v.div(v.sub(v.mul(p, c), v.mul(b, q)), det);
@@ -425,19 +455,19 @@ fn refit<V: Vector>(v: V, g: &Group<V>, at: &GridPoint<V>, d: V::F, dmin: V::F) 
     let new_dmin = v.select(v.gt(c, zero), positive_f16(v, wanted), dmin);
     let new = error(v, g, s, v.mul(at.scale, new_d), v.mul(at.min, new_dmin));
     let old = error(v, g, s, v.mul(at.scale, d), v.mul(at.min, dmin));
-    let m = v.gt(sum8(v, old), sum8(v, new));
+    let m = v.gt(sum_of::<V, SUB>(v, old), sum_of::<V, SUB>(v, new));
     (v.select(m, new_d, d), v.select(m, new_dmin, dmin))
 }
 
-impl<V: Vector> Group<V> {
+impl<V: Vector, const SUB: usize> Group<V, SUB> {
     /// Returns the scales and mins of the super-blocks.
     #[inline(always)]
-    fn search<F: KAffine>(&self, v: V) -> Found<V> {
-        let f = fit::<V, F>(v, self);
-        let (d, scales) = common_factor(v, f.scale, f.curvature);
+    fn search<F: KAffine>(&self, v: V, weighted: bool) -> Found<V> {
+        let f = fit::<V, F, SUB>(v, self, weighted);
+        let (d, scales) = common_factor::<V, F, SUB>(v, f.scale, f.curvature);
         let min = v.sub(v.mul(v.mul(scales, d), f.mean_code), self.mean);
-        let (dmin, _) = common_factor(v, v.max(min, v.splat(0.0)), self.sum_w);
-        let at = refine_on_grid::<V, F>(v, self, scales, f.mean_code, d, dmin);
+        let (dmin, _) = common_factor::<V, F, SUB>(v, v.max(min, v.splat(0.0)), self.sum_w);
+        let at = refine_on_grid::<V, F, SUB>(v, self, scales, f.mean_code, d, dmin);
         let (d, dmin) = refit(v, self, &at, d, dmin);
         Found { d, dmin, scales: at.scale, mins: at.min }
     }

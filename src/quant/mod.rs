@@ -4,7 +4,7 @@
 //! ggml's. Every function gives the same bytes on every CPU.
 //!
 //! A block format is one file here that implements [`BlockFormat`], and one line of the registry below. An encoding
-//! without blocks, such as F16, implements [`Encoding`] instead. [`residual`] is the plane of codes that restores what a
+//! without blocks, such as F16, implements [`Encoding`] instead, and so do the formats whose codes are points of a grid. [`residual`] is the plane of codes that restores what a
 //! format has lost.
 //!
 //! # Examples
@@ -26,13 +26,25 @@ use crate::simd::{Isa, dispatch};
 
 pub(crate) mod arithmetic;
 mod block32;
+pub mod budget;
 pub mod format;
 mod importance;
+pub(crate) mod iq2_s;
+pub(crate) mod iq2_xs;
+pub(crate) mod iq2_xxs;
+pub(crate) mod iq3_s;
+pub(crate) mod iq3_xxs;
 pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
 mod k_affine;
+mod k_symmetric;
+mod lattice;
+pub(crate) mod mxfp4;
 #[cfg(test)]
 mod oracle;
 pub(crate) mod plain;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -43,8 +55,12 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 pub mod recipe;
 pub mod residual;
+mod ternary;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tq1_0;
+pub(crate) mod tq2_0;
+mod two_bits;
 pub(crate) mod weighting;
 
 pub use format::{BlockFormat, Encoding};
@@ -53,9 +69,9 @@ pub use weighting::Columns;
 
 /// Expands to everything that has one case per encoding.
 macro_rules! registry {
-    (($d:tt) plain { $($plain:ident = $plain_in:ident::$plain_type:ident;)* } blocks { $($block:ident = $block_in:ident::$block_type:ident;)* }) => {
+    (($d:tt) plain { $($plain:ident = $plain_in:ident::$plain_type:ident;)* } lattices { $($lattice:ident = $lattice_in:ident::$lattice_type:ident;)* } blocks { $($block:ident = $block_in:ident::$block_type:ident;)* }) => {
         /// The types that [`quantize`] writes and [`dequantize`] reads.
-        pub const QUANTIZABLE: &[GgmlType] = &[$(GgmlType::$plain,)* $(GgmlType::$block,)*];
+        pub const QUANTIZABLE: &[GgmlType] = &[$(GgmlType::$plain,)* $(GgmlType::$block,)* $(GgmlType::$lattice,)*];
 
         /// The types of [`QUANTIZABLE`] that are block formats.
         pub const BLOCK_FORMATS: &[GgmlType] = &[$(GgmlType::$block,)*];
@@ -65,6 +81,7 @@ macro_rules! registry {
             ($d ty:expr, $d F:ident => $d e:expr) => {
                 match $d ty {
                     $($crate::dtype::GgmlType::$plain => { type $d F = $crate::quant::$plain_in::$plain_type; $d e })*
+                    $($crate::dtype::GgmlType::$lattice => { type $d F = $crate::quant::$lattice_in::$lattice_type; $d e })*
                     $($crate::dtype::GgmlType::$block => { type $d F = $crate::quant::$block_in::$block_type; $d e })*
                     ty => panic!("{} is no type that can be quantized", ty.name()),
                 }
@@ -91,6 +108,13 @@ registry! { ($)
     F16 = plain::F16;
     BF16 = plain::Bf16;
     }
+    lattices {
+    IQ3_S = iq3_s::Iq3S;
+    IQ3_XXS = iq3_xxs::Iq3Xxs;
+    IQ2_S = iq2_s::Iq2S;
+    IQ2_XS = iq2_xs::Iq2Xs;
+    IQ2_XXS = iq2_xxs::Iq2Xxs;
+    }
     blocks {
     Q8_0 = q8_0::Q80;
     Q6_K = q6_k::Q6K;
@@ -101,6 +125,12 @@ registry! { ($)
     Q4_1 = q4_1::Q41;
     Q4_0 = q4_0::Q40;
     IQ4_NL = iq4_nl::Iq4Nl;
+    IQ4_XS = iq4_xs::Iq4Xs;
+    Q3_K = q3_k::Q3K;
+    Q2_K = q2_k::Q2K;
+    MXFP4 = mxfp4::Mxfp4;
+    TQ2_0 = tq2_0::Tq20;
+    TQ1_0 = tq1_0::Tq10;
     }
 }
 pub(crate) use {with_block_format, with_encoding};

@@ -66,10 +66,13 @@ impl BlockFormat for Q5K {
 
     #[inline(always)]
     fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
-        k_affine::quantize::<Self, S>(simd, rows, columns, out);
+        k_affine::quantize::<Self, S, SUB>(simd, rows, columns, out);
     }
 }
 
 impl KAffine for Q5K {
+    const MAX_SCALE: f32 = k_affine::MAX_SCALE;
+    const SCALE_CANDIDATES: &'static [f32] = k_affine::SIX_BIT_CANDIDATES;
+    const SPREAD: f32 = 2.0;
     const CANDIDATES: &'static [(f32, f32)] = &[(0.0, 0.0), (-0.8, 0.0), (-1.6, 0.0), (0.3, -0.5)];
 }

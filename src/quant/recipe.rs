@@ -21,22 +21,73 @@ use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// A mix of types. The names are llama-quantize's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(non_camel_case_types)]
 #[allow(missing_docs, reason = "llama-quantize's documentation describes its mixes")]
 pub enum Recipe {
-    Q4_K_M,
+    TQ1_0,
+    TQ2_0,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ2_M,
+    Q2_K_S,
+    Q2_K,
+    IQ3_XXS,
+    IQ3_XS,
+    IQ3_S,
+    IQ3_M,
+    Q3_K_S,
+    Q3_K_M,
+    Q3_K_L,
+    IQ4_XS,
+    IQ4_NL,
+    MXFP4_MOE,
+    Q4_0,
+    Q4_1,
     Q4_K_S,
-    Q5_K_M,
+    Q4_K_M,
+    Q5_0,
+    Q5_1,
     Q5_K_S,
+    Q5_K_M,
     Q6_K,
     Q8_0,
     F16,
     BF16,
     F32,
 }
+
+/// When a matrix gets a type other than the base. `i` is its place among the matrices of its kind, and `n` the number of
+/// layers (for attention values the number of these).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Always,
+    /// `i` is below this number.
+    First(u32),
+    /// `i` is in the first of this many equal parts of the layers.
+    FirstPart(u32),
+    /// The layers that [`uses_more_bits`] picks.
+    MoreBits,
+    /// At least four heads share one key and value.
+    SharedValues,
+    /// The first eighth of the layers, if the inputs of the matrices are known.
+    FirstEighthKnown,
+    /// The first eighth of the layers, if the inputs of the matrices are not known.
+    FirstEighthUnknown,
+    /// The inputs of the matrices are not known.
+    Unknown,
+    /// At least four heads share one key and value, or there are at least four experts.
+    SharedOrExperts,
+    /// There are eight experts, on the layers that [`uses_more_bits`] picks.
+    MoreBitsOfEight,
+}
+
+/// Rules for one kind of matrix: the first that holds gives the type, else the matrix gets the base.
+type Rules = &'static [(When, GgmlType)];
 
 /// The types that a recipe chooses. `None` stands for the base type.
 struct Mix {
@@ -45,26 +96,184 @@ struct Mix {
     /// `general.file_type`.
     file_type: u32,
     base: GgmlType,
-    /// Attention values and FFN outputs on the layers that [`uses_more_bits`] picks.
-    sensitive: Option<GgmlType>,
-    /// The first four attention values, and the first eighth of the FFN outputs.
-    early: Option<GgmlType>,
+    /// The output matrix.
+    output: GgmlType,
+    /// The token embeddings, where they are not the output matrix too.
+    embedding: Option<GgmlType>,
+    /// Attention queries and keys.
+    attn_qk: Option<GgmlType>,
+    attn_v: Rules,
+    attn_output: Option<GgmlType>,
     /// Attention outputs of models with eight experts.
     moe8_attn_output: Option<GgmlType>,
+    ffn_down: Rules,
+    /// FFN outputs of Falcon, which are less sensitive; else those of `ffn_down`.
+    falcon_ffn_down: Option<Rules>,
+    /// Attention outputs of Falcon.
+    falcon_attn_output: Option<GgmlType>,
+    /// FFN gates and inputs of all layers but the first and the last eighth.
+    ffn_middle: Option<GgmlType>,
+    /// Every matrix that is no stack of experts, the output included.
+    dense: Option<GgmlType>,
+    /// Attention values and keys of models with eight experts.
+    moe8_attn: GgmlType,
+    /// Whether the rules are those of llama-quantize for two bits: without exceptions for Falcon and for 70B, and with the
+    /// running count of FFN outputs.
+    two_bits: bool,
 }
 
 const fn mix(recipe: Recipe, name: &'static str, file_type: u32, base: GgmlType) -> Mix {
-    Mix { recipe, name, file_type, base, sensitive: None, early: None, moe8_attn_output: None }
+    Mix {
+        recipe,
+        name,
+        file_type,
+        base,
+        output: GgmlType::Q6_K,
+        embedding: None,
+        attn_qk: None,
+        attn_v: &[],
+        attn_output: None,
+        moe8_attn_output: None,
+        ffn_down: &[],
+        falcon_ffn_down: None,
+        falcon_attn_output: None,
+        ffn_middle: None,
+        dense: None,
+        moe8_attn: GgmlType::Q8_0,
+        two_bits: false,
+    }
+}
+
+/// A mix of IQ2 types. `wide` is the type of the more sensitive matrices.
+const fn two_bit_mix(
+    recipe: Recipe,
+    name: &'static str,
+    file_type: u32,
+    base: GgmlType,
+    wide: GgmlType,
+    rules: (Rules, Rules),
+) -> Mix {
+    Mix {
+        output: GgmlType::Q5_K,
+        embedding: Some(wide),
+        attn_v: rules.0,
+        ffn_down: rules.1,
+        moe8_attn: GgmlType::Q4_K,
+        moe8_attn_output: Some(GgmlType::Q5_K),
+        two_bits: true,
+        ..mix(recipe, name, file_type, base)
+    }
 }
 
 #[rustfmt::skip]
 const MIXES: &[Mix] = {
     use GgmlType as T;
+    use When as W;
+    const MOE8: Option<GgmlType> = Some(T::Q5_K);
+    const LOW: (Rules, Rules) = (&[(W::SharedOrExperts, T::Q4_K), (W::Always, T::Q2_K)], &[(W::FirstPart(8), T::Q2_K)]);
+    const HIGH: (Rules, Rules) = (&[(W::SharedOrExperts, T::Q4_K), (W::Always, T::IQ3_S)], &[(W::FirstPart(8), T::IQ3_S)]);
     &[
-        Mix { sensitive: Some(T::Q6_K), moe8_attn_output: Some(T::Q5_K), ..mix(Recipe::Q4_K_M, "Q4_K_M", 15, T::Q4_K) },
-        Mix { early: Some(T::Q5_K),     moe8_attn_output: Some(T::Q5_K), ..mix(Recipe::Q4_K_S, "Q4_K_S", 14, T::Q4_K) },
-        Mix { sensitive: Some(T::Q6_K),                                  ..mix(Recipe::Q5_K_M, "Q5_K_M", 17, T::Q5_K) },
+        Mix { embedding: Some(T::Q4_K), ..mix(Recipe::TQ1_0, "TQ1_0", 36, T::TQ1_0) },
+        Mix { embedding: Some(T::Q4_K), ..mix(Recipe::TQ2_0, "TQ2_0", 37, T::TQ2_0) },
+        two_bit_mix(Recipe::IQ2_XXS, "IQ2_XXS", 19, T::IQ2_XXS, T::Q2_K, LOW),
+        two_bit_mix(Recipe::IQ2_XS, "IQ2_XS", 20, T::IQ2_XS, T::Q2_K, LOW),
+        Mix { attn_output: Some(T::IQ3_S), ..two_bit_mix(Recipe::IQ2_S, "IQ2_S", 28, T::IQ2_XS, T::IQ3_S, HIGH) },
+        Mix { attn_output: Some(T::IQ3_S), ..two_bit_mix(Recipe::IQ2_M, "IQ2_M", 29, T::IQ2_S, T::IQ3_S, HIGH) },
+        Mix {
+            attn_v: &[(W::SharedValues, T::Q4_K)],
+            ffn_down: &[(W::FirstPart(8), T::Q4_K)],
+            ..mix(Recipe::Q2_K_S, "Q2_K_S", 21, T::Q2_K)
+        },
+        Mix {
+            attn_v: &[(W::SharedValues, T::Q4_K), (W::Always, T::Q3_K)],
+            attn_output: Some(T::Q3_K),
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::Always, T::Q3_K)],
+            ..mix(Recipe::Q2_K, "Q2_K", 10, T::Q2_K)
+        },
+        Mix {
+            output: T::Q5_K,
+            embedding: Some(T::IQ3_S),
+            attn_qk: Some(T::IQ2_S),
+            attn_v: &[(W::SharedValues, T::Q4_K), (W::Unknown, T::IQ3_S)],
+            attn_output: Some(T::IQ3_S),
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::FirstEighthUnknown, T::Q4_K), (W::Unknown, T::Q3_K)],
+            ..mix(Recipe::IQ3_XXS, "IQ3_XXS", 23, T::IQ3_XXS)
+        },
+        Mix {
+            attn_qk: Some(T::IQ3_XXS),
+            attn_v: &[(W::SharedValues, T::Q4_K)],
+            moe8_attn_output: MOE8,
+            ffn_middle: Some(T::IQ3_XXS),
+            ..mix(Recipe::IQ3_XS, "IQ3_XS", 22, T::IQ3_S)
+        },
+        Mix {
+            attn_v: &[(W::SharedValues, T::Q4_K)],
+            moe8_attn_output: MOE8,
+            ..mix(Recipe::IQ3_S, "IQ3_S", 26, T::IQ3_S)
+        },
+        Mix {
+            attn_v: &[(W::Always, T::Q4_K)],
+            attn_output: Some(T::Q4_K),
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::FirstPart(8), T::Q4_K), (W::MoreBitsOfEight, T::Q4_K)],
+            ..mix(Recipe::IQ3_M, "IQ3_M", 27, T::IQ3_S)
+        },
+        Mix { moe8_attn_output: MOE8, ..mix(Recipe::Q3_K_S, "Q3_K_S", 11, T::Q3_K) },
+        Mix {
+            attn_v: &[(W::First(2), T::Q5_K), (W::Always, T::Q4_K)],
+            attn_output: Some(T::Q4_K),
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::FirstPart(16), T::Q5_K), (W::Always, T::Q4_K)],
+            falcon_ffn_down: Some(&[(W::FirstPart(16), T::Q5_K), (W::MoreBits, T::Q4_K)]),
+            ..mix(Recipe::Q3_K_M, "Q3_K_M", 12, T::Q3_K)
+        },
+        Mix {
+            attn_v: &[(W::Always, T::Q5_K)],
+            attn_output: Some(T::Q5_K),
+            ffn_down: &[(W::Always, T::Q5_K)],
+            falcon_ffn_down: Some(&[(W::Always, T::Q4_K)]),
+            falcon_attn_output: Some(T::Q4_K),
+            ..mix(Recipe::Q3_K_L, "Q3_K_L", 13, T::Q3_K)
+        },
+        Mix {
+            attn_v: &[(W::SharedValues, T::Q5_K)],
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::FirstEighthUnknown, T::Q5_K)],
+            ..mix(Recipe::IQ4_XS, "IQ4_XS", 30, T::IQ4_XS)
+        },
+        Mix {
+            attn_v: &[(W::SharedValues, T::Q5_K)],
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::FirstEighthUnknown, T::Q5_K)],
+            ..mix(Recipe::IQ4_NL, "IQ4_NL", 25, T::IQ4_NL)
+        },
+        Mix { dense: Some(T::Q8_0), ..mix(Recipe::MXFP4_MOE, "MXFP4_MOE", 38, T::MXFP4) },
+        Mix { ffn_down: &[(W::FirstEighthKnown, T::Q4_1)], ..mix(Recipe::Q4_0, "Q4_0", 2, T::Q4_0) },
+        mix(Recipe::Q4_1, "Q4_1", 3, T::Q4_1),
+        Mix {
+            attn_v: &[(W::First(4), T::Q5_K)],
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::FirstPart(8), T::Q5_K)],
+            falcon_ffn_down: Some(&[]),
+            ..mix(Recipe::Q4_K_S, "Q4_K_S", 14, T::Q4_K)
+        },
+        Mix {
+            attn_v: &[(W::MoreBits, T::Q6_K)],
+            moe8_attn_output: MOE8,
+            ffn_down: &[(W::MoreBits, T::Q6_K)],
+            falcon_ffn_down: Some(&[(W::FirstPart(16), T::Q6_K), (W::MoreBits, T::Q5_K)]),
+            ..mix(Recipe::Q4_K_M, "Q4_K_M", 15, T::Q4_K)
+        },
+        Mix { ffn_down: &[(W::FirstEighthKnown, T::Q5_1)], ..mix(Recipe::Q5_0, "Q5_0", 8, T::Q5_0) },
+        mix(Recipe::Q5_1, "Q5_1", 9, T::Q5_1),
         mix(Recipe::Q5_K_S, "Q5_K_S", 16, T::Q5_K),
+        Mix {
+            attn_v: &[(W::MoreBits, T::Q6_K)],
+            ffn_down: &[(W::MoreBits, T::Q6_K)],
+            ..mix(Recipe::Q5_K_M, "Q5_K_M", 17, T::Q5_K)
+        },
         mix(Recipe::Q6_K, "Q6_K", 18, T::Q6_K),
         mix(Recipe::Q8_0, "Q8_0", 7, T::Q8_0),
         mix(Recipe::F16, "F16", 1, T::F16),
@@ -79,9 +288,15 @@ impl Recipe {
         MIXES.iter().find(|m| m.name.eq_ignore_ascii_case(name)).map(|m| m.recipe)
     }
 
-    /// Every recipe, smallest mixes first.
+    /// Every recipe, the smallest first.
     pub fn all() -> impl Iterator<Item = Self> {
         MIXES.iter().map(|m| m.recipe)
+    }
+
+    /// Returns the mix whose base is a type: the medium one (`_M`) of several.
+    pub fn of_base(ty: GgmlType) -> Option<Self> {
+        let mixes = || MIXES.iter().filter(|m| m.base == ty);
+        mixes().find(|m| m.name.ends_with("_M")).or(mixes().next_back()).map(|m| m.recipe)
     }
 
     /// Returns the name, as llama-quantize writes it.
@@ -131,6 +346,12 @@ pub struct ModelFacts {
 }
 
 impl ModelFacts {
+    /// Returns whether at least four heads of the first layer share one key and value.
+    fn shares_values(&self) -> bool {
+        let kv = self.n_head_kv.first().copied().unwrap_or(self.n_head);
+        self.n_head.checked_div(kv).is_some_and(|heads| heads >= 4)
+    }
+
     /// Returns whether llama.cpp takes the model for "a 70B", whose attention values, shared by many
     /// heads, get Q5_K where they would get Q4_K. It goes by architecture and depth.
     fn is_70b(&self) -> bool {
@@ -158,6 +379,8 @@ pub struct Overrides {
     pub output_tensor: Option<GgmlType>,
     /// The base type for every matrix.
     pub pure: bool,
+    /// Types of single tensors by name, as a recipe file states them. They count before everything else.
+    pub exact: HashMap<String, GgmlType>,
 }
 
 impl Overrides {
@@ -193,6 +416,16 @@ impl Overrides {
         })
     }
 
+    /// Returns whether the user names the type of a matrix.
+    pub fn names(&self, tensor: &str) -> bool {
+        let fixed = match category(tensor) {
+            Category::TokenEmbedding => self.token_embedding.is_some(),
+            Category::Output => self.output_tensor.is_some(),
+            _ => false,
+        };
+        fixed || self.exact.contains_key(tensor) || self.named(tensor).is_some()
+    }
+
     fn named(&self, tensor: &str) -> Option<GgmlType> {
         self.tensor_type.iter().find(|(pattern, _)| pattern.is_match(tensor)).map(|&(_, ty)| ty)
     }
@@ -200,6 +433,9 @@ impl Overrides {
 
 /// Chooses the type of every tensor. `tensors` is the whole model in llama-quantize's order
 /// ([`layered_order`]); the result is in the same order.
+///
+/// `known` says whether the inputs of the matrices are known, from an imatrix or a calibration: a few mixes of
+/// llama-quantize choose other types then.
 ///
 /// A recipe of a plain type (F16, BF16, F32) gives that type to every matrix that would be
 /// quantized; the others keep `stored`, so a converter passes what its own `--outtype` stores.
@@ -210,10 +446,11 @@ impl Overrides {
 pub fn assign(
     recipe: Recipe,
     facts: &ModelFacts,
+    known: bool,
     overrides: &Overrides,
     tensors: &[TensorInfo<'_>],
 ) -> Result<Vec<GgmlType>> {
-    let mut chooser = Chooser::new(recipe.mix(), facts, overrides, tensors);
+    let mut chooser = Chooser::new(recipe.mix(), facts, known, overrides, tensors);
     tensors.iter().map(|t| chooser.choose(t)).collect()
 }
 
@@ -248,22 +485,24 @@ enum Category {
     /// Attention values, alone or fused with queries and keys.
     AttnV,
     AttnK,
+    AttnQ,
     AttnOutput,
+    FfnGate,
+    FfnUp,
     FfnDown,
     Other,
 }
 
-/// `(part of the name, kind)`: the first that is found decides. `attn_q.weight`, `ffn_up` and
-/// `ffn_gate` stand here only because they come before what follows them.
+/// `(part of the name, kind)`: the first that is found decides.
 const CATEGORIES: &[(&str, Category)] = &[
     ("attn_qkv.weight", Category::AttnV),
     ("attn_kv_b.weight", Category::AttnV),
     ("attn_v.weight", Category::AttnV),
     ("attn_k.weight", Category::AttnK),
-    ("attn_q.weight", Category::Other),
+    ("attn_q.weight", Category::AttnQ),
     ("attn_output.weight", Category::AttnOutput),
-    ("ffn_up", Category::Other),
-    ("ffn_gate", Category::Other),
+    ("ffn_up", Category::FfnUp),
+    ("ffn_gate", Category::FfnGate),
     ("ffn_down", Category::FfnDown),
 ];
 
@@ -344,11 +583,11 @@ fn uses_more_bits(i: u32, n: u32) -> bool {
 fn with_small_blocks(ty: GgmlType) -> Option<GgmlType> {
     use GgmlType as T;
     Some(match ty {
-        T::Q2_K | T::Q3_K => T::Q4_0,
+        T::Q2_K | T::Q3_K | T::TQ1_0 | T::TQ2_0 => T::Q4_0,
         T::Q4_K => T::Q5_0,
         T::Q5_K => T::Q5_1,
         T::Q6_K => T::Q8_0,
-        T::IQ4_XS => T::IQ4_NL,
+        T::IQ2_XXS | T::IQ2_XS | T::IQ2_S | T::IQ3_XXS | T::IQ3_S | T::IQ4_XS => T::IQ4_NL,
         _ => return None,
     })
 }
@@ -369,6 +608,8 @@ fn fallback(ty: GgmlType, row: u64) -> GgmlType {
 struct Chooser<'a> {
     mix: &'a Mix,
     facts: &'a ModelFacts,
+    /// Whether the inputs of the matrices are known.
+    known: bool,
     overrides: &'a Overrides,
     tied: bool,
     n_attn_v: u32,
@@ -376,12 +617,16 @@ struct Chooser<'a> {
     i_attn_v: u32,
     /// FFN outputs met so far.
     i_ffn_down: u32,
+    /// FFN gates and FFN inputs met so far.
+    i_ffn_gate: u32,
+    i_ffn_up: u32,
 }
 
 impl<'a> Chooser<'a> {
     fn new(
         mix: &'a Mix,
         facts: &'a ModelFacts,
+        known: bool,
         overrides: &'a Overrides,
         tensors: &[TensorInfo<'_>],
     ) -> Self {
@@ -389,11 +634,14 @@ impl<'a> Chooser<'a> {
         Self {
             mix,
             facts,
+            known,
             overrides,
             tied: count(Category::Output) == 0,
             n_attn_v: u32::try_from(count(Category::AttnV)).unwrap_or(u32::MAX),
             i_attn_v: 0,
             i_ffn_down: 0,
+            i_ffn_gate: 0,
+            i_ffn_up: 0,
         }
     }
 
@@ -402,6 +650,9 @@ impl<'a> Chooser<'a> {
             return Ok(t.stored);
         }
         let kind = category(t.name);
+        if let Some(&ty) = self.overrides.exact.get(t.name) {
+            return check_fit(ty, t);
+        }
         if let Some(ty) = self.asked_for(t.name, kind) {
             return check_fit(ty, t);
         }
@@ -429,15 +680,20 @@ impl<'a> Chooser<'a> {
     /// Returns the type that the mix gives, before the row length is looked at.
     fn mixed(&mut self, t: &TensorInfo<'_>, kind: Category) -> Result<GgmlType> {
         let eight_experts = self.facts.n_expert == 8;
+        let is_output = kind == Category::Output || self.tied && kind == Category::TokenEmbedding;
+        if let Some(dense) = self.mix.dense {
+            let experts = !is_output && t.ne.get(2).is_some_and(|&n| n > 1);
+            return Ok(if experts { self.mix.base } else { dense });
+        }
         Ok(match kind {
-            Category::Output => self.output(t),
-            Category::TokenEmbedding if self.tied => self.output(t),
+            _ if is_output => self.output(t),
+            Category::TokenEmbedding => self.mix.embedding.unwrap_or(self.mix.base),
             Category::AttnV => self.attn_v(),
-            Category::AttnK if eight_experts => GgmlType::Q8_0,
-            Category::AttnOutput if eight_experts && !self.is_falcon() => {
-                self.mix.moe8_attn_output.unwrap_or(self.mix.base)
-            }
+            Category::AttnK if eight_experts => self.mix.moe8_attn,
+            Category::AttnK | Category::AttnQ => self.mix.attn_qk.unwrap_or(self.mix.base),
+            Category::AttnOutput => self.attn_output(),
             Category::FfnDown => self.ffn_down(t.name)?,
+            Category::FfnGate | Category::FfnUp => self.ffn_middle(t.name, kind)?,
             _ => self.mix.base,
         })
     }
@@ -448,42 +704,66 @@ impl<'a> Chooser<'a> {
             Some(ty) => ty,
             None if self.is_falcon() || !fits(self.mix.base, t.ne[0]) => GgmlType::Q8_0,
             None if self.mix.base == GgmlType::Q8_0 => GgmlType::Q8_0,
-            None => GgmlType::Q6_K,
+            None => self.mix.output,
         }
+    }
+
+    /// Returns the type that the first rule which holds gives to matrix `i` of `n`.
+    fn by_rules(&self, rules: Rules, i: u32, n: u32) -> GgmlType {
+        let holds = |when| match when {
+            When::Always => true,
+            When::First(count) => i < count,
+            When::FirstPart(parts) => i < n / parts,
+            When::MoreBits => uses_more_bits(i, n),
+            When::SharedValues => self.facts.shares_values(),
+            When::FirstEighthKnown => self.known && i < n / 8,
+            When::FirstEighthUnknown => !self.known && i < n / 8,
+            When::Unknown => !self.known,
+            When::SharedOrExperts => self.facts.shares_values() || self.facts.n_expert >= 4,
+            When::MoreBitsOfEight => self.facts.n_expert == 8 && uses_more_bits(i, n),
+        };
+        rules.iter().find(|rule| holds(rule.0)).map_or(self.mix.base, |rule| rule.1)
     }
 
     fn attn_v(&mut self) -> GgmlType {
         let i = self.i_attn_v;
         self.i_attn_v += 1;
         if self.facts.n_expert == 8 {
-            return GgmlType::Q8_0;
+            return self.mix.moe8_attn;
         }
-        let wide = self.mix.sensitive.filter(|_| uses_more_bits(i, self.n_attn_v));
-        let early = self.mix.early.filter(|_| i < 4);
-        let ty = wide.or(early).unwrap_or(self.mix.base);
-        if ty == GgmlType::Q4_K && self.facts.is_70b() { GgmlType::Q5_K } else { ty }
+        match self.by_rules(self.mix.attn_v, i, self.n_attn_v) {
+            GgmlType::Q3_K | GgmlType::Q4_K if self.facts.is_70b() && !self.mix.two_bits => GgmlType::Q5_K,
+            ty => ty,
+        }
+    }
+
+    fn attn_output(&self) -> GgmlType {
+        let other = match self.facts.n_expert {
+            _ if self.is_falcon() && !self.mix.two_bits => self.mix.falcon_attn_output,
+            8 => self.mix.moe8_attn_output,
+            _ => self.mix.attn_output,
+        };
+        other.unwrap_or(self.mix.base)
     }
 
     fn ffn_down(&mut self, name: &str) -> Result<GgmlType> {
         let n = self.facts.n_layer;
-        let i = if self.facts.n_expert > 1 { self.layer_number(name)? } else { self.i_ffn_down };
+        let named = self.facts.n_expert > 1 && !self.mix.two_bits;
+        let i = if named { self.layer_number(name)? } else { self.i_ffn_down };
         self.i_ffn_down += 1;
-        if self.is_falcon() {
-            return Ok(self.falcon_ffn_down(i, n));
-        }
-        let wide = self.mix.sensitive.filter(|_| uses_more_bits(i, n));
-        let early = self.mix.early.filter(|_| i < n / 8);
-        Ok(wide.or(early).unwrap_or(self.mix.base))
+        let falcon = self.mix.falcon_ffn_down.filter(|_| self.is_falcon());
+        Ok(self.by_rules(falcon.unwrap_or(self.mix.ffn_down), i, n))
     }
 
-    /// Falcon's FFN outputs are less sensitive: Q4_K_M goes one step lower, Q4_K_S has no early layers.
-    fn falcon_ffn_down(&self, i: u32, n: u32) -> GgmlType {
-        match self.mix.recipe {
-            Recipe::Q4_K_M if i < n / 16 => GgmlType::Q6_K,
-            Recipe::Q4_K_M if uses_more_bits(i, n) => GgmlType::Q5_K,
-            Recipe::Q5_K_M if uses_more_bits(i, n) => GgmlType::Q6_K,
-            _ => self.mix.base,
-        }
+    /// FFN gates and inputs.
+    fn ffn_middle(&mut self, name: &str, kind: Category) -> Result<GgmlType> {
+        let Some(ty) = self.mix.ffn_middle else { return Ok(self.mix.base) };
+        let n = self.facts.n_layer;
+        let count = if kind == Category::FfnGate { &mut self.i_ffn_gate } else { &mut self.i_ffn_up };
+        let met = *count;
+        *count += 1;
+        let i = if self.facts.n_expert > 1 { self.layer_number(name)? } else { met };
+        Ok(if (n / 8..7 * n / 8).contains(&i) { ty } else { self.mix.base })
     }
 
     fn layer_number(&self, name: &str) -> Result<u32> {
@@ -522,7 +802,7 @@ mod tests {
     fn types(recipe: Recipe, facts: &ModelFacts, tensors: &[(&str, &[u64])]) -> Vec<GgmlType> {
         let infos: Vec<_> =
             tensors.iter().map(|&(name, ne)| TensorInfo { name, ne, stored: GgmlType::F32 }).collect();
-        assign(recipe, facts, &Overrides::default(), &infos).unwrap()
+        assign(recipe, facts, false, &Overrides::default(), &infos).unwrap()
     }
 
     #[test]
@@ -553,7 +833,7 @@ mod tests {
         let overrides = Overrides { token_embedding: Some(GgmlType::Q6_K), ..Overrides::default() };
         let t = TensorInfo { name: "token_embd.weight", ne: &[100, 4], stored: GgmlType::F32 };
         let facts = ModelFacts::default();
-        let text = assign(Recipe::Q4_K_M, &facts, &overrides, &[t]).unwrap_err().to_string();
+        let text = assign(Recipe::Q4_K_M, &facts, false, &overrides, &[t]).unwrap_err().to_string();
         assert!(text.contains("token_embd.weight") && text.contains("100"), "{text}");
     }
 
@@ -563,7 +843,7 @@ mod tests {
         for name in ["ffn_down_exps.weight", "blk.2.ffn_down_exps.weight", "blk.99999999999.ffn_down.weight"]
         {
             let t = TensorInfo { name, ne: &[256, 4, 8], stored: GgmlType::F32 };
-            assert!(assign(Recipe::Q4_K_M, &facts, &Overrides::default(), &[t]).is_err(), "{name}");
+            assert!(assign(Recipe::Q4_K_M, &facts, false, &Overrides::default(), &[t]).is_err(), "{name}");
         }
     }
 

@@ -61,7 +61,8 @@ fn zeros_stay_zeros() {
 
 #[test]
 fn constants_come_back_to_the_precision_of_the_scale() {
-    for ty in BLOCK_FORMATS {
+    // The scale of MXFP4 is a power of 2, which holds hardly any constant.
+    for ty in BLOCK_FORMATS.iter().filter(|ty| **ty != GgmlType::MXFP4) {
         for c in [1.0f32, -1.0, 0.0371, -512.7, 3e4, -3e4] {
             for v in round_trip(*ty, &[c; 256], None) {
                 assert!((v - c).abs() <= 5e-4 * c.abs(), "{ty:?}: {c} came back as {v}");
@@ -269,7 +270,15 @@ proptest! {
                 prop_assume!(!scales.d.is_nan() && !scales.dmin.is_nan());
                 let mut again = vec![0xAA; F::BYTES];
                 F::pack(&scales, &codes[..F::BLOCK], &mut again);
-                prop_assert_eq!(&again[..], block, "{:?}", ty);
+                // MXFP4 has two zeros, and many bytes of TQ1_0 hold the same digits.
+                if matches!(ty, GgmlType::MXFP4 | GgmlType::TQ1_0) {
+                    let (mut first, mut second) = (vec![0.0; F::BLOCK], vec![0.0; F::BLOCK]);
+                    dequantize(ty, block, &mut first);
+                    dequantize(ty, &again, &mut second);
+                    prop_assert_eq!(first, second, "{:?}", ty);
+                } else {
+                    prop_assert_eq!(&again[..], block, "{:?}", ty);
+                }
             });
         }
     }

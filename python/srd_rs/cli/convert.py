@@ -21,11 +21,13 @@ from srd_rs.cli.options import (
 )
 from srd_rs.cli.output import show
 from srd_rs.cli.progress import Phases
-from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, type_table, types_json
+from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, table, type_table, types_json
 from srd_rs.options import ConvertOptions, SrdOptions, writes_container
 
 if TYPE_CHECKING:
-    from srd_rs.report import ConvertReport, Plan, SealedContainer
+    from collections.abc import Sequence
+
+    from srd_rs.report import ChosenType, ConvertReport, Plan, SealedContainer
 
 #: A run of at least so many seconds was held up by something if less than this share of the threads' time was work.
 MIN_BUSY_SHARE, MIN_SECONDS_JUDGED = 0.7, 2.0
@@ -59,7 +61,12 @@ Examples:
     help="Layers that get that many candidates, in percent of the depth, for example 40-77. The other layers get one"
     " candidate. The default is all layers.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the exact output size and the types; read no weight.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the exact output size and the types, and write no model. Weights are read only to choose types within"
+    " a budget.",
+)
 @json_option()
 def command(
     model: str,
@@ -110,6 +117,8 @@ def plan_text(plan: Plan) -> str:
     size = f"{plan.total_bytes} bytes ({bytes_text(plan.total_bytes)}), {plan.bpw:.2f} bits per weight"
     files = ", ".join(printable(str(file.path)) for file in plan.files)
     lines = [type_table(plan.types), "", f"{files}: {size}"]
+    if plan.chosen:
+        lines = [chosen_table(plan.chosen), "", *lines]
     if plan.container:
         path = printable(str(plan.container.path))
         lines.append(f"{path}: {plan.container.bytes} bytes ({bytes_text(plan.container.bytes)})")
@@ -118,6 +127,15 @@ def plan_text(plan: Plan) -> str:
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     return "\n".join([*lines, "nothing was written"])
+
+
+def chosen_table(chosen: Sequence[ChosenType]) -> str:
+    """What was measured of each tensor whose type was chosen within a budget."""
+    rows = [
+        (printable(c.name), c.type, bytes_text(c.bytes), f"{c.error:.2e}", f"{c.cost:.2e}", f"{c.gain:.2e}")
+        for c in chosen
+    ]
+    return table(("tensor", "type", "size", "error", "cost", "gain per MiB"), rows, left=2)
 
 
 def report_text(report: ConvertReport) -> str:
@@ -198,7 +216,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     ]
     planned = plan.container
     container = planned and {"path": str(planned.path), "bytes": planned.bytes, "id": planned.id}
-    return {**_sizes_json(plan), "tensors": tensors, "container": container}
+    chosen = [c._asdict() for c in plan.chosen]
+    return {**_sizes_json(plan), "tensors": tensors, "container": container, "chosen": chosen}
 
 
 def report_json(report: ConvertReport) -> dict[str, Any]:

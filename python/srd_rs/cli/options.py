@@ -9,13 +9,23 @@ from typing import Any, Final
 
 import click
 
+from srd_rs import _core
 from srd_rs.cli.text import parse_size, size_text
 from srd_rs.options import EFFORTS, MIXES, ConvertOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 #: Order of the groups in a help text; options without a group come last.
-GROUPS: Final = ("What is measured", "Output", "Quality", "Calibration", "Container", "Keys", "Running")
+GROUPS: Final = (
+    "What is measured",
+    "Output",
+    "Quality",
+    "Size",
+    "Calibration",
+    "Container",
+    "Keys",
+    "Running",
+)
 _FIELDS: Final[dict[str, Field[Any]]] = {f.name: f for f in fields(ConvertOptions)}
 #: Parts of options that a field cannot say: flags and types.
 _FLAGS: Final = {
@@ -30,6 +40,16 @@ def parse_quant(text: str) -> str:
     if text.upper() not in MIXES:
         raise click.BadParameter(f"{text!r} is not one of {', '.join(MIXES)}")
     return text.upper()
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """Option type: names of types, separated by commas."""
+    names = tuple(name.strip().upper() for name in text.split(",") if name.strip())
+    known = _core.quantizable_types()
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}")
+    return names
 
 
 def parse_tensor_type(text: str) -> str:
@@ -56,6 +76,9 @@ _TYPES: Final[dict[str, Any]] = {
     "quant": parse_quant,
     "effort": click.Choice(EFFORTS),
     "tensor_types": parse_tensor_type,
+    "like": parse_quant,
+    "types": parse_types,
+    "target_bpw": click.FloatRange(min=0, min_open=True),
     "residual_bits": click.Choice(["0", "2", "3", "4"]),
     "calibrate": str,
     "calibrate_tokens": click.IntRange(min=1),
@@ -127,6 +150,8 @@ def convert_option(name: str, **overrides: Any) -> Decorator:
         attributes |= {"metavar": metavar, "type": _TYPES.get(name, _TYPES_BY_METAVAR.get(metavar, str))}
         if name == "tensor_types":
             attributes |= {"multiple": True}
+        elif name == "types":
+            attributes["default"] = ""
         elif field.default is not None:
             default: Any = field.default
             attributes |= {
@@ -139,8 +164,12 @@ def convert_option(name: str, **overrides: Any) -> Decorator:
 
 
 def convert_options(**overrides: dict[str, Any]) -> Decorator:
-    """Options for all fields of `ConvertOptions` but `srd`, whose parts are options of their own."""
-    return apply(convert_option(name, **overrides.get(name, {})) for name in _FIELDS if name != "srd")
+    """Options for all fields of `ConvertOptions` but `srd`, whose parts are options of their own, and `exact_types`."""
+    return apply(
+        convert_option(name, **overrides.get(name, {}))
+        for name in _FIELDS
+        if name not in ("srd", "exact_types")
+    )
 
 
 def fast_option() -> Decorator:

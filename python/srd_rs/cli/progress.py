@@ -26,7 +26,14 @@ PLAIN_SECONDS: Final = 10.0
 JSON_SECONDS: Final = 1.0
 """Seconds between two objects of `--json`."""
 BAR_CELLS: Final = 20
-_DOING: Final = {"calibrate": "calibrating", "convert": "writing", "read": "reading", "verify": "checking"}
+_DOING: Final = {
+    "calibrate": "calibrating",
+    "sensitivity": "measuring what errors cost",
+    "measure": "measuring errors",
+    "convert": "writing",
+    "read": "reading",
+    "verify": "checking",
+}
 Show = Callable[["Progress"], None]
 
 
@@ -179,5 +186,7 @@ def _amount(step: Progress, speed: float | None) -> str:
     if step.phase == "calibrate":
         rate = f" {count_text(round(speed))} tokens/s" if speed else ""
         return f"{step.done}/{step.total} tokens{rate}"
+    if step.phase in ("measure", "sensitivity"):
+        return f"{step.done}/{step.total} {'tensors' if step.phase == 'measure' else 'passes'}"
     rate = f" {bytes_text(round(speed))}/s" if speed else ""
     return f"{bytes_text(step.done)}/{bytes_text(step.total)}{rate}"

@@ -1,0 +1,78 @@
+//! IQ2_XXS: 256 weights in 66 bytes, 2.0625 bits per weight. See [`lattice`] for what the parts mean.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..2 | `d`, f16 |
+//! | 2..66 | eight bytes for each sub-block: four points, then a word of 32 bits with four times seven signs and the scale, from the low bits up |
+
+use super::format::Encoding;
+use super::lattice::{self, Lattice, Parts, Point};
+use super::weighting::{Columns, normalize};
+use crate::dtype::GgmlType;
+use crate::simd::{Simd, f16};
+
+/// Weights in a group.
+const GROUP: usize = 8;
+/// Bytes of a block.
+const BYTES: usize = GgmlType::IQ2_XXS.block_bytes();
+/// The points of the grid.
+static GRID: [Point; 256] = lattice::halves(include_bytes!("grids/iq2_xxs.bin"), GROUP);
+
+/// The format.
+pub struct Iq2Xxs;
+
+impl Lattice<GROUP> for Iq2Xxs {
+    const SUB: usize = 32;
+    const LEVELS: &'static [f32] = &[8.0, 25.0, 43.0];
+    const GRID: &'static [Point] = &GRID;
+    const EVEN_SIGNS: bool = true;
+    const FACTOR: (f32, f32, f32) = (0.5, 1.0, 0.25);
+
+    #[inline(always)]
+    fn unpack(block: &[u8]) -> Parts {
+        let mut parts = Parts { d: f16::read(block), ..Parts::ZERO };
+        for (sub, bytes) in block[2..66].as_chunks::<8>().0.iter().enumerate() {
+            let word = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+            for l in 0..4 {
+                parts.points[4 * sub + l] = u16::from(bytes[l]);
+                parts.signs[4 * sub + l] = lattice::eight_signs(word >> (7 * l));
+            }
+            parts.scales[sub] = (word >> 28) as u8;
+        }
+        parts
+    }
+
+    #[inline(always)]
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block.fill(0);
+        f16::write(parts.d, block);
+        for (sub, bytes) in block[2..66].as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let mut word = u32::from(parts.scales[sub]) << 28;
+            for l in 0..4 {
+                bytes[l] = parts.points[4 * sub + l] as u8;
+                word |= u32::from(parts.signs[4 * sub + l] & 127) << (7 * l);
+            }
+            bytes[4..].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
+impl Encoding for Iq2Xxs {
+    const TYPE: GgmlType = GgmlType::IQ2_XXS;
+    /// The largest magnitude that `d`, the largest scale and the outermost level can express.
+    const MAX_ABS: f32 = f16::MAX * 3.875 * 43.0;
+
+    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+        normalize(importance)
+    }
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+        lattice::quantize::<Self, S, GROUP>(simd, rows, columns, BYTES, out);
+    }
+
+    #[inline(always)]
+    fn dequantize<S: Simd>(_simd: S, bytes: &[u8], out: &mut [f32]) {
+        lattice::dequantize::<Self, GROUP>(bytes, BYTES, out);
+    }
+}

@@ -1,0 +1,81 @@
+//! IQ3_S: 256 weights in 110 bytes, 3.4375 bits per weight. See [`lattice`] for what the parts mean.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..2 | `d`, f16 |
+//! | 2..66 | low eight bits of the points |
+//! | 66..74 | ninth bits: bit `j` of byte `i` belongs to group `8 i + j` |
+//! | 74..106 | signs |
+//! | 106..110 | scales, two in a byte |
+
+use super::format::Encoding;
+use super::lattice::{self, Lattice, Parts, Point};
+use super::weighting::{Columns, normalize};
+use crate::dtype::GgmlType;
+use crate::simd::{Simd, f16};
+
+/// Weights in a group.
+const GROUP: usize = 4;
+/// Bytes of a block.
+const BYTES: usize = GgmlType::IQ3_S.block_bytes();
+/// The points of the grid.
+static GRID: [Point; 512] = lattice::halves(include_bytes!("grids/iq3_s.bin"), GROUP);
+
+/// The format.
+pub struct Iq3S;
+
+impl Lattice<GROUP> for Iq3S {
+    const SUB: usize = 32;
+    const LEVELS: &'static [f32] = &[1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+    const GRID: &'static [Point] = &GRID;
+    const EVEN_SIGNS: bool = false;
+    const FACTOR: (f32, f32, f32) = (1.0, 2.0, 1.0);
+
+    #[inline(always)]
+    fn unpack(block: &[u8]) -> Parts {
+        let mut parts = Parts { d: f16::read(block), ..Parts::ZERO };
+        for group in 0..64 {
+            let high = u16::from(block[66 + group / 8] >> (group % 8) & 1);
+            parts.points[group] = u16::from(block[2 + group]) | high << 8;
+        }
+        parts.signs.copy_from_slice(&block[74..106]);
+        for sub in 0..8 {
+            parts.scales[sub] = block[106 + sub / 2] >> (sub % 2 * 4) & 15;
+        }
+        parts
+    }
+
+    #[inline(always)]
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block.fill(0);
+        f16::write(parts.d, block);
+        for (group, point) in parts.points.iter().enumerate() {
+            block[2 + group] = *point as u8;
+            block[66 + group / 8] |= ((point >> 8) as u8) << (group % 8);
+        }
+        block[74..106].copy_from_slice(&parts.signs);
+        for sub in 0..8 {
+            block[106 + sub / 2] |= parts.scales[sub] << (sub % 2 * 4);
+        }
+    }
+}
+
+impl Encoding for Iq3S {
+    const TYPE: GgmlType = GgmlType::IQ3_S;
+    /// The largest magnitude that `d`, the largest scale and the outermost level can express.
+    const MAX_ABS: f32 = f16::MAX * 31.0 * 15.0;
+
+    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+        normalize(importance)
+    }
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
+        lattice::quantize::<Self, S, GROUP>(simd, rows, columns, BYTES, out);
+    }
+
+    #[inline(always)]
+    fn dequantize<S: Simd>(_simd: S, bytes: &[u8], out: &mut [f32]) {
+        lattice::dequantize::<Self, GROUP>(bytes, BYTES, out);
+    }
+}

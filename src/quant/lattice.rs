@@ -1,0 +1,419 @@
+//! What IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S share: the magnitudes of groups of 4 or 8 weights are points of a grid,
+//! and the signs are stored apart.
+//!
+//! A weight is `d * (a + b * scale) * c` times the level of its coordinate, with its sign. `d` is an f16, `scale` an integer
+//! of four bits for each sub-block of 16 or 32 weights, and `a`, `b` and `c` are constants of the format. In some formats
+//! the number of negative signs among 8 weights is even, so that seven bits hold eight signs.
+//!
+//! The grids are ggml's (see NOTICE); `scripts/make_grids.py` wrote them to `grids/`.
+//!
+//! The search minimizes `sum h (w - v)^2`, where `h` is the importance of the column (1 without an imatrix). A lane of a
+//! vector is a group. For a few scales of a sub-block the nearest point of each group is found among all points: the costs
+//! of the first and of the second half of the coordinates are tables, so that a point costs one addition. The best scale for
+//! given points follows by least squares. `d` is chosen among candidates, and fitted again to the points that the rounded
+//! scales get.
+
+use super::weighting::Columns;
+use crate::dtype::QK_K;
+use crate::simd::{Simd, Vector, f16};
+
+/// Number of sub-blocks, at most.
+const MAX_SUBS: usize = 16;
+/// Number of groups in a block, at most.
+const MAX_GROUPS: usize = 64;
+/// Number of combinations of levels in half a group, at most: four of three levels, or two of eight.
+const MAX_HALVES: usize = 81;
+/// The largest integer scale.
+const MAX_SCALE: f32 = 15.0;
+/// Shares of the outermost level that the largest magnitude of a sub-block is mapped to.
+const REACH: [f32; 5] = [1.0, 0.88, 1.12, 0.78, 0.94];
+/// The integer scales that the largest scale is mapped to.
+const SCALE_CANDIDATES: [f32; 4] = [15.0, 14.5, 14.0, 15.5];
+
+/// A point of a grid: the number of the combination of levels of each half. See [`halves`].
+pub type Point = [u8; 2];
+
+/// A format. `G` is the number of weights in a group, 4 or 8.
+pub trait Lattice<const G: usize> {
+    /// Weights in a sub-block, which share a scale: 16 or 32.
+    const SUB: usize;
+    /// The magnitudes in ascending order.
+    const LEVELS: &'static [f32];
+    /// The points.
+    const GRID: &'static [Point];
+    /// Whether the number of negative signs among 8 weights is even.
+    const EVEN_SIGNS: bool;
+    /// `(a, b, c)`: the scale `s` of a sub-block multiplies `d` by `(a + b s) c`.
+    const FACTOR: (f32, f32, f32);
+
+    /// Reads a block.
+    fn unpack(block: &[u8]) -> Parts;
+    /// Writes a block.
+    fn pack(parts: &Parts, block: &mut [u8]);
+}
+
+/// The parts of a block.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// The scale of the block, an f16.
+    pub d: f32,
+    /// The integer scale of each sub-block.
+    pub scales: [u8; MAX_SUBS],
+    /// The point of each group.
+    pub points: [u16; MAX_GROUPS],
+    /// The signs of eight weights in each byte; a set bit is a negative weight.
+    pub signs: [u8; QK_K / 8],
+}
+
+impl Parts {
+    /// Parts that are all zero.
+    pub const ZERO: Self =
+        Self { d: 0.0, scales: [0; MAX_SUBS], points: [0; MAX_GROUPS], signs: [0; QK_K / 8] };
+}
+
+/// Returns the points of a grid whose words hold `G` numbers of levels of `bits` bits, from the low bits up. A half is the
+/// number with its levels as digits, to the base 8 for two levels and to the base 3 for four.
+pub const fn halves<const N: usize>(words: &[u8], group: usize) -> [Point; N] {
+    assert!(words.len() == 2 * N);
+    let (bits, base) = if group == 4 { (3, 8) } else { (2, 3) };
+    let mut points = [[0; 2]; N];
+    let mut i = 0;
+    while i < N {
+        let word = words[2 * i] as usize | (words[2 * i + 1] as usize) << 8;
+        let mut half = 0;
+        while half < 2 {
+            let mut k = group / 2;
+            while k > 0 {
+                k -= 1;
+                let level = word >> (bits * (half * group / 2 + k)) & ((1 << bits) - 1);
+                points[i][half] = points[i][half] * base + level as u8;
+            }
+            half += 1;
+        }
+        i += 1;
+    }
+    points
+}
+
+/// Returns the level numbers of a half of `n` coordinates.
+#[inline(always)]
+fn levels_of(half: u8, n: usize) -> [usize; 4] {
+    let base = if n == 2 { 8 } else { 3 };
+    let mut rest = usize::from(half);
+    let mut levels = [0; 4];
+    for level in &mut levels[..n] {
+        (*level, rest) = (rest % base, rest / base);
+    }
+    levels
+}
+
+/// Reads blocks, in ggml's order of operations.
+#[inline(always)]
+pub fn dequantize<L: Lattice<G>, const G: usize>(bytes: &[u8], size: usize, out: &mut [f32]) {
+    let (a, b, c) = L::FACTOR;
+    for (block, out) in bytes.chunks_exact(size).zip(out.as_chunks_mut::<QK_K>().0) {
+        let parts = L::unpack(block);
+        for (group, out) in out.as_chunks_mut::<G>().0.iter_mut().enumerate() {
+            let scale = f32::from(parts.scales[group * G / L::SUB]);
+            let step = parts.d * (a + b * scale) * c;
+            let point = L::GRID[usize::from(parts.points[group])];
+            for (i, out) in out.iter_mut().enumerate() {
+                let half = levels_of(point[2 * i / G], G / 2);
+                let at = group * G + i;
+                let sign = if parts.signs[at / 8] >> (at % 8) & 1 == 1 { -1.0 } else { 1.0 };
+                *out = step * L::LEVELS[half[i % (G / 2)]] * sign;
+            }
+        }
+    }
+}
+
+/// Quantizes whole blocks of `size` bytes; see [`Encoding::quantize`](super::Encoding::quantize).
+#[inline(always)]
+pub fn quantize<L: Lattice<G>, S: Simd, const G: usize>(
+    simd: S,
+    rows: &[f32],
+    columns: Option<Columns<'_>>,
+    size: usize,
+    out: &mut [u8],
+) {
+    let v = simd.x16();
+    let even = [1.0; QK_K];
+    for (i, (x, out)) in rows.as_chunks::<QK_K>().0.iter().zip(out.chunks_exact_mut(size)).enumerate() {
+        let h = columns.map_or(&even, |columns| columns.block(i));
+        L::pack(&search::<L, _, G>(v, x, h), out);
+    }
+}
+
+/// 16 groups, transposed.
+struct Groups<V: Vector, const G: usize> {
+    /// Magnitudes. One that has the wrong sign, because the number of negative signs must be even, is negative.
+    x: [V::F; G],
+    /// Weights of the squared errors.
+    w: [V::F; G],
+}
+
+/// The points of 16 groups, and sums over the weights `x` of the sub-block of each lane and the levels `q`: `w x q` and
+/// `w q^2`.
+struct Found<V: Vector> {
+    points: [u32; 16],
+    xq: V::F,
+    qq: V::F,
+}
+
+/// Returns the parts of a block.
+#[inline(always)]
+fn search<L: Lattice<G>, V: Vector, const G: usize>(v: V, x: &[f32; QK_K], h: &[f32; QK_K]) -> Parts {
+    let mut parts = Parts::ZERO;
+    let magnitudes = split_signs(x, h, L::EVEN_SIGNS, &mut parts.signs);
+    let largest = magnitudes.iter().fold(0.0f32, |a, &x| if x > a { x } else { a });
+    if largest < f32::MIN_POSITIVE {
+        parts.signs = [0; QK_K / 8];
+        return parts;
+    }
+    // Magnitudes count in units of the largest one, so that no square vanishes or overflows.
+    let unit = 1.0 / largest;
+    let lanes = L::SUB / G;
+    let chunk = 16 * G;
+    let (mut scales, mut curvatures) = ([0.0; MAX_SUBS], [0.0; MAX_SUBS]);
+    for at in (0..QK_K).step_by(chunk) {
+        let groups = Groups::<V, G>::load(v, &magnitudes[at..], &h[at..], unit);
+        let (scale, curvature) = fit::<L, V, G>(v, &groups);
+        let (mut all, mut weights) = ([0.0; 16], [0.0; 16]);
+        v.store(scale, &mut all);
+        v.store(curvature, &mut weights);
+        for sub in 0..16 / lanes {
+            scales[at / L::SUB + sub] = all[sub * lanes];
+            curvatures[at / L::SUB + sub] = weights[sub * lanes];
+        }
+    }
+    let subs = QK_K / L::SUB;
+    let d = common_factor(&scales[..subs], &curvatures[..subs], L::FACTOR, largest, &mut parts.scales);
+    if d == 0.0 {
+        return Parts::ZERO;
+    }
+    let (mut xq, mut qq) = (0.0, 0.0);
+    for at in (0..QK_K).step_by(chunk) {
+        let groups = Groups::<V, G>::load(v, &magnitudes[at..], &h[at..], unit);
+        let mut factors = [0.0; 16];
+        for (lane, factor) in factors.iter_mut().enumerate() {
+            *factor = factor_of(L::FACTOR, parts.scales[(at + lane * G) / L::SUB]);
+        }
+        let found = nearest::<L, V, G>(v, &groups, v.mul(v.load(&factors), v.splat(d * unit)));
+        for (to, &point) in parts.points[at / G..].iter_mut().zip(&found.points) {
+            *to = point as u16;
+        }
+        let (mut more_xq, mut more_qq) = ([0.0; 16], [0.0; 16]);
+        v.store(found.xq, &mut more_xq);
+        v.store(found.qq, &mut more_qq);
+        for lane in (0..16).step_by(lanes) {
+            xq += more_xq[lane] * factors[lane];
+            qq += more_qq[lane] * factors[lane] * factors[lane];
+        }
+    }
+    // `d` by least squares for these points, kept if it is better after rounding.
+    parts.d = d;
+    if qq > 0.0 && xq > 0.0 {
+        let new = f16::decode(f16::encode((xq / qq * largest).min(f16::MAX)));
+        let error = |d: f32| d * unit * (d * unit * qq - 2.0 * xq);
+        if error(new) < error(d) {
+            parts.d = new;
+        }
+    }
+    parts
+}
+
+/// Returns the magnitudes of a block, and its signs. Where the number of negative signs among 8 weights must be even and is
+/// not, the sign of the weight that costs least is wrong, and its magnitude is negative.
+#[inline(always)]
+fn split_signs(x: &[f32; QK_K], h: &[f32; QK_K], even: bool, signs: &mut [u8; QK_K / 8]) -> [f32; QK_K] {
+    let mut magnitudes = x.map(f32::abs);
+    for (i, byte) in signs.iter_mut().enumerate() {
+        let at = 8 * i;
+        for k in 0..8 {
+            *byte |= u8::from(x[at + k] < 0.0) << k;
+        }
+        if even && byte.count_ones() % 2 == 1 {
+            let mut least = 0;
+            for k in 1..8 {
+                let cost = |k: usize| h[at + k] * x[at + k] * x[at + k];
+                if cost(k) < cost(least) {
+                    least = k;
+                }
+            }
+            *byte ^= 1 << least;
+            magnitudes[at + least] = -magnitudes[at + least];
+        }
+    }
+    magnitudes
+}
+
+/// Returns what the integer scale `s` multiplies `d` by.
+#[inline(always)]
+fn factor_of((a, b, c): (f32, f32, f32), s: u8) -> f32 {
+    (a + b * f32::from(s)) * c
+}
+
+impl<V: Vector, const G: usize> Groups<V, G> {
+    /// Reads 16 groups. The magnitudes are multiplied by `unit`.
+    #[inline(always)]
+    fn load(v: V, x: &[f32], h: &[f32], unit: f32) -> Self {
+        let zero = v.splat(0.0);
+        let mut groups = Self { x: [zero; G], w: [zero; G] };
+        for (part, (x_to, w_to)) in
+            groups.x.as_chunks_mut::<4>().0.iter_mut().zip(groups.w.as_chunks_mut::<4>().0).enumerate()
+        {
+            *x_to = v.load_transposed(&x[4 * part..], G);
+            *w_to = v.load_transposed(&h[4 * part..], G);
+        }
+        for x in &mut groups.x {
+            *x = v.mul(*x, v.splat(unit));
+        }
+        groups
+    }
+}
+
+/// Returns in each lane the sum over the lanes of its sub-block, which are 2, 4 or 8.
+#[inline(always)]
+fn sum_lanes<V: Vector>(v: V, a: V::F, lanes: usize) -> V::F {
+    let a = v.add(a, v.swap::<1>(a));
+    let a = if lanes > 2 { v.add(a, v.swap::<2>(a)) } else { a };
+    if lanes > 4 { v.add(a, v.swap::<4>(a)) } else { a }
+}
+
+/// Returns in each lane the maximum over the lanes of its sub-block.
+#[inline(always)]
+fn max_lanes<V: Vector>(v: V, a: V::F, lanes: usize) -> V::F {
+    let a = v.max(a, v.swap::<1>(a));
+    let a = if lanes > 2 { v.max(a, v.swap::<2>(a)) } else { a };
+    if lanes > 4 { v.max(a, v.swap::<4>(a)) } else { a }
+}
+
+/// Returns the best scale of the sub-block of each lane, and half the second derivative of the error.
+#[inline(always)]
+fn fit<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>) -> (V::F, V::F) {
+    let zero = v.splat(0.0);
+    let mut largest = zero;
+    for &x in &g.x {
+        largest = v.max(largest, x);
+    }
+    let largest = max_lanes(v, largest, L::SUB / G);
+    let top = L::LEVELS[L::LEVELS.len() - 1];
+    let (mut best, mut most, mut curvature) = (zero, zero, zero);
+    for round in 0..=REACH.len() {
+        // The last round starts from the best scale.
+        let scale = match REACH.get(round) {
+            Some(reach) => v.mul(largest, v.splat(1.0 / (reach * top))),
+            None => best,
+        };
+        let found = nearest::<L, V, G>(v, g, scale);
+        let fitted = v.div(found.xq, found.qq);
+        let gain = v.mul(found.xq, fitted);
+        // No NaN is greater: a sub-block of zeros has none.
+        let better = v.mask_and(v.gt(gain, most), v.gt(fitted, zero));
+        best = v.select(better, fitted, best);
+        most = v.select(better, gain, most);
+        curvature = v.select(better, found.qq, curvature);
+    }
+    (best, curvature)
+}
+
+/// Returns the points nearest to the groups, with the scale of each lane.
+#[inline(always)]
+fn nearest<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>, scale: V::F) -> Found<V> {
+    let zero = v.splat(0.0);
+    let n = G / 2;
+    let base = L::LEVELS.len();
+    let mut tables = [[zero; MAX_HALVES]; 2];
+    let square = v.mul(scale, scale);
+    let twice = v.add(scale, scale);
+    for (half, table) in tables.iter_mut().enumerate() {
+        // The costs of the first k coordinates are extended by those of the next.
+        let mut len = 1;
+        for k in 0..n {
+            let (x, w) = (g.x[half * n + k], g.w[half * n + k]);
+            let (quadratic, linear) = (v.mul(w, square), v.mul(v.mul(w, x), twice));
+            for level in (0..base).rev() {
+                let l = L::LEVELS[level];
+                let cost = v.sub(v.mul(quadratic, v.splat(l * l)), v.mul(linear, v.splat(l)));
+                for i in 0..len {
+                    table[level * len + i] = v.add(table[i], cost);
+                }
+            }
+            len *= base;
+        }
+    }
+    let (mut least, mut index) = (v.splat(f32::INFINITY), v.splat_u32(0));
+    for (i, point) in L::GRID.iter().enumerate() {
+        let cost = v.add(tables[0][usize::from(point[0])], tables[1][usize::from(point[1])]);
+        let better = v.lt(cost, least);
+        least = v.min(cost, least);
+        index = v.select_u32(better, v.splat_u32(i as u32), index);
+    }
+    let mut points = [0; 16];
+    v.store_u32(index, &mut points);
+    let mut levels = [[0.0; 16]; G];
+    for (lane, &point) in points.iter().enumerate() {
+        let point = L::GRID[point as usize];
+        for half in 0..2 {
+            let numbers = levels_of(point[half], n);
+            for k in 0..n {
+                levels[half * n + k][lane] = L::LEVELS[numbers[k]];
+            }
+        }
+    }
+    let (mut xq, mut qq) = (zero, zero);
+    for ((levels, &x), &w) in levels.iter().zip(&g.x).zip(&g.w) {
+        let q = v.load(levels);
+        let wq = v.mul(w, q);
+        xq = v.add(xq, v.mul(wq, x));
+        qq = v.add(qq, v.mul(wq, q));
+    }
+    let lanes = L::SUB / G;
+    Found { points, xq: sum_lanes(v, xq, lanes), qq: sum_lanes(v, qq, lanes) }
+}
+
+/// Returns `d`, an f16, for the scales of the sub-blocks, which are in units of `unit`, and sets their integers.
+#[inline(always)]
+fn common_factor(
+    scales: &[f32],
+    weights: &[f32],
+    factor: (f32, f32, f32),
+    unit: f32,
+    integers: &mut [u8; MAX_SUBS],
+) -> f32 {
+    let (a, b, c) = factor;
+    let largest = scales.iter().fold(0.0f32, |a, &s| if s > a { s } else { a });
+    let (mut best, mut least) = (0.0, f32::INFINITY);
+    for candidate in SCALE_CANDIDATES {
+        let first = largest / ((a + b * candidate) * c);
+        if first * unit < f16::MIN_POSITIVE {
+            continue;
+        }
+        let mut rounded = [0u8; MAX_SUBS];
+        let (mut sq, mut qq) = (0.0, 0.0);
+        for ((&s, &w), to) in scales.iter().zip(weights).zip(&mut rounded) {
+            *to = ((s / (first * c) - a) / b).clamp(0.0, MAX_SCALE).round_ties_even() as u8;
+            let q = factor_of(factor, *to);
+            sq += w * s * q;
+            qq += w * q * q;
+        }
+        let ideal = if qq > 0.0 { sq / qq } else { first };
+        let d = f16::decode(f16::encode((ideal * unit).min(f16::MAX)));
+        let mut error = 0.0;
+        for ((&s, &w), &q) in scales.iter().zip(weights).zip(&rounded) {
+            let off = s - d / unit * factor_of(factor, q);
+            error += w * off * off;
+        }
+        if error < least {
+            (best, least, *integers) = (d, error, rounded);
+        }
+    }
+    best
+}
+
+/// Returns eight signs, of which the last makes the number of negative ones even.
+#[inline(always)]
+pub fn eight_signs(seven: u32) -> u8 {
+    let seven = (seven & 127) as u8;
+    seven | ((seven.count_ones() & 1) as u8) << 7
+}

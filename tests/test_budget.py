@@ -1,0 +1,172 @@
+"""Types within a budget of bytes: the budget is met and never exceeded, and recipe files hold the choice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srd_rs
+from srd_rs import errors
+from support import EXAMPLE, srd
+
+#: The largest share of the budget that may stay unused. The model is so small that one matrix is 1 % of the file.
+UNUSED = 0.003
+
+
+def converted(tmp_path: Path, name: str = "out.gguf", **options: Any) -> srd_rs.ConvertReport:
+    return srd_rs.convert(EXAMPLE, tmp_path / name, met=False, **{"effort": "fast", **options})
+
+
+def planned(output: Path | None = None, **options: Any) -> srd_rs.Plan:
+    return srd_rs.plan(EXAMPLE, output, **{"effort": "fast", **options})
+
+
+@pytest.mark.parametrize("mix", ["Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K"])
+def test_like_a_mix_has_the_bytes_of_the_mix_at_most(mix: str, tmp_path: Path) -> None:
+    report = converted(tmp_path, like=mix)
+    limit = planned(tmp_path / "mix.gguf", quant=mix).total_bytes
+    size = (tmp_path / "out.gguf").stat().st_size
+    assert size == report.plan.total_bytes <= limit
+    assert size >= (1 - UNUSED) * limit
+    assert report.plan.chosen and report.plan.quant == mix
+
+
+@pytest.mark.parametrize("share", [0.25, 0.4, 0.5])
+def test_a_size_is_met(share: float, tmp_path: Path) -> None:
+    whole = planned(quant="BF16").total_bytes
+    limit = int(share * whole)
+    report = converted(tmp_path, target_size=limit)
+    assert (1 - UNUSED) * limit <= (tmp_path / "out.gguf").stat().st_size <= limit
+    assert len(report.plan.types) > 2
+
+
+def test_bits_per_weight_are_met(tmp_path: Path) -> None:
+    report = converted(tmp_path, target_bpw=4.5)
+    assert 4.5 * (1 - UNUSED) - 0.01 <= report.plan.bpw <= 4.5
+
+
+def test_a_larger_budget_costs_less(tmp_path: Path) -> None:
+    costs = [sum(c.cost for c in planned(target_bpw=bpw).chosen) for bpw in (4.0, 4.5, 5.0, 6.0)]
+    assert costs == sorted(costs, reverse=True) and costs[0] > 2 * costs[-1] > 0
+
+
+def test_an_impossible_size_is_refused_with_the_smallest_one(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        converted(tmp_path, target_size=100_000)
+    smallest = int(str(caught.value).split("size is ")[1].split(" bytes")[0])
+    assert converted(tmp_path, target_size=smallest).plan.total_bytes == smallest
+    with pytest.raises(errors.UsageError, match=str(smallest)):
+        converted(tmp_path, "other.gguf", target_size=smallest - 1)
+
+
+def test_types_restrict_the_choice(tmp_path: Path) -> None:
+    report = converted(tmp_path, like="Q4_K_M", types=("Q4_0", "Q8_0"))
+    assert {c.type for c in report.plan.chosen} == {"Q4_0", "Q8_0"}
+
+
+def test_types_that_the_user_names_stay(tmp_path: Path) -> None:
+    report = converted(tmp_path, like="Q4_K_M", tensor_types=["attn_q=Q8_0"])
+    types = {t.name: t.type for t in report.plan.tensors}
+    assert all(kind == "Q8_0" for name, kind in types.items() if ".attn_q.weight" in name)
+    assert not any("attn_q.weight" in c.name for c in report.plan.chosen)
+
+
+def test_a_recipe_file_gives_the_same_file_and_can_be_edited(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    first = converted(tmp_path, like="Q4_K_M", recipe_out=recipe)
+    converted(tmp_path, "again.gguf", recipe=recipe)
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "out.gguf").read_bytes()
+    stored = json.loads(recipe.read_text())
+    assert stored["total_bytes"] == first.plan.total_bytes
+    # One line for each tensor.
+    assert sum('"type"' in line for line in recipe.read_text().splitlines()) == len(stored["tensors"])
+    name = next(name for name, entry in stored["tensors"].items() if entry["type"] != "Q8_0")
+    stored["tensors"][name] = "Q8_0"
+    recipe.write_text(json.dumps(stored))
+    edited = converted(tmp_path, "edited.gguf", recipe=recipe)
+    types = [{t.name: t.type for t in report.plan.tensors} for report in (first, edited)]
+    assert {n for n in types[0] if types[0][n] != types[1][n]} == {name}
+
+
+def test_a_recipe_of_a_fixed_mix_can_be_written(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    mix = converted(tmp_path, quant="Q3_K_L", recipe_out=recipe)
+    assert json.loads(recipe.read_text())["mix"] == "Q3_K_L"
+    again = planned(recipe=recipe)
+    assert [t.type for t in again.tensors] == [t.type for t in mix.plan.tensors]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": "other", "tensors": {}}', "no recipe"),
+        ('{"format": "srd-rs recipe", "tensors": {"blk.0.attn_q.weight": 3}}', "has no type"),
+        ('{"format": "srd-rs recipe", "tensors": {"blk.0.attn_q.weight": "Q9"}}', "Q9"),
+        ('{"format": "srd-rs recipe", "tensors": {"blk.99.attn_q.weight": "Q4_K"}}', "does not have"),
+        ('{"format": "srd-rs recipe", "mix": "Q9_K", "tensors": {}}', "Q9_K"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(text)
+    with pytest.raises(errors.UsageError, match=message):
+        planned(recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"like": "Q4_K_M", "target_bpw": 4.5},
+        {"like": "Q4_K_M", "recipe": "recipe.json"},
+        {"like": "Q4_K_M", "quant": "Q5_K_M"},
+        {"target_bpw": 4.5, "pure": True},
+        {"types": ("Q4_K",)},
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError):
+        converted(tmp_path, **options)
+
+
+def test_the_choice_does_not_depend_on_the_number_of_threads() -> None:
+    one, two = (planned(target_bpw=4.3, threads=n) for n in (1, 2))
+    assert one.chosen == two.chosen
+
+
+def test_a_calibrated_choice_measures_with_feedback(tmp_path: Path) -> None:
+    options = {"effort": "srd", "calibrate_tokens": 512, "calibrate_block": 256}
+    plain = planned(like="Q4_K_M")
+    calibrated = converted(tmp_path, like="Q4_K_M", **options)
+    limit = planned(quant="Q4_K_M", **options).total_bytes
+    assert (1 - UNUSED) * limit <= (tmp_path / "out.gguf").stat().st_size <= limit
+    before, after = (sum(c.error for c in plan.chosen) for plan in (plain, calibrated.plan))
+    assert after < before
+
+
+def test_a_split_output_stays_within_the_budget(tmp_path: Path) -> None:
+    report = converted(tmp_path, target_bpw=4.5, split_max_size=2_000_000)
+    assert len(report.outputs) > 1
+    limit = planned(tmp_path / "mix.gguf", split_max_size=2_000_000)
+    bits = 8 * sum(t.bytes for t in report.plan.tensors) / limit.n_weights
+    assert bits <= 4.5
+
+
+def test_the_container_holds_and_gives_back_a_choice(tmp_path: Path) -> None:
+    key = tmp_path / "master.key"
+    srd_rs.keygen(key)
+    converted(tmp_path, target_bpw=3.6, axm=True, key_file=key)
+    srd_rs.extract(tmp_path / "out.axm", tmp_path / "back.gguf", key_file=key)
+    assert (tmp_path / "back.gguf").read_bytes() == (tmp_path / "out.gguf").read_bytes()
+
+
+def test_the_command_prints_the_choice(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    done = srd("convert", EXAMPLE, "--like", "Q4_K_M", "--recipe-out", recipe, "--dry-run", "--fast")
+    assert done.code == 0, done.stderr
+    assert "blk.0.attn_q.weight" in done.stdout and "gain" in done.stdout
+    assert recipe.exists()
+    wrong = srd("convert", EXAMPLE, "--target-size", "1000", "--dry-run", "--fast")
+    assert wrong.code == 2 and "smallest possible size" in wrong.stderr
