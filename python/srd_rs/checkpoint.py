@@ -1,16 +1,19 @@
-"""This module opens a Hugging Face checkpoint folder: its configuration and the list of its tensors. No weight is
-read here."""
+"""This module opens a Hugging Face checkpoint folder: its configuration and the list of its tensors. Of the
+tensors, only settings are read here: those that hold one number."""
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core
-from srd_rs.errors import FormatError
+from srd_rs.errors import FormatError, message
 from srd_rs.reading import load_json
 
 _TEXT_PARTS: Final = ("text_config", "llm_config", "language_config", "lm_config", "lfm", "thinker_config")
@@ -81,3 +84,30 @@ class Checkpoint:
             name: SourceTensor(name, dtype, tuple(shape), shard) for name, dtype, shape, shard in listed
         }
         return cls(folder, config, generation_config, tensors, hub_name)
+
+    def number_in(self, tensor: SourceTensor) -> float:
+        """Return the number of a tensor that holds one number. Raises FormatError."""
+        shard, offset, size = self._places[tensor.name]
+        path = self.folder / shard
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        number = _decoded(tensor.dtype, data)
+        if number is None or not math.isfinite(number):
+            what = f"tensor '{tensor.name}' ({tensor.dtype}) does not hold one finite number"
+            raise FormatError(message(path, what, "Download the checkpoint again"))
+        return number
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, int, int]]:
+        """Where the bytes of each tensor are: shard, offset and size."""
+        layout = _core.read_checkpoint_layout(str(self.folder))
+        return {name: (shard, offset, size) for name, _, _, shard, offset, size in layout}
+
+
+def _decoded(dtype: str, data: bytes) -> float | None:
+    """Return the number that the bytes hold; None if they are not one number of a plain type."""
+    if dtype == "BF16" and len(data) == 2:
+        return float(struct.unpack("<f", b"\0\0" + data)[0])
+    form = {"F16": "<e", "F32": "<f", "F64": "<d"}.get(dtype)
+    return float(struct.unpack(form, data)[0]) if form and len(data) == struct.calcsize(form) else None

@@ -76,7 +76,7 @@ def _float(key: str, kind: str, value: float) -> float:
             struct.pack("<f", number)
     except OverflowError:
         number = math.inf
-    if math.isfinite(number):
+    if math.isfinite(number) or value == -math.inf:  # Gemma 3n: no bound of an activation
         return number
     what = f"{shown(value)} is not a finite {kind}"
     raise ModelError(

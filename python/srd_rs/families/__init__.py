@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from srd_rs.checkpoint import Checkpoint, text_part
 from srd_rs.errors import ModelError, message
-from srd_rs.families.aliases import text_class
+from srd_rs.families.aliases import reads_text_part, text_class
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
 from srd_rs.families.interpreter import family_of
 from srd_rs.families.table import TensorSpec
@@ -51,11 +51,11 @@ def architectures() -> dict[str, list[str]]:
 
 
 def class_name(checkpoint: Checkpoint) -> str:
-    """Return the class that config.json names. A class named in the text part of config.json counts first.
-    Raises ModelError."""
+    """Return the class that config.json names. A class named in the text part of config.json counts first, unless the
+    class of the whole model reads the text part itself. Raises ModelError."""
     config, file = checkpoint.config, checkpoint.folder / "config.json"
-    named = text_part(config).get("architectures")
-    architectures = named if named is not None else config.get("architectures")
+    whole, named = config.get("architectures"), text_part(config).get("architectures")
+    architectures = whole if named is None or reads_text_part(whole) else named
     fix = 'Add the class of the model, such as ["LlamaForCausalLM"]'
     if architectures is None:
         raise ModelError(message(file, "architectures is missing, so the model is unknown", fix))

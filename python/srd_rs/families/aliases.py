@@ -17,3 +17,9 @@ def text_class(name: str, config: Mapping[str, Any]) -> str:
         kind = text_part(config).get("model_type")
         return known.model_types.get(kind, name) if isinstance(kind, str) else name
     return known.spellings.get(name, name)
+
+
+def reads_text_part(architectures: object) -> bool:
+    """Say whether the class of a multimodal model reads the text part itself, whatever class the text part names."""
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    return isinstance(first, str) and first in names().whole

@@ -128,7 +128,7 @@ HEAD_NORMS: Final = (
 class Family:
     """A family is one architecture of GGUF with the Hugging Face classes that become this architecture."""
 
-    arch: ClassVar[str]
+    arch: str
     classes: ClassVar[tuple[str, ...]]
     defaults: ClassVar[Mapping[str, Any]] = {}
     """These are the defaults of the configuration class in transformers. A raw config.json may leave them out."""
@@ -178,6 +178,11 @@ class Family:
             what = f"num_hidden_layers is {count}, but the checkpoint has only {present} tensors"
             raise self.config.error(what, "Correct num_hidden_layers, or download the missing shards")
         return count
+
+    @property
+    def n_run(self) -> int:
+        """Return the number of layers that a forward pass runs. It may run the same weights several times."""
+        return self.n_layer
 
     @cached_property
     def n_embd(self) -> int:
@@ -565,7 +570,7 @@ class Family:
         )
         self.write_metadata(metadata)
         tied = not any(spec.name == "output.weight" for spec in specs)
-        facts = ModelFacts(self.arch, self.n_layer, self.n_expert, self.n_head, self.head_counts_kv(), tied)
+        facts = ModelFacts(self.arch, self.n_run, self.n_expert, self.n_head, self.head_counts_kv(), tied)
         return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary)
 
     def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:

@@ -6,7 +6,8 @@ bounded length. Numbers are bounded, and whatever goes wrong is a `ModelError` o
 
 ``layer_types[layer]`` takes one value of a list, ``rope['factor']`` one value of an object. A value that an object
 does not have is None, and so is any value of None. ``has('lm_head.weight')`` says whether the checkpoint has a tensor,
-``layer_has('mlp.gate.weight')`` whether the layer has one.
+``layer_has('mlp.gate.weight')`` whether the layer has one. ``value('gain')`` and ``layer_value('mlp.act_fn.beta')`` are
+the numbers of tensors that hold one number, such as settings of an activation that become metadata.
 
     >>> evaluate("2 * width if tied == 1 else width", {"width": 4, "tied": 1}.get, ValueError)
     8
@@ -97,7 +98,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "ceil": _of_numbers(math.ceil),
     "sqrt": _of_numbers(math.sqrt),
     "log": _of_numbers(math.log),
-    "icdf": _of_numbers(NormalDist().inv_cdf),
+    "icdf": _of_numbers(lambda share: NormalDist().inv_cdf(share) if share else -math.inf),
     "len": lambda values: len(_listed(values)),
     "count": lambda values, value: sum(part == value for part in _listed(values)),
     "first": _first,
@@ -107,9 +108,9 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "is_list": lambda value: isinstance(value, list),
     "is_text": lambda value: isinstance(value, str),
 }
-"""What an expression may call, beside ``has`` and ``layer_has``. ``icdf`` is the inverse of the cumulative normal
-distribution; ``count`` counts how often a list has a value."""
-_PRESENCE: Final = ("has", "layer_has")
+"""What an expression may call, beside the functions that look at tensors. ``icdf`` is the inverse of the cumulative
+normal distribution; ``count`` counts how often a list has a value."""
+_OF_TENSORS: Final = ("has", "layer_has", "value", "layer_value")
 
 Names = Callable[[str], Any]
 """The value of a name; None stands for absent. For ``has('x')`` the name is ``has x``."""
@@ -133,7 +134,7 @@ def _allowed(node: ast.AST) -> bool:
     """Say whether calls and loops are those of the language: known functions, and one loop over one list."""
     match node:
         case ast.Call(ast.Name(name), arguments, []):
-            return name in FUNCTIONS or (name in _PRESENCE and len(arguments) == 1)
+            return name in FUNCTIONS or (name in _OF_TENSORS and len(arguments) == 1)
         case ast.ListComp(_, [ast.comprehension(ast.Name(), _, [], 0)]):
             return sum(isinstance(part, ast.ListComp) for part in ast.walk(node)) == 1
         case ast.Call() | ast.ListComp():
@@ -143,12 +144,13 @@ def _allowed(node: ast.AST) -> bool:
 
 @cache
 def names_in(text: str) -> frozenset[str]:
-    """Return the names of values that an expression uses. ``layer_has`` uses ``layer``."""
+    """Return the names of values that an expression uses. ``layer_has`` and
+    ``layer_value`` use ``layer``."""
     nodes = list(ast.walk(parsed(text)))
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
     uses = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    return frozenset(names | ({"layer"} if "layer_has" in uses else set()))
+    return frozenset(names | ({"layer"} if {"layer_has", "layer_value"} & uses else set()))
 
 
 def evaluate(text: str, names: Names, fail: Callable[[str], Exception]) -> Any:
@@ -159,7 +161,7 @@ def evaluate(text: str, names: Names, fail: Callable[[str], Exception]) -> Any:
         ArithmeticError, IndexError, KeyError, RecursionError, StatisticsError, TypeError, ValueError
     ) as error:  # fmt: skip
         raise fail(f"{text} cannot be computed: {error}") from None
-    if isinstance(value, (int, float)) and not -MAX_NUMBER < value < MAX_NUMBER:
+    if _is_too_large(value):
         raise fail(f"{text} is out of range")
     return value
 
@@ -184,8 +186,8 @@ def _value(node: ast.expr, names: Names) -> Any:
             return _entry(of, _value(of, names), _value(index, names))
         case ast.List(parts):
             return [_value(part, names) for part in parts]
-        case ast.Call(ast.Name(name), [ast.expr() as part]) if name in _PRESENCE:
-            return bool(names(f"{name} {_value(part, names)}"))
+        case ast.Call(ast.Name(name), [ast.expr() as part]) if name in _OF_TENSORS:
+            return names(f"{name} {_value(part, names)}")
         case ast.Call(ast.Name(name), parts):
             return _bounded(FUNCTIONS[name](*(_value(part, names) for part in parts)))
         case ast.ListComp(part, [ast.comprehension(ast.Name(name), source)]):
@@ -225,8 +227,13 @@ def _number(node: ast.expr, names: Names) -> int | float:
     return value
 
 
+def _is_too_large(value: Any) -> bool:
+    """Say whether a number is out of range. Minus infinity, which ``icdf(0)`` is, is a value of its own."""
+    return isinstance(value, (int, float)) and not -MAX_NUMBER < value < MAX_NUMBER and value != -math.inf
+
+
 def _bounded(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not -MAX_NUMBER < value < MAX_NUMBER:
+    if _is_too_large(value):
         raise OverflowError("a number is out of range")
     if isinstance(value, list) and len(value) > MAX_LIST:
         raise OverflowError(f"a list has more than {MAX_LIST} values")

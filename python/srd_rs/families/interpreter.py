@@ -55,8 +55,8 @@ NAMES: Final = (
 """These names of an expression are values that the families check, and so are ``n_layer`` (without the blocks that
 predict further tokens), ``n_head``, ``n_head_kv`` and ``n_ff`` (of the layer, where the layers differ),
 ``rope_fraction``, ``rope`` (the RoPE parameters), ``rope_sliding``, ``config`` (the whole of config.json), ``labels``
-(the names of the classes) and ``layer``. The sizes of rows have the letters of `LETTERS`. Every other name is a size
-of the table or a key of config.json."""
+(the names of the classes), ``layer`` and ``layers`` (the numbers of all layers). The sizes of rows have the letters of
+`LETTERS`. Every other name is a size of the table or a key of config.json."""
 LETTERS: Final = {
     "d": "n_embd",
     "q": "n_head * h",
@@ -108,6 +108,8 @@ class TableFamily(Family):
         match name:
             case "layer":
                 return layer
+            case "layers":
+                return list(range(self.n_main))
             case "n_layer":
                 return self.n_main
             case "n_head":
@@ -128,9 +130,22 @@ class TableFamily(Family):
                 return self._labels
         kind, space, asked = name.partition(" ")
         if space:
-            prefix = f"{self.layer_prefix}.{layer}." if kind == "layer_has" else ""
-            return prefix + asked in self.text_tensors
+            asked = f"{self.layer_prefix}.{layer}.{asked}" if kind.startswith("layer_") else asked
+            return asked in self.text_tensors if kind.endswith("has") else self._number_in(asked)
         return self.config.get(name)
+
+    @cached_property
+    def _single_numbers(self) -> dict[str, SourceTensor]:
+        """The tensors of one number by canonical name, also those that are left out."""
+        tensors = self.checkpoint.tensors.values()
+        return {self.canonical(t.name): t for t in tensors if all(size == 1 for size in t.shape)}
+
+    def _number_in(self, name: str) -> float:
+        tensor = self._single_numbers.get(name)
+        if tensor is None:
+            what = f"there is no tensor '{name}' that holds one number"
+            raise self.config.error(what, "Download the checkpoint again")
+        return self.checkpoint.number_in(tensor)
 
     def _of_layer(self, value: int | list[int] | None, layer: int) -> int:
         if value is None:
@@ -188,6 +203,10 @@ class TableFamily(Family):
     @property
     def n_block(self) -> int:
         return self.n_layer
+
+    @property
+    def n_run(self) -> int:
+        return self.n_layer if self.data.n_run is None else self.count(self.data.n_run)
 
     @cached_property
     def n_mtp(self) -> int:
@@ -276,8 +295,8 @@ class TableFamily(Family):
 
     def left_out(self, name: str) -> str | None:
         if len(name) <= _MAX_NAME:
-            for pattern, reason in self.data.skip:
-                if checked_pattern(pattern).search(name):
+            for pattern, reason, *conditions in self.data.skip:
+                if checked_pattern(pattern).search(name) and all(map(self.evaluate, conditions)):
                     return reason
             if any(checked_pattern(pattern).search(name) for pattern in self.data.keep):
                 return None
@@ -327,7 +346,8 @@ class TableFamily(Family):
                     f"{stack.count} is {count}, but there are only {len(present)} tensors"
                 )
             for layer in range(count):
-                place = _Place(f"{stack.source}.{layer}.", f"{stack.target}.{layer}.", layer)
+                number = layer + self.count(stack.offset, least=0)
+                place = _Place(f"{stack.source}.{layer}.", f"{stack.target}.{number}.", layer)
                 self._add_rows(table, stack.layer, place)
         return table
 
@@ -429,6 +449,17 @@ class TableFamily(Family):
                     return PermuteHeads(of, self._of_layer(self.head_counts(), layer))
                 case "permute_k":
                     return PermuteHeads(of, self._of_layer(self.head_counts_kv(), layer))
+                case "permute_qkv":  # queries and keys, whose heads have one size, then values
+                    heads = (
+                        self._of_layer(self.head_counts(), layer),
+                        self._of_layer(self.head_counts_kv(), layer),
+                    )
+                    values = of.shape[0] * heads[1] // (heads[0] + 2 * heads[1])
+                    rotated = taken(of, 0, 0, of.shape[0] - values)
+                    rest = taken(of, 0, of.shape[0] - values, values)
+                    return Concat((PermuteHeads(rotated, sum(heads)), rest))
+                case "zero_first":
+                    return Concat((Affine(taken(of, 0, 0, 1), 0.0, 0.0), of))
                 case "permute":
                     return PermuteHeads(of, number(0))
                 case "transpose":
@@ -445,6 +476,10 @@ class TableFamily(Family):
                     return taken(of, 0, number(0), number(1))
                 case "cols":
                     return taken(of, len(of.shape) - 1, number(0), number(1))
+                case "by_kind":
+                    return _by_kind(of, number(0), [number(index) for index in range(1, len(step.arguments))])
+                case "half_negative":
+                    return _half_negative(of, number(0))
                 case "every":
                     stride, first = number(1), number(2, 0)
                     return taken(of, axis(), first, (of.shape[axis()] - first + stride - 1) // stride, stride)
@@ -557,6 +592,34 @@ class TableFamily(Family):
             metadata.uint32(self.data.mtp.key.replace("~", f"{self.arch}."), self.n_mtp)
         if self.data.pooling:
             self.write_pooling(metadata)
+
+
+def _by_kind(of: Transform, groups: int, parts: list[int]) -> Transform:
+    """Reorder rows that stand in equal groups, each with a number of rows of each kind: all rows of the first kind
+    come first, such as the queries of all heads, then those of the second."""
+    rows, *rest = of.shape
+    if groups < 1 or groups * sum(parts) != rows:
+        raise ValueError(f"{rows} rows are not {groups} groups of {sum(parts)}")
+    whole = Reshape(of, (groups, sum(parts), *rest))
+    kinds = []
+    for index, count in enumerate(parts):
+        kind = taken(whole, 1, sum(parts[:index]), count)
+        kinds.append(Reshape(kind, (groups * count, *rest)))
+    return Concat(tuple(kinds))
+
+
+def _half_negative(of: Transform, head: int) -> Transform:
+    """Return the rows with the second half of each head negative."""
+    rows, *rest = of.shape
+    if head < 2 or head % 2 or rows % head:
+        raise ValueError(f"{rows} rows are not heads of {head} rows")
+    heads = Reshape(of, (rows // head, 2, head // 2, *rest))
+    halves = (
+        taken(heads, 1, 0, 1),
+        Affine(taken(heads, 1, 1, 1), -1.0, -0.0),
+    )  # -0.0 keeps the sign of zeros
+    both = Concat(tuple(Reshape(half, (1, rows // head, head // 2, *rest)) for half in halves))
+    return Reshape(reordered(both, (1, 0, *range(2, len(both.shape)))), of.shape)
 
 
 def _expert_row(text: str) -> TableRow:

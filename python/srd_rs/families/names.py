@@ -15,6 +15,7 @@ OTHER_MODALITY: Final = "of vision, audio or a projector"
 BUFFER: Final = "of buffers, which are computed anew"
 MTP: Final = "of multi-token prediction"
 HEAD: Final = "of heads for training"
+SETTING: Final = "of settings, which are written as metadata"
 COPY: Final = "with a copy of the embedding"
 
 # Parts of other modalities, by how their names begin or by what occurs in them; see the text models of

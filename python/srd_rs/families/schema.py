@@ -59,6 +59,10 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "cols": (2, 2),
     "pad_rows": (1, 2),
     "stack": (1, 1),
+    "by_kind": (3, 6),
+    "half_negative": (1, 1),
+    "permute_qkv": (0, 0),
+    "zero_first": (0, 0),
 }
 """The steps of a row: name -> fewest and most arguments. `srd_rs.families.interpreter.apply` does them."""
 
@@ -115,12 +119,14 @@ class StackedExperts:
 
 @dataclass(frozen=True)
 class Stack:
-    """A second stack of layers, such as the encoder of T5: ``{source}.{layer}.`` becomes ``{target}.{layer}.``."""
+    """A second stack of layers, such as the encoder of T5: ``{source}.{layer}.`` becomes ``{target}.{layer}.``, where
+    the numbers of the target begin at `offset`."""
 
     source: str
     target: str
     count: str
     layer: tuple[Rows, ...]
+    offset: str = "0"
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,9 @@ class FamilyTable:
     """The number of experts where no `experts` say it, because the checkpoint has them in one tensor."""
     n_expert_used: str | None = None
     n_layer: str | None = None
+    n_run: str | None = None
+    """The number of layers that a forward pass runs, where it runs the same weights several times. llama.cpp chooses
+    the types of a mix by this number."""
     n_head: str | None = None
     n_head_kv: str | None = None
     """Expressions for the numbers of layers, heads and key-value heads, where config.json does not state them by the
@@ -196,9 +205,9 @@ class FamilyTable:
     """Tensors that are computed from the configuration: ``name = expression``, whose value is a list of numbers."""
     renames: tuple[tuple[str, str], ...] = ()
     """Regular expressions over names of the checkpoint, with what each match becomes."""
-    skip: tuple[tuple[str, str], ...] = ()
+    skip: tuple[tuple[str, ...], ...] = ()
     """Regular expressions of names that are left out, each with the reason, such as "of buffers, which are computed
-    anew"."""
+    anew", and where it needs one, with a condition."""
     keep: tuple[str, ...] = ()
     """Regular expressions of names that belong to the model though they look like those of another part."""
     refusals: tuple[Refusal, ...] = ()
@@ -224,7 +233,7 @@ class FamilyTable:
             metadata_line(line)
         for line in self.generated:
             generated_line(line)
-        for pattern in (*(p for p, _ in self.renames), *(p for p, _ in self.skip), *self.keep):
+        for pattern in (*(p for p, _ in self.renames), *(p for p, *_ in self.skip), *self.keep):
             checked_pattern(pattern)
         for index, (name, expression) in enumerate(self.sizes.items()):
             later = names_in(expression) & set(list(self.sizes)[index:])
@@ -243,12 +252,21 @@ class FamilyTable:
         yield from (part.when for part in self.top if isinstance(part, Rows))
         yield from (group.when for group in self.layer)
         yield from (refusal.when for refusal in self.refusals)
+        yield from (condition for _, _, *conditions in self.skip for condition in conditions)
         for stack in self.stacks:
-            yield stack.count
+            yield from (stack.count, stack.offset)
             yield from (group.when for group in stack.layer)
         for experts in self.all_experts:
             yield from (experts.count, experts.used, experts.when)
-        counts = (self.n_layer, self.n_head, self.n_head_kv, self.n_ff, self.n_expert, self.n_expert_used)
+        counts = (
+            self.n_layer,
+            self.n_run,
+            self.n_head,
+            self.n_head_kv,
+            self.n_ff,
+            self.n_expert,
+            self.n_expert_used,
+        )
         yield from filter(None, (*counts, self.head_dim, self.tied))
         if self.mtp is not None:
             yield self.mtp.count

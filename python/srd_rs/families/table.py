@@ -45,6 +45,7 @@ _F32_NAMES: Final = (
     "altup_predict_coef.weight",
     "indexer.proj.weight",
 )
+_QUANTISABLE: Final = (".weight", ".lora_a", ".lora_b")
 _LISTED: Final = 4
 
 
@@ -71,7 +72,7 @@ def store_of(name: str, shape: Sequence[int]) -> str:
     """Return "f32" for what llama.cpp never quantises: vectors, norms, routers, embeddings of positions and
     types, short convolutions, and every tensor whose name does not end in `.weight`. Return "auto" for all others."""
     single = name.removeprefix("blk.").partition(".")[2] if name.startswith("blk.") else name
-    plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight")
+    plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(_QUANTISABLE)
     return "f32" if plain or single in _F32_NAMES else "auto"
 
 

@@ -1,12 +1,13 @@
 """The families that are data: one file per vendor.
 
 Every `FamilyTable` that a module of this package holds is a family, so adding a model is adding a constant.
-`docs/adding-a-model.md` shows how. A module may hold three more constants:
+`docs/adding-a-model.md` shows how. A module may hold four more constants:
 
 - `SPELLINGS`: a class name -> the class that it stands for. The two differ in their name only, as far as text goes.
 - `COMPOSITES`: classes of multimodal models whose text part is a model of its own. The text part names its class, or it
   has a `model_type` that `MODEL_TYPES` knows.
 - `MODEL_TYPES`: the `model_type` of a text part -> its class.
+- `WHOLE`: classes of multimodal models that read the text part themselves, whatever class the text part names.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Names:
     spellings: Mapping[str, str]
     composites: frozenset[str]
     model_types: Mapping[str, str]
+    whole: frozenset[str]
 
 
 @cache
@@ -46,6 +48,7 @@ def names() -> Names:
     spellings: dict[str, str] = {}
     model_types: dict[str, str] = {}
     composites: set[str] = set()
+    whole: set[str] = set()
     for info in iter_modules(__path__):
         module = import_module(f"{__name__}.{info.name}")
         for found, key in ((spellings, "SPELLINGS"), (model_types, "MODEL_TYPES")):
@@ -57,4 +60,5 @@ def names() -> Names:
                 )
             found.update(declared)
         composites.update(getattr(module, "COMPOSITES", ()))
-    return Names(spellings, frozenset(composites), model_types)
+        whole.update(getattr(module, "WHOLE", ()))
+    return Names(spellings, frozenset(composites), model_types, frozenset(whole))
