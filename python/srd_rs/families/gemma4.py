@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar
 
+from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.base import GATED_FFN, HEAD_NORMS, Family, Row
 from srd_rs.families.gemma import SANDWICH
@@ -48,7 +49,11 @@ _OF_SHARED = ("attn_k", "attn_v", "attn_k_norm")
 class Gemma4(Family):
     arch = "gemma4"
     vocabulary = GEMMA4
-    classes = ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration")
+    classes: ClassVar[tuple[str, ...]] = (
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration",
+    )
     defaults: ClassVar = {
         "vocab_size": 262144,
         "hidden_size": 2304,
@@ -72,6 +77,10 @@ class Gemma4(Family):
     @property
     def tied(self) -> bool:
         return True  # lm_head, if it is there at all, is a copy
+
+    def left_out(self, name: str) -> str | None:
+        other = name.startswith(("model.embed_vision.", "model.embed_audio.", "model.vision_embedder."))
+        return names.OTHER_MODALITY if other else super().left_out(name)
 
     @cached_property
     def layer_types(self) -> list[str]:
@@ -205,7 +214,7 @@ class Gemma4(Family):
             "f": self.feed_forward(layer),
             "p": per_layer,
             "pl": per_layer * self.n_layer,
-            "pv": self.config.count("vocab_size_per_layer_input"),
+            "pv": self.config.count("vocab_size_per_layer_input", least=0),
             "x": expert,
             "2x": 2 * expert,
         }
@@ -269,6 +278,47 @@ class Gemma4(Family):
             metadata.int32s(f"{arch}.attention.head_count_kv", counts)
         metadata.uint32(f"{arch}.rope.dimension_count", self.head_dim_full)
         metadata.uint32(f"{arch}.rope.dimension_count_swa", self.head_dim)
+        suppressed = (self.checkpoint.generation_config or {}).get("suppress_tokens")
+        if self.class_name == "Gemma4UnifiedForConditionalGeneration" and suppressed is not None:
+            metadata.int32s("tokenizer.ggml.suppress_tokens", suppressed)
 
     def written_head_dim(self) -> int | None:
         return self.head_dim_full
+
+
+class Gemma4Assistant(Gemma4):
+    """A small model that drafts tokens for a large one. All its layers use the keys and values of the large model."""
+
+    arch = "gemma4-assistant"
+    classes = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
+    defaults: ClassVar = {
+        **Gemma4.defaults,
+        "hidden_size_per_layer_input": 0,
+        "vocab_size_per_layer_input": 0,
+        "backbone_hidden_size": 1536,
+    }
+
+    @cached_property
+    def n_shared_kv(self) -> int:
+        return self.n_layer
+
+    def left_out(self, name: str) -> str | None:
+        # llama.cpp computes the scores of all tokens, without the order of the embeddings
+        return names.HEAD if name.startswith("masked_embedding.") else super().left_out(name)
+
+    @property
+    def top_rows(self) -> tuple[Row, ...]:  # type: ignore[override]
+        projections = (
+            Row("pre_projection", "nextn.pre_projection", "d 2b"),
+            Row("post_projection", "nextn.post_projection", "b d"),
+        )
+        return super().top_rows + projections
+
+    def sizes(self, layer: int) -> dict[str, int]:
+        backbone = self.config.count("backbone_hidden_size")
+        return {**super().sizes(layer), "b": backbone, "2b": 2 * backbone}
+
+    def write_metadata(self, metadata: Metadata) -> None:
+        super().write_metadata(metadata)
+        metadata.uint32(f"{self.arch}.embedding_length_out", self.config.count("backbone_hidden_size"))
+        metadata.uint32(f"{self.arch}.nextn_predict_layers", self.n_layer)

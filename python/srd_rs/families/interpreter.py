@@ -459,7 +459,8 @@ class TableFamily(Family):
                     rest = taken(of, 0, of.shape[0] - values, values)
                     return Concat((PermuteHeads(rotated, sum(heads)), rest))
                 case "zero_first":
-                    return Concat((Affine(taken(of, 0, 0, 1), 0.0, 0.0), of))
+                    padded = PadRows(of, of.shape[0] + 1)
+                    return Concat((taken(padded, 0, of.shape[0], 1), of))
                 case "permute":
                     return PermuteHeads(of, number(0))
                 case "transpose":

@@ -1,8 +1,71 @@
-"""Other names of the Phi models."""
+"""The tables of the Phi models with experts, and other names of the Phi models."""
 
 from __future__ import annotations
 
 from typing import Final
 
-SPELLINGS: Final = {"Phi4ForCausalLMV": "Phi3ForCausalLM"}
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
+from srd_rs.vocab.rules import PHI3
+
+PHI_MOE: Final = FamilyTable(
+    arch="phimoe",
+    classes=("PhiMoEForCausalLM",),
+    vocabulary=PHI3,
+    defaults={
+        "vocab_size": 32064,
+        "hidden_size": 4096,
+        "intermediate_size": 6400,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "num_experts_per_tok": 2,
+        "num_experts": 16,
+        "tie_word_embeddings": False,
+    },
+    sizes={
+        "trained": "first(rope['original_max_position_embeddings'], original_max_position_embeddings)",
+        "growth": "max_position_embeddings / trained",
+        "long": "rope['long_factor'] != None",
+    },
+    top=("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | bias"),
+    output="lm_head > output | v d | bias",
+    layer=(
+        Rows(
+            (
+                *flagged(NORMS, "bias"),
+                *flagged(ATTENTION, "bias"),
+                "block_sparse_moe.gate > ffn_gate_inp | e d",
+            )
+        ),
+    ),
+    renames=((r"\.mlp\.(experts|router)\.", r".block_sparse_moe.\1."), (r"\.router\.", ".gate.")),
+    experts=StackedExperts(
+        "block_sparse_moe.experts",
+        "num_experts",
+        "num_experts_per_tok",
+        ("w1 ffn_gate_exps f d", "w2 ffn_down_exps d f", "w3 ffn_up_exps f d"),
+    ),
+    generated=(
+        "rope_factors_long.weight = rope['long_factor']",
+        "rope_factors_short.weight = rope['short_factor'] if long else None",
+    ),
+    head_dim="None",
+    metadata=(
+        "u32 ~rope.scaling.original_context_length = trained",
+        "f32 ~rope.scaling.attn_factor = (sqrt(1 + log(growth) / log(trained)) if growth > 1 else 1.0)"
+        " if long else None",
+        "u32 ~rope.dimension_count = int(rope_fraction * hidden_size) // n_head",
+        "u32 ~attention.sliding_window = first(sliding_window, 0)",
+    ),
+    without=("~rope.scaling.type",),
+    refusals=(
+        Refusal("not rope['rope_type'] in ['default', 'su', 'longrope']", "RoPE scaling is not longrope"),
+        Refusal("rope['rope_type'] != 'default' and not long", "RoPE scaling has no long_factor"),
+    ),
+)
+
+SPELLINGS: Final = {"Phi4ForCausalLMV": "Phi3ForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}
 MODEL_TYPES: Final = {"phi3": "Phi3ForCausalLM"}

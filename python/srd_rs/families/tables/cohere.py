@@ -1,0 +1,94 @@
+"""The tables of the models of Cohere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN
+
+COHERE2_MOE: Final = FamilyTable(
+    arch="cohere2moe",
+    classes=("Cohere2MoeForCausalLM",),
+    defaults={
+        "vocab_size": 256000,
+        "hidden_size": 8192,
+        "intermediate_size": 22528,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 64,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+        "layer_norm_eps": 1e-5,
+        "logit_scale": 0.0625,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+        "num_experts_per_tok": 2,
+        "num_experts": 8,
+        "num_shared_experts": 0,
+        "expert_selection_fn": "softmax",
+        "norm_topk_prob": True,
+        "tie_word_embeddings": True,
+    },
+    sizes={
+        "x": "intermediate_size",
+        "s": "x * num_shared_experts",
+        "n_dense": "first(first_k_dense_replace, 0) if mlp_layer_types == None else count(mlp_layer_types, 'dense')",
+        "shared": "num_shared_experts > 0",
+    },
+    n_ff="first(prefix_dense_intermediate_size, intermediate_size)",
+    layer=(
+        Rows(("input_layernorm > attn_norm | d", *ATTENTION)),
+        Rows(GATED_FFN, "layer < n_dense"),
+        Rows(("mlp.gate > ffn_gate_inp | e d",), "layer >= n_dense"),
+        Rows(
+            (
+                "mlp.shared_experts.gate_proj > ffn_gate_shexp | s d",
+                "mlp.shared_experts.up_proj > ffn_up_shexp | s d",
+                "mlp.shared_experts.down_proj > ffn_down_shexp | d s",
+            ),
+            "shared and layer >= n_dense",
+        ),
+        Rows(
+            (
+                "eh_proj > nextn.eh_proj | d 2*d",
+                "enorm > nextn.enorm | d",
+                "hnorm > nextn.hnorm | d",
+                "embed_tokens > nextn.embed_tokens | v d | ?",
+                "shared_head.head > nextn.shared_head_head | v d | ?",
+                "shared_head.norm > nextn.shared_head_norm | d | ?",
+            ),
+            "layer >= n_layer",
+        ),
+    ),
+    mtp=Mtp("num_nextn_predict_layers"),
+    experts=StackedExperts(
+        "mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS, "layer >= n_dense"
+    ),
+    metadata=(
+        "f32 ~logit_scale = logit_scale",
+        "u32 ~attention.sliding_window = sliding_window",
+        "bools ~attention.sliding_window_pattern = [kind == 'sliding_attention' for kind in layer_types]"
+        " if layer_types != None"
+        " else [(i + 1) % first(prefix_dense_sliding_window_pattern, 1) != 0 if i < n_dense"
+        " else (i - n_dense + 1) % sliding_window_pattern != 0 for i in layers]",
+        "u32 ~vocab_size = n_vocab",
+        "u32 ~expert_feed_forward_length = x",
+        "u32 ~leading_dense_block_count = n_dense",
+        "bool ~expert_weights_norm = norm_topk_prob",
+        "u32 ~expert_shared_count = num_shared_experts if shared else None",
+        "u32 ~expert_shared_feed_forward_length = s if shared else None",
+        "u32 ~rope.dimension_count = head_dim",
+        "str ~rope.scaling.type = 'none'",
+    ),
+    refusals=(
+        Refusal(
+            "shared and first(shared_expert_combination_strategy, 'average') != 'average'",
+            "shared experts are not averaged with the others",
+        ),
+        Refusal(
+            "mlp_layer_types != None and layer >= n_dense and mlp_layer_types[layer] == 'dense'",
+            "a dense layer stands behind a layer with experts",
+            per_layer=True,
+        ),
+    ),
+)

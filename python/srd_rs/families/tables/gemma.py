@@ -1,0 +1,133 @@
+"""The tables of Gemma 3n and EmbeddingGemma."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from srd_rs.families import names
+from srd_rs.families.schema import FamilyTable, Refusal, Rows
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, flagged
+from srd_rs.vocab.rules import GEMMA_LATER
+
+_NORMS: Final = (
+    "input_layernorm > attn_norm | d",
+    "post_attention_layernorm > post_attention_norm | d",
+    "pre_feedforward_layernorm > ffn_norm | d",
+    "post_feedforward_layernorm > post_ffw_norm | d",
+)
+_LM_HEAD: Final = ((r"^lm_head\.", names.COPY),)
+
+GEMMA3N: Final = FamilyTable(
+    arch="gemma3n",
+    classes=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+    vocabulary=GEMMA_LATER,
+    defaults={
+        "vocab_size": 262400,
+        "vocab_size_per_layer_input": 262144,
+        "hidden_size": 2048,
+        "hidden_size_per_layer_input": 256,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 512,
+        "final_logit_softcapping": 30.0,
+        "altup_active_idx": 0,
+        "altup_num_inputs": 4,
+        "num_kv_shared_layers": 15,
+        "laurel_rank": 64,
+    },
+    sizes={
+        "width": "intermediate_size[layer] if is_list(intermediate_size) else intermediate_size",
+        "p": "hidden_size_per_layer_input",
+        "pl": "p * n_layer",
+        "a": "altup_num_inputs",
+        "sliding": "layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 5 != 0",
+        "sparsity": "activation_sparsity_pattern[layer] if is_list(activation_sparsity_pattern)"
+        " else first(activation_sparsity_pattern, 0.95 if layer < 10 else 0.0)",
+    },
+    n_ff="width + 0 * layer",
+    output=None,
+    top=(
+        "model.embed_tokens > token_embd | v d",
+        Rows(
+            (
+                "model.embed_tokens_per_layer > per_layer_token_embd | vocab_size_per_layer_input pl | pad_rows(v)",
+            ),
+            "vocab_size_per_layer_input < v",
+        ),
+        Rows(
+            ("model.embed_tokens_per_layer > per_layer_token_embd | vocab_size_per_layer_input pl",),
+            "vocab_size_per_layer_input >= v",
+        ),
+        "model.per_layer_model_projection > per_layer_model_proj | pl d",
+        "model.per_layer_projection_norm > per_layer_proj_norm | p",
+        "model.norm > output_norm | d",
+        "model.altup_projections.{i} > altup_proj | d d | stack(a-1)",
+        "model.altup_unembed_projections.{i} > altup_unembd_proj | d d | stack(a-1)",
+    ),
+    layer=(
+        Rows(
+            (
+                *_NORMS,
+                *ATTENTION,
+                *HEAD_NORMS,
+                *GATED_FFN,
+                "per_layer_input_gate > inp_gate | p d",
+                "per_layer_projection > proj | d p",
+                "post_per_layer_input_norm > post_norm | d",
+                "altup.correct_output_scale! > altup_correct_scale | d",
+                "altup.correction_coefs > altup_correct_coef | a a",
+                "altup.modality_router > altup_router | a d",
+                "altup.prediction_coefs > altup_predict_coef | a*a a",
+                "altup.router_norm > altup_router_norm | d",
+                "laurel.linear_left > laurel_l | laurel_rank d",
+                "laurel.linear_right > laurel_r | d laurel_rank",
+                "laurel.post_laurel_norm > laurel_post_norm | d",
+            )
+        ),
+    ),
+    skip=(*_LM_HEAD, (r"embed_(vision|audio)\.", names.OTHER_MODALITY)),
+    metadata=(
+        "f32 ~final_logit_softcapping = final_logit_softcapping",
+        "u32 ~attention.sliding_window = sliding_window",
+        "u32 ~altup.active_idx = altup_active_idx",
+        "u32 ~altup.num_inputs = altup_num_inputs",
+        "u32 ~embedding_length_per_layer_input = hidden_size_per_layer_input",
+        "u32 ~attention.shared_kv_layers = num_kv_shared_layers",
+        "f32s ~activation_sparsity_scale = icdf(sparsity) + 0 * layer",
+        "bools ~attention.sliding_window_pattern = layer >= 0 and sliding",
+    ),
+    rope_theta=1_000_000.0,
+    rope_theta_sliding=10_000.0,
+    refusals=(Refusal("altup_num_inputs != 4", "altup_num_inputs is not 4"),),
+)
+
+EMBEDDING_GEMMA: Final = FamilyTable(
+    arch="gemma-embedding",
+    classes=("Gemma3TextModel",),
+    vocabulary=GEMMA_LATER,
+    defaults={
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 4096,
+    },
+    top=("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | plus_one"),
+    output=None,
+    layer=(Rows((*flagged(_NORMS, "plus_one"), *ATTENTION, *flagged(HEAD_NORMS, "plus_one"), *GATED_FFN)),),
+    skip=_LM_HEAD,
+    metadata=("u32 ~attention.sliding_window = sliding_window",),
+    rope_theta=1_000_000.0,
+    rope_theta_sliding=10_000.0,
+    pooling=True,
+)

@@ -1,0 +1,25 @@
+"""The table of Nanbeige, which runs its layers several times."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from srd_rs.families.schema import FamilyTable
+from srd_rs.families.tables.common import LLAMA_METADATA
+from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
+from srd_rs.vocab.rules import LLAMA
+
+NANBEIGE: Final = FamilyTable(
+    arch="nanbeige",
+    classes=("NanbeigeForCausalLM",),
+    vocabulary=LLAMA,
+    defaults=LLAMA_DEFAULTS,
+    layer=LLAMA_LAYER,
+    n_run="n_layer * max(1, first(num_loops, 1))",
+    metadata=(
+        *LLAMA_METADATA,
+        "u32 ~num_loops = max(1, first(num_loops, 1))",
+        "bool ~skip_loop_final_norm = first(skip_loop_final_norm, 0) == True",
+    ),
+    llama3_rope=True,
+)

@@ -1,0 +1,107 @@
+"""Families for which llama.cpp's own converter makes no golden: it stops, or it makes a file that llama.cpp cannot
+read. Their tensors are held against what the model's own code does with the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interpreter import run
+from patterns import pattern, write_shards
+from srd_rs.checkpoint import Checkpoint
+from srd_rs.families import describe
+from test_families_tables import LLAMA
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def written(config: dict[str, Any], shapes: Shapes, folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of the GGUF by name, before they are quantised."""
+    write_shards({name: ["BF16", list(shape), "model.safetensors"] for name, shape in shapes.items()}, folder)
+    (folder / "config.json").write_text("{}")
+    opened = Checkpoint.open(folder)
+    spec = describe(Checkpoint(folder, config, None, opened.tensors))
+    weights = {name: pattern(name, shape) for name, shape in shapes.items()}
+    return {t.name: run(dict(t.transform), weights.__getitem__).reshape(t.shape) for t in spec.tensors}
+
+
+def rotary_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
+    return rows.reshape(heads, 2, -1, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+TOP: Shapes = {"model.embed_tokens.weight": (32, 64), "model.norm.weight": (64,), "lm_head.weight": (32, 64)}
+LAYER = "model.layers.0."
+FFN: Shapes = {
+    f"{LAYER}mlp.gate_proj.weight": (96, 64),
+    f"{LAYER}mlp.up_proj.weight": (96, 64),
+    f"{LAYER}mlp.down_proj.weight": (64, 96),
+}
+NORMS: Shapes = {f"{LAYER}input_layernorm.weight": (64,), f"{LAYER}post_attention_layernorm.weight": (64,)}
+BASE = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "head_dim", "architectures")} | {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "vocab_size": 32,
+    "tie_word_embeddings": False,
+}
+
+
+def test_baichuan_splits_its_projection(tmp_path: Path) -> None:
+    packed = f"{LAYER}self_attn.W_pack.weight"
+    shapes = {**TOP, **FFN, **NORMS, packed: (192, 64), f"{LAYER}self_attn.o_proj.weight": (64, 64)}
+    tensors = written({**BASE, "architectures": ["BaichuanForCausalLM"]}, shapes, tmp_path)
+    q, k, v = np.split(pattern(packed, (192, 64)), 3)
+    assert np.array_equal(tensors["blk.0.attn_q.weight"], rotary_pairs(q, 4))
+    assert np.array_equal(tensors["blk.0.attn_k.weight"], rotary_pairs(k, 4))
+    assert np.array_equal(tensors["blk.0.attn_v.weight"], v)
+
+
+def test_cogvlm_has_two_sets_of_weights(tmp_path: Path) -> None:
+    shapes = {**TOP, **NORMS, "model.vision.patch_embedding.proj.weight": (8, 3, 2, 2)}
+    for part in ("language", "vision"):
+        shapes[f"{LAYER}self_attn.{part}_expert_query_key_value.weight"] = (192, 64)
+        shapes[f"{LAYER}self_attn.{part}_expert_dense.weight"] = (64, 64)
+        for name, shape in FFN.items():
+            shapes[name.replace("mlp.", f"mlp.{part}_mlp.")] = shape
+    tensors = written({**BASE, "architectures": ["CogVLMForCausalLM"]}, shapes, tmp_path)
+    names = {name.removeprefix("blk.0.").removesuffix(".weight") for name in tensors}
+    parts = ("attn_qkv", "attn_output", "gate", "up", "down")
+    wanted = {f"vis_{part}" for part in parts} | {"attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+    assert names == wanted | {"attn_norm", "ffn_norm", "token_embd", "output_norm", "output"}
+    source = f"{LAYER}mlp.vision_mlp.down_proj.weight"
+    assert np.array_equal(tensors["blk.0.vis_down.weight"], pattern(source, (64, 96)))
+
+
+def test_plamo_puts_the_queries_of_a_key_side_by_side(tmp_path: Path) -> None:
+    # Six query heads of four values, of which three share a key: query head i uses key head i % 2.
+    inner = "model.layers.layers.0."
+    q, o = f"{inner}self_attn.q_proj.weight", f"{inner}self_attn.o_proj.weight"
+    shapes = {
+        **{name: (*shape[:-1], 24) for name, shape in TOP.items()},
+        f"{inner}norm.weight": (24,),
+        q: (24, 24),
+        o: (24, 24),
+        f"{inner}self_attn.k_proj.weight": (8, 24),
+        f"{inner}self_attn.v_proj.weight": (8, 24),
+        **{
+            name.replace(LAYER, inner): tuple(24 if s == 64 else s for s in shape)
+            for name, shape in FFN.items()
+        },
+        f"{inner}self_attn.rotary_emb.inv_freq": (2,),
+    }
+    config = {
+        **BASE,
+        "architectures": ["PlamoForCausalLM"],
+        "hidden_size": 24,
+        "num_attention_heads": 6,
+        "n_shared_head": 3,
+    }
+    tensors = written(config, shapes, tmp_path)
+    order = [0, 2, 4, 1, 3, 5]
+    heads = pattern(q, (24, 24)).reshape(6, 4, 24)
+    assert np.array_equal(tensors["blk.0.attn_q.weight"], heads[order].reshape(24, 24))
+    columns = pattern(o, (24, 24)).reshape(24, 6, 4)
+    assert np.array_equal(tensors["blk.0.attn_output.weight"], columns[:, order].reshape(24, 24))
