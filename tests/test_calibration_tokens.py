@@ -199,7 +199,7 @@ def test_pieces_are_joined_by_score_and_bytes_stand_for_the_rest() -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"tokenizer.ggml.model": "t5"}, "'t5'"),
+        ({"tokenizer.ggml.model": "rwkv"}, "'rwkv'"),
         ({"tokenizer.ggml.token_type": [1]}, "2 tokens with 1 types"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "not a list of texts"),
         ({"tokenizer.ggml.scores": []}, "no scores"),

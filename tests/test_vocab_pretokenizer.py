@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from srd_rs.errors import ModelError, UsageError
 from srd_rs.metadata import Metadata
 from srd_rs.vocab import load
 from vocab_tools import (
+    KIMI,
     LLAMA3,
     QWEN2,
     LlamaVocab,
@@ -18,6 +21,7 @@ from vocab_tools import (
     byte_bpe,
     byte_level,
     byte_vocabulary,
+    corpus,
     digits,
     many_texts,
     sequence,
@@ -45,6 +49,41 @@ CL100K = (
 )
 BAILING = CL100K.replace("{1,3}", "")
 RAW = byte_level(False)
+QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SEED = QWEN2.replace(r"\p{N}|", r"\p{N}{1}|").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+")
+EXAONE_MOE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+JAIS2 = LLAMA3.removesuffix(r"|\s+(?!\S)|\s+") + "".join(
+    [*(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)), r"|\s{1,2}(?!\S)|\s{1}"]
+)
+BLOOM = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
+SPARK = DEEPSEEK3.replace("\\p{S}]+[\r\n]*|\\s*[\r\n]+", "\\p{S}]+|[\r\n]")
+AFMOE = (
+    r"\p{Nd}{1,510}(?=(?>\p{Nd}{510})*(?:\P{Nd}|$))|\G\p{Nd}{510}",
+    r"\A\p{Nd}{1,2}(?=\p{Nd}{3}+\z)",
+    r"\A\p{Nd}{3}|\G\p{Nd}{3}",
+    r"(?:[\u4E00-\u9FFF\u3040-\u309F\u30A0-\u30FF\u3400-\u4DBF\uf900-\uFAFF\uFF65-\uFF9F\u2F00-\u2FDF]+"
+    r"|[\u0E00-\u0E7F]+|[\u0E80-\u0EFF]+|[\u1780-\u17FF]+|[\u1000-\u109F\uAA60-\uAA7F\uA9E0-\uA9FF]+"
+    r"|[\uAC00-\uD7AF\u1100-\u11FF]+)",
+)
+YOUTU = (
+    "[\uac00-\ud7a3\u3131-\u318e]+",
+    "[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+",
+    "[\u3105-\u312f]+",
+    KANA,
+)
+CHAMELEON = ("<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\t\n]|    |  )")
+PUNCTUATION = {"type": "Punctuation", "behavior": "Isolated"}
+
+
+def merged_with_next(regex: str) -> dict[str, Any]:
+    return split(regex) | {"behavior": "MergedWithNext"}
+
 
 NAMES = [
     (byte_level(), False, "gpt-2"),
@@ -72,13 +111,33 @@ NAMES = [
         "falcon",
     ),
     (sequence(split(BAILING), RAW), False, "bailingmoe"),
+    (sequence(split(QWEN35), RAW), False, "qwen35"),
+    (sequence(split(GPT4O), RAW), True, "granite-embed-multi-97m"),
+    (sequence(split(r"\p{N}{1,3}"), split(QWEN2.replace(r"|\p{N}|", r"|\p{N}+|")), RAW), True, "minicpm5"),
+    (sequence(split(SEED), RAW), False, "seed-coder"),
+    (sequence(split(QWEN2.split("|", 7)[-1]), RAW), False, "ufakzeka"),
+    (sequence(split(EXAONE_MOE), RAW), False, "exaone-moe"),
+    (sequence(split(JAIS2), RAW), False, "jais-2"),
+    (sequence(split(r"\d{1,3}(?=(?:\d{3})*\b)"), split(GPT4O), RAW), False, "tiny_aya"),
+    (sequence(split(BLOOM), RAW), False, "bloom"),
+    (sequence(split(BLOOM), digits(True), RAW), False, "viking"),
+    (sequence(merged_with_next(r"(?:\r?\n)+(?!\r?\n)"), split(QWEN2), RAW), False, "laguna"),
+    (sequence(*map(split, AFMOE), split(DEEPSEEK3), RAW), False, "afmoe"),
+    (sequence(*map(split, YOUTU), split(GPT4O.replace("{1,3}", "")), RAW), True, "youtu"),
+    (sequence(split("|".join(YOUTU)), split(GPT4O.replace("{1,3}", "")), RAW), True, "youtu"),
+    (sequence(split(r"\p{N}{1,3}"), split(KANA), split(SPARK), digits(True), RAW), False, "spark2_5"),
+    (sequence(digits(False), split(r"(?=(\d{3})+(?!\d))"), RAW), False, "superbpe"),
+    (sequence(*map(split, CHAMELEON), digits(True), PUNCTUATION, byte_level()), False, "chameleon"),
 ]
+
+
+IN_ANOTHER_WAY = {"tiny_aya": r"\s\s\d", "afmoe": r"\s\s\d", "laguna": r"\r\n"}
+"""Where llama.cpp itself splits in another way: it leaves the spaces before a number with the number, and cuts
+a carriage return from a newline."""
 
 
 def trained(pre_tokenizer: dict[str, Any], ignore_merges: bool) -> dict[str, Any]:
     """A tokenizer.json that the tokenizers library trained, splitting as `pre_tokenizer` says."""
-    import json
-
     tokenizers = pytest.importorskip(
         "tokenizers", reason="tokenizers is not installed: nothing was compared with it"
     )
@@ -116,9 +175,54 @@ def test_name_and_llama_cpp_splits_the_same(
 
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     ours = LlamaVocab(metadata, tmp_path / "vocab.gguf")
-    different = [
-        t for t in many_texts(200) if ours.encode(t) != theirs.encode(t, add_special_tokens=False).ids
-    ]
+    passed_over = re.compile(IN_ANOTHER_WAY.get(name, r"(?!)"))
+    texts = [t for t in many_texts(1000) if not passed_over.search(t)]
+    assert len(texts) > 800
+    different = [t for t in texts if ours.encode(t) != theirs.encode(t, add_special_tokens=False).ids]
+    ours.close()
+    assert different == []
+
+
+@pytest.mark.parametrize(
+    ("regex", "ignore_merges", "name"),
+    [(KIMI, False, "kimi-k2"), (GPT4O.replace("{1,3}", ""), True, "falcon-h1")],
+)
+def test_names_of_which_llama_cpp_knows_another_splitting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, regex: str, ignore_merges: bool, name: str
+) -> None:
+    file = byte_bpe(
+        *byte_vocabulary(("t", "h")),
+        pre_tokenizer=sequence(split(regex), RAW),
+        model={"ignore_merges": ignore_merges},
+    )
+    assert load_json(tmp_path, file).get("tokenizer.ggml.pre") == name
+    assert f"llama.cpp knows this splitting as {name}, but" in caplog.text
+
+
+def test_clean_up_decides_between_bloom_and_poro(tmp_path: Path) -> None:
+    file = byte_bpe(*byte_vocabulary(("t", "h")), pre_tokenizer=sequence(split(BLOOM), RAW))
+    metadata = load_json(tmp_path, file, {"clean_up_tokenization_spaces": False})
+    assert metadata.get("tokenizer.ggml.pre") == "poro-chat"
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("kind", ["Whitespace", "WhitespaceSplit"])
+def test_words_between_white_space(tmp_path: Path, kind: str, lowercase: bool) -> None:
+    """BPE on characters behind white space: llama.cpp's kind of vocabulary is `whitespace`."""
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = getattr(tokenizers.pre_tokenizers, kind)()
+    if lowercase:
+        tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=900, show_progress=False)
+    tokenizer.train_from_iterator(corpus(), trainer)
+    metadata = load_json(tmp_path, json.loads(tokenizer.to_str()))
+    assert metadata.get("tokenizer.ggml.model") == metadata.get("tokenizer.ggml.pre") == "whitespace"
+    assert metadata.get("tokenizer.ggml.normalizer.lowercase") is (True if lowercase else None)
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    ours = LlamaVocab(metadata, tmp_path / "vocab.gguf")
+    texts = many_texts(1000)
+    different = [t for t in texts if ours.encode(t) != tokenizer.encode(t, add_special_tokens=False).ids]
     ours.close()
     assert different == []
 

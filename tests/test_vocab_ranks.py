@@ -15,6 +15,7 @@ from srd_rs.vocab import FILES_DECIDE, load
 from srd_rs.vocab.ranks import all_merges, checked, last_merges
 from srd_rs.vocab.rules import LLAMA, VocabularyRules
 from vocab_tools import (
+    KIMI,
     LLAMA3,
     QWEN2,
     TEKKEN,
@@ -29,20 +30,6 @@ from vocab_tools import (
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 KEY = "tokenizer.ggml."
 TEXTS = many_texts(1000)
-KIMI = "|".join(
-    (
-        r"[\p{Han}]+",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ MODEL_FILES: Final = (
     "tekken.json",
     "tiktoken.model",
     "*.tiktoken",
+    "tokenizer.jsonl",
+    "rwkv_vocab_v20230424.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

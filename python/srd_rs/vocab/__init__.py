@@ -11,7 +11,20 @@ from typing import Any, Final
 
 from srd_rs.metadata import Metadata
 from srd_rs.reading import shown
-from srd_rs.vocab import bpe, chat, gemma, pretokenizer, special, spm, tekken, tiktoken, unigram, wordpiece
+from srd_rs.vocab import (
+    bpe,
+    chat,
+    gemma,
+    plamo,
+    pretokenizer,
+    rwkv,
+    special,
+    spm,
+    tekken,
+    tiktoken,
+    unigram,
+    wordpiece,
+)
 from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.config import read_config
 from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse
@@ -23,6 +36,8 @@ __all__ = ["FILES_DECIDE", "VocabularyRules", "load"]
 
 _OTHER_CLASSES: Final = ("GPT2Tokenizer", "GPT2TokenizerFast")
 """These classes of transformers do not read tokenizer.model."""
+_CODE_CLASSES: Final = ("HybridDNATokenizer",)
+"""These classes make tokens that no file lists."""
 _FAIRSEQ_FILE: Final = "sentencepiece.bpe.model"
 _SENTENCEPIECE_FILES: Final = ("tokenizer.model", "spiece.model", _FAIRSEQ_FILE)
 _NO_ENDS: Final[Mapping[str, bool]] = {}
@@ -98,6 +113,13 @@ class _Loader:
         """Return the reader for the files that the folder has. transformers reads the first of them too."""
         if self.rules.kind == "gemma4":
             return self._gemma4
+        if self.tokenizer_config.get("tokenizer_class") in _CODE_CLASSES:
+            what = "its tokens stand in Python code of the repository, which is not run"
+            refuse(self.folder / "tokenizer_config.json", what, "Such a tokenizer cannot be converted")
+        if (self.folder / rwkv.FILE).is_file():
+            return self._rwkv
+        if (self.folder / plamo.FILE).is_file():
+            return self._plamo
         path = self._sentencepiece_file()
         if path is not None:
             return partial(self._sentencepiece, path)
@@ -237,7 +259,9 @@ class _Loader:
         else:
             pre = self.pre or pretokenizer.recognise(file, self.tokenizer_config)
             vocabulary = bpe.from_tokenizer_json(file, self.size, added)
-            self._write(metadata, vocabulary, "gpt2", pre, file, added)
+            self._write(
+                metadata, vocabulary, "whitespace" if pre == "whitespace" else "gpt2", pre, file, added
+            )
 
     def _vocab_txt(self, metadata: Metadata) -> None:
         added = self._added(None)
@@ -249,6 +273,18 @@ class _Loader:
         added = self._added(None)
         vocabulary = bpe.from_slow_files(self.folder, self.size, added)
         self._write(metadata, vocabulary, "gpt2", pre, None, added)
+
+    def _rwkv(self, metadata: Metadata) -> None:
+        vocabulary = rwkv.read(self.folder / rwkv.FILE, self.size)
+        self.rules = replace(self.rules, corrected={**rwkv.ROLES, **self.rules.corrected})
+        self.templates = self.templates or {chat.DEFAULT: rwkv.CHAT_TEMPLATE}
+        self._write(metadata, vocabulary, "rwkv", None, None, self._added(None))
+
+    def _plamo(self, metadata: Metadata) -> None:
+        vocabulary = plamo.read(self.folder / plamo.FILE, self.size)
+        self.rules = replace(self.rules, corrected={**plamo.ROLES, **self.rules.corrected})
+        self._write(metadata, vocabulary, "plamo2", "default", None, self._added(None))
+        metadata.boolean("tokenizer.ggml.add_space_prefix", False)
 
     def _tekken(self, metadata: Metadata) -> None:
         path = self.folder / "tekken.json"

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from srd_rs.errors import UsageError, message
 from srd_rs.reading import shown
-from srd_rs.vocab.files import TokenizerJson, refuse
+from srd_rs.vocab.files import TokenizerJson, log, refuse
 
 _NAMES: Final = """
     a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx
@@ -72,10 +72,56 @@ _DEEPSEEK3: Final = (
     rf"{_ASCII_SYMBOL}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
 )
+_SPARK: Final = (
+    rf"{_ASCII_SYMBOL}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
+    r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"
+)
+_CASED_DIGITS: Final = _CASED % (f"{_ENDINGS}?", f"{_ENDINGS}?", r"\p{N}")
+_KIMI_UPPER: Final = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_KIMI_LOWER: Final = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_KIMI: Final = (
+    rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}*{_KIMI_LOWER}+{_ENDINGS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}+{_KIMI_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
+)
+_KIMI_IN_LLAMA_CPP: Final = (
+    rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}&&[^\p{{Han}}]]+{_ENDINGS}?"
+    rf"|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
+)
+_NEWLINES_FIRST: Final = r"Split MergedWithNext (?:\r?\n)+(?!\r?\n)"
+_LINES: Final = r"[^\n]+|[\n]+"
+_DIGITS_AFMOE: Final = (
+    r"\p{Nd}{1,510}(?=(?>\p{Nd}{510})*(?:\P{Nd}|$))|\G\p{Nd}{510}",
+    r"\A\p{Nd}{1,2}(?=\p{Nd}{3}+\z)",
+    r"\A\p{Nd}{3}|\G\p{Nd}{3}",
+)
+_SCRIPTS: Final = (
+    "\u4e00-\u9fff\u3040-\u309f\u30a0-\u30ff\u3400-\u4dbf\uf900-\ufaff\uff65-\uff9f\u2f00-\u2fdf",
+    "\u0e00-\u0e7f",
+    "\u0e80-\u0eff",
+    "\u1780-\u17ff",
+    "\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff",
+    "\uac00-\ud7af\u1100-\u11ff",
+)
+_SCRIPTS_AFMOE: Final = f"(?:{'|'.join(f'[{script}]+' for script in _SCRIPTS)})"
+_YOUTU_SCRIPTS: Final = (
+    "[\uac00-\ud7a3\u3131-\u318e]+",
+    "[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+",
+    "[\u3105-\u312f]+",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+)
+_SUPERBPE: Final = (r"\p{N}+", r"(?=(\d{3})+(?!\d))")
+_CHAMELEON: Final = (
+    "<sentinel:[0-9]+>",
+    "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+    r"([\t\n]|    |  )",
+    r"\p{N}",
+)
+_WORDS: Final = r"\S+"
 _CJK_KANA: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _CJK_HANGUL: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _BLOOM: Final = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 _DEEPSEEK_PUNCTUATION: Final = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+_ESCAPED: Final = re.compile(r"\\u(?![dD][89a-fA-F])([0-9a-fA-F]{4})")
 _DEEPSEEK_LETTERS: Final = re.compile(r"\\s\?\[A-Za-z\u00b5\u00c0-\u00d6.*\]\+")
 
 
@@ -89,6 +135,8 @@ class Splitting:
     marked: tuple[tuple[str, str], ...] = ()
     clean: str | None = None
     """This is the name if clean_up_tokenization_spaces is false, where the plain name makes llama.cpp clean up."""
+    differs: str | None = None
+    """What llama.cpp does in another way for this name."""
 
 
 _GPT2_SPLITTING: Final = Splitting("gpt-2", marked=(("<|START_OF_TURN_TOKEN|>", "command-r"),))
@@ -133,7 +181,22 @@ SPLITTINGS: Final[tuple[tuple[tuple[str, ...], Splitting], ...]] = (
         Splitting("deepseek-llm"),
     ),
     (("punctuation contiguous", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), Splitting("falcon")),
-    ((_BLOOM,), Splitting("bloom")),
+    ((_BLOOM,), Splitting("bloom", clean="poro-chat")),
+    ((_KIMI,), Splitting("kimi-k2", differs="it keeps words such as CamelCase whole")),
+    ((_NEWLINES_FIRST, _QWEN2), Splitting("laguna")),
+    ((_LINES, _QWEN2), Splitting("laguna")),
+    ((*_DIGITS_AFMOE, _SCRIPTS_AFMOE, _DEEPSEEK3), Splitting("afmoe")),
+    ((*_YOUTU_SCRIPTS, _CASED_DIGITS), Splitting("youtu", "youtu")),
+    (("|".join(_YOUTU_SCRIPTS), _CASED_DIGITS), Splitting("youtu", "youtu")),
+    (
+        (_CASED_DIGITS,),
+        Splitting("falcon-h1", "falcon-h1", differs="it cuts digits and capital letters otherwise"),
+    ),
+    ((r"\p{N}{1,3}", _CJK_KANA, _SPARK, r"\p{N}"), Splitting("spark2_5")),
+    (_SUPERBPE, Splitting("superbpe")),
+    ((*_CHAMELEON, "punctuation isolated", GPT2), Splitting("chameleon")),
+    (("Whitespace",), Splitting("whitespace")),
+    (("WhitespaceSplit",), Splitting("whitespace")),
     ((_BLOOM, r"\p{N}"), Splitting("viking")),
     ((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O), Splitting("tiny_aya")),
 )
@@ -172,6 +235,10 @@ def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
             file.path,
             what,
             "Name one that comes close with --pre-tokenizer (llama.cpp's names, such as llama-bpe)",
+        )
+    if splitting.differs is not None:
+        log.warning(
+            "%s: llama.cpp knows this splitting as %s, but %s", file.path, splitting.plain, splitting.differs
         )
     texts = {token.content for token in file.added}
     normalizer = file.section("normalizer") or {}
@@ -260,14 +327,18 @@ def _step(section: dict[str, Any]) -> list[str]:
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
     behaviour, invert = section.get("behavior"), section.get("invert") is True
     kept = behaviour == "Isolated" or (behaviour == "Removed" and invert)
-    if not isinstance(regex, str) or not kept:
+    if not isinstance(regex, str):
         return [f"Split {behaviour} {str(pattern)[:300]}"]
+    if not kept:
+        return [f"Split {behaviour} {regex}"]
     return ["deepseek letters" if _DEEPSEEK_LETTERS.fullmatch(regex) else regex]
 
 
 def _spelled(regex: str) -> str:
-    """Return a pattern with control characters as escapes, however JSON gave them."""
-    return regex.replace("\r", "\\r").replace("\n", "\\n")
+    """Return a pattern with control characters as escapes and other characters as themselves, however JSON gave
+    them."""
+    regex = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), regex)
+    return regex.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _loosened(regex: str) -> str:
@@ -282,6 +353,7 @@ def _loosened(regex: str) -> str:
     return regex.replace(r"\s*[\r\n]+|", r"\s*[\r\n]|").replace(r"\p{N}{1}|", r"\p{N}|")
 
 
+_BLOOM_IN_LLAMA_CPP: Final = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 _PUNCTUATION: Final = r"[\p{P}\$\+<=>\^~\|`]+"
 _WITH_DIGITS: Final = (r"\p{N}", GPT2)
 _SPLITS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -311,8 +383,17 @@ _SPLITS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("falcon", (_PUNCTUATION, GPT2, "[0-9][0-9][0-9]")),
     ("default", (_PUNCTUATION, GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     ("tiny_aya cohere2moe", (r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)),
-    ("laguna", (r"[^\n]+|[\n]+", _QWEN2)),
-    ("gemma4 granite-embed-multi-311m sarvam-moe", (r"[^\n]+|[\n]+",)),
+    ("laguna", (_LINES, _QWEN2)),
+    ("gemma4 granite-embed-multi-311m sarvam-moe", (_LINES,)),
+    ("bloom gpt3-finnish poro-chat", (_BLOOM_IN_LLAMA_CPP,)),
+    ("viking", (_BLOOM_IN_LLAMA_CPP, r"\p{N}")),
+    ("kimi-k2", (_KIMI_IN_LLAMA_CPP,)),
+    ("afmoe", (r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", f"[{''.join(_SCRIPTS)}]+", _DEEPSEEK3)),
+    ("youtu", ("|".join(_YOUTU_SCRIPTS), _CASED_DIGITS)),
+    ("spark2_5", (r"\p{N}{1,3}", _CJK_KANA, _SPARK, r"\p{N}")),
+    ("superbpe", _SUPERBPE),
+    ("chameleon", (*_CHAMELEON, r"[\p{P}!-/:-@\[-`{-~]", GPT2)),
+    ("whitespace", (_WORDS,)),
 )
 _STEPS: Final = {name: steps for names, steps in _SPLITS for name in names.split()}
 UNCUT: Final = frozenset(("gemma4", "granite-embed-multi-311m", "sarvam-moe"))
@@ -320,7 +401,14 @@ UNCUT: Final = frozenset(("gemma4", "granite-embed-multi-311m", "sarvam-moe"))
 _LLAMA3_NAMES: Final = frozenset(
     ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano")
 )
-WHOLE_WORDS: Final = _LLAMA3_NAMES | {"minicpm5", "glm4", "glm5", "tekken", "granite-embed-multi-97m"}
+WHOLE_WORDS: Final = _LLAMA3_NAMES | {
+    "minicpm5",
+    "glm4",
+    "glm5",
+    "tekken",
+    "granite-embed-multi-97m",
+    "youtu",
+}
 """These names have ``ignore_merges``: a word that is a token is not put together by merges."""
 WITH_BOS: Final = _LLAMA3_NAMES | {"tekken", "chameleon"}
 """Texts of these names begin with BOS unless the metadata say otherwise."""
