@@ -370,6 +370,34 @@ _NEMOTRON_3 = {
     "routed_scaling_factor": 2.5,
     "topk_group": 1,
 }
+_BLOCKS = (
+    {"block_type": "mamba"},
+    {"block_type": "moe", "moe_intermediate_size": 48, "num_experts_per_tok": 2},
+    {"block_type": "attention"},
+    {"block_type": "moe", "moe_intermediate_size": 32, "num_experts_per_tok": 1},
+)
+_PUZZLE = {
+    **{key: value for key, value in _NEMOTRON_3.items() if key != "hybrid_override_pattern"},
+    "architectures": ["NemotronHPuzzleForCausalLM"],
+    "block_configs": list(_BLOCKS),
+    "model_type": "nemotron_h_puzzle",
+    "moe_latent_size": 32,
+}
+_PUZZLE_TENSORS = {
+    name.replace("backbone.", "model."): (
+        tuple(32 if size == 48 else size for size in shape) if "layers.3." in name else shape
+    )
+    for name, shape in _nemotron("ME*E", _experts(32)).items()
+}
+_NEMOTRON_MTP = {
+    **_nemotron("MEM*E", _experts()),
+    "mtp.layers.0.enorm.weight": (64,),
+    "mtp.layers.0.hnorm.weight": (64,),
+    "mtp.layers.0.eh_proj.weight": (64, 128),
+    **{f"mtp.layers.0.{name}": shape for name, shape in _NEMOTRON_ATTENTION.items()},
+    **{f"mtp.layers.1.{name}": shape for name, shape in _experts().items()},
+    "mtp.layers.1.final_layernorm.weight": (64,),
+}
 _LFM2 = {
     "architectures": ["Lfm2ForCausalLM"],
     "block_auto_adjust_ff_dim": True,
@@ -518,6 +546,8 @@ CASES = (
         {**_NEMOTRON_3, "moe_latent_size": 32},
         _nemotron("MEM*E", _experts(32)),
     ),
+    Case("nemotron-3-mtp", {**_NEMOTRON_3, "num_nextn_predict_layers": 1}, _NEMOTRON_MTP),
+    Case("nemotron-puzzle", _PUZZLE, _PUZZLE_TENSORS),
     Case("lfm2-as-published", _LFM2),
     Case("lfm2moe-as-published", _LFM2_MOE, _LFM2_MOE_TENSORS),
 )

@@ -419,3 +419,84 @@ CASES = (
         _hybrid(_LINEAR_35, {**_SINGLE, **_SHARED}),
     ),
 )
+
+_QWEN = {
+    "architectures": ["QWenLMHeadModel"],
+    "attn_dropout_prob": 0.0,
+    "bf16": False,
+    "emb_dropout_prob": 0.0,
+    "hidden_size": 64,
+    "initializer_range": 0.02,
+    "intermediate_size": 192,
+    "kv_channels": 16,
+    "layer_norm_epsilon": 1e-06,
+    "max_position_embeddings": 256,
+    "model_type": "qwen",
+    "no_bias": True,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "onnx_safe": None,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 1.0,
+    "scale_attn_weights": True,
+    "seq_length": 256,
+    "tie_word_embeddings": False,
+    "tokenizer_class": "QWenTokenizer",
+    "use_dynamic_ntk": True,
+    "use_logn_attn": True,
+    "vocab_size": 96,
+}
+_QWEN_LAYER = {
+    "ln_1.weight": (64,),
+    "ln_2.weight": (64,),
+    "attn.c_attn.weight": (192, 64),
+    "attn.c_attn.bias": (192,),
+    "attn.c_proj.weight": (64, 64),
+    "mlp.w1.weight": (96, 64),
+    "mlp.w2.weight": (96, 64),
+    "mlp.c_proj.weight": (64, 96),
+}
+_RND1 = {
+    **_QWEN3_TEXT,
+    **_EXPERTS,
+    "architectures": ["RND1"],
+    "decoder_sparse_step": 1,
+    "is_causal": False,
+    "mask_token_id": 5,
+    "mlp_only_layers": [],
+    "model_type": "rnd1",
+    "tie_word_embeddings": False,
+}
+_POOLING = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ],
+    "1_Pooling/config.json": {"word_embedding_dimension": 64, "pooling_mode_lasttoken": True},
+}
+_BARE = {
+    "embed_tokens.weight": (96, 64),
+    "norm.weight": (64,),
+    **layers(2, {**_ATTENTION, **_DENSE}, "layers"),
+}
+
+CASES = (
+    *CASES,
+    Case(
+        "qwen1-as-published",
+        _QWEN,
+        {
+            "transformer.wte.weight": (96, 64),
+            "transformer.ln_f.weight": (64,),
+            "lm_head.weight": (96, 64),
+            **layers(2, _QWEN_LAYER, "transformer.h"),
+        },
+    ),
+    Case("rnd1-as-published", _RND1, _text({**_ATTENTION, **_SINGLE})),
+    Case(
+        "qwen3-embedding",
+        {**_QWEN3, "head_dim": 16, "tie_word_embeddings": False},
+        _BARE,
+        files=_POOLING,
+    ),
+)

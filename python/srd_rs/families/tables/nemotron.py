@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.mamba import MAMBA_2, inside
 
 _LATENT: Final = "moe_latent_size != None"
@@ -38,11 +38,12 @@ NEMOTRON_H_MOE: Final = FamilyTable(
         "s": "moe_shared_expert_intermediate_size",
         "l": "first(moe_latent_size, d)",
         "qw": "n_head * head_size",
-        "kind": "hybrid_override_pattern[layer] if hybrid_override_pattern else layers_block_type[layer]",
+        "kind": "'next' if layer >= n_layer else hybrid_override_pattern[layer] if hybrid_override_pattern"
+        " else layers_block_type[layer]",
         "mamba": "kind in ['M', 'mamba', 'linear_attention']",
-        "attention": "kind in ['*', 'attention', 'full_attention']",
+        "attention": "kind in ['*', 'attention', 'full_attention', 'next']",
         "mlp": "kind in ['-', 'mlp']",
-        "moe": "kind in ['E', 'moe']",
+        "moe": "kind in ['E', 'moe', 'next']",
     },
     top=("backbone.embeddings > token_embd | v d", "backbone.norm_f > output_norm | d"),
     layer_prefix="backbone.layers",
@@ -78,6 +79,26 @@ NEMOTRON_H_MOE: Final = FamilyTable(
             ),
             when=f"moe and {_LATENT}",
         ),
+        Rows(
+            (
+                "eh_proj > nextn.eh_proj | d 2*d",
+                "enorm > nextn.enorm | d",
+                "hnorm > nextn.hnorm | d",
+                "shared_head.norm > nextn.shared_head_norm | d",
+                "post_attention_layernorm > post_attention_norm | d",
+            ),
+            when="layer >= n_layer",
+        ),
+    ),
+    mtp=Mtp(
+        "num_nextn_predict_layers",
+        "mtp.layers",
+        {
+            "mtp.layers.1.norm.": "post_attention_layernorm.",
+            "mtp.layers.1.final_layernorm.": "shared_head.norm.",
+            "mtp.layers.0.": "",
+            "mtp.layers.1.": "",
+        },
     ),
     experts=StackedExperts(
         "mixer.experts",
@@ -120,4 +141,24 @@ NEMOTRON_H: Final = replace(
     classes=("NemotronHForCausalLM",),
     variants=(("num_experts_per_tok != None", NEMOTRON_H_MOE),),
     experts=None,
+    mtp=None,
+)
+
+NEMOTRON_PUZZLE: Final = replace(
+    NEMOTRON_H_MOE,
+    classes=("NemotronHPuzzleForCausalLM",),
+    sizes={
+        **NEMOTRON_H_MOE.sizes,
+        "x": "block_configs[layer]['moe_intermediate_size']",
+        "kind": "block_configs[layer]['block_type']",
+    },
+    n_layer="len(block_configs)",
+    n_ff="intermediate_size if mlp else first(x, 0)",
+    metadata=(
+        *(line for line in NEMOTRON_H_MOE.metadata if "expert_feed_forward_length" not in line),
+        "i32s ~expert_used_count = first(block_configs[layer]['num_experts_per_tok'], 0)",
+        "i32s ~expert_feed_forward_length = first(x, 0)",
+    ),
+    renames=((r"^model\.", "backbone."),),
+    mtp=None,
 )

@@ -59,6 +59,40 @@ QWEN3_MOE: Final = FamilyTable(
     ),
 )
 
+QWEN: Final = FamilyTable(
+    arch="qwen",
+    classes=("QWenLMHeadModel",),
+    defaults={
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 8192,
+        "layer_norm_epsilon": 1e-6,
+        "tie_word_embeddings": False,
+    },
+    top=("transformer.wte > token_embd | v d", "transformer.ln_f > output_norm | d"),
+    layer_prefix="transformer.h",
+    embedding="transformer.wte.weight",
+    layer=(
+        Rows(
+            (
+                "ln_1 > attn_norm | d",
+                "attn.c_attn > attn_qkv | 3*q d | bias",
+                "attn.c_proj > attn_output | d q",
+                "ln_2 > ffn_norm | d",
+                "mlp.w2 > ffn_gate | f//2 d",
+                "mlp.w1 > ffn_up | f//2 d",
+                "mlp.c_proj > ffn_down | d f//2",
+            )
+        ),
+    ),
+    # llama.cpp reads the epsilon under this name and refuses a file without the key.
+    metadata=("f32 ~attention.layer_norm_rms_epsilon = layer_norm_epsilon",),
+    without=("~attention.head_count_kv",),
+)
+
 THINKER: Final = ((r"^thinker\.", ""),)
 """Names of models that speak: the text model is the thinker."""
 DEEPSTACK: Final = (
