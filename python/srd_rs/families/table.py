@@ -171,15 +171,16 @@ class Table:
 def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
     for source in entry.transform.sources():
         tensor = tensors[source.tensor]
+        if tensor.shape == source.shape and tensor.dtype in READABLE:
+            continue
         place = f"{folder / tensor.shard}: tensor '{tensor.name}'"
         if tensor.shape != source.shape:
             what = f"has shape {_dims(tensor.shape)}, the configuration asks for {_dims(source.shape)}"
             raise ModelError(
                 message(place, what, "Correct the sizes in config.json, or download the tensor again")
             )
-        if tensor.dtype not in READABLE:
-            what = f"has type {tensor.dtype}, which holds no plain weights"
-            raise ModelError(message(place, what, f"Convert from a checkpoint in {', '.join(PLAIN)}"))
+        what = f"has type {tensor.dtype}, which holds no plain weights"
+        raise ModelError(message(place, what, f"Convert from a checkpoint in {', '.join(PLAIN)}"))
     if len(entry.transform.shape) > MAX_DIMENSIONS:
         what = f"has {len(entry.transform.shape)} dimensions, GGUF has at most {MAX_DIMENSIONS}"
         raise ModelError(message(f"tensor '{entry.name}'", what, "This tensor cannot be converted"))
