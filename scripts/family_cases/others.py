@@ -506,4 +506,42 @@ CASES = (
         },
     ),
     Case("jais2", _JAIS2),
+    Case(
+        "rnd1",
+        {
+            **{k: v for k, v in _BASE.items() if k != "attention_bias"},
+            "architectures": ["RND1"],
+            "decoder_sparse_step": 1,
+            "head_dim": 32,
+            "mlp_only_layers": [],
+            "model_type": "rnd1",
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_theta": 1000000.0,
+        },
+        {
+            **_TOP,
+            **layers(
+                2,
+                {
+                    "input_layernorm.weight": (64,),
+                    "mlp.gate.weight": (4, 64),
+                    "post_attention_layernorm.weight": (64,),
+                    "self_attn.k_norm.weight": (32,),
+                    "self_attn.k_proj.weight": (64, 64),
+                    "self_attn.o_proj.weight": (64, 128),
+                    "self_attn.q_norm.weight": (32,),
+                    "self_attn.q_proj.weight": (128, 64),
+                    "self_attn.v_proj.weight": (64, 64),
+                    **{
+                        f"mlp.experts.{i}.{w}_proj.weight": ((64, 32) if w == "down" else (32, 64))
+                        for i in range(4)
+                        for w in ("down", "gate", "up")
+                    },
+                },
+            ),
+        },
+    ),
 )

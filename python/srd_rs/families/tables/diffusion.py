@@ -84,6 +84,6 @@ DREAM: Final = FamilyTable(
     },
     layer=(Rows((*NORMS, *flagged(ATTENTION[:3], "bias"), ATTENTION[3], *GATED_FFN)),),
     tied="config['tie_word_embeddings']",
-    metadata=("bool ~attention.causal = 0 == 1",),
+    metadata=("bool ~attention.causal = 0 == 1", "u32 tokenizer.ggml.mask_token_id = mask_token_id"),
     pooling=True,
 )
