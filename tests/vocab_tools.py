@@ -137,12 +137,13 @@ class LlamaVocab:
         assert self._model, "llama.cpp refused the vocabulary"
         self._vocab = self._cpp.llama_model_get_vocab(self._model)
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """The ids of a text, without those around a text. With `special`, control tokens are found in the text."""
+    def encode(self, text: str, *, special: bool = False, ends: bool = False) -> list[int]:
+        """The ids of a text. With `special`, control tokens are found in the text. With `ends`, the tokens around a
+        text are added."""
         raw = text.encode()
         room = len(raw) + 16
         out = (self._cpp.llama_token * room)()
-        count = self._cpp.llama_tokenize(self._vocab, raw, len(raw), out, room, False, special)
+        count = self._cpp.llama_tokenize(self._vocab, raw, len(raw), out, room, ends, special)
         assert count >= 0
         return list(out[:count])
 

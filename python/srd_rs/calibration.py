@@ -357,7 +357,11 @@ def _ends(metadata: dict[str, Any]) -> tuple[int | None, int | None]:
 
     kind, pre = get("model"), get("pre")
     begins = kind in _BOS_KINDS or pre in pretokenizer.WITH_BOS
-    if kind != "bert" and pre not in pretokenizer.ENCODERS:
+    if kind == "t5":
+        begin = get("bos_token_id") if get("add_bos_token", False) else None
+        return begin, get("eos_token_id", 1) if get("add_eos_token", True) else None
+    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", True)
+    if kind != "bert" and pre not in pretokenizer.ENCODERS and causal:
         return get("bos_token_id") if get("add_bos_token", begins) else None, None
     first = get("bos_token_id", get("cls_token_id", _named(get("tokens", []), "[CLS]")))
     last = get("seperator_token_id", get("eos_token_id", _named(get("tokens", []), "[SEP]")))

@@ -10,12 +10,14 @@ from srd_rs.checkpoint import SourceTensor
 from srd_rs.families.base import Family, Row
 from srd_rs.families.table import Table
 from srd_rs.transforms import Concat, PermuteHeads, Rows, Source
+from srd_rs.vocab.rules import INTERNLM
 
 _MOST_HEADS = 4096
 
 
 class InternLM2(Family):
     arch = "internlm2"
+    vocabulary = INTERNLM
     classes = ("InternLM2ForCausalLM",)
     defaults: ClassVar = {
         "vocab_size": 103168,

@@ -80,6 +80,9 @@ GEMMA_LATER: Final = VocabularyRules(space_prefix=False)
 GEMMA4: Final = VocabularyRules(kind="gemma4", space_prefix=False, add={"bos": True})
 PHI2: Final = VocabularyRules(add={"bos": False})
 PHI3: Final = VocabularyRules(spaces_stay_visible=True)
+STATED_SPACE: Final = VocabularyRules(stated_space_prefix=True)
+"""ERNIE 4.5 and Pangu Embedded."""
+INTERNLM: Final = VocabularyRules(stated_space_prefix=True, corrected={"eos": "<|im_end|>"})
 T5: Final = VocabularyRules(kind="t5")
 ENCODER: Final = VocabularyRules(token_types=True)
 """BERT and its relatives: WordPiece, byte-level BPE or Unigram, as the files say."""

@@ -7,10 +7,12 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable
 from srd_rs.families.tables.common import LLAMA_METADATA
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
+from srd_rs.vocab.rules import INTERNLM
 
 INTERNLM3: Final = FamilyTable(
     arch="llama",
     classes=("InternLM3ForCausalLM",),
+    vocabulary=INTERNLM,
     defaults={
         **LLAMA_DEFAULTS,
         "vocab_size": 128512,
