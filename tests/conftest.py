@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -50,6 +51,12 @@ def converted(tmp_path_factory: pytest.TempPathFactory, quant: str) -> Path:
     run = srd("convert", "--fast", EXAMPLE, "-q", quant, "-o", output, "--no-provenance")
     assert run.code == 0, run.stderr
     return output
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_kept_calibrations() -> None:
+    """No test finds what another run has kept in the home of whoever runs the tests."""
+    os.environ.setdefault("SRD_CACHE", "off")
 
 
 #: How much wider the feed-forward matrices of the model are than the example's: 0.1 G weights.

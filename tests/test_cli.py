@@ -18,9 +18,9 @@ import click
 import pytest
 
 import srd_rs
-from srd_rs.cli import text
+from srd_rs import text
 from srd_rs.cli.convert import report_text
-from srd_rs.cli.options import parse_quant, parse_tensor_type
+from srd_rs.cli.options import parse_quant, parse_size, parse_tensor_type
 from support import EXAMPLE, REPO, srd
 
 
@@ -226,13 +226,13 @@ def test_progress_bar_on_a_terminal_only(wide_model: Path, tmp_path: Path) -> No
     [("1", 1), ("512MiB", 512 << 20), ("4gib", 4 << 30), ("1.5GB", 1_500_000_000), (" 2 kb ", 2000)],
 )
 def test_sizes(written: str, size: int) -> None:
-    assert text.parse_size(written) == size
+    assert parse_size(written) == size
 
 
 @pytest.mark.parametrize("written", ["", "4G", "-1", "0", "MiB", "1e9", "1 parsec", "9999999999GiB", "٣MiB"])
 def test_no_sizes(written: str) -> None:
     with pytest.raises(click.BadParameter):
-        text.parse_size(written)
+        parse_size(written)
 
 
 def test_option_values() -> None:

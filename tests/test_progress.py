@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import srd_rs
-from srd_rs.cli import progress
-from srd_rs.cli.progress import Phases, plan_line
+from srd_rs import progress
+from srd_rs.progress import Phases, plan_line
 from srd_rs.report import Progress
 from support import EXAMPLE, srd
 

@@ -1,82 +1,132 @@
-"""srd-rs: Hugging Face checkpoint in, GGUF out.
+"""srd-rs: a Hugging Face checkpoint in, a GGUF for llama.cpp out.
 
-`convert` writes a GGUF, `plan` says what it would write, `inspect` shows what is in a file;
-`met` measures which of its bytes belong to which slot of depth, `Hydrator` brings those into memory;
-`pack`, `verify`, `extract` and `resign` work on signed containers (.axm), `keygen` makes keys; `quantize` and
-`dequantize` work on single tensors. Errors are in
-`srd_rs.errors`. Everything loads on first use, so that `import srd_rs` costs next to nothing.
+* `convert` writes a GGUF; `plan` says what `convert` would write; `ConvertOptions` holds the options of both.
+* `open` looks into a GGUF, a container or a checkpoint: tensors as lazily mapped numpy views. `inspect` reads headers.
+* `calibrate` measures the inputs of the matrices of a model; `evaluate` measures how far a GGUF is from another.
+* `met` measures which bytes belong to which slot of depth; `Hydrator` brings those into memory.
+* `pack`, `verify`, `extract` and `resign` work on signed containers (.axm); `keygen` makes keys.
+* `card` writes a model card, `modelfile` a Modelfile for Ollama; `push` uploads to the hub.
+* `quantize` and `dequantize` work on single tensors.
+
+Errors are in `srd_rs.errors`. Everything loads on first use, so that ``import srd_rs`` takes next to no time.
+
+    >>> import srd_rs
+    >>> plan = srd_rs.plan("path/to/model", quant="Q5_K_M")
+    >>> plan.arch, plan.total_bytes, plan.effort
+    ('gemma4', 10828160, 'srd')
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from srd_rs import errors
+    from srd_rs._core import __version__
     from srd_rs.calibration import CalibrationReport, calibrate
-    from srd_rs.container import extract, keygen, pack, resign, verify
+    from srd_rs.container import KeyFile, extract, keygen, pack, resign, verify, write_manifest
     from srd_rs.conversion import convert
-    from srd_rs.hydration import Hydrator, met
-    from srd_rs.inspection import Inspection, inspect
+    from srd_rs.eval.evaluation import Divergence, Evaluation, FileScore, Paired, evaluate
+    from srd_rs.files import Axm, Checkpoint, Gguf, Tensor, open
+    from srd_rs.hydration import Hydration, Hydrator, Residency, met
+    from srd_rs.inspection import InspectedTensor, Inspection, inspect
     from srd_rs.options import ConvertOptions, SrdOptions
     from srd_rs.planning import plan
-    from srd_rs.report import ConvertReport, Plan, Progress, Verification
+    from srd_rs.publishing import card, modelfile, push
+    from srd_rs.report import (
+        ConvertReport,
+        Plan,
+        PlannedContainer,
+        PlannedFile,
+        PlannedTensor,
+        Progress,
+        SealedContainer,
+        TypeTotals,
+        Verification,
+    )
     from srd_rs.tensors import dequantize, quantize
 
-_HOMES = {
-    "CalibrationReport": "srd_rs.calibration",
-    "ConvertOptions": "srd_rs.options",
-    "ConvertReport": "srd_rs.report",
-    "Hydrator": "srd_rs.hydration",
-    "Inspection": "srd_rs.inspection",
-    "Plan": "srd_rs.report",
-    "Progress": "srd_rs.report",
-    "SrdOptions": "srd_rs.options",
-    "Verification": "srd_rs.report",
-    "calibrate": "srd_rs.calibration",
-    "convert": "srd_rs.conversion",
-    "dequantize": "srd_rs.tensors",
-    "extract": "srd_rs.container",
-    "inspect": "srd_rs.inspection",
-    "met": "srd_rs.hydration",
-    "keygen": "srd_rs.container",
-    "pack": "srd_rs.container",
-    "plan": "srd_rs.planning",
-    "quantize": "srd_rs.tensors",
-    "resign": "srd_rs.container",
-    "verify": "srd_rs.container",
+#: Module -> its names that are the interface of the package.
+_NAMES = {
+    "srd_rs._core": ("__version__",),
+    "srd_rs.calibration": ("CalibrationReport", "calibrate"),
+    "srd_rs.container": ("KeyFile", "extract", "keygen", "pack", "resign", "verify", "write_manifest"),
+    "srd_rs.conversion": ("convert",),
+    "srd_rs.eval.evaluation": ("Divergence", "Evaluation", "FileScore", "Paired", "evaluate"),
+    "srd_rs.files": ("Axm", "Checkpoint", "Gguf", "Tensor", "open"),
+    "srd_rs.hydration": ("Hydration", "Hydrator", "Residency", "met"),
+    "srd_rs.inspection": ("InspectedTensor", "Inspection", "inspect"),
+    "srd_rs.options": ("ConvertOptions", "SrdOptions"),
+    "srd_rs.planning": ("plan",),
+    "srd_rs.publishing": ("card", "modelfile", "push"),
+    "srd_rs.report": (
+        *("ConvertReport", "Plan", "PlannedContainer", "PlannedFile", "PlannedTensor", "Progress"),
+        *("SealedContainer", "TypeTotals", "Verification"),
+    ),
+    "srd_rs.tensors": ("dequantize", "quantize"),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "Axm",
     "CalibrationReport",
+    "Checkpoint",
     "ConvertOptions",
     "ConvertReport",
+    "Divergence",
+    "Evaluation",
+    "FileScore",
+    "Gguf",
+    "Hydration",
     "Hydrator",
+    "InspectedTensor",
     "Inspection",
+    "KeyFile",
+    "Paired",
     "Plan",
+    "PlannedContainer",
+    "PlannedFile",
+    "PlannedTensor",
     "Progress",
+    "Residency",
+    "SealedContainer",
     "SrdOptions",
+    "Tensor",
+    "TypeTotals",
     "Verification",
+    "__version__",
     "calibrate",
+    "card",
     "convert",
     "dequantize",
+    "errors",
+    "evaluate",
     "extract",
     "inspect",
     "keygen",
     "met",
+    "modelfile",
+    "open",
     "pack",
     "plan",
+    "push",
     "quantize",
     "resign",
     "verify",
+    "write_manifest",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return _import_module("srd_rs.errors")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(_import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return sorted(__all__)

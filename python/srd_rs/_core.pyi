@@ -49,6 +49,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "calibrate",
+    "content_digest",
     "cpus",
     "dequantize",
     "forward_logits",
@@ -107,6 +108,7 @@ class GgufHeader(TypedDict):
     metadata: list[tuple[str, str, Any]]
     lengths: dict[str, int]
     tensors: list[tuple[str, tuple[int, ...], str, int, int]]
+    parts: list[tuple[Path, int]]
 
 @type_check_only
 class _Record:
@@ -292,6 +294,7 @@ class ContainerTensor(_Record):
     residual_bits: Final[int]
     residual_bytes: Final[int]
     offset: Final[int]
+    shard_weights: Final[int]
 
 @final
 class Container:
@@ -369,6 +372,7 @@ def choose_within_budget(
     items: Sequence[Sequence[tuple[int, float]]], budget: int
 ) -> tuple[list[int] | None, int]: ...
 def mix_of_type(type: str) -> str: ...
+def content_digest(paths: Sequence[_Path]) -> str: ...
 def cpus() -> int: ...
 def open_calibration(path: _Path) -> Calibration: ...
 def is_calibration(path: _Path) -> bool: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -17,16 +18,19 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs import _core, effects, sniff
-from srd_rs.errors import FormatError, ModelError, UsageError, message
-from srd_rs.hub import locate
+from srd_rs import _core, cache, effects, sniff
+from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError, UsageError, message
+from srd_rs.hub import locate, model_files
 from srd_rs.planning import NativeModel, native_model
+from srd_rs.progress import counting
 from srd_rs.reading import shown
+
+log = logging.getLogger("srd_rs.calibration")
 
 DEFAULT_CTX: Final = 512
 """Default number of tokens of a chunk. Encoders get chunks of `ENCODER_CTX` tokens, because encoders read short texts,
@@ -92,7 +96,7 @@ def calibrate(
     threads: int | None = None,
     max_memory: int = _core.DEFAULT_CALIBRATION_MEMORY,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> CalibrationReport:
     """Run `model` on calibration tokens and write the second moments of its matrices' inputs to `output`.
 
@@ -104,16 +108,19 @@ def calibrate(
         smaller the model.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
     seed: of random tokens. threads: any number gives the same bytes. max_memory: bytes of weights and states alive.
-    progress: called about 20 times a second with tokens done and to do; a layer counts its part of each token.
+    progress: True shows a bar. A function is called about 20 times a second with tokens done and to do; a layer
+    counts its
+        part of each token.
 
     Raises the errors of `convert`.
     """
     effects.refuse((text != "random" and seed != 0, "--seed", "only random tokens depend on the seed"))
     native = native_model(locate(model).path, Path(output))
-    made = measure(
-        native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
-        threads=threads, max_memory=max_memory, overwrite=overwrite, progress=progress,
-    )  # fmt: skip
+    with counting(progress) as tell:
+        made = measure(
+            native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
+            threads=threads, max_memory=max_memory, overwrite=overwrite, progress=tell,
+        )  # fmt: skip
     if imatrix is not None:
         made.write_imatrix(imatrix, overwrite)
     return CalibrationReport(
@@ -144,6 +151,10 @@ class Request:
     threads: int | None
     max_memory: int
 
+    @property
+    def n_tokens(self) -> int:
+        return sum(map(len, self.tokens))
+
 
 def measure(
     native: NativeModel,
@@ -161,6 +172,97 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name."""
+    request = _request(
+        native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
+        max_memory=max_memory, overwrite=overwrite,
+    )  # fmt: skip
+    return _core.calibrate(native.plan, request, _in_tokens(progress, request.n_tokens))
+
+
+def measure_or_find(
+    native: NativeModel,
+    output: Path,
+    *,
+    text: str | os.PathLike[str],
+    tokens: int | None,
+    block: int | None,
+    seed: int,
+    threads: int | None,
+    max_memory: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[_core.Calibration, bool]:
+    """The native calibration of a planned model, and whether it was found in the cache.
+
+    A new one is kept in the cache; where that is not possible, it lies beside `output` without a name. It is found
+    again by the contents of all files of the model, the tokens and the options, so a model that has changed in any bit
+    is measured again.
+    """
+    request = _request(
+        native, output, named=False, text=text, tokens=tokens, ctx=None, block=block, seed=seed, threads=threads,
+        max_memory=max_memory, overwrite=False,
+    )  # fmt: skip
+    tell = _in_tokens(progress, request.n_tokens)
+    if cache.folder() is None:
+        return _core.calibrate(native.plan, request, tell), False
+    key = cache.key(_facts(native, request))
+    found = cache.find(key)
+    if found is not None:
+        try:
+            return _core.open_calibration(found), True
+        except SrdError:
+            log.warning("%s: the kept calibration cannot be read and is made again", found)
+    place = cache.place(key)
+    if place is not None:
+        try:
+            kept = replace(request, output=place, named=True, overwrite=True)
+            made = _core.calibrate(native.plan, kept, tell)
+        except SrdIOError as error:
+            if error.filename is None or Path(error.filename).parent != place.parent:
+                raise
+            log.warning("%s: the calibration cannot be kept: %s", place.parent, error.strerror or error)
+        else:
+            cache.trim()
+            return made, False
+    return _core.calibrate(native.plan, request, tell), False
+
+
+def _facts(native: NativeModel, request: Request) -> dict[str, Any]:
+    """All that a calibration depends on."""
+    model = native.model
+    if model.is_dir():
+        shards = {row[3] for row in _core.read_checkpoint(model)}
+        files = [*model_files(model), *(model / shard for shard in sorted(shards))]
+    else:
+        files = [Path(part) for part, _ in _core.read_gguf(model, 0)["parts"]]
+    tokens = hashlib.sha256()
+    for chunk in request.tokens:
+        tokens.update(array("q", [len(chunk), *chunk]).tobytes())
+    return {
+        "model": _core.content_digest(files),
+        "source": request.source_digest,
+        "tokens": tokens.hexdigest(),
+        "text": [request.text, request.text_sha256],
+        "seed": request.seed,
+        "ctx": request.ctx,
+        "block": request.block,
+    }
+
+
+def _request(
+    native: NativeModel,
+    output: Path,
+    *,
+    named: bool,
+    text: str | os.PathLike[str],
+    tokens: int | None,
+    ctx: int | None,
+    block: int | None,
+    seed: int,
+    threads: int | None,
+    max_memory: int,
+    overwrite: bool,
+) -> Request:
+    """What is to be measured, with the defaults of the model."""
     native.plan.check_runnable()
     metadata = {key: value for key, _, value in native.metadata()}
     weights = _multiplied_weights(native.plan)
@@ -170,8 +272,7 @@ def measure(
     if tokens < 1 or ctx < 2 or block < 0:
         raise UsageError(message("calibration", "tokens, ctx and block must be positive", "Correct them"))
     made = choose_tokens(native.model, metadata, text, tokens, ctx, seed)
-    n_tokens = sum(map(len, made.chunks))
-    request = Request(
+    return Request(
         tokens=made.chunks,
         text=made.text,
         text_sha256=made.sha256,
@@ -185,7 +286,6 @@ def measure(
         threads=threads,
         max_memory=max_memory,
     )
-    return _core.calibrate(native.plan, request, _in_tokens(progress, n_tokens))
 
 
 def default_tokens(plan: _core.Plan) -> int:

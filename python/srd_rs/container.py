@@ -20,6 +20,7 @@ from srd_rs.hub import locate
 from srd_rs.inspection import inspect
 from srd_rs.options import DEFAULTS, MIXES, Checks, ConvertOptions, StrPath
 from srd_rs.planning import named, output_path
+from srd_rs.progress import Wanted, showing
 from srd_rs.report import ConvertReport, Progress, SealedContainer, Verification
 
 
@@ -69,7 +70,7 @@ def pack(
     threads: int | None = None,
     max_memory: int = DEFAULTS.max_memory,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Wanted = None,
 ) -> ConvertReport:
     """Convert `model` to a container alone: what `srd_rs.convert` with ``axm=True`` writes, without the GGUF.
 
@@ -99,7 +100,8 @@ def pack(
         key_file=key_file,
         sign_key=sign_key,
     )
-    return run(source, path.with_suffix(".gguf"), options, gguf=False, progress=progress)
+    with showing(progress) as tell:
+        return run(source, path.with_suffix(".gguf"), options, gguf=False, progress=tell)
 
 
 def verify(
@@ -116,7 +118,7 @@ def verify(
     manifest: StrPath | None = None,
     overwrite: bool = False,
     threads: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Wanted = None,
 ) -> Verification:
     """Check that an .axm, or a GGUF made with it, is what was signed.
 
@@ -152,9 +154,10 @@ def verify(
     outputs = [Path(output) for output in (attest, manifest) if output is not None]
     _check_outputs(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
-    found = opened.verify(checks, files, threads, _forward(progress))
-    if attest is not None:
-        opened.attest(files, found, sign_key, attest, overwrite, _forward(progress))
+    with showing(progress) as tell:
+        found = opened.verify(checks, files, threads, _forward(tell))
+        if attest is not None:
+            opened.attest(files, found, sign_key, attest, overwrite, _forward(tell))
     if manifest is not None:
         opened.detach(manifest, overwrite)
     return found
@@ -206,7 +209,7 @@ def extract(
     threads: int | None = None,
     max_memory: int = DEFAULTS.max_memory,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Wanted = None,
 ) -> ConvertReport:
     """Write a GGUF or a safetensors file from a container, which is verified first.
 
@@ -233,12 +236,13 @@ def extract(
     _check_outputs([target], [container, *_given(key_file, public_key)], overwrite)
     planned = opened.plan_extract(target, quant, alpha, safetensors, list(tensor_types))
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
-    opened.verify(checks, [], threads, _forward(progress))
     # What was packed with weights that are not finite comes out with them.
     run_options = ConvertOptions(
         effort="fast", threads=threads, max_memory=max_memory, allow_nonfinite=True, overwrite=overwrite
     )
-    return run_plan(planned, run_options, progress=progress)
+    with showing(progress) as tell:
+        opened.verify(checks, [], threads, _forward(tell))
+        return run_plan(planned, run_options, progress=tell)
 
 
 _NO_RESIDUALS: Final = "the container holds no residuals"
@@ -273,7 +277,7 @@ def resign(
     drop_signature: bool = False,
     threads: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Wanted = None,
 ) -> SealedContainer:
     """Copy a container, signed with another key. The weights are copied and checked, not converted again.
 
@@ -296,8 +300,9 @@ def resign(
     opened = _core.open_container(container)
     _check_outputs([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
     checks = Checks(old_key_file, use_old_key)
-    forward = _forward(progress)
-    return opened.resign(checks, output, key_file, sign_key, threads, overwrite, drop_signature, forward)
+    with showing(progress) as tell:
+        forward = _forward(tell)
+        return opened.resign(checks, output, key_file, sign_key, threads, overwrite, drop_signature, forward)
 
 
 def write_manifest(container: StrPath, output: StrPath) -> None:
@@ -323,4 +328,4 @@ def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
 def _forward(progress: Callable[[Progress], None] | None) -> Callable[[int, int], None] | None:
     if progress is None:
         return None
-    return lambda done, total: progress(Progress(done, total, ""))
+    return lambda done, total: progress(Progress(done, total, "", "verify"))

@@ -26,6 +26,7 @@ from srd_rs.planning import (
     make_folder,
     native_model,
 )
+from srd_rs.progress import Wanted, showing
 from srd_rs.report import ChosenType, ConvertReport, Plan, Progress
 
 log = logging.getLogger("srd_rs.conversion")
@@ -37,7 +38,7 @@ def convert(
     output: StrPath | None = None,
     options: ConvertOptions | None = None,
     *,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Wanted = None,
     on_plan: Callable[[Plan], None] | None = None,
     **changes: Any,
 ) -> ConvertReport:
@@ -49,15 +50,19 @@ def convert(
         folder.
     options: All options in one object. Options that are given by name replace those of `options`.
     on_plan: Called once with what will be written, before a weight is read.
-    progress: Called about 20 times a second. An exception that `progress` raises stops the conversion.
+    progress: True shows a bar, or in a notebook a widget. A function is called about 20 times a second with a
+        `Progress`; an exception that the function raises stops the conversion.
 
     The output has its name only when the output is complete. Raises SrdIOError, FormatError, ModelError,
     NonFiniteError or UsageError (see `srd_rs.errors`).
 
-        srd_rs.convert("path/to/model", "out/", quant="Q5_K_M", effort="srd")
+        >>> report = srd_rs.convert("path/to/model", "out/", quant="Q5_K_M", effort="fast")
+        >>> report.output.name, report.method
+        ('model-Q5_K_M.gguf', 'search')
     """
     chosen = changed(options, changes)
-    report = run(locate(model), output, chosen, progress=progress, on_plan=on_plan)
+    with showing(progress) as tell:
+        report = run(locate(model), output, chosen, progress=tell, on_plan=on_plan)
     clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
     if chosen.overwrite:
@@ -119,7 +124,7 @@ def run(
     native = planner.plan()
     if on_plan is not None:
         on_plan(planner.describe(native))
-    native, chosen, made = prepared(planner, native, progress)
+    native, chosen, made, found = prepared(planner, native, progress)
     effects.warn_of_plan(native)
     planned = planner.describe(native, chosen)
     report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
@@ -128,6 +133,7 @@ def run(
         replace(
             report,
             calibration_tokens=None if made is None else made.tokens,
+            calibration_found=found,
             srd_tokens=calibration.default_tokens(native) if possible else None,
         )
     )
@@ -135,12 +141,13 @@ def run(
 
 def prepared(
     planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
-) -> tuple[_core.Plan, tuple[ChosenType, ...], _core.Calibration | None]:
+) -> tuple[_core.Plan, tuple[ChosenType, ...], _core.Calibration | None, bool]:
     """Calibrate, choose the types within a budget, and plan again. Writes the recipe where one is asked for.
 
-    `native` is the plan without calibration, and of the mix or of any mix where there is a budget.
+    The last value says whether the calibration was found in the cache. `native` is the plan without calibration, and
+    of the mix or of any mix where there is a budget.
     """
-    made = _calibration(planner, native, progress)
+    made, found = _calibration(planner, native, progress)
     chosen: tuple[ChosenType, ...] = ()
     if planner.options.budget is not None:
         chosen = budget.choose(planner, made, progress)
@@ -149,7 +156,7 @@ def prepared(
     path = planner.options.recipe_out
     if path is not None:
         recipe.write(path, native, chosen, overwrite=planner.options.overwrite)
-    return native, chosen, made
+    return native, chosen, made, found
 
 
 def run_plan(
@@ -183,25 +190,36 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
 
 def _calibration(
     planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
-) -> _core.Calibration | None:
-    """The native calibration that the options ask for: a file's, or one that is made now; None without."""
+) -> tuple[_core.Calibration | None, bool]:
+    """The native calibration that the options ask for: a file's, a kept one or one that is made now; None without.
+
+    The second value says whether the calibration was found in the cache.
+    """
     options = planner.options
     given = calibration_file(options)
     if given is not None:
-        return _core.open_calibration(given)
+        return _core.open_calibration(given), False
     text = calibration_text(options)
     if text is None:
-        return None
+        return None, False
     model = planner.source.path
-    return calibration.measure(
-        native_model(model, planner.gguf) if native.source_digest is None else NativeModel(model, native),
-        planner.gguf,
-        named=False,
-        text=text,
-        tokens=options.calibrate_tokens,
-        block=options.calibrate_block,
-        seed=options.seed,
-        threads=options.threads,
-        max_memory=options.max_memory,
-        progress=progress and (lambda done, total: progress(Progress(done, total, "", "calibrate"))),
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(done, total, "", "calibrate"))
+
+    planned = (
+        native_model(model, planner.gguf) if native.source_digest is None else NativeModel(model, native)
     )
+    asked: dict[str, Any] = {
+        "text": text,
+        "tokens": options.calibrate_tokens,
+        "block": options.calibrate_block,
+        "seed": options.seed,
+        "threads": options.threads,
+        "max_memory": options.max_memory,
+        "progress": progress and tell,
+    }
+    if options.cache:
+        return calibration.measure_or_find(planned, planner.gguf, **asked)
+    return calibration.measure(planned, planner.gguf, named=False, **asked), False

@@ -14,7 +14,11 @@ from srd_rs.options import DEFAULTS, ConvertOptions, writes_container
 log = logging.getLogger("srd_rs.effects")
 
 _PLAIN: Final = frozenset({"F32", "F16", "BF16"})
-_FLAGS: Final = {"srd": "--beam-width, --dither-layers", "tensor_types": "--tensor-type"}
+_FLAGS: Final = {
+    "cache": "--no-cache",
+    "srd": "--beam-width, --dither-layers",
+    "tensor_types": "--tensor-type",
+}
 
 
 def given(options: ConvertOptions) -> set[str]:
@@ -37,7 +41,7 @@ def check(
         check_container(names)
     rules: list[tuple[bool, Iterable[str], str]] = [
         (options.effort != "srd", ("srd",), "only effort srd keeps several candidate roundings"),
-        (not text, ("calibrate_tokens", "calibrate_block"), calibration),
+        (not text, ("calibrate_tokens", "calibrate_block", "cache"), calibration),
         (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
         (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -126,6 +127,39 @@ def file(path: str | os.PathLike[str]) -> Path:
         return Path(hf_hub_download(repo, found["file"], revision=revision))
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
         raise _failure(str(path), repo, revision, error) from error
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is the plain name of a repository, `ORG/NAME`."""
+    found = _HUB_ID.fullmatch(text)
+    return found is not None and text == f"{found['org']}/{found['name']}"
+
+
+def upload(repo: str, files: Mapping[str, Path], *, private: bool, note: str | None) -> str:
+    """Upload files under the names that are the keys, in one commit to a repository that is made where it is missing.
+
+    Returns the address of the commit. Raises `SrdIOError` if that fails.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.create_commit(repo, added, commit_message=note or "Upload GGUF files of srd-rs")
+    except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
+        raise _upload_failure(repo, error) from error
+    return str(commit.commit_url)
+
+
+def _upload_failure(repo: str, error: Exception) -> SrdIOError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = str(error).strip().split("\n")[0]
+    if status in (401, 403):
+        what, fix = "the hub refuses the upload", "Run: hf auth login, with a token that may write to it"
+    else:
+        what, fix = f"the upload failed ({type(error).__name__}: {said})", "Check the network, and try again"
+    return SrdIOError(message(repo, what, fix))
 
 
 def _download(hub_id: re.Match[str]) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 
 from srd_rs import _core, sniff
 from srd_rs.hub import locate
-from srd_rs.report import TypeTotals, totals_by_type
+from srd_rs.report import TypeTotals, totals_by_type, type_rows
+from srd_rs.text import bytes_text, count_text, html_table, printable
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,16 @@ class Inspection:
     metadata: tuple[tuple[str, str, Any], ...]
     lengths: dict[str, int]
     tensors: tuple[InspectedTensor, ...]
+
+    def _summary(self) -> str:
+        counts = f"{len(self.tensors)} tensors, {count_text(self.n_weights)} weights"
+        return f"{printable(str(self.path))}: {self.kind}, {counts}, {bytes_text(self.file_bytes)}"
+
+    def __repr__(self) -> str:
+        return f"<Inspection {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Inspection {self._summary()}", *type_rows(self.types))
 
     @property
     def n_weights(self) -> int:

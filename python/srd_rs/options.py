@@ -137,6 +137,12 @@ class ConvertOptions:
         " small models get more.",
         "N",
     )
+    cache: bool = _option(
+        True,
+        "Calibration",
+        "Keep the calibration in the cache folder, and use a calibration that is kept there for the same model, text"
+        " and options. The variable SRD_CACHE names another folder.",
+    )
     srd: SrdOptions = _option(SrdOptions(), "Calibration", "Details of effort srd; see `srd_rs.SrdOptions`.")
     seed: int = _option(
         0,

@@ -62,7 +62,7 @@ def plan(
         return planner.describe(native)
     from srd_rs.conversion import prepared
 
-    native, chosen, _ = prepared(planner, planner.plan(), None)
+    native, chosen, *_ = prepared(planner, planner.plan(), None)
     effects.warn_of_plan(native)
     return planner.describe(native, chosen)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from srd_rs import _core
 from srd_rs._core import PlannedContainer, PlannedFile, PlannedTensor, SealedContainer, Verification
+from srd_rs.text import bytes_text, count_text, html_table, printable
 
 __all__ = [
     "ChosenType",
@@ -22,6 +23,7 @@ __all__ = [
     "TypeTotals",
     "Verification",
     "totals_by_type",
+    "type_rows",
 ]
 
 
@@ -80,6 +82,12 @@ class ChosenType(NamedTuple):
     gain: float
 
 
+def type_rows(types: dict[str, TypeTotals]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of a table of the types."""
+    rows = [(name, str(t.tensors), count_text(t.weights), bytes_text(t.bytes)) for name, t in types.items()]
+    return ("type", "tensors", "weights", "size"), [tuple(row) for row in rows]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a conversion will write, known before a weight is read.
@@ -127,6 +135,16 @@ class Plan:
         """The GGUF, or the first of its parts."""
         return self.files[0].path
 
+    def _summary(self) -> str:
+        size = f"{bytes_text(self.total_bytes)}, {self.bpw:.2f} bits per weight"
+        return f"{printable(str(self.output))}: {printable(self.arch)}, {self.quant} by effort {self.effort}, {size}"
+
+    def __repr__(self) -> str:
+        return f"<Plan {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Plan {self._summary()}", *type_rows(self.types))
+
     @property
     def types(self) -> dict[str, TypeTotals]:
         """GGUF type -> number of tensors, weights and bytes; the largest comes first."""
@@ -140,7 +158,8 @@ class ConvertReport:
     `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
     (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
     `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, None where none was written;
-    `calibration_tokens` is the number of tokens of the calibration, None without calibration; `srd_tokens` is the
+    `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
+    says whether a kept calibration was found in the cache; `srd_tokens` is the
     number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
     otherwise.
     """
@@ -155,7 +174,19 @@ class ConvertReport:
     method: str = "search"
     sidecar: Path | None = None
     calibration_tokens: int | None = None
+    calibration_found: bool = False
     srd_tokens: int | None = None
+
+    def _summary(self) -> str:
+        size = f"{bytes_text(self.file_bytes)}, {self.plan.bpw:.2f} bits per weight"
+        place = printable(str(self.output))
+        return f"{place}: {printable(self.plan.arch)}, {self.plan.quant} by {self.method}, {size}, {self.seconds:.1f} s"
+
+    def __repr__(self) -> str:
+        return f"<ConvertReport {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"ConvertReport {self._summary()}", *type_rows(self.plan.types))
 
     @property
     def output(self) -> Path:

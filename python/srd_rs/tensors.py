@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import builtins
+from typing import TYPE_CHECKING, Any
 
 from srd_rs import _core
 from srd_rs.errors import UsageError, message
@@ -36,9 +37,16 @@ def quantize(
     Returns uint8 ``[rows, bytes of a row]``. Raises UsageError for shapes and types that do not fit, NonFiniteError for
     a weight that the type cannot hold.
 
-        x = calibration_inputs                                  # float32 [tokens, n]
-        blocks = srd_rs.quantize(w, "Q4_K", moments=x.T @ x / len(x))
+        >>> import numpy, srd_rs
+        >>> rng = numpy.random.default_rng(0)
+        >>> w, x = (rng.standard_normal(s, dtype=numpy.float32) for s in ((8, 256), (1000, 256)))
+        >>> blocks = srd_rs.quantize(w, "Q4_K", moments=x.T @ x / len(x))
+        >>> blocks.shape, srd_rs.dequantize(blocks, "Q4_K").shape
+        ((8, 144), (8, 256))
     """
+    weights = _checked("weights", weights, "float32", 2)
+    if importance is not None:
+        importance = _checked("importance", importance, "float32", 1)
     if moments is None:
         if srd is not None or seed:
             raise UsageError(
@@ -48,6 +56,7 @@ def quantize(
     if importance is not None:
         what = "importance has no effect beside moments, whose diagonal it is"
         raise UsageError(message("quantize", what, "Pass one of them"))
+    moments = _checked("moments", moments, "float32", 2)
     return _core.quantize_calibrated(weights, type, moments, srd or SrdOptions(), seed)[0]
 
 
@@ -56,4 +65,17 @@ def dequantize(blocks: NDArray[np.uint8], type: str) -> NDArray[np.float32]:
 
     Raises UsageError for a type that cannot be read, or rows that are no whole blocks.
     """
-    return _core.dequantize(blocks, type)
+    return _core.dequantize(_checked("blocks", blocks, "uint8", 2), type)
+
+
+def _checked(name: str, array: object, dtype: str, dimensions: int) -> NDArray[Any]:
+    """`array`, if it is a numpy array of this type and number of dimensions; UsageError that says what it is."""
+    import numpy as np
+
+    what = f"{builtins.type(array).__name__} is no numpy array"
+    if isinstance(array, np.ndarray):
+        if array.dtype == dtype and array.ndim == dimensions:
+            return array
+        what = f"{array.dtype} with {array.ndim} dimensions does not fit"
+    fix = f"Pass a numpy array of {dtype} with {dimensions} dimension{'s' if dimensions > 1 else ''}"
+    raise UsageError(message(name, what, fix))

@@ -56,7 +56,8 @@ record! {
 
 record! {
     /// A tensor of a container. `bytes` counts the base plane, `residual_bytes` the residual plane, which has
-    /// `residual_bits` bits per weight (0 for none); `offset` is that of the base plane in the container.
+    /// `residual_bits` bits per weight (0 for none); `offset` is that of the base plane in the container, whose shards have
+    /// `shard_weights` weights each.
     ContainerTensor {
         name: String,
         shape: Shape,
@@ -65,6 +66,7 @@ record! {
         residual_bits: u64,
         residual_bytes: u64,
         offset: u64,
+        shard_weights: u64,
     }
 }
 
@@ -199,6 +201,7 @@ impl Container {
                 residual_bits: t.residual.as_ref().map_or(0, |r| r.bits),
                 residual_bytes: t.residual.as_ref().map_or(0, |r| r.bytes),
                 offset: layout.shards[first].offset,
+                shard_weights: t.shard_weights,
             })
             .collect()
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 
+use crate::convert::digest;
 use crate::error::Result;
 use crate::formats::sink::Sink;
 use crate::py::watch::detached;
@@ -13,6 +14,14 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
     let sink = Sink::create(path, bytes.len() as u64, overwrite)?;
     sink.write_at(bytes, 0)?;
     sink.commit()
+}
+
+/// Returns ``sha256:`` and the digest of the whole contents of files: of the lines of name, size and SHA-256 of each file.
+/// The order of the paths does not matter.
+#[pyfunction]
+pub fn content_digest(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
+    let parts: Vec<_> = paths.into_iter().map(|path| digest::Part { path, header_bytes: None }).collect();
+    detached(py, || Ok(digest::source_digest(&digest::describe(&parts)?)))
 }
 
 /// Writes `data` to `path`; the file has its name only when the file is complete. With `overwrite` an existing file is

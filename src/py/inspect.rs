@@ -79,7 +79,8 @@ pub fn read_small_tensors<'py>(
 
 /// Header of a GGUF: `version`, `alignment`, and `data_offset` of the file or of the first part of a split GGUF,
 /// `file_size` of all parts together, `metadata` as (key, kind, value) with arrays cut to `max_items` values, `lengths`
-/// (key -> full length) for the arrays, and `tensors` as (name, ne, type, offset, bytes).
+/// (key -> full length) for the arrays, `tensors` as (name, ne, type, offset, bytes), and `parts` as (path, number of
+/// tensors): the tensors of the first part come first.
 #[pyfunction]
 #[pyo3(signature = (path, max_items=None))]
 pub fn read_gguf<'py>(
@@ -102,5 +103,7 @@ pub fn read_gguf<'py>(
         .map(|(_, t)| (&t.name, PyTuple::new(py, &t.ne)?, t.ty.name(), t.offset, t.bytes).into_pyobject(py))
         .collect::<PyResult<Vec<_>>>()?;
     out.set_item("tensors", PyList::new(py, tensors)?)?;
+    let parts = gguf.parts().iter().map(|p| (p.path.clone(), p.tensors.len()));
+    out.set_item("parts", parts.collect::<Vec<_>>())?;
     Ok(out)
 }

@@ -24,6 +24,7 @@ COMMANDS = {
     "Convert and look": ("convert", "calibrate", "inspect", "eval", "models"),
     "Load only what a request needs": ("met", "hydrate"),
     "Signed containers": ("pack", "verify", "extract", "resign", "keygen"),
+    "Publish": ("card", "modelfile", "push"),
     "Help": ("help", "env", "completion"),
 }
 #: What users of other tools type -> what they mean.

@@ -10,8 +10,8 @@ import click
 from srd_rs import _core
 from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import print_json, say
-from srd_rs.cli.progress import token_bar
-from srd_rs.cli.text import printable, size_text
+from srd_rs.progress import token_bar
+from srd_rs.text import printable, size_text
 
 EXAMPLES = """\b
 Examples:

@@ -20,9 +20,9 @@ from srd_rs.cli.options import (
     parse_layers,
 )
 from srd_rs.cli.output import show
-from srd_rs.cli.progress import Phases
-from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, table, type_table, types_json
 from srd_rs.options import ConvertOptions, SrdOptions, writes_container
+from srd_rs.progress import Phases
+from srd_rs.text import bytes_text, count_text, duration_text, printable, table, type_table, types_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,7 +183,8 @@ def method_text(report: ConvertReport) -> str:
     if report.calibration_tokens is None:
         return names[report.method]
     text = f" of {printable(report.plan.text)}" if report.plan.text else ""
-    return f"{names[report.method]}, calibrated on {report.calibration_tokens} tokens{text}"
+    kept = " (found in the cache)" if report.calibration_found else ""
+    return f"{names[report.method]}, calibrated on {report.calibration_tokens} tokens{text}{kept}"
 
 
 def _held_up(report: ConvertReport) -> str | None:
@@ -231,6 +232,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "replaced": report.replaced,
         "method": report.method,
         "calibration_tokens": report.calibration_tokens,
+        "calibration_found": report.calibration_found,
         "sidecar": str(report.sidecar) if report.sidecar else None,
         "container": report.container and container_json(report.container),
     }

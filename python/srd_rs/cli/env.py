@@ -14,7 +14,7 @@ import click
 from srd_rs import _core
 from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import show
-from srd_rs.cli.text import bytes_text, printable
+from srd_rs.text import bytes_text, printable
 
 #: Packages that srd-rs uses, always or for single commands.
 PACKAGES: Final = (

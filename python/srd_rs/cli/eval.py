@@ -13,7 +13,7 @@ import click
 from srd_rs import effects
 from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import print_json, say
-from srd_rs.cli.text import printable, table
+from srd_rs.text import printable, table
 
 if TYPE_CHECKING:
     from srd_rs.eval.evaluation import Evaluation

@@ -16,7 +16,7 @@ from srd_rs.cli.options import (
     output_option,
 )
 from srd_rs.cli.output import show
-from srd_rs.cli.progress import progress_bar
+from srd_rs.progress import progress_bar
 
 EXAMPLES = """\b
 Examples:

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from srd_rs.cli.output import give_up_stdout, print_json, say
-from srd_rs.cli.text import one_line
+from srd_rs.text import one_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -12,10 +12,10 @@ import click
 
 from srd_rs import _core
 from srd_rs.cli.met import layers_text
-from srd_rs.cli.options import GroupedCommand, json_option, path_option
+from srd_rs.cli.options import GroupedCommand, json_option, parse_size, path_option
 from srd_rs.cli.output import say, show
-from srd_rs.cli.progress import progress_bar
-from srd_rs.cli.text import bytes_text, duration_text, parse_size, table
+from srd_rs.progress import progress_bar
+from srd_rs.text import bytes_text, duration_text, table
 
 if TYPE_CHECKING:
     from srd_rs.hydration import Hydration, Hydrator, Residency

@@ -10,7 +10,7 @@ import click
 
 from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import print_json, say
-from srd_rs.cli.text import bytes_text, printable, shortened, table, type_table, types_json
+from srd_rs.text import bytes_text, printable, shortened, table, type_table, types_json
 
 if TYPE_CHECKING:
     from srd_rs.inspection import Inspection

@@ -8,7 +8,7 @@ import click
 
 from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import print_json, say
-from srd_rs.cli.text import printable
+from srd_rs.text import printable
 
 EXAMPLES = """\b
 Examples:

@@ -11,7 +11,7 @@ import click
 from srd_rs import effects
 from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import say, show
-from srd_rs.cli.text import bytes_text, printable, table
+from srd_rs.text import bytes_text, printable, table
 
 EXAMPLES = """\b
 Examples:

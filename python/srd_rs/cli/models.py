@@ -6,7 +6,7 @@ import click
 
 from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import show
-from srd_rs.cli.text import table
+from srd_rs.text import table
 
 EXAMPLES = """\b
 Examples:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from srd_rs.cli.text import one_line
+from srd_rs.text import one_line
 
 MAX_WARNINGS: Final = 50
 """Most warnings that are shown; a hostile model could cause hundreds of thousands."""

@@ -17,9 +17,9 @@ from srd_rs.cli.options import (
     signing_options,
 )
 from srd_rs.cli.output import print_json, say
-from srd_rs.cli.progress import progress_bar
-from srd_rs.cli.text import duration_text
 from srd_rs.options import DEFAULTS
+from srd_rs.progress import progress_bar
+from srd_rs.text import duration_text
 
 EXAMPLES = """\b
 Examples:

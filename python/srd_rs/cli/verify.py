@@ -9,8 +9,8 @@ import click
 
 from srd_rs.cli.options import GroupedCommand, checking_options, convert_option, json_option, path_option
 from srd_rs.cli.output import show
-from srd_rs.cli.progress import progress_bar
-from srd_rs.cli.text import bytes_text, duration_text, printable
+from srd_rs.progress import progress_bar
+from srd_rs.text import bytes_text, duration_text, printable
 
 if TYPE_CHECKING:
     from srd_rs.report import Verification

@@ -1,4 +1,5 @@
-"""How far a command is, on stderr: a bar on a terminal, else a line every ten seconds, or with `--json` objects.
+"""How far a command or a call is, on stderr: a bar on a terminal, else a line every ten seconds, or with `--json`
+objects.
 
 A conversion begins with a line that says what will be written. An object of `--json` is ``{"plan": {...}}`` or
 ``{"progress": {"phase", "done", "total", "tensor"}}``, one a line.
@@ -15,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from srd_rs.cli.output import say
-from srd_rs.cli.text import bytes_text, count_text, duration_text, printable, shortened
+from srd_rs.text import bytes_text, count_text, duration_text, printable, shortened
 
 if TYPE_CHECKING:
     from srd_rs.report import Plan, Progress
@@ -48,6 +48,37 @@ def progress_bar(*, as_json: bool = False, phases: tuple[str, ...] = ()) -> Iter
         yield shown.update
 
 
+Wanted = Callable[["Progress"], None] | bool | None
+"""What the functions of the package take as `progress`: a function, or True to see how far the call is."""
+
+
+@contextmanager
+def showing(progress: Wanted) -> Iterator[Show | None]:
+    """The function that tells how far a call is: the caller's own, or for True one that shows a bar."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress:
+        yield None
+        return
+    with Phases(as_json=False, notebook=True) as shown:
+        yield shown.update
+
+
+@contextmanager
+def counting(
+    progress: Callable[[int, int], None] | bool | None,
+) -> Iterator[Callable[[int, int], None] | None]:
+    """As `showing`, for a function of two numbers, done and total."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    with showing(progress) as show:
+        from srd_rs.report import Progress
+
+        yield None if show is None else lambda done, total: show(Progress(done, total, "", "calibrate"))
+
+
 @contextmanager
 def token_bar(*, as_json: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Yields what `srd_rs.calibrate` takes as `progress`."""
@@ -60,9 +91,9 @@ def token_bar(*, as_json: bool = False) -> Iterator[Callable[[int, int], None]]:
 class Phases:
     """Shows a run of one or more phases. `plan` shows what will be written, `update` how far the run is."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, notebook: bool = False) -> None:
         self._as_json = as_json
-        terminal = sys.stderr is not None and sys.stderr.isatty() and not as_json
+        terminal = (_is_terminal() or (notebook and "ipykernel" in sys.modules)) and not as_json
         self._bar: Any = _bar() if terminal else None
         self._tasks: dict[str, Any] = {}
         self._expected: tuple[str, ...] = ()
@@ -98,7 +129,7 @@ class Phases:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            say(line, err=True)
+            _say(line)
 
     def update(self, step: Progress) -> None:
         """Show how far the run is."""
@@ -115,7 +146,7 @@ class Phases:
             state = {"phase": step.phase, "done": step.done, "total": step.total, "tensor": step.tensor}
             self._say_json({"progress": state})
         else:
-            say(self._plain_line(step, now - self._began), err=True)
+            _say(self._plain_line(step, now - self._began))
 
     def _update_bar(self, step: Progress) -> None:
         bar = self._bar
@@ -144,7 +175,16 @@ class Phases:
 
     @staticmethod
     def _say_json(data: dict[str, Any]) -> None:
-        say(json.dumps(data), err=True)
+        _say(json.dumps(data))
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _say(line: str) -> None:
+    if sys.stderr is not None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def plan_line(plan: Plan) -> str:

@@ -1,33 +1,9 @@
-"""Numbers, sizes, tables and untrusted strings as text."""
+"""Numbers, sizes, tables and untrusted strings as text and HTML."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-
-import click
-
-_UNITS = {
-    "": 1,
-    "b": 1,
-    **{f"{p}b": 1000 ** (i + 1) for i, p in enumerate("kmgt")},
-    **{f"{p}ib": 1024 ** (i + 1) for i, p in enumerate("kmgt")},
-}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
-
-
-def parse_size(text: str | int) -> int:
-    """Option type: `512MiB`, `4GiB`, `1.5GB` or plain bytes. A bare `G` is refused, because it has two meanings."""
-    if isinstance(text, int):
-        return text
-    match = _SIZE.fullmatch(text.strip())
-    unit = match[2].lower() if match else ""
-    if not match or unit not in _UNITS:
-        raise click.BadParameter(f"{text!r} is no size: write 512MiB, 4GiB, 4GB or a number of bytes")
-    size = int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit]
-    if not 0 < size < 1 << 63:
-        raise click.BadParameter(f"{text!r} must be more than 0 and less than 8 EiB")
-    return size
+from html import escape
 
 
 def size_text(n: int) -> str:
@@ -116,3 +92,11 @@ def type_table(types: Mapping[str, tuple[int, int, int]]) -> str:
 def _type_cells(tensors: int, weights: int, size: int) -> tuple[str, str, str, str]:
     bpw = f"{size * 8 / weights:.2f}" if weights else "-"
     return str(tensors), count_text(weights), bytes_text(size), bpw
+
+
+def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A small table for a notebook. Everything is escaped."""
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    caption = f"<caption>{escape(title)}</caption>"
+    return f"<table>{caption}<thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

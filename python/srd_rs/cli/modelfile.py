@@ -1,0 +1,42 @@
+"""`srd-rs modelfile`: the file with which Ollama takes over a GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from srd_rs.cli.options import GroupedCommand, convert_option, json_option, path_option
+from srd_rs.cli.output import print_json, say
+from srd_rs.text import printable
+
+EXAMPLES = """\b
+Examples:
+  srd-rs modelfile model-Q4_K_M.gguf
+"""
+
+
+@click.command("modelfile", cls=GroupedCommand, short_help="Write a Modelfile for Ollama.", epilog=EXAMPLES)
+@click.argument("gguf")
+@path_option(
+    "-o",
+    "--output",
+    group="Output",
+    help="The Modelfile to write, in the folder of the GGUF. The default is NAME.Modelfile beside the GGUF.",
+)
+@convert_option("overwrite")
+@json_option()
+def command(gguf: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Write the Modelfile with which ollama create takes over GGUF, with the sampling that the model recommends.
+
+    Ollama reads the chat template from the GGUF, so the Modelfile has no TEMPLATE.
+    """
+    from srd_rs import _core, publishing
+
+    text = publishing.modelfile(gguf)
+    target = output or Path(gguf).with_suffix(".Modelfile")
+    _core.write_file(target, text.encode(), overwrite)
+    if as_json:
+        print_json({"output": str(target)})
+    else:
+        say(f"{printable(str(target))}\n{printable(text.splitlines()[0].removeprefix('# '))}")

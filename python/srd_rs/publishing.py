@@ -1,0 +1,251 @@
+"""What goes out with a GGUF: a model card, a Modelfile for Ollama, and the upload to the hub.
+
+Everything is read from the metadata of the GGUF, so it can be made for any file at any time.
+
+    >>> import srd_rs
+    >>> print(srd_rs.modelfile("path/to/model-Q4_K_M.gguf").splitlines()[1])
+    FROM ./model-Q4_K_M.gguf
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs import _core, hub
+from srd_rs.errors import FormatError, SrdError, UsageError, message
+from srd_rs.files import Gguf
+from srd_rs.files import open as open_file
+from srd_rs.options import MIXES, StrPath
+from srd_rs.reading import load_json
+from srd_rs.text import bytes_text, count_text, printable
+
+__all__ = ["card", "modelfile", "push"]
+
+#: Key of the metadata behind `general.sampling.` -> the parameter of Ollama.
+_PARAMETERS: Final = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+
+
+def modelfile(gguf: StrPath) -> str:
+    """The Modelfile with which Ollama takes over a GGUF: ``ollama create NAME -f FILE``.
+
+    The Modelfile is to lie beside the GGUF. It has the sampling that the model recommends (generation_config.json) and
+    the token that ends a turn. It has no TEMPLATE: Ollama reads the chat template from the GGUF.
+
+    Raises UsageError for a file that is no GGUF, and for a split one, which Ollama does not take.
+    """
+    file = _gguf(gguf)
+    metadata = file.metadata
+    if len({t.file for t in file.values()}) > 1:
+        raise UsageError(message(file.path, "Ollama takes no split GGUF", "Convert without --split-max-size"))
+    lines = [f"# ollama create {_short_name(file)} -f {file.path.stem}.Modelfile", f"FROM ./{file.path.name}"]
+    for key, name in _PARAMETERS.items():
+        value = metadata.get(f"general.sampling.{key}")
+        if isinstance(value, (int, float)):
+            lines.append(f"PARAMETER {name} {value:.6g}")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    turn, end = (metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eos"))
+    if isinstance(turn, int) and turn != end and isinstance(tokens, list) and turn < len(tokens):
+        lines.append(f"PARAMETER stop {json.dumps(tokens[turn], ensure_ascii=False)}")
+    return "\n".join([*(printable(line) for line in lines), ""])
+
+
+def card(
+    ggufs: Sequence[StrPath] | StrPath, *, base_model: str | None = None, report: StrPath | None = None
+) -> str:
+    """A model card (README.md for the hub) of one or more GGUFs of one model.
+
+    base_model: The model on the hub that the files were made from, ``ORG/NAME``.
+    report: A folder that ``srd-rs eval --report`` wrote, or its report.json: its scores become a table.
+
+    The card has front matter, sizes, how the weights were quantised, the commands that run a file, and the
+    fingerprint of a container that lies beside a GGUF. Raises UsageError without files, for a file that is no GGUF
+    and for a report of other files.
+    """
+    paths = [ggufs] if isinstance(ggufs, (str, os.PathLike)) else list(ggufs)
+    if not paths:
+        raise UsageError(message("card", "there are no files", "Name one GGUF or more"))
+    files = [_gguf(path) for path in paths]
+    parts = [_front_matter(files[0].metadata, base_model), _heading(files[0], base_model), _sizes(files)]
+    if report is not None:
+        parts.append(_quality(files, Path(report)))
+    parts += [_commands(files[0]), _origin(files)]
+    return "\n".join(parts)
+
+
+def _gguf(path: StrPath) -> Gguf:
+    file = open_file(path)
+    if not isinstance(file, Gguf):
+        raise UsageError(message(path, f"this is a file of the kind {file.kind}, not a GGUF", "Name a GGUF"))
+    return file
+
+
+def _short_name(file: Gguf) -> str:
+    """The name for Ollama: small letters, digits, dots and dashes."""
+    name = file.path.stem.lower()
+    return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "-" for c in name)
+
+
+def _front_matter(metadata: Mapping[str, Any], base_model: str | None) -> str:
+    import yaml
+
+    facts: dict[str, Any] = {}
+    if base_model is not None:
+        facts |= {"base_model": base_model, "base_model_relation": "quantized"}
+    facts["library_name"] = "gguf"
+    for key, name in (("general.license", "license"), ("general.languages", "language")):
+        if value := metadata.get(key):
+            facts[name] = value
+    facts["tags"] = ["gguf", "llama.cpp", "srd-rs"]
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _title(file: Gguf) -> str:
+    return printable(str(file.metadata.get("general.name") or file.path.stem))
+
+
+def _heading(file: Gguf, base_model: str | None) -> str:
+    origin = ""
+    if base_model is not None:
+        origin = f" made from [{base_model}](https://huggingface.co/{base_model})"
+    counts = f"{count_text(file.n_weights)} weights, architecture {printable(file.architecture)}"
+    return f"# {_title(file)} GGUF\n\nGGUF files for llama.cpp{origin}: {counts}.\n"
+
+
+def _sizes(files: Sequence[Gguf]) -> str:
+    rows = ["| file | mix | size | bits per weight | quantised by |", "| --- | --- | ---: | ---: | --- |"]
+    for file in files:
+        bpw = file.nbytes * 8 / max(file.n_weights, 1)
+        size = sum(path.stat().st_size for path in {t.file for t in file.values()})
+        cells = (printable(file.path.name), _mix(file), bytes_text(size), f"{bpw:.2f}", _method(file))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, ""])
+
+
+def _mix(file: Gguf) -> str:
+    number = file.metadata.get("general.file_type")
+    return next((name for name, n in MIXES.items() if n == number), "unknown")
+
+
+def _method(file: Gguf) -> str:
+    metadata = file.metadata
+    method = metadata.get("srd.method")
+    if method is None:
+        return "not recorded"
+    text = metadata.get("srd.calibration.text")
+    tokens = metadata.get("srd.calibration.tokens")
+    calibrated = f", calibrated on {tokens} tokens of {printable(str(text))}" if text and tokens else ""
+    names = {"srd": "SRD (Stochastic Residual Dithering)", "search": "search of the scales"}
+    return f"{names.get(str(method), printable(str(method)))}{calibrated}"
+
+
+def _quality(files: Sequence[Gguf], report: Path) -> str:
+    """The scores of a report, of the files of the card alone."""
+    path = report / "report.json" if report.is_dir() else report
+    data = load_json(path)
+    try:
+        scored = {Path(entry["path"]).name: entry for entry in data["files"]}
+        missing = [file.path.name for file in files if file.path.name not in scored]
+        if missing:
+            what = f"the report has no scores of {', '.join(missing)}"
+            raise UsageError(message(path, what, "Name the report of these files"))
+        rows = [
+            "| file | perplexity | KL divergence from the original | same top token |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        for file in files:
+            entry = scored[file.path.name]
+            divergence = entry["divergence"]
+            cells = [printable(file.path.name), _estimate(entry["perplexity"])]
+            cells += (
+                ["-", "-"]
+                if divergence is None
+                else [_estimate(divergence["kld"]), _estimate(divergence["same_top"])]
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+        where = f"{data['n_chunks']} chunks of {printable(Path(data['text']).name)}"
+    except (KeyError, TypeError) as error:
+        what = f"this is no report of srd-rs eval: {error!r}"
+        raise FormatError(message(path, what, "Name the folder that srd-rs eval --report wrote")) from None
+    return "\n".join(["## Quality", "", f"Measured by llama.cpp over {where}.", "", *rows, ""])
+
+
+def _estimate(value: Mapping[str, float]) -> str:
+    return f"{value['value']:.6g} ± {value['error']:.2g}"
+
+
+def _commands(file: Gguf) -> str:
+    name = printable(file.path.name)
+    return "\n".join(
+        [
+            "## Run",
+            "",
+            "```sh",
+            f"llama-cli -m {name}",
+            f"ollama create {_short_name(file)} -f {printable(file.path.stem)}.Modelfile",
+            f"ollama run {_short_name(file)}",
+            "```",
+            "",
+        ]
+    )
+
+
+def _origin(files: Sequence[Gguf]) -> str:
+    metadata = files[0].metadata
+    lines = ["## Origin", ""]
+    if version := metadata.get("srd.version"):
+        lines.append(f"- Converted by srd-rs {printable(str(version))}.")
+    if digest := metadata.get("srd.source.digest"):
+        lines.append(f"- Digest of the source: `{printable(str(digest))}`.")
+    for file in files:
+        container = file.path.with_suffix(".axm")
+        if not container.exists():
+            continue
+        try:
+            fingerprint = _core.open_container(container).header.fingerprint
+        except SrdError:
+            continue
+        lines.append(
+            f"- Fingerprint of the signed container of {printable(file.path.name)}: `{fingerprint}`."
+        )
+    return "\n".join([*lines, ""])
+
+
+def push(
+    repo: str,
+    files: Sequence[StrPath],
+    *,
+    card: StrPath | None = None,
+    private: bool = False,
+    message: str | None = None,
+) -> str:
+    """Upload files to a model repository on the hub, in one commit. Returns the address of the commit.
+
+    repo: ``ORG/NAME``; made if it is not there.
+    files: They are uploaded under their own names.
+    card: A model card; it becomes README.md of the repository.
+    private: Make a new repository private.
+    message: The message of the commit.
+
+    The token is what ``hf auth login`` keeps, or the variable HF_TOKEN. Raises UsageError for names that do not fit,
+    SrdIOError when the upload fails.
+    """
+    from srd_rs.errors import message as text
+
+    if not hub.is_id(repo):
+        raise UsageError(text(repo, "this is no name of a repository", "Write it as ORG/NAME"))
+    paths = [Path(file) for file in files]
+    for path in [*paths, *([Path(card)] if card is not None else [])]:
+        if not path.is_file():
+            raise UsageError(text(path, "there is no such file to upload", "Check the path"))
+    names = [path.name for path in paths] + (["README.md"] if card is not None else [])
+    if not names:
+        raise UsageError(text("push", "there are no files", "Name one file or more"))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(text(twice[0], "two files have this name in the repository", "Rename one of them"))
+    sources = [*paths, *([Path(card)] if card is not None else [])]
+    return hub.upload(repo, dict(zip(names, sources, strict=True)), private=private, note=message)

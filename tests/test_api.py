@@ -1,0 +1,117 @@
+"""The interface of the package: what is exported, that it is documented, and that the examples of docstrings run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import srd_rs
+from srd_rs.errors import UsageError
+from support import EXAMPLE
+
+#: Modules whose docstrings have examples.
+WITH_EXAMPLES = ("srd_rs", "srd_rs.conversion", "srd_rs.files", "srd_rs.tensors")
+
+
+def test_everything_that_is_exported_is_there() -> None:
+    assert dir(srd_rs) == sorted(srd_rs.__all__) and len(set(srd_rs.__all__)) == len(srd_rs.__all__)
+    for name in srd_rs.__all__:
+        assert getattr(srd_rs, name) is not None, name
+    assert srd_rs.errors.UsageError is UsageError and srd_rs.__version__.count(".") == 2
+    with pytest.raises(AttributeError):
+        srd_rs.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_everything_that_is_exported_is_documented() -> None:
+    for name in srd_rs.__all__:
+        value = getattr(srd_rs, name)
+        if callable(value):
+            assert inspect.getdoc(value), name
+
+
+def test_what_functions_return_is_exported() -> None:
+    """A class that a public function returns or hands to a callback can be named."""
+    for name in srd_rs.__all__:
+        function = getattr(srd_rs, name)
+        if not inspect.isfunction(function):
+            continue
+        returned = str(inspect.get_annotations(function).get("return", ""))
+        for word in returned.replace("|", " ").replace("[", " ").replace("]", " ").replace(",", " ").split():
+            if word[0].isupper() and word not in ("None", "Any", "NDArray", "Self"):
+                assert word in srd_rs.__all__, (name, word)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_of_docstrings(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_q4_k_m: Path
+) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "path" / "to" / "model")
+    shutil.copy(example_q4_k_m, tmp_path / "path" / "to" / "model-Q4_K_M.gguf")
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    tried = 0
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in finder.find(module, name, globs={"srd_rs": srd_rs}):
+        tried += len(test.examples)
+        runner.run(test)
+    assert tried > 0 and runner.summarize(verbose=False).failed == 0
+
+
+def test_short_texts(tmp_path: Path) -> None:
+    plan = srd_rs.plan(EXAMPLE, tmp_path / "m.gguf", effort="fast")
+    report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", effort="fast", met=False)
+    found = srd_rs.inspect(report.output)
+    for value in (plan, report, found):
+        text = repr(value)
+        assert len(text) < 300 and "m.gguf" in text and text.startswith(f"<{type(value).__name__} ")
+        html = value._repr_html_()
+        assert html.startswith("<table>") and "<td>Q4_K</td>" in html and "<caption>" in html
+
+
+def test_html_is_escaped() -> None:
+    from srd_rs.text import html_table
+
+    assert "<script>" not in html_table("<script>", ("<script>",), [("<script>",)])
+
+
+@pytest.mark.parametrize(
+    "bad", [[[1.0] * 256], np.ones((1, 256)), np.ones(256, np.float32), np.ones((1, 256), np.int32)]
+)
+def test_arrays_that_do_not_fit_are_usage_errors(bad: object) -> None:
+    with pytest.raises(UsageError, match="float32 with 2 dimensions"):
+        srd_rs.quantize(bad, "Q4_K")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="uint8 with 2 dimensions"):
+        srd_rs.dequantize(bad, "Q4_K")  # type: ignore[arg-type]
+
+
+def test_moments_make_a_matrix_better_under_them() -> None:
+    random = np.random.default_rng(5)
+    mixing = random.normal(size=(256, 256)) / 16
+    x = (random.normal(size=(2000, 256)) @ mixing).astype(np.float32)
+    w = random.normal(size=(32, 256)).astype(np.float32)
+    moments = x.T @ x / len(x)
+
+    def cost(blocks: np.ndarray) -> float:
+        error = srd_rs.dequantize(blocks, "Q4_K") - w
+        return float(np.einsum("ri,ij,rj->", error, moments, error))
+
+    assert cost(srd_rs.quantize(w, "Q4_K", moments=moments)) < 0.8 * cost(srd_rs.quantize(w, "Q4_K"))
+
+
+def test_progress_true_shows_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srd_rs import progress
+
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", effort="fast", met=False, progress=True)
+    assert "writing: 100%" in capfd.readouterr().err
+    srd_rs.convert(EXAMPLE, tmp_path / "n.gguf", effort="fast", met=False, progress=False)
+    assert capfd.readouterr().err == ""
