@@ -390,6 +390,7 @@ def plan_checkpoint(
     files: Sequence[_Path],
     calibration: Calibration | None = None,
     calibration_text: str | None = None,
+    listed: Sequence[tuple[str, str, Sequence[int], str, int]] | None = None,
 ) -> Plan: ...
 def plan_gguf(
     path: _Path,

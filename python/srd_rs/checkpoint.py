@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs import _core
+from srd_rs import _core, pickled
 from srd_rs.errors import FormatError, message
 from srd_rs.reading import load_json
 
@@ -59,6 +59,8 @@ class Checkpoint:
     generation_config: dict[str, Any] | None = None
     tensors: dict[str, SourceTensor] = field(default_factory=dict)
     hub_name: str | None = None
+    pickles: list[pickled.Listed] | None = None
+    """Where the tensors lie, if the weights are PyTorch pickles."""
 
     @property
     def stem(self) -> str:
@@ -74,16 +76,20 @@ class Checkpoint:
         """
         folder = Path(folder)
         config = load_json(folder / "config.json")
+        pickles = pickled.listed(folder) if pickled.is_pickled(folder) else None
         generation = folder / "generation_config.json"
         generation_config = None
         if generation.is_file():
             with suppress(FormatError):
                 generation_config = load_json(generation)
-        listed = _core.read_checkpoint(str(folder))
+        if pickles is not None:
+            listed = [(t.name, t.dtype, t.shape, t.file) for t in pickles]
+        else:
+            listed = _core.read_checkpoint(str(folder))
         tensors = {
             name: SourceTensor(name, dtype, tuple(shape), shard) for name, dtype, shape, shard in listed
         }
-        return cls(folder, config, generation_config, tensors, hub_name)
+        return cls(folder, config, generation_config, tensors, hub_name, pickles)
 
     def number_in(self, tensor: SourceTensor) -> float:
         """Return the number of a tensor that holds one number. Raises FormatError."""
@@ -101,6 +107,12 @@ class Checkpoint:
     @cached_property
     def _places(self) -> dict[str, tuple[str, int, int]]:
         """Where the bytes of each tensor are: shard, offset and size."""
+        if self.pickles is not None:
+            places = {t.name: (t.file, t.offset, self.tensors[t.name].dtype) for t in self.pickles}
+            sizes = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
+            return {
+                name: (file, offset, sizes.get(dtype, 1)) for name, (file, offset, dtype) in places.items()
+            }
         layout = _core.read_checkpoint_layout(str(self.folder))
         return {name: (shard, offset, size) for name, _, _, shard, offset, size in layout}
 

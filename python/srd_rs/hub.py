@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs import pickled
 from srd_rs.errors import SrdFileNotFoundError, SrdIOError, UsageError, message
 
 MODEL_FILES: Final = (
@@ -166,16 +167,21 @@ def _download(hub_id: re.Match[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     repo = f"{hub_id['org']}/{hub_id['name']}"
-    try:
-        folder = snapshot_download(
-            repo,
-            revision=hub_id["revision"],
-            allow_patterns=[*MODEL_FILES, *WEIGHT_FILES],
-            ignore_patterns=list(UNWANTED),
+
+    def download(files: Sequence[str]) -> Path:
+        wanted, unwanted = [*MODEL_FILES, *files], list(UNWANTED)
+        kept = snapshot_download(
+            repo, revision=hub_id["revision"], allow_patterns=wanted, ignore_patterns=unwanted
         )
+        return Path(kept)
+
+    try:
+        folder = download(WEIGHT_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = download(pickled.FILES)  # a model that was never saved as safetensors
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
         raise _failure(hub_id[0], repo, hub_id["revision"], error) from error
-    return Path(folder)
+    return folder
 
 
 def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> SrdIOError:

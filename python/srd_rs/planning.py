@@ -178,9 +178,9 @@ class Planner:
             return _core.plan_gguf(self.source.path, self.gguf, options, calibration, name)
         if self._description is None:
             self._description = _described(self.source, options)
-        metadata, tensors, facts, files = self._description
+        metadata, tensors, facts, files, listed = self._description
         return _core.plan_checkpoint(
-            self.source.path, metadata, tensors, facts, self.gguf, options, files, calibration, name
+            self.source.path, metadata, tensors, facts, self.gguf, options, files, calibration, name, listed
         )
 
 
@@ -202,8 +202,10 @@ def _text_name(options: ConvertOptions) -> str | None:
     return os.fspath(text) if text in ("builtin", "random") else Path(text).name
 
 
-_Description = tuple[list[tuple[str, str, object]], str, "ModelFacts", list[Path]]
-"""Metadata, tensors as JSON, facts for the mixes, and the files that were read."""
+_Listed = tuple[str, str, tuple[int, ...], str, int]
+_Description = tuple[list[tuple[str, str, object]], str, "ModelFacts", list[Path], list[_Listed] | None]
+"""Metadata, tensors as JSON, facts for the mixes, the files that were read, and where the tensors lie if the files are
+not safetensors."""
 
 
 def _described(source: Source, options: ConvertOptions) -> _Description:
@@ -224,7 +226,9 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
         )
     )
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    return list(metadata.entries()), tensors, spec.hparams, model_files(checkpoint.folder)
+    pickles = checkpoint.pickles
+    listed = None if pickles is None else [(t.name, t.dtype, t.shape, t.file, t.offset) for t in pickles]
+    return list(metadata.entries()), tensors, spec.hparams, model_files(checkpoint.folder), listed
 
 
 def _embedding_rows(spec: ModelSpec, model: Path) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from srd_rs import _core
+from srd_rs import _core, pickled
 from srd_rs.errors import (
     FormatError,
     ModelError,
@@ -172,6 +172,8 @@ def _folder(folder: Path) -> Thing:
             "a folder with safetensors files but no config.json",
             "Add config.json and the tokenizer",
         )
+    if "config.json" in names and pickled.is_pickled(folder):
+        return _checkpoint(folder, [n for n in names if n.endswith(".bin")])
     if any(n.endswith(_PICKLES) for n in names):
         return Thing(
             "pickle", "a checkpoint of PyTorch pickles, which can run code when they are loaded", _PICKLE_FIX

@@ -125,6 +125,10 @@ pub struct Shard {
     pub size: u64,
 }
 
+/// A tensor whose place is known: its name, the name of its type in a safetensors header, its shape, the name of its
+/// file, and the offset of its first byte.
+pub type Listed = (String, String, Vec<u64>, String, u64);
+
 /// A safetensors checkpoint, whose headers have been read and checked. No weight has been read.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -154,6 +158,41 @@ impl Checkpoint {
         if let Some(index) = &found.index {
             index.check(&checkpoint)?;
         }
+        Ok(checkpoint)
+    }
+
+    /// Makes a checkpoint of tensors whose places are known already, in files of the folder `path` that are not
+    /// safetensors: PyTorch's archives, which have each tensor in one run of bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be opened, [`Error::Format`] if a tensor does not lie inside its file.
+    pub fn from_listed(path: impl AsRef<Path>, listed: Vec<Listed>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut checkpoint =
+            Self { path: path.to_path_buf(), shards: Vec::new(), tensors: Vec::new(), by_name: Vec::new() };
+        for (name, dtype, shape, file, offset) in listed {
+            let file = path.join(file);
+            let shard = match checkpoint.shards.iter().position(|s| s.path == file) {
+                Some(shard) => shard,
+                None => {
+                    let (open, size) = source::open_regular(&file)?;
+                    checkpoint.shards.push(Shard { path: file, file: open, size });
+                    checkpoint.shards.len() - 1
+                }
+            };
+            let at = &checkpoint.shards[shard];
+            let place = || Place::file(&at.path).tensor(&name);
+            let Some(dtype) = Dtype::from_name(&dtype) else {
+                return Err(Error::format(place(), format!("has the type {dtype}"), "Download it again"));
+            };
+            let bytes = dtype.tensor_bytes(&shape);
+            let inside = bytes.and_then(|n| offset.checked_add(n)).is_some_and(|end| end <= at.size);
+            let Some(bytes) = bytes.filter(|_| inside) else {
+                return Err(Error::format(place(), "does not lie inside the file", "Download it again"));
+            };
+            checkpoint.tensors.push(TensorInfo { name, dtype, shape, shard, offset, bytes });
+        }
+        checkpoint.index_names()?;
         Ok(checkpoint)
     }
 

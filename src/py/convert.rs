@@ -12,7 +12,7 @@ use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
 use crate::formats::imatrix::Importance;
-use crate::formats::safetensors::Checkpoint;
+use crate::formats::safetensors::{Checkpoint, Listed};
 use crate::forward;
 use crate::model::bound::BoundModel;
 use crate::model::source::Source;
@@ -209,8 +209,9 @@ pub struct Plan {
 ///
 /// `metadata` are (key, kind, value) triples; `tensors` is JSON: see `docs/architecture.md`; `files` are the config and
 /// tokenizer files that the metadata was made from; `calibration_text` names the text of a calibration that is made later.
+/// `listed` says where the tensors lie if the files are not safetensors.
 #[pyfunction]
-#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None))]
+#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn plan_checkpoint(
     py: Python<'_>,
@@ -223,6 +224,7 @@ pub fn plan_checkpoint(
     files: Vec<PathBuf>,
     calibration: Option<&CalibrationFile>,
     calibration_text: Option<String>,
+    listed: Option<Vec<Listed>>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
     let asked = Asked { output, options, calibration, calibration_text, files };
@@ -231,7 +233,10 @@ pub fn plan_checkpoint(
         let specs: Vec<TensorSpec> = serde_json::from_str(tensors).map_err(|e| {
             Error::usage(format!("tensors: {e}"), "This is a mistake in the model family: report it")
         })?;
-        let checkpoint = Checkpoint::open(&path)?;
+        let checkpoint = match listed {
+            Some(listed) => Checkpoint::from_listed(&path, listed)?,
+            None => Checkpoint::open(&path)?,
+        };
         let options = asked.plan_options(digest::checkpoint_headers(&checkpoint))?;
         let (source, facts) = (Source::from_checkpoint(&checkpoint)?, ModelFacts::from(facts));
         let model = BoundModel::from_checkpoint(source, &specs, kv, &facts.arch)?;
