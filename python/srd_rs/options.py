@@ -159,6 +159,13 @@ class ConvertOptions:
         "Name of the model (general.name). The default comes from the model card or the folder.",
         "NAME",
     )
+    mtp: bool | None = _option(
+        None,
+        "Output",
+        "Write the blocks that predict further tokens (multi-token prediction) alone, with the embedding and the output"
+        " matrix, as a draft model for speculative decoding; or leave the blocks out. Without this option they are"
+        " written behind the last layer where the checkpoint has them and llama.cpp can run them.",
+    )
     pre_tokenizer: str | None = _option(
         None, "Output", "Value of tokenizer.ggml.pre for a tokenizer that srd-rs does not recognise.", "NAME"
     )

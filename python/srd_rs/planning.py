@@ -214,7 +214,7 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
 
     model = source.path
     checkpoint = Checkpoint.open(model, source.name)
-    spec = families.describe(checkpoint, name=options.name)
+    spec = families.describe(checkpoint, name=options.name, mtp=options.mtp)
     metadata = spec.metadata
     metadata.update(
         vocab.load(

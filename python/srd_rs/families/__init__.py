@@ -3,6 +3,7 @@ is one file."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -66,19 +67,24 @@ def class_name(checkpoint: Checkpoint) -> str:
     return text_class(architectures[0], config)
 
 
-def describe(checkpoint: Checkpoint, *, name: str | None = None) -> ModelSpec:
+def describe(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool | None = None) -> ModelSpec:
     """Return the GGUF metadata and the tensors of a checkpoint.
 
-    `name` replaces `general.name`. Raises ModelError, which names config.json or the tensor, if the class of the
-    model is not known or if the configuration and the tensors do not fit each other.
+    `name` replaces `general.name`. `mtp` is True for the blocks that predict further tokens alone, False for the model
+    without these blocks, and None for the whole model. Raises ModelError, which names config.json or the tensor,
+    if the class of the model is not known or if the configuration and the tensors do not fit each other.
     """
     kind = class_name(checkpoint)
     family = _families().get(kind)
     if family is None:
         what = f"models of class {shown(kind)} are not supported"
-        fix = f"Convert a model of one of the classes {', '.join(supported())}"
+        near = get_close_matches(kind[:200], supported(), n=3)
+        meant = f"; similar names are {', '.join(near)}" if near else ""
+        fix = f"Convert a model of one of the {len(supported())} classes that srd-rs models lists{meant}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
     opened = family(checkpoint, kind)
+    opened.mtp = mtp
     while (variant := opened.variant()) is not None:
         opened = variant(checkpoint, kind)
+        opened.mtp = mtp
     return opened.describe(name)

@@ -158,6 +158,7 @@ class Family:
         self.config: Config = normalise(checkpoint.config, defaults, self.file, self.spellings)
         self.extras: dict[str, tuple[str, Any]] = {}
         self.headless = False
+        self.mtp: bool | None = None
 
     def variant(self) -> type[Family] | None:
         """Return the family that this checkpoint has instead, where a class has several architectures of GGUF."""
@@ -231,6 +232,11 @@ class Family:
 
     @cached_property
     def n_expert(self) -> int:
+        return 0
+
+    @cached_property
+    def n_mtp(self) -> int:
+        """Return the number of blocks behind the last layer that predict further tokens."""
         return 0
 
     @cached_property
@@ -546,6 +552,10 @@ class Family:
             )
         self.checkpoint = plain(self.checkpoint, self.config)
         _ = self.n_layer
+        if self.mtp and not self.n_mtp:
+            raise self.config.error(
+                "the model has no blocks that predict further tokens", "Convert it without the option --mtp"
+            )
         self.check()
         present = self.text_tensors
         self._check_vocabulary(present)

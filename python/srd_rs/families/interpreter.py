@@ -212,7 +212,7 @@ class TableFamily(Family):
     def n_mtp(self) -> int:
         """The number of blocks that predict further tokens and that are written."""
         mtp = self.data.mtp
-        if mtp is None or not mtp.default:
+        if mtp is None or self.mtp is False or not (mtp.default or self.mtp):
             return 0
         stated = self.evaluate(mtp.count)
         found = {
@@ -307,7 +307,7 @@ class TableFamily(Family):
         layer = self._layer_of(self.canonical(name))
         if layer is not None and layer >= self.n_main:
             return None if self.n_mtp else names.MTP
-        return why
+        return names.BEFORE_MTP if layer is not None and self.mtp else why
 
     def canonical(self, name: str) -> str:
         name = super().canonical(name)
@@ -333,7 +333,7 @@ class TableFamily(Family):
             self._add_rows(table, (group,), _Place())
         if self.data.output is not None:
             self._add(table, row_of(self.data.output), _Place(), needed=not self.tied)
-        for layer in range(self.n_layer):
+        for layer in range(self.n_main if self.mtp else 0, self.n_layer):
             place = _Place(f"{self.layer_prefix}.{layer}.", f"{self.data.layer_target}.{layer}.", layer)
             self._add_rows(table, self.data.layer, place)
             for experts in self.data.all_experts:
