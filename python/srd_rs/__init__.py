@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from srd_rs._core import __version__
     from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import KeyFile, extract, keygen, pack, resign, verify, write_manifest
-    from srd_rs.conversion import convert
+    from srd_rs.conversion import convert, plan
     from srd_rs.eval.evaluation import Divergence, Evaluation, FileScore, Paired, evaluate
     from srd_rs.files import Axm, Checkpoint, Gguf, Tensor, open
     from srd_rs.hydration import Hydration, Hydrator, Residency, met
     from srd_rs.inspection import InspectedTensor, Inspection, inspect
     from srd_rs.options import ConvertOptions, SrdOptions
-    from srd_rs.planning import plan
     from srd_rs.publishing import card, modelfile, push
     from srd_rs.report import (
         ConvertReport,

@@ -70,6 +70,26 @@ def convert(
     return clock.added_to(replace(report, sidecar=sidecar))
 
 
+@takes_options
+def plan(
+    model: StrPath, output: StrPath | None = None, options: ConvertOptions | None = None, **changes: Any
+) -> Plan:
+    """What `srd_rs.convert` with the same arguments would write. Reads headers, and no weight unless there is a budget.
+
+    With a budget the weights are measured, and a calibration that the options ask for is made, because the types follow
+    from both. `recipe_out` is written.
+
+    Raises the errors of `srd_rs.convert`, except those that only weights can cause.
+    """
+    planner = Planner(locate(model), output, changed(options, changes))
+    native = planner.plan()
+    chosen: tuple[ChosenType, ...] = ()
+    if planner.options.budget is not None or planner.options.recipe_out is not None:
+        native, chosen, *_ = prepared(planner, native, None)
+    effects.warn_of_plan(native)
+    return planner.describe(native, chosen)
+
+
 class _Clock:
     """Wall time and CPU time of this process and its children since the clock was made, in seconds."""
 

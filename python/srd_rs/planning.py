@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from srd_rs import _core, effects, recipe, sniff
 from srd_rs.errors import ModelError, UsageError, io_error, message
-from srd_rs.hub import Source, locate, model_files
-from srd_rs.options import EFFORTS, ConvertOptions, StrPath, changed, takes_options, writes_container
+from srd_rs.hub import Source, model_files
+from srd_rs.options import EFFORTS, ConvertOptions, StrPath, writes_container
 from srd_rs.reading import shown
 from srd_rs.report import ChosenType, Plan
 
@@ -42,29 +42,6 @@ class NativeModel:
 def native_model(model: Path, beside: Path = Path("model.gguf")) -> NativeModel:
     """A model folder or GGUF, to be run. States that do not fit into memory go into the folder of `beside`."""
     return NativeModel(model, native_plan(Source(model), beside, ConvertOptions(quant="F32")))
-
-
-@takes_options
-def plan(
-    model: StrPath, output: StrPath | None = None, options: ConvertOptions | None = None, **changes: Any
-) -> Plan:
-    """What `srd_rs.convert` with the same arguments would write. Reads headers, and no weight unless there is a budget.
-
-    With a budget the weights are measured, and a calibration that the options ask for is made, because the types follow
-    from both. `recipe_out` is written.
-
-    Raises the errors of `srd_rs.convert`, except those that only weights can cause.
-    """
-    planner = Planner(locate(model), output, changed(options, changes))
-    if planner.options.budget is None and planner.options.recipe_out is None:
-        native = planner.plan()
-        effects.warn_of_plan(native)
-        return planner.describe(native)
-    from srd_rs.conversion import prepared
-
-    native, chosen, *_ = prepared(planner, planner.plan(), None)
-    effects.warn_of_plan(native)
-    return planner.describe(native, chosen)
 
 
 def calibration_file(options: ConvertOptions) -> StrPath | None:
