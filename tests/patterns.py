@@ -29,6 +29,8 @@ def encoded(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
     if dtype == "BF16":
         return to_bf16(values)
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
+    if dtype == "I64":  # constants of hashes, which are positive
+        values = abs(values)
     return values.astype("<i4" if dtype == "U8" else kinds[dtype]).astype(kinds[dtype]).tobytes()
 
 

@@ -23,7 +23,12 @@ _POSITIONS = "positions of CamemBERT start behind the padding token, as those of
 _ROWS = "each head keeps its own norm, where llama.cpp's converter repeats that of the first head"
 _EPSILON = "llama.cpp does not load EXAONE 3 without it, but its converter leaves it out"
 _NORMS = {f"blk.{i}.attn_{n}_norm.{p}": _ROWS for i in (0, 1) for n in "qk" for p in ("weight", "bias")}
+_RATIOS = {
+    "qwen4exp.attention.compress_ratios": "transformers renames full_attention, and the reference writes 0 for it"
+}
 DIFFERENCES: dict[str, dict[str, str]] = {
+    "qwen4exp": _RATIOS,
+    "qwen4exp-ngrams": _RATIOS,
     "camembert": dict.fromkeys(
         ("general.size_label", "bert.context_length", "position_embd.weight"), _POSITIONS
     ),

@@ -19,6 +19,10 @@ from srd_rs.reading import load_json
 _TEXT_PARTS: Final = ("text_config", "llm_config", "language_config", "lm_config", "lfm", "thinker_config")
 
 
+MAX_INTEGERS: Final = 1 << 16
+"""A tensor of integers that becomes metadata has at most this many bytes."""
+
+
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a multimodal config.json that configures the text model; empty in a plain text model. In
     models that speak, the part of the thinker has a text part of its own."""
@@ -103,6 +107,19 @@ class Checkpoint:
             what = f"tensor '{tensor.name}' ({tensor.dtype}) does not hold one finite number"
             raise FormatError(message(path, what, "Download the checkpoint again"))
         return number
+
+    def integers_in(self, tensor: SourceTensor) -> list[int]:
+        """Return the values of a small tensor of integers. Raises FormatError."""
+        code = {"I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B"}.get(tensor.dtype)
+        shard, offset, size = self._places[tensor.name]
+        path = self.folder / shard
+        if code is None or size > MAX_INTEGERS:
+            what = f"tensor '{tensor.name}' ({tensor.dtype}) is no small tensor of integers"
+            raise FormatError(message(path, what, "Download the checkpoint again"))
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        return [value for (value,) in struct.iter_unpack(f"<{code}", data)]
 
     @cached_property
     def _places(self) -> dict[str, tuple[str, int, int]]:

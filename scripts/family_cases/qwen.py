@@ -500,3 +500,53 @@ CASES = (
         files=_POOLING,
     ),
 )
+
+_QWEN4 = {
+    "architectures": ["Qwen4ExpForConditionalGeneration"],
+    "image_token_id": 5,
+    "model_type": "qwen4_exp",
+    "text_config": {
+        **{
+            k: v for k, v in _QWEN35_TEXT.items() if k not in ("intermediate_size", "full_attention_interval")
+        },
+        **_EXPERTS,
+        "eos_token_id": 2,
+        "hc_count": 2,
+        "hc_lowrank": 16,
+        "heads_per_ngram": 2,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "indexer_head_dim": 16,
+        "indexer_kv_heads": 1,
+        "indexer_n_heads": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "model_type": "qwen4_exp_text",
+        "ngram_size": 3,
+        "ngram_vocab_size_base": 32,
+        "make_ngram_vocab_size_divisible_by": 8,
+        "output_gate_type": "sigmoid",
+        "ple_conv_kernel_size": 4,
+        "ple_embed_dim": 64,
+        "ple_layer_ids": [],
+        "shared_expert_intermediate_size": 32,
+        "split_ngram_parts": 2,
+    },
+    "tie_word_embeddings": False,
+    "video_token_id": 6,
+    "vision_config": {**_VISION_3, "deepstack_visual_indexes": [], "model_type": "qwen4_exp"},
+    "vision_end_token_id": 4,
+    "vision_start_token_id": 3,
+}
+_QWEN4_PLE = {**_QWEN4, "text_config": {**_QWEN4["text_config"], "ple_layer_ids": [1]}}
+CASES = (
+    *CASES,
+    Case("qwen4exp", _QWEN4),
+    Case(
+        "qwen4exp-ngrams",
+        _QWEN4_PLE,
+        dtypes={
+            f"model.language_model.layers.0.ple.ple_embedding.{name}": "I64"
+            for name in ("layer_multipliers", "ngram_heads_offsets", "ngram_heads_vocab_sizes")
+        },
+    ),
+)

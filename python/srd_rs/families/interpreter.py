@@ -70,6 +70,8 @@ LETTERS: Final = {
 part, and the numbers of tokens and experts."""
 _ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp")
 _OF_COLUMNS: Final = ("transpose", "squeeze", "cols", "pad_rows")
+_MAX_INTEGERS: Final = 1 << 16
+"""A tensor of integers that is read for an expression has at most this many bytes."""
 _MAX_NAME: Final = 1024
 """Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
 
@@ -129,10 +131,24 @@ class TableFamily(Family):
             case "labels":
                 return self._labels
         kind, space, asked = name.partition(" ")
-        if space:
-            asked = f"{self.layer_prefix}.{layer}.{asked}" if kind.startswith("layer_") else asked
-            return asked in self.text_tensors if kind.endswith("has") else self._number_in(asked)
-        return self.config.get(name)
+        return self._of_tensor(kind, asked, layer) if space else self.config.get(name)
+
+    def _of_tensor(self, kind: str, name: str, layer: int) -> Any:
+        """The value of a function of tensors in an expression."""
+        name = f"{self.layer_prefix}.{layer}.{name}" if kind.startswith("layer_") else name
+        if kind.endswith("has"):
+            return name in self.text_tensors
+        if kind == "rows_of":
+            tensor = self.text_tensors.get(name)
+            return tensor.shape[0] if tensor is not None and tensor.shape else None
+        return self._integers_in(name) if kind == "integers" else self._number_in(name)
+
+    def _integers_in(self, name: str) -> list[int]:
+        found = (t for t in self.checkpoint.tensors.values() if self.canonical(t.name) == name)
+        tensor = next(found, None)
+        if tensor is None:
+            raise self.config.error(f"there is no tensor '{name}'", "Download the checkpoint again")
+        return self.checkpoint.integers_in(tensor)
 
     @cached_property
     def _single_numbers(self) -> dict[str, SourceTensor]:
@@ -394,21 +410,21 @@ class TableFamily(Family):
 
     def _stack(self, of: Transform, step: Step, layer: int) -> Transform:
         if not isinstance(of, Source):
-            raise ValueError("stack must be the first step of its source")
+            raise ValueError(f"{step.name} must be the first step of its source")
         count = self.count(step.arguments[0], layer)
         if count > len(self.checkpoint.tensors):
             raise self.config.error(
                 f"{step.arguments[0]} is {count}, which is more than the tensors there are"
             )
         parts = (Source(of.tensor.replace("{i}", str(i)), of.shape) for i in range(count))
-        return Concat(tuple(parts), stack=True)
+        return Concat(tuple(parts), stack=step.name == "stack")
 
     def _bias(self, sources: list[Source], row: TableRow, layer: int) -> Transform:
         """Return the bias with those steps that change the order or the number of rows."""
 
         def of_rows(of: Transform, steps: Iterable[Step]) -> Transform:
             steps = [step for step in steps if step.name not in (*_ELEMENTWISE, *_OF_COLUMNS)]
-            if all(step.name.startswith("permute") or step.name == "stack" for step in steps):
+            if all(step.name.startswith("permute") or step.name in ("stack", "parts") for step in steps):
                 return self._all_done(of, steps, layer)
             of = Reshape(of, (*of.shape, 1))
             for step in steps:
@@ -436,7 +452,7 @@ class TableFamily(Family):
 
         try:
             match step.name:
-                case "stack":
+                case "stack" | "parts":
                     return self._stack(of, step, layer)
                 case "plus_one":
                     return Affine(of, 1.0, 1.0)

@@ -59,6 +59,7 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "cols": (2, 2),
     "pad_rows": (1, 2),
     "stack": (1, 1),
+    "parts": (1, 1),
     "by_kind": (3, 6),
     "half_negative": (1, 1),
     "permute_qkv": (0, 0),

@@ -361,6 +361,128 @@ QWEN35_MOE: Final = FamilyTable(
 )
 
 
+# Qwen 4 has hyper-connections in place of norms, an indexer beside each full attention, and embeddings of n-grams.
+
+_HYPER: Final = (
+    ("attn_hyper_connection", "hc_attn"),
+    ("mlp_hyper_connection", "hc_ffn"),
+)
+_NGRAMS: Final = "len(first(ple_layer_ids, [])) > 0"
+_PLE: Final = "ple_embedding."
+
+QWEN4_EXP: Final = FamilyTable(
+    arch="qwen4exp",
+    classes=("Qwen4ExpForConditionalGeneration", "Qwen4ExpForCausalLM"),
+    defaults={
+        **QWEN35_MOE.defaults,
+        "num_experts": 512,
+        "num_experts_per_tok": 10,
+        "hc_count": 4,
+        "hc_lowrank": 320,
+        "ple_layer_ids": [],
+        "ple_conv_kernel_size": 4,
+        "ngram_size": 3,
+        "heads_per_ngram": 8,
+        "split_ngram_parts": 512,
+    },
+    sizes={
+        **{name: size for name, size in _DELTA_SIZES.items() if name != "linear"},
+        "linear": "layer_types[layer] == 'linear_attention' if layer_types != None"
+        " else (layer + 1) % first(full_attention_interval, 4) != 0",
+        "w": "hc_count * d",
+        "lr": "hc_lowrank",
+        "ih": "indexer_head_dim",
+        "iq": "indexer_n_heads * ih",
+        "ngrams": _NGRAMS,
+        "shard": "rows_of('ple_embedding.ngram_embedding.shard_0.weight')",
+        "pd": "ple_embed_dim // (heads_per_ngram * (ngram_size - 1))",
+        "eos": "eos_token_id[len(eos_token_id) - 1] if is_list(eos_token_id) else eos_token_id",
+    },
+    top=(
+        "model.embed_tokens > token_embd | v d",
+        "model.hyper_connection_mixer.hc_norm > output_hc_norm | w | plus_one",
+        "model.hyper_connection_mixer.input_mix_weight_down > output_hc_down | lr w",
+        "model.hyper_connection_mixer.input_mix_weight_up > output_hc_up | w lr",
+        Rows(
+            (
+                "ple_embedding.ngram_embedding.shard_{i} > per_layer_token_embd | shard pd"
+                " | parts(split_ngram_parts)",
+            ),
+            when="ngrams",
+        ),
+    ),
+    layer=(
+        Rows(
+            tuple(
+                row
+                for source, target in _HYPER
+                for row in (
+                    f"{source}.hc_norm > {target}_norm | w | plus_one",
+                    f"{source}.block_inject_weight > {target}_inject | hc_count w",
+                    f"{source}.input_mix_weight_down > {target}_down | lr w",
+                    f"{source}.input_mix_weight_up > {target}_up | w lr",
+                )
+            )
+        ),
+        Rows(_DELTA_MOE),
+        _DELTA,
+        Rows(
+            (
+                *_GATED_ATTENTION,
+                "self_attn.indexer.index_qk_proj > indexer.q_proj | iq+ih d | rows(0, iq)",
+                "self_attn.indexer.index_qk_proj > indexer.k_proj | iq+ih d | rows(iq, ih)",
+                "self_attn.indexer.q_layernorm > indexer.q_norm | ih | plus_one",
+                "self_attn.indexer.k_layernorm > indexer.k_norm | ih | plus_one",
+            ),
+            when="not linear",
+        ),
+        Rows(
+            (
+                "ple.conv1d > ple_conv1d | w 1 ple_conv_kernel_size | squeeze",
+                "ple.key_proj > ple_key | w ple_embed_dim",
+                "ple.value_proj > ple_value | d ple_embed_dim",
+                "ple.norm_key > ple_norm_key | w | plus_one",
+                "ple.norm_query > ple_norm_query | w | plus_one",
+                "ple.norm_conv > ple_norm_conv | w | plus_one",
+            ),
+            when="(layer + 1) in ple_layer_ids",
+        ),
+    ),
+    experts=QWEN3_MOE.experts,
+    n_ff="intermediate_size",
+    metadata=(
+        *_DELTA_METADATA,
+        _SECTIONS,
+        "u32 ~hyper_connection.count = hc_count",
+        "u32 ~hyper_connection.low_rank = hc_lowrank",
+        "u32 ~attention.indexer.head_count = indexer_n_heads",
+        "u32 ~attention.indexer.key_length = ih",
+        "u32 ~attention.indexer.top_k = indexer_budget",
+        "i32s ~attention.compress_ratios = 0 if linear else indexer_compress_ratio",
+        "i32s ~ple.layers = [number - 1 for number in ple_layer_ids] if ngrams else None",
+        "u32 ~ple.ngram_size = ngram_size if ngrams else None",
+        "u32 ~ple.heads_per_ngram = heads_per_ngram if ngrams else None",
+        "u32 ~ple.conv_kernel = ple_conv_kernel_size if ngrams else None",
+        "u32 ~ple.eos_token_id = eos if ngrams else None",
+        "u32 ~ple.image_token_id = image_token_id if ngrams else None",
+        "u32 ~embedding_length_per_layer_input = pd if ngrams else None",
+        "u64s ~ple.layer_multipliers = integers('ple_embedding.layer_multipliers') if ngrams else None",
+        "u64s ~ple.head_offsets = integers('ple_embedding.ngram_heads_offsets') if ngrams else None",
+        "u64s ~ple.head_vocab_sizes = integers('ple_embedding.ngram_heads_vocab_sizes') if ngrams else None",
+    ),
+    renames=((r"^model\.layers\.\d+\.ple\.ple_embedding\.", _PLE),),
+    skip=(
+        (
+            r"\.ple_embedding\.(layer_multipliers|ngram_heads_offsets|ngram_heads_vocab_sizes)$",
+            "of constants, which are written as metadata",
+        ),
+    ),
+    refusals=(
+        *_DELTA_REFUSALS[:1],
+        Refusal("ngrams and eos == None", "eos_token_id is missing, at which n-grams begin anew"),
+    ),
+)
+
 SPELLINGS: Final = {"KORMoForCausalLM": "Qwen2ForCausalLM", "DotsOCRForCausalLM": "Qwen2ForCausalLM"}
 COMPOSITES: Final = ("Qwen2AudioForConditionalGeneration", "AudioFlamingo3ForConditionalGeneration")
 MODEL_TYPES: Final = {
