@@ -87,7 +87,7 @@ def test_models() -> None:
     shown = srd("models").stdout
     assert all(name in shown for name in families.supported())
     listed = srd("models", "--json").json["architectures"]
-    assert listed["gemma4"] == ["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"]
+    assert {"Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"} <= set(listed["gemma4"])
     assert sorted(c for classes in listed.values() for c in classes) == families.supported()
 
 

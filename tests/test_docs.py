@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -110,11 +111,14 @@ def test_a_documented_command_works(command: Command, folder: Path) -> None:
             pytest.skip(f"{module} is not installed, so this documented command was not run")
     if words[0] == "eval":
         words += ["--threads", "1"]
-    writes = words[0] in ("convert", "extract", "pack", "calibrate") or "--report" in words
+    writes = (
+        words[0] in ("convert", "extract", "pack", "calibrate", "card", "modelfile") or "--report" in words
+    )
     if writes and "--dry-run" not in words:
         # The lines of a document share names on purpose; here they run in one folder.
         words += ["--overwrite"]
-    run = srd(*words, cwd=folder, timeout=240)
+    # One calibration serves all lines with the same model and text.
+    run = srd(*words, cwd=folder, timeout=240, env={"SRD_CACHE": str(folder / "kept")})
     assert run.code == 0, run.stderr
     for part, name in WRITES.items():
         if part in command.line:
@@ -151,9 +155,13 @@ def test_links_lead_to_files() -> None:
         text = page.read_text(encoding="utf-8")
         named = [page.parent / target for target in link.findall(text) if "://" not in target]
         if "**Superseded" not in text:
-            named += [REPO / target for target in path.findall(text) if "NAME" not in target]
-        missing += [f"{page.name}: {target}" for target in named if not target.exists()]
-    assert missing == []
+            named += [REPO / target for target in path.findall(text) if not re.search("NAME|VENDOR", target)]
+        missing += [
+            f"{page.name}: {os.path.relpath(target, page.parent)}" for target in named if not target.exists()
+        ]
+    # scripts/site_pages.py makes these pages from the source.
+    made = {"index.md: reference/cli.md", "index.md: reference/python.md"}
+    assert set(missing) <= made
 
 
 def test_the_documents_have_commands() -> None:
