@@ -77,6 +77,7 @@ def all_merges(ranks: Mapping[bytes, int], place: object) -> Iterator[str]:
     Raises ModelError if a token longer than a byte has no pair.
     """
     _check_work(ranks, place)
+    texts = {token: spelled(token) for token in ranks}
     for token in ranks:
         if len(token) == 1:
             continue
@@ -87,18 +88,19 @@ def all_merges(ranks: Mapping[bytes, int], place: object) -> Iterator[str]:
                 place, f"no two tokens make the token {shown(spelled(token))}", "Use a complete vocabulary"
             )
         for _, _, a, b in sorted(pairs):
-            yield f"{spelled(a)} {spelled(b)}"
+            yield f"{texts[a]} {texts[b]}"
 
 
 def last_merges(ranks: Mapping[bytes, int], place: object) -> Iterator[str]:
     """Yield for each token the pair that is joined last when the token is put together, tokens by rank. A token that
     the merges of lower rank never make has no pair: no text becomes that token."""
     _check_work(ranks, place)
+    texts = {token: spelled(token) for token in ranks}
     for token, rank in ranks.items():
         if len(token) > 1:
             parts = _joined(token, rank, ranks)
             if len(parts) == 2:
-                yield f"{spelled(parts[0])} {spelled(parts[1])}"
+                yield f"{texts[parts[0]]} {texts[parts[1]]}"
 
 
 def _joined(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[bytes]:
