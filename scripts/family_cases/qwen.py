@@ -550,3 +550,27 @@ CASES = (
         },
     ),
 )
+
+_WORDS = ["yes", "no", "|", *(f"w{i}" for i in range(93))]
+_TOKENIZER = {
+    "tokenizer.json": {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {word: 95 - index for index, word in enumerate(_WORDS)},
+            "unk_token": "w0",
+        },
+    },
+    "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    "README.md": "# Qwen3-Reranker-0.6B\n\nA model card.\n",
+}
+CASES = (
+    *CASES,
+    Case("qwen3-reranker-tied", _QWEN3, files=_TOKENIZER),
+    Case("qwen3-reranker-untied", {**_QWEN3, "tie_word_embeddings": False}, files=_TOKENIZER),
+)

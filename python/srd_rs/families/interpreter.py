@@ -28,6 +28,7 @@ from srd_rs.families.schema import (
 )
 from srd_rs.families.table import Table
 from srd_rs.metadata import Metadata
+from srd_rs.reading import read_text
 from srd_rs.transforms import (
     Affine,
     Concat,
@@ -41,6 +42,7 @@ from srd_rs.transforms import (
     reordered,
     taken,
 )
+from srd_rs.vocab.files import TokenizerJson, read_token_ids
 
 NAMES: Final = (
     "n_embd",
@@ -134,7 +136,11 @@ class TableFamily(Family):
         return self._of_tensor(kind, asked, layer) if space else self.config.get(name)
 
     def _of_tensor(self, kind: str, name: str, layer: int) -> Any:
-        """The value of a function of tensors in an expression."""
+        """The value of a function of tensors or files in an expression."""
+        if kind == "token":
+            return self._token(name)
+        if kind == "named":
+            return self._named(name)
         name = f"{self.layer_prefix}.{layer}.{name}" if kind.startswith("layer_") else name
         if kind.endswith("has"):
             return name in self.text_tensors
@@ -142,6 +148,24 @@ class TableFamily(Family):
             tensor = self.text_tensors.get(name)
             return tensor.shape[0] if tensor is not None and tensor.shape else None
         return self._integers_in(name) if kind == "integers" else self._number_in(name)
+
+    def _token(self, text: str) -> int:
+        """The id of a token by the files of the tokenizer."""
+        folder = self.checkpoint.folder
+        file = TokenizerJson.open(folder / "tokenizer.json", with_model=True)
+        ids = file.model().get("vocab") if file is not None else read_token_ids(folder / "vocab.json")
+        found = ids.get(text) if isinstance(ids, dict) else None
+        if not isinstance(found, int):
+            raise self.config.error(f"the tokenizer has no token '{text}'", "Add the files of the tokenizer")
+        return found
+
+    def _named(self, text: str) -> bool:
+        """Whether the folder, config.json or a heading of the model card names the model so."""
+        card = self.checkpoint.folder / "README.md"
+        head = read_text(card).lower() if card.is_file() else ""
+        stated = (self.config.get("_name_or_path"), self.config.get("model_type"), self.class_name)
+        names = (self.checkpoint.stem, *(value for value in stated if isinstance(value, str)))
+        return f"# {text}" in head or any(text in name.lower() for name in names)
 
     def _integers_in(self, name: str) -> list[int]:
         found = (t for t in self.checkpoint.tensors.values() if self.canonical(t.name) == name)

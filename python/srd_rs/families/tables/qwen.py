@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
@@ -25,12 +26,43 @@ QWEN2: Final = FamilyTable(
     pooling=True,
 )
 
-QWEN3: Final = FamilyTable(
+# A reranker is a language model whose answer is one of two tokens. The rows of the two tokens are its classifier.
+_RERANK: Final = "slice(0, token('yes'), 1) + slice(0, token('no'), 1)"
+_RERANK_TOP: Final = (
+    "model.embed_tokens > token_embd | v d",
+    "model.norm > output_norm | d",
+    Rows((f"model.embed_tokens > cls.output | v d | {_RERANK}",), when="tie_word_embeddings == 1"),
+    Rows((f"lm_head > cls.output | v d | {_RERANK}",), when="not tie_word_embeddings == 1"),
+)
+_RERANK_TEXT: Final = (
+    "<|im_start|>system\\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    ' provided. Note that the answer can only be \\"yes\\" or \\"no\\".<|im_end|>\\n'
+    "<|im_start|>user\\n<Instruct>: Given a web search query, retrieve relevant passages that answer the query\\n"
+    "<Query>: {query}\\n<Document>: {document}<|im_end|>\\n"
+    "<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n"
+)
+"""The prompt that the models were trained with, as their cards give it."""
+RERANK_METADATA: Final = (
+    "u32 ~pooling_type = 4",
+    "strs ~classifier.output_labels = ['yes', 'no']",
+    "strs tokenizer.chat_templates = ['rerank']",
+    f'str tokenizer.chat_template.rerank = "{_RERANK_TEXT}"',
+)
+
+_QWEN3: Final = FamilyTable(
     arch="qwen3",
-    classes=("Qwen3ForCausalLM", "Qwen3Model"),
+    classes=(),
     defaults={**QWEN2.defaults, "head_dim": 128},
     layer=(Rows((*NORMS, *flagged(ATTENTION, "bias?"), *HEAD_NORMS, *GATED_FFN)),),
     pooling=True,
+)
+_QWEN3_RERANKER: Final = replace(
+    _QWEN3, top=_RERANK_TOP, output=None, pooling=False, metadata=RERANK_METADATA
+)
+QWEN3: Final = replace(
+    _QWEN3,
+    classes=("Qwen3ForCausalLM", "Qwen3Model"),
+    variants=(("named('qwen3-reranker')", _QWEN3_RERANKER),),
 )
 
 QWEN3_MOE: Final = FamilyTable(
@@ -120,15 +152,23 @@ QWEN2_VL: Final = FamilyTable(
     rope_theta=1_000_000.0,
 )
 
-QWEN3_VL: Final = FamilyTable(
+_QWEN3_VL: Final = FamilyTable(
     arch="qwen3vl",
-    classes=("Qwen3VLForConditionalGeneration", "Qwen3ASRForConditionalGeneration"),
+    classes=(),
     defaults=QWEN3.defaults,
     layer=(Rows((*NORMS, *_ATTENTION_3, *GATED_FFN)),),
     metadata=(DEEPSTACK,),
     renames=THINKER,
     rope_theta=5_000_000.0,
     pooling=True,
+)
+_QWEN3_VL_RERANKER: Final = replace(
+    _QWEN3_VL, top=_RERANK_TOP, output=None, pooling=False, metadata=(DEEPSTACK, *RERANK_METADATA)
+)
+QWEN3_VL: Final = replace(
+    _QWEN3_VL,
+    classes=("Qwen3VLForConditionalGeneration", "Qwen3ASRForConditionalGeneration"),
+    variants=(("named('qwen3-vl-reranker')", _QWEN3_VL_RERANKER),),
 )
 
 _FUSED: Final = "layer_has('mlp.experts.gate_up_proj')"
