@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import srd_rs
-from srd_rs import errors
+from srd_rs import _core, budget, errors, planning
+from srd_rs.hub import Source
+from srd_rs.options import ConvertOptions
 from support import EXAMPLE, srd
 
 #: The largest share of the budget that may stay unused. The model is so small that one matrix is 1 % of the file.
@@ -170,3 +173,34 @@ def test_the_command_prints_the_choice(tmp_path: Path) -> None:
     assert recipe.exists()
     wrong = srd("convert", EXAMPLE, "--target-size", "1000", "--dry-run", "--fast")
     assert wrong.code == 2 and "smallest possible size" in wrong.stderr
+
+
+def test_sensitivity_is_the_divergence_of_the_rounded_model(tmp_path: Path) -> None:
+    """The forward pass with rounded matrices is that of a file with the rounded matrices."""
+    tokens = [[2, *range(100, 140)], [2, *range(500, 540)]]
+    native = planning.native_plan(Source(EXAMPLE), tmp_path / "f32.gguf", ConvertOptions(quant="F32"))
+    names = [t.name for t in native.tensors if ".ffn_down.weight" in t.name]
+    nothing, one, kind = native.sensitivity([[], names[:1], names], tokens, 2, 1 << 30)
+    assert nothing == 0 and 0 < one < kind
+    rounded = tmp_path / "rounded.gguf"
+    srd_rs.convert(EXAMPLE, rounded, quant="F32", effort="fast", tensor_types=["ffn_down=Q4_0"], met=False)
+    other = planning.native_plan(
+        Source(rounded), tmp_path / "x.gguf", ConvertOptions(quant="F32", allow_requantize=True)
+    )
+    p, q = (
+        logits
+        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+        - logits.max(1, keepdims=True)
+        for logits in (
+            _core.forward_logits(plan, tokens, 2)[0].astype(np.float64) for plan in (native, other)
+        )
+    )
+    assert kind == pytest.approx(float((np.exp(p) * (p - q)).sum(1).mean()), rel=1e-3)
+
+
+def test_the_model_says_what_errors_cost_where_it_is_calibrated() -> None:
+    chosen = planned(like="Q4_K_M", effort="srd", calibrate_tokens=512, calibrate_block=256).chosen
+    prices = {budget.kind_of(c.name): c.cost / c.error for c in chosen}
+    # Tensors of one kind have one price, and the kinds have prices of their own.
+    assert all(c.cost / c.error == pytest.approx(prices[budget.kind_of(c.name)]) for c in chosen)
+    assert len({round(price, 9) for price in prices.values()}) == len(prices) > 6

@@ -200,7 +200,15 @@ class Plan:
         small_blocks: Sequence[str],
         options: ConvertOptions,
         progress: Callable[[int, int, str], None] | None = None,
-    ) -> dict[str, tuple[Candidate, ...]]: ...
+    ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
+    def sensitivity(
+        self,
+        groups: Sequence[Sequence[str]],
+        tokens: Sequence[Sequence[int]],
+        threads: int,
+        max_memory: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[float]: ...
     def run(
         self,
         options: ConvertOptions,

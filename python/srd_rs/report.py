@@ -31,8 +31,8 @@ __all__ = [
 class Progress:
     """State of a running operation.
 
-    `done` and `total` are bytes of tensor data, or tokens in the phase ``"calibrate"``, or tensors in the phase
-    ``"measure"``; `tensor` is the tensor that is being written or measured.
+    `done` and `total` are bytes of tensor data, tokens in the phase ``"calibrate"``, tensors in the phase
+    ``"measure"``, or passes in the phase ``"sensitivity"``; `tensor` is the tensor that is being written or measured.
     """
 
     done: int

@@ -46,6 +46,9 @@ const EXPERT_ROWS: u64 = 4;
 /// Bytes of factors that are kept for other tensors with the same inputs.
 const FACTOR_BYTES: u64 = 256 << 20;
 
+/// The type that shows how sensitive the answers are to errors in a matrix. See [`super::sensitivity`].
+pub const PROBE: GgmlType = GgmlType::Q4_0;
+
 /// What a type would cost a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
@@ -66,6 +69,8 @@ pub struct Measured {
     pub index: usize,
     /// One element for each type whose blocks fit the rows.
     pub candidates: Vec<Candidate>,
+    /// The error when the tensor is rounded to [`PROBE`] by the search for scales; `None` if its rows are no whole blocks.
+    pub probe: Option<f64>,
 }
 
 /// The types that are measured.
@@ -115,9 +120,9 @@ pub fn measure(
         let fitting = types.fitting(tensor.bound.row_len());
         if !fitting.is_empty() {
             let sample = Sample { plan, tensor, factors: &factors, options };
-            let mut candidates = sample.measure(&fitting, scratch)?;
+            let (mut candidates, probe) = sample.measure(&fitting, scratch)?;
             candidates.sort_by_key(|c| (c.bytes, c.ty));
-            let measured = Measured { index: indices[number], candidates };
+            let measured = Measured { index: indices[number], candidates, probe };
             found.lock().unwrap_or_else(|p| p.into_inner()).push(measured);
         }
         progress.add(1);
@@ -144,12 +149,13 @@ struct Sums {
 }
 
 impl Sample<'_> {
-    fn measure(&self, types: &[GgmlType], scratch: &mut Scratch) -> Result<Vec<Candidate>> {
+    fn measure(&self, types: &[GgmlType], scratch: &mut Scratch) -> Result<(Vec<Candidate>, Option<f64>)> {
         let tensor = self.tensor;
         let rows = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
         let experts = (tensor.bound.n_weights() / tensor.bound.row_len() / rows).max(1);
         let taken = (SAMPLE_ROWS / experts).max(EXPERT_ROWS).min(rows);
         let mut sums = vec![Sums::default(); types.len()];
+        let mut probe = Sums::default();
         let importance = match &self.plan.importance {
             Some(importance) => importance.of(&tensor.bound.name, &tensor.bound.ne)?,
             None => None,
@@ -177,6 +183,14 @@ impl Sample<'_> {
                 sums.error += more.error;
                 sums.energy += more.energy;
             }
+            if n.is_multiple_of(PROBE.block_len()) {
+                let more = match &moments {
+                    Some(moments) => by_probe(&weights, moments),
+                    None => by_search(PROBE, &weights, n, h),
+                };
+                probe.error += more.error;
+                probe.energy += more.energy;
+            }
         }
         let candidate = |(&ty, sums): (&GgmlType, &Sums)| Candidate {
             ty,
@@ -184,7 +198,8 @@ impl Sample<'_> {
             error: if sums.energy > 0.0 { sums.error / sums.energy } else { 0.0 },
             energy: sums.energy / (experts * taken) as f64,
         };
-        Ok(types.iter().zip(&sums).map(candidate).collect())
+        let probe = (probe.energy > 0.0).then(|| probe.error / probe.energy);
+        Ok((types.iter().zip(&sums).map(candidate).collect(), probe))
     }
 
     /// Quantizes the sample as the conversion quantizes the tensor, but with one proposal for each row.
@@ -196,6 +211,16 @@ impl Sample<'_> {
         let error = feedback::quantize_rows(ty, rows, moments, &options, &mut blocks);
         Sums { error, energy: moments.energy(weights) }
     }
+}
+
+/// Rounds rows to [`PROBE`] without feedback, and measures the error under the moments.
+fn by_probe(weights: &[f32], moments: &FactorizedMoments) -> Sums {
+    let mut blocks = vec![0; PROBE.row_bytes(weights.len() as u64).expect("whole blocks") as usize];
+    let mut back = vec![0.0; weights.len()];
+    quant::quantize(PROBE, weights, weights.len(), None, &mut blocks);
+    quant::dequantize(PROBE, &blocks, &mut back);
+    back.iter_mut().zip(weights).for_each(|(v, w)| *v = w - *v);
+    Sums { error: moments.energy(&back), energy: moments.energy(weights) }
 }
 
 /// Quantizes rows of `n` weights by the search for scales, and weighs the squared errors by the importances `h`.

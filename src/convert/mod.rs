@@ -5,7 +5,7 @@
 //! the plan into work, `chunk` converts rows to blocks, and each `destination` writes them: `files` (GGUF and safetensors) and
 //! [`container`] (.axm). `outputs` opens the destinations and names their files when all are complete. [`extract`] plans files
 //! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source. [`measure`] finds what other types
-//! would cost each tensor.
+//! would cost each tensor, and [`sensitivity`] what the errors of a kind of matrix cost the answers.
 //!
 //! ```no_run
 //! use srd_rs::convert::options::{PlanOptions, RunOptions};
@@ -38,4 +38,5 @@ pub mod planned;
 pub mod report;
 pub mod resign;
 pub mod run;
+pub mod sensitivity;
 mod units;

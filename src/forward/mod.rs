@@ -43,7 +43,7 @@ mod weights;
 
 use crate::error::Result;
 
-pub use pass::{Logits, RunOptions, check, run};
+pub use pass::{Logits, RunOptions, check, run, run_rounded};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {

@@ -18,7 +18,7 @@ use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
 use crate::forward::rope::{Rope, Table};
 use crate::forward::spill::SpillBuffer;
-use crate::forward::weights::{Linear, Weights};
+use crate::forward::weights::{Linear, Rounded, Weights};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 use crate::work;
@@ -66,8 +66,23 @@ pub fn run(
     observer: &mut dyn Observer,
     options: &RunOptions,
 ) -> Result<Option<Logits>> {
+    run_rounded(source, tokens, observer, options, &|_| None)
+}
+
+/// Does the same as [`run`] for the model with some matrices rounded: `rounded` gives the type to which the tensor of a name is
+/// quantized before it is used. A matrix whose rows are no whole blocks of the type stays as it is.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_rounded(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    observer: &mut dyn Observer,
+    options: &RunOptions,
+    rounded: Rounded,
+) -> Result<Option<Logits>> {
     work::pool("srd-forward", options.threads)?.install(|| {
-        let weights = Weights::new(source, options.progress, options.max_memory / 8);
+        let weights = Weights::new(source, options.progress, options.max_memory / 8).rounded_by(rounded);
         let longest = longest(tokens)?;
         let model = Model::read(source, &weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::forward::buffers::{Buffer, Buffers};
 use crate::linalg::gemm::{Update, gemm};
@@ -12,6 +13,7 @@ use crate::linalg::matrix::{MatMut, MatRef};
 use crate::model::bound::BoundModel;
 use crate::model::transform::Scratch;
 use crate::progress::Progress;
+use crate::quant;
 
 /// Number of weights that a thread decodes at a time.
 const PIECE: usize = 1 << 16;
@@ -65,6 +67,9 @@ impl Linear {
     }
 }
 
+/// The type to which the tensor of a name is rounded; `None` if the tensor stays as it is.
+pub type Rounded<'a> = &'a (dyn Fn(&str) -> Option<GgmlType> + Sync);
+
 /// The tensors of a model by name, and the buffers that products use.
 pub struct Weights<'a> {
     model: &'a BoundModel,
@@ -72,6 +77,8 @@ pub struct Weights<'a> {
     progress: &'a Progress,
     /// Number of weights in a panel.
     panel: usize,
+    /// The type that each tensor is rounded to.
+    rounded: Vec<Option<GgmlType>>,
     pub buffers: Buffers,
 }
 
@@ -80,7 +87,28 @@ impl<'a> Weights<'a> {
     pub fn new(model: &'a BoundModel, progress: &'a Progress, max_memory: u64) -> Self {
         let by_name = model.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
-        Self { model, by_name, progress, panel, buffers: Buffers::default() }
+        let rounded = vec![None; model.tensors.len()];
+        Self { model, by_name, progress, panel, rounded, buffers: Buffers::default() }
+    }
+
+    /// Rounds tensors before they are used.
+    pub fn rounded_by(mut self, rounded: Rounded) -> Self {
+        let fits = |ty: &GgmlType, row: u64| row.is_multiple_of(ty.block_len() as u64);
+        for (tensor, to) in self.model.tensors.iter().zip(&mut self.rounded) {
+            *to = rounded(&tensor.name).filter(|ty| fits(ty, tensor.row_len()));
+        }
+        self
+    }
+
+    /// Rounds weights of a tensor: whole blocks.
+    fn round(&self, tensor: usize, weights: &mut [f32], blocks: &mut Vec<u8>) {
+        let Some(ty) = self.rounded[tensor] else { return };
+        let Some(bytes) = ty.row_bytes(weights.len() as u64) else { return };
+        let limit = quant::max_abs(ty);
+        weights.iter_mut().for_each(|w| *w = w.clamp(-limit, limit));
+        blocks.resize(bytes as usize, 0);
+        quant::quantize(ty, weights, weights.len(), None, blocks);
+        quant::dequantize(ty, blocks, weights);
     }
 
     /// Returns whether the model has a tensor of this name.
@@ -184,8 +212,11 @@ impl<'a> Weights<'a> {
         self.progress.check()?;
         let of = &self.model.tensors[matrix.tensor].source;
         let rows = (PIECE / matrix.cols).max(1) * matrix.cols;
-        out.par_chunks_mut(rows).enumerate().try_for_each_init(Scratch::default, |scratch, (i, out)| {
-            of.read(&self.model.source, matrix.first + (i * rows) as u64, out, scratch)
+        let scratch = || (Scratch::default(), Vec::new());
+        out.par_chunks_mut(rows).enumerate().try_for_each_init(scratch, |(scratch, blocks), (i, out)| {
+            of.read(&self.model.source, matrix.first + (i * rows) as u64, out, scratch)?;
+            self.round(matrix.tensor, out, blocks);
+            Ok(())
         })
     }
 
@@ -206,9 +237,12 @@ impl<'a> Weights<'a> {
         let of = &self.model.tensors[matrix.tensor].source;
         assert!(columns.end <= matrix.cols && rows.iter().all(|&row| (row as usize) < matrix.rows));
         let pairs = out.par_chunks_mut(columns.len()).zip(rows).with_min_len(16);
-        pairs.try_for_each_init(Scratch::default, |scratch, (out, &row)| {
+        let scratch = || (Scratch::default(), Vec::new());
+        pairs.try_for_each_init(scratch, |(scratch, blocks), (out, &row)| {
             let start = matrix.first + (row as usize * matrix.cols + columns.start) as u64;
-            of.read(&self.model.source, start, out, scratch)
+            of.read(&self.model.source, start, out, scratch)?;
+            self.round(matrix.tensor, out, blocks);
+            Ok(())
         })
     }
 

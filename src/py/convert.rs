@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::convert::options::{Calibrated, PlanOptions, Provenance, RunOptions};
-use crate::convert::{digest, measure, plan, planned, run};
+use crate::convert::{digest, measure, plan, planned, run, sensitivity};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
@@ -358,7 +358,7 @@ impl Plan {
     }
 
     /// Measures the candidate `types` of each matrix whose type a mix chooses: name of the tensor -> the types that fit, the
-    /// smallest first. `small_blocks` are more types for matrices whose rows are no whole super-blocks.
+    /// smallest first, and the error of the probe of `sensitivity`. `small_blocks` are more types for matrices whose rows are no whole super-blocks.
     /// `progress(done, total, tensor)` counts tensors.
     #[pyo3(signature = (types, small_blocks, options, progress=None))]
     fn measure<'py>(
@@ -392,9 +392,31 @@ impl Plan {
                 energy: c.energy,
             });
             let name = &self.inner.tensors[measured.index].bound.name;
-            found.set_item(name, PyTuple::new(py, candidates.collect::<Vec<_>>())?)?;
+            found.set_item(name, (PyTuple::new(py, candidates.collect::<Vec<_>>())?, measured.probe))?;
         }
         Ok(found)
+    }
+
+    /// Returns the KLD of the model with the tensors of each group rounded, on chunks of tokens.
+    #[pyo3(signature = (groups, tokens, threads, max_memory, progress=None))]
+    fn sensitivity(
+        &self,
+        py: Python<'_>,
+        groups: Vec<Vec<String>>,
+        tokens: Vec<Vec<u32>>,
+        threads: usize,
+        max_memory: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<f64>> {
+        let state = Progress::default();
+        let tick = || match &progress {
+            Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
+            None => Ok(()),
+        };
+        let spill_folder = self.inner.folder();
+        let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
+        let work = || sensitivity::divergences(&self.inner.model, &groups, &tokens, &pass);
+        watched(py, work, || state.cancel(), tick)
     }
 
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor

@@ -1,0 +1,114 @@
+//! Measures what the errors of groups of matrices cost the answers of a model: the forward pass runs with the matrices of one
+//! group rounded, and its logits are compared with those of the model as it is.
+//!
+//! The divergence of a group over the error of its matrices is the price of one unit of error, which
+//! [`measure`](super::measure) finds for each type.
+//!
+//! ```no_run
+//! use srd_rs::convert::sensitivity::{Pass, divergences};
+//! use srd_rs::formats::gguf::split::Gguf;
+//! use srd_rs::model::bound::BoundModel;
+//! use srd_rs::progress::Progress;
+//!
+//! let model = BoundModel::from_gguf(&Gguf::open("model-BF16.gguf")?)?;
+//! let groups = [vec!["blk.0.ffn_down.weight".to_string()], vec!["output.weight".to_string()]];
+//! let pass = Pass { threads: 4, max_memory: 1 << 30, spill_folder: ".".as_ref(), progress: &Progress::default() };
+//! let klds = divergences(&model, &groups, &[vec![1, 2, 3, 4]], &pass)?;
+//! assert!(klds.iter().all(|&kld| kld >= 0.0));
+//! # Ok::<(), srd_rs::Error>(())
+//! ```
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::convert::measure::PROBE;
+use crate::error::Result;
+use crate::forward::{self, Logits, NoObserver, RunOptions};
+use crate::model::bound::BoundModel;
+use crate::progress::Progress;
+
+/// How the forward passes are run.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// Number of threads.
+    pub threads: usize,
+    /// Bytes of weights and activations in memory. The logits of all tokens come on top, twice.
+    pub max_memory: u64,
+    /// The folder for temporary files.
+    pub spill_folder: &'a Path,
+    /// Counts the groups, and may cancel the run.
+    pub progress: &'a Progress,
+}
+
+/// Returns for each group of tensor names the mean divergence `KL(model || model with the group rounded)` over the tokens, in
+/// nats. The matrices are rounded to [`PROBE`] by the search for scales; a matrix whose rows are no whole blocks stays.
+///
+/// # Errors
+/// The errors of [`forward::run`].
+pub fn divergences(
+    model: &BoundModel,
+    groups: &[Vec<String>],
+    tokens: &[Vec<u32>],
+    pass: &Pass,
+) -> Result<Vec<f64>> {
+    pass.progress.start("", groups.len() as u64 + 1);
+    let inner = Progress::default();
+    let logits = |group: &[String]| -> Result<Logits> {
+        pass.progress.check()?;
+        let names: HashSet<&str> = group.iter().map(String::as_str).collect();
+        let rounded = |name: &str| names.contains(name).then_some(PROBE);
+        let options = RunOptions {
+            logits: true,
+            threads: pass.threads,
+            max_memory: pass.max_memory,
+            spill_folder: pass.spill_folder,
+            progress: &inner,
+        };
+        let logits = forward::run_rounded(model, tokens, &mut NoObserver, &options, &rounded)?;
+        pass.progress.add(1);
+        Ok(logits.expect("logits were asked for"))
+    };
+    let base = logits(&[])?;
+    groups.iter().map(|group| Ok(divergence(&base, &logits(group)?))).collect()
+}
+
+/// Returns the mean of `KL(softmax(p) || softmax(q))` over the rows.
+fn divergence(p: &Logits, q: &Logits) -> f64 {
+    let rows: Vec<f64> = p
+        .values
+        .par_chunks(p.columns)
+        .zip(q.values.par_chunks(q.columns))
+        .map(|(p, q)| {
+            let (of_p, of_q) = (log_sum(p), log_sum(q));
+            let term = |(&p, &q): (&f32, &f32)| {
+                let (p, q) = (f64::from(p) - of_p, f64::from(q) - of_q);
+                p.exp() * (p - q)
+            };
+            p.iter().zip(q).map(term).sum::<f64>().max(0.0)
+        })
+        .collect();
+    rows.iter().sum::<f64>() / rows.len().max(1) as f64
+}
+
+/// Returns the logarithm of the sum of the exponentials.
+fn log_sum(row: &[f32]) -> f64 {
+    let largest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    largest + row.iter().map(|&x| (f64::from(x) - largest).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_divergence_is_that_of_the_formula() {
+        let logits = |values: &[f32]| Logits { values: values.to_vec(), columns: 2 };
+        // Half and half against a quarter and three quarters, and a row that is the same but for a constant.
+        let (p, q) = (logits(&[1.0, 1.0, 5.0, 6.0]), logits(&[0.0, 3.0f32.ln(), 7.0, 8.0]));
+        let expected = 0.5 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln();
+        assert!((divergence(&p, &q) - expected / 2.0).abs() < 1e-7);
+        assert_eq!(divergence(&p, &p), 0.0);
+    }
+}
