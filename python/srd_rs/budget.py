@@ -33,8 +33,9 @@ COST_OF_ERROR: Final[tuple[tuple[str, float], ...]] = (
 )
 #: KLD that an error of the logits costs, by its mean square.
 COST_OF_LOGITS: Final = 0.2
-#: Tokens, and tokens of a chunk, on which the model is run to find what the errors of each kind of matrix cost.
-TOKENS: Final = 512
+#: The model is run on this share of the default tokens of a calibration, in chunks of so many tokens, to find what the
+#: errors of each kind of matrix cost: all passes together take about half the time of the calibration.
+SHARE_OF_TOKENS: Final = 24
 CTX: Final = 256
 #: Logits that are kept at most: the tokens become fewer where the vocabulary is large.
 MAX_LOGITS: Final = 1 << 26
@@ -95,7 +96,8 @@ def measured_costs(
     if metadata.get(f"{plan.arch}.attention.causal", True) is False:
         return None
     rows = next(t.shape[1] for t in plan.tensors if t.name == _output_of(plan))
-    count = min(TOKENS, max(MAX_LOGITS // rows, 1))
+    count = max(calibration.default_tokens(plan) // SHARE_OF_TOKENS, CTX)
+    count = min(count, max(MAX_LOGITS // rows, 1))
     try:
         plan.check_runnable()
         chunks = calibration.choose_tokens(planner.source.path, metadata, text, count, CTX, 0).chunks
