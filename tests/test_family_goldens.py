@@ -22,6 +22,7 @@ GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
 _POSITIONS = "positions of CamemBERT start behind the padding token, as those of RoBERTa"
 _ROWS = "each head keeps its own norm, where llama.cpp's converter repeats that of the first head"
 _EPSILON = "llama.cpp does not load EXAONE 3 without it, but its converter leaves it out"
+_BLOCKS = "llama.cpp's converter counts blocks for further tokens, whose weights it leaves out"
 _NORMS = {f"blk.{i}.attn_{n}_norm.{p}": _ROWS for i in (0, 1) for n in "qk" for p in ("weight", "bias")}
 _RATIOS = {
     "qwen4exp.attention.compress_ratios": "transformers renames full_attention, and the reference writes 0 for it"
@@ -31,6 +32,9 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "qwen4exp-ngrams": _RATIOS,
     "camembert": dict.fromkeys(
         ("general.size_label", "bert.context_length", "position_embd.weight"), _POSITIONS
+    ),
+    "minicpm-v-4-6": dict.fromkeys(
+        ("qwen35.block_count", "qwen35.nextn_predict_layers", "qwen35.attention.recurrent_layers"), _BLOCKS
     ),
     "exaone-plain": {"exaone.attention.layer_norm_rms_epsilon": _EPSILON},
     "exaone-tied": {"exaone.attention.layer_norm_rms_epsilon": _EPSILON},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from family_cases import Case, layers
+from family_cases.qwen import QWEN35, QWEN35_TENSORS
 
 _LAYER = {
     "input_layernorm.weight": (64,),
@@ -77,4 +78,23 @@ CASES = (
         {**_TOP, "lm_head.weight": (96, 64), **layers(2, _LAYER)},
     ),
     Case("minicpm3", _MINICPM3, {**_TOP, **layers(2, _MLA)}),
+    Case(
+        "minicpm-v-4-6",
+        {
+            **QWEN35,
+            "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
+            "insert_layer_id": 6,
+            "model_type": "minicpmv4_6",
+            "vision_config": {"hidden_size": 32, "model_type": "minicpmv4_6_vision", "num_hidden_layers": 1},
+        },
+        {
+            **{k: v for k, v in QWEN35_TENSORS.items() if not k.startswith(("mtp", "model.visual"))},
+            "model.merger.mlp.0.linear_1.weight": (64, 128),
+            "model.vision_tower.post_layernorm.weight": (32,),
+        },
+        dtypes={
+            "model.language_model.layers.0.linear_attn.A_log": "F32",
+            "model.language_model.layers.0.linear_attn.norm.weight": "F32",
+        },
+    ),
 )

@@ -375,6 +375,10 @@ def _text(layer: dict[str, tuple[int, ...]], prefix: str = "") -> dict[str, tupl
     }
 
 
+QWEN35 = _QWEN35
+QWEN35_TENSORS = _hybrid(_LINEAR_35, _DENSE, "model.language_model")
+"""MiniCPM-V 4.6 has the text model of Qwen 3.5."""
+
 CASES = (
     *CASES,
     Case("qwen2moe-as-published", _QWEN2_MOE),

@@ -489,15 +489,6 @@ class TableFamily(Family):
                     return PermuteHeads(of, self._of_layer(self.head_counts(), layer))
                 case "permute_k":
                     return PermuteHeads(of, self._of_layer(self.head_counts_kv(), layer))
-                case "permute_qkv":  # queries and keys, whose heads have one size, then values
-                    heads = (
-                        self._of_layer(self.head_counts(), layer),
-                        self._of_layer(self.head_counts_kv(), layer),
-                    )
-                    values = of.shape[0] * heads[1] // (heads[0] + 2 * heads[1])
-                    rotated = taken(of, 0, 0, of.shape[0] - values)
-                    rest = taken(of, 0, of.shape[0] - values, values)
-                    return Concat((PermuteHeads(rotated, sum(heads)), rest))
                 case "zero_first":
                     padded = PadRows(of, of.shape[0] + 1)
                     return Concat((taken(padded, 0, of.shape[0], 1), of))

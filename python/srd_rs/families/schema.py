@@ -62,7 +62,6 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "parts": (1, 1),
     "by_kind": (3, 6),
     "half_negative": (1, 1),
-    "permute_qkv": (0, 0),
     "zero_first": (0, 0),
 }
 """The steps of a row: name -> fewest and most arguments. `srd_rs.families.interpreter.apply` does them."""

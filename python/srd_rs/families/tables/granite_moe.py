@@ -121,7 +121,8 @@ GRANITE_SWITCH: Final = FamilyTable(
         Rows(
             (
                 *NORMS,
-                "self_attn.qkv_proj.base_layer > attn_qkv | qkv d | permute_qkv",
+                "self_attn.qkv_proj.base_layer > attn_qkv | qkv d"
+                " | rows(0, q) permute_q + rows(q, k) permute_k + rows(q + k, k)",
                 "self_attn.o_proj.base_layer > attn_output | d q",
                 "shared_mlp.input_linear.base_layer > ffn_gate | 2*s d | rows(0, s)",
                 "shared_mlp.input_linear.base_layer > ffn_up | 2*s d | rows(s, s)",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS
+from srd_rs.families.tables.qwen import QWEN35
 
 _LONG = (
     "rope_factors_long.weight = rope['long_factor']",
@@ -85,4 +88,12 @@ MINICPM3: Final = FamilyTable(
         "u32 ~rope.dimension_count = qk_rope_head_dim",
     ),
     without=("~rope.scaling.type", "~rope.freq_base", "~attention.value_length"),
+)
+
+# The text model is Qwen 3.5 without blocks for further tokens.
+MINICPM_V: Final = replace(
+    QWEN35,
+    classes=("MiniCPMV4_6ForConditionalGeneration",),
+    skip=(*QWEN35.skip, (r"^model\.merger\.", names.OTHER_MODALITY), (r"^mtp", names.MTP)),
+    mtp=None,
 )
