@@ -13,9 +13,9 @@ fi
 python=.venv/bin/python
 
 # llama-cpp-python (the extra `eval`) takes many minutes to compile, so it is taken only where it lies ready made.
-if ! "$python" -m pip install --quiet --only-binary=llama-cpp-python '.[test,dev,eval,plot]'; then
+if ! "$python" -m pip install --quiet --only-binary=llama-cpp-python '.[test,dev,docs,eval,plot]'; then
     echo "No ready-made llama-cpp-python: the tests that need it will say so and skip." >&2
-    "$python" -m pip install --quiet '.[test,dev,plot]'
+    "$python" -m pip install --quiet '.[test,dev,docs,plot]'
 fi
 
 # Both halves run, so that one failure does not hide another.

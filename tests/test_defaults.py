@@ -162,3 +162,27 @@ def test_pack_has_the_same_default(tmp_path: Path) -> None:
 
 def _method(container: Path) -> object:
     return {key: value for key, _, value in srd_rs.inspect(container).metadata}["axm.method"]
+
+
+def test_the_default_of_alpha_follows_the_method(tmp_path: Path) -> None:
+    """Decision 0006: over an SRD base, 0.75 of a residual of 2 bits comes nearest to the original."""
+    key = tmp_path / "key"
+    srd_rs.keygen(key)
+    small = {"calibrate": "random", "calibrate_tokens": 64}
+    srd_rs.pack(EXAMPLE, tmp_path / "srd.axm", key_file=key, **small)  # type: ignore[arg-type]
+    srd_rs.pack(EXAMPLE, tmp_path / "fast.axm", key_file=key, effort="fast")
+    srd_rs.pack(EXAMPLE, tmp_path / "three.axm", key_file=key, residual_bits=3, **small)  # type: ignore[arg-type]
+
+    def extracted(name: str, alpha: float | None) -> bytes:
+        output = tmp_path / "out.gguf"
+        srd_rs.extract(
+            tmp_path / f"{name}.axm", output, quant="F32", alpha=alpha, key_file=key, overwrite=True
+        )
+        return output.read_bytes()
+
+    for name, alpha in (("srd", 0.75), ("fast", 1.0), ("three", 1.0)):
+        assert extracted(name, None) == extracted(name, alpha)
+    assert extracted("srd", None) != extracted("srd", 1.0)
+    # The packed mix is a copy, in whatever letters it is written.
+    report = srd_rs.extract(tmp_path / "srd.axm", tmp_path / "c.gguf", quant="q4_k_m", key_file=key)
+    assert report.plan.quant == "Q4_K_M"

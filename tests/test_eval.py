@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -214,6 +216,7 @@ def test_command_writes_a_report(
     assert first["divergence"]["kld"]["value"] > 0 and second["bpw"] > 16
     assert second["paired"]["kld_ratio"]["value"] == pytest.approx(0, abs=1e-6)
     assert f"| {example_q4_k_m.stem} |" in (folder / "report.md").read_text()
+    check_page((folder / "report.html").read_text(), example_q4_k_m.stem)
     for name in ("bpw.png", "percentiles.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     again = srd(*args, "--chunks", 2, "--report", folder)
@@ -293,3 +296,32 @@ def test_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(errors.UsageError, match=r"srd-rs\[plot\]"):
         plots.figure_class()
+
+
+class Page(HTMLParser):
+    """Counts elements, and keeps what would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] += 1
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.outside += [
+            v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:image/png")
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check_page(text: str, name: str) -> None:
+    """The page is well formed, needs no other file, and has the pictures and the tables in it."""
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and page.outside == [] and "<script" not in text
+    assert page.count["img"] == 2 and page.count["table"] >= 2 and f"<td>{name}</td>" in text

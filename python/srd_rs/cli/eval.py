@@ -75,7 +75,7 @@ Examples:
     "folder",
     group="Output",
     metavar="FOLDER",
-    help="Write report.md, report.json and plots to this folder (needs the extra srd-rs[plot]).",
+    help="Write report.html, report.md, report.json and plots to this folder (needs the extra srd-rs[plot]).",
 )
 @option("--overwrite", group="Output", is_flag=True, help="Replace the report in FOLDER if there is one.")
 @json_option()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.errors import SrdIOError, UsageError, message
 from srd_rs.eval.evaluation import Evaluation, FileScore
 from srd_rs.eval.statistics import Estimate, Quantile
+from srd_rs.text import html_table
 
-FILES: Final = ("report.md", "report.json", "bpw.png", "percentiles.png")
+FILES: Final = ("report.md", "report.html", "report.json", "bpw.png", "percentiles.png")
 
 Row = tuple[str, ...]
 
@@ -106,6 +109,33 @@ def markdown(found: Evaluation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_STYLE: Final = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:600;padding:.3rem 0}"
+    "td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+)
+
+
+def page(found: Evaluation, pictures: Sequence[Path]) -> str:
+    """The report as one HTML page that needs no other file: the pictures are inside."""
+    parts = [html_table("Scores", *score_table(found))]
+    if found.base:
+        parts.append(html_table("Distribution of KLD over tokens", *tail_table(found)))
+    if len(found.files) > 1:
+        parts.append(html_table("Against the first file, token by token", *paired_table(found)))
+    for picture in pictures:
+        data = base64.b64encode(picture.read_bytes()).decode("ascii")
+        parts.append(f'<p><img alt="{escape(picture.stem)}" src="data:image/png;base64,{data}"></p>')
+    title = f"Evaluation on {escape(found.text.name)}"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{escape(conditions(found))}</p>"
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
 def prepare(folder: Path, *, overwrite: bool) -> None:
     """Check before the long work that matplotlib is installed and that no file would be overwritten."""
     from srd_rs.eval.plots import figure_class
@@ -135,7 +165,9 @@ def write(found: Evaluation, folder: Path) -> list[Path]:
         writers["percentiles.png"] = lambda path: plots.percentiles(found, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [_complete(folder / name, writer) for name, writer in writers.items()]
+        written = [_complete(folder / name, writer) for name, writer in writers.items()]
+        pictures = [path for path in written if path.suffix == ".png"]
+        return [*written, _complete(folder / "report.html", text(page(found, pictures)))]
     except OSError as error:
         raise SrdIOError(message(folder, str(error), "Choose a folder that can be written")) from error
 
