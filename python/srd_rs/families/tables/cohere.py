@@ -7,6 +7,53 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN
 
+_COMMAND: Final = {
+    "vocab_size": 256000,
+    "hidden_size": 8192,
+    "intermediate_size": 22528,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 64,
+    "max_position_embeddings": 8192,
+    "layer_norm_eps": 1e-5,
+    "logit_scale": 0.0625,
+}
+# One norm, behind which attention and feed-forward stand side by side.
+_COMMAND_LAYER: Final = Rows(("input_layernorm > attn_norm | d", *ATTENTION, *GATED_FFN))
+_CONTEXT: Final = "u32 ~context_length = first(model_max_length, max_position_embeddings)"
+"""max_position_embeddings is far below what the models were trained on."""
+
+COMMAND_R: Final = FamilyTable(
+    arch="command-r",
+    classes=("CohereForCausalLM",),
+    defaults=_COMMAND,
+    layer=(
+        _COMMAND_LAYER,
+        Rows(
+            ("self_attn.q_norm > attn_q_norm | n_head h", "self_attn.k_norm > attn_k_norm | n_head_kv h"),
+            when="use_qk_norm",
+        ),
+    ),
+    metadata=(_CONTEXT, "f32 ~logit_scale = logit_scale", "str ~rope.scaling.type = 'none'"),
+    without=("~rope.scaling.factor",),
+    rope_theta=500_000.0,
+)
+
+COHERE2: Final = FamilyTable(
+    arch="cohere2",
+    classes=("Cohere2ForCausalLM",),
+    defaults={**_COMMAND, "sliding_window": 4096},
+    layer=(_COMMAND_LAYER,),
+    metadata=(
+        _CONTEXT,
+        "f32 ~logit_scale = logit_scale",
+        "u32 ~attention.sliding_window = sliding_window",
+        "u32 ~vocab_size = n_vocab",
+        "u32 ~rope.dimension_count = int(rope_fraction * (n_embd // n_head))",
+        "str ~rope.scaling.type = 'none'",
+    ),
+    without=("~rope.scaling.factor",),
+)
+
 COHERE2_MOE: Final = FamilyTable(
     arch="cohere2moe",
     classes=("Cohere2MoeForCausalLM",),

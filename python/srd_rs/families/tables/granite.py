@@ -7,8 +7,39 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS
 from srd_rs.families.tables.mamba import MAMBA_2, inside
+from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
+from srd_rs.vocab.rules import LLAMA
+
+_SCALES: Final = (
+    "f32 ~attention.scale = attention_multiplier",
+    "f32 ~embedding_scale = embedding_multiplier",
+    "f32 ~residual_scale = residual_multiplier",
+    "f32 ~logit_scale = logits_scaling",
+)
+GRANITE: Final = FamilyTable(
+    arch="granite",
+    classes=("GraniteForCausalLM",),
+    vocabulary=LLAMA,
+    defaults={
+        **LLAMA_DEFAULTS,
+        "attention_multiplier": 1.0,
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+    },
+    layer=LLAMA_LAYER,
+    metadata=(*LLAMA_METADATA, *_SCALES),
+    head_dim="None",
+    refusals=(
+        Refusal(
+            "rope['rope_type'] == 'llama3'",
+            "llama.cpp's Granite has no llama3 RoPE scaling",
+            "It cannot be converted",
+        ),
+    ),
+)
 
 _FUSED: Final = "shared_mlp.input_linear"
 HYBRID_SIZES: Final = {

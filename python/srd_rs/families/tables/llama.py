@@ -1,8 +1,31 @@
-"""Other names of the Llama models."""
+"""The table of Llama and Mistral, and other names of these models."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from srd_rs.families.schema import FamilyTable
+from srd_rs.families.tables.common import LLAMA_METADATA
+from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
+from srd_rs.vocab.rules import LLAMA
+
+LLAMA_TABLE: Final = FamilyTable(
+    arch="llama",
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "MistralForCausalLM"),
+    vocabulary=LLAMA,
+    defaults=LLAMA_DEFAULTS,
+    class_defaults={
+        "MistralForCausalLM": {
+            "intermediate_size": 14336,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 4096 * 32,
+        }
+    },
+    layer=LLAMA_LAYER,
+    metadata=LLAMA_METADATA,
+    head_dim="head_dim",
+    llama3_rope=True,
+)
 
 SPELLINGS: Final = {
     "IQuestCoderForCausalLM": "LlamaForCausalLM",

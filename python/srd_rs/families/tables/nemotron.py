@@ -6,7 +6,39 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
 from srd_rs.families.tables.mamba import MAMBA_2, inside
+
+_PROJECTIONS: Final = (*flagged(ATTENTION, "bias?"), "mlp.up_proj > ffn_up | f d | bias?")
+
+NEMOTRON: Final = FamilyTable(
+    arch="nemotron",
+    classes=("NemotronForCausalLM",),
+    defaults={
+        "vocab_size": 256000,
+        "hidden_size": 6144,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 48,
+        "max_position_embeddings": 4096,
+        "norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+        "tie_word_embeddings": False,
+    },
+    top=("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | bias plus_one"),
+    # Layer norms are stored minus one, and the feed-forward part has no gate.
+    layer=(
+        Rows((*flagged(NORMS, "bias plus_one"), *_PROJECTIONS, "mlp.down_proj > ffn_down | d f | bias?")),
+    ),
+    head_dim="head_dim",
+    metadata=(
+        "u32 ~vocab_size = n_vocab",
+        "f32 ~attention.layer_norm_epsilon = norm_eps",
+        "u32 ~rope.dimension_count = int(rope_fraction * n_embd) // n_head",
+        "str ~rope.scaling.type = 'none' if rope['factor'] == None else 'linear'",
+        "f32 ~rope.scaling.factor = rope['factor']",
+    ),
+)
 
 _LATENT: Final = "moe_latent_size != None"
 

@@ -4,8 +4,55 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN
+from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
+from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, LLAMA_ATTENTION, NORMS, flagged
+
+OLMO: Final = FamilyTable(
+    arch="olmo",
+    classes=("OlmoForCausalLM",),
+    defaults={
+        "vocab_size": 50304,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    },
+    top=("model.embed_tokens > token_embd | v d",),
+    # The norms have no weights, and their epsilon is fixed in the code of both models.
+    layer=(Rows((*LLAMA_ATTENTION, *GATED_FFN)),),
+    metadata=("f32 ~attention.layer_norm_epsilon = 1e-5", "f32 ~attention.clamp_kqv = clip_qkv"),
+)
+
+OLMOE: Final = FamilyTable(
+    arch="olmoe",
+    classes=("OlmoeForCausalLM",),
+    defaults={
+        **OLMO.defaults,
+        "hidden_size": 2048,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 4096,
+        "num_experts_per_tok": 8,
+        "num_experts": 64,
+    },
+    sizes={"x": "n_ff"},
+    layer=(
+        Rows(
+            (
+                *NORMS,
+                *flagged(ATTENTION, "bias?"),
+                "self_attn.q_norm > attn_q_norm | q",
+                "self_attn.k_norm > attn_k_norm | k",
+                "mlp.gate > ffn_gate_inp | e d",
+            )
+        ),
+    ),
+    experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
+    metadata=("f32 ~attention.layer_norm_rms_epsilon = 1e-5",),
+)
 
 OLMO2: Final = FamilyTable(
     arch="olmo2",

@@ -6,7 +6,43 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
-from srd_rs.vocab.rules import PHI3
+from srd_rs.vocab.rules import PHI2, PHI3
+
+PHI_2: Final = FamilyTable(
+    arch="phi2",
+    classes=("PhiForCausalLM",),
+    vocabulary=PHI2,
+    defaults={
+        "vocab_size": 51200,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+        "tie_word_embeddings": False,
+    },
+    top=("model.embed_tokens > token_embd | v d", "model.final_layernorm > output_norm | d | bias"),
+    output="lm_head > output | v d | bias",
+    layer=(
+        Rows(
+            (
+                "input_layernorm > attn_norm | d | bias",
+                *flagged(ATTENTION[:3], "bias"),
+                "self_attn.dense > attn_output | d q | bias",
+                "mlp.fc1 > ffn_up | f d | bias",
+                "mlp.fc2 > ffn_down | d f | bias",
+            )
+        ),
+    ),
+    head_dim="None",
+    metadata=(
+        "u32 ~rope.dimension_count = int(rope_fraction * n_embd) // n_head",
+        "bool tokenizer.ggml.add_bos_token = 0 == 1",
+    ),
+    without=("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
+)
 
 PHI_MOE: Final = FamilyTable(
     arch="phimoe",

@@ -91,6 +91,44 @@ QWEN3_MOE: Final = FamilyTable(
     ),
 )
 
+QWEN2_MOE: Final = FamilyTable(
+    arch="qwen2moe",
+    classes=("Qwen2MoeForCausalLM",),
+    defaults={
+        **QWEN2.defaults,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "num_experts_per_tok": 4,
+        "num_experts": 60,
+        "decoder_sparse_step": 1,
+    },
+    sizes={"x": "moe_intermediate_size", "s": "shared_expert_intermediate_size"},
+    layer=(
+        Rows(
+            (
+                *NORMS,
+                *flagged(ATTENTION, "bias?"),
+                "mlp.gate > ffn_gate_inp | e d",
+                "mlp.shared_expert_gate > ffn_gate_inp_shexp | 1 d",
+                "mlp.shared_expert.gate_proj > ffn_gate_shexp | s d",
+                "mlp.shared_expert.up_proj > ffn_up_shexp | s d",
+                "mlp.shared_expert.down_proj > ffn_down_shexp | d s",
+            )
+        ),
+    ),
+    experts=QWEN3_MOE.experts,
+    metadata=(
+        "u32 ~expert_feed_forward_length = moe_intermediate_size",
+        "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
+    ),
+    refusals=QWEN3_MOE.refusals,
+)
+
 QWEN: Final = FamilyTable(
     arch="qwen",
     classes=("QWenLMHeadModel",),

@@ -1,7 +1,51 @@
-"""Other names of the StableLM models."""
+"""The table of StableLM 2 and 3B, which have layer norms with biases and rotate a part of each head."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from srd_rs.families.schema import FamilyTable, Refusal, Rows
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, flagged
+
+STABLELM: Final = FamilyTable(
+    arch="stablelm",
+    classes=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
+    defaults={
+        "vocab_size": 50304,
+        "hidden_size": 2560,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.25,
+        "use_parallel_residual": False,
+        "tie_word_embeddings": False,
+    },
+    top=("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | bias"),
+    layer=(
+        Rows(
+            (
+                "input_layernorm > attn_norm | d | bias",
+                *flagged(ATTENTION[:3], "bias?"),
+                ATTENTION[3],
+                *GATED_FFN,
+            )
+        ),
+        Rows(("post_attention_layernorm > ffn_norm | d | bias",), when="not use_parallel_residual"),
+    ),
+    head_dim="None",
+    metadata=(
+        "u32 ~rope.dimension_count = int(rope_fraction * head_dim)",
+        "bool ~use_parallel_residual = use_parallel_residual == 1",
+    ),
+    without=("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
+    refusals=(
+        Refusal(
+            "qk_layernorm", "norms on queries and keys (qk_layernorm) are not supported", "Use llama.cpp"
+        ),
+    ),
+)
 
 SPELLINGS: Final = {"LlavaStableLMEpochForCausalLM": "StableLMEpochForCausalLM"}
