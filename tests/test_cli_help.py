@@ -86,7 +86,11 @@ def test_models() -> None:
 
     shown = srd("models").stdout
     assert all(name in shown for name in families.supported())
-    listed = srd("models", "--json").json["architectures"]
+    everything = srd("models", "--json").json
+    listed = everything["architectures"]
+    assert everything["classes"] == families.supported()
+    assert {"bin", "bare", "gptq", "fp8-block"} <= set(everything["inputs"])
+    assert {"spm", "bpe", "unigram", "tekken"} <= set(everything["tokenizers"])
     assert {"Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"} <= set(listed["gemma4"])
     assert sorted(c for classes in listed.values() for c in classes) == families.supported()
 

@@ -22,14 +22,22 @@ Examples:
 def command(as_json: bool) -> None:
     """List the architectures of GGUF, and the classes of Hugging Face that are converted to each of them.
 
-    The class of a checkpoint stands in its config.json, under "architectures".
+    The class of a checkpoint stands in its config.json, under "architectures". With --json, the kinds of weights
+    and of tokenizers that are read are listed as well ("bare" stands for weights without the prefix of their class).
     """
-    from srd_rs import families
+    from srd_rs import families, vocab
+    from srd_rs.families import quantized
 
     found = families.architectures()
     rows = [(arch, cls) for arch, classes in found.items() for cls in classes]
     show(
-        lambda: {"architectures": found},
+        lambda: {
+            "architectures": found,
+            "classes": families.supported(),
+            "mmproj": [],
+            "inputs": ["safetensors", "bin", "bare", *quantized.INPUTS],
+            "tokenizers": list(vocab.TOKENIZERS),
+        },
         lambda: table(("architecture", "class in config.json"), rows, left=2),
         as_json=as_json,
     )

@@ -39,6 +39,11 @@ _ACTIVATIONS: Final = (
 )  # fmt: skip
 """Tensors of these names belong to the rounding of activations, which a GGUF does not have."""
 
+INPUTS: Final = (
+    "fp8-block", "fp8-tensor", "int8", "mxfp4", "nvfp4", "compressed-tensors", "gptq", "awq", "bnb", "mlx", "bitnet",
+)  # fmt: skip
+"""The formats of quantized weights that are decoded, by the names that `srd-rs models` gives them."""
+
 E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The values of the codes of FP4 (E2M1), as the OCP specification of microscaling formats has them."""
 _FLOAT8: Final = ("F8_E4M3", "F8_E5M2")

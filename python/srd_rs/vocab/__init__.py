@@ -32,7 +32,21 @@ from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 from srd_rs.vocab.sentencepiece import is_sentencepiece, read_model
 from srd_rs.vocab.vocabulary import Vocabulary
 
-__all__ = ["FILES_DECIDE", "VocabularyRules", "load"]
+__all__ = ["FILES_DECIDE", "TOKENIZERS", "VocabularyRules", "load"]
+
+TOKENIZERS: Final = (
+    "spm",
+    "bpe",
+    "wordpiece",
+    "unigram",
+    "tekken",
+    "tiktoken",
+    "rwkv",
+    "plamo2",
+    "whitespace",
+    "none",
+)
+"""The kinds of tokenizers that are read, by the names that `srd-rs models` gives them."""
 
 _OTHER_CLASSES: Final = ("GPT2Tokenizer", "GPT2TokenizerFast")
 """These classes of transformers do not read tokenizer.model."""
