@@ -21,6 +21,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def shapes_of(case: Case) -> dict[str, tuple[int, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with safe_open(Path(folder) / "model.safetensors", framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return saved | {name: tuple(shape) for name, shape in case.more.items()}
 
 
 def write_checkpoint(case: Case, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
@@ -66,14 +68,26 @@ def write_checkpoint(case: Case, shapes: dict[str, tuple[int, ...]], folder: Pat
     write_shards(sources, folder)
 
 
-def convert(folder: Path, output: Path, mmproj: bool) -> None:
-    """Run llama.cpp's converter without its tokenizer."""
+@cache
+def names_of_llama_cpp() -> Any:
+    """Return llama.cpp's names of tensors as they are before any conversion."""
+    import gguf
+
+    return dict(gguf.TensorNameMap.block_mappings_cfg)
+
+
+def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
+    """Run llama.cpp's converter without its tokenizer. With `raw_config`, config.json does not go through
+    transformers."""
     import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
+    # Making the names of Arctic changes the names of every architecture that comes later.
+    gguf.TensorNameMap.block_mappings_cfg = dict(names_of_llama_cpp())
     kind = ModelType.MMPROJ if mmproj else ModelType.TEXT
-    hparams = ModelBase.load_hparams(folder, False)
+    read = ModelBase.load_hparams
+    hparams = json.loads((folder / "config.json").read_text()) if raw_config else read(folder, False)
     model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 
     class WithoutVocabulary(model_class):
@@ -82,8 +96,11 @@ def convert(folder: Path, output: Path, mmproj: bool) -> None:
         def set_vocab(self) -> None:
             pass
 
+        def _get_suppress_tokens(self) -> None:
+            """MiniMax-Text-01 looks for unused tokens in its tokenizer."""
+
     with torch.inference_mode():
-        WithoutVocabulary(folder, gguf.LlamaFileType.MOSTLY_BF16, output).write()
+        WithoutVocabulary(folder, gguf.LlamaFileType.MOSTLY_BF16, output, hparams=hparams).write()
 
 
 def written(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -136,7 +153,7 @@ def golden_of(case: Case) -> dict[str, Any]:
         result["sources"] = {name: [case.dtypes.get(name, "BF16"), list(s)] for name, s in shapes.items()}
         for part in ("text", "mmproj") if case.mmproj else ("text",):
             output = Path(scratch) / f"{part}.gguf"
-            convert(folder, output, part == "mmproj")
+            convert(folder, output, part == "mmproj", case.raw_config)
             metadata, tensors = written(output)
             if part == "text":
                 types = quantised_types(output, Path(scratch) / "q4.gguf")

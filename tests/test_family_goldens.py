@@ -19,6 +19,14 @@ from srd_rs.checkpoint import Checkpoint
 from srd_rs.families import describe
 
 GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
+_PLAIN = "a recipe of a plain type names the type of every matrix"
+_GIT = "the published model_type is git, so llama.cpp's converter takes a norm's epsilon of another model"
+_SHIFT = (
+    "llama.cpp's converter takes the mean from the bias, and the order of experts does not change by that"
+)
+_OLD_NAMES = (
+    "llama.cpp's converter looks for the names of the older class ChatGLMModel and takes a wrong default"
+)
 _POSITIONS = "positions of CamemBERT start behind the padding token, as those of RoBERTa"
 _ROWS = "each head keeps its own norm, where llama.cpp's converter repeats that of the first head"
 _EPSILON = "llama.cpp does not load EXAONE 3 without it, but its converter leaves it out"
@@ -46,6 +54,16 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "nemotron-3-mtp": {
         "blk.5.ffn_gate_inp.weight": "the router of this block is F32 as those of all other blocks",
     },
+    "glm-4-9b-chat-hf": {
+        "chatglm.context_length": _OLD_NAMES,
+        "chatglm.attention.layer_norm_rms_epsilon": _OLD_NAMES,
+    },
+    "deepseek-v32": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
+    "glm5": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
+    "glm52": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
+    "grok-2": {"grok.attention.layer_norm_epsilon": _GIT},
+    "sarvam-30b": {"blk.1.exp_probs_b.bias": _SHIFT},
+    "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},
 }
 """Keys and tensors that differ on purpose, by golden, each with its reason; see docs/differences.md."""
 

@@ -20,17 +20,21 @@ class Case:
     """One checkpoint. `config` is its config.json.
 
     `tensors` gives the shape of each tensor by name, rows first. Without `tensors`, the class is made by
-    transformers from the configuration, and the names and shapes are those that transformers saves. `files` are
-    further files of the folder by name: JSON values or text. `dtypes` names the types of tensors that are not BF16.
-    `mmproj` says that the reference writes a file of the projector as well.
+    transformers from the configuration, and the names and shapes are those that transformers saves. `more` are tensors
+    that published files have beside those, such as layers of multi-token prediction. `files` are further files of the
+    folder by name: JSON values or text. `dtypes` names the types of tensors that are not BF16.
+    `mmproj` says that the reference writes a file of the projector as well. `raw_config` says that the reference reads
+    config.json as it is, because transformers translates keys that the reference asks for.
     """
 
     name: str
     config: Mapping[str, Any]
     tensors: Shapes | None = None
+    more: Shapes = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     mmproj: bool = False
+    raw_config: bool = False
 
 
 def layers(count: int, shapes: Mapping[str, tuple[int, ...]], prefix: str = "model.layers") -> Shapes:

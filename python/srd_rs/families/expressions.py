@@ -82,6 +82,13 @@ def _padded(values: Any, count: int, value: Any) -> list[Any]:
     return [*_listed(values)[:count], *_fill(value, max(0, count - len(values)))]
 
 
+def _numbers(text: Any) -> list[int]:
+    """Return the numbers of a text such as ``3,4,5``."""
+    if not isinstance(text, str) or len(text) > MAX_LIST:
+        raise TypeError(f"{str(text)[:40]!r} is no text with numbers")
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
 def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*values: Any) -> Any:
         for value in values:
@@ -100,6 +107,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "abs": _of_numbers(abs),
     "ceil": _of_numbers(math.ceil),
     "sqrt": _of_numbers(math.sqrt),
+    "pow": _of_numbers(math.pow),
     "log": _of_numbers(math.log),
     "icdf": _of_numbers(lambda share: NormalDist().inv_cdf(share) if share else -math.inf),
     "len": lambda values: len(_listed(values)),
@@ -108,6 +116,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "fill": _fill,
     "join": _joined,
     "pad": _padded,
+    "numbers": _numbers,
     "is_list": lambda value: isinstance(value, list),
     "is_text": lambda value: isinstance(value, str),
 }

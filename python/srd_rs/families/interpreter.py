@@ -492,6 +492,8 @@ class TableFamily(Family):
                 case "zero_first":
                     padded = PadRows(of, of.shape[0] + 1)
                     return Concat((taken(padded, 0, of.shape[0], 1), of))
+                case "permute_neox":
+                    return _to_halves(of, number(0), number(1))
                 case "permute":
                     return PermuteHeads(of, number(0))
                 case "transpose":
@@ -565,10 +567,21 @@ class TableFamily(Family):
     def generated(self) -> dict[str, tuple[float, ...]]:
         found: dict[str, tuple[float, ...]] = {}
         if self.data.llama3_rope and self.rope.kind == "llama3":
-            found["rope_freqs.weight"] = ropes.llama3_factors(self.config, self.rope.full, self.head_dim)
-        for line in self.data.generated:
-            name, expression = generated_line(line)
-            values = self.evaluate(expression)
+            turned, text = self.head_dim, self.data.llama3_rope
+            if isinstance(text, str):
+                turned = min(self.count(text), turned)
+            factors = ropes.llama3_factors(
+                self.config, self.rope.full, turned, single=not isinstance(text, str)
+            )
+            found["rope_freqs.weight"] = factors + (1.0,) * (self.head_dim // 2 - len(factors))
+        lines = [generated_line(line) for line in self.data.generated]
+        places = [
+            (name.replace("{layer}", str(layer)), expression, layer)
+            for name, expression in lines
+            for layer in range(self.n_layer if "{layer}" in name else 1)
+        ]
+        for name, expression, layer in places:
+            values = self.evaluate(expression, layer)
             if values is None:
                 continue
             if not isinstance(values, list) or not 1 <= len(values) <= MAX_HEAD_DIM:
@@ -661,6 +674,20 @@ def _expert_row(text: str) -> TableRow:
     part, target, *dims = text.split()
     flags = [dims.pop()] if dims and dims[-1].startswith("bias") else []
     return row_of(f"{part} > {target} | {' '.join(dims)} | {' '.join(flags)}")
+
+
+def _to_halves(of: Transform, heads: int, rotary: int) -> Transform:
+    """Return the rows of each head with the pairs of its first `rotary` rows taken apart: the first of all pairs, then
+    the second of all pairs, then the rows that are not turned."""
+    if heads < 1 or of.shape[0] % heads or rotary % 2 or rotary > of.shape[0] // heads:
+        raise ValueError(f"{of.shape[0]} rows are not {heads} heads with {rotary} rows that are turned")
+    size = of.shape[0] // heads
+    parts: list[Transform] = []
+    for start in range(0, of.shape[0], size):
+        parts += [taken(of, 0, start, rotary // 2, 2), taken(of, 0, start + 1, rotary // 2, 2)]
+        if rotary < size:
+            parts.append(taken(of, 0, start + rotary, size - rotary))
+    return Concat(tuple(parts))
 
 
 def family_of(table: FamilyTable) -> type[Family]:

@@ -17,7 +17,18 @@ from srd_rs.metadata import Metadata
 from srd_rs.reading import shown
 
 _PER_TYPE: Final = ("full_attention", "sliding_attention")
-_KNOWN: Final = ("default", "linear", "dynamic", "yarn", "su", "longrope", "llama3", "proportional", "mrope")
+_KNOWN: Final = (
+    "default",
+    "linear",
+    "dynamic",
+    "yarn",
+    "su",
+    "longrope",
+    "llama3",
+    "proportional",
+    "mrope",
+    "xdrope",
+)
 _THETA: Final = (
     "global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base",
 )  # fmt: skip
@@ -56,6 +67,13 @@ def read(config: Config, *, theta: float | None = 10_000.0, theta_sliding: float
     else:
         full, sliding = dict(raw), {}
     local = next((config.get(key) for key in _LOCAL_THETA if config.get(key) is not None), theta_sliding)
+    bases = config.get("rope_theta")
+    if isinstance(bases, list):  # one base for each layer, of which the first has full attention
+        bases = config.numbers("rope_theta", bases, len(bases))
+        if len(bases) < 2:
+            raise config.error("rope_theta is a list of fewer than two numbers")
+        full.setdefault("rope_theta", bases[0])
+        local = bases[1] if local is None else local
     if local is not None and sliding.get("rope_theta") is None:
         sliding["rope_theta"] = local
     _complete(config, full, theta)
@@ -81,7 +99,7 @@ def _complete(config: Config, params: dict[str, Any], theta: float | None) -> No
         )
     kind = kind.lower()
     # Multimodal RoPE turns the dimensions by three positions, and a text has one position for all: no other scaling.
-    params["rope_type"] = "default" if kind == "mrope" else kind
+    params["rope_type"] = "default" if kind in ("mrope", "xdrope") else kind
     if params.get("rope_theta") is None:
         params["rope_theta"] = next((config.get(key) for key in _THETA if config.get(key) is not None), theta)
     if params["rope_theta"] is not None:
@@ -168,9 +186,11 @@ def _f32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def llama3_factors(config: Config, params: dict[str, Any], dimensions: int) -> tuple[float, ...]:
+def llama3_factors(
+    config: Config, params: dict[str, Any], dimensions: int, *, single: bool = True
+) -> tuple[float, ...]:
     """Return the `dimensions` / 2 values by which llama3 scaling divides rotary frequencies, computed in float32
-    steps.
+    steps, or from the frequencies on in float64 if not `single`.
 
     Wavelengths up to original/high_freq_factor keep a factor of 1. Wavelengths beyond original/low_freq_factor
     are divided by `factor`. Between the two limits both are blended, as in the reference code of Llama 3.1. A
@@ -179,19 +199,22 @@ def llama3_factors(config: Config, params: dict[str, Any], dimensions: int) -> t
     """
     base, factor = _f32(params["rope_theta"]), float(params["factor"])
     low, high = float(params.get("low_freq_factor") or 1.0), float(params.get("high_freq_factor") or 4.0)
-    if high <= low:
-        raise config.error(f"RoPE high_freq_factor {high} must be greater than low_freq_factor {low}")
+    if high < low:
+        raise config.error(f"RoPE high_freq_factor {high} must not be less than low_freq_factor {low}")
     context = params["original_max_position_embeddings"]
+    rounded = _f32 if single else float
     factors = []
     for index in range(0, dimensions, 2):
         frequency = _f32(1.0 / _f32(base ** _f32(index / dimensions)))
-        wavelength = _f32(_f32(1 / frequency) * _f32(2 * math.pi))
-        if wavelength < _f32(context / high):
+        wavelength = rounded(rounded(1 / frequency) * rounded(2 * math.pi))
+        if wavelength < rounded(context / high):
             factors.append(1.0)
-        elif wavelength > _f32(context / low):
+        elif wavelength > rounded(context / low) or high == low:
             factors.append(_f32(factor))
         else:
-            smooth = _f32(_f32(_f32(_f32(1 / wavelength) * context) - _f32(low)) / _f32(high - low))
-            blend = _f32(_f32(_f32(1 - smooth) / _f32(factor)) + smooth)
+            smooth = rounded(
+                rounded(rounded(rounded(1 / wavelength) * context) - rounded(low)) / rounded(high - low)
+            )
+            blend = rounded(rounded(rounded(1 - smooth) / rounded(factor)) + smooth)
             factors.append(_f32(1 / blend))
     return tuple(factors)

@@ -4,8 +4,9 @@ A row is one string, ``source > target | sizes | flags``. Source and target are 
 and without ``.weight``; a ``!`` behind the source says that its name has no such suffix, and ``=.bias`` behind the
 target is the suffix that the target has. Sizes are those of the source, rows first. ``a + b > target`` puts the rows
 of several sources one after another. Flags are ``bias``, ``bias?`` (where present), ``?`` (the tensor may be missing),
-``f32`` (never quantised), and the steps of `STEPS`, which are done from left to right. ``steps + steps`` puts the
-results of several lists of steps one after another: of the one source, or of each source its own.
+``f32`` (never quantised), ``auto`` (the mix decides, though the name looks like one that is never quantised), and the
+steps of `STEPS`, which are done from left to right. ``steps + steps`` puts the results of several lists of steps one
+after another: of the one source, or of each source its own.
 
 A line of metadata is one string, ``type key = expression``; ``~`` stands for the architecture and a dot. A value of
 None writes nothing. Expressions are those of `srd_rs.families.expressions`, over the values of config.json and the
@@ -48,6 +49,7 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "neg_exp": (0, 0),
     "permute": (1, 1),
     "permute_q": (0, 0),
+    "permute_neox": (2, 2),
     "permute_k": (0, 0),
     "transpose": (0, 0),
     "squeeze": (0, 0),
@@ -88,7 +90,8 @@ class TableRow:
     steps: tuple[tuple[Step, ...], ...] = ((),)
     bias: str = "no"
     needed: bool = True
-    f32: bool = False
+    f32: bool | None = None
+    """True: never quantised. False: the mix decides, whatever the name says. None: the name decides."""
     target_suffix: str = ".weight"
 
 
@@ -202,7 +205,8 @@ class FamilyTable:
     without: tuple[str, ...] = ()
     """Standard keys that are not written."""
     generated: tuple[str, ...] = ()
-    """Tensors that are computed from the configuration: ``name = expression``, whose value is a list of numbers."""
+    """Tensors that are computed from the configuration: ``name = expression``, whose value is a list of numbers. A name
+    with ``{layer}`` stands for one tensor in each layer."""
     renames: tuple[tuple[str, str], ...] = ()
     """Regular expressions over names of the checkpoint, with what each match becomes."""
     skip: tuple[tuple[str, ...], ...] = ()
@@ -219,8 +223,9 @@ class FamilyTable:
     """A condition that says whether the checkpoint may lack an output matrix."""
     pooling: bool = False
     vocabulary: VocabularyRules = FILES_DECIDE
-    llama3_rope: bool = False
-    """llama3 scaling becomes the tensor ``rope_freqs.weight``, which the graph of the architecture reads."""
+    llama3_rope: bool | str = False
+    """llama3 scaling becomes the tensor ``rope_freqs.weight``, which the graph of the architecture reads. An expression
+    gives the number of dimensions that are turned, where these are not all of a head."""
 
     def __post_init__(self) -> None:
         groups = (*self.layer, *(g for stack in self.stacks for g in stack.layer))
@@ -321,7 +326,7 @@ def row_of(text: str) -> TableRow:
     if len(dims) not in (1, len(sources)):
         raise ValueError(f"{text!r} is not 'source > target | sizes': it has {len(sources)} sources")
     dims = dims * len(sources) if len(dims) == 1 else dims
-    bias, needed, f32 = "no", True, False
+    bias, needed, f32 = "no", True, None
     steps: list[list[Step]] = [[]]
     for flag in filter(None, (part.strip() for part in _outside(flags.strip(), " "))):
         if flag in ("bias", "bias?"):
@@ -330,6 +335,8 @@ def row_of(text: str) -> TableRow:
             needed = False
         elif flag == "f32":
             f32 = True
+        elif flag == "auto":
+            f32 = False
         elif flag == "+":
             steps.append([])
         else:

@@ -82,7 +82,7 @@ class _Entry:
     transform: Transform
     needed: bool
     group: str
-    f32: bool = False
+    f32: bool | None = None
 
 
 @dataclass
@@ -99,10 +99,10 @@ class Table:
         *,
         needed: bool = True,
         group: str | None = None,
-        f32: bool = False,
+        f32: bool | None = None,
     ) -> None:
         """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
-        any has been met. With `f32` the tensor stays F32 in every mix."""
+        any has been met. `f32` says whether the tensor stays F32 in every mix; None lets the name decide."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
         self.entries[name] = _Entry(name, transform, needed, group or name, f32)
@@ -208,7 +208,7 @@ def _spec(entry: _Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
             message(f"tensor '{entry.name}'", "has no elements", "Check the sizes in config.json")
         )
     transform = entry.transform.to_json(lambda name: tensors[name].to_json())
-    store = "f32" if entry.f32 else store_of(entry.name, shape)
+    store = store_of(entry.name, shape) if entry.f32 is None else "f32" if entry.f32 else "auto"
     return TensorSpec(entry.name, shape, store, transform)
 
 

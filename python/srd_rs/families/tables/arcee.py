@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import LLAMA_ATTENTION, LLAMA_METADATA, NORMS
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.common import (
+    ATTENTION,
+    GATED_EXPERTS,
+    GATED_FFN,
+    HEAD_NORMS,
+    LLAMA_ATTENTION,
+    LLAMA_METADATA,
+    NORMS,
+    SHARED_EXPERTS,
+)
 from srd_rs.vocab.rules import LLAMA
 
 ARCEE: Final = FamilyTable(
@@ -37,4 +46,77 @@ ARCEE: Final = FamilyTable(
     head_dim="head_dim",
     llama3_rope=True,
     pooling=True,
+)
+
+_EVERY_FOURTH: Final = "[(i + 1) % 4 != 0 for i in layers]"
+_SLIDES: Final = (
+    "[layer_types[i] == 'sliding_attention' for i in layers] if layer_types != None"
+    " else [(i + 1) % first(global_attn_every_n_layers, 4) != 0 for i in layers]"
+)
+
+AFMOE: Final = FamilyTable(
+    arch="afmoe",
+    classes=("AfmoeForCausalLM",),
+    defaults={
+        "vocab_size": 200192,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 1408,
+        "num_hidden_layers": 32,
+        "num_dense_layers": 1,
+        "num_attention_heads": 16,
+        "head_dim": 128,
+        "max_position_embeddings": 16384,
+        "rms_norm_eps": 1e-5,
+        "num_experts": 64,
+        "num_experts_per_tok": 6,
+        "num_shared_experts": 2,
+        "route_scale": 1.0,
+        "sliding_window": 1024,
+        "tie_word_embeddings": False,
+    },
+    sizes={
+        "dense": "first(num_dense_layers, 0)",
+        "x": "moe_intermediate_size",
+        "shared": "first(num_shared_experts, 0)",
+    },
+    layer=(
+        Rows(
+            (
+                "input_layernorm > attn_norm | d",
+                *ATTENTION,
+                *HEAD_NORMS,
+                "self_attn.gate_proj > attn_gate | q d",
+                "post_attention_layernorm > post_attention_norm | d",
+                "pre_mlp_layernorm > ffn_norm | d",
+                "post_mlp_layernorm > post_ffw_norm | d",
+            )
+        ),
+        Rows(GATED_FFN, "layer < dense"),
+        Rows(
+            (
+                "mlp.router.gate > ffn_gate_inp | e d",
+                "mlp.expert_bias! > exp_probs_b=.bias | e | ?",
+            ),
+            "layer >= dense",
+        ),
+        Rows(SHARED_EXPERTS, "layer >= dense and shared > 0"),
+    ),
+    experts=StackedExperts(
+        "mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS, "layer >= dense"
+    ),
+    metadata=(
+        *LLAMA_METADATA,
+        "u32 ~expert_shared_count = num_shared_experts",
+        "u32 ~expert_feed_forward_length = x",
+        "u32 ~leading_dense_block_count = num_dense_layers",
+        "bool ~expert_weights_norm = route_norm",
+        "f32 ~expert_weights_scale = route_scale",
+        "u32 ~attention.sliding_window = sliding_window",
+        f"bools ~attention.sliding_window_pattern = None if ({_SLIDES}) == {_EVERY_FOURTH} else {_SLIDES}",
+    ),
+    llama3_rope=True,
+    refusals=(
+        Refusal("mup_enabled == 0", "embeddings are not scaled by the root of their width (mup_enabled)"),
+    ),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from srd_rs.families.schema import Refusal
+
 NORMS: Final = ("input_layernorm > attn_norm | d", "post_attention_layernorm > ffn_norm | d")
 
 ATTENTION: Final = (
@@ -26,6 +28,42 @@ GATED_EXPERTS: Final = (
     "gate_proj ffn_gate_exps x d",
     "up_proj ffn_up_exps x d",
 )
+
+SHARED_EXPERTS: Final = (
+    "mlp.shared_experts.gate_proj > ffn_gate_shexp | shared*x d",
+    "mlp.shared_experts.up_proj > ffn_up_shexp | shared*x d",
+    "mlp.shared_experts.down_proj > ffn_down_shexp | d shared*x",
+)
+"""The sizes x (of one expert) and shared (their number) are those of the table."""
+
+ROUTER_BIAS: Final = "mlp.gate.e_score_correction_bias! > exp_probs_b=.bias | e | ?"
+
+
+def leading_dense(default: int) -> str:
+    """Return the expression of the number of layers without experts, which come before all others."""
+    return (
+        "first_k_dense_replace if first_k_dense_replace != None"
+        f" else count(mlp_layer_types, 'dense') if mlp_layer_types != None else {default}"
+    )
+
+
+NOT_LEADING: Final = Refusal(
+    "mlp_layer_types != None and (mlp_layer_types[layer] == 'dense') != (layer < dense)",
+    "layers without experts come behind layers with experts (mlp_layer_types)",
+    per_layer=True,
+)
+
+FUSED_FFN: Final = ("mlp.gate_up_proj > ffn_up | 2*f d", "mlp.down_proj > ffn_down | d f")
+
+NEXTN: Final = (
+    "eh_proj > nextn.eh_proj | d 2*d",
+    "embed_tokens > nextn.embed_tokens | v d | ?",
+    "enorm > nextn.enorm | d",
+    "hnorm > nextn.hnorm | d",
+    "shared_head.head > nextn.shared_head_head | v d | ?",
+    "shared_head.norm > nextn.shared_head_norm | d | ?",
+)
+"""What a block of multi-token prediction has beside a layer."""
 
 LLAMA_ATTENTION: Final = (
     "self_attn.q_proj > attn_q | q d | bias? permute_q",
