@@ -42,7 +42,13 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         ("general.size_label", "bert.context_length", "position_embd.weight"), _POSITIONS
     ),
     "minicpm-v-4-6": dict.fromkeys(
-        ("qwen35.block_count", "qwen35.nextn_predict_layers", "qwen35.attention.recurrent_layers"), _BLOCKS
+        (
+            "qwen35.block_count",
+            "qwen35.nextn_predict_layers",
+            "qwen35.attention.recurrent_layers",
+            "blk.1.ffn_down.weight",  # its type in Q4_K_M follows from the number of layers
+        ),
+        _BLOCKS,
     ),
     "exaone-plain": {"exaone.attention.layer_norm_rms_epsilon": _EPSILON},
     "exaone-tied": {"exaone.attention.layer_norm_rms_epsilon": _EPSILON},
