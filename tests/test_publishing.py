@@ -15,7 +15,7 @@ import yaml
 import srd_rs
 from srd_rs import hub
 from srd_rs.errors import FormatError, SrdIOError, UsageError
-from support import srd
+from support import EXAMPLE, srd
 
 
 @pytest.fixture
@@ -187,3 +187,26 @@ def test_names_of_repositories() -> None:
     assert hub.is_id("org/name.v2-GGUF") and not any(
         map(hub.is_id, ("org", "org/name@main", "hf://org/name", "a/b/c"))
     )
+
+
+def test_a_conversion_writes_card_and_modelfile(tmp_path: Path) -> None:
+    output = tmp_path / "m.gguf"
+    run = srd("convert", "--fast", EXAMPLE, "-o", output, "--card", "--modelfile", "--no-axm")
+    assert run.code == 0, run.stderr
+    assert (tmp_path / "m.md").read_text() == srd_rs.card(output)
+    assert (tmp_path / "m.Modelfile").read_text() == srd_rs.modelfile(output)
+    assert (
+        f"ollama create m -f {tmp_path / 'm.Modelfile'}" in run.stdout
+        and str(tmp_path / "m.md") in run.stdout
+    )
+    output.unlink()
+    refused = srd("convert", "--fast", EXAMPLE, "-o", output, "--card", "--no-axm")
+    assert refused.code == 2 and "m.md" in refused.stderr and not output.exists()
+    again = srd("convert", "--fast", EXAMPLE, "-o", output, "--card", "-f", "--no-axm", "--json").json
+    assert again["card"] == str(tmp_path / "m.md") and again["modelfile"] is None
+    split = srd(
+        "convert", "--fast", EXAMPLE, "-o", tmp_path / "s.gguf", "--split-max-size", "4MB", "--modelfile"
+    )
+    assert split.code == 2 and "split" in split.stderr
+    report = srd_rs.convert(EXAMPLE, tmp_path / "p.gguf", effort="fast", card=True, modelfile=True)
+    assert report.card == tmp_path / "p.md" and report.modelfile == tmp_path / "p.Modelfile"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srd_rs import _core, budget, calibration, effects, hydration, recipe
+from srd_rs import _core, budget, calibration, effects, hydration, publishing, recipe
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
@@ -61,13 +61,21 @@ def convert(
         ('model-Q5_K_M.gguf', 'search')
     """
     chosen = changed(options, changes)
+    source = locate(model)
     with showing(progress) as tell:
-        report = run(locate(model), output, chosen, progress=tell, on_plan=on_plan)
+        report = run(source, output, chosen, progress=tell, on_plan=on_plan)
     clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
     if chosen.overwrite:
         _warn_of_stale(report, sidecar)
-    return clock.added_to(replace(report, sidecar=sidecar))
+    report = replace(report, sidecar=sidecar)
+    if chosen.card:
+        text = publishing.card([report.output], base_model=source.repo)
+        report = replace(report, card=_write_beside(report.output, ".md", text))
+    if chosen.modelfile:
+        text = publishing.modelfile(report.output)
+        report = replace(report, modelfile=_write_beside(report.output, ".Modelfile", text))
+    return clock.added_to(report)
 
 
 @takes_options
@@ -88,6 +96,22 @@ def plan(
         native, chosen, *_ = prepared(planner, native, None)
     effects.warn_of_plan(native)
     return planner.describe(native, chosen)
+
+
+def _write_beside(gguf: Path, suffix: str, text: str) -> Path:
+    """Write a text under the name of the GGUF. What was there belonged to an earlier GGUF of this name: see `run`."""
+    path = gguf.with_suffix(suffix)
+    _core.write_file(path, text.encode(), True)
+    return path
+
+
+def _check_beside(gguf: Path, options: ConvertOptions) -> None:
+    """Refuse before the long work to replace a text that is there."""
+    for wanted, suffix in ((options.card, ".md"), (options.modelfile, ".Modelfile")):
+        path = gguf.with_suffix(suffix)
+        if wanted and not options.overwrite and path.exists():
+            fix = "Choose another name, or replace the file with --overwrite"
+            raise UsageError(message(path, "the file exists already", fix))
 
 
 class _Clock:
@@ -140,6 +164,7 @@ def run(
     planner = Planner(source, output, options)
     if output is not None and is_folder(output):
         make_folder(Path(output))
+    _check_beside(planner.gguf, planner.options)
     # A plan comes before the long pass over the tokens, so that a mistake in the options shows first.
     native = planner.plan()
     if on_plan is not None:

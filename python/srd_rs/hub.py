@@ -69,10 +69,13 @@ _REMOTE: Final = re.compile(r"\w+://.*")
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk. `name` is what the hub calls the model, None for a path of the user's own."""
+    """A model on disk. `name` is what the hub calls the model, and `repo` is its `ORG/NAME`; both are None for a
+    path of
+    the user's own."""
 
     path: Path
     name: str | None = None
+    repo: str | None = None
 
     @property
     def stem(self) -> str:
@@ -106,7 +109,7 @@ def locate(model: str | os.PathLike[str]) -> Source:
         return Source(path)
     if "://" not in hub_id[0] and Path(hub_id["org"]).is_dir():
         return Source(path)
-    return Source(_download(hub_id), hub_id["name"])
+    return Source(_download(hub_id), hub_id["name"], f"{hub_id['org']}/{hub_id['name']}")
 
 
 def file(path: str | os.PathLike[str]) -> Path:

@@ -235,6 +235,17 @@ class ConvertOptions:
         names = ("target_size", "target_bpw", "like")
         return next((name for name in names if getattr(self, name) is not None), None)
 
+    card: bool = _option(
+        False,
+        "Output",
+        "Write a model card for the hub, NAME.md beside the GGUF (see srd-rs card).",
+    )
+    modelfile: bool = _option(
+        False,
+        "Output",
+        "Write a Modelfile for Ollama, NAME.Modelfile beside the GGUF.",
+    )
+
 
 DEFAULTS: Final = ConvertOptions()
 

@@ -41,7 +41,10 @@ def modelfile(gguf: StrPath) -> str:
     metadata = file.metadata
     if len({t.file for t in file.values()}) > 1:
         raise UsageError(message(file.path, "Ollama takes no split GGUF", "Convert without --split-max-size"))
-    lines = [f"# ollama create {_short_name(file)} -f {file.path.stem}.Modelfile", f"FROM ./{file.path.name}"]
+    lines = [
+        f"# ollama create {ollama_name(file.path)} -f {file.path.stem}.Modelfile",
+        f"FROM ./{file.path.name}",
+    ]
     for key, name in _PARAMETERS.items():
         value = metadata.get(f"general.sampling.{key}")
         if isinstance(value, (int, float)):
@@ -83,10 +86,9 @@ def _gguf(path: StrPath) -> Gguf:
     return file
 
 
-def _short_name(file: Gguf) -> str:
-    """The name for Ollama: small letters, digits, dots and dashes."""
-    name = file.path.stem.lower()
-    return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "-" for c in name)
+def ollama_name(gguf: Path) -> str:
+    """The name of a GGUF for Ollama: small letters, digits, dots and dashes."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "-" for c in gguf.stem.lower())
 
 
 def _front_matter(metadata: Mapping[str, Any], base_model: str | None) -> str:
@@ -185,8 +187,8 @@ def _commands(file: Gguf) -> str:
             "",
             "```sh",
             f"llama-cli -m {name}",
-            f"ollama create {_short_name(file)} -f {printable(file.path.stem)}.Modelfile",
-            f"ollama run {_short_name(file)}",
+            f"ollama create {ollama_name(file.path)} -f {printable(file.path.stem)}.Modelfile",
+            f"ollama run {ollama_name(file.path)}",
             "```",
             "",
         ]

@@ -157,7 +157,8 @@ class ConvertReport:
 
     `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
     (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
-    `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, None where none was written;
+    `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, `card` the model card and `modelfile`
+    the Modelfile for Ollama, each None where none was written;
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
     says whether a kept calibration was found in the cache; `srd_tokens` is the
     number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
@@ -173,6 +174,8 @@ class ConvertReport:
     container: SealedContainer | None
     method: str = "search"
     sidecar: Path | None = None
+    card: Path | None = None
+    modelfile: Path | None = None
     calibration_tokens: int | None = None
     calibration_found: bool = False
     srd_tokens: int | None = None

@@ -156,11 +156,17 @@ def report_text(report: ConvertReport) -> str:
         lines.append(held_up)
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
-    written = [*report.outputs, *([report.sidecar] if report.sidecar else [])]
+    beside = (report.sidecar, report.card, report.modelfile)
+    written = [*report.outputs, *(path for path in beside if path is not None)]
     lines += [printable(str(path)) for path in written]
     if report.container:
         lines += container_lines(report.container)
     lines.append(next_step(plan))
+    if report.modelfile:
+        from srd_rs.publishing import ollama_name
+
+        name = shlex.quote(str(report.modelfile))
+        lines.append(f"or:     ollama create {ollama_name(report.output)} -f {printable(name)}")
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     elif report.srd_tokens is not None:
@@ -234,6 +240,8 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "calibration_tokens": report.calibration_tokens,
         "calibration_found": report.calibration_found,
         "sidecar": str(report.sidecar) if report.sidecar else None,
+        "card": str(report.card) if report.card else None,
+        "modelfile": str(report.modelfile) if report.modelfile else None,
         "container": report.container and container_json(report.container),
     }
 
