@@ -37,7 +37,8 @@ def case(
 def test_metadata(case: Any) -> None:
     _, _, spec, expected = case
     keys = [key for key in expected["kv_order"] if not key.startswith("tokenizer.") and key not in LATER]
-    assert [entry[0] for entry in spec.metadata.entries()] == keys
+    # The order of keys is not that of llama.cpp's converter; see docs/differences.md.
+    assert sorted(entry[0] for entry in spec.metadata.entries()) == sorted(keys)
     for key, kind, value in spec.metadata.entries():
         assert kind == expected["kv_types"][key], key
         wanted = expected["kv"][key]

@@ -15,9 +15,20 @@ from typing import Any, ClassVar
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.base import GATED_FFN, HEAD_NORMS, Family, Row
-from srd_rs.families.gemma import SANDWICH
 from srd_rs.metadata import Metadata
 from srd_rs.vocab.rules import GEMMA4
+
+SANDWICH: tuple[Row, ...] = (
+    Row("input_layernorm", "attn_norm", "d"),
+    Row("self_attn.q_proj", "attn_q", "q d"),
+    Row("self_attn.k_proj", "attn_k", "k d"),
+    Row("self_attn.v_proj", "attn_v", "k d"),
+    Row("self_attn.o_proj", "attn_output", "d q"),
+    Row("post_attention_layernorm", "post_attention_norm", "d"),
+    Row("pre_feedforward_layernorm", "ffn_norm", "d"),
+    Row("post_feedforward_layernorm", "post_ffw_norm", "d"),
+)
+"""From Gemma 2 on, norms stand before and after attention and feed-forward."""
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 _PATTERN = 6  # five sliding layers, then a full one, where config.json does not say

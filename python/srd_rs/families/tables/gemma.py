@@ -1,13 +1,14 @@
-"""The tables of Gemma 3n and EmbeddingGemma."""
+"""The tables of Gemma 1 to 3, Gemma 3n and EmbeddingGemma. Gemma 1 to 3 store the weights of norms minus one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, flagged
-from srd_rs.vocab.rules import GEMMA_LATER
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS, flagged
+from srd_rs.vocab.rules import GEMMA, GEMMA_LATER
 
 _NORMS: Final = (
     "input_layernorm > attn_norm | d",
@@ -16,6 +17,98 @@ _NORMS: Final = (
     "post_feedforward_layernorm > post_ffw_norm | d",
 )
 _LM_HEAD: Final = ((r"^lm_head\.", names.COPY),)
+
+_TOP: Final = ("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | plus_one")
+_OWN_HEAD: Final = Refusal(
+    "tie_word_embeddings == 0 and has('lm_head.weight')",
+    "tie_word_embeddings is false, but llama.cpp's Gemma has no output matrix of its own",
+    "Set it to true if lm_head.weight is a copy of the embedding",
+)
+
+GEMMA_1: Final = FamilyTable(
+    arch="gemma",
+    classes=("GemmaForCausalLM",),
+    vocabulary=GEMMA,
+    defaults={
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+    },
+    top=_TOP,
+    output=None,
+    layer=(Rows((*flagged(NORMS, "plus_one"), *ATTENTION, *GATED_FFN)),),
+    head_dim="head_dim",
+    # Readers assume a base of 10000 where the key is absent.
+    metadata=("f32 ~rope.freq_base = rope['rope_theta'] if rope['rope_theta'] != 10000 else None",),
+    without=("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
+    skip=((r"^lm_head\.", names.COPY, "not tie_word_embeddings == 0"),),
+    refusals=(_OWN_HEAD,),
+)
+
+GEMMA_2: Final = replace(
+    GEMMA_1,
+    arch="gemma2",
+    classes=("Gemma2ForCausalLM",),
+    vocabulary=GEMMA_LATER,
+    defaults={
+        **GEMMA_1.defaults,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    layer=(Rows((*flagged(_NORMS, "plus_one"), *ATTENTION, *GATED_FFN)),),
+    metadata=(
+        *GEMMA_1.metadata,
+        "f32 ~attn_logit_softcapping = attn_logit_softcapping",
+        "f32 ~final_logit_softcapping = final_logit_softcapping",
+        "u32 ~attention.sliding_window = sliding_window",
+    ),
+)
+
+GEMMA_3: Final = FamilyTable(
+    arch="gemma3",
+    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    vocabulary=GEMMA_LATER,
+    defaults={
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 4096,
+    },
+    top=_TOP,
+    layer=(Rows((*flagged((*_NORMS, *HEAD_NORMS), "plus_one"), *ATTENTION, *GATED_FFN)),),
+    tied="1",  # lm_head, if it is there at all, is a copy
+    metadata=(
+        "f32 ~final_logit_softcapping = final_logit_softcapping",
+        "u32 ~attention.sliding_window = sliding_window if sliding_window_pattern != 1 else None",
+    ),
+    refusals=(
+        Refusal(
+            "attn_logit_softcapping != None",
+            "attn_logit_softcapping is set, Gemma 3 has none",
+            "Remove it if it is a mistake",
+        ),
+    ),
+    rope_theta=1_000_000.0,
+    rope_theta_sliding=10_000.0,
+)
 
 GEMMA3N: Final = FamilyTable(
     arch="gemma3n",
