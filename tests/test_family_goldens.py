@@ -67,6 +67,16 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "deepseek-v32": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
     "glm5": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
     "glm52": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
+    "hy4": {
+        name: _PLAIN
+        for name in (
+            "output_hc_fn.weight",
+            "output.weight",
+            *(f"blk.{i}.{n}.weight" for i in range(3) for n in ("hc_attn_fn", "hc_ffn_fn", "indexer.proj")),
+        )
+    },
+    "dots3-note": {"blk.0.indexer.proj.weight": _PLAIN},
+    "dots3-note-text": {"blk.0.indexer.proj.weight": _PLAIN},
     "grok-2": {"grok.attention.layer_norm_epsilon": _GIT},
     "sarvam-30b": {"blk.1.exp_probs_b.bias": _SHIFT},
     "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from srd_rs.families.names import OTHER_MODALITY
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import (
     ATTENTION,
@@ -15,6 +16,7 @@ from srd_rs.families.tables.common import (
     NORMS,
     SHARED_EXPERTS,
 )
+from srd_rs.families.tables.deepseek import MLA, MLA_SIZES
 from srd_rs.families.tables.qwen import QWEN3_MOE
 
 _ROUTED: Final = StackedExperts(
@@ -189,4 +191,126 @@ GROVEMOE: Final = FamilyTable(
     skip=((r"\.mlp\.expert_bias$", "that the model does not use"),),
     refusals=QWEN3_MOE.refusals,
     rope_theta=1_000_000.0,
+)
+
+_LATENT: Final = (
+    "(layer >= n_layer or (layer + 1) % layer_group_size == 0"
+    " or layer >= n_layer // layer_group_size * layer_group_size)"
+)
+_CONVOLUTIONS: Final = tuple(
+    f"attention.{part}_conv1d > ssm_conv1d_{part} | n_head*h 1 conv | reshape(1, n_head * h, 1, conv)"
+    for part in "qkv"
+)
+
+
+def _limits(key: str) -> str:
+    return f"None if {key} == None else [float(first(i, 0.0)) for i in pad({key}, n_block, 0.0)]"
+
+
+BAILING_MOE3: Final = FamilyTable(
+    arch="bailingmoe3",
+    classes=("BailingMoeV3ForCausalLM", "BailingMoeV3VLForConditionalGeneration"),
+    defaults={
+        "vocab_size": 157184,
+        "hidden_size": 2560,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 42,
+        "num_attention_heads": 32,
+        "head_dim": 128,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-6,
+        "num_experts": 512,
+        "num_experts_per_tok": 8,
+        "num_shared_experts": 1,
+        "n_group": 8,
+        "topk_group": 4,
+        "first_k_dense_replace": 2,
+        "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True,
+        "score_function": "sigmoid",
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "short_conv_kernel_size": 4,
+        "layer_group_size": 6,
+        "kda_safe_gate": True,
+        "kda_lower_bound": -5.0,
+        "tie_word_embeddings": False,
+    },
+    n_head_kv=f"1 if {_LATENT} else 0",
+    sizes={
+        **MLA_SIZES,
+        **BAILING_MOE2.sizes,
+        "conv": "short_conv_kernel_size",
+        "latent": _LATENT,
+    },
+    top=_TOP,
+    embedding="model.word_embeddings.weight",
+    layer=(
+        Rows(NORMS),
+        *(
+            Rows(
+                tuple(
+                    row.replace("self_attn.o_proj", "attention.dense").replace("self_attn.", "attention.")
+                    for row in group.rows
+                ),
+                f"latent and {group.when}",
+            )
+            for group in MLA
+        ),
+        Rows(("attention.g_proj > attn_gate | n_head d",), "latent"),
+        Rows(
+            (
+                "attention.q_proj > attn_q | n_head*h d",
+                "attention.k_proj > attn_k | n_head*h d",
+                "attention.v_proj > attn_v | n_head*h d",
+                *_CONVOLUTIONS,
+                "attention.f_proj > ssm_f_a | n_head*h d",
+                "attention.g_proj > ssm_g_a | n_head*h d",
+                "attention.b_proj > ssm_beta | n_head d",
+                "attention.A_log! > ssm_a= | n_head | neg_exp affine(-1.0, 0.0) reshape(n_head, 1)",
+                "attention.dt_bias! > ssm_dt=.bias | n_head*h",
+                "attention.o_norm > ssm_norm | h",
+                "attention.o_proj > attn_output | d n_head*h",
+            ),
+            "not latent",
+        ),
+        *BAILING_MOE2.layer[1:],
+    ),
+    experts=_ROUTED,
+    mtp=Mtp("num_nextn_predict_layers"),
+    metadata=(
+        "u32 ~vocab_size = n_vocab",
+        "u32 ~ssm.conv_kernel = conv",
+        "u32 ~kda.head_dim = h",
+        "bool ~kda.safe_gate = kda_safe_gate",
+        "f32 ~kda.gate_lower_bound = kda_lower_bound",
+        "u32 ~attention.q_lora_rank = q_lora_rank",
+        "u32 ~attention.kv_lora_rank = kv",
+        "u32 ~rope.dimension_count = rot",
+        "u32 ~attention.key_length = kv + rot",
+        "u32 ~attention.key_length_mla = qk",
+        "u32 ~attention.value_length_mla = vd",
+        "u32 ~expert_feed_forward_length = x",
+        "u32 ~expert_shared_feed_forward_length = sw",
+        "u32 ~expert_shared_count = shared",
+        "u32 ~leading_dense_block_count = dense",
+        "f32 ~expert_weights_scale = routed_scaling_factor",
+        "bool ~expert_weights_norm = norm_topk_prob",
+        f"f32s ~swiglu_clamp_exp = {_limits('expert_swiglu_limit_list')}",
+        f"f32s ~swiglu_clamp_shexp = {_limits('share_expert_swiglu_limit_list')}",
+        "i32s ~rope.dimension_sections = pad(mrope_section, 4, 0) if mrope_section != None else None",
+    ),
+    skip=((r"^linear_proj\.", OTHER_MODALITY),),
+    refusals=(
+        Refusal("not no_kda_lora", "delta attention has low-rank projections (no_kda_lora)"),
+        Refusal("not kda_safe_gate", "the gates of delta attention are not bounded (kda_safe_gate)"),
+        Refusal(
+            "gated_attention_proj_granularity_type != 'head_wise'",
+            "attention has no gate for each head (gated_attention_proj_granularity_type)",
+        ),
+    ),
+    rope_theta=6_000_000.0,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from srd_rs.families.names import MTP
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import (
     ATTENTION,
@@ -15,6 +16,15 @@ from srd_rs.families.tables.common import (
     NOT_LEADING,
     flagged,
     leading_dense,
+)
+from srd_rs.families.tables.deepseek import (
+    DEEPSEEK2,
+    INDEXER,
+    INDEXER_METADATA,
+    MLA_METADATA,
+    MLA_SIZES,
+    MOE_METADATA,
+    MOE_SIZES,
 )
 
 _ATTENTION: Final = (
@@ -188,4 +198,106 @@ HY_V3: Final = FamilyTable(
         Refusal("dense != 1", "not exactly the first layer has no experts (first_k_dense_replace)"),
     ),
     rope_theta=11_158_840.0,
+)
+
+_FULL: Final = (
+    "(indexer_types[{0}] == 'full' if indexer_types != None"
+    " else layer_types != None and layer_types[{0}] in ['sparse_attention', 'deepseek_sparse_attention'])"
+)
+"""A shared layer takes the tokens that the indexer of the last full layer chose."""
+_INDEXED: Final = (
+    "(indexer_types != None or layer_types != None and"
+    " count(layer_types, 'sparse_attention') + count(layer_types, 'deepseek_sparse_attention') > 0)"
+)
+_CONNECTIONS: Final = tuple(
+    f"hc_{source}_layer.hc_pre.hc_{name}! > hc_{target}_{name} | {sizes}"
+    for source, target in (("attn", "attn"), ("mlp", "ffn"))
+    for name, sizes in (
+        ("base", "2*hc_mult"),
+        ("fn", "2*hc_mult hc_mult*d | f32"),
+        ("scale", "2"),
+    )
+)
+
+HY_V4: Final = FamilyTable(
+    arch="hy_v4",
+    classes=("HYV4ForCausalLM",),
+    defaults={
+        **DEEPSEEK2.defaults,
+        "vocab_size": 120832,
+        "hidden_size": 2816,
+        "intermediate_size": 6912,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-5,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "routed_scaling_factor": 2.827,
+        "norm_topk_prob": True,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 192,
+        "v_head_dim": 256,
+        "index_topk": 2048,
+        "index_head_dim": 128,
+        "index_n_heads": 16,
+        "hc_mult": 4,
+        "hc_magnitude": 2.0,
+        "hc_eps": 1e-6,
+        "swiglu_limit": 10.0,
+    },
+    sizes={
+        **MLA_SIZES,
+        **MOE_SIZES,
+        "dense": leading_dense(1),
+        "grouped": "first(n_group, 1) != 1 or first(topk_group, 1) != 1",
+    },
+    layer=(
+        *DEEPSEEK2.layer,
+        Rows(
+            (
+                "self_attn.learnable_sink_param! > attn_sinks | n_head",
+                "self_attn.linear_gate > attn_gate | n_head*vd d",
+                *_CONNECTIONS,
+            )
+        ),
+        Rows(INDEXER, _FULL.format("layer")),
+    ),
+    top=(
+        *DEEPSEEK2.top,
+        "model.hc_head.hc_head_base! > output_hc_base | hc_mult",
+        "model.hc_head.hc_head_fn! > output_hc_fn | hc_mult hc_mult*d | f32",
+        "model.hc_head.hc_head_scale! > output_hc_scale | 1",
+        Rows(("lm_head > output | v d | f32",), "enable_lm_head_fp32 == 1"),
+        Rows(("lm_head > output | v d",), "enable_lm_head_fp32 != 1"),
+    ),
+    output=None,
+    experts=DEEPSEEK2.experts,
+    n_head_kv="1",
+    metadata=(
+        *MLA_METADATA,
+        *MOE_METADATA,
+        "u32 ~expert_group_count = n_group if grouped else None",
+        "u32 ~expert_group_used_count = topk_group if grouped else None",
+        "u32 ~expert_gating_func = 2",
+        "f32s ~swiglu_clamp_exp = fill(float(swiglu_limit), n_layer) if swiglu_limit > 0 else None",
+        "u32 ~hyper_connection.count = hc_mult",
+        "f32 ~hyper_connection.epsilon = hc_eps",
+        "f32 ~hyper_connection.magnitude = hc_magnitude",
+        *(f"{line} if {_INDEXED} else None" for line in INDEXER_METADATA),
+        f"bools ~attention.indexer.types = [{_FULL.format('i')} for i in layers] if {_INDEXED} else None",
+    ),
+    without=("~expert_group_count", "~expert_group_used_count"),
+    skip=((r"^model\.mtp_layers\.", MTP),),
+    refusals=(
+        *DEEPSEEK2.refusals,
+        NOT_LEADING,
+        Refusal(
+            "indexer_types != None and indexer_types[0] != 'full'",
+            "the first layer has no indexer whose choice it could share (indexer_types)",
+        ),
+        Refusal("tie_word_embeddings", "the output matrix is the embedding (tie_word_embeddings)"),
+    ),
 )
