@@ -312,10 +312,12 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
         asked.update(options, repo=repo)
         return str(tmp_path)
 
+    # Only a model without safetensors is asked for pickles, which are read and never run: tests/test_hub.py.
+    (tmp_path / "model.safetensors").write_bytes(b"")
     fake = ModuleType("huggingface_hub")
     fake.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
-    assert hub.locate("org/name.v2@main") == hub.Source(tmp_path, "name.v2")
+    assert hub.locate("org/name.v2@main") == hub.Source(tmp_path, "name.v2", "org/name.v2")
     assert asked["repo"] == "org/name.v2" and asked["revision"] == "main"
     allowed = asked["allow_patterns"]
     assert not any(
