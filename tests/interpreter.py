@@ -73,6 +73,11 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
         return np.concatenate([of, np.full((missing, *of.shape[1:]), transform["value"], np.float32)])
     if op == "neg_exp":
         return -np.exp(of.astype(np.float64)).astype(np.float32)
+    if op == "ternary":
+        inverse = np.float32(1) / np.maximum(
+            np.float32(np.abs(of).astype(np.float64).mean()), np.float32(1e-5)
+        )
+        return np.clip(np.round(of * inverse), -1, 1) / inverse
     if op == "view":
         flat = np.ascontiguousarray(of).reshape(-1)[transform["offset"] :]
         steps = [step * flat.itemsize for step in transform["strides"]]

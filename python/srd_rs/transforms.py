@@ -187,6 +187,14 @@ class NegExp(_Unary):
 
 
 @dataclass(frozen=True)
+class Ternary(_Unary):
+    """The nearest of -s, 0 and s, where s is the mean magnitude of the tensor."""
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "ternary", "of": self.of.to_json(leaf_of)}
+
+
+@dataclass(frozen=True)
 class Reshape(_Unary):
     """The same elements in the same order under another shape."""
 

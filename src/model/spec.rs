@@ -41,7 +41,7 @@ pub struct TensorSpec {
 }
 
 /// How values follow from the source. Every transform can produce any run of its elements without the rest, so all of them
-/// stream.
+/// stream; [`Transform::Ternary`] looks through its tensor once before.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Transform {
@@ -128,6 +128,12 @@ pub enum Transform {
         #[serde(default)]
         offset: u64,
     },
+    /// The nearest of the three values `-s`, `0` and `s`, where `s` is the mean magnitude of the tensor and at least 1e-5. BitNet
+    /// models are trained so that these values are their weights. The tensor is read once before its first value is known.
+    Ternary {
+        /// The values.
+        of: Box<Transform>,
+    },
     /// Values that are in no source, for example rope factors.
     Generated {
         /// The values.
@@ -155,6 +161,7 @@ impl Transform {
             | Self::Transpose { of, .. }
             | Self::PadRows { of, .. }
             | Self::NegExp { of }
+            | Self::Ternary { of }
             | Self::View { of, .. }
             | Self::Reshape { of, .. } => of.for_each_source(f),
             Self::Dequantize(of) => of.for_each_source(f),

@@ -21,6 +21,8 @@
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
+use std::sync::OnceLock;
+
 use crate::error::{Error, Place, Result};
 use crate::model::dequantize::Dequantizer;
 use crate::model::source::Source;
@@ -76,6 +78,11 @@ enum Op {
     },
     NegExp {
         of: Box<BoundTransform>,
+    },
+    Ternary {
+        of: Box<BoundTransform>,
+        /// The reciprocal of the mean magnitude, once it is known.
+        inverse: OnceLock<f32>,
     },
     View {
         of: Box<BoundTransform>,
@@ -137,6 +144,7 @@ impl BoundTransform {
             | Op::Transpose { of, .. }
             | Op::Pad { of, .. }
             | Op::NegExp { of }
+            | Op::Ternary { of, .. }
             | Op::View { of, .. }
             | Op::Reshape { of } => of.for_each_source(f),
         }
@@ -175,6 +183,19 @@ impl BoundTransform {
             Op::NegExp { of } => {
                 of.read(source, start, out, scratch)?;
                 out.iter_mut().for_each(|x| *x = -exp(*x));
+                Ok(())
+            }
+            Op::Ternary { of, inverse } => {
+                let inverse = match inverse.get() {
+                    Some(known) => *known,
+                    None => {
+                        // Threads that come here together find the same value.
+                        let found = 1.0 / mean_magnitude(of, source, scratch)?.max(1e-5);
+                        *inverse.get_or_init(|| found)
+                    }
+                };
+                of.read(source, start, out, scratch)?;
+                out.iter_mut().for_each(|x| *x = (*x * inverse).round_ties_even().clamp(-1.0, 1.0) / inverse);
                 Ok(())
             }
             Op::View { of, view } => {
@@ -305,6 +326,19 @@ fn read_transposed(
     Ok(())
 }
 
+/// Returns the mean magnitude of all values, summed in order in f64.
+fn mean_magnitude(of: &BoundTransform, source: &Source, scratch: &mut Scratch) -> Result<f32> {
+    let mut buffer = vec![0.0f32; of.len.min(1 << 14) as usize];
+    let (mut at, mut sum) = (0u64, 0.0f64);
+    while at < of.len {
+        let n = (of.len - at).min(buffer.len() as u64) as usize;
+        of.read(source, at, &mut buffer[..n], scratch)?;
+        sum += buffer[..n].iter().map(|&x| f64::from(x.abs())).sum::<f64>();
+        at += n as u64;
+    }
+    Ok((sum / of.len as f64) as f32)
+}
+
 /// Builds the nodes of one output tensor.
 struct Binder<'a> {
     name: &'a str,
@@ -356,6 +390,11 @@ impl Binder<'_> {
                 let of = self.bind(of)?;
                 let shape = of.shape.clone();
                 self.node(Op::NegExp { of: Box::new(of) }, shape)
+            }
+            Transform::Ternary { of } => {
+                let of = self.bind(of)?;
+                let shape = of.shape.clone();
+                self.node(Op::Ternary { of: Box::new(of), inverse: OnceLock::new() }, shape)
             }
             Transform::View { of, shape, strides, offset } => {
                 let of = self.bind(of)?;
@@ -517,6 +556,19 @@ mod tests {
         assert!(exp(f32::NAN).is_nan());
         let values = all(&[3], r#"{"op": "neg_exp", "of": T}"#, &[3]);
         assert_eq!(values, [-1.0, -std::f32::consts::E, -7.389_056]);
+    }
+
+    #[test]
+    fn ternary_values_are_the_mean_magnitude_or_nothing() {
+        let centred = r#"{"op": "affine", "add": -4.0, "of": T}"#;
+        let values = all(&[3, 3], &format!(r#"{{"op": "ternary", "of": {centred}}}"#), &[3, 3]);
+        let mean = 20.0f32 / 9.0; // of 4, 3, 2, 1, 0, 1, 2, 3, 4: one is nearer to nothing than to the mean
+        let s = 1.0 / (1.0 / mean);
+        assert_eq!(values, [-s, -s, -s, 0.0, 0.0, 0.0, s, s, s]);
+        assert_eq!(
+            all(&[2], r#"{"op": "ternary", "of": {"op": "affine", "mul": 0.0, "of": T}}"#, &[2]),
+            [0.0; 2]
+        );
     }
 
     #[test]

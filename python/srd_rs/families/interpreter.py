@@ -37,6 +37,7 @@ from srd_rs.transforms import (
     PermuteHeads,
     Reshape,
     Source,
+    Ternary,
     Transform,
     Transpose,
     reordered,
@@ -483,6 +484,8 @@ class TableFamily(Family):
                 case "affine":
                     mul, add = (float(self.evaluate(text, layer)) for text in step.arguments)
                     return Affine(of, mul, add)
+                case "ternary":
+                    return Ternary(of)
                 case "neg_exp":
                     return NegExp(of)
                 case "permute_q":

@@ -65,6 +65,7 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "by_kind": (3, 6),
     "half_negative": (1, 1),
     "zero_first": (0, 0),
+    "ternary": (0, 0),
 }
 """The steps of a row: name -> fewest and most arguments. `srd_rs.families.interpreter.apply` does them."""
 
