@@ -145,11 +145,11 @@ def report_text(report: ConvertReport) -> str:
     lines = [
         type_table(plan.types),
         "",
-        f"{printable(plan.arch)}, {plan.quant} by {method_text(report)}: {count_text(plan.n_weights)} weights,"
-        f" {plan.bpw:.2f} bits per weight",
+        f"{plan.quant} by {method_text(report)}",
+        f"{printable(plan.arch)}: {count_text(plan.n_weights)} weights, {plan.bpw:.2f} bits per weight",
         f"{bytes_text(report.file_bytes)} from {bytes_text(plan.source_bytes)}"
-        f" in {duration_text(report.seconds)} ({count_text(rate)} weights/s;"
-        f" {duration_text(report.cpu_seconds)} of CPU time, {_threads(report.threads)}),"
+        f" in {duration_text(report.seconds)}, {count_text(rate)} weights/s",
+        f"{duration_text(report.cpu_seconds)} of CPU time, {_threads(report.threads)},"
         f" peak memory {bytes_text(report.peak_rss_bytes)}",
     ]
     if held_up := _held_up(report):
@@ -170,10 +170,10 @@ def report_text(report: ConvertReport) -> str:
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     elif report.srd_tokens is not None:
-        lines.append(
-            f"Without --fast, SRD would run the model on {report.srd_tokens} tokens first: about half the KL divergence"
-            " on the example model, in about 10 times the time."
-        )
+        lines += [
+            f"Without --fast, SRD would run the model on {report.srd_tokens} tokens first: half the KL divergence",
+            "on the example model, and 3 minutes instead of 17 seconds for 4.6 G weights (see the README).",
+        ]
     return "\n".join(lines)
 
 
