@@ -498,6 +498,17 @@ _LFM2_MOE_TENSORS = {
     **{f"model.layers.2.{n}": s for n, s in {**_LFM2_MOE_CONV, **_LFM2_EXPERTS}.items()},
 }
 
+_LFM2_BARE = {
+    name.removeprefix("model."): shape
+    for name, shape in _LFM2_MOE_TENSORS.items()
+    if ".experts." not in name and not name.endswith((".gate.weight", ".expert_bias"))
+} | {f"layers.{i}.{n}": s for i in (1, 2) for n, s in _LFM2_DENSE.items()}
+_POOLING = {
+    "modules.json": [
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    ],
+    "1_Pooling/config.json": {"word_embedding_dimension": 64, "pooling_mode_cls_token": True},
+}
 _MAMBA_TOP = {"backbone.embeddings.weight": (96, 64), "backbone.norm_f.weight": (64,)}
 CASES = (
     Case("mamba-as-published", _MAMBA),
@@ -549,5 +560,11 @@ CASES = (
     Case("nemotron-3-mtp", {**_NEMOTRON_3, "num_nextn_predict_layers": 1}, _NEMOTRON_MTP),
     Case("nemotron-puzzle", _PUZZLE, _PUZZLE_TENSORS),
     Case("lfm2-as-published", _LFM2),
+    Case(
+        "lfm2-embedding",
+        {**_LFM2, "architectures": ["Lfm2BidirectionalModel"]},
+        _LFM2_BARE,
+        files=_POOLING,
+    ),
     Case("lfm2moe-as-published", _LFM2_MOE, _LFM2_MOE_TENSORS),
 )

@@ -10,7 +10,8 @@ does not have is None, and so is any value of None. ``has('lm_head.weight')`` sa
 the numbers of tensors that hold one number, such as settings of an activation that become metadata. ``rows_of('x')`` is
 the number of rows of a tensor, and ``integers('x')`` are the values of a small tensor of integers. ``token('yes')`` is
 the id of a token of the tokenizer. ``named('x')`` says whether the name of the model, its class or a heading of its
-card has a text in any case.
+card has a text in any case. ``stored('x')`` is ``has('x')`` for the conditions of `FamilyTable.skip`, which are asked
+before it is known what the model has; the name is that of the file. ``file('x')`` says whether the folder has a file.
 
     >>> evaluate("2 * width if tied == 1 else width", {"width": 4, "tied": 1}.get, ValueError)
     8
@@ -122,7 +123,18 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
 }
 """What an expression may call, beside the functions that look at tensors. ``icdf`` is the inverse of the cumulative
 normal distribution; ``count`` counts how often a list has a value."""
-_OF_TENSORS: Final = ("has", "layer_has", "value", "layer_value", "rows_of", "integers", "token", "named")
+_OF_TENSORS: Final = (
+    "has",
+    "layer_has",
+    "value",
+    "layer_value",
+    "rows_of",
+    "integers",
+    "token",
+    "named",
+    "stored",
+    "file",
+)
 
 Names = Callable[[str], Any]
 """The value of a name; None stands for absent. For ``has('x')`` the name is ``has x``."""

@@ -142,6 +142,10 @@ class TableFamily(Family):
             return self._token(name)
         if kind == "named":
             return self._named(name)
+        if kind == "stored":
+            return name in self.checkpoint.tensors
+        if kind == "file":
+            return (self.checkpoint.folder / name).is_file()
         name = f"{self.layer_prefix}.{layer}.{name}" if kind.startswith("layer_") else name
         if kind.endswith("has"):
             return name in self.text_tensors

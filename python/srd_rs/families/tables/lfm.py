@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 
 _CONV: Final = (
     "layer_types[layer] == 'conv' if layer_types != None"
@@ -74,6 +75,23 @@ LFM2: Final = FamilyTable(
     metadata=_METADATA,
     renames=((r"^lfm\.", "model."),),
     rope_theta=1_000_000.0,
+)
+
+LFM2_EMBEDDING: Final = replace(
+    LFM2,
+    classes=("Lfm2Model", "Lfm2BidirectionalModel"),
+    metadata=(
+        *_METADATA,
+        "bool ~attention.causal = 0 == 1 if class_name == 'Lfm2BidirectionalModel' else None",
+    ),
+    pooling=True,
+    refusals=(
+        Refusal(
+            "file('1_Dense/model.safetensors')",
+            "the dense layer behind the model (1_Dense) is not read",
+            "Convert it with llama.cpp, or use a model without a dense layer",
+        ),
+    ),
 )
 
 LFM2_MOE: Final = FamilyTable(
