@@ -294,7 +294,6 @@ MODERN_BERT: Final = FamilyTable(
         "max_position_embeddings": 8192,
         "norm_eps": 1e-5,
         "local_attention": 128,
-        "global_attn_every_n_layers": 3,
         "global_rope_theta": 160000.0,
         "local_rope_theta": 10000.0,
         "hidden_activation": "gelu",
@@ -346,6 +345,12 @@ MODERN_BERT: Final = FamilyTable(
     rope_theta_sliding=10_000.0,
     pooling=True,
     refusals=(
+        Refusal(
+            "layer_types != None and (layer_types[layer] == 'full_attention')"
+            " != (layer % first(global_attn_every_n_layers, 3) == 0)",
+            "the layers with full attention are not every third (layer_types)",
+            per_layer=True,
+        ),
         Refusal("not classifier_pooling in ['cls', 'mean']", "classifier_pooling is neither cls nor mean"),
         Refusal(
             "attention_bias or mlp_bias or norm_bias", "there are biases that llama.cpp's ModernBERT has not"

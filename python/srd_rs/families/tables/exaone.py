@@ -52,6 +52,7 @@ EXAONE: Final = FamilyTable(
 EXAONE4_5: Final = FamilyTable(
     arch="exaone4",
     classes=("Exaone4_5_ForConditionalGeneration",),
+    sizes={"period": "4 if is_text(sliding_window_pattern) else first(sliding_window_pattern, 4)"},
     layer=(
         Rows(
             (
@@ -86,10 +87,15 @@ EXAONE4_5: Final = FamilyTable(
         "u32 ~vocab_size = n_vocab",
         "u32 ~attention.sliding_window = sliding_window",
         "bools ~attention.sliding_window_pattern = None if sliding_window == None"
-        " else [kind == 'sliding_attention' for kind in layer_types] if layer_types != None else None",
+        " else [kind == 'sliding_attention' for kind in layer_types] if layer_types != None"
+        " else [(i + 1) % period != 0 for i in layers]",
     ),
     llama3_rope=True,
     refusals=(
+        Refusal(
+            "is_text(sliding_window_pattern) and sliding_window_pattern != 'LLLG'",
+            "sliding_window_pattern is a text other than LLLG",
+        ),
         Refusal(
             "first(num_nextn_predict_layers, 0) > 1",
             "several blocks predict further tokens and share weights",

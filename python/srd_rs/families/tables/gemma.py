@@ -219,7 +219,10 @@ EMBEDDING_GEMMA: Final = FamilyTable(
     output=None,
     layer=(Rows((*flagged(_NORMS, "plus_one"), *ATTENTION, *flagged(HEAD_NORMS, "plus_one"), *GATED_FFN)),),
     skip=_LM_HEAD,
-    metadata=("u32 ~attention.sliding_window = sliding_window",),
+    metadata=(
+        "f32 ~final_logit_softcapping = final_logit_softcapping",
+        "u32 ~attention.sliding_window = sliding_window",
+    ),
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,
     pooling=True,

@@ -210,9 +210,17 @@ GRANITE_SWA: Final = FamilyTable(
         _SHARED,
         "u32 ~attention.sliding_window = sliding_window",
         "bools ~attention.sliding_window_pattern = layer >= 0 and not full",
-        "bools ~attention.rope_pattern = None if no_rope_layers == None else no_rope_layers[layer] != 0",
+        "bools ~attention.rope_pattern = no_rope_layers[layer] != 0 if no_rope_layers != None"
+        " else layer_rope_theta[layer] != 0 if layer_rope_theta != None else None",
     ),
-    refusals=(_LLAMA3,),
+    llama3_rope=True,
+    refusals=(
+        Refusal(
+            "layer_rope_theta != None and not layer_rope_theta[layer] in [0, rope['rope_theta']]",
+            "layers have RoPE bases of their own (layer_rope_theta)",
+            per_layer=True,
+        ),
+    ),
 )
 
 COMPOSITES: Final = ("GraniteSpeechForConditionalGeneration", "GraniteSpeechPlusForConditionalGeneration")
