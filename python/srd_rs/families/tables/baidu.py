@@ -15,7 +15,7 @@ from srd_rs.families.tables.common import (
     SHARED_EXPERTS,
     flagged,
 )
-from srd_rs.vocab.rules import VocabularyRules
+from srd_rs.vocab import rules
 
 _FUSED_QKV: Final = "layer_has('self_attn.qkv_proj.weight')"
 _FUSED_FFN: Final = "layer_has('mlp.up_gate_proj.weight')"
@@ -60,7 +60,7 @@ ERNIE: Final = FamilyTable(
     ),
     renames=((r"^ernie\.", "model."),),
     rope_theta=500_000.0,
-    vocabulary=VocabularyRules(stated_space_prefix=True),
+    vocabulary=rules.STATED_SPACE,
 )
 
 PADDLEOCR: Final = replace(

@@ -19,14 +19,8 @@ from srd_rs.families.tables.common import (
     leading_dense,
 )
 from srd_rs.families.tables.deepseek import DEEPSEEK2, INDEXER, INDEXER_METADATA, ROUTED
-from srd_rs.vocab.rules import VocabularyRules
+from srd_rs.vocab import rules
 
-_TOKENS: Final = VocabularyRules(
-    tokens={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>", "bos": "<|endoftext|>"}
-)
-_TOKENS_45: Final = VocabularyRules(
-    tokens={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
-)
 _MROPE: Final = "rope['mrope_section'] != None"
 
 GLM4: Final = FamilyTable(
@@ -81,7 +75,7 @@ GLM4: Final = FamilyTable(
     ),
     mtp=Mtp("num_nextn_predict_layers"),
     metadata=("u32 ~rope.dimension_count = rotary",),
-    vocabulary=_TOKENS,
+    vocabulary=rules.GLM_EDGE,
 )
 
 _GLM45: Final[Mapping[str, Any]] = {
@@ -108,21 +102,8 @@ _GLM45: Final[Mapping[str, Any]] = {
 
 GLM4_MOE: Final = FamilyTable(
     arch="glm4moe",
-    classes=("Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration", "SolarOpenForCausalLM"),
+    classes=("Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"),
     defaults=_GLM45,
-    class_defaults={
-        "SolarOpenForCausalLM": {
-            "vocab_size": 196608,
-            "intermediate_size": 10240,
-            "moe_intermediate_size": 1280,
-            "num_hidden_layers": 48,
-            "num_attention_heads": 64,
-            "head_dim": 128,
-            "first_k_dense_replace": 0,
-            "partial_rotary_factor": 1.0,
-            "rope_theta": 1_000_000.0,
-        },
-    },
     sizes={
         "rotary": "int(h * rope_fraction)",
         "dense": leading_dense(1),
@@ -155,7 +136,25 @@ GLM4_MOE: Final = FamilyTable(
         "bool ~expert_weights_norm = norm_topk_prob",
     ),
     refusals=(NOT_LEADING,),
-    vocabulary=_TOKENS_45,
+    vocabulary=rules.GLM,
+)
+
+SOLAR_OPEN: Final = replace(
+    GLM4_MOE,
+    classes=("SolarOpenForCausalLM",),
+    defaults={
+        **_GLM45,
+        "vocab_size": 196608,
+        "intermediate_size": 10240,
+        "moe_intermediate_size": 1280,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 64,
+        "head_dim": 128,
+        "first_k_dense_replace": 0,
+        "partial_rotary_factor": 1.0,
+        "rope_theta": 1_000_000.0,
+    },
+    vocabulary=rules.SOLAR_OPEN,
 )
 
 GLM4_MOE_LITE: Final = replace(
@@ -187,7 +186,7 @@ GLM4_MOE_LITE: Final = replace(
     layer=(*DEEPSEEK2.layer, Rows(NEXTN, "layer >= n_layer")),
     mtp=Mtp("num_nextn_predict_layers"),
     refusals=(*DEEPSEEK2.refusals, NOT_LEADING),
-    vocabulary=_TOKENS_45,
+    vocabulary=rules.GLM,
 )
 
 _FULL: Final = (
@@ -269,7 +268,7 @@ GLM: Final = FamilyTable(
     ),
     metadata=("u32 ~rope.dimension_count = int(h * rope_fraction)",),
     head_dim="None if h == n_embd // n_head else h",
-    vocabulary=replace(_TOKENS, add={"bos": False}),
+    vocabulary=rules.CHATGLM,
 )
 
 CHATGLM: Final = FamilyTable(
@@ -324,5 +323,5 @@ CHATGLM: Final = FamilyTable(
         Refusal("rmsnorm == 0", "the norms are not RMS norms (rmsnorm)"),
         Refusal("apply_residual_connection_post_layernorm", "residuals are taken behind the norms"),
     ),
-    vocabulary=replace(_TOKENS, add={"bos": False}),
+    vocabulary=rules.CHATGLM,
 )

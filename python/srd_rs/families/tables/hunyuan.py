@@ -26,6 +26,7 @@ from srd_rs.families.tables.deepseek import (
     MOE_METADATA,
     MOE_SIZES,
 )
+from srd_rs.vocab import rules
 
 _ATTENTION: Final = (
     *NORMS,
@@ -75,6 +76,7 @@ HUNYUAN_DENSE: Final = FamilyTable(
     spellings={"head_dim": ("attention_head_dim",)},
     layer=(Rows((*_ATTENTION, *GATED_FFN)),),
     metadata=_rope(50),
+    vocabulary=rules.HUNYUAN_DENSE,
     refusals=(_CONTEXT, Refusal("use_cla", "layers share keys and values (use_cla)")),
 )
 
@@ -87,6 +89,7 @@ HUNYUAN_VL: Final = FamilyTable(
     spellings=HUNYUAN_DENSE.spellings,
     sizes={"sections": _XDROPE},
     layer=HUNYUAN_DENSE.layer,
+    vocabulary=HUNYUAN_DENSE.vocabulary,
     metadata=(
         "f32 ~rope.scaling.alpha = rope['alpha']",
         "str ~rope.scaling.type = 'none'",
@@ -120,6 +123,7 @@ HUNYUAN_MOE: Final = FamilyTable(
         ),
     ),
     experts=StackedExperts("mlp.experts", "num_experts", "topk", GATED_EXPERTS),
+    vocabulary=rules.HUNYUAN_MOE,
     metadata=(
         *_rope(1000),
         "u32 ~expert_shared_feed_forward_length = n_ff",

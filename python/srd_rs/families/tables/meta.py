@@ -6,6 +6,7 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, GATED_FFN, LLAMA_METADATA, NORMS, flagged
+from srd_rs.vocab import rules
 
 LLAMA4: Final = FamilyTable(
     arch="llama4",
@@ -90,6 +91,7 @@ LLAMA4: Final = FamilyTable(
 MUSE_GLIMMER: Final = FamilyTable(
     arch="muse-glimmer",
     classes=("MuseGlimmerForConditionalGeneration",),
+    vocabulary=rules.MUSE_GLIMMER,
     defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": False},
     layer=(
         Rows(

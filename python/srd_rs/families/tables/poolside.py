@@ -6,7 +6,7 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, HEAD_NORMS, NORMS
-from srd_rs.vocab.rules import VocabularyRules
+from srd_rs.vocab import rules
 
 _KIND: Final = "(gating_types[layer] if gating_types != None else 'per_head' if gating == 1 else gating)"
 _SLIDES: Final = "[layer_types[i] == 'sliding_attention' for i in layers]"
@@ -93,5 +93,5 @@ LAGUNA: Final = FamilyTable(
         ),
         Refusal("first(moe_router_logit_softcapping, 0) != 0", "the scores of experts are capped"),
     ),
-    vocabulary=VocabularyRules(control=("</assistant>",)),
+    vocabulary=rules.LAGUNA,
 )

@@ -19,6 +19,7 @@ from srd_rs.families.tables.common import (
     leading_dense,
 )
 from srd_rs.families.tables.deepseek import DEEPSEEK2, INDEXER, INDEXER_METADATA, MOE_SIZES, ROUTED
+from srd_rs.vocab import rules
 
 DOTS1: Final = FamilyTable(
     arch="dots1",
@@ -196,4 +197,5 @@ DOTS3: Final = FamilyTable(
     ),
     rope_theta=80_000_000.0,
     rope_theta_sliding=50_000.0,
+    vocabulary=rules.DOTS3,
 )

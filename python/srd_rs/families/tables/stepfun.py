@@ -7,7 +7,8 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, GATED_FFN, NEXTN, NORMS, flagged
 
-_SLIDES: Final = "pad(first(layer_types, []), n_block, 'full_attention')[layer] == 'sliding_attention'"
+_KINDS: Final = "join(first(layer_types, []), first(mtp_layer_types, []))"
+_SLIDES: Final = f"pad({_KINDS}, n_block, 'full_attention')[layer] == 'sliding_attention'"
 _OTHER: Final = "attention_other_setting"
 
 STEP35: Final = FamilyTable(

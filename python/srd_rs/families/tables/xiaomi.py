@@ -74,7 +74,7 @@ MIMO2: Final = FamilyTable(
     ),
     mtp=Mtp("num_nextn_predict_layers", "model.mtp.layers"),
     metadata=(
-        "u32 ~attention.sliding_window = sliding_window",
+        "u32 ~attention.sliding_window = first(sliding_window_size, sliding_window)",
         f"i32s ~attention.sliding_window_pattern = 1 if {_SLIDES} else 0",
         "u32 ~attention.value_length = v_head_dim",
         "u32 ~expert_feed_forward_length = x",
