@@ -52,7 +52,7 @@ def check(
     for applies, about, why in rules:
         for name in about:
             if applies and name in names:
-                raise _error(name, why)
+                raise without_effect(name, why)
     if options.effort == "srd" and options.imatrix is not None and not measured:
         what = "effort srd measures the second moments of the inputs itself, and an imatrix holds only their diagonal"
         raise UsageError(message("--imatrix", what, "Leave --imatrix out, or use --effort fast"))
@@ -62,7 +62,7 @@ def check_container(names: Collection[str]) -> None:
     """Raise UsageError for one of the options `names` that is about a container, where none is written."""
     for name in ("axm_output", "residual_bits", "key_file", "sign_key"):
         if name in names:
-            raise _error(name, "no container is written", "Leave the option out, or add --axm")
+            raise without_effect(name, "no container is written", "Leave the option out, or add --axm")
 
 
 def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
@@ -77,7 +77,7 @@ def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
     plain = mix in _PLAIN and types <= _PLAIN
     for name in ("imatrix", "calibrate"):
         if plain and getattr(options, name) is not None:
-            raise _error(name, f"no tensor of the mix {mix} is quantised")
+            raise without_effect(name, f"no tensor of the mix {mix} is quantised")
 
 
 def warn_of_plan(plan: _core.Plan) -> None:
@@ -103,7 +103,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if names[4:] else "")
 
 
-def _error(name: str, why: str, fix: str = "Leave the option out") -> UsageError:
+def without_effect(name: str, why: str, fix: str = "Leave the option out") -> UsageError:
+    """The error for the option `name` that has no effect."""
     flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
     return UsageError(message(flag, f"the option has no effect: {why}", fix))
 

@@ -202,6 +202,8 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
             pre=options.pre_tokenizer,
         )
     )
+    if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:
+        raise effects.without_effect("pre_tokenizer", "the vocabulary of the model has no pre-tokenizer")
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     pickles = checkpoint.pickles
     listed = None if pickles is None else [(t.name, t.dtype, t.shape, t.file, t.offset) for t in pickles]
