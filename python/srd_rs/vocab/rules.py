@@ -104,10 +104,5 @@ SOLAR_OPEN: Final = VocabularyRules(
 HUNYUAN_MOE: Final = VocabularyRules(corrected={"bos": "<|bos|>"})
 HUNYUAN_DENSE: Final = VocabularyRules(end_key="eod_token_id")
 DOTS3: Final = VocabularyRules(tokens={"eot": "<|endofassistant|>"})
-INTERN_S1: Final = VocabularyRules(tokens={"bos": 151643})
 LAGUNA: Final = VocabularyRules(control=("</assistant>",))
 MUSE_GLIMMER: Final = VocabularyRules(corrected={"eot": "<|eot|>"})
-LLADA: Final = VocabularyRules(add={"bos": True})
-MAMBA: Final = VocabularyRules(padded=True)
-"""Mamba and hybrids with Mamba, whose embedding has more rows than tokens."""
-NO_TOKENIZER: Final = VocabularyRules(kind="none")

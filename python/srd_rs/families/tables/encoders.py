@@ -8,7 +8,8 @@ from typing import Final
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, GATED_FFN, NORMS, flagged
-from srd_rs.vocab.rules import ENCODER, VocabularyRules
+from srd_rs.vocab import rules
+from srd_rs.vocab.rules import ENCODER
 
 _BERT_DEFAULTS: Final = {
     "vocab_size": 30522,
@@ -284,7 +285,7 @@ _MODERN_NAMES: Final = ((r"^model\.", ""),)
 MODERN_BERT: Final = FamilyTable(
     arch="modern-bert",
     classes=("ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"),
-    vocabulary=VocabularyRules(token_types=False, add={"bos": True, "eos": True, "sep": True}),
+    vocabulary=rules.MODERN_BERT,
     defaults={
         "vocab_size": 50368,
         "hidden_size": 768,
@@ -455,7 +456,7 @@ JINA_BERT: Final = FamilyTable(
 EURO_BERT: Final = FamilyTable(
     arch="eurobert",
     classes=("EuroBertModel", "JinaEmbeddingsV5Model"),
-    vocabulary=VocabularyRules(add={"bos": False}),
+    vocabulary=rules.EUROBERT,
     defaults={
         "vocab_size": 128256,
         "hidden_size": 768,
