@@ -81,6 +81,15 @@ def test_a_damaged_file_is_refused(calibrated: Path, tmp_path: Path) -> None:
         srd_rs.plan(EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate=short)
 
 
+def test_a_changed_moment_is_refused(calibrated: Path, tmp_path: Path) -> None:
+    """The digest of the file is that of its header, which has the digest of the moments."""
+    data = bytearray(calibrated.read_bytes())
+    data[-40] ^= 1
+    (tmp_path / "changed").write_bytes(data)
+    with pytest.raises(errors.FormatError, match=r"data\.sha256"):
+        srd_rs.plan(EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate=tmp_path / "changed")
+
+
 def test_an_unknown_text_is_one_line(tmp_path: Path) -> None:
     run = srd("calibrate", EXAMPLE, "-o", tmp_path / "c", "--text", tmp_path / "nope.txt")
     assert run.code == 1 and run.stderr.count("\n") == 1 and "nope.txt" in run.stderr

@@ -380,22 +380,6 @@ def test_the_cost_is_that_of_the_whole_run(tmp_path: Path) -> None:
     assert run.json["method"] == "srd"
 
 
-def test_files_of_an_earlier_conversion_are_named(tmp_path: Path) -> None:
-    output = tmp_path / "m.gguf"
-    assert srd("convert", "--fast", EXAMPLE, "-o", output, "-q", "Q8_0").code == 0
-    run = srd("convert", "--fast", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--no-met")
-    assert run.code == 0
-    lines = run.stderr.splitlines()[1:]
-    assert len(lines) == 2 and all(
-        line.startswith("warning: ") and "earlier conversion" in line for line in lines
-    )
-    assert "m.axm" in lines[0] and "m.met.json" in lines[1]
-    run = srd("convert", "--fast", EXAMPLE, "-o", output, "-q", "Q8_0", "-f", "--no-axm", "--json")
-    assert (
-        "warning" not in run.stderr and len(run.json["warnings"]) == 1 and "m.axm" in run.json["warnings"][0]
-    )
-
-
 def test_options_of_llama_cpp_are_explained() -> None:
     run = srd("convert", "--fast", EXAMPLE, "--outfile", "x.gguf")
     assert run.code == 2 and "-o names the output" in run.stderr and "?." not in run.stderr

@@ -117,6 +117,10 @@ def test_a_documented_command_works(command: Command, folder: Path) -> None:
     if writes and "--dry-run" not in words:
         # The lines of a document share names on purpose; here they run in one folder.
         words += ["--overwrite"]
+        if words[0] == "convert" and "--axm" not in words:
+            # A container whose GGUF would be replaced alone is a refusal.
+            for container in folder.glob("*.axm"):
+                container.unlink()
     # One calibration serves all lines with the same model and text.
     run = srd(*words, cwd=folder, timeout=240, env={"SRD_CACHE": str(folder / "kept")})
     assert run.code == 0, run.stderr

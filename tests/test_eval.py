@@ -325,3 +325,54 @@ def check_page(text: str, name: str) -> None:
     page.feed(text)
     assert page.open == [] and page.outside == [] and "<script" not in text
     assert page.count["img"] == 2 and page.count["table"] >= 2 and f"<td>{name}</td>" in text
+
+
+@needs_llama
+def test_a_crash_of_llama_cpp_is_one_line(
+    example_q4_k_m: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp runs a file in a process of its own first. Here the check that would refuse the file is left out."""
+    import struct
+
+    from srd_rs.eval import probe
+
+    data = bytearray(example_q4_k_m.read_bytes())
+    key = b"gemma4.block_count"
+    at = data.index(key) + len(key) + 4
+    data[at : at + 4] = struct.pack("<I", 2**20)
+    crashing = tmp_path / "crashing.gguf"
+    crashing.write_bytes(data)
+    with pytest.raises(errors.ModelError, match=r"'gemma4\.block_count' is 1048576"):
+        probe.check_runs(crashing, 64)
+    unchecked = tmp_path / "unchecked.py"
+    unchecked.write_text(
+        "import sys, srd_rs.eval.llama as llama\nllama.check_before_loading = lambda path: None\n"
+        "from srd_rs.eval import probe\nsys.exit(probe._run(sys.argv[1], int(sys.argv[2])))\n"
+    )
+    real = probe.subprocess.run
+    monkeypatch.setattr(
+        probe.subprocess,
+        "run",
+        lambda command, **options: real([command[0], str(unchecked), *command[3:]], **options),
+    )
+    monkeypatch.setattr(probe, "check_before_loading", lambda path: None)
+    with pytest.raises(
+        errors.ModelError, match=r"crashing.gguf: llama.cpp crashed on it \(SIGABRT: .*n_layer"
+    ):
+        probe.check_runs(crashing, 64)
+
+
+@needs_llama
+def test_a_split_gguf_is_scored_by_any_of_its_parts(text: Path, example_bf16: Path, tmp_path: Path) -> None:
+    from srd_rs.eval.evaluation import evaluate
+
+    report = srd_rs.convert(
+        example_bf16, tmp_path / "m.gguf", quant="BF16", split_max_size=8_000_000, met=False
+    )
+    assert len(report.outputs) > 1
+    found = evaluate([example_bf16, report.outputs[1]], text, n_ctx=64, n_chunks=2)
+    assert found.files[0].perplexity == found.files[1].perplexity
+    assert found.files[0].tensor_bytes == found.files[1].tensor_bytes
+    report.outputs[0].unlink()
+    with pytest.raises(errors.ModelError, match=f"{report.outputs[0].name}: is missing"):
+        evaluate([report.outputs[1]], text, n_ctx=64, n_chunks=2)

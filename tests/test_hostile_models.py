@@ -129,6 +129,14 @@ def test_links_out_of_the_folder_are_not_followed(model: Path, tmp_path: Path, n
         refused(dry_run(model), name, "link")
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "README.md"])
+def test_a_link_to_itself_is_one_line(model: Path, name: str) -> None:
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(name)
+    run = dry_run(model)
+    assert run.code in (0, 1) and "internal" not in run.stderr and "Traceback" not in run.stderr, run.stderr
+
+
 def test_a_link_of_additional_templates_is_not_followed(model: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

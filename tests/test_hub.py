@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -302,6 +303,43 @@ def test_one_file_of_a_model_on_the_hub(
     assert srd("hydrate", forms[0], env=local_hub).code == 0
     run = srd("inspect", "hf://org/made/other.gguf", env=local_hub)
     assert run.code == 1 and "no such file" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_all_parts_of_a_split_gguf_are_downloaded(
+    local_hub: dict[str, str], tmp_path: Path, example_bf16: Path
+) -> None:
+    import srd_rs
+
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    report = srd_rs.convert(
+        example_bf16, folder / "m.gguf", quant="BF16", effort="fast", split_max_size=8_000_000, met=False
+    )
+    Hub.folders["org/split"] = folder
+    part = f"hf://org/split/{report.outputs[1].name}"
+    run = srd("inspect", part, "--tensors", "--json", env=local_hub)
+    assert run.code == 0, run.stderr
+    assert len(run.json["tensors"]) == len(report.plan.tensors)
+    assert {path.name for path in report.outputs} <= set(Hub.fetched)
+
+
+def test_the_commit_of_a_download_is_recorded(local_hub: dict[str, str], tmp_path: Path) -> None:
+    """In the container and in an attestation. The GGUF has the bytes of a conversion from a folder."""
+    Hub.folders["org/wiki-gemma4"] = EXAMPLE
+    common = ("convert", "--fast", "-q", "Q8_0", "--no-met", "--axm", "-o")
+    for model, name in (("org/wiki-gemma4@main", "hub"), (EXAMPLE, "folder")):
+        (tmp_path / name).mkdir()
+        run = srd(*common, tmp_path / name / "m.gguf", model, env=local_hub)
+        assert run.code == 0, run.stderr
+    container = tmp_path / "hub" / "m.axm"
+    run = srd("verify", container, "--attest", tmp_path / "a.json", "--json")
+    assert run.code == 0 and run.json["revision"] == f"org/wiki-gemma4@{COMMIT}", run.stderr
+    assert f"of org/wiki-gemma4@{COMMIT}" in srd("verify", container).stdout
+    payload = json.loads((tmp_path / "a.json").read_text())["payload"]
+    assert json.loads(base64.b64decode(payload))["predicate"]["revision"] == f"org/wiki-gemma4@{COMMIT}"
+    assert srd("verify", tmp_path / "folder" / "m.axm", "--json").json["revision"] is None
+    same = [(tmp_path / name / "m.gguf").read_bytes() for name in ("hub", "folder")]
+    assert same[0] == same[1]
 
 
 def test_models_by_every_form_of_their_name(local_hub: dict[str, str], tmp_path: Path) -> None:

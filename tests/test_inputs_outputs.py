@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import gguf
+import jsonschema
 import numpy as np
 import pytest
 
 import srd_rs
-from srd_rs import errors
-
-MODEL = Path(__file__).parent.parent / "examples" / "wiki-gemma4"
+from srd_rs import errors, hydration
+from support import EXAMPLE as MODEL
+from support import REPO
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The example in BF16, in several parts."""
     folder = tmp_path_factory.mktemp("split")
-    srd_rs.convert(MODEL, folder / "m.gguf", quant="BF16", split_max_size=2_000_000)
+    srd_rs.convert(MODEL, folder / "m.gguf", quant="BF16", split_max_size=2_000_000, effort="fast")
     found = sorted(folder.glob("m-*.gguf"))
     assert len(found) > 2
     return found
@@ -46,9 +52,80 @@ def test_a_missing_part_is_named(parts: list[Path], tmp_path: Path) -> None:
     for read in (
         lambda: srd_rs.convert(copies[0], tmp_path / "out.gguf", effort="fast"),
         lambda: srd_rs.inspect(copies[0]),
+        lambda: srd_rs.met(copies[2]),
+        lambda: srd_rs.Hydrator(copies[0]),
     ):
         with pytest.raises(errors.ModelError, match=copies[1].name):
             read()
+
+
+def test_inspect_names_the_file_of_each_tensor(parts: list[Path]) -> None:
+    found = srd_rs.inspect(parts[1])
+    assert {tensor.file for tensor in found.tensors} == {part.name for part in parts}
+    for part in parts:
+        own = {t.name: int(t.data_offset) for t in gguf.GGUFReader(part).tensors}
+        assert own == {tensor.name: tensor.offset for tensor in found.tensors if tensor.file == part.name}
+
+
+def test_a_sidecar_describes_all_parts(parts: list[Path], tmp_path: Path) -> None:
+    """The ranges of a slot hold its tensors, in the file that each range names, and cover every byte once."""
+    copies = [Path(shutil.copy(part, tmp_path)) for part in parts]
+    sidecar = srd_rs.met(copies[1], hydration.sidecar_path(copies[1]))
+    assert hydration.sidecar_path(copies[1]) == copies[0].with_suffix(".met.json")
+    jsonschema.validate(sidecar, json.loads((REPO / "docs" / "met.schema.json").read_text()))
+    files = [sidecar["file"], *sidecar["more_files"]]
+    assert [file["name"] for file in files] == [copy.name for copy in copies]
+    assert [file["sha256"] for file in files] == [sha256(copy.read_bytes()).hexdigest() for copy in copies]
+    parts_of = {"embedding": sidecar["embedding_slot"], **sidecar["slots"]}
+    covered: dict[int, list[tuple[int, int]]] = {number: [] for number in range(len(files))}
+    for name, part in parts_of.items():
+        for run in part["byte_ranges"]:
+            covered[run.get("file", 0)].append((run["offset"], run["offset"] + run["bytes"]))
+        for number, copy in enumerate(copies):
+            inside = [
+                (run["offset"], run["offset"] + run["bytes"])
+                for run in part["byte_ranges"]
+                if run.get("file", 0) == number
+            ]
+            for tensor in gguf.GGUFReader(copy).tensors:
+                layer = re.match(r"blk\.(\d+)\.", tensor.name)
+                owner = sidecar["chunk_map"][layer[1]] if layer else "embedding"
+                begin, end = int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes)
+                assert (owner == name) == any(a <= begin and end <= b for a, b in inside), tensor.name
+    for number, copy in enumerate(copies):
+        runs = sorted(covered[number])
+        assert runs[0][0] == 0 and runs[-1][1] == copy.stat().st_size
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(runs))
+    assert sidecar["intent_ram_budget"]["HARM"]["bytes"] == sum(copy.stat().st_size for copy in copies)
+    hydration.check(copies[2])
+    with srd_rs.Hydrator(copies[1]) as hydrator:
+        assert hydrator.sidecar == sidecar
+        done = hydrator.hydrate("HARM")
+        assert done.hydrated_bytes == done.wanted_bytes == sum(copy.stat().st_size for copy in copies)
+    with copies[1].open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    with pytest.raises(errors.ModelError, match=f"SHA-256 of .*{copies[1].name}"):
+        hydration.check(copies[0])
+
+
+def test_a_split_output_has_one_sidecar_and_one_container(tmp_path: Path) -> None:
+    """What convert writes for a split output is what met measures, from the files and from the container."""
+    (tmp_path / "k").write_text("5d" * 32)
+    (tmp_path / "k").chmod(0o600)
+    options = {"effort": "fast", "split_max_size": 2_000_000, "axm": True, "key_file": tmp_path / "k"}
+    report = srd_rs.convert(MODEL, tmp_path / "m.gguf", quant="BF16", **options)
+    assert report.sidecar == hydration.sidecar_path(report.outputs[0])
+    written = json.loads(report.sidecar.read_text())
+    assert srd_rs.met(tmp_path / "m.axm") == written
+    assert srd_rs.met(report.outputs[1], digest=False, fingerprint=written["fingerprint"]) == written
+    for part in report.outputs:
+        assert srd_rs.verify(part, container=tmp_path / "m.axm", key_file=tmp_path / "k").verified
+    report.outputs[1].rename(tmp_path / "elsewhere.gguf")
+    with pytest.raises(errors.ModelError, match=r"m-00002-of-.*part 2 of \d+ of the split GGUF is missing"):
+        srd_rs.verify(report.outputs[0], container=tmp_path / "m.axm", key_file=tmp_path / "k")
 
 
 def test_inspect_counts_all_parts(parts: list[Path], example_bf16: Path) -> None:
@@ -131,3 +208,79 @@ def test_metadata_that_llama_cpp_cannot_load_are_refused(
     writer.close()
     with pytest.raises(errors.ModelError, match=message):
         srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", effort="fast")
+
+
+# Files of an earlier conversion beside the output.
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A GGUF with its sidecar and its container."""
+    (tmp_path / "k").write_text("5d" * 32)
+    (tmp_path / "k").chmod(0o600)
+    srd_rs.convert(MODEL, tmp_path / "m.gguf", quant="Q8_0", axm=True, key_file=tmp_path / "k", effort="fast")
+    return tmp_path / "m.gguf"
+
+
+def test_a_container_does_not_lose_its_gguf(earlier: Path, tmp_path: Path) -> None:
+    """The container of a GGUF that is replaced is replaced with it, or nothing is replaced."""
+    container, before = earlier.with_suffix(".axm"), earlier.read_bytes()
+    sealed = container.read_bytes()
+    with pytest.raises(errors.UsageError, match=r"m\.axm: the container belongs to m\.gguf"):
+        srd_rs.convert(MODEL, earlier, quant="Q6_K", overwrite=True, effort="fast")
+    assert (earlier.read_bytes(), container.read_bytes()) == (before, sealed)
+    options = {"effort": "fast", "quant": "Q6_K", "overwrite": True, "axm": True, "key_file": tmp_path / "k"}
+    with pytest.raises(errors.UsageError, match="the container belongs to"):
+        srd_rs.convert(MODEL, earlier, axm_output=tmp_path / "other.axm", **options)
+    srd_rs.convert(MODEL, earlier, **options)
+    assert srd_rs.verify(earlier, container=container, key_file=tmp_path / "k").verified
+    container.unlink()
+    srd_rs.convert(MODEL, earlier, quant="Q8_0", overwrite=True, effort="fast")
+    # A container of another GGUF does not matter, nor does a file that is no container.
+    other = tmp_path / "n.gguf"
+    srd_rs.pack(MODEL, tmp_path / "x.axm", key_file=tmp_path / "k", effort="fast")
+    (tmp_path / "x.axm").rename(other.with_suffix(".axm"))
+    srd_rs.convert(MODEL, other, quant="Q8_0", effort="fast")
+    srd_rs.convert(MODEL, other, quant="Q8_0", overwrite=True, effort="fast")
+
+
+def test_a_stale_sidecar_does_not_stay(earlier: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sidecar = hydration.sidecar_path(earlier)
+    earlier.with_suffix(".axm").unlink()
+    srd_rs.convert(MODEL, earlier, quant="Q6_K", overwrite=True, met=False, effort="fast")
+    assert not sidecar.exists() and "m.met.json: removed" in caplog.text
+    # A sidecar that fits stays.
+    srd_rs.met(earlier, sidecar)
+    srd_rs.convert(MODEL, earlier, quant="Q6_K", overwrite=True, met=False, effort="fast")
+    assert sidecar.exists()
+
+
+def test_an_extraction_removes_the_sidecar_of_what_it_replaces(earlier: Path, tmp_path: Path) -> None:
+    options = {"key_file": tmp_path / "k", "overwrite": True}
+    sidecar = hydration.sidecar_path(earlier)
+    srd_rs.extract(earlier.with_suffix(".axm"), tmp_path / "m.safetensors", safetensors=True, **options)
+    srd_rs.extract(earlier.with_suffix(".axm"), earlier, **options)
+    assert sidecar.exists()
+    srd_rs.extract(earlier.with_suffix(".axm"), earlier, quant="Q4_K_M", **options)
+    assert not sidecar.exists()
+
+
+def test_a_sidecar_replaces_only_sidecars_of_its_gguf(tmp_path: Path) -> None:
+    target = tmp_path / "m.met.json"
+    for content in ("mine", "{}", '{"met_version": 1}'):
+        target.write_text(content)
+        for overwrite in (False, True):
+            with pytest.raises(errors.UsageError, match=r"m\.met\.json: .* is no MET sidecar"):
+                srd_rs.convert(MODEL, tmp_path / "m.gguf", quant="Q8_0", overwrite=overwrite, effort="fast")
+        assert target.read_text() == content
+    target.unlink()
+    target.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.UsageError, match="no MET sidecar"):
+        srd_rs.convert(MODEL, tmp_path / "m.gguf", quant="Q8_0", effort="fast")
+    target.unlink()
+    srd_rs.convert(MODEL, tmp_path / "m.gguf", quant="Q8_0", effort="fast")
+    # The GGUF without a usual suffix would take the sidecar of its neighbour.
+    before = target.read_bytes()
+    with pytest.raises(errors.UsageError, match=r"sidecar of 'm\.gguf'"):
+        srd_rs.convert(MODEL, tmp_path / "m.bin", quant="Q6_K", effort="fast")
+    assert target.read_bytes() == before and not (tmp_path / "m.bin").exists()

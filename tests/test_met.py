@@ -387,9 +387,11 @@ def test_bad_sidecars_are_refused(spoil: Any, part: str, gguf: Path) -> None:
 def test_files_without_a_sidecar(tmp_path: Path, gguf: Path) -> None:
     split = tmp_path / "s.gguf"
     run = srd("convert", "--fast", EXAMPLE, "-o", split, "--split-max-size", "4MB", "--json")
-    assert run.code == 0 and run.json["sidecar"] is None
-    assert "--merge" in failure("met", run.json["files"][0]["path"])
-    assert "--merge" in failure("hydrate", run.json["files"][1]["path"])
+    first, second = (file["path"] for file in run.json["files"][:2])
+    assert run.code == 0 and run.json["sidecar"] == str(sidecar_path(first))
+    Path(second).unlink()
+    for command in ("met", "hydrate"):
+        assert f"{second}: is missing" in failure(command, first)
     wrong = srd("met", EXAMPLE / "config.json")
     assert wrong.code == 2 and "this is a JSON file" in wrong.stderr
     assert "no such file" in failure("met", tmp_path / "none.gguf").lower()

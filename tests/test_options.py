@@ -160,6 +160,15 @@ def test_a_quantised_gguf_is_quantised_again_only_where_that_is_allowed(
     assert len(run.json["warnings"]) == 1 and "quantised again" in run.json["warnings"][0]
     metadata = srd("inspect", tmp_path / "o.gguf", "--metadata", "--json").json["metadata"]
     assert any(entry["key"] == "srd.requantized" and entry["value"] > 0 for entry in metadata)
+    # Whoever gets the file has to know of the loss, so the number is there without provenance, and stays in copies.
+    plain = ("--fast", "-q", "Q5_K_M", "--no-axm", "--no-met", "--no-provenance")
+    again = ("convert", example_q4_k_m, *plain, "-o", tmp_path / "n.gguf", "--allow-requantize")
+    assert srd(*again).code == 0
+    assert srd("convert", tmp_path / "n.gguf", *plain, "-o", tmp_path / "c.gguf").code == 0
+    for name in ("n.gguf", "c.gguf"):
+        metadata = srd("inspect", tmp_path / name, "--metadata", "--json").json["metadata"]
+        keys = {entry["key"]: entry["value"] for entry in metadata if entry["key"].startswith("srd.")}
+        assert set(keys) == {"srd.requantized"} and keys["srd.requantized"] > 0, name
     run = srd("convert", EXAMPLE, "-o", tmp_path / "p.gguf", "--allow-requantize")
     assert run.code == 2 and "--allow-requantize" in run.stderr
 

@@ -29,7 +29,7 @@ from srd_rs import _core
 from srd_rs.conversion import run_plan
 from srd_rs.errors import SrdIOError, UsageError, VerificationError
 from srd_rs.options import Checks, ConvertOptions
-from support import srd
+from support import EXAMPLE, srd
 
 PEM_PUBLIC = bytes.fromhex("302a300506032b6570032100")
 
@@ -373,15 +373,64 @@ def statement(path: Path) -> dict[str, Any]:
     return json.loads(base64.b64decode(json.loads(path.read_text())["payload"]))
 
 
-def test_the_digest_of_a_source_is_of_a_whole_file_or_has_another_name(made: Path, tmp_path: Path) -> None:
+def test_the_digest_of_a_source_is_of_the_whole_file(made: Path, tmp_path: Path) -> None:
     srd_rs.verify(made / "m.axm", key_file=key_of(made), attest=tmp_path / "a.json")
     (source,) = statement(tmp_path / "a.json")["predicate"]["sources"]
     data = (made / "tiny.gguf").read_bytes()
-    # Of a weight file, the header alone was hashed.
-    assert "digest" not in source and source["bytes"] == len(data)
+    assert source["digest"] == {"sha256": hashlib.sha256(data).hexdigest()} and source["bytes"] == len(data)
+    # The source digest of the GGUF covers the header alone, which is known before the weights are read.
     header = source["annotations"]
     assert header["headerSha256"] == hashlib.sha256(data[: header["headerBytes"]]).hexdigest()
     assert 0 < header["headerBytes"] < len(data)
+
+
+def test_the_digests_of_all_shards_bind_the_weights(made: Path, tmp_path: Path) -> None:
+    """Every file of a checkpoint in shards, for any number of threads; other weights give another fingerprint."""
+    folder, prints = sharded_example(tmp_path / "model"), set()
+    for threads in (1, 4):
+        container = tmp_path / str(threads) / "m.axm"
+        container.parent.mkdir()
+        srd_rs.pack(folder, container, quant="Q4_K_M", key_file=key_of(made), threads=threads, effort="fast")
+        prints.add(fingerprint(container))
+    assert len(prints) == 1
+    srd_rs.verify(tmp_path / "1" / "m.axm", key_file=key_of(made), attest=tmp_path / "a.json")
+    sources = statement(tmp_path / "a.json")["predicate"]["sources"]
+    assert {source["name"] for source in sources} >= {
+        path.name for path in folder.glob("model-*.safetensors")
+    }
+    for source in sources:
+        data = (folder / source["name"]).read_bytes()
+        assert source["digest"]["sha256"] == hashlib.sha256(data).hexdigest()
+    # A change of one weight that quantising does not see changes the fingerprint all the same.
+    shard = folder / "model-00001-of-00002.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-2] ^= 1
+    shard.write_bytes(data)
+    srd_rs.pack(folder, tmp_path / "m.axm", quant="Q4_K_M", key_file=key_of(made), effort="fast")
+    assert fingerprint(tmp_path / "m.axm") not in prints
+
+
+def sharded_example(folder: Path) -> Path:
+    """The example with its tensors in two files and an index."""
+    shutil.copytree(EXAMPLE, folder)
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (size,) = struct.unpack_from("<Q", raw)
+    entries_of = {k: v for k, v in json.loads(raw[8 : 8 + size]).items() if k != "__metadata__"}
+    order = sorted(entries_of, key=lambda name: entries_of[name]["data_offsets"][0])
+    index = {}
+    for number, names_in in enumerate((order[: len(order) // 2], order[len(order) // 2 :]), 1):
+        header, body, name = {}, b"", f"model-0000{number}-of-00002.safetensors"
+        for tensor in names_in:
+            begin, end = entries_of[tensor]["data_offsets"]
+            part = raw[8 + size + begin : 8 + size + end]
+            header[tensor] = {**entries_of[tensor], "data_offsets": [len(body), len(body) + len(part)]}
+            body += part
+            index[tensor] = name
+        text = json.dumps(header).encode()
+        (folder / name).write_bytes(struct.pack("<Q", len(text)) + text + body)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
 
 
 # Which model it is.

@@ -13,7 +13,7 @@ use srd_rs::formats::axm::layout::{Header, Layout};
 use srd_rs::formats::axm::reader::check_metadata;
 use srd_rs::formats::calibration::Calibration;
 use srd_rs::formats::gguf::reader::read_header;
-use srd_rs::formats::gguf::{Gguf, GgufFile, TensorHeader, encode_header};
+use srd_rs::formats::gguf::{Gguf, TensorHeader, encode_header};
 use srd_rs::formats::imatrix::Importance;
 use srd_rs::formats::safetensors;
 use srd_rs::forward::{self, NoObserver, RunOptions};
@@ -111,9 +111,9 @@ pub fn sidecar(bytes: &[u8]) {
         .expect("it was accepted before");
     assert_eq!(again, sidecar);
     with_file(SMALL_GGUF, |path| {
-        let gguf = GgufFile::open(path).expect("the GGUF is sound");
+        let gguf = Gguf::open(path).expect("the GGUF is sound");
         if sidecar.check(&gguf, Path::new("x.met.json")).is_ok() {
-            assert_eq!(Part::all().map(|part| sidecar.bytes(part)).sum::<u64>(), gguf.header.file_size);
+            assert_eq!(Part::all().map(|part| sidecar.bytes(part)).sum::<u64>(), gguf.parts()[0].file_size);
         }
     });
 }

@@ -50,10 +50,12 @@ __all__ = [
     "VerificationError",
     "__version__",
     "calibrate",
+    "check_gguf_model",
     "choose_within_budget",
     "content_digest",
     "cpus",
     "dequantize",
+    "first_part",
     "forward_logits",
     "instruction_sets",
     "is_calibration",
@@ -64,6 +66,8 @@ __all__ = [
     "mix_of_type",
     "open_calibration",
     "open_container",
+    "panic_for_tests",
+    "part_path",
     "plan_checkpoint",
     "plan_gguf",
     "quantizable_types",
@@ -74,6 +78,7 @@ __all__ = [
     "read_checkpoint_layout",
     "read_gguf",
     "read_small_tensors",
+    "sidecar_path",
     "write_file",
 ]
 
@@ -251,6 +256,7 @@ class Hydrator:
     def locked_bytes(self) -> int: ...
     def close(self) -> None: ...
 
+def sidecar_path(gguf: _Path) -> Path: ...
 def met_check(path: _Path, sidecar: _Path | None = None) -> None: ...
 def met_sidecar(
     path: _Path,
@@ -277,6 +283,7 @@ class Verification(_Record):
     files: Final[tuple[str, ...]]
     sources: Final[tuple[str, ...]]
     source_digest: Final[str]
+    revision: Final[str | None]
     bytes: Final[int]
     seconds: Final[float]
 
@@ -292,7 +299,8 @@ class ContainerHeader(_Record):
     quant: Final[str]
     seed: Final[int]
     source_digest: Final[str]
-    n_files: Final[int]
+    revision: Final[str | None]
+    files: Final[tuple[str, ...]]
     n_shards: Final[int]
     file_bytes: Final[int]
 
@@ -385,6 +393,10 @@ def choose_within_budget(
 def mix_of_type(type: str) -> str: ...
 def content_digest(paths: Sequence[_Path]) -> str: ...
 def cpus() -> int: ...
+def panic_for_tests(threaded: bool) -> None: ...
+def check_gguf_model(path: _Path) -> None: ...
+def first_part(path: _Path) -> Path: ...
+def part_path(whole: _Path, index: int, count: int) -> Path: ...
 def open_calibration(path: _Path) -> Calibration: ...
 def is_calibration(path: _Path) -> bool: ...
 def random_tokens(ids: Sequence[int], count: int, seed: int) -> list[int]: ...
@@ -402,6 +414,7 @@ def plan_checkpoint(
     calibration: Calibration | None = None,
     calibration_text: str | None = None,
     listed: Sequence[tuple[str, str, Sequence[int], str, int]] | None = None,
+    revision: str | None = None,
 ) -> Plan: ...
 def plan_gguf(
     path: _Path,

@@ -50,8 +50,6 @@ MAX_LAYER_BYTES: Final = 512 << 20
 """The default block is so small that the sums of a layer take no more than this. Only mixtures of experts reach it."""
 TOKENS_PER_SIDE: Final = 4
 """Least number of tokens for each column of a block: with fewer tokens H describes the tokens, not the text."""
-MAX_TEXT_BYTES: Final = 64 << 20
-"""Largest text that is tokenised, in bytes."""
 TOKENIZER_SECONDS: Final = 30
 """CPU time that a tokenizer.json gets for a short text."""
 _BUILTIN: Final = "builtin.txt.gz"
@@ -369,19 +367,7 @@ def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
         packed = resources.files("srd_rs").joinpath("data").joinpath(_BUILTIN).read_bytes()
         return "builtin", gzip.decompress(packed)
     path = Path(text)
-    thing = sniff.identify(path)
-    if thing.kind != "text":
-        what = f"this is {thing.what}, not a UTF-8 text"
-        raise UsageError(message(path, what, "Name a UTF-8 text file, 'builtin' or 'random'"))
-    with path.open("rb") as file:
-        raw = file.read(MAX_TEXT_BYTES + 1)
-    if len(raw) > MAX_TEXT_BYTES:
-        raise UsageError(message(path, f"longer than {MAX_TEXT_BYTES} bytes", "Name a shorter text"))
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(message(path, f"not UTF-8 at byte {error.start}", "Convert it to UTF-8")) from None
-    return path.name, raw
+    return path.name, sniff.read_text(path)
 
 
 def encode(model: Path, metadata: dict[str, Any], text: str) -> list[int]:

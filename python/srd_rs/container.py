@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from srd_rs import _core, effects, hub, sniff
+from srd_rs import _core, effects, hub, hydration, sniff
 from srd_rs.conversion import run, run_plan
-from srd_rs.errors import UsageError, message
+from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import locate
 from srd_rs.inspection import inspect
 from srd_rs.options import DEFAULTS, MIXES, Checks, ConvertOptions, StrPath
@@ -150,7 +150,7 @@ def verify(
         (attest is None and manifest is None and overwrite, "--overwrite", "no file is written"),
     )
     opened = _core.open_container(path if container is None else container)
-    files = [] if container is None else gguf_parts(path, opened.header.n_files)
+    files = [] if container is None else gguf_parts(path, len(opened.header.files))
     outputs = [Path(output) for output in (attest, manifest) if output is not None]
     _check_outputs(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
@@ -182,15 +182,21 @@ def _check_outputs(outputs: Sequence[Path], inputs: Sequence[StrPath], overwrite
             )
 
 
-def gguf_parts(first: Path, count: int) -> list[Path]:
-    """The GGUF `first`, or all `count` parts of a split one, of which `first` is the first."""
+def gguf_parts(named: Path, count: int) -> list[Path]:
+    """Return the files of the GGUF that `named` is one part of: `count` files, in order. A missing part is an error."""
     if count == 1:
-        return [first]
-    mark = f"-00001-of-{count:05}"
-    if mark not in first.name:
-        what = f"the container is of a GGUF in {count} parts"
-        raise UsageError(message(first, what, f"Name the first part (…{mark}.gguf)"))
-    return [first.with_name(first.name.replace(mark, f"-{i + 1:05}-of-{count:05}")) for i in range(count)]
+        return [named]
+    first, end = _core.first_part(named), f"-00001-of-{count:05}.gguf"
+    if not first.name.endswith(end):
+        what = f"the container is of a GGUF in {count} parts, whose names end in {end} and so on"
+        raise UsageError(message(named, what, "Name one of the parts"))
+    whole = first.with_name(first.name.removesuffix(end) + ".gguf")
+    parts = [_core.part_path(whole, index, count) for index in range(count)]
+    for number, part in enumerate(parts, 1):
+        if not part.exists():
+            what = f"part {number} of {count} of the split GGUF is missing"
+            raise ModelError(message(part, what, "Put all parts of the split GGUF into one folder"))
+    return parts
 
 
 def extract(
@@ -246,7 +252,10 @@ def extract(
     )
     with showing(progress) as tell:
         opened.verify(checks, [], threads, _forward(tell))
-        return run_plan(planned, run_options, progress=tell)
+        report = run_plan(planned, run_options, progress=tell)
+    if not safetensors:
+        hydration.remove_stale(report.output)
+    return report
 
 
 def _default_alpha(opened: _core.Container) -> float | None:

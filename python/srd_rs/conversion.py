@@ -5,7 +5,6 @@ Only names, shapes and metadata pass through Python; weights stay in Rust.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srd_rs import _core, budget, calibration, effects, hydration, publishing, recipe
-from srd_rs.errors import ModelError, UsageError, message
+from srd_rs import _core, budget, calibration, effects, hydration, publishing, recipe, sniff
+from srd_rs.errors import FormatError, ModelError, UsageError, VerificationError, message
 from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
 from srd_rs.planning import (
@@ -27,9 +26,8 @@ from srd_rs.planning import (
     native_model,
 )
 from srd_rs.progress import Wanted, showing
+from srd_rs.reading import shown
 from srd_rs.report import ChosenType, ConvertReport, Plan, Progress
-
-log = logging.getLogger("srd_rs.conversion")
 
 
 @takes_options
@@ -66,8 +64,8 @@ def convert(
         report = run(source, output, chosen, progress=tell, on_plan=on_plan)
     clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
-    if chosen.overwrite:
-        _warn_of_stale(report, sidecar)
+    if sidecar is None:
+        hydration.remove_stale(report.output)
     report = replace(report, sidecar=sidecar)
     if chosen.card:
         text = publishing.card([report.output], base_model=source.repo)
@@ -135,17 +133,41 @@ class _Clock:
         )
 
 
-def _warn_of_stale(report: ConvertReport, sidecar: Path | None) -> None:
-    """Name the files of an earlier conversion that do not belong to the new GGUF."""
-    container = report.output.with_suffix(".axm")
-    beside = hydration.sidecar_path(report.output)
-    kept = [container] if report.container is None else []
-    kept += [beside] if sidecar is None else []
-    for path in kept:
-        if path.exists():
-            log.warning(
-                "%s: the file belongs to an earlier conversion, not to the new %s", path, report.output.name
+def _check_neighbours(gguf: Path, options: ConvertOptions) -> None:
+    """Refuse, before hours of work, an output whose neighbours would no longer fit, or are no outputs at all.
+
+    A container of the GGUF that is replaced is refused and not removed, because it holds weights that may be nowhere
+    else.
+    """
+    container, sidecar = gguf.with_suffix(".axm"), hydration.sidecar_path(gguf)
+    if options.met and os.path.lexists(sidecar):
+        described, fix = (
+            hydration.described_file(sidecar),
+            "Choose another name for the GGUF, or write no sidecar",
+        )
+        if described is None:
+            what = "the sidecar of the GGUF would replace this, which is no MET sidecar"
+            raise UsageError(message(sidecar, what, fix))
+        if described != gguf.name and not options.overwrite:
+            what = (
+                f"this is the sidecar of {shown(described)}, which the sidecar of the new GGUF would replace"
             )
+            raise UsageError(message(sidecar, what, fix))
+    written = Path(options.axm_output or container) if options.axm else None
+    if gguf.is_file() and container != written and gguf.name in _container_of(container):
+        what = f"the container belongs to {gguf.name}, and it would not belong to the new one"
+        fix = "Remove the container or move it away, write a new container as well, or choose another name"
+        raise UsageError(message(container, what, fix))
+
+
+def _container_of(path: Path) -> tuple[str, ...]:
+    """The names of the GGUF files that the container at `path` holds; none for anything else."""
+    if not path.is_file() or sniff.identify(path).kind != "axm":
+        return ()
+    try:
+        return _core.open_container(path).header.files
+    except (FormatError, VerificationError):
+        return ()
 
 
 def run(
@@ -162,6 +184,8 @@ def run(
         raise UsageError(message("threads", f"{options.threads} is no number of workers", "Pass 1 or more"))
     clock = _Clock()
     planner = Planner(source, output, options)
+    if gguf:
+        _check_neighbours(planner.gguf, options)
     if output is not None and is_folder(output):
         make_folder(Path(output))
     _check_beside(planner.gguf, planner.options)
@@ -220,9 +244,7 @@ def run_plan(
 
 
 def _write_sidecar(report: ConvertReport) -> Path | None:
-    """The sidecar describes one file: a split output gets none."""
-    if len(report.outputs) > 1:
-        return None
+    """Write the sidecar, one for all parts of a split output."""
     path = hydration.sidecar_path(report.output)
     fingerprint = report.container.fingerprint if report.container else None
     try:

@@ -64,18 +64,22 @@ _HUB_FILE: Final = re.compile(
     r"/(?P<file>[\w./ -]+\.(?:gguf|axm|safetensors|dat))(?:[?#].*)?",
     re.ASCII,
 )
+_SPLIT: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _REMOTE: Final = re.compile(r"\w+://.*")
+
+#: The cache of the hub keeps each version of a model in a folder that has the name of its commit.
+_COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk. `name` is what the hub calls the model, and `repo` is its `ORG/NAME`; both are None for a
-    path of
-    the user's own."""
+    """A model on disk. `name` is what the hub calls the model, `repo` is its `ORG/NAME`, and `revision` is
+    `ORG/NAME@COMMIT`. All are None for a path of the user's own."""
 
     path: Path
     name: str | None = None
     repo: str | None = None
+    revision: str | None = None
 
     @property
     def stem(self) -> str:
@@ -109,7 +113,9 @@ def locate(model: str | os.PathLike[str]) -> Source:
         return Source(path)
     if "://" not in hub_id[0] and Path(hub_id["org"]).is_dir():
         return Source(path)
-    return Source(_download(hub_id), hub_id["name"], f"{hub_id['org']}/{hub_id['name']}")
+    folder, repo = _download(hub_id), f"{hub_id['org']}/{hub_id['name']}"
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else hub_id["revision"]
+    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}" if commit else None)
 
 
 def file(path: str | os.PathLike[str]) -> Path:
@@ -128,9 +134,20 @@ def file(path: str | os.PathLike[str]) -> Path:
 
     repo, revision = f"{found['org']}/{found['name']}", found["at"] or found["revision"]
     try:
+        # Of a split GGUF all parts are downloaded, because one part alone is no model.
+        for part in _parts(found["file"]):
+            hf_hub_download(repo, part, revision=revision)
         return Path(hf_hub_download(repo, found["file"], revision=revision))
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
         raise _failure(str(path), repo, revision, error) from error
+
+
+def _parts(name: str) -> list[str]:
+    """The names of the parts of a split GGUF that `name` is one of; none for any other name."""
+    split = _SPLIT.fullmatch(name)
+    if split is None:
+        return []
+    return [f"{split['stem']}-{i:05}-of-{split['count']}.gguf" for i in range(1, int(split["count"]) + 1)]
 
 
 def is_id(text: str) -> bool:

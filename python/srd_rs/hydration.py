@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ from typing import Any, Final
 
 from srd_rs import _core, effects, hub, sniff
 from srd_rs._core import Hydration, Residency
+from srd_rs.errors import FormatError, ModelError, io_error
+from srd_rs.reading import load_json
 
 __all__ = ["INTENTS", "PARTS", "Hydration", "Hydrator", "Residency", "check", "met", "sidecar_path"]
+
+log = logging.getLogger("srd_rs.hydration")
 
 INTENTS: Final = _core.INTENTS
 """The intents of requests. `hydration_policy` of the sidecar says which slots each intent needs."""
@@ -25,8 +30,42 @@ PARTS: Final = _core.PARTS
 
 
 def sidecar_path(gguf: str | os.PathLike[str]) -> Path:
-    """The name of the sidecar of a GGUF: ``name.gguf`` -> ``name.met.json``."""
-    return Path(gguf).with_suffix(".met.json")
+    """Return the name of the sidecar of a GGUF: ``name.met.json`` for ``name.gguf``.
+
+    All parts of a split GGUF have one sidecar, which has the name of the first part.
+    """
+    return _core.sidecar_path(gguf)
+
+
+def described_file(path: Path) -> str | None:
+    """Return the name of the GGUF that the sidecar at `path` describes; None for a link and for what is no sidecar."""
+    if path.is_symlink() or not path.is_file() or sniff.identify(path).kind != "met":
+        return None
+    try:
+        facts = load_json(path).get("file")
+    except FormatError:
+        return None
+    name = facts.get("name") if isinstance(facts, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def remove_stale(gguf: Path) -> None:
+    """Remove the sidecar beside a GGUF that was just replaced, if the sidecar describes another file.
+
+    Such a sidecar describes bytes that are gone. Nothing else is removed.
+    """
+    path = sidecar_path(gguf)
+    # Beside model.bin, model.met.json may be the sidecar of model.gguf.
+    if gguf.suffix != ".gguf" or described_file(path) is None:
+        return
+    try:
+        _core.Hydrator(gguf, path).close()
+    except (FormatError, ModelError):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise io_error(path, "remove", error, "Remove the file: it describes another GGUF") from None
+        log.warning("%s: removed, because the sidecar described another file than %s", path, gguf.name)
 
 
 def met(
@@ -48,8 +87,10 @@ def met(
         header is read.
     overwrite: replace an existing output.
 
-    Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or one part of a split
-    model, UsageError for slots that do not fit.
+    A split GGUF is measured as a whole, whichever part is named.
+
+    Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or with missing parts,
+    UsageError for slots that do not fit.
     """
     gguf = hub.file(gguf)
     thing = sniff.check_gguf(gguf, or_container=True)

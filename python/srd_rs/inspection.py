@@ -1,4 +1,4 @@
-"""What is in a GGUF, a .safetensors file or a checkpoint folder, without reading a weight."""
+"""This module shows what is in a GGUF, a .safetensors file, a container or a checkpoint folder. No weight is read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from srd_rs.text import bytes_text, count_text, html_table, printable
 
 @dataclass(frozen=True)
 class InspectedTensor:
-    """`shape` is as the file states it: GGUF's ne (row length first), or safetensors' row-major shape.
+    """A tensor as its file describes it.
 
-    `offset` is in bytes from the start of the file that holds it.
+    `shape` is in the order of the file: a GGUF gives the length of a row first (ne), a safetensors file gives it last.
+    `offset` is in bytes from the start of `file`, which is the name of the file that holds the tensor.
     """
 
     name: str
@@ -35,8 +36,8 @@ class InspectedTensor:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`kind` is "gguf", "safetensors" or "axm"; `metadata` (key, kind, value) with arrays cut to `max_items` values,
-    whose full lengths are in `lengths`."""
+    """What was found. `kind` is "gguf", "safetensors" or "axm". `metadata` has (key, kind, value), with arrays cut to
+    `max_items` values; `lengths` has the full lengths of the arrays. A split GGUF is one model with all its parts."""
 
     kind: str
     path: Path
@@ -102,9 +103,10 @@ def _inspect_checkpoint(path: Path) -> Inspection:
 
 def _inspect_gguf(path: Path, max_items: int) -> Inspection:
     header = _core.read_gguf(str(path), max_items)
+    files = [Path(part).name for part, count in header["parts"] for _ in range(count)]
     tensors = tuple(
-        InspectedTensor(name, tuple(ne), kind, size, offset, path.name)
-        for name, ne, kind, offset, size in header["tensors"]
+        InspectedTensor(name, tuple(ne), kind, size, offset, file)
+        for (name, ne, kind, offset, size), file in zip(header["tensors"], files, strict=True)
     )
     return Inspection(
         "gguf", path, header["file_size"], tuple(header["metadata"]), dict(header["lengths"]), tensors
@@ -122,6 +124,7 @@ _CONTAINER_KEYS = {
     "axm.quant": "quant",
     "axm.seed": "seed",
     "axm.source_digest": "source_digest",
+    "axm.source_revision": "revision",
     "axm.n_shards": "n_shards",
     "general.architecture": "arch",
 }

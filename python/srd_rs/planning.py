@@ -157,7 +157,17 @@ class Planner:
             self._description = _described(self.source, options)
         metadata, tensors, facts, files, listed = self._description
         return _core.plan_checkpoint(
-            self.source.path, metadata, tensors, facts, self.gguf, options, files, calibration, name, listed
+            self.source.path,
+            metadata,
+            tensors,
+            facts,
+            self.gguf,
+            options,
+            files,
+            calibration,
+            name,
+            listed,
+            self.source.revision,
         )
 
 

@@ -67,7 +67,10 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _check_link(path: Path, root: Path) -> None:
     """Follow links only inside the folder, and into the blobs of the hub's cache that the folder is part of."""
-    real, folder = path.resolve(strict=True), root.resolve()
+    try:
+        real, folder = path.resolve(strict=True), root.resolve()
+    except RuntimeError:  # Python before 3.13 raises no OSError
+        _fail(path, "the file is a link in a circle of links", "Replace it by the file of the model")
     if real.is_relative_to(folder):
         return
     if real.parent.name == "blobs" and real.parent.parent in folder.parents:

@@ -227,6 +227,32 @@ def _base_of(folder: Path) -> str:
     return f" for {shown(base)}" if isinstance(base, str) and base else ""
 
 
+MAX_TEXT_BYTES: Final = 64 << 20
+"""A text to calibrate on or to score has at most this many bytes."""
+
+
+def read_text(path: Path) -> bytes:
+    """Return the bytes of a UTF-8 text that the user names. Raises UsageError for what is no text."""
+    thing = identify(path)
+    fix = "Name a UTF-8 text file"
+    if thing.kind not in ("text", "json"):
+        raise UsageError(message(path, f"this is {thing.what}, not a UTF-8 text", fix))
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise io_error(path, "read", error, "Check the path and the permissions") from None
+    if len(raw) > MAX_TEXT_BYTES:
+        raise UsageError(
+            message(path, f"the text is longer than {MAX_TEXT_BYTES} bytes", "Name a shorter text")
+        )
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(message(path, f"byte {error.start} is not UTF-8", fix)) from None
+    return raw
+
+
 #: Kinds of things in the format GGUF.
 GGUFS: Final = ("gguf", "mmproj", "imatrix", "gguf-adapter")
 #: What a file can become whose first bytes are damaged: the reader says what is wrong.

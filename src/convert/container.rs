@@ -7,11 +7,12 @@ use crate::convert::destination::{Converted, Destination, Finished, UnitWriter};
 use crate::convert::options::ContainerOptions;
 use crate::convert::planned::{PlannedContainer, PlannedFile, PlannedTensor};
 use crate::convert::report::Sealed;
+use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::Unit;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::layout::{
-    ALIGNMENT, FORMAT, GgufPart, Header, Layout, PlaneInfo, ResidualInfo, Tensor,
+    ALIGNMENT, FORMAT, GgufPart, Header, Layout, PlaneInfo, ResidualInfo, SourceFile, Tensor,
 };
 use crate::formats::axm::writer::Writer;
 use crate::formats::sink::Sink;
@@ -80,9 +81,10 @@ pub fn plan(options: &ContainerOptions, parts: &Parts) -> Result<PlannedContaine
         format: FORMAT.into(),
         method: options.provenance.method.clone(),
         quant: parts.quant.to_string(),
+        revision: options.provenance.revision.clone(),
         seed: options.provenance.seed,
         source_digest: options.provenance.source_digest.clone(),
-        sources: options.provenance.sources.clone(),
+        sources: options.provenance.sources.iter().map(source).collect(),
         tensors: parts.tensors.iter().map(|t| tensor(t, options.residual)).collect(),
         tool: tool(),
     };
@@ -94,6 +96,12 @@ pub fn plan(options: &ContainerOptions, parts: &Parts) -> Result<PlannedContaine
         .map_err(|what| Error::model(Place::file(&options.path), what, "Use --no-axm"))?;
     let layout = Layout::of(&header, json.len() as u64).ok_or_else(too_large)?;
     Ok(PlannedContainer { path: options.path.clone(), header, layout })
+}
+
+/// A source file, with a place for the SHA-256 of a weight file, which is known at the end of the run.
+fn source(file: &SourceFile) -> SourceFile {
+    let is_weights = file.hashed_bytes < file.bytes;
+    SourceFile { file_sha256: is_weights.then(|| "0".repeat(64)), ..file.clone() }
 }
 
 fn gguf_part(file: &PlannedFile) -> GgufPart {
@@ -207,6 +215,22 @@ impl<'a> ContainerSink<'a> {
         hash
     }
 
+    /// Writes the SHA-256 of the whole source files into the header.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk fails.
+    fn set_source_hashes(&mut self, hashes: &[SourceHash]) -> Result<()> {
+        let mut header = self.plan.header.clone();
+        for source in &mut header.sources {
+            let hash = hashes.iter().find(|(name, _)| *name == source.name);
+            if let (Some(text), Some((_, hash))) = (&mut source.file_sha256, hash) {
+                *text = to_hex(hash);
+            }
+        }
+        self.writer.replace_header(&header);
+        self.sink.write_at(&self.writer.front(), 0)
+    }
+
     /// Writes the manifest and the seal, and returns the sink, whose file has no name yet.
     ///
     /// # Errors
@@ -263,7 +287,8 @@ impl Destination for ContainerDestination<'_> {
         Box::new(ShardPair { container, base, residual })
     }
 
-    fn finish(self: Box<Self>) -> Result<Finished> {
+    fn finish(mut self: Box<Self>, sources: &[SourceHash]) -> Result<Finished> {
+        self.container.set_source_hashes(sources)?;
         let (sink, sealed) = self.container.seal(self.key, self.sign_key)?;
         Ok(Finished { sinks: vec![sink], sealed: Some(sealed) })
     }

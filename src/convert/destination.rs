@@ -3,6 +3,7 @@
 //! A new destination is one type that implements [`Destination`], and one line in [`crate::convert::outputs`].
 
 use crate::convert::report::Sealed;
+use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::{Chunk, Unit};
 use crate::error::Result;
 use crate::formats::sink::Sink;
@@ -12,11 +13,11 @@ pub trait Destination: Sync {
     /// Begins a unit.
     fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u>;
 
-    /// Completes the output after the last unit.
+    /// Completes the output after the last unit. `sources` has the hashes of the whole source files, if they were made.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) from writing.
-    fn finish(self: Box<Self>) -> Result<Finished>;
+    fn finish(self: Box<Self>, sources: &[SourceHash]) -> Result<Finished>;
 }
 
 /// Writes one unit. A writer that is dropped before [`UnitWriter::finish`] leaves the unit incomplete; the output is then

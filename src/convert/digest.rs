@@ -64,7 +64,7 @@ fn describe_part(part: &Part) -> Result<SourceFile> {
     let (file, bytes) = open_regular(&part.path)?;
     let hashed_bytes = part.header_bytes.unwrap_or(bytes);
     let sha256 = to_hex(&hash_range(&file, &part.path, 0..hashed_bytes, &Progress::default())?);
-    Ok(SourceFile { bytes, hashed_bytes, name, sha256 })
+    Ok(SourceFile { bytes, file_sha256: None, hashed_bytes, name, sha256 })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::convert::destination::{Destination, Finished, UnitWriter};
 use crate::convert::planned::PlannedFile;
+use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::Unit;
 use crate::error::Result;
 use crate::formats::sink::Sink;
@@ -33,7 +34,7 @@ impl Destination for Files {
         Box::new(Run { sink: &self.sinks[unit.tensor.file], start, offset: start })
     }
 
-    fn finish(self: Box<Self>) -> Result<Finished> {
+    fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {
         Ok(Finished { sinks: self.sinks, sealed: None })
     }
 }

@@ -4,8 +4,17 @@ use crate::convert::options::{Calibrated, PlanOptions};
 use crate::convert::planned::PlannedTensor;
 use crate::formats::gguf::values::{KeyValues, Value};
 
-/// Adds the keys of llama-quantize, and with provenance the `srd.*` keys. `srd.requantized` is the number of tensors that
-/// were quantized already.
+/// Key of the number of tensors that were quantized twice.
+const REQUANTIZED_KEY: &str = "srd.requantized";
+
+/// Removes the `srd.*` keys of a GGUF that is converted: they describe the conversion that made that GGUF, and anybody may
+/// have written them. The count of tensors that were quantized twice stays, because the loss stays in the weights.
+pub fn remove_claims(metadata: &mut KeyValues) {
+    metadata.retain(|key| !key.starts_with("srd.") || key == REQUANTIZED_KEY);
+}
+
+/// Adds the keys of llama-quantize, and with provenance the `srd.*` keys. The number of tensors that were quantized twice is
+/// written without provenance as well: whoever gets the file has to know of the loss.
 pub fn add_keys(metadata: &mut KeyValues, options: &PlanOptions, requantized: &[&PlannedTensor]) {
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(options.recipe.file_type()));
@@ -27,9 +36,12 @@ pub fn add_keys(metadata: &mut KeyValues, options: &PlanOptions, requantized: &[
         metadata.set("srd.method", Value::String(p.method.clone()));
         metadata.set("srd.seed", Value::U64(p.seed));
         metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
-        if !requantized.is_empty() {
-            metadata.set("srd.requantized", Value::U32(u32::try_from(requantized.len()).unwrap_or(u32::MAX)));
-        }
+    }
+    let before = metadata.get(REQUANTIZED_KEY).and_then(Value::as_u64).unwrap_or(0);
+    let twice = before.max(requantized.len() as u64);
+    match u32::try_from(twice).unwrap_or(u32::MAX) {
+        0 => drop(metadata.remove(REQUANTIZED_KEY)),
+        count => metadata.set(REQUANTIZED_KEY, Value::U32(count)),
     }
 }
 

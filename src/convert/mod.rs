@@ -39,4 +39,5 @@ pub mod report;
 pub mod resign;
 pub mod run;
 pub mod sensitivity;
+mod source_hashes;
 mod units;

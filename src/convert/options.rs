@@ -117,6 +117,8 @@ pub struct Provenance {
     pub source_digest: String,
     /// The files that the digest covers.
     pub sources: Vec<SourceFile>,
+    /// Where the model was downloaded from: the id on the hub, `@`, and the commit.
+    pub revision: Option<String>,
 }
 
 /// The container that is to be written beside the GGUF.

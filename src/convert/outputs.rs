@@ -6,6 +6,7 @@ use crate::convert::files::Files;
 use crate::convert::options::RunOptions;
 use crate::convert::planned::Plan;
 use crate::convert::report::Sealed;
+use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::Unit;
 use crate::error::{Error, Result};
 use crate::formats::sink;
@@ -60,14 +61,14 @@ impl<'a> Outputs<'a> {
         Writers(self.destinations.iter().map(|d| d.begin(unit)).collect())
     }
 
-    /// Completes every destination and gives all files their names.
+    /// Completes every destination and gives all files their names. `sources` has the hashes of the source files.
     ///
     /// # Errors
     /// As [`sink::commit_all`].
-    pub fn commit(self) -> Result<Option<Sealed>> {
+    pub fn commit(self, sources: &[SourceHash]) -> Result<Option<Sealed>> {
         let (mut sinks, mut sealed) = (Vec::new(), None);
         for destination in self.destinations {
-            let finished = destination.finish()?;
+            let finished = destination.finish(sources)?;
             sinks.extend(finished.sinks);
             sealed = sealed.or(finished.sealed);
         }

@@ -33,14 +33,15 @@ use crate::model::source::{Encoding, Source};
 use crate::quant::recipe::{self, ModelFacts, Recipe, TensorInfo};
 use crate::quant::{self, Weighting};
 
-/// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept.
+/// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept, but for what it says of its own conversion.
 ///
 /// # Errors
 /// [`Error::Model`] when the type of a tensor cannot be read, or when the metadata do not describe a model that llama.cpp
 /// can load.
 pub fn plan_gguf(gguf: &Gguf, options: &PlanOptions) -> Result<Plan> {
     check_metadata(gguf.metadata(), gguf.tensors().map(|(_, t)| t), gguf.path())?;
-    let model = BoundModel::from_gguf(gguf)?;
+    let mut model = BoundModel::from_gguf(gguf)?;
+    metadata::remove_claims(&mut model.metadata);
     let facts = facts_of(&model.metadata, gguf.path())?;
     plan(model, &facts, options)
 }

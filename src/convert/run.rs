@@ -22,6 +22,7 @@ use crate::convert::options::RunOptions;
 use crate::convert::outputs::Outputs;
 use crate::convert::planned::Plan;
 use crate::convert::report::{Clock, Report};
+use crate::convert::source_hashes::{SourceHashes, Step};
 use crate::convert::units::{Unit, Units};
 use crate::error::Result;
 use crate::os;
@@ -46,13 +47,18 @@ pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Rep
     let replaced = AtomicU64::new(0);
     let converter = Converter::new(plan, options, threads, &replaced);
     let units = Units::cut(plan);
+    let hashes = SourceHashes::new(plan);
+    let steps = hashes.steps(&units);
     progress.start("", plan.tensor_bytes());
-    work::run(units.count(), threads, progress, |number, worker: &mut Worker, active| {
-        let unit = units.get(number);
+    work::run(steps.len(), threads, progress, |number, worker: &mut Worker, active| {
+        let unit = match steps[number] {
+            Step::Hash(file) => return hashes.hash(file, progress),
+            Step::Convert(unit) => units.get(unit),
+        };
         progress.set_phase(&unit.tensor.bound.name);
         worker.convert(&unit, &converter, &outputs, (active, progress))
     })?;
-    let container = outputs.commit()?;
+    let container = outputs.commit(&hashes.finish())?;
     Ok(Report {
         seconds: clock.seconds(),
         cpu_seconds: clock.cpu_seconds(),

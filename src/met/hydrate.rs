@@ -15,7 +15,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,9 +24,9 @@ use serde::Serialize;
 
 use super::map::{self, FileMap, Locked};
 use super::policy::Intent;
-use super::sidecar::{Options, Part, Sidecar, sidecar_path};
+use super::sidecar::{ByteRange, Options, Part, Sidecar, sidecar_path};
 use crate::error::{Error, Place, Result};
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::{Gguf, GgufFile};
 use crate::os;
 use crate::progress::Progress;
 
@@ -78,17 +77,55 @@ pub struct Residency {
     pub resident_bytes: Option<u64>,
 }
 
-/// An open GGUF with its sidecar and its locked pages.
+/// An open GGUF, with all of its files, its sidecar and its locked pages.
 #[derive(Debug)]
 pub struct Hydrator {
+    files: Vec<MappedFile>,
+    sidecar: Sidecar,
+    /// Locked pages, with the numbers of their files.
+    locked: Vec<(usize, Locked)>,
+}
+
+/// One file of the GGUF.
+#[derive(Debug)]
+struct MappedFile {
     path: PathBuf,
     file: File,
     map: FileMap,
     size: u64,
-    sidecar: Sidecar,
-    locked: Vec<Locked>,
     /// True if the answers of mincore can be believed for this file.
     residency_is_reliable: bool,
+}
+
+/// A range of bytes of the file with this number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Span {
+    file: usize,
+    bytes: Range<u64>,
+}
+
+impl Span {
+    fn len(&self) -> u64 {
+        self.bytes.end - self.bytes.start
+    }
+}
+
+impl From<&ByteRange> for Span {
+    fn from(range: &ByteRange) -> Self {
+        Self { file: range.file, bytes: range.range() }
+    }
+}
+
+impl MappedFile {
+    fn new(gguf: &GgufFile) -> Result<Self> {
+        let (path, size) = (gguf.path.clone(), gguf.file_size);
+        let file = gguf.file.try_clone().map_err(|e| Error::io(&path, "open", e))?;
+        let map = FileMap::new(&file).map_err(|e| Error::io(&path, "map", e))?;
+        // Without this advice the kernel would read ahead beyond each range, into slots that the intent does not need.
+        os::advise(&file, 0..size, os::Usage::Random);
+        let residency_is_reliable = os::residency_is_reliable(&path, &file);
+        Ok(Self { path, file, map, size, residency_is_reliable })
+    }
 }
 
 impl Hydrator {
@@ -96,9 +133,9 @@ impl Hydrator {
     /// sidecar that is measured now.
     ///
     /// # Errors
-    /// The errors of [`GgufFile::open`], [`Sidecar::read`] and [`Sidecar::check`].
+    /// The errors of [`Gguf::open`], [`Sidecar::read`] and [`Sidecar::check`].
     pub fn open(path: &Path, sidecar: Option<&Path>) -> Result<Self> {
-        let gguf = GgufFile::open(path)?;
+        let gguf = Gguf::open(path)?;
         let beside = sidecar_path(path);
         let found = sidecar.or_else(|| beside.exists().then_some(beside.as_path()));
         let sidecar = match found {
@@ -109,13 +146,13 @@ impl Hydrator {
             }
             None => Sidecar::measure(&gguf, &Options::default())?,
         };
-        let size = gguf.header.file_size;
-        let GgufFile { path, file, .. } = gguf;
-        let map = FileMap::new(&file).map_err(|e| Error::io(&path, "map", e))?;
-        // Without this advice the kernel would read ahead beyond each range, into slots that the intent does not need.
-        os::advise(&file, 0..size, os::Usage::Random);
-        let residency_is_reliable = os::residency_is_reliable(&path, &file);
-        Ok(Self { path, file, map, size, sidecar, locked: Vec::new(), residency_is_reliable })
+        let files = gguf.parts().iter().map(MappedFile::new).collect::<Result<_>>()?;
+        Ok(Self { files, sidecar, locked: Vec::new() })
+    }
+
+    /// The number of bytes in a page.
+    fn page(&self) -> u64 {
+        self.files[0].map.page()
     }
 
     /// Returns the sidecar.
@@ -125,7 +162,7 @@ impl Hydrator {
 
     /// Returns the number of bytes that are locked, in whole pages.
     pub fn locked_bytes(&self) -> u64 {
-        self.locked.iter().map(|l| l.range.end - l.range.start).sum()
+        self.locked.iter().map(|(_, l)| l.range.end - l.range.start).sum()
     }
 
     /// Returns how much of each part is in memory: the embedding part first, then the slots.
@@ -137,11 +174,12 @@ impl Hydrator {
     }
 
     fn residency_of(&self, part: Part) -> Result<Residency> {
-        let each = self.sidecar.ranges(part).iter().map(|r| self.map.resident(r.range()));
-        let resident = match self.residency_is_reliable {
-            true => {
-                Some(each.sum::<io::Result<u64>>().map_err(|e| self.failed("ask what is resident of", e))?)
-            }
+        let resident_of = |range: &ByteRange| {
+            let file = &self.files[range.file];
+            file.map.resident(range.range()).map_err(|e| Error::io(&file.path, "ask what is resident of", e))
+        };
+        let resident = match self.files.iter().all(|file| file.residency_is_reliable) {
+            true => Some(self.sidecar.ranges(part).iter().map(resident_of).sum::<Result<u64>>()?),
             false => None,
         };
         Ok(Residency { slot: part.name(), bytes: self.sidecar.bytes(part), resident_bytes: resident })
@@ -160,7 +198,7 @@ impl Hydrator {
     ) -> Result<Outcome> {
         let start = Instant::now();
         let parts = self.sidecar.parts(intent)?;
-        let page = self.map.page();
+        let page = self.page();
         if options.budget.is_some_and(|b| b < page) {
             let what = format!("a budget of {} bytes is less than one page", options.budget.unwrap_or(0));
             return Err(Error::usage(what, format!("Allow at least {page} bytes")));
@@ -169,7 +207,8 @@ impl Hydrator {
         let chosen = self.pages(&parts, options.budget.unwrap_or(u64::MAX) / page * page);
         self.locked.clear();
         if options.evict_others {
-            self.drop_pages(&complement(&chosen, self.size));
+            let sizes: Vec<u64> = self.files.iter().map(|file| file.size).collect();
+            self.drop_pages(&complement(&chosen, &sizes));
         }
         progress.start("", total(&chosen));
         let read_bytes = self.bring_in(&chosen, progress)?;
@@ -189,26 +228,30 @@ impl Hydrator {
     /// Takes parts out of memory. Pages that another process has mapped stay in memory, and so does a page that has
     /// bytes of a part that is not in `parts`.
     pub fn evict(&mut self, parts: &[Part]) {
-        let mut bytes: Vec<_> =
-            parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(|r| r.range()).collect();
-        bytes.sort_by_key(|r| r.start);
-        let whole: Vec<_> = merged(bytes).into_iter().filter_map(|r| self.whole_pages(r)).collect();
-        self.locked.retain(|l| !whole.iter().any(|r| r.start < l.range.end && l.range.start < r.end));
+        let mut spans: Vec<Span> =
+            parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(Span::from).collect();
+        spans.sort_by_key(|s| (s.file, s.bytes.start));
+        let whole: Vec<_> = merged(spans).into_iter().filter_map(|s| self.whole_pages(s)).collect();
+        self.locked.retain(|(file, l)| {
+            let overlaps = |s: &Span| s.bytes.start < l.range.end && l.range.start < s.bytes.end;
+            !whole.iter().any(|s| s.file == *file && overlaps(s))
+        });
         self.drop_pages(&whole);
     }
 
     /// Returns the pages of `parts` in order, each page once, up to `budget` bytes.
-    fn pages(&self, parts: &[Part], budget: u64) -> Vec<Range<u64>> {
-        let page = self.map.page();
+    fn pages(&self, parts: &[Part], budget: u64) -> Vec<Span> {
+        let page = self.page();
         // Only the first page and the last page of a range can hold bytes of another range.
         let mut shared = HashSet::new();
         let mut left = budget;
         let mut chosen = Vec::new();
-        for range in parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(|r| r.range()) {
+        for span in parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(Span::from) {
+            let (file, range) = (span.file, span.bytes);
             let (mut first, mut last) = (range.start / page, (range.end - 1) / page);
-            let edges = [first, last];
-            first += u64::from(shared.contains(&first));
-            if last >= first && shared.contains(&last) {
+            let edges = [(file, first), (file, last)];
+            first += u64::from(shared.contains(&(file, first)));
+            if last >= first && shared.contains(&(file, last)) {
                 // Page 0 can be left out only as the first.
                 last -= 1;
             }
@@ -216,24 +259,24 @@ impl Hydrator {
             let end = ((last + 1) * page).min((first * page).saturating_add(left));
             if first * page < end {
                 left -= end - first * page;
-                chosen.push(first * page..end.min(self.size));
+                chosen.push(Span { file, bytes: first * page..end.min(self.files[file].size) });
             }
         }
         merged(chosen)
     }
 
     /// Returns the pages that lie completely in the range. The end of the file counts as the end of a page.
-    fn whole_pages(&self, range: Range<u64>) -> Option<Range<u64>> {
-        let page = self.map.page();
-        let start = range.start.next_multiple_of(page);
-        let end = if range.end >= self.size { self.size } else { range.end / page * page };
-        (start < end).then_some(start..end)
+    fn whole_pages(&self, Span { file, bytes }: Span) -> Option<Span> {
+        let (page, size) = (self.page(), self.files[file].size);
+        let start = bytes.start.next_multiple_of(page);
+        let end = if bytes.end >= size { size } else { bytes.end / page * page };
+        (start < end).then_some(Span { file, bytes: start..end })
     }
 
-    /// Reads the ranges into memory, and returns the number of bytes that were not in memory.
-    fn bring_in(&self, ranges: &[Range<u64>], progress: &Progress) -> Result<u64> {
+    /// Reads the spans into memory, and returns the number of bytes that were not in memory.
+    fn bring_in(&self, spans: &[Span], progress: &Progress) -> Result<u64> {
         let mut missing = VecDeque::with_capacity(AHEAD);
-        let mut pieces = ranges.iter().flat_map(cut);
+        let mut pieces = spans.iter().flat_map(cut);
         let mut buffer = vec![0; PIECE as usize];
         let mut read = 0;
         loop {
@@ -242,91 +285,100 @@ impl Hydrator {
                 && let Some(piece) = pieces.next()
             {
                 if self.is_resident(&piece) {
-                    progress.add(piece.end - piece.start);
+                    progress.add(piece.len());
                 } else {
-                    os::advise(&self.file, piece.clone(), os::Usage::Soon);
+                    os::advise(&self.files[piece.file].file, piece.bytes.clone(), os::Usage::Soon);
                     missing.push_back(piece);
                 }
             }
             let Some(piece) = missing.pop_front() else { return Ok(read) };
             self.touch(&piece, &mut buffer)?;
-            read += piece.end - piece.start;
-            progress.add(piece.end - piece.start);
+            read += piece.len();
+            progress.add(piece.len());
         }
     }
 
-    fn is_resident(&self, piece: &Range<u64>) -> bool {
-        self.residency_is_reliable
-            && self.map.resident(piece.clone()).is_ok_and(|n| n == piece.end - piece.start)
+    fn is_resident(&self, piece: &Span) -> bool {
+        let file = &self.files[piece.file];
+        file.residency_is_reliable && file.map.resident(piece.bytes.clone()).is_ok_and(|n| n == piece.len())
     }
 
     /// Reads a piece. The kernel may ignore the request to read ahead, but it cannot ignore a read.
-    fn touch(&self, piece: &Range<u64>, buffer: &mut [u8]) -> Result<()> {
-        let bytes = (piece.end - piece.start) as usize;
-        os::read_exact_at(&self.file, &mut buffer[..bytes], piece.start).map_err(|source| Error::Io {
-            place: Place::file(&self.path).at(piece.start),
+    fn touch(&self, piece: &Span, buffer: &mut [u8]) -> Result<()> {
+        let (MappedFile { path, file, .. }, start) = (&self.files[piece.file], piece.bytes.start);
+        os::read_exact_at(file, &mut buffer[..piece.len() as usize], start).map_err(|source| Error::Io {
+            place: Place::file(path).at(start),
             action: "read",
             source,
             fix: "Check the disk, and check that nobody has replaced the file in the meantime",
         })
     }
 
-    fn lock(&mut self, ranges: &[Range<u64>]) -> Result<()> {
-        for range in ranges {
-            let locked = map::lock(&self.file, range.clone()).map_err(|source| Error::Io {
-                place: Place::file(&self.path).at(range.start),
+    fn lock(&mut self, spans: &[Span]) -> Result<()> {
+        for Span { file, bytes } in spans {
+            let MappedFile { path, file: open, .. } = &self.files[*file];
+            let locked = map::lock(open, bytes.clone()).map_err(|source| Error::Io {
+                place: Place::file(path).at(bytes.start),
                 action: "lock the pages in memory of",
                 source,
                 fix: "Raise the limit of locked memory (ulimit -l), or hydrate without locking",
             })?;
-            self.locked.push(locked);
+            self.locked.push((*file, locked));
         }
         Ok(())
     }
 
-    /// Takes `ranges`, which are whole pages, out of memory.
-    fn drop_pages(&self, ranges: &[Range<u64>]) {
-        // Pages that are not yet on the disk cannot be dropped, so they are written first. The call fails on a
-        // read-only file system, which has no such pages.
-        let _ = os::sync_file(&self.file);
-        let inode = self.file.metadata().map_or(0, |m| m.ino());
-        map::page_out(&self.path, inode, ranges);
-        ranges.iter().for_each(|r| os::advise(&self.file, r.clone(), os::Usage::NotSoon));
-    }
-
-    fn failed(&self, action: &'static str, source: io::Error) -> Error {
-        Error::io(&self.path, action, source)
+    /// Takes `spans`, which are whole pages, out of memory.
+    fn drop_pages(&self, spans: &[Span]) {
+        for (number, MappedFile { path, file, .. }) in self.files.iter().enumerate() {
+            let own = spans.iter().filter(|s| s.file == number);
+            let ranges: Vec<_> = own.map(|s| s.bytes.clone()).collect();
+            // Pages that are not yet on the disk cannot be dropped, so they are written first. The call fails on a
+            // read-only file system, which has no such pages.
+            let _ = os::sync_file(file);
+            let inode = file.metadata().map_or(0, |m| m.ino());
+            map::page_out(path, inode, &ranges);
+            ranges.into_iter().for_each(|r| os::advise(file, r, os::Usage::NotSoon));
+        }
     }
 }
 
-fn total(ranges: &[Range<u64>]) -> u64 {
-    ranges.iter().map(|r| r.end - r.start).sum()
+fn total(spans: &[Span]) -> u64 {
+    spans.iter().map(Span::len).sum()
 }
 
-fn cut(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-    let end = range.end;
-    (range.start..end).step_by(PIECE as usize).map(move |at| at..(at + PIECE).min(end))
+fn cut(span: &Span) -> impl Iterator<Item = Span> + use<> {
+    let (file, end) = (span.file, span.bytes.end);
+    let starts = (span.bytes.start..end).step_by(PIECE as usize);
+    starts.map(move |at| Span { file, bytes: at..(at + PIECE).min(end) })
 }
 
 /// Joins neighbours that touch; the order stays.
-fn merged(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    let mut out: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
-    for range in ranges {
+fn merged(spans: Vec<Span>) -> Vec<Span> {
+    let mut out: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
         match out.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => out.push(range),
+            Some(last) if last.file == span.file && last.bytes.end == span.bytes.start => {
+                last.bytes.end = span.bytes.end;
+            }
+            _ => out.push(span),
         }
     }
     out
 }
 
-/// Returns the parts of `0..size` that are in none of the ranges. The ranges do not overlap.
-fn complement(ranges: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
-    let mut sorted = ranges.to_vec();
-    sorted.sort_by_key(|r| r.start);
-    let ends = std::iter::once(0).chain(sorted.iter().map(|r| r.end));
-    let starts = sorted.iter().map(|r| r.start).chain(std::iter::once(size));
-    ends.zip(starts).filter(|(a, b)| a < b).map(|(a, b)| a..b).collect()
+/// Returns the parts of the files, of which `sizes` has the lengths, that are in none of the spans. The spans do not
+/// overlap.
+fn complement(spans: &[Span], sizes: &[u64]) -> Vec<Span> {
+    let rest = |(file, &size): (usize, &u64)| {
+        let mut own: Vec<_> = spans.iter().filter(|s| s.file == file).map(|s| s.bytes.clone()).collect();
+        own.sort_by_key(|r| r.start);
+        let ends: Vec<_> = std::iter::once(0).chain(own.iter().map(|r| r.end)).collect();
+        let starts = own.into_iter().map(|r| r.start).chain(std::iter::once(size));
+        let gaps = ends.into_iter().zip(starts).filter(|(a, b)| a < b);
+        gaps.map(|(a, b)| Span { file, bytes: a..b }).collect::<Vec<_>>()
+    };
+    sizes.iter().enumerate().flat_map(rest).collect()
 }
 
 #[cfg(test)]
@@ -427,8 +479,9 @@ mod tests {
             outcome => assert_eq!(outcome.unwrap().locked_bytes, 4 * PAGE),
         }
         // Someone else cannot evict them.
-        os::advise(&h.file, 0..h.size, os::Usage::NotSoon);
-        assert!(h.map.resident(0..4 * PAGE).unwrap() == 4 * PAGE);
+        let file = &h.files[0];
+        os::advise(&file.file, 0..file.size, os::Usage::NotSoon);
+        assert!(file.map.resident(0..4 * PAGE).unwrap() == 4 * PAGE);
         h.evict(&[Part::Embedding]);
         assert_eq!(h.locked_bytes(), 0);
     }
@@ -444,10 +497,32 @@ mod tests {
 
     #[test]
     fn what_is_left_and_what_touches() {
-        assert_eq!(complement(&[4..8, 0..2], 10), [2..4, 8..10]);
-        assert!(complement(&[], 10).iter().eq(std::iter::once(&(0..10))));
-        assert_eq!(complement(&[0..5, 5..10], 10), []);
-        assert_eq!(merged(vec![0..2, 2..3, 5..6]), [0..3, 5..6]);
-        assert_eq!(cut(&(5..PIECE + 6)).collect::<Vec<_>>(), [5..PIECE + 5, PIECE + 5..PIECE + 6]);
+        let span = |file, bytes: Range<u64>| Span { file, bytes };
+        let left = complement(&[span(0, 4..8), span(0, 0..2), span(1, 0..3)], &[10, 4]);
+        assert_eq!(left, [span(0, 2..4), span(0, 8..10), span(1, 3..4)]);
+        assert_eq!(complement(&[], &[10]), [span(0, 0..10)]);
+        assert_eq!(complement(&[span(0, 0..5), span(0, 5..10)], &[10]), []);
+        let touching = vec![span(0, 0..2), span(0, 2..3), span(0, 5..6), span(1, 6..7)];
+        assert_eq!(merged(touching), [span(0, 0..3), span(0, 5..6), span(1, 6..7)]);
+        let pieces: Vec<_> = cut(&span(2, 5..PIECE + 6)).collect();
+        assert_eq!(pieces, [span(2, 5..PIECE + 5), span(2, PIECE + 5..PIECE + 6)]);
+    }
+
+    #[test]
+    fn all_files_of_a_split_gguf_are_hydrated() {
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+        let dir = tempfile::tempdir_in(target).unwrap();
+        let paths = Model::dense(10).wide().write_split(dir.path(), 3);
+        let mut h = Hydrator::open(&paths[2], None).unwrap();
+        let evicts = evict_all(&mut h);
+        let outcome = h.hydrate(Intent::Harm, &HydrateOptions::default(), &Progress::default()).unwrap();
+        let size: u64 = paths.iter().map(|path| path.metadata().unwrap().len()).sum();
+        assert_eq!(outcome.hydrated_bytes, size);
+        assert!(!evicts || outcome.read_bytes == size);
+        assert_eq!(resident(&h), sizes(&h));
+        let one = HydrateOptions { evict_others: true, ..HydrateOptions::default() };
+        let outcome = h.hydrate(Intent::Inform, &one, &Progress::default()).unwrap();
+        let now: u64 = resident(&h).iter().sum();
+        assert!(!evicts || near(now, outcome.hydrated_bytes), "{now} of {}", outcome.hydrated_bytes);
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::dtype::GgmlType;
-use crate::formats::gguf::{KeyValues, TensorHeader, Value, encode_header};
+use crate::formats::gguf::split::part_path;
+use crate::formats::gguf::{KeyValues, SPLIT_COUNT, SPLIT_NO, TensorHeader, Value, encode_header};
 
 pub const PAGE: u64 = 4096;
 
@@ -11,7 +12,6 @@ pub const PAGE: u64 = 4096;
 pub struct Model {
     pub n_layer: u32,
     pub experts: Option<(u64, u64)>,
-    pub split_count: u16,
     pub tensors: Vec<(String, Vec<u64>)>,
     /// The number of bytes that are appended to the file.
     pub appended: usize,
@@ -28,7 +28,7 @@ impl Model {
             tensors.push((name("attn_q"), vec![33, 5]));
             tensors.push((name("ffn_norm"), vec![33]));
         }
-        Self { n_layer, experts: None, split_count: 0, tensors, appended: 0, rows: 1 }
+        Self { n_layer, experts: None, tensors, appended: 0, rows: 1 }
     }
 
     pub fn moe(n_layer: u32, experts: u64, used: u64) -> Self {
@@ -50,7 +50,7 @@ impl Model {
         self
     }
 
-    pub fn write(&self, folder: &Path) -> PathBuf {
+    fn metadata(&self) -> KeyValues {
         let mut kv = KeyValues::new();
         kv.set("general.architecture", Value::String("llama".into()));
         kv.set("llama.block_count", Value::U32(self.n_layer));
@@ -58,22 +58,41 @@ impl Model {
             kv.set("llama.expert_count", Value::U32(experts as u32));
             kv.set("llama.expert_used_count", Value::U32(used as u32));
         }
-        if self.split_count > 0 {
-            kv.set("split.count", Value::U16(self.split_count));
-        }
-        let sizes: Vec<Vec<u64>> = self.tensors.iter().map(|(_, ne)| self.scaled(ne)).collect();
-        let infos: Vec<_> = self
-            .tensors
+        kv
+    }
+
+    pub fn write(&self, folder: &Path) -> PathBuf {
+        let kv = self.metadata();
+        let path = folder.join("m.gguf");
+        self.write_file(&path, &kv, &self.tensors);
+        path
+    }
+
+    /// Writes the model in `count` files.
+    pub fn write_split(&self, folder: &Path, count: usize) -> Vec<PathBuf> {
+        let groups = self.tensors.chunks(self.tensors.len().div_ceil(count)).enumerate();
+        let files = groups.map(|(i, tensors)| {
+            let mut kv = if i == 0 { self.metadata() } else { KeyValues::new() };
+            kv.set(SPLIT_NO, Value::U16(i as u16));
+            kv.set(SPLIT_COUNT, Value::U16(count as u16));
+            let path = part_path(&folder.join("m.gguf"), i, count);
+            self.write_file(&path, &kv, tensors);
+            path
+        });
+        files.collect()
+    }
+
+    fn write_file(&self, path: &Path, kv: &KeyValues, tensors: &[(String, Vec<u64>)]) {
+        let sizes: Vec<Vec<u64>> = tensors.iter().map(|(_, ne)| self.scaled(ne)).collect();
+        let infos: Vec<_> = tensors
             .iter()
             .zip(&sizes)
             .map(|((name, _), ne)| TensorHeader { name, ne, ty: GgmlType::F32 })
             .collect();
-        let header = encode_header(&kv, &infos).unwrap();
+        let header = encode_header(kv, &infos).unwrap();
         let mut bytes = header.bytes;
         bytes.resize(header.total_size as usize + self.appended, 1);
-        let path = folder.join("m.gguf");
-        std::fs::write(&path, bytes).unwrap();
-        path
+        std::fs::write(path, bytes).unwrap();
     }
 
     fn scaled(&self, ne: &[u64]) -> Vec<u64> {

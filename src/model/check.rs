@@ -22,6 +22,8 @@ use crate::formats::gguf::values::{Array, KeyValues, Value};
 
 /// Most values of an attention head, and most rotary dimensions. Real models have up to 576.
 const MAX_HEAD: u64 = 1 << 16;
+/// Most layers that llama.cpp has room for.
+const MAX_LAYERS: u64 = 512;
 /// `LLAMA_TOKEN_TYPE_BYTE`: a token that stands for one byte.
 const BYTE_TOKEN: i32 = 6;
 
@@ -119,7 +121,7 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
         _ => Ok(()),
     };
     // Every layer has at least one tensor.
-    positive("block_count", tensors.len() as u64)?;
+    positive("block_count", MAX_LAYERS.min(tensors.len() as u64))?;
     positive("embedding_length", u64::from(u32::MAX))?;
     positive("context_length", u64::from(u32::MAX))?;
     let has_attention =

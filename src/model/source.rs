@@ -234,6 +234,16 @@ impl Source {
         self.files.iter().map(id).collect()
     }
 
+    /// Returns the files that are read.
+    pub fn files(&self) -> &[(PathBuf, File)] {
+        &self.files
+    }
+
+    /// Returns the index in [`Source::files`] of the file of a tensor.
+    pub fn file_of(&self, index: usize) -> usize {
+        self.entries[index].file
+    }
+
     /// Returns the index of the tensor with this name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()

@@ -10,6 +10,7 @@ use crate::convert::extract::{self, ExtractOptions};
 use crate::convert::resign;
 use crate::error::{Error, Result};
 use crate::formats::axm;
+use crate::formats::axm::layout::SourceFile;
 use crate::formats::axm::reader::Expected;
 use crate::progress::Progress;
 use crate::py::convert::Plan;
@@ -33,7 +34,8 @@ record! {
     /// `authentic` is true if the tags were checked with the master key. `public_key` is the key of the Ed25519
     /// signature in the container; whose key it is, is known only if `public_key_checked` is true. `model` is the name
     /// in the metadata of the GGUF, `quant` the mix, `files` the name of the GGUF or of its parts, `sources` the files
-    /// that were converted, and `source_digest` their digest.
+    /// that were converted, and `source_digest` their digest. `revision` is the id and the commit of a model that came from
+    /// the hub.
     Verification {
         path: PathBuf,
         verified: bool,
@@ -49,6 +51,7 @@ record! {
         files: Names,
         sources: Names,
         source_digest: String,
+        revision: Option<String>,
         bytes: u64,
         seconds: f64,
     }
@@ -71,7 +74,8 @@ record! {
 }
 
 record! {
-    /// The signed header of a container. `id` and `key_id` are hex digits; `n_files` counts the parts of the GGUF.
+    /// The signed header of a container. `id` and `key_id` are hex digits; `files` has the name of the GGUF, or of its
+    /// parts.
     ContainerHeader {
         arch: String,
         id: String,
@@ -83,7 +87,8 @@ record! {
         quant: String,
         seed: u64,
         source_digest: String,
-        n_files: usize,
+        revision: Option<String>,
+        files: Names,
         n_shards: usize,
         file_bytes: u64,
     }
@@ -182,7 +187,8 @@ impl Container {
             quant: h.quant.clone(),
             seed: h.seed,
             source_digest: h.source_digest.clone(),
-            n_files: h.files.len(),
+            revision: h.revision.clone(),
+            files: Names(h.files.iter().map(|f| f.name.clone()).collect()),
             n_shards: c.layout.shards.len(),
             file_bytes: c.layout.file_bytes,
         }
@@ -243,6 +249,7 @@ impl Container {
             files: Names(c.header.files.iter().map(|f| f.name.clone()).collect()),
             sources: Names(c.header.sources.iter().map(|f| f.name.clone()).collect()),
             source_digest: c.header.source_digest.clone(),
+            revision: c.header.revision.clone(),
             bytes: state.done(),
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -365,19 +372,7 @@ impl Container {
             "source_digest": verified.source_digest,
         });
         let h = &self.inner.header;
-        // A `digest` of in-toto is the digest of a whole file, so that of a weight file's header has another name.
-        let sources: Vec<_> = h
-            .sources
-            .iter()
-            .map(|s| match s.hashed_bytes == s.bytes {
-                true => json!({"name": s.name, "bytes": s.bytes, "digest": {"sha256": s.sha256}}),
-                false => json!({
-                    "name": s.name,
-                    "bytes": s.bytes,
-                    "annotations": {"headerBytes": s.hashed_bytes, "headerSha256": s.sha256},
-                }),
-            })
-            .collect();
+        let sources: Vec<_> = h.sources.iter().map(source_descriptor).collect();
         json!({
             "tool": h.tool,
             "model": self.inner.model_name,
@@ -390,10 +385,24 @@ impl Container {
             "fingerprint": to_hex(&self.inner.fingerprint),
             "keyId": to_hex(&self.inner.preamble.key_id),
             "sourceDigest": h.source_digest,
+            "revision": h.revision,
             "sources": sources,
             "verified": verified,
         })
     }
+}
+
+/// A source file as in-toto describes a resource. A `digest` of in-toto is the digest of a whole file, so the digest of the
+/// header of a weight file has another name.
+fn source_descriptor(source: &SourceFile) -> Value {
+    let mut out = json!({"name": source.name, "bytes": source.bytes});
+    if let Some(sha256) = source.whole_sha256() {
+        out["digest"] = json!({ "sha256": sha256 });
+    }
+    if source.hashed_bytes != source.bytes {
+        out["annotations"] = json!({"headerBytes": source.hashed_bytes, "headerSha256": source.sha256});
+    }
+    out
 }
 
 fn subject(path: &Path, sha256: Hash) -> Subject {

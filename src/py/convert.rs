@@ -98,6 +98,8 @@ struct Asked<'a> {
     calibration_text: Option<String>,
     /// Config and tokenizer files that went into the metadata.
     files: Vec<PathBuf>,
+    /// Where the model was downloaded from.
+    revision: Option<String>,
 }
 
 impl Asked<'_> {
@@ -168,7 +170,13 @@ impl Asked<'_> {
         let sources = digest::describe(&parts)?;
         let source_digest = digest::source_digest(&sources);
         let method = if self.options.feedback() { "srd" } else { "search" };
-        Ok(Provenance { method: method.into(), seed: self.options.seed, source_digest, sources })
+        Ok(Provenance {
+            method: method.into(),
+            seed: self.options.seed,
+            source_digest,
+            sources,
+            revision: self.revision.clone(),
+        })
     }
 }
 
@@ -209,9 +217,9 @@ pub struct Plan {
 ///
 /// `metadata` are (key, kind, value) triples; `tensors` is JSON: see `docs/architecture.md`; `files` are the config and
 /// tokenizer files that the metadata was made from; `calibration_text` names the text of a calibration that is made later.
-/// `listed` says where the tensors lie if the files are not safetensors.
+/// `listed` says where the tensors lie if the files are not safetensors, and `revision` where the model was downloaded from.
 #[pyfunction]
-#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None))]
+#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None, revision=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn plan_checkpoint(
     py: Python<'_>,
@@ -225,9 +233,10 @@ pub fn plan_checkpoint(
     calibration: Option<&CalibrationFile>,
     calibration_text: Option<String>,
     listed: Option<Vec<Listed>>,
+    revision: Option<String>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
-    let asked = Asked { output, options, calibration, calibration_text, files };
+    let asked = Asked { output, options, calibration, calibration_text, files, revision };
     let kv = metadata::from_py(metadata)?;
     detached(py, || {
         let specs: Vec<TensorSpec> = serde_json::from_str(tensors).map_err(|e| {
@@ -256,7 +265,7 @@ pub fn plan_gguf(
     calibration_text: Option<String>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
-    let asked = Asked { output, options, calibration, calibration_text, files: Vec::new() };
+    let asked = Asked { output, options, calibration, calibration_text, files: Vec::new(), revision: None };
     detached(py, || {
         let gguf = Gguf::open(&path)?;
         asked.used(plan::plan_gguf(&gguf, &asked.plan_options(digest::gguf_headers(&gguf))?)?)

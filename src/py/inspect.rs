@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::error::{Error, Place, Result};
-use crate::formats::gguf::Gguf;
+use crate::formats::gguf::{Gguf, split};
 use crate::formats::safetensors::Checkpoint;
+use crate::model::check::check_metadata;
 use crate::model::source::Source;
 use crate::py::metadata;
 use crate::py::watch::detached;
@@ -106,4 +107,25 @@ pub fn read_gguf<'py>(
     let parts = gguf.parts().iter().map(|p| (p.path.clone(), p.tensors.len()));
     out.set_item("parts", parts.collect::<Vec<_>>())?;
     Ok(out)
+}
+
+/// Reads the headers of a GGUF and checks what llama.cpp takes for granted of its metadata.
+#[pyfunction]
+pub fn check_gguf_model(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    detached(py, || {
+        let gguf = Gguf::open(&path)?;
+        check_metadata(gguf.metadata(), gguf.tensors().map(|(_, tensor)| tensor), gguf.path())
+    })
+}
+
+/// The first part of a split GGUF that `path` names a part of, or `path` itself for any other name. No file is read.
+#[pyfunction]
+pub fn first_part(path: PathBuf) -> PathBuf {
+    split::first_part(&path)
+}
+
+/// The path of part `index` (from 0) of the `count` parts of the GGUF `whole`.
+#[pyfunction]
+pub fn part_path(whole: PathBuf, index: usize, count: usize) -> PathBuf {
+    split::part_path(&whole, index, count)
 }

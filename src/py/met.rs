@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::Gguf;
 use crate::met;
 use crate::met::hydrate::{self, HydrateOptions};
 use crate::met::policy::Intent;
@@ -45,13 +45,19 @@ pub fn met_sidecar(
     watched(py, build, || state.cancel(), || Ok(()))
 }
 
+/// The path of the sidecar beside a GGUF. No file is read.
+#[pyfunction]
+pub fn sidecar_path(gguf: PathBuf) -> PathBuf {
+    sidecar::sidecar_path(&gguf)
+}
+
 /// Checks that the sidecar (by default the one beside the GGUF) is that of the GGUF and of its weights.
 #[pyfunction]
 #[pyo3(signature = (path, sidecar=None))]
 pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyResult<()> {
     let state = Progress::default();
     let check = || {
-        let gguf = GgufFile::open(&path)?;
+        let gguf = Gguf::open(&path)?;
         let place = sidecar.unwrap_or_else(|| sidecar::sidecar_path(&path));
         let read = Sidecar::read(&place)?;
         read.check(&gguf, &place)?;
@@ -61,7 +67,7 @@ pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyR
 }
 
 fn measure(
-    gguf: &GgufFile,
+    gguf: &Gguf,
     slots: Option<&str>,
     fingerprint: Option<String>,
     digest: Option<&Progress>,
@@ -72,7 +78,12 @@ fn measure(
         options.split = Some(Split::parse(slots, measured.model.n_layer)?);
         measured = Sidecar::measure(gguf, &options)?;
     }
-    measured.file.sha256 = digest.map(|state| sidecar::file_sha256(gguf, state)).transpose()?;
+    if let Some(progress) = digest {
+        let facts = std::iter::once(&mut measured.file).chain(&mut measured.more_files);
+        for (facts, file) in facts.zip(gguf.parts()) {
+            facts.sha256 = Some(sidecar::file_sha256(file, progress)?);
+        }
+    }
     Ok(measured)
 }
 

@@ -69,13 +69,18 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(files::content_digest, module)?)?;
     module.add_function(wrap_pyfunction!(files::write_file, module)?)?;
     module.add_function(wrap_pyfunction!(forward::forward_logits, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::check_gguf_model, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::first_part, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect::part_path, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint_layout, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_gguf, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_small_tensors, module)?)?;
     module.add_function(wrap_pyfunction!(met::met_check, module)?)?;
     module.add_function(wrap_pyfunction!(met::met_sidecar, module)?)?;
+    module.add_function(wrap_pyfunction!(met::sidecar_path, module)?)?;
     module.add_function(wrap_pyfunction!(options::cpus, module)?)?;
+    module.add_function(wrap_pyfunction!(watch::panic_for_tests, module)?)?;
     module.add_function(wrap_pyfunction!(quant::dequantize, module)?)?;
     module.add_function(wrap_pyfunction!(quant::instruction_sets, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantizable_types, module)?)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::py::errors::{ToPy, panicked};
 
 /// How often the waiting thread looks at signals and reports progress.
@@ -52,7 +52,7 @@ pub fn watched<T: Send>(
     mut tick: impl FnMut() -> PyResult<()>,
 ) -> PyResult<T> {
     std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
+        let worker = std::thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread).py(py)?;
         let mut raised = None;
         while !worker.is_finished() {
             py.detach(|| wait(&worker));
@@ -70,6 +70,18 @@ pub fn watched<T: Send>(
             (None, Err(_)) => Err(panicked(py, &last_panic())),
         }
     })
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    let fix = "Close other programs, or raise the limits of memory and of processes (ulimit -v, ulimit -u)";
+    Error::usage(format!("the system starts no thread: {error}"), fix)
+}
+
+/// Panics, in this thread or in a thread of its own. The tests see with it how a panic ends.
+#[pyfunction]
+pub fn panic_for_tests(py: Python<'_>, threaded: bool) -> PyResult<()> {
+    let work = || -> Result<()> { panic!("this panic\nis a test") };
+    if threaded { watched(py, work, || {}, || Ok(())) } else { detached(py, work) }
 }
 
 /// Sleeps for a tick, or until the worker is done.

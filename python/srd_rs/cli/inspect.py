@@ -24,6 +24,7 @@ SUMMARY = (
     ("made by", "axm.tool"),
     ("mix", "axm.quant"),
     ("source", "axm.source_digest"),
+    ("revision", "axm.source_revision"),
     ("architecture", "general.architecture"),
     ("name", "general.name"),
     ("size label", "general.size_label"),

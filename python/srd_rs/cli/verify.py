@@ -84,7 +84,8 @@ def text(found: Verification) -> str:
     lines = [
         f"{printable(str(found.path))}: {what}",
         f"model {model}, {found.quant}, as {printable(found.files[0])}",
-        f"made from {sources or 'an unknown source'}",
+        f"made from {sources or 'an unknown source'}"
+        + (f" of {printable(found.revision)}" if found.revision else ""),
         f"fingerprint {found.fingerprint}",
     ]
     if found.public_key and not found.public_key_checked:

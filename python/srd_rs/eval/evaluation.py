@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from srd_rs import hub
+from srd_rs import hub, sniff
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.eval import statistics
-from srd_rs.eval.llama import LlamaModel, Tokens, read_text
+from srd_rs.eval.llama import LlamaModel, Tokens
+from srd_rs.eval.probe import check_runs
 from srd_rs.eval.scoring import TokenScores, add_scores
 from srd_rs.eval.statistics import Estimate, Floats, Quantile
 from srd_rs.eval.windows import Protocol, Window
@@ -119,8 +120,10 @@ def evaluate(
     if not ggufs:
         raise UsageError(message("eval", "no GGUF is named", "Name at least one"))
     protocol = Protocol(n_ctx, stride)
-    content = read_text(text)
+    content = sniff.read_text(Path(text)).decode()
     paths = [hub.file(p) for p in [*([] if base is None else [base]), *ggufs]]
+    for path in paths:
+        check_runs(path, protocol.n_tokens)
     with ExitStack() as stack:
         models = [
             stack.enter_context(LlamaModel(path, n_ctx=protocol.n_tokens, threads=threads)) for path in paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from srd_rs import sniff
-from srd_rs._core import cpus
-from srd_rs.errors import ModelError, SrdIOError, UsageError, message
+from srd_rs._core import check_gguf_model, cpus, first_part
+from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.eval.library import failure, forget_errors, library
-from srd_rs.inspection import inspect
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -25,6 +25,12 @@ N_UBATCH: Final = 512
 #: Bytes of logits that one decoding may give. With 256 k tokens in the vocabulary the scored half of a
 #: chunk would fill 270 MB for each model otherwise.
 LOGITS_BYTES: Final = 64 << 20
+
+
+def check_before_loading(gguf: Path) -> None:
+    """Read the headers with our own reader, because llama.cpp trusts a file more than srd-rs does."""
+    sniff.check_gguf(gguf)
+    check_gguf_model(gguf)
 
 
 class LlamaModel:
@@ -45,16 +51,15 @@ class LlamaModel:
     ) -> None:
         """Raises the errors of `srd_rs.inspect`, and `ModelError` if llama.cpp does not load the file."""
         self._lib = library()
-        self.path = Path(gguf)
+        # llama.cpp opens a split GGUF by its first part.
+        self.path = first_part(gguf)
         self.n_ctx = n_ctx
-        # Our own reader comes first, because llama.cpp trusts a file more than srd-rs does.
-        sniff.check_gguf(self.path)
-        inspect(self.path)
+        check_before_loading(self.path)
         forget_errors()
         self._lib.llama_backend_init()
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = 0
-        self._model = self._lib.llama_model_load_from_file(str(gguf).encode(), params)
+        self._model = self._lib.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._model:
             fix = f"Check it with: srd-rs inspect {gguf}"
             raise failure(gguf, "llama.cpp does not load it", fix)
@@ -181,24 +186,13 @@ class LlamaModel:
         return np.ctypeslib.as_array(rows, shape=(n, self.n_vocab))
 
 
-def read_text(path: str | Path) -> str:
-    """The contents of a UTF-8 text file. Raises `SrdIOError` or `UsageError`."""
-    try:
-        return Path(path).read_bytes().decode()
-    except OSError as error:
-        raise SrdIOError(message(path, str(error.strerror), "Name a text file")) from error
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start} is not UTF-8"
-        raise UsageError(message(path, what, "Name a text file in UTF-8")) from error
-
-
 def chunks_of(text: str | Path, model: LlamaModel, n_chunks: int = 0) -> list[Tokens]:
     """The first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file, cut as llama-perplexity does.
 
     The whole text is tokenised at once; then the first token of every chunk is replaced by BOS where the
     vocabulary wants one.
     """
-    return cut(model.tokenize(read_text(text)), model.n_ctx, model.bos, n_chunks, text)
+    return cut(model.tokenize(sniff.read_text(Path(text)).decode()), model.n_ctx, model.bos, n_chunks, text)
 
 
 def cut(tokens: Tokens, n_ctx: int, bos: int | None, n_chunks: int, place: object) -> list[Tokens]:

@@ -166,6 +166,9 @@ pub struct Header {
     pub method: String,
     /// The name of the mix.
     pub quant: String,
+    /// Where the model was downloaded from: the id on the hub, `@`, and the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// The seed of the noise.
     pub seed: u64,
     /// One digest over all entries of `sources`.
@@ -198,6 +201,9 @@ pub struct GgufPart {
 pub struct SourceFile {
     /// The length of the file.
     pub bytes: u64,
+    /// For a weight file, the SHA-256 of the whole file, in hexadecimal digits. Containers of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_sha256: Option<String>,
     /// The number of bytes that `sha256` covers, from the start of the file: the header alone for a weight file, else
     /// the whole file.
     pub hashed_bytes: u64,
@@ -205,6 +211,16 @@ pub struct SourceFile {
     pub name: String,
     /// A SHA-256 in hexadecimal digits.
     pub sha256: String,
+}
+
+impl SourceFile {
+    /// Returns the SHA-256 of the whole file, if it is known.
+    pub fn whole_sha256(&self) -> Option<&str> {
+        match self.hashed_bytes == self.bytes {
+            true => Some(&self.sha256),
+            false => self.file_sha256.as_deref(),
+        }
+    }
 }
 
 /// A tensor and its planes.
@@ -313,7 +329,12 @@ impl Header {
                 return Err(format!("describes the GGUF '{}' wrongly", file.name.escape_debug()));
             }
         }
-        self.sources.iter().try_for_each(|s| check_file_name(&s.name))?;
+        for source in &self.sources {
+            check_file_name(&source.name)?;
+            if source.file_sha256.as_ref().is_some_and(|text| from_hex::<32>(text).is_none()) {
+                return Err(format!("describes the source '{}' wrongly", source.name.escape_debug()));
+            }
+        }
         let mut names = HashSet::new();
         for tensor in &self.tensors {
             self.check_tensor(tensor)

@@ -81,6 +81,17 @@ impl<'a> Writer<'a> {
         [&self.preamble.encode()[..], &self.json].concat()
     }
 
+    /// Replaces the header by one that differs in digests of source files alone. [`Writer::front`] then gives other bytes.
+    ///
+    /// # Panics
+    /// If the JSON of `header` has another length, because the length decides where the shards lie.
+    pub fn replace_header(&mut self, header: &Header) {
+        let json = header.to_json();
+        assert_eq!(json.len(), self.json.len(), "digests have a fixed length");
+        self.preamble.header_hash = sha256(&[&json]);
+        self.json = json;
+    }
+
     /// Takes the SHA-256 of the bytes of shard `number`, and makes the tag of the shard.
     pub fn finish_shard(&self, number: usize, sha256: Hash) {
         let place = shard_place(&self.id, self.header, &self.layout.shards[number]);

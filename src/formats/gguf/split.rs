@@ -32,6 +32,24 @@ pub fn part_path(whole: &Path, index: usize, count: usize) -> PathBuf {
     whole.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
 }
 
+/// Returns the path of the first part of a split GGUF that `path` names a part of, or `path` itself for any other name.
+///
+/// ```
+/// use srd_rs::formats::gguf::split::first_part;
+///
+/// assert_eq!(first_part("m-00002-of-00003.gguf".as_ref()).to_str(), Some("m-00001-of-00003.gguf"));
+/// assert_eq!(first_part("m.gguf".as_ref()).to_str(), Some("m.gguf"));
+/// ```
+pub fn first_part(path: &Path) -> PathBuf {
+    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let named = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
+        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        (is_number(number) && is_number(count)).then(|| format!("{stem}-00001-of-{count}.gguf"))
+    });
+    named.map_or_else(|| path.to_path_buf(), |name| path.with_file_name(name))
+}
+
 impl Gguf {
     /// Opens a GGUF. `path` names the file, or any part of a split GGUF; the other parts lie beside that part.
     ///
@@ -53,6 +71,19 @@ impl Gguf {
         }
         let gguf = Self { path: path.to_path_buf(), parts };
         gguf.check_tensors(number(SPLIT_TENSORS))?;
+        Ok(gguf)
+    }
+
+    /// Makes a GGUF of parts that were read already, in order. `path` is what messages name.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when there is no part, or when two parts have the same tensor.
+    pub fn from_parts(path: &Path, parts: Vec<GgufFile>) -> Result<Self> {
+        if parts.is_empty() {
+            return Err(Error::model(Place::file(path), "holds no GGUF", "Name a GGUF"));
+        }
+        let gguf = Self { path: path.to_path_buf(), parts };
+        gguf.check_tensors(None)?;
         Ok(gguf)
     }
 

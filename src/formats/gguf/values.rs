@@ -409,6 +409,12 @@ impl KeyValues {
         }
     }
 
+    /// Keeps the entries whose keys `keep` accepts, in their order.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|(key, _)| keep(key));
+        self.positions = self.entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+    }
+
     /// Removes a key and returns its value. The other keys keep their order.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.positions.remove(key)?;
@@ -452,5 +458,7 @@ mod tests {
         assert_eq!(kv.get("b"), Some(&Value::Bool(true)));
         assert_eq!(kv.get("c"), Some(&Value::U32(1)));
         assert_eq!(kv.iter().map(|e| e.0).collect::<Vec<_>>(), ["b", "c"]);
+        kv.retain(|key| key != "b");
+        assert_eq!((kv.get("b"), kv.get("c"), kv.len()), (None, Some(&Value::U32(1)), 1));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::measure::{Options, file_facts, file_sha256};
 use super::schema::{REMAKE, Sidecar};
 use crate::error::{Error, Place, Result};
-use crate::formats::gguf::GgufFile;
+use crate::formats::gguf::Gguf;
 use crate::progress::Progress;
 
 impl Sidecar {
@@ -15,17 +15,23 @@ impl Sidecar {
     ///
     /// # Errors
     /// [`Error::Model`], which says what differs.
-    pub fn check(&self, gguf: &GgufFile, path: &Path) -> Result<()> {
-        let name = gguf.path.display();
+    pub fn check(&self, gguf: &Gguf, path: &Path) -> Result<()> {
+        let name = gguf.path().display();
         let wrong = |what: String| {
             let fix = format!(
                 "Name the GGUF that the sidecar was made for, or make the sidecar again: srd-rs met {name}"
             );
             Error::model(Place::file(path), what, fix)
         };
-        if self.file.bytes != gguf.file_size {
-            let (own, other) = (self.file.bytes, gguf.file_size);
-            return Err(wrong(format!("belongs to a GGUF of {own} bytes, but {name} has {other} bytes")));
+        let (own, other) = (self.files().count(), gguf.parts().len());
+        if own != other {
+            return Err(wrong(format!("belongs to a GGUF of {own} files, but {name} has {other} files")));
+        }
+        for (facts, file) in self.files().zip(gguf.parts()) {
+            let (own, other, name) = (facts.bytes, file.file_size, file.path.display());
+            if own != other {
+                return Err(wrong(format!("belongs to a GGUF of {own} bytes, but {name} has {other} bytes")));
+            }
         }
         let split = self.split().ok_or_else(|| wrong("has slots that are not the layers in order".into()))?;
         let options = Options {
@@ -33,9 +39,12 @@ impl Sidecar {
             policy: Some(self.hydration_policy.clone()),
             fingerprint: self.fingerprint.clone(),
         };
-        let facts = file_facts(gguf)?;
-        if (self.file.header_bytes, &self.file.header_sha256) != (facts.header_bytes, &facts.header_sha256) {
-            return Err(wrong(format!("belongs to another GGUF: {name} has a different header")));
+        for (own, file) in self.files().zip(gguf.parts()) {
+            let facts = file_facts(file)?;
+            if (own.header_bytes, &own.header_sha256) != (facts.header_bytes, &facts.header_sha256) {
+                let name = file.path.display();
+                return Err(wrong(format!("belongs to another GGUF: {name} has a different header")));
+            }
         }
         let measured = Self::measure(gguf, &options).map_err(|e| match e {
             Error::Usage { what, .. } => wrong(what),
@@ -47,19 +56,27 @@ impl Sidecar {
         }
     }
 
-    /// Checks the weights: reads the whole file and compares its SHA-256. `progress` can end the run early.
+    /// Checks the weights: reads the whole files and compares their SHA-256. `progress` can end the run early.
     ///
     /// # Errors
     /// [`Error::Model`] if the digests differ or the sidecar has no digest; otherwise as [`file_sha256`].
-    pub fn check_weights(&self, gguf: &GgufFile, path: &Path, progress: &Progress) -> Result<()> {
+    pub fn check_weights(&self, gguf: &Gguf, path: &Path, progress: &Progress) -> Result<()> {
         let wrong = |what: String| Err(Error::model(Place::file(path), what, REMAKE));
-        match &self.file.sha256 {
-            None => wrong("has no SHA-256 of the whole file, so the weights cannot be checked".into()),
-            Some(own) if *own != file_sha256(gguf, progress)? => {
-                wrong(format!("belongs to other weights: the SHA-256 of {} differs", gguf.path.display()))
+        for (facts, file) in self.files().zip(gguf.parts()) {
+            match &facts.sha256 {
+                None => {
+                    return wrong(
+                        "has no SHA-256 of the whole file, so the weights cannot be checked".into(),
+                    );
+                }
+                Some(own) if *own != file_sha256(file, progress)? => {
+                    let name = file.path.display();
+                    return wrong(format!("belongs to other weights: the SHA-256 of {name} differs"));
+                }
+                Some(_) => {}
             }
-            Some(_) => Ok(()),
         }
+        Ok(())
     }
 
     /// Returns the first field whose measured value differs.

@@ -2,7 +2,8 @@
 //!
 //! Every byte of the file belongs to exactly one part. A tensor of a layer, and the padding behind it, belongs to the
 //! slot of the layer. Everything else (the header, the token embeddings, the output matrix, the norms and the RoPE
-//! factors outside the layers) belongs to the embedding part. So the sizes of the parts add up to the size of the file.
+//! factors outside the layers) belongs to the embedding part. So the sizes of the parts add up to the size of the file. A
+//! split GGUF is measured as a whole: its files follow one another, and each range says which file it lies in.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +13,7 @@ use super::schema::{
     SlotFacts,
 };
 use crate::error::{Error, Place, Result};
-use crate::formats::gguf::{GgufFile, GgufTensor};
+use crate::formats::gguf::{Gguf, GgufFile, GgufTensor};
 use crate::met::policy::{self, Intent, Policy};
 use crate::met::slots::{CUSTOM_NOTE, MOE_NOTE, Slot, Split};
 use crate::progress::Progress;
@@ -36,10 +37,9 @@ impl Sidecar {
     /// gives it.
     ///
     /// # Errors
-    /// [`Error::Model`] for a part of a split model, for a file without layers, and for expert counts that contradict
-    /// each other; [`Error::Io`] if the header cannot be read again for its digest.
-    pub fn measure(gguf: &GgufFile, options: &Options) -> Result<Self> {
-        refuse_split_file(gguf)?;
+    /// [`Error::Model`] for a GGUF without layers, and for expert counts that contradict each other; [`Error::Io`] if the
+    /// header cannot be read again for its digest.
+    pub fn measure(gguf: &Gguf, options: &Options) -> Result<Self> {
         let n_layer = n_layer(gguf)?;
         let split = options.split.unwrap_or_else(|| Split::of_depth(n_layer));
         if split.n_layer() != n_layer {
@@ -51,10 +51,13 @@ impl Sidecar {
         let embedding_slot = tally.embedding();
         let slots: BTreeMap<_, _> = Slot::ALL.into_iter().map(|s| (s, tally.slot(s, &split))).collect();
         let hydration_policy = options.policy.clone().unwrap_or_else(policy::standard);
+        let mut files = gguf.parts().iter().map(file_facts).collect::<Result<Vec<_>>>()?;
+        let more_files = files.split_off(1);
         Ok(Self {
             met_version: MET_VERSION,
             generator: concat!("srd-rs ", env!("CARGO_PKG_VERSION")).into(),
-            file: file_facts(gguf)?,
+            file: files.swap_remove(0),
+            more_files,
             fingerprint: options.fingerprint.clone(),
             model: model_facts(gguf, n_layer),
             intent_ram_budget: budgets(&hydration_policy, &embedding_slot, &slots),
@@ -77,12 +80,12 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, range: Range<u64>) {
+    fn add(&mut self, file: usize, range: Range<u64>) {
         let bytes = range.end - range.start;
         match self.ranges.last_mut() {
             _ if bytes == 0 => {}
-            Some(last) if last.range().end == range.start => last.bytes += bytes,
-            _ => self.ranges.push(ByteRange { offset: range.start, bytes }),
+            Some(last) if last.file == file && last.range().end == range.start => last.bytes += bytes,
+            _ => self.ranges.push(ByteRange { file, offset: range.start, bytes }),
         }
     }
 
@@ -91,15 +94,22 @@ impl Count {
     }
 }
 
-/// Gives every byte of a file to one part.
+/// Gives every byte of all files to one part.
 struct Tally {
     parts: BTreeMap<Part, Count>,
 }
 
 impl Tally {
-    fn of(gguf: &GgufFile, split: &Split, moe: Option<&Moe>) -> Result<Self> {
+    fn of(gguf: &Gguf, split: &Split, moe: Option<&Moe>) -> Result<Self> {
         let mut tally = Self { parts: Part::all().map(|p| (p, Count::default())).collect() };
-        tally.part(Part::Embedding).add(0..gguf.data_offset);
+        for (number, file) in gguf.parts().iter().enumerate() {
+            tally.add_file(number, file, split, moe)?;
+        }
+        Ok(tally)
+    }
+
+    fn add_file(&mut self, number: usize, gguf: &GgufFile, split: &Split, moe: Option<&Moe>) -> Result<()> {
+        self.part(Part::Embedding).add(number, 0..gguf.data_offset);
         let tensors = &gguf.tensors;
         let mut end = gguf.data_offset;
         for (i, tensor) in tensors.iter().enumerate() {
@@ -107,14 +117,14 @@ impl Tally {
             let padded = (tensor.offset + tensor.bytes).next_multiple_of(gguf.alignment.into());
             end = tensors.get(i + 1).map_or(padded.min(gguf.file_size), |next| next.offset);
             let part = part_of(gguf, tensor, split)?;
-            let count = tally.part(part);
-            count.add(tensor.offset..end);
+            let count = self.part(part);
+            count.add(number, tensor.offset..end);
             count.tensors += 1;
             count.idle += moe.map_or(0, |m| idle_bytes(tensor, m));
         }
         // Bytes that someone has appended to the file belong to the embedding part.
-        tally.part(Part::Embedding).add(end..gguf.file_size);
-        Ok(tally)
+        self.part(Part::Embedding).add(number, end..gguf.file_size);
+        Ok(())
     }
 
     fn part(&mut self, part: Part) -> &mut Count {
@@ -167,43 +177,32 @@ fn idle_bytes(tensor: &GgufTensor, moe: &Moe) -> u64 {
     tensor.bytes / moe.num_experts * (moe.num_experts - moe.experts_per_token)
 }
 
-/// Refuses a part of a split model.
-fn refuse_split_file(gguf: &GgufFile) -> Result<()> {
-    match gguf.kv.get("split.count").and_then(|v| v.as_u64()) {
-        None | Some(0 | 1) => Ok(()),
-        Some(n) => {
-            let what = format!("is one of the {n} files of a split model, but a sidecar describes one file");
-            let fix = "Convert without --split-max-size, or join the parts with llama-gguf-split --merge";
-            Err(Error::model(Place::file(&gguf.path), what, fix))
-        }
-    }
+fn arch(gguf: &Gguf) -> &str {
+    gguf.metadata().get("general.architecture").and_then(|v| v.as_str()).unwrap_or("")
 }
 
-fn arch(gguf: &GgufFile) -> &str {
-    gguf.kv.get("general.architecture").and_then(|v| v.as_str()).unwrap_or("")
-}
-
-fn count(gguf: &GgufFile, key: &str) -> Option<u64> {
-    gguf.kv.get(&format!("{}.{key}", arch(gguf))).and_then(|v| v.as_u64())
+fn count(gguf: &Gguf, key: &str) -> Option<u64> {
+    gguf.metadata().get(&format!("{}.{key}", arch(gguf))).and_then(|v| v.as_u64())
 }
 
 /// The number of layers that the metadata state, or else that the tensors show. A number larger than the number of
 /// tensors is refused, so that a wrong number cannot ask for much memory.
-fn n_layer(gguf: &GgufFile) -> Result<u32> {
-    let seen = gguf.tensors.iter().filter_map(|t| layer_of(&t.name)).max();
+fn n_layer(gguf: &Gguf) -> Result<u32> {
+    let seen = gguf.tensors().filter_map(|(_, t)| layer_of(&t.name)).max();
     let stated = count(gguf, "block_count");
     let bad = |what: String| {
-        Error::model(Place::file(&gguf.path), what, "Name a GGUF of a language model (tensors blk.N.*)")
+        Error::model(Place::file(gguf.path()), what, "Name a GGUF of a language model (tensors blk.N.*)")
     };
     let Some(seen) = seen else { return Err(bad("has no layers".into())) };
     let n = stated.unwrap_or(u64::from(seen) + 1);
-    if n > gguf.tensors.len() as u64 || n > u32::MAX.into() {
-        return Err(bad(format!("states {n} layers, but has only {} tensors", gguf.tensors.len())));
+    let tensors = gguf.tensors().count();
+    if n > tensors as u64 || n > u32::MAX.into() {
+        return Err(bad(format!("states {n} layers, but has only {tensors} tensors")));
     }
     Ok(n as u32)
 }
 
-fn moe(gguf: &GgufFile, split: &Split) -> Result<Option<Moe>> {
+fn moe(gguf: &Gguf, split: &Split) -> Result<Option<Moe>> {
     let num_experts = count(gguf, "expert_count").unwrap_or(0);
     if num_experts == 0 {
         return Ok(None);
@@ -212,7 +211,7 @@ fn moe(gguf: &GgufFile, split: &Split) -> Result<Option<Moe>> {
     if !(1..=num_experts).contains(&experts_per_token) {
         let what = format!("has {num_experts} experts, but a token uses {experts_per_token} of them");
         let fix = "The metadata expert_count and expert_used_count are wrong: convert the model again";
-        return Err(Error::model(Place::file(&gguf.path), what, fix));
+        return Err(Error::model(Place::file(gguf.path()), what, fix));
     }
     let by_depth = *split == Split::of_depth(split.n_layer());
     Ok(Some(Moe {
@@ -223,12 +222,12 @@ fn moe(gguf: &GgufFile, split: &Split) -> Result<Option<Moe>> {
     }))
 }
 
-fn model_facts(gguf: &GgufFile, n_layer: u32) -> ModelFacts {
+fn model_facts(gguf: &Gguf, n_layer: u32) -> ModelFacts {
     ModelFacts {
         architecture: arch(gguf).to_string(),
-        name: gguf.kv.get("general.name").and_then(|v| v.as_str()).map(str::to_string),
+        name: gguf.metadata().get("general.name").and_then(|v| v.as_str()).map(str::to_string),
         n_layer,
-        alignment: gguf.alignment,
+        alignment: gguf.parts()[0].alignment,
     }
 }
 
@@ -261,7 +260,7 @@ fn budgets(
     policy.iter().map(|(&intent, wanted)| (intent, budget(wanted))).collect()
 }
 
-/// The SHA-256 of the whole file in hexadecimal digits. `progress` can end the run early.
+/// The SHA-256 of one whole file in hexadecimal digits. `progress` can end the run early.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Interrupted`] when the run was cancelled.

@@ -6,10 +6,10 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use srd_rs::formats::gguf::GgufFile;
+//! use srd_rs::formats::gguf::Gguf;
 //! use srd_rs::met::sidecar::{Options, Part, Sidecar, sidecar_path};
 //!
-//! let gguf = GgufFile::open("model.gguf")?;
+//! let gguf = Gguf::open("model.gguf")?;
 //! let sidecar = Sidecar::measure(&gguf, &Options::default())?;
 //! println!("{} bytes belong to no layer", sidecar.bytes(Part::Embedding));
 //! std::fs::write(sidecar_path(Path::new("model.gguf")), sidecar.to_json())?;
@@ -32,7 +32,7 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::formats::gguf::GgufFile;
+    use crate::formats::gguf::Gguf;
     use crate::met::policy::{Intent, Policy};
     use crate::met::slots::Slot;
     use crate::met::testing::Model;
@@ -40,9 +40,9 @@ mod tests {
     use crate::sign::{sha256, to_hex};
     use proptest::prelude::*;
 
-    fn measured(model: &Model) -> (tempfile::TempDir, GgufFile, Sidecar) {
+    fn measured(model: &Model) -> (tempfile::TempDir, Gguf, Sidecar) {
         let dir = tempfile::tempdir().unwrap();
-        let gguf = GgufFile::open(model.write(dir.path())).unwrap();
+        let gguf = Gguf::open(model.write(dir.path())).unwrap();
         let sidecar = Sidecar::measure(&gguf, &Options::default()).unwrap();
         (dir, gguf, sidecar)
     }
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(s.chunk_map[&4], Slot::Reasoning);
         assert_eq!(s.embedding_slot.byte_ranges[0].offset, 0);
         let early = &s.slots[&Slot::Early].byte_ranges[0];
-        assert_eq!(early.offset, gguf.find("blk.0.attn_q.weight").unwrap().offset);
+        assert_eq!(early.offset, gguf.parts()[0].find("blk.0.attn_q.weight").unwrap().offset);
         assert_eq!(s.intent_ram_budget[&Intent::Inform].bytes, s.embedding_slot.bytes + early.bytes);
     }
 
@@ -90,11 +90,42 @@ mod tests {
         let moe = s.moe.as_ref().unwrap();
         assert_eq!((moe.num_experts, moe.experts_per_token, moe.active_frac), (8, 2, 0.25));
         assert!(moe.chunk_note.starts_with("20/20/37/23"), "{}", moe.chunk_note);
-        let experts = gguf.find("blk.0.ffn_up_exps.weight").unwrap().bytes;
+        let experts = gguf.parts()[0].find("blk.0.ffn_up_exps.weight").unwrap().bytes;
         let early = &s.slots[&Slot::Early];
         assert_eq!(early.bytes - early.active_bytes, 2 * experts / 4 * 3);
         let harm = s.intent_ram_budget[&Intent::Harm];
         assert_eq!(harm.bytes - harm.active_bytes, 10 * experts / 4 * 3);
+    }
+
+    #[test]
+    fn a_split_gguf_is_measured_as_a_whole() {
+        let whole = Model::dense(10);
+        let (_dir, _, one) = measured(&whole);
+        let dir = tempfile::tempdir().unwrap();
+        let paths = whole.write_split(dir.path(), 3);
+        let gguf = Gguf::open(&paths[1]).unwrap();
+        let s = Sidecar::measure(&gguf, &Options::default()).unwrap();
+        assert_eq!(s.files().count(), 3);
+        assert_eq!((&s.chunk_map, &s.model), (&one.chunk_map, &one.model));
+        // Every byte of every file is in exactly one range.
+        for (number, file) in gguf.parts().iter().enumerate() {
+            let all = Part::all().flat_map(|p| s.ranges(p)).filter(|r| r.file == number);
+            let mut ranges: Vec<_> = all.map(|r| r.range()).collect();
+            ranges.sort_by_key(|r| r.start);
+            assert!(ranges.windows(2).all(|w| w[0].end == w[1].start), "{ranges:?}");
+            assert_eq!((ranges[0].start, ranges.last().unwrap().end), (0, file.file_size));
+        }
+        let size: u64 = gguf.parts().iter().map(|f| f.file_size).sum();
+        assert_eq!(s.intent_ram_budget[&Intent::Harm].bytes, size);
+
+        let path = sidecar_path(&paths[2]);
+        assert_eq!(path, sidecar_path(&paths[0]));
+        std::fs::write(&path, s.to_json()).unwrap();
+        let read = Sidecar::read(&path).unwrap();
+        assert_eq!(read, s);
+        read.check(&gguf, &path).unwrap();
+        let error = one.check(&gguf, &path).unwrap_err().to_string();
+        assert!(error.contains("1 files") && error.contains("3 files"), "{error}");
     }
 
     #[test]
@@ -104,7 +135,7 @@ mod tests {
         model.appended = 77;
         let (_dir, gguf, s) = measured(&model);
         assert_covers(&s);
-        assert_eq!(s.embedding_slot.byte_ranges.last().unwrap().range().end, gguf.file_size);
+        assert_eq!(s.embedding_slot.byte_ranges.last().unwrap().range().end, gguf.parts()[0].file_size);
         // One tensor of layer 0 at the other end of the file.
         let first = model.tensors.pop().unwrap();
         model.tensors.insert(0, first);
@@ -127,7 +158,7 @@ mod tests {
         let mut renamed = Model::moe(10, 8, 2);
         renamed.tensors[0].0 = "token_embe.weight".into();
         let (_dir, same_size, _) = measured(&renamed);
-        assert_eq!(same_size.file_size, gguf.file_size);
+        assert_eq!(same_size.parts()[0].file_size, gguf.parts()[0].file_size);
         let text = read.check(&same_size, &path).unwrap_err().to_string();
         assert!(text.contains("different header"), "{text}");
     }
@@ -192,7 +223,7 @@ mod tests {
     fn models_that_have_no_sidecar() {
         let refused = |model: &Model| {
             let dir = tempfile::tempdir().unwrap();
-            let gguf = GgufFile::open(model.write(dir.path())).unwrap();
+            let gguf = Gguf::open(model.write(dir.path())).unwrap();
             Sidecar::measure(&gguf, &Options::default()).unwrap_err().to_string()
         };
         let mut none = Model::dense(2);
@@ -205,21 +236,18 @@ mod tests {
         many.n_layer = u32::MAX;
         assert!(refused(&many).contains("states 4294967295 layers"));
         assert!(refused(&Model::moe(4, 8, 9)).contains("uses 9"));
-        let mut split = Model::dense(4);
-        split.split_count = 3;
-        assert!(refused(&split).contains("3 files"));
     }
 
     #[test]
     fn the_digest_is_that_of_the_file() {
         let (_dir, gguf, s) = measured(&Model::dense(2));
-        let bytes = std::fs::read(&gguf.path).unwrap();
+        let bytes = std::fs::read(gguf.path()).unwrap();
         let hex = |b: &[u8]| to_hex(&sha256(&[b]));
-        assert_eq!(file_sha256(&gguf, &Progress::default()).unwrap(), hex(&bytes));
-        assert_eq!(s.file.header_sha256, hex(&bytes[..gguf.data_offset as usize]));
+        assert_eq!(file_sha256(&gguf.parts()[0], &Progress::default()).unwrap(), hex(&bytes));
+        assert_eq!(s.file.header_sha256, hex(&bytes[..gguf.parts()[0].data_offset as usize]));
         let cancelled = Progress::default();
         cancelled.cancel();
-        assert!(matches!(file_sha256(&gguf, &cancelled), Err(Error::Interrupted)));
+        assert!(matches!(file_sha256(&gguf.parts()[0], &cancelled), Err(Error::Interrupted)));
 
         let checked = |s: &Sidecar| s.check_weights(&gguf, Path::new("x.json"), &Progress::default());
         assert!(checked(&s).unwrap_err().to_string().contains("no SHA-256"));
@@ -228,8 +256,8 @@ mod tests {
         checked(&with).unwrap();
         let mut changed = bytes;
         *changed.last_mut().unwrap() ^= 1;
-        std::fs::write(&gguf.path, changed).unwrap();
-        with.check(&GgufFile::open(&gguf.path).unwrap(), Path::new("x.json")).unwrap();
+        std::fs::write(gguf.path(), changed).unwrap();
+        with.check(&Gguf::open(gguf.path()).unwrap(), Path::new("x.json")).unwrap();
         assert!(checked(&with).unwrap_err().to_string().contains("other weights"));
     }
 

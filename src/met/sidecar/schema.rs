@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place, Result};
+use crate::formats::gguf::split::first_part;
 use crate::formats::source::open_regular;
 use crate::met::policy::{Intent, Policy};
 use crate::met::slots::{Slot, Split};
@@ -27,8 +28,11 @@ pub struct Sidecar {
     pub met_version: u32,
     /// The program that wrote the sidecar.
     pub generator: String,
-    /// The GGUF that the sidecar is about.
+    /// The GGUF that the sidecar is about, or the first part of a split GGUF.
     pub file: FileFacts,
+    /// The other parts of a split GGUF, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_files: Vec<FileFacts>,
     /// The fingerprint of the signed container that the GGUF came from, if one is known.
     pub fingerprint: Option<String>,
     /// The model in the GGUF.
@@ -103,9 +107,9 @@ pub struct SlotFacts {
     pub bytes: u64,
     /// The number of bytes that one token needs: the share of its experts of the expert tensors, and all other tensors.
     pub active_bytes: u64,
-    /// True if the bytes are one run of the file.
+    /// True if the bytes are one run of one file.
     pub contiguous: bool,
-    /// The bytes in the file, in file order.
+    /// The bytes in the files, in file order.
     pub byte_ranges: Vec<ByteRange>,
 }
 
@@ -121,14 +125,21 @@ pub struct LayerRange {
     pub count: u32,
 }
 
-/// A range of bytes of a file.
+/// A range of bytes of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByteRange {
-    /// The offset of the first byte.
+    /// The number of the file: 0 is the GGUF or its first part. The JSON leaves 0 out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub file: usize,
+    /// The offset of the first byte in the file.
     pub offset: u64,
     /// The number of bytes.
     pub bytes: u64,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl ByteRange {
@@ -198,9 +209,10 @@ impl Part {
     }
 }
 
-/// The path of the sidecar beside a GGUF: `name.gguf` has `name.met.json`.
+/// The path of the sidecar beside a GGUF: `name.gguf` has `name.met.json`. The sidecar of a split GGUF has the name of the
+/// first part.
 pub fn sidecar_path(gguf: &Path) -> PathBuf {
-    gguf.with_extension("met.json")
+    first_part(gguf).with_extension("met.json")
 }
 
 impl Sidecar {
@@ -235,6 +247,11 @@ impl Sidecar {
             return Err(bad(what));
         }
         serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a sound MET sidecar: {e}")))
+    }
+
+    /// Returns the files, in order.
+    pub fn files(&self) -> impl Iterator<Item = &FileFacts> {
+        std::iter::once(&self.file).chain(&self.more_files)
     }
 
     /// The split that the slots describe; `None` if the slots are not the layers in order.

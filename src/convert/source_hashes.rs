@@ -1,0 +1,88 @@
+//! The SHA-256 of the whole weight files that a container is made from. They are hashed while the weights are converted: a
+//! file is hashed from its start to its end just before its first tensor is converted, so that the bytes come from the disk
+//! once if they fit into the page cache.
+
+use std::sync::Mutex;
+
+use crate::convert::planned::Plan;
+use crate::convert::units::Units;
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::sign::Hash;
+use crate::sign::file::hash_range;
+
+/// The name of a source file, without its folder, and the SHA-256 of the file.
+pub type SourceHash = (String, Hash);
+
+/// One step of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Hash the source file with this index.
+    Hash(usize),
+    /// Convert the unit with this number.
+    Convert(usize),
+}
+
+/// The source files of a plan, and the hashes that were made.
+pub struct SourceHashes<'a> {
+    plan: &'a Plan,
+    /// For each source file its length, or `None` if its hash is not wanted.
+    lengths: Vec<Option<u64>>,
+    done: Mutex<Vec<SourceHash>>,
+}
+
+impl<'a> SourceHashes<'a> {
+    /// Takes the files whose hashes the header of the container has a place for. A plan without a container has none.
+    pub fn new(plan: &'a Plan) -> Self {
+        let sources = plan.container.as_ref().map_or(&[][..], |c| &c.header.sources);
+        let length = |name: &str| {
+            let wanted = sources.iter().find(|s| s.name == name && s.file_sha256.is_some());
+            wanted.map(|s| s.bytes)
+        };
+        let lengths = (0..plan.model.source.files().len()).map(|file| length(&name(plan, file))).collect();
+        Self { plan, lengths, done: Mutex::default() }
+    }
+
+    /// Returns the steps of the run: all units, and before the first unit that reads a file the step that hashes the file.
+    pub fn steps(&self, units: &Units) -> Vec<Step> {
+        let mut waiting: Vec<bool> = self.lengths.iter().map(Option::is_some).collect();
+        let mut steps = Vec::with_capacity(units.count() + waiting.len());
+        for number in 0..units.count() {
+            let unit = units.get(number);
+            if unit.number == 0 {
+                unit.tensor.bound.source.for_each_source(&mut |tensor| {
+                    let file = self.plan.model.source.file_of(tensor);
+                    if std::mem::take(&mut waiting[file]) {
+                        steps.push(Step::Hash(file));
+                    }
+                });
+            }
+            steps.push(Step::Convert(number));
+        }
+        steps.extend((0..waiting.len()).filter(|&file| waiting[file]).map(Step::Hash));
+        steps
+    }
+
+    /// Hashes a file.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] when the file cannot be read or has become shorter, [`crate::Error::Interrupted`] when the run
+    /// was cancelled.
+    pub fn hash(&self, file: usize, progress: &Progress) -> Result<()> {
+        let (path, open) = &self.plan.model.source.files()[file];
+        let hash = hash_range(open, path, 0..self.lengths[file].unwrap_or(0), progress)?;
+        self.done.lock().unwrap_or_else(|p| p.into_inner()).push((name(self.plan, file), hash));
+        Ok(())
+    }
+
+    /// Returns the hashes that were made.
+    pub fn finish(self) -> Vec<SourceHash> {
+        self.done.into_inner().unwrap_or_else(|p| p.into_inner())
+    }
+}
+
+/// The name of a source file, without its folder.
+fn name(plan: &Plan, file: usize) -> String {
+    let (path, _) = &plan.model.source.files()[file];
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
