@@ -18,7 +18,7 @@ import pytest
 import srd_rs
 from srd_rs import errors, hydration
 from support import EXAMPLE as MODEL
-from support import REPO
+from support import REPO, srd
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,69 @@ def test_a_sidecar_replaces_only_sidecars_of_its_gguf(tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match=r"sidecar of 'm\.gguf'"):
         srd_rs.convert(MODEL, tmp_path / "m.bin", quant="Q6_K", effort="fast")
     assert target.read_bytes() == before and not (tmp_path / "m.bin").exists()
+
+
+# Outputs that are not the GGUF.
+
+
+def test_weights_and_keys_are_not_replaced_by_texts(earlier: Path, tmp_path: Path) -> None:
+    """With --overwrite and through a hard link as well: a slip of the pen costs no model and no key."""
+    container, key = earlier.with_suffix(".axm"), tmp_path / "k"
+    link = tmp_path / "link.json"
+    link.hardlink_to(earlier)
+    before = {path: path.read_bytes() for path in (earlier, container, key)}
+    for output in (earlier, container, key, link):
+        with pytest.raises(errors.UsageError, match="not replaced"):
+            srd_rs.met(earlier, output, overwrite=True)
+    for output in (earlier, container, key):
+        for command in (
+            ("met", earlier, "-f", "-o", output),
+            ("card", earlier, "-f", "-o", output),
+            ("modelfile", earlier, "-f", "-o", output),
+            ("calibrate", earlier, "--text", "random", "--tokens", 32, "-f", "-o", output),
+            (
+                "calibrate",
+                earlier,
+                "--text",
+                "random",
+                "--tokens",
+                32,
+                "-o",
+                tmp_path / "c",
+                "--imatrix",
+                output,
+                "-f",
+            ),
+        ):
+            run = srd(*command)
+            assert run.code == 2 and "not replaced" in run.stderr, (command, run)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "k").write_text("5d" * 32)
+    (tmp_path / "k").chmod(0o600)
+    options = {"effort": "fast", "axm": True, "overwrite": True, "key_file": tmp_path / "k", "met": False}
+    for other in ("m.gguf", "folder/../m.gguf", "linked/m.gguf"):
+        with pytest.raises(errors.UsageError, match="two outputs"):
+            srd_rs.convert(MODEL, tmp_path / "m.gguf", axm_output=tmp_path / other, **options)
+    with pytest.raises(errors.UsageError, match="this run reads"):
+        srd_rs.convert(MODEL, tmp_path / "m.gguf", axm_output=tmp_path / "k", **options)
+    assert (tmp_path / "k").read_text() == "5d" * 32
+
+
+def test_a_recipe_does_not_replace_a_file_of_the_model(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    before = (model / "config.json").read_bytes()
+    with pytest.raises(errors.UsageError, match="never replaced"):
+        srd_rs.convert(
+            model,
+            tmp_path / "m.gguf",
+            quant="Q8_0",
+            effort="fast",
+            overwrite=True,
+            recipe_out=model / "config.json",
+        )
+    assert (model / "config.json").read_bytes() == before

@@ -113,6 +113,9 @@ def calibrate(
     Raises the errors of `convert`.
     """
     effects.refuse((text != "random" and seed != 0, "--seed", "only random tokens depend on the seed"))
+    sniff.check_output(Path(output), replaces=("calibration",))
+    if imatrix is not None:
+        sniff.check_output(Path(imatrix), replaces=("imatrix",))
     native = native_model(locate(model).path, Path(output))
     with counting(progress) as tell:
         made = measure(

@@ -14,7 +14,7 @@ from typing import Any
 
 from srd_rs import _core, budget, calibration, effects, hydration, publishing, recipe, sniff
 from srd_rs.errors import FormatError, ModelError, UsageError, VerificationError, message
-from srd_rs.hub import Source, locate
+from srd_rs.hub import Source, locate, model_files
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
 from srd_rs.planning import (
     NativeModel,
@@ -224,6 +224,8 @@ def prepared(
         native = planner.plan(made)
     path = planner.options.recipe_out
     if path is not None:
+        folder = planner.source.path
+        sniff.check_output(Path(path), inputs=model_files(folder) if folder.is_dir() else [folder])
         recipe.write(path, native, chosen, overwrite=planner.options.overwrite)
     return native, chosen, made, found
 

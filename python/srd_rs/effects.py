@@ -14,6 +14,7 @@ from srd_rs.options import DEFAULTS, ConvertOptions, writes_container
 log = logging.getLogger("srd_rs.effects")
 
 _PLAIN: Final = frozenset({"F32", "F16", "BF16"})
+_UNQUANTISED: Final = _PLAIN | {"F64"}
 _FLAGS: Final = {
     "cache": "--no-cache",
     "srd": "--beam-width, --dither-layers",
@@ -88,7 +89,9 @@ def warn_of_plan(plan: _core.Plan) -> None:
             "the imatrix lacks %d tensors, which are quantised without it: %s", len(unknown), _listed(unknown)
         )
     again = [
-        t.name for t in plan.tensors if not _PLAIN.issuperset(t.source_types) and t.type not in t.source_types
+        t.name
+        for t in plan.tensors
+        if not _UNQUANTISED.issuperset(t.source_types) and t.type not in t.source_types
     ]
     if again:
         what = "%d tensors were quantised already and are quantised again, which loses precision twice: %s"

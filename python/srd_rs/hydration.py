@@ -102,6 +102,8 @@ def met(
         ),
         (overwrite and output is None, "--overwrite", "no file is written"),
     )
+    if output is not None:
+        sniff.check_output(Path(output))
     text = _core.met_sidecar(gguf, output, slots, fingerprint, digest, overwrite)
     result: dict[str, Any] = json.loads(text)
     return result

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -305,6 +306,24 @@ def check_gguf(path: Path, *, or_container: bool = False) -> Thing:
     if thing.kind not in (*wanted, *_DAMAGED):
         _refuse(path, thing, "Name a GGUF or an .axm container" if or_container else "Name a GGUF")
     return thing
+
+
+#: What a text, a sidecar or an imatrix never replaces, even with --overwrite: weights and keys may be nowhere else.
+_TREASURES: Final = frozenset({*GGUFS, "axm", "safetensors", "calibration", "key", "pickle", "manifest"})
+
+
+def check_output(output: Path, *, replaces: Collection[str] = (), inputs: Iterable[Path] = ()) -> None:
+    """Raise UsageError if `output` is weights or a key, but for the kinds of `replaces`, or one of `inputs`."""
+    if not output.is_file():
+        return
+    if any(path.exists() and output.samefile(path) for path in inputs):
+        what = "the output is an input, and an input is never replaced"
+        raise UsageError(message(output, what, "Choose another name"))
+    thing = identify(output)
+    if thing.kind in _TREASURES and thing.kind not in replaces:
+        raise UsageError(
+            message(output, f"this is {thing.what}, which is not replaced", "Choose another name")
+        )
 
 
 def check_container(path: Path, *, or_manifest: bool = False) -> None:

@@ -1,5 +1,7 @@
 //! The destinations of a run: opened before the first weight is read, named together after the last one.
 
+use std::path::{Path, PathBuf};
+
 use crate::convert::container::ContainerDestination;
 use crate::convert::destination::{Converted, Destination, UnitWriter};
 use crate::convert::files::Files;
@@ -26,7 +28,9 @@ impl<'a> Outputs<'a> {
         let files = if options.gguf { plan.files.as_slice() } else { &[] };
         let targets: Vec<_> =
             files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path)).collect();
-        if let Some((_, twice)) = targets.iter().enumerate().find(|(i, path)| targets[..*i].contains(path)) {
+        let places: Vec<_> = targets.iter().map(|path| place_of(path)).collect();
+        if let Some(second) = (0..places.len()).find(|&i| places[..i].contains(&places[i])) {
+            let twice = targets[second];
             let what = format!("two outputs would have the name {}", twice.display());
             return Err(Error::usage(what, "Give the GGUF and the container different names"));
         }
@@ -75,6 +79,13 @@ impl<'a> Outputs<'a> {
         sink::commit_all(sinks)?;
         Ok(sealed)
     }
+}
+
+/// The path of an output with the links and dots of its folder resolved, so that two names of one file are equal.
+fn place_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    folder.join(path.file_name().unwrap_or_default())
 }
 
 /// One unit on its way to every destination.

@@ -134,7 +134,9 @@ impl Asked<'_> {
     /// The files that are read beside the weights.
     fn inputs(&self) -> Vec<PathBuf> {
         let calibration = self.calibration.map(|c| c.path().to_path_buf());
-        self.files.iter().cloned().chain(self.options.imatrix.clone()).chain(calibration).collect()
+        let given = [&self.options.imatrix, &self.options.key_file, &self.options.sign_key];
+        let given = given.into_iter().flatten().cloned();
+        self.files.iter().cloned().chain(given).chain(calibration).collect()
     }
 
     /// The plan, if every pattern and the calibration are of use: whoever gives them believes that they are.

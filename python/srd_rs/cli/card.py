@@ -53,8 +53,9 @@ def command(
 
     Everything is read from the metadata of the files, and from containers that lie beside them.
     """
-    from srd_rs import _core, publishing
+    from srd_rs import _core, publishing, sniff
 
+    sniff.check_output(output)
     text = publishing.card(ggufs, base_model=base_model, report=report)
     _core.write_file(output, text.encode(), overwrite)
     if as_json:

@@ -31,10 +31,11 @@ def command(gguf: str, output: Path | None, overwrite: bool, as_json: bool) -> N
 
     Ollama reads the chat template from the GGUF, so the Modelfile has no TEMPLATE.
     """
-    from srd_rs import _core, publishing
+    from srd_rs import _core, publishing, sniff
 
     text = publishing.modelfile(gguf)
     target = output or Path(gguf).with_suffix(".Modelfile")
+    sniff.check_output(target)
     _core.write_file(target, text.encode(), overwrite)
     if as_json:
         print_json({"output": str(target)})
