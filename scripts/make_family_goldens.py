@@ -90,17 +90,19 @@ def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
     hparams = json.loads((folder / "config.json").read_text()) if raw_config else read(folder, False)
     model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 
-    class WithoutVocabulary(model_class):
-        model_arch = model_class.model_arch
-
-        def set_vocab(self) -> None:
-            pass
-
-        def _get_suppress_tokens(self) -> None:
-            """MiniMax-Text-01 looks for unused tokens in its tokenizer."""
-
+    without_vocabulary(ModelBase)
     with torch.inference_mode():
-        WithoutVocabulary(folder, gguf.LlamaFileType.MOSTLY_BF16, output, hparams=hparams).write()
+        written_type = gguf.LlamaFileType.MOSTLY_F16 if mmproj else gguf.LlamaFileType.MOSTLY_BF16
+        model_class(folder, written_type, output, hparams=hparams).write()
+
+
+def without_vocabulary(model_class: type) -> None:
+    """Make a class of the converter, and all classes made from it, leave the tokenizer alone."""
+    for name in ("set_vocab", "_get_suppress_tokens"):  # MiniMax-Text-01 looks for unused tokens
+        if name in vars(model_class):
+            setattr(model_class, name, lambda self: None)
+    for subclass in model_class.__subclasses__():
+        without_vocabulary(subclass)
 
 
 def written(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:

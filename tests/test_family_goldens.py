@@ -16,7 +16,7 @@ from interpreter import run
 from patterns import pattern, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
-from srd_rs.families import describe
+from srd_rs.families import describe, projectors
 
 GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
 _PLAIN = "a recipe of a plain type names the type of every matrix"
@@ -35,6 +35,7 @@ _NORMS = {f"blk.{i}.attn_{n}_norm.{p}": _ROWS for i in (0, 1) for n in "qk" for 
 _RATIOS = {
     "qwen4exp.attention.compress_ratios": "transformers renames full_attention, and the reference writes 0 for it"
 }
+WITH_PROJECTOR = [path for path in GOLDENS if '"mmproj": {' in path.read_text(encoding="utf-8")]
 DIFFERENCES: dict[str, dict[str, str]] = {
     "qwen4exp": _RATIOS,
     "qwen4exp-ngrams": _RATIOS,
@@ -150,6 +151,26 @@ def rounded(spec: Any, name: str, checkpoint: Checkpoint) -> np.ndarray:
     transform = next(tensor.transform for tensor in spec.tensors if tensor.name == name)
     values = run(dict(transform), lambda source: pattern(source, checkpoint.tensors[source].shape))
     return values.astype("<f4")
+
+
+@pytest.mark.parametrize("path", WITH_PROJECTOR, ids=[path.stem for path in WITH_PROJECTOR])
+def test_projector(path: Path, tmp_path: Path) -> None:
+    """The file of the projector, which holds exactly the tensors that the text half leaves out."""
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    checkpoint = opened(golden, tmp_path)
+    assert projectors.has_projector(checkpoint)
+    spec = projectors.describe(checkpoint)
+    assert metadata_of(spec.metadata.entries()) == golden["mmproj"]["metadata"]
+    tensors = converted(checkpoint, spec, "F16", tmp_path / "mmproj.gguf")
+    found = {
+        t.name: [
+            t.shape.tolist()[::-1],
+            t.tensor_type.name,
+            hashlib.sha256(t.data.tobytes()).hexdigest()[:16],
+        ]
+        for t in tensors
+    }
+    assert found == golden["mmproj"]["tensors"]
 
 
 def converted(checkpoint: Checkpoint, spec: Any, quant: str, output: Path) -> list[Any]:

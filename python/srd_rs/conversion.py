@@ -24,6 +24,8 @@ from srd_rs.planning import (
     is_folder,
     make_folder,
     native_model,
+    output_path,
+    projector_plan,
 )
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import shown
@@ -61,6 +63,8 @@ def convert(
     chosen = changed(options, changes)
     source = locate(model)
     with showing(progress) as tell:
+        if chosen.mmproj_only:
+            return _projector_alone(source, output, chosen, tell, on_plan)
         report = run(source, output, chosen, progress=tell, on_plan=on_plan)
     clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
@@ -76,6 +80,33 @@ def convert(
     return clock.added_to(report)
 
 
+def _projector_alone(
+    source: Source,
+    output: StrPath | None,
+    options: ConvertOptions,
+    progress: Callable[[Progress], None] | None,
+    on_plan: Callable[[Plan], None] | None,
+) -> ConvertReport:
+    """Write the projector and no text model."""
+    clock = _Clock()
+    native = _projector_plan(source, output, options)
+    if output is not None and is_folder(output):
+        make_folder(Path(output))
+    planned = Plan.of(native)
+    if on_plan is not None:
+        on_plan(planned)
+    report = run_plan(native, _of_projector(options), planned, progress=progress)
+    return clock.set_in(report)
+
+
+def _projector_plan(source: Source, output: StrPath | None, options: ConvertOptions) -> _core.Plan:
+    """The plan of the projector alone. `output` names its file, or the folder of the file."""
+    native = projector_plan(source, output_path(source, output, options.mmproj_type), options)
+    if native is None:
+        raise UsageError(message("mmproj_only", "there is nothing to write", "Leave out --no-mmproj"))
+    return native
+
+
 @takes_options
 def plan(
     model: StrPath, output: StrPath | None = None, options: ConvertOptions | None = None, **changes: Any
@@ -87,13 +118,17 @@ def plan(
 
     Raises the errors of `srd_rs.convert`, except those that only weights can cause.
     """
-    planner = Planner(locate(model), output, changed(options, changes))
+    given, source = changed(options, changes), locate(model)
+    if given.mmproj_only:
+        return Plan.of(_projector_plan(source, output, given))
+    planner = Planner(source, output, given)
     native = planner.plan()
+    projector = projector_plan(source, planner.gguf, planner.options)
     chosen: tuple[ChosenType, ...] = ()
     if planner.options.budget is not None or planner.options.recipe_out is not None:
         native, chosen, *_ = prepared(planner, native, None)
     effects.warn_of_plan(native)
-    return planner.describe(native, chosen)
+    return replace(planner.describe(native, chosen), mmproj=projector and Plan.of(projector))
 
 
 def _write_beside(gguf: Path, suffix: str, text: str) -> Path:
@@ -191,12 +226,20 @@ def run(
     _check_beside(planner.gguf, planner.options)
     # A plan comes before the long pass over the tokens, so that a mistake in the options shows first.
     native = planner.plan()
+    projector = projector_plan(source, planner.gguf, planner.options) if gguf else None
+    beside = projector and Plan.of(projector)
+    if beside is not None and not options.overwrite and beside.output.exists():
+        fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
+        raise UsageError(message(beside.output, "the file exists already", fix))
     if on_plan is not None:
-        on_plan(planner.describe(native))
+        on_plan(replace(planner.describe(native), mmproj=beside))
     native, chosen, made, found = prepared(planner, native, progress)
     effects.warn_of_plan(native)
-    planned = planner.describe(native, chosen)
+    planned = replace(planner.describe(native, chosen), mmproj=beside)
     report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
+    if projector is not None:
+        projector.run(_of_projector(planner.options), True, None)
+        report = replace(report, mmproj=None if beside is None else beside.output)
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
     return clock.set_in(
         replace(
@@ -206,6 +249,11 @@ def run(
             srd_tokens=calibration.default_tokens(native) if possible else None,
         )
     )
+
+
+def _of_projector(options: ConvertOptions) -> ConvertOptions:
+    """The options with which a projector is written."""
+    return replace(options, effort="fast", axm=False, met=False)
 
 
 def prepared(

@@ -46,6 +46,8 @@ def check(
         (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
         (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
+        (from_gguf, ("mmproj_type",), "a GGUF holds no projector"),
+        (options.mmproj is False and not options.mmproj_only, ("mmproj_type",), "no projector is written"),
         (options.split_max_size is not None, ("modelfile",), "Ollama takes no split GGUF"),
         (options.calibrate is not None, ("imatrix",), "the calibration weighs the errors"),
         (options.quant.upper() in _PLAIN, ("pure",), "all matrices have the type of the mix"),

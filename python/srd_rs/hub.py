@@ -40,6 +40,8 @@ MODEL_FILES: Final = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     "modules.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "*_Pooling/config.json",
     "README.md",
 )

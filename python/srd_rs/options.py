@@ -166,6 +166,16 @@ class ConvertOptions:
         " matrix, as a draft model for speculative decoding; or leave the blocks out. Without this option they are"
         " written behind the last layer where the checkpoint has them and llama.cpp can run them.",
     )
+    mmproj: bool | None = _option(
+        None,
+        "Output",
+        "Write the projector of a multimodal model (the encoder of pictures, mmproj-NAME-F16.gguf beside the GGUF), or"
+        " leave the projector out. Without this option the projector is written where srd-rs knows it.",
+    )
+    mmproj_only: bool = _option(False, "Output", "Write the projector alone.")
+    mmproj_type: str = _option(
+        "F16", "Output", "Type of the matrices of the projector: F16, BF16, F32 or Q8_0.", "TYPE"
+    )
     pre_tokenizer: str | None = _option(
         None, "Output", "Value of tokenizer.ggml.pre for a tokenizer that srd-rs does not recognise.", "NAME"
     )

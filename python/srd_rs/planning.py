@@ -21,7 +21,11 @@ from srd_rs.reading import shown
 from srd_rs.report import ChosenType, Plan
 
 if TYPE_CHECKING:
+    from srd_rs.checkpoint import Checkpoint
     from srd_rs.families.base import ModelFacts, ModelSpec
+
+PROJECTOR_TYPES = ("F16", "BF16", "F32", "Q8_0")
+"""The types that the matrices of a projector can have."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,53 @@ class Planner:
         )
 
 
+def projector_plan(source: Source, gguf: Path, options: ConvertOptions) -> _core.Plan | None:
+    """The native plan of the projector of a model, beside the model's own GGUF; None where there is none to write.
+
+    Raises UsageError if a projector was asked for and the model has none that can be written.
+    """
+    if options.mmproj_type.upper() not in PROJECTOR_TYPES:
+        what = f"the type '{options.mmproj_type[:40]}' is not known"
+        raise UsageError(message("mmproj_type", what, f"Use one of {', '.join(PROJECTOR_TYPES)}"))
+    asked = options.mmproj or options.mmproj_only
+    if options.mmproj is False and not options.mmproj_only:
+        return None
+    if source.path.is_file():
+        if asked:
+            raise UsageError(
+                message(source.path, "a GGUF holds no projector", "Name the folder of the model")
+            )
+        return None
+    from srd_rs.checkpoint import Checkpoint
+    from srd_rs.families import projectors
+
+    checkpoint = Checkpoint.open(source.path, source.name)
+    if not projectors.has_projector(checkpoint):
+        if asked:
+            fix = "Leave out the option, or see srd-rs models for the classes that have one"
+            raise UsageError(message(source.path, "the model has no projector that can be written", fix))
+        return None
+    kind = options.mmproj_type.upper()
+    spec = projectors.describe(checkpoint, name=options.name, kind=kind)
+    chosen = ConvertOptions(
+        quant=kind,
+        effort="fast",
+        provenance=options.provenance,
+        axm=False,
+        threads=options.threads,
+        max_memory=options.max_memory,
+        allow_nonfinite=options.allow_nonfinite,
+        overwrite=options.overwrite,
+    )
+    output = gguf.with_name(f"mmproj-{source.stem}-{kind}.gguf")
+    tensors = json.dumps([t.to_json() for t in spec.tensors])
+    files, listed = model_files(checkpoint.folder), _listed(checkpoint)
+    metadata = list(spec.metadata.entries())
+    return _core.plan_checkpoint(
+        source.path, metadata, tensors, spec.hparams, output, chosen, files, None, None, listed
+    )
+
+
 def native_plan(source: Source, output: StrPath | None, options: ConvertOptions) -> _core.Plan:
     """The native plan of a conversion."""
     return Planner(source, output, options).plan()
@@ -198,10 +249,12 @@ not safetensors."""
 def _described(source: Source, options: ConvertOptions) -> _Description:
     from srd_rs import families, vocab
     from srd_rs.checkpoint import Checkpoint, flatten
+    from srd_rs.families import projectors
 
     model = source.path
     checkpoint = Checkpoint.open(model, source.name)
-    spec = families.describe(checkpoint, name=options.name, mtp=options.mtp)
+    seen = options.mmproj is not False and projectors.has_projector(checkpoint)
+    spec = families.describe(checkpoint, name=options.name, mtp=options.mtp, with_projector=seen)
     metadata = spec.metadata
     metadata.update(
         vocab.load(
@@ -215,9 +268,15 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:
         raise effects.without_effect("pre_tokenizer", "the vocabulary of the model has no pre-tokenizer")
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    pickles = checkpoint.pickles
-    listed = None if pickles is None else [(t.name, t.dtype, t.shape, t.file, t.offset) for t in pickles]
-    return list(metadata.entries()), tensors, spec.hparams, model_files(checkpoint.folder), listed
+    files, listed = model_files(checkpoint.folder), _listed(checkpoint)
+    return list(metadata.entries()), tensors, spec.hparams, files, listed
+
+
+def _listed(checkpoint: Checkpoint) -> list[_Listed] | None:
+    """Where the tensors lie, if the files are not safetensors."""
+    if checkpoint.pickles is None:
+        return None
+    return [(t.name, t.dtype, t.shape, t.file, t.offset) for t in checkpoint.pickles]
 
 
 def _embedding_rows(spec: ModelSpec, model: Path) -> int:

@@ -96,7 +96,8 @@ class Plan:
     `effort` is ``"srd"`` or ``"fast"``; `why_fast` is a sentence where `effort` is ``"fast"`` although nobody asked for
     that, and None otherwise; `text` names the calibration text, None without calibration; `calibrates` says whether
     the model is run on that text first, which it is not where a calibration file is named. `chosen`
-    says what was measured of each tensor whose type was chosen within a budget.
+    says what was measured of each tensor whose type was chosen within a budget. `mmproj` is the plan of the projector
+    that is written beside the model, None without one.
     """
 
     arch: str
@@ -114,6 +115,7 @@ class Plan:
     text: str | None = None
     calibrates: bool = False
     chosen: tuple[ChosenType, ...] = field(default=(), repr=False)
+    mmproj: Plan | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -158,7 +160,7 @@ class ConvertReport:
     `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
     (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
     `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, `card` the model card and `modelfile`
-    the Modelfile for Ollama, each None where none was written;
+    the Modelfile for Ollama, `mmproj` the GGUF of the projector, each None where none was written;
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
     says whether a kept calibration was found in the cache; `srd_tokens` is the
     number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
@@ -179,6 +181,7 @@ class ConvertReport:
     calibration_tokens: int | None = None
     calibration_found: bool = False
     srd_tokens: int | None = None
+    mmproj: Path | None = None
 
     def _summary(self) -> str:
         size = f"{bytes_text(self.file_bytes)}, {self.plan.bpw:.2f} bits per weight"

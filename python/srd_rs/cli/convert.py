@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -122,6 +123,9 @@ def plan_text(plan: Plan) -> str:
     if plan.container:
         path = printable(str(plan.container.path))
         lines.append(f"{path}: {plan.container.bytes} bytes ({bytes_text(plan.container.bytes)})")
+    if plan.mmproj:
+        total = plan.mmproj.total_bytes
+        lines.append(f"{printable(str(plan.mmproj.output))}: {total} bytes ({bytes_text(total)})")
     if plan.effort == "srd":
         lines.append(f"effort srd{f', calibrated on {printable(plan.text)}' if plan.text else ''}")
     if plan.why_fast:
@@ -156,12 +160,12 @@ def report_text(report: ConvertReport) -> str:
         lines.append(held_up)
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
-    beside = (report.sidecar, report.card, report.modelfile)
+    beside = (report.mmproj, report.sidecar, report.card, report.modelfile)
     written = [*report.outputs, *(path for path in beside if path is not None)]
     lines += [printable(str(path)) for path in written]
     if report.container:
         lines += container_lines(report.container)
-    lines.append(next_step(plan))
+    lines.append(next_step(plan, report.mmproj))
     if report.modelfile:
         from srd_rs.publishing import ollama_name
 
@@ -177,8 +181,13 @@ def report_text(report: ConvertReport) -> str:
     return "\n".join(lines)
 
 
-def next_step(plan: Plan) -> str:
+def next_step(plan: Plan, mmproj: Path | None = None) -> str:
     """The command that runs what was written."""
+    if plan.arch == "clip":
+        return "use it: llama-mtmd-cli -m MODEL.gguf --mmproj " + printable(shlex.quote(str(plan.output)))
+    if mmproj is not None:
+        model, seen = (printable(shlex.quote(str(path))) for path in (plan.output, mmproj))
+        return f"run it: llama-mtmd-cli -m {model} --mmproj {seen}"
     program = "llama-embedding" if plan.arch.endswith("bert") else "llama-cli"
     return f"run it: {program} -m {printable(shlex.quote(str(plan.output)))}"
 
@@ -239,6 +248,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "method": report.method,
         "calibration_tokens": report.calibration_tokens,
         "calibration_found": report.calibration_found,
+        "mmproj": str(report.mmproj) if report.mmproj else None,
         "sidecar": str(report.sidecar) if report.sidecar else None,
         "card": str(report.card) if report.card else None,
         "modelfile": str(report.modelfile) if report.modelfile else None,
@@ -273,4 +283,5 @@ def _sizes_json(plan: Plan) -> dict[str, Any]:
         "why_fast": plan.why_fast,
         "calibration": plan.text,
         "types": types_json(plan.types),
+        "mmproj": plan.mmproj and {"path": str(plan.mmproj.output), "bytes": plan.mmproj.total_bytes},
     }

@@ -26,7 +26,7 @@ def command(as_json: bool) -> None:
     and of tokenizers that are read are listed as well ("bare" stands for weights without the prefix of their class).
     """
     from srd_rs import families, vocab
-    from srd_rs.families import quantized
+    from srd_rs.families import projectors, quantized
 
     found = families.architectures()
     rows = [(arch, cls) for arch, classes in found.items() for cls in classes]
@@ -34,7 +34,7 @@ def command(as_json: bool) -> None:
         lambda: {
             "architectures": found,
             "classes": families.supported(),
-            "mmproj": [],
+            "mmproj": projectors.supported(),
             "inputs": ["safetensors", "bin", "bare", *quantized.INPUTS],
             "tokenizers": list(vocab.TOKENIZERS),
         },

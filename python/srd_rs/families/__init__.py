@@ -67,12 +67,15 @@ def class_name(checkpoint: Checkpoint) -> str:
     return text_class(architectures[0], config)
 
 
-def describe(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool | None = None) -> ModelSpec:
+def describe(
+    checkpoint: Checkpoint, *, name: str | None = None, mtp: bool | None = None, with_projector: bool = False
+) -> ModelSpec:
     """Return the GGUF metadata and the tensors of a checkpoint.
 
     `name` replaces `general.name`. `mtp` is True for the blocks that predict further tokens alone, False for the model
-    without these blocks, and None for the whole model. Raises ModelError, which names config.json or the tensor,
-    if the class of the model is not known or if the configuration and the tensors do not fit each other.
+    without these blocks, and None for the whole model. `with_projector` says that the tensors of other modalities go
+    into a file of their own, so that no warning names them. Raises ModelError, which names config.json or the
+    tensor, if the class of the model is not known or if the configuration and the tensors do not fit each other.
     """
     kind = class_name(checkpoint)
     family = _families().get(kind)
@@ -83,8 +86,8 @@ def describe(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool | Non
         fix = f"Convert a model of one of the {len(supported())} classes that srd-rs models lists{meant}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
     opened = family(checkpoint, kind)
-    opened.mtp = mtp
+    opened.mtp, opened.with_projector = mtp, with_projector
     while (variant := opened.variant()) is not None:
         opened = variant(checkpoint, kind)
-        opened.mtp = mtp
+        opened.mtp, opened.with_projector = mtp, with_projector
     return opened.describe(name)

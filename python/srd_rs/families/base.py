@@ -159,6 +159,7 @@ class Family:
         self.extras: dict[str, tuple[str, Any]] = {}
         self.headless = False
         self.mtp: bool | None = None
+        self.with_projector = False
 
     def variant(self) -> type[Family] | None:
         """Return the family that this checkpoint has instead, where a class has several architectures of GGUF."""
@@ -292,7 +293,8 @@ class Family:
             if why is None and names.layer_of(name) in extra_layers:
                 why = names.MTP
             if why is not None:
-                dropped.setdefault(why, []).append(tensor.name)
+                if not (self.with_projector and why == names.OTHER_MODALITY):
+                    dropped.setdefault(why, []).append(tensor.name)
                 continue
             name = self.canonical(name)
             if name in kept:

@@ -392,6 +392,8 @@ class TableFamily(Family):
                 )
             for layer in range(count):
                 number = layer + self.count(stack.offset, least=0)
+                if stack.number is not None:
+                    number = self.count(stack.number, layer, least=0)
                 place = _Place(f"{stack.source}.{layer}.", f"{stack.target}.{number}.", layer)
                 self._add_rows(table, stack.layer, place)
         return table
@@ -697,10 +699,10 @@ def _to_halves(of: Transform, heads: int, rotary: int) -> Transform:
     return Concat(tuple(parts))
 
 
-def family_of(table: FamilyTable) -> type[Family]:
-    """Return the family of a table."""
+def members_of(table: FamilyTable) -> dict[str, Any]:
+    """Return what the class of a table has."""
     output = None if table.output is None else row_of(table.output)
-    members = {
+    return {
         "__doc__": f"The family of the architecture {table.arch}.",
         "data": table,
         "arch": table.arch,
@@ -715,4 +717,8 @@ def family_of(table: FamilyTable) -> type[Family]:
         "vocabulary": table.vocabulary,
         "output_row": None if output is None else Row(output.sources[0][0], output.target, ""),
     }
-    return type(table.arch, (TableFamily,), members)
+
+
+def family_of(table: FamilyTable) -> type[Family]:
+    """Return the family of a table."""
+    return type(table.arch, (TableFamily,), members_of(table))

@@ -131,6 +131,8 @@ class Stack:
     count: str
     layer: tuple[Rows, ...]
     offset: str = "0"
+    number: str | None = None
+    """The number of the target of each layer, where it does not follow from `offset`."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ class FamilyTable:
         yield from (refusal.when for refusal in self.refusals)
         yield from (condition for _, _, *conditions in self.skip for condition in conditions)
         for stack in self.stacks:
-            yield from (stack.count, stack.offset)
+            yield from filter(None, (stack.count, stack.offset, stack.number))
             yield from (group.when for group in stack.layer)
         for experts in self.all_experts:
             yield from (experts.count, experts.used, experts.when)

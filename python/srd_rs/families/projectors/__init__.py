@@ -1,0 +1,151 @@
+"""The projectors of multimodal models: the encoder of pictures and what maps its outputs to the text model, which
+llama.cpp reads from a GGUF of its own (mmproj, architecture ``clip``).
+
+A projector is a table of the same kind as a text family (`srd_rs.families.projectors.tables`). Its rows declare exactly
+the tensors that the text half of the class leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from typing import Any, Final
+
+from srd_rs.checkpoint import Checkpoint, SourceTensor, flatten, text_part
+from srd_rs.errors import ModelError, message
+from srd_rs.families import names
+from srd_rs.families.base import ModelFacts, ModelSpec
+from srd_rs.families.config import Config
+from srd_rs.families.general import Size, write_general
+from srd_rs.families.interpreter import TableFamily, members_of
+from srd_rs.families.projectors.tables import PROJECTORS
+from srd_rs.families.quantized import plain
+from srd_rs.families.table import TensorSpec
+from srd_rs.metadata import Metadata
+from srd_rs.reading import load_json
+
+__all__ = ["describe", "has_projector", "supported"]
+
+_PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
+"""The files that say how pictures are prepared. The later file counts first."""
+_INNER: Final = ("media_proc_cfg", "image_processor")
+_F32_UNLESS_F16: Final = (".patch_embd.weight", ".patch_merger.weight")
+"""llama.cpp reads these tensors in F16 or F32 only."""
+_SECOND_PATCH: Final = ".patch_embd.weight.1"
+"""The second half of a convolution over two frames."""
+
+
+class ProjectorFamily(TableFamily):
+    """A projector whose rows and metadata stand in a table. The names of its expressions are the keys of
+    ``vision_config``; ``text`` is the configuration of the text model, ``whole`` all of config.json, and
+    ``preprocessor`` says how pictures are prepared."""
+
+    def __init__(self, checkpoint: Checkpoint, class_name: str) -> None:
+        super().__init__(checkpoint, class_name)
+        whole = checkpoint.config
+        vision = whole.get("vision_config")
+        values: dict[str, Any] = dict(vision) if isinstance(vision, dict) else {}
+        values |= {"text": {**flatten(whole), **text_part(whole)}, "whole": whole}
+        values["preprocessor"] = self._preprocessor()
+        self.config = Config(values, self.defaults, self.file)
+
+    def _preprocessor(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in _PROCESSORS:
+            path = self.checkpoint.folder / name
+            if path.is_file():
+                stated = load_json(path)
+                found |= stated
+                for key in _INNER:
+                    if isinstance(stated.get(key), dict):
+                        found |= stated[key]
+        return found
+
+    @cached_property
+    def text_tensors(self) -> dict[str, SourceTensor]:
+        """The tensors of the projector by canonical name: those that the text half leaves out as another modality's."""
+        short, _ = names.unwrapped(self.checkpoint.tensors)
+        kept: dict[str, SourceTensor] = {}
+        for tensor in self.checkpoint.tensors.values():
+            name = short[tensor.name]
+            if names.left_out(name) != names.OTHER_MODALITY or super().left_out(name) == names.BUFFER:
+                continue
+            name = self.canonical(name)
+            if name in kept:
+                what = f"'{kept[name].name}' and '{tensor.name}' both stand for {name}"
+                raise ModelError(message(self.checkpoint.folder, what, "Remove one of them"))
+            kept[name] = tensor
+        return kept
+
+    def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:
+        self.checkpoint = plain(self.checkpoint, self.config)
+        self.check()
+        present = self.text_tensors
+        table = self.table(present)
+        table.check(present, self.checkpoint.folder)
+        specs = table.resolve(present, self.checkpoint.folder)
+        specs = [_stored(spec, kind) for spec in specs]
+        metadata = Metadata()
+        metadata.string("general.architecture", self.arch)
+        size = Size.of((spec.name, spec.shape) for spec in specs)
+        folder, stem = self.checkpoint.folder, self.checkpoint.stem
+        write_general(metadata, folder, stem, self.checkpoint.config, None, size, name)
+        metadata.string("general.type", "mmproj")
+        self.write_metadata(metadata)
+        facts = ModelFacts(self.arch, self.n_layer, 0, self.n_head, self.n_head, False)
+        return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary)
+
+    def write_metadata(self, metadata: Metadata) -> None:
+        for key, (kind, expression) in self._lines().items():
+            self._write_line(metadata, key, kind, expression)
+
+
+def _stored(spec: TensorSpec, kind: str) -> TensorSpec:
+    """Return the tensor as llama.cpp reads it: patches and their mergers in F16 or F32 only, whatever `kind` is."""
+    store = spec.store
+    if spec.name.endswith(_SECOND_PATCH):
+        store = "auto"
+    if kind != "F16" and spec.name.endswith((*_F32_UNLESS_F16, _SECOND_PATCH)):
+        store = "f32"
+    return TensorSpec(spec.name, spec.shape, store, spec.transform)
+
+
+@cache
+def _families() -> Mapping[str, type[ProjectorFamily]]:
+    found: dict[str, type[ProjectorFamily]] = {}
+    for table in PROJECTORS:
+        family = type("projector", (ProjectorFamily,), members_of(table))
+        found.update(dict.fromkeys(table.classes, family))
+    return found
+
+
+def supported() -> list[str]:
+    """Return the names of the classes whose projectors are written."""
+    return sorted(_families())
+
+
+def _class_of(checkpoint: Checkpoint) -> str | None:
+    stated = checkpoint.config.get("architectures")
+    return stated[0] if isinstance(stated, list) and stated and isinstance(stated[0], str) else None
+
+
+def has_projector(checkpoint: Checkpoint) -> bool:
+    """Say whether the checkpoint has a projector that can be written. A text model saved without it has none."""
+    return (
+        _class_of(checkpoint) in _families()
+        and isinstance(checkpoint.config.get("vision_config"), dict)
+        and any(names.left_out(name) == names.OTHER_MODALITY for name in checkpoint.tensors)
+    )
+
+
+def describe(checkpoint: Checkpoint, *, name: str | None = None, kind: str = "F16") -> ModelSpec:
+    """Return the GGUF metadata and the tensors of the projector of a checkpoint, for matrices of the type `kind`.
+
+    Raises ModelError if the class has no projector, or if the configuration and the tensors do not fit each other.
+    """
+    found = _class_of(checkpoint)
+    family = _families().get(found) if found is not None else None
+    if family is None or found is None or not has_projector(checkpoint):
+        what = "this model has no projector that can be written"
+        raise ModelError(message(checkpoint.folder, what, "srd-rs models lists the classes that have one"))
+    return family(checkpoint, found).describe(name, kind)

@@ -1,0 +1,107 @@
+"""The projector beside the model: which file is written, of which types, and when."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+import srd_rs
+from srd_rs.errors import UsageError
+from support import EXAMPLE, srd
+from test_family_goldens import opened
+from vocab_tools import byte_bpe, byte_vocabulary
+
+GOLDEN = Path(__file__).parent / "data" / "families" / "qwen2.5-vl-vision.json"
+WRITTEN = "mmproj-qwen2.5-vl-vision-F16.gguf"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny model that sees, with a tokenizer."""
+    folder = opened(json.loads(GOLDEN.read_text()), tmp_path).folder
+    config = json.loads((folder / "config.json").read_text())
+    vocab, merges = byte_vocabulary(("a", "b"))
+    letters = dict(list(vocab.items())[: config["vocab_size"] - 1])
+    letters["ab"] = len(letters)
+    assert len(letters) == config["vocab_size"] and merges == [["a", "b"]]
+    (folder / "tokenizer.json").write_text(json.dumps(byte_bpe(letters, merges)))
+    return folder
+
+
+def types(path: Path) -> dict[str, str]:
+    return {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+
+
+def test_the_projector_is_written_beside_the_model(model: Path, tmp_path: Path) -> None:
+    run = srd("convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/", "--json")
+    assert run.code == 0, run.stderr
+    assert not any("of vision, audio" in warning for warning in run.json.get("warnings", []))
+    written = Path(run.json["mmproj"])
+    assert written == tmp_path / "out" / WRITTEN
+    assert (tmp_path / "out" / "qwen2.5-vl-vision-Q8_0.gguf").exists()
+    names = json.loads(GOLDEN.read_text())["mmproj"]["tensors"]
+    assert types(written) == {name: row[1] for name, row in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "matrix", "patch"), [("BF16", "BF16", "F32"), ("F32", "F32", "F32"), ("q8_0", "Q8_0", "F32")]
+)
+def test_types_of_the_projector(kind: str, matrix: str, patch: str, model: Path, tmp_path: Path) -> None:
+    report = srd_rs.convert(model, f"{tmp_path}/out/", mmproj_only=True, mmproj_type=kind)
+    assert report.output.name == f"mmproj-qwen2.5-vl-vision-{kind.upper()}.gguf"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [report.output.name]
+    found = types(report.output)
+    assert (found["v.blk.0.attn_q.weight"], found["v.patch_embd.weight"]) == (matrix, patch)
+    assert found["v.patch_embd.weight.1"] == patch and found["v.blk.0.ln1.weight"] == "F32"
+
+
+def test_the_projector_is_left_out(model: Path, tmp_path: Path) -> None:
+    run = srd(
+        "convert",
+        model,
+        "--fast",
+        "-q",
+        "Q8_0",
+        "--no-axm",
+        "-o",
+        f"{tmp_path}/out/",
+        "--no-mmproj",
+        "--no-met",
+    )
+    assert run.code == 0 and "of vision, audio or a projector" in run.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["qwen2.5-vl-vision-Q8_0.gguf"]
+
+
+def test_a_dry_run_names_the_projector(model: Path, tmp_path: Path) -> None:
+    run = srd(
+        "convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/", "--dry-run", "--json"
+    )
+    said: dict[str, Any] = run.json["mmproj"]
+    assert Path(said["path"]).name == WRITTEN
+    assert srd("convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/").code == 0
+    assert (tmp_path / "out" / WRITTEN).stat().st_size == said["bytes"]
+
+
+@pytest.mark.parametrize("options", [{"mmproj": True}, {"mmproj_only": True}])
+def test_a_model_without_projector(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no projector that can be written"):
+        srd_rs.convert(EXAMPLE, tmp_path / "o.gguf", effort="fast", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_of_the_call(model: Path, tmp_path: Path) -> None:
+    for options in ({"mmproj_type": "Q4_K"}, {"mmproj": False, "mmproj_type": "BF16"}):
+        with pytest.raises(UsageError):
+            srd_rs.convert(model, f"{tmp_path}/out/", effort="fast", **options)
+
+
+def test_the_output_of_an_earlier_run_is_kept(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / WRITTEN).write_text("mine")
+    run = srd("convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/")
+    assert run.code != 0 and (tmp_path / "out" / WRITTEN).read_text() == "mine"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [WRITTEN]
