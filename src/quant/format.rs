@@ -31,10 +31,20 @@ pub trait Encoding {
     /// Writes whole blocks. `columns` holds the weights of the columns of a row; rows follow one after another.
     fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]);
 
+    /// Whether [`Encoding::steps`] knows the steps of the type.
+    const HAS_STEPS: bool = false;
+
+    /// Writes the mean distance of neighboring values, for each 32 weights of whole blocks: the unit of the residual plane.
+    fn steps(_blocks: &[u8], _out: &mut [f32]) {
+        unreachable!("a type without steps carries no residual")
+    }
+
     /// Reads whole blocks, in ggml's order of operations, so that the bits are ggml's.
     fn dequantize<S: Simd>(simd: S, bytes: &[u8], out: &mut [f32]);
 }
 
+/// The number of weights that one step of [`Encoding::steps`] belongs to.
+pub const RUN: usize = 32;
 /// The largest number of sub-blocks in a block.
 pub const MAX_SUBS: usize = 16;
 /// The largest number of weights in a block.
@@ -151,6 +161,24 @@ impl<F: BlockFormat> Encoding for F {
 
     fn weights(importance: &[f32]) -> Option<Vec<f32>> {
         F::weights(importance)
+    }
+
+    const HAS_STEPS: bool = true;
+
+    /// The step is `|d * scale|` times the mean distance of levels. Where that is 0 in a format with integer scales, the
+    /// step is `|d|`, and where that is 0 too, `|dmin|`.
+    #[inline(always)]
+    fn steps(blocks: &[u8], out: &mut [f32]) {
+        for (block, out) in blocks.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::BLOCK / RUN)) {
+            let scales = F::scales(block);
+            let (d, dmin) = (scales.d.abs(), scales.dmin.abs());
+            for (i, t) in out.iter_mut().enumerate() {
+                *t = (scales.d * scales.scales[i * RUN / F::SUB]).abs() * F::STEP;
+                if F::SCALES.is_some() {
+                    *t = [*t, d, dmin].into_iter().find(|&t| t > 0.0).unwrap_or(0.0);
+                }
+            }
+        }
     }
 
     #[inline(always)]

@@ -74,6 +74,13 @@ impl Encoding for Iq2S {
         lattice::quantize::<Self, S, GROUP>(simd, rows, columns, BYTES, out);
     }
 
+    const HAS_STEPS: bool = true;
+
+    #[inline(always)]
+    fn steps(blocks: &[u8], out: &mut [f32]) {
+        lattice::steps::<Self, GROUP>(blocks, BYTES, out);
+    }
+
     #[inline(always)]
     fn dequantize<S: Simd>(_simd: S, bytes: &[u8], out: &mut [f32]) {
         lattice::dequantize::<Self, GROUP>(bytes, BYTES, out);

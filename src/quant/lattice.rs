@@ -13,6 +13,7 @@
 //! given points follows by least squares. `d` is chosen among candidates, and fitted again to the points that the rounded
 //! scales get.
 
+use super::format::RUN;
 use super::weighting::Columns;
 use crate::dtype::QK_K;
 use crate::simd::{Simd, Vector, f16};
@@ -123,6 +124,19 @@ pub fn dequantize<L: Lattice<G>, const G: usize>(bytes: &[u8], size: usize, out:
                 let sign = if parts.signs[at / 8] >> (at % 8) & 1 == 1 { -1.0 } else { 1.0 };
                 *out = step * L::LEVELS[half[i % (G / 2)]] * sign;
             }
+        }
+    }
+}
+
+/// Writes the mean distance of neighboring magnitudes for each 32 weights.
+#[inline(always)]
+pub fn steps<L: Lattice<G>, const G: usize>(blocks: &[u8], size: usize, out: &mut [f32]) {
+    let between = L::LEVELS.len() - 1;
+    let distance = (L::LEVELS[between] - L::LEVELS[0]) / between as f32;
+    for (block, out) in blocks.chunks_exact(size).zip(out.chunks_exact_mut(QK_K / RUN)) {
+        let parts = L::unpack(block);
+        for (i, step) in out.iter_mut().enumerate() {
+            *step = parts.d.abs() * factor_of(L::FACTOR, parts.scales[i * RUN / L::SUB]) * distance;
         }
     }
 }

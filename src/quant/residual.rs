@@ -28,12 +28,12 @@
 
 use crate::dtype::GgmlType;
 use crate::noise::Noise;
-use crate::quant::format::BlockFormat;
-use crate::quant::with_block_format;
+use crate::quant::format::{Encoding, RUN};
+use crate::quant::{self, with_encoding};
 use crate::simd::{Isa, Vector, dispatch};
 
 /// The number of weights in a sub-block.
-pub const SUB: usize = 32;
+pub const SUB: usize = RUN;
 
 /// The width of a residual code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,37 +98,27 @@ impl Bits {
     }
 }
 
-/// Returns whether tensors of this base type carry a residual: block formats with fewer bits than Q6_K do.
+/// Returns whether tensors of this base type carry a residual: types of blocks with fewer bits than Q6_K do.
 pub fn wanted(ty: GgmlType) -> bool {
-    with_block_format!(ty, _F => ty.bpw() < GgmlType::Q6_K.bpw()).unwrap_or(false)
+    quant::can_quantize(ty)
+        && ty.bpw() < GgmlType::Q6_K.bpw()
+        && with_encoding!(ty, F => <F as Encoding>::HAS_STEPS)
 }
 
-/// Writes the step of the base under each sub-block, from the blocks of the base. A step is never negative, and a step of
-/// 0 leaves the residual 0.
-///
-/// The step is `|d * scale|` times the mean distance of levels. Where that is 0 in a format with integer scales, the step is `|d|`, and where that is 0
-/// too, `|dmin|`.
+/// Writes the step of the base under each sub-block, from the blocks of the base; see [`Encoding::steps`]. A step is never
+/// negative, and a step of 0 leaves the residual 0.
 ///
 /// # Panics
 /// If [`wanted`] is false for the type, or if `blocks` are not the whole blocks of `out`.
 pub fn steps(ty: GgmlType, blocks: &[u8], out: &mut [f32]) {
     assert!(wanted(ty), "{} carries no residual", ty.name());
     assert_eq!(blocks.len() / ty.block_bytes() * (ty.block_len() / SUB), out.len(), "a step per sub-block");
-    with_block_format!(ty, F => steps_of::<F>(Isa::detect(), blocks, out));
+    with_encoding!(ty, F => steps_of::<F>(Isa::detect(), blocks, out));
 }
 
 dispatch! {
-    fn steps_of<F: BlockFormat>(_simd: S, blocks: &[u8], out: &mut [f32]) {
-        for (block, out) in blocks.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::BLOCK / SUB)) {
-            let scales = F::scales(block);
-            let (d, dmin) = (scales.d.abs(), scales.dmin.abs());
-            for (i, t) in out.iter_mut().enumerate() {
-                *t = (scales.d * scales.scales[i * SUB / F::SUB]).abs() * F::STEP;
-                if F::SCALES.is_some() {
-                    *t = [*t, d, dmin].into_iter().find(|&t| t > 0.0).unwrap_or(0.0);
-                }
-            }
-        }
+    fn steps_of<F: Encoding>(_simd: S, blocks: &[u8], out: &mut [f32]) {
+        F::steps(blocks, out);
     }
 }
 
@@ -301,7 +291,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::quant;
 
     /// Bell-shaped weights from the noise itself (the sum of eight uniforms), sigma 0.02.
     fn weights(n: usize) -> Vec<f32> {
@@ -400,7 +389,7 @@ mod tests {
 
     #[test]
     fn blocks_of_zeros_and_of_one_value_stay_finite() {
-        for ty in quant::BLOCK_FORMATS.iter().copied().filter(|&ty| wanted(ty)) {
+        for ty in quant::QUANTIZABLE.iter().copied().filter(|&ty| wanted(ty)) {
             for value in [0.0, 1e-30, 0.37, -3.0] {
                 let c = coded(ty, Bits::Two, &[value; 1024]);
                 assert!(c.back.iter().all(|b| b.is_finite() && b.abs() <= 4.0 * c.r[0].abs() + 1e-3));
