@@ -463,6 +463,7 @@ CASES = (
     Case("kimi-vl", _KIMI_VL, {**under("language_model.", _KIMI_VL_LAYERS), **_VISION}),
     Case("kimi-k25", _K25, {**under("language_model.", {**ends(), **_V3_LAYERS}), **_VISION}),
     Case("youtu", _YOUTU, _YOUTU_LAYERS),
+    Case("youtu-with-head", _YOUTU, {**_YOUTU_LAYERS, "lm_head.weight": (96, 64)}),
     Case(
         "youtu-vl",
         _YOUTU_VL,

@@ -174,4 +174,5 @@ CASES = (
     Case("hunyuan-dense", _DENSE),
     Case("hunyuan-dense-untied", {**_DENSE, "tie_word_embeddings": False, "rope_scaling": None}),
     Case("hunyuan-a13b", _MOE),
+    Case("hunyuan-dense-with-head", _DENSE, more={"lm_head.weight": (96, 64)}),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from srd_rs.families.names import COPY
 from srd_rs.families.schema import Refusal
 
 NORMS: Final = ("input_layernorm > attn_norm | d", "post_attention_layernorm > ffn_norm | d")
@@ -52,6 +53,9 @@ NOT_LEADING: Final = Refusal(
     "layers without experts come behind layers with experts (mlp_layer_types)",
     per_layer=True,
 )
+
+TIED_HEAD: Final = ((r"^(model\.)?lm_head\.", COPY, "tie_word_embeddings"),)
+"""llama.cpp takes the embedding where the output matrix is a copy of it."""
 
 FUSED_FFN: Final = ("mlp.gate_up_proj > ffn_up | 2*f d", "mlp.down_proj > ffn_down | d f")
 

@@ -15,6 +15,7 @@ from srd_rs.families.tables.common import (
     NORMS,
     ROUTER_BIAS,
     SHARED_EXPERTS,
+    TIED_HEAD,
 )
 
 MLA: Final = (
@@ -213,6 +214,7 @@ DEEPSEEK2: Final = FamilyTable(
     n_head_kv="1",
     metadata=(*MLA_METADATA, *MOE_METADATA),
     refusals=(_EVERY_LAYER,),
+    skip=TIED_HEAD,
 )
 
 DEEPSEEK32: Final = replace(
@@ -258,7 +260,7 @@ DEEPSEEK2_OCR: Final = FamilyTable(
         "u32 ~attention.sliding_window = sliding_window_size if sliding_window_size"
         " else sliding_window if sliding_window else None",
     ),
-    skip=((r"(^|\.)(sam_model|qwen2_model)\.", OTHER_MODALITY),),
+    skip=(*TIED_HEAD, (r"(^|\.)(sam_model|qwen2_model)\.", OTHER_MODALITY)),
     rope_theta=None,
     refusals=(
         _EVERY_LAYER,

@@ -14,6 +14,7 @@ from srd_rs.families.tables.common import (
     NEXTN,
     NORMS,
     NOT_LEADING,
+    TIED_HEAD,
     flagged,
     leading_dense,
 )
@@ -77,6 +78,7 @@ HUNYUAN_DENSE: Final = FamilyTable(
     layer=(Rows((*_ATTENTION, *GATED_FFN)),),
     metadata=_rope(50),
     vocabulary=rules.HUNYUAN_DENSE,
+    skip=TIED_HEAD,
     refusals=(_CONTEXT, Refusal("use_cla", "layers share keys and values (use_cla)")),
 )
 
@@ -90,6 +92,7 @@ HUNYUAN_VL: Final = FamilyTable(
     sizes={"sections": _XDROPE},
     layer=HUNYUAN_DENSE.layer,
     vocabulary=HUNYUAN_DENSE.vocabulary,
+    skip=TIED_HEAD,
     metadata=(
         "f32 ~rope.scaling.alpha = rope['alpha']",
         "str ~rope.scaling.type = 'none'",
@@ -124,6 +127,7 @@ HUNYUAN_MOE: Final = FamilyTable(
     ),
     experts=StackedExperts("mlp.experts", "num_experts", "topk", GATED_EXPERTS),
     vocabulary=rules.HUNYUAN_MOE,
+    skip=TIED_HEAD,
     metadata=(
         *_rope(1000),
         "u32 ~expert_shared_feed_forward_length = n_ff",

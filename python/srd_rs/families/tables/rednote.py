@@ -15,6 +15,7 @@ from srd_rs.families.tables.common import (
     NOT_LEADING,
     ROUTER_BIAS,
     SHARED_EXPERTS,
+    TIED_HEAD,
     flagged,
     leading_dense,
 )
@@ -166,7 +167,7 @@ DOTS3: Final = FamilyTable(
         *INDEXER_METADATA,
         "bools ~attention.indexer.types = [layer_types[i] != 'sliding_attention' for i in layers]",
     ),
-    skip=((r"^(vision|audio)_encoder\.", OTHER_MODALITY),),
+    skip=(*TIED_HEAD, (r"^(vision|audio)_encoder\.", OTHER_MODALITY)),
     refusals=(
         *DEEPSEEK2.refusals,
         NOT_LEADING,
