@@ -10,8 +10,10 @@ does not have is None, and so is any value of None. ``has('lm_head.weight')`` sa
 the numbers of tensors that hold one number, such as settings of an activation that become metadata. ``rows_of('x')`` is
 the number of rows of a tensor, and ``integers('x')`` are the values of a small tensor of integers. ``token('yes')`` is
 the id of a token of the tokenizer. ``named('x')`` says whether the name of the model, its class or a heading of its
-card has a text in any case. ``stored('x')`` is ``has('x')`` for the conditions of `FamilyTable.skip`, which are asked
-before it is known what the model has; the name is that of the file. ``file('x')`` says whether the folder has a file.
+card has a text in any case.
+``stored('x')`` is ``has('x')`` for the conditions of `FamilyTable.skip`, which are asked before it is known what the
+model has; the name is that of the file. ``file('x')`` says whether the folder has a file, and ``states('x')`` whether
+config.json has a key, be it with the value null.
 
     >>> evaluate("2 * width if tied == 1 else width", {"width": 4, "tied": 1}.get, ValueError)
     8
@@ -111,7 +113,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "pow": _of_numbers(math.pow),
     "log": _of_numbers(math.log),
     "icdf": _of_numbers(lambda share: NormalDist().inv_cdf(share) if share else -math.inf),
-    "len": lambda values: len(_listed(values)),
+    "len": lambda values: len(values if isinstance(values, str) else _listed(values)),
     "count": lambda values, value: sum(part == value for part in _listed(values)),
     "first": _first,
     "fill": _fill,
@@ -134,6 +136,7 @@ _OF_TENSORS: Final = (
     "named",
     "stored",
     "file",
+    "states",
 )
 
 Names = Callable[[str], Any]

@@ -144,6 +144,8 @@ class TableFamily(Family):
             return self._named(name)
         if kind == "stored":
             return name in self.checkpoint.tensors
+        if kind == "states":
+            return name in self.checkpoint.config
         if kind == "file":
             return (self.checkpoint.folder / name).is_file()
         name = f"{self.layer_prefix}.{layer}.{name}" if kind.startswith("layer_") else name
@@ -595,8 +597,11 @@ class TableFamily(Family):
                 continue
             if not isinstance(values, list) or not 1 <= len(values) <= MAX_HEAD_DIM:
                 raise self.config.error(f"{expression} is no list of up to {MAX_HEAD_DIM} numbers")
-            if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-                raise self.config.error(f"{expression} is no list of numbers")
+            numbers = (
+                value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)
+            )
+            if sum(map(math.isfinite, numbers)) != len(values):
+                raise self.config.error(f"{expression} is no list of finite numbers")
             found[name] = tuple(map(float, values))
         return found
 

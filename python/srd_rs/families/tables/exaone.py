@@ -7,6 +7,54 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS
 
+EXAONE4: Final = FamilyTable(
+    arch="exaone4",
+    classes=("Exaone4ForCausalLM",),
+    defaults={
+        "vocab_size": 102400,
+        "hidden_size": 4096,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "sliding_window_pattern": 4,
+        "tie_word_embeddings": False,
+    },
+    sizes={
+        # A window that is null in the file is meant, not one that is left out.
+        "window": "None if states('sliding_window') and sliding_window == None else first(sliding_window, 4096)",
+        "pattern": "sliding_window_pattern",
+        "sliding": "layer_types[layer] == 'sliding_attention' if layer_types != None"
+        " else pattern[layer % len(pattern)] == 'L' if is_text(pattern) else (layer + 1) % pattern != 0",
+    },
+    layer=(
+        Rows(
+            (
+                *ATTENTION,
+                *HEAD_NORMS,
+                "post_attention_layernorm > post_attention_norm | d",
+                "post_feedforward_layernorm > post_ffw_norm | d",
+                *GATED_FFN,
+            )
+        ),
+    ),
+    metadata=(
+        "u32 ~vocab_size = n_vocab",
+        "u32 ~attention.sliding_window = window",
+        "bools ~attention.sliding_window_pattern = None if window == None else sliding",
+    ),
+    llama3_rope=True,
+    refusals=(
+        Refusal(
+            "layer_types != None and len(first(layer_types, [])) != n_layer",
+            "layer_types has not one entry for each layer",
+            "Correct config.json",
+        ),
+    ),
+)
+
 EXAONE: Final = FamilyTable(
     arch="exaone",
     classes=("ExaoneForCausalLM",),

@@ -8,6 +8,77 @@ from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
 from srd_rs.vocab.rules import PHI2, PHI3
 
+_LONG: Final = "rope['long_factor']"
+_STRETCH: Final = "max_position_embeddings / original_max_position_embeddings"
+# The projections stay fused, and the factors of LongRoPE become two tensors.
+PHI_3: Final = FamilyTable(
+    arch="phi3",
+    classes=("Phi3ForCausalLM",),
+    vocabulary=PHI3,
+    defaults={
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    sizes={
+        "rotated": "int(rope_fraction * n_embd) // n_head",
+        "stretch": _STRETCH,
+        "long": _LONG,
+    },
+    layer=(
+        Rows(
+            (
+                *NORMS,
+                "self_attn.qkv_proj > attn_qkv | q+2*k d",
+                "self_attn.o_proj > attn_output | d q",
+                "mlp.gate_up_proj > ffn_up | 2*f d",
+                "mlp.down_proj > ffn_down | d f",
+            )
+        ),
+    ),
+    head_dim="None",
+    metadata=(
+        # LongRoPE, equation for the attention temperature
+        "f32 ~rope.scaling.attn_factor = None if not long else 1.0 if stretch <= 1"
+        " else sqrt(1 + log(stretch) / log(original_max_position_embeddings))",
+        "u32 ~rope.scaling.original_context_length = original_max_position_embeddings",
+        "u32 ~rope.dimension_count = rotated",
+        # 0 tells Phi-4, which has no window, from the others
+        "u32 ~attention.sliding_window = first(sliding_window, 0)",
+    ),
+    without=(
+        "~rope.scaling.type",
+        "~rope.scaling.factor",
+        "~rope.scaling.yarn_ext_factor",
+        "~rope.scaling.yarn_attn_factor",
+        "~rope.scaling.yarn_beta_fast",
+        "~rope.scaling.yarn_beta_slow",
+    ),
+    generated=(
+        f"rope_factors_long.weight = {_LONG} if {_LONG} else None",
+        f"rope_factors_short.weight = rope['short_factor'] if {_LONG} else None",
+    ),
+    refusals=(
+        Refusal(
+            "not rope['rope_type'] in ['default', 'su', 'longrope', 'yarn']"
+            f" or rope['rope_type'] != 'default' and not {_LONG}",
+            "this RoPE scaling, without long_factor, is not a Phi-3 model's",
+        ),
+        Refusal(
+            f"({_LONG} != None) and (len(first({_LONG}, [])) != 0)"
+            f" and (len({_LONG}) != rotated // 2 or len(first(rope['short_factor'], [])) != rotated // 2)",
+            "long_factor and short_factor do not have one number for each rotated pair",
+            "Correct config.json",
+        ),
+    ),
+)
+
 PHI_2: Final = FamilyTable(
     arch="phi2",
     classes=("PhiForCausalLM",),
