@@ -53,6 +53,11 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
         if parts[0].ndim == 1:
             return np.concatenate(parts)
         return np.concatenate([flat_rows(part) for part in parts])
+    if op == "product":
+        first, *others = (run(part, weights) for part in transform["of"])
+        for other in others:
+            first = first * other.reshape(first.shape)
+        return first
     of = run(transform["of"], weights)
     if op == "affine":
         scaled = of * np.float32(transform["mul"])

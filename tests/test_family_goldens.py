@@ -19,7 +19,6 @@ from srd_rs.checkpoint import Checkpoint
 from srd_rs.families import describe, projectors
 
 GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
-_PLAIN = "a recipe of a plain type names the type of every matrix"
 _GIT = "the published model_type is git, so llama.cpp's converter takes a norm's epsilon of another model"
 _SHIFT = (
     "llama.cpp's converter takes the mean from the bias, and the order of experts does not change by that"
@@ -65,19 +64,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "chatglm.context_length": _OLD_NAMES,
         "chatglm.attention.layer_norm_rms_epsilon": _OLD_NAMES,
     },
-    "deepseek-v32": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
-    "glm5": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
-    "glm52": {f"blk.{i}.indexer.proj.weight": _PLAIN for i in range(3)},
-    "hy4": {
-        name: _PLAIN
-        for name in (
-            "output_hc_fn.weight",
-            "output.weight",
-            *(f"blk.{i}.{n}.weight" for i in range(3) for n in ("hc_attn_fn", "hc_ffn_fn", "indexer.proj")),
-        )
-    },
-    "dots3-note": {"blk.0.indexer.proj.weight": _PLAIN},
-    "dots3-note-text": {"blk.0.indexer.proj.weight": _PLAIN},
     "grok-2": {"grok.attention.layer_norm_epsilon": _GIT},
     "sarvam-30b": {"blk.1.exp_probs_b.bias": _SHIFT},
     "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},

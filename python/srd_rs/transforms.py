@@ -179,6 +179,28 @@ class Generated(Transform):
 
 
 @dataclass(frozen=True)
+class Product(Transform):
+    """The products of the elements of parts with equally many elements, in f32."""
+
+    of: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        if len({math.prod(part.shape) for part in self.of}) != 1:
+            raise ValueError(f"{[part.shape for part in self.of]} have no product")
+
+    @property
+    def parts(self) -> Sequence[Transform]:
+        return self.of
+
+    @property
+    def shape(self) -> Shape:
+        return self.of[0].shape
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "product", "of": [part.to_json(leaf_of) for part in self.of]}
+
+
+@dataclass(frozen=True)
 class NegExp(_Unary):
     """-exp(x), rounded to f32: the decay rates of state space models, which checkpoints store as logarithms."""
 

@@ -108,7 +108,7 @@ pub fn measure(
     progress: &Progress,
 ) -> Result<Vec<Measured>> {
     let free = |t: &PlannedTensor| {
-        recipe::may_quantize(&t.bound.name, &t.bound.ne) && !overrides.names(&t.bound.name)
+        recipe::may_quantize(&plan.model.arch, &t.bound.name, &t.bound.ne) && !overrides.names(&t.bound.name)
     };
     let indices: Vec<usize> = (0..plan.tensors.len()).filter(|&i| free(&plan.tensors[i])).collect();
     let factors = FactorCache::new(FACTOR_BYTES);

@@ -55,7 +55,8 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     let stored: Vec<_> =
         model.tensors.iter().map(|t| unquantized_type(t, &model.source, options.recipe)).collect();
     let infos = model.tensors.iter().zip(stored);
-    let infos: Vec<_> = infos.map(|(t, stored)| TensorInfo { name: &t.name, ne: &t.ne, stored }).collect();
+    let infos: Vec<_> =
+        infos.map(|(t, stored)| TensorInfo { name: &t.name, ne: &t.ne, stored, kept: t.kept }).collect();
     let known = options.importance.is_some() || options.calibrated.is_some();
     let types = recipe::assign(options.recipe, facts, known, &options.overrides, &infos)?;
     // A type without feedback takes the mean squares of the inputs alone.

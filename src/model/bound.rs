@@ -33,6 +33,8 @@ pub struct BoundTensor {
     pub ne: Vec<u64>,
     /// Type that the tensor has wherever it is not quantized. `None`: the recipe decides.
     pub stored: Option<GgmlType>,
+    /// Whether the tensor keeps `stored` wherever it is not quantized, even where a recipe names another plain type.
+    pub kept: bool,
     /// Reads the values of the tensor.
     pub source: BoundTransform,
 }
@@ -51,7 +53,7 @@ impl BoundTensor {
     fn unchanged(source: &Source, name: &str, ne: &[u64], stored: Option<GgmlType>) -> Result<Arc<Self>> {
         let shape: Vec<u64> = ne.iter().rev().copied().collect();
         let bound = BoundTransform::bind(name, &shape, &Transform::Source { tensor: name.into() }, source)?;
-        Ok(Arc::new(Self { name: name.to_string(), ne: ne.to_vec(), stored, source: bound }))
+        Ok(Arc::new(Self { name: name.to_string(), ne: ne.to_vec(), stored, kept: false, source: bound }))
     }
 }
 
@@ -87,6 +89,7 @@ impl BoundModel {
                     Placement::F32 => Some(GgmlType::F32),
                     Placement::Auto => None,
                 },
+                kept: spec.store == Placement::F32,
                 source: BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
             }))
         };

@@ -110,6 +110,11 @@ pub enum Transform {
     },
     /// Weights of a quantized checkpoint, decoded from codes and scales.
     Dequantize(Dequantize),
+    /// The products of the elements of several parts with equally many elements, in f32.
+    Product {
+        /// The factors, at least one.
+        of: Vec<Transform>,
+    },
     /// `-exp(x)`, rounded to f32. State space models store their decay rates as logarithms.
     NegExp {
         /// The values `x`.
@@ -154,7 +159,7 @@ impl Transform {
     pub fn for_each_source<'a>(&'a self, f: &mut impl FnMut(&'a str)) {
         match self {
             Self::Source { tensor } => f(tensor),
-            Self::Concat { of } => of.iter().for_each(|part| part.for_each_source(f)),
+            Self::Concat { of } | Self::Product { of } => of.iter().for_each(|part| part.for_each_source(f)),
             Self::PermuteHeads { of, .. }
             | Self::Affine { of, .. }
             | Self::Rows { of, .. }

@@ -76,6 +76,9 @@ enum Op {
         of: Box<Dequantizer>,
         sources: Vec<usize>,
     },
+    Product {
+        parts: Vec<BoundTransform>,
+    },
     NegExp {
         of: Box<BoundTransform>,
     },
@@ -99,6 +102,7 @@ pub struct Scratch {
     /// Bytes of the source.
     pub raw: Vec<u8>,
     column: Vec<f32>,
+    factor: Vec<f32>,
 }
 
 fn product(shape: &[u64]) -> Option<u64> {
@@ -135,7 +139,7 @@ impl BoundTransform {
     pub fn for_each_source(&self, f: &mut impl FnMut(usize)) {
         match &self.op {
             Op::Source { index } => f(*index),
-            Op::Concat { parts } => parts.iter().for_each(|p| p.for_each_source(f)),
+            Op::Concat { parts } | Op::Product { parts } => parts.iter().for_each(|p| p.for_each_source(f)),
             Op::Dequantize { sources, .. } => sources.iter().for_each(|&index| f(index)),
             Op::Generated { .. } => {}
             Op::PermuteHeads { of, .. }
@@ -180,6 +184,7 @@ impl BoundTransform {
                 }
                 Ok(())
             }
+            Op::Product { parts } => read_product(parts, source, start, out, scratch),
             Op::NegExp { of } => {
                 of.read(source, start, out, scratch)?;
                 out.iter_mut().for_each(|x| *x = -exp(*x));
@@ -220,6 +225,25 @@ impl BoundTransform {
             }
         }
     }
+}
+
+fn read_product(
+    parts: &[BoundTransform],
+    source: &Source,
+    start: u64,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    out.fill(1.0);
+    let mut factor = std::mem::take(&mut scratch.factor);
+    factor.resize(out.len(), 0.0);
+    let mut done = Ok(());
+    for part in parts {
+        done = done.and_then(|()| part.read(source, start, &mut factor, scratch));
+        out.iter_mut().zip(&factor).for_each(|(x, y)| *x *= y);
+    }
+    scratch.factor = factor;
+    done
 }
 
 /// Returns e^x, correctly rounded in all but a few cases. The function of the system's library differs between systems, and
@@ -385,6 +409,16 @@ impl Binder<'_> {
                 let mut sources = Vec::new();
                 said.for_each_source(&mut |name| sources.extend(self.source.find(name)));
                 self.node(Op::Dequantize { of: Box::new(of), sources }, said.shape.clone())
+            }
+            Transform::Product { of } => {
+                let parts = of.iter().map(|t| self.bind(t)).collect::<Result<Vec<_>>>()?;
+                let Some(shape) = parts.first().map(|p| p.shape.clone()) else {
+                    return Err(self.fail("is a product of no parts".into()));
+                };
+                if parts.iter().any(|p| p.len != parts[0].len) {
+                    return Err(self.fail("is a product of parts of different sizes".into()));
+                }
+                self.node(Op::Product { parts }, shape)
             }
             Transform::NegExp { of } => {
                 let of = self.bind(of)?;
@@ -572,6 +606,13 @@ mod tests {
     }
 
     #[test]
+    fn products_are_taken_element_by_element() {
+        let values =
+            all(&[2, 2], r#"{"op": "product", "of": [T, {"op": "affine", "add": 1.0, "of": T}]}"#, &[4]);
+        assert_eq!(values, [0., 2., 6., 12.]);
+    }
+
+    #[test]
     fn rows_concat_pad_affine_generated() {
         let values = all(
             &[3, 2],
@@ -601,6 +642,8 @@ mod tests {
             (r#"{"op": "rows", "start": 2, "count": 2, "of": T}"#, vec![2, 2]),
             (r#"{"op": "reshape", "shape": [4, 2], "of": T}"#, vec![4, 2]),
             (r#"{"op": "concat", "of": []}"#, vec![0]),
+            (r#"{"op": "product", "of": []}"#, vec![0]),
+            (r#"{"op": "product", "of": [T, {"op": "rows", "start": 0, "count": 1, "of": T}]}"#, vec![3, 2]),
             (r#"{"op": "view", "of": T, "shape": [3], "strides": [2], "offset": 2}"#, vec![3]),
             (r#"{"op": "view", "of": T, "shape": [2, 2], "strides": [1]}"#, vec![2, 2]),
             (r#"{"op": "view", "of": T, "shape": [4294967296, 4294967296], "strides": [0, 0]}"#, vec![0]),

@@ -328,6 +328,8 @@ pub struct TensorInfo<'a> {
     pub ne: &'a [u64],
     /// Its type in the unquantized GGUF: what it keeps when it is not to be quantized.
     pub stored: GgmlType,
+    /// Whether it keeps `stored` in the recipes of a plain type too.
+    pub kept: bool,
 }
 
 /// The facts about a model that the recipes need.
@@ -564,13 +566,42 @@ const KEPT: &[&str] = &[
 /// The same, for names given in full.
 const KEPT_NAMES: &[&str] = &["position_embd.weight", "token_types.weight"];
 
-/// Returns whether a tensor is a matrix that recipes may quantize.
-pub fn may_quantize(name: &str, ne: &[u64]) -> bool {
+/// Parts of names of matrices that are never quantized in one architecture: small ones that choose what the others see.
+const KEPT_IN: &[(&str, &[&str])] = &[(
+    "glm5-next",
+    &[
+        "hc_",
+        "indexer.attn_q_b",
+        "indexer.attn_k",
+        "indexer.proj",
+        "indexer_compressor_gate",
+        "indexer_compressor_ape",
+        "ssm_f_a.weight",
+        "ssm_f_b.weight",
+        "ssm_g_a.weight",
+        "ssm_g_b.weight",
+        "ssm_beta.weight",
+        "attn_kv_a_mqa.weight",
+        "attn_k_b.weight",
+        "attn_v_b.weight",
+    ],
+)];
+
+/// Parts of names of matrices that mixes give at least Q8_0 in one architecture.
+const AT_LEAST_Q8_0_IN: &[(&str, &[&str])] = &[("glm5-next", &["attn_q_a", "attn_q_b", "nextn.eh_proj"])];
+
+fn listed(lists: &[(&str, &[&str])], arch: &str, name: &str) -> bool {
+    lists.iter().any(|(of, parts)| *of == arch && parts.iter().any(|part| name.contains(part)))
+}
+
+/// Returns whether a tensor of a model of architecture `arch` is a matrix that recipes may quantize.
+pub fn may_quantize(arch: &str, name: &str, ne: &[u64]) -> bool {
     let is_matrix = ne.iter().skip(1).any(|&n| n > 1);
     is_matrix
         && name.ends_with("weight")
         && !KEPT_NAMES.contains(&name)
         && !KEPT.iter().any(|part| name.contains(part))
+        && !listed(KEPT_IN, arch, name)
 }
 
 /// The layers that `_M` mixes widen: the first and the last eighth, and every third between.
@@ -646,7 +677,7 @@ impl<'a> Chooser<'a> {
     }
 
     fn choose(&mut self, t: &TensorInfo<'_>) -> Result<GgmlType> {
-        if !may_quantize(t.name, t.ne) {
+        if !may_quantize(&self.facts.arch, t.name, t.ne) {
             return Ok(t.stored);
         }
         let kind = category(t.name);
@@ -658,7 +689,7 @@ impl<'a> Chooser<'a> {
         }
         let ty = match self.overrides.named(t.name) {
             Some(ty) => ty,
-            None if !is_quantized(self.mix.base) => return Ok(self.mix.base),
+            None if !is_quantized(self.mix.base) => return Ok(if t.kept { t.stored } else { self.mix.base }),
             None if self.overrides.pure => self.mix.base,
             None => self.mixed(t, kind)?,
         };
@@ -680,6 +711,9 @@ impl<'a> Chooser<'a> {
     /// Returns the type that the mix gives, before the row length is looked at.
     fn mixed(&mut self, t: &TensorInfo<'_>, kind: Category) -> Result<GgmlType> {
         let eight_experts = self.facts.n_expert == 8;
+        if listed(AT_LEAST_Q8_0_IN, &self.facts.arch, t.name) {
+            return Ok(GgmlType::Q8_0);
+        }
         let is_output = kind == Category::Output || self.tied && kind == Category::TokenEmbedding;
         if let Some(dense) = self.mix.dense {
             let experts = !is_output && t.ne.get(2).is_some_and(|&n| n > 1);
@@ -800,8 +834,10 @@ mod tests {
     use super::*;
 
     fn types(recipe: Recipe, facts: &ModelFacts, tensors: &[(&str, &[u64])]) -> Vec<GgmlType> {
-        let infos: Vec<_> =
-            tensors.iter().map(|&(name, ne)| TensorInfo { name, ne, stored: GgmlType::F32 }).collect();
+        let infos: Vec<_> = tensors
+            .iter()
+            .map(|&(name, ne)| TensorInfo { name, ne, stored: GgmlType::F32, kept: false })
+            .collect();
         assign(recipe, facts, false, &Overrides::default(), &infos).unwrap()
     }
 
@@ -829,9 +865,22 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_recipe_keeps_what_the_converter_stores_otherwise() {
+        let t = |kept| TensorInfo { name: "blk.0.x.weight", ne: &[256, 4], stored: GgmlType::F32, kept };
+        for (recipe, kept, ty) in [
+            (Recipe::BF16, false, GgmlType::BF16),
+            (Recipe::BF16, true, GgmlType::F32),
+            (Recipe::Q4_K_M, true, GgmlType::Q4_K),
+        ] {
+            let facts = ModelFacts::default();
+            assert_eq!(assign(recipe, &facts, false, &Overrides::default(), &[t(kept)]).unwrap(), [ty]);
+        }
+    }
+
+    #[test]
     fn an_override_that_does_not_fit_is_an_error() {
         let overrides = Overrides { token_embedding: Some(GgmlType::Q6_K), ..Overrides::default() };
-        let t = TensorInfo { name: "token_embd.weight", ne: &[100, 4], stored: GgmlType::F32 };
+        let t = TensorInfo { name: "token_embd.weight", ne: &[100, 4], stored: GgmlType::F32, kept: false };
         let facts = ModelFacts::default();
         let text = assign(Recipe::Q4_K_M, &facts, false, &overrides, &[t]).unwrap_err().to_string();
         assert!(text.contains("token_embd.weight") && text.contains("100"), "{text}");
@@ -842,7 +891,7 @@ mod tests {
         let facts = ModelFacts { arch: "llama".into(), n_layer: 2, n_expert: 8, ..ModelFacts::default() };
         for name in ["ffn_down_exps.weight", "blk.2.ffn_down_exps.weight", "blk.99999999999.ffn_down.weight"]
         {
-            let t = TensorInfo { name, ne: &[256, 4, 8], stored: GgmlType::F32 };
+            let t = TensorInfo { name, ne: &[256, 4, 8], stored: GgmlType::F32, kept: false };
             assert!(assign(Recipe::Q4_K_M, &facts, false, &Overrides::default(), &[t]).is_err(), "{name}");
         }
     }

@@ -35,6 +35,7 @@ from srd_rs.transforms import (
     NegExp,
     PadRows,
     PermuteHeads,
+    Product,
     Reshape,
     Source,
     Ternary,
@@ -433,8 +434,11 @@ class TableFamily(Family):
         if len(row.steps) > 1:
             parts = zip(sources, row.steps, strict=True)
             return Concat(tuple(self._all_done(source, steps, layer) for source, steps in parts))
+        steps = row.steps[0]
+        if steps and steps[0].name == "product":
+            return self._all_done(Product(tuple(sources)), steps[1:], layer)
         of = sources[0] if len(sources) == 1 else Concat(tuple(sources))
-        return self._all_done(of, row.steps[0], layer)
+        return self._all_done(of, steps, layer)
 
     def _all_done(self, of: Transform, steps: Iterable[Step], layer: int) -> Transform:
         for step in steps:

@@ -61,6 +61,7 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "cols": (2, 2),
     "pad_rows": (1, 2),
     "stack": (1, 1),
+    "product": (0, 0),
     "parts": (1, 1),
     "by_kind": (3, 6),
     "half_negative": (1, 1),

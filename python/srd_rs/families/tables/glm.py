@@ -15,6 +15,7 @@ from srd_rs.families.tables.common import (
     NOT_LEADING,
     ROUTER_BIAS,
     SHARED_EXPERTS,
+    TIED_HEAD,
     flagged,
     leading_dense,
 )
@@ -324,4 +325,115 @@ CHATGLM: Final = FamilyTable(
         Refusal("apply_residual_connection_post_layernorm", "residuals are taken behind the norms"),
     ),
     vocabulary=rules.CHATGLM,
+)
+
+
+_CONNECTIONS: Final = tuple(
+    f"hc_{part}_{name}! > hc_{part}_{name} | {sizes}"
+    for part in ("attn", "ffn")
+    for name, sizes in (("base", "mix"), ("fn", "mix hc_mult*d | f32"), ("scale", "3"))
+)
+_CONVOLUTIONS: Final = tuple(
+    f"self_attn.{part}_conv1d > ssm_conv1d_{part} | kw 1 conv | reshape(1, kw, 1, conv)" for part in "qkv"
+)
+_OWN_TOKENS: Final = "(indexer_types == None or indexer_types[{}] == 'full')"
+
+GLM5_NEXT: Final = FamilyTable(
+    arch="glm5-next",
+    classes=("Glm5NextForConditionalGeneration",),
+    defaults={
+        **GLM_DSA.defaults,
+        "hidden_size": 4096,
+        "num_hidden_layers": 45,
+        "n_routed_experts": 288,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 256,
+        "qk_rope_head_dim": 0,
+        "v_head_dim": 256,
+        "max_position_embeddings": 1048576,
+        "swiglu_limit": 10.0,
+        "hc_mult": 4,
+        "hc_eps": 1e-6,
+        "hc_sinkhorn_iters": 20,
+        "index_kpool": 16,
+        "index_kpool_always_select_tail": True,
+    },
+    n_head_kv="0 if layer < n_layer and layer_types[layer] == 'linear_attention' else 1",
+    sizes={
+        **DEEPSEEK2.sizes,
+        "dense": leading_dense(3),
+        "linear": "layer < n_layer and layer_types[layer] == 'linear_attention'",
+        "kd": "first(linear_attn_config['head_dim'], linear_head_dim)",
+        "kw": "n_head * kd",
+        "conv": "first(linear_attn_config['short_conv_kernel_size'], linear_conv_kernel_dim)",
+        "mix": "hc_mult * (hc_mult + 2)",
+    },
+    layer=(
+        DEEPSEEK2.layer[0],
+        Rows(_CONNECTIONS),
+        *(replace(group, when=f"not linear and {group.when}") for group in DEEPSEEK2.layer[1:4]),
+        Rows(
+            (
+                *INDEXER,
+                "self_attn.indexer.index_kpool_compress_ape! > indexer_compressor_ape"
+                " | index_kpool index_head_dim | f32",
+                "self_attn.indexer.index_kpool_compress_gate! > indexer_compressor_gate | index_head_dim d | f32",
+            ),
+            f"not linear and (layer >= n_layer or {_OWN_TOKENS.format('layer')})",
+        ),
+        Rows(
+            (
+                "self_attn.q_proj > attn_q | kw d",
+                "self_attn.k_proj > attn_k | kw d",
+                "self_attn.v_proj > attn_v | kw d",
+                *_CONVOLUTIONS,
+                "self_attn.f_a_proj > ssm_f_a | kd d",
+                "self_attn.f_b_proj > ssm_f_b | kw kd",
+                "self_attn.g_a_proj > ssm_g_a | kd d",
+                "self_attn.g_b_proj > ssm_g_b | kw kd",
+                "self_attn.b_proj > ssm_beta | n_head d",
+                "self_attn.A_log! > ssm_a= | n_head | neg_exp",
+                "self_attn.dt_bias! > ssm_dt=.bias | kw",
+                "self_attn.o_norm > ssm_norm | kd",
+                "self_attn.o_proj > attn_output | d kw",
+            ),
+            "linear",
+        ),
+        *DEEPSEEK2.layer[4:],
+        Rows(NEXTN, "layer >= n_layer"),
+    ),
+    experts=ROUTED,
+    mtp=Mtp("num_nextn_predict_layers"),
+    metadata=(
+        *DEEPSEEK2.metadata,
+        "f32 ~attention.layer_norm_epsilon = 1e-6",
+        "u32 ~ssm.conv_kernel = conv",
+        "u32 ~kda.head_dim = kd",
+        "f32 ~kda.gate_lower_bound = first(linear_attn_config['gate_lower_bound'], linear_lower_bound)",
+        *INDEXER_METADATA,
+        "u32 ~attention.indexer.kpool = index_kpool",
+        "bool ~attention.indexer.kpool_select_tail = index_kpool_always_select_tail",
+        f"bools ~attention.indexer.types = None if indexer_types == None"
+        f" else [{_OWN_TOKENS.format('i')} for i in layers]",
+        "u32 ~hyper_connection.count = hc_mult",
+        "u32 ~hyper_connection.sinkhorn_iterations = hc_sinkhorn_iters",
+        "f32 ~hyper_connection.epsilon = hc_eps",
+        "f32s ~swiglu_clamp_exp = None if swiglu_limit == None else fill(float(swiglu_limit), n_block)",
+        "f32s ~swiglu_clamp_shexp = None if swiglu_limit == None else fill(float(swiglu_limit), n_block)",
+    ),
+    without=("~rope.freq_base",),
+    refusals=(
+        NOT_LEADING,
+        Refusal("rot != 0", "latent attention has RoPE (qk_rope_head_dim)"),
+        Refusal(
+            "layer_types == None", "the kinds of the layers are not named (layer_types)", "Add layer_types"
+        ),
+        Refusal("mhc == 0", "there are no hyper-connections (mhc)"),
+        Refusal(
+            "first(linear_attn_config['num_heads'], n_head) != n_head",
+            "delta attention has another number of heads (linear_attn_config)",
+        ),
+    ),
+    skip=TIED_HEAD,
+    vocabulary=rules.GLM,
 )
