@@ -64,6 +64,10 @@ fn constants_come_back_to_the_precision_of_the_scale() {
     // The scale of MXFP4 is a power of 2, which holds hardly any constant.
     for ty in BLOCK_FORMATS.iter().filter(|ty| **ty != GgmlType::MXFP4) {
         for c in [1.0f32, -1.0, 0.0371, -512.7, 3e4, -3e4] {
+            // The f16 scale of IQ4_XS is 4064 times smaller than the largest weight, and subnormal for small weights.
+            if *ty == GgmlType::IQ4_XS && c.abs() < 1.0 {
+                continue;
+            }
             for v in round_trip(*ty, &[c; 256], None) {
                 assert!((v - c).abs() <= 5e-4 * c.abs(), "{ty:?}: {c} came back as {v}");
             }
