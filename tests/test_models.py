@@ -6,6 +6,7 @@ import json
 import math
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -659,3 +660,11 @@ def test_metadata_checks_kinds_and_keeps_order() -> None:
     other = Metadata([("c", "BOOL", True), ("a", "STRING", "y")])
     metadata.update(other)
     assert list(metadata) == ["b", "a", "c"] and metadata.get("a") == "y" and metadata.kind("c") == "BOOL"
+
+
+def test_a_card_that_is_no_text_stops_no_family(tmp_path: Path) -> None:
+    """Qwen 3 looks into the card for the name of the reranker."""
+    (tmp_path / "README.md").write_bytes(bytes(range(256)))
+    config, shapes = whole_model("Qwen3ForCausalLM")
+    spec = describe(replace(checkpoint(config, shapes), folder=tmp_path))
+    assert all(tensor.name != "cls.output.weight" for tensor in spec.tensors)

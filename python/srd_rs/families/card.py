@@ -30,18 +30,23 @@ _RESULTS: Final = re.compile(r"^model-index:.*\n(?:[ \t#-].*\n|\n)*", re.MULTILI
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 
 
+def card_text(folder: Path) -> str:
+    """Return the text of `folder`/README.md, empty if there is none or if the file cannot be read."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    try:
+        return read_limited(path, _MAX_CARD).decode("utf-8", "replace")
+    except SrdError as error:
+        log.warning("%s The model card is left out", error)
+        return ""
+
+
 def read_card(folder: Path) -> dict[str, Value]:
     """Return the front matter of `folder`/README.md. The result is empty if there is none; a warning says so if
     the front matter is no YAML."""
     path = folder / "README.md"
-    if not path.is_file():
-        return {}
-    try:
-        text = read_limited(path, _MAX_CARD).decode("utf-8", "replace")
-    except SrdError as error:
-        log.warning("%s The model card is left out", error)
-        return {}
-    lines = text.splitlines()
+    lines = card_text(folder).splitlines()
     if not lines or lines[0] != "---" or "---" not in lines[1:]:
         return {}
     try:

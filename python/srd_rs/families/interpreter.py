@@ -12,6 +12,7 @@ from srd_rs.checkpoint import SourceTensor
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.base import MAX_HEAD_DIM, Family, Row, fused_expert_halves
+from srd_rs.families.card import card_text
 from srd_rs.families.expressions import Names, evaluate, names_in
 from srd_rs.families.schema import (
     KINDS,
@@ -28,7 +29,6 @@ from srd_rs.families.schema import (
 )
 from srd_rs.families.table import Table
 from srd_rs.metadata import Metadata
-from srd_rs.reading import read_text
 from srd_rs.transforms import (
     Affine,
     Concat,
@@ -169,8 +169,7 @@ class TableFamily(Family):
 
     def _named(self, text: str) -> bool:
         """Whether the folder, config.json or a heading of the model card names the model so."""
-        card = self.checkpoint.folder / "README.md"
-        head = read_text(card).lower() if card.is_file() else ""
+        head = card_text(self.checkpoint.folder).lower()
         stated = (self.config.get("_name_or_path"), self.config.get("model_type"), self.class_name)
         names = (self.checkpoint.stem, *(value for value in stated if isinstance(value, str)))
         return f"# {text}" in head or any(text in name.lower() for name in names)
