@@ -107,11 +107,11 @@ ROBERTA: Final = FamilyTable(
         "CamembertModel",
     ),
     vocabulary=ENCODER,
-    defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "layer_norm_eps": 1e-5, "pad_token_id": 1},
+    defaults={**_BERT_DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
     class_defaults={
-        "XLMRobertaModel": {"vocab_size": 30522, "layer_norm_eps": 1e-12},
-        "XLMRobertaForSequenceClassification": {"vocab_size": 30522, "layer_norm_eps": 1e-12},
-        "CamembertModel": {"vocab_size": 30522, "layer_norm_eps": 1e-12},
+        "XLMRobertaModel": {"vocab_size": 30522},
+        "XLMRobertaForSequenceClassification": {"vocab_size": 30522},
+        "CamembertModel": {"vocab_size": 30522},
     },
     # Positions are counted from the number behind that of the padding token.
     sizes={
@@ -476,6 +476,5 @@ EURO_BERT: Final = FamilyTable(
         "u32 ~classifier.pooling_type = 1 if classifier_pooling == 'mean' else 2 if classifier_pooling == 'cls'"
         " else None",
     ),
-    rope_theta=250_000.0,
     pooling=True,
 )

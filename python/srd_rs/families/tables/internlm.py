@@ -44,7 +44,9 @@ INTERNLM3: Final = FamilyTable(
     defaults={
         **LLAMA_DEFAULTS,
         "vocab_size": 128512,
-        "num_key_value_heads": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "rms_norm_eps": 1e-5,
         "max_position_embeddings": 32768,
     },
     layer=LLAMA_LAYER,

@@ -50,6 +50,7 @@ MINICPM3: Final = FamilyTable(
         "intermediate_size": 6400,
         "num_hidden_layers": 62,
         "num_attention_heads": 40,
+        "num_key_value_heads": 40,
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-5,
         "q_lora_rank": 768,
