@@ -11,6 +11,7 @@ import pytest
 
 import srd_rs
 from srd_rs.errors import UsageError
+from srd_rs.families import projectors
 from support import EXAMPLE, srd
 from test_family_goldens import opened
 from vocab_tools import byte_bpe, byte_vocabulary
@@ -105,3 +106,37 @@ def test_the_output_of_an_earlier_run_is_kept(model: Path, tmp_path: Path) -> No
     run = srd("convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/")
     assert run.code != 0 and (tmp_path / "out" / WRITTEN).read_text() == "mine"
     assert [path.name for path in (tmp_path / "out").iterdir()] == [WRITTEN]
+
+
+def checkpoint_of(name: str, folder: Path) -> Any:
+    return opened(json.loads((GOLDEN.parent / f"{name}.json").read_text()), folder)
+
+
+def test_an_encoder_of_sound_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = projectors.describe(checkpoint_of("gemma4-audio", tmp_path))
+    assert "does not hear" in caplog.text
+    assert all(t.name.startswith(("v.", "mm.")) for t in spec.tensors)
+
+
+def test_a_projector_that_does_not_fit_leaves_the_model_convertible(model: Path, tmp_path: Path) -> None:
+    """A tensor that the table does not know: the text model is written with a warning, and --mmproj says why."""
+    config = json.loads((model / "config.json").read_text())
+    config["vision_config"]["intermediate_size"] += 1
+    (model / "config.json").write_text(json.dumps(config))
+    command = ("convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/")
+    asked = srd(*command, "--mmproj")
+    assert asked.code == 1 and "visual.blocks.0.mlp" in asked.stderr and not (tmp_path / "out").exists()
+    run = srd(*command)
+    assert run.code == 0 and "will answer text only" in run.stderr
+    assert (tmp_path / "out" / "qwen2.5-vl-vision-Q8_0.gguf").exists()
+
+
+def test_llava_with_another_encoder_has_no_projector(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("mistral3-vision", tmp_path)
+    assert projectors.has_projector(checkpoint)
+    checkpoint.config["architectures"] = ["LlavaForConditionalGeneration"]
+    assert projectors.has_projector(checkpoint)
+    checkpoint.config["vision_config"]["model_type"] = "clip_vision_model"
+    assert not projectors.has_projector(checkpoint)

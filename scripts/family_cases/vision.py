@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from family_cases import Case, Shapes, layers
@@ -261,4 +262,119 @@ _SMOLVLM = Case(
     mmproj=True,
 )
 
-CASES = (_GEMMA3, _QWEN2_VL, _QWEN25_VL, _QWEN3_VL, _MISTRAL3, _SMOLVLM)
+_GEMMA4_TEXT: dict[str, Any] = {
+    "global_head_dim": 32,
+    "head_dim": 16,
+    "hidden_size": 64,
+    "hidden_size_per_layer_input": 0,
+    "intermediate_size": 96,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "max_position_embeddings": 256,
+    "model_type": "gemma4_text",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "num_kv_shared_layers": 0,
+    "sliding_window": 64,
+    "vocab_size": 96,
+}
+_GEMMA4_VISION: dict[str, Any] = {
+    "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "model_type": "gemma4_vision",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "patch_size": 4,
+    "pooling_kernel_size": 3,
+    "position_embedding_size": 64,
+}
+_GEMMA4_AUDIO: dict[str, Any] = {
+    "hidden_size": 32,
+    "model_type": "gemma4_audio",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "output_proj_dims": 48,
+    "subsampling_conv_channels": [16, 8],
+}
+
+
+def gemma4(name: str, **parts: Any) -> Case:
+    config = {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "text_config": _GEMMA4_TEXT,
+    }
+    tokenizer = {"added_tokens": [], "model": {"vocab": [["x", 0.0]] * 96}}
+    files = {"processor_config.json": {"image_processor": MEANS}, "tokenizer.json": tokenizer}
+    return Case(name, {**config, **parts}, files=files, mmproj=True)
+
+
+_GEMMA4 = gemma4("gemma4-vision", vision_config=_GEMMA4_VISION, audio_config=None)
+_GEMMA4_CLIPPED = gemma4(
+    "gemma4-vision-clipped", vision_config={**_GEMMA4_VISION, "use_clipped_linears": True}, audio_config=None
+)
+_GEMMA4_AUDIO_CASE = replace(
+    gemma4("gemma4-audio", vision_config=_GEMMA4_VISION, audio_config=_GEMMA4_AUDIO),
+    mmproj=False,  # the audio half of the projector is not written yet
+)
+
+_GLM_OCR = Case(
+    "glm-ocr-vision",
+    {
+        "architectures": ["GlmOcrForConditionalGeneration"],
+        "model_type": "glm_ocr",
+        "text_config": {
+            "head_dim": 16,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "max_position_embeddings": 256,
+            "model_type": "glm_ocr_text",
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-05,
+            "rope_parameters": {
+                "mrope_section": [2, 3, 3],
+                "partial_rotary_factor": 1.0,
+                "rope_theta": 10000,
+                "rope_type": "default",
+            },
+            "tie_word_embeddings": False,
+            "vocab_size": 96,
+        },
+        "tie_word_embeddings": False,
+        "vision_config": {
+            "depth": 2,
+            "hidden_act": "silu",
+            "hidden_size": 32,
+            "image_size": 56,
+            "in_channels": 3,
+            "intermediate_size": 48,
+            "model_type": "glm_ocr_vision",
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "rms_norm_eps": 1e-05,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    },
+    files={"preprocessor_config.json": MEANS},
+    mmproj=True,
+)
+
+CASES = (
+    _GEMMA4,
+    _GEMMA4_CLIPPED,
+    _GEMMA4_AUDIO_CASE,
+    _GLM_OCR,
+    _GEMMA3,
+    _QWEN2_VL,
+    _QWEN25_VL,
+    _QWEN3_VL,
+    _MISTRAL3,
+    _SMOLVLM,
+)

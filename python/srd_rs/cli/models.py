@@ -33,7 +33,7 @@ def command(as_json: bool) -> None:
     show(
         lambda: {
             "architectures": found,
-            "classes": families.supported(),
+            "classes": families.known_classes(),
             "mmproj": projectors.supported(),
             "inputs": ["safetensors", "bin", "bare", *quantized.INPUTS],
             "tokenizers": list(vocab.TOKENIZERS),

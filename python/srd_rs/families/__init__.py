@@ -14,7 +14,7 @@ from srd_rs.families.aliases import reads_text_part, text_class
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
 from srd_rs.families.interpreter import family_of
 from srd_rs.families.table import TensorSpec
-from srd_rs.families.tables import tables
+from srd_rs.families.tables import names, tables
 from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "architectures", "class_name", "describe", "supported"]
@@ -41,6 +41,13 @@ def _families() -> dict[str, type[Family]]:
 def supported() -> list[str]:
     """Return the names of the Hugging Face classes that can be converted."""
     return sorted(_families())
+
+
+def known_classes() -> list[str]:
+    """Return the names of all classes that are read: those of families, other spellings of them, and classes of
+    multimodal models whose text part names its own class."""
+    stated = names()
+    return sorted({*_families(), *stated.spellings, *stated.composites})
 
 
 def architectures() -> dict[str, list[str]]:

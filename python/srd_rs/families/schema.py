@@ -70,6 +70,9 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
 }
 """The steps of a row: name -> fewest and most arguments. `srd_rs.families.interpreter.apply` does them."""
 
+SCALAR: Final = "scalar"
+"""Stands for the sizes of a tensor of no dimension, which holds one number."""
+
 _STEP: Final = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 _NESTED: Final = re.compile(r"[*+}]\)[*+{]")
 
@@ -326,7 +329,7 @@ def row_of(text: str) -> TableRow:
         raise ValueError(f"{text!r} is not 'source > target | sizes'")
     target, equals, target_suffix = target.strip().partition("=")
     sources = [name.strip() for name in left.split(" + ")]
-    dims = [tuple(part.split()) for part in sizes.split(" + ")]
+    dims = [tuple(part.replace(SCALAR, "").split()) for part in sizes.split(" + ")]
     if len(dims) not in (1, len(sources)):
         raise ValueError(f"{text!r} is not 'source > target | sizes': it has {len(sources)} sources")
     dims = dims * len(sources) if len(dims) == 1 else dims

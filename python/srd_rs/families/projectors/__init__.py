@@ -18,9 +18,9 @@ from srd_rs.families.base import ModelFacts, ModelSpec
 from srd_rs.families.config import Config
 from srd_rs.families.general import Size, write_general
 from srd_rs.families.interpreter import TableFamily, members_of
-from srd_rs.families.projectors.tables import PROJECTORS
+from srd_rs.families.projectors.tables import ONLY_WITH, PROJECTORS
 from srd_rs.families.quantized import plain
-from srd_rs.families.table import TensorSpec
+from srd_rs.families.table import TensorSpec, count, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json
 
@@ -66,15 +66,25 @@ class ProjectorFamily(TableFamily):
         """The tensors of the projector by canonical name: those that the text half leaves out as another modality's."""
         short, _ = names.unwrapped(self.checkpoint.tensors)
         kept: dict[str, SourceTensor] = {}
+        dropped: dict[str | None, list[str]] = {}
         for tensor in self.checkpoint.tensors.values():
             name = short[tensor.name]
-            if names.left_out(name) != names.OTHER_MODALITY or super().left_out(name) == names.BUFFER:
+            if not _of_other_modality(name):
+                continue
+            why = self.left_out(name)
+            if why not in (None, names.OTHER_MODALITY):
+                dropped.setdefault(why, []).append(tensor.name)
                 continue
             name = self.canonical(name)
             if name in kept:
                 what = f"'{kept[name].name}' and '{tensor.name}' both stand for {name}"
                 raise ModelError(message(self.checkpoint.folder, what, "Remove one of them"))
             kept[name] = tensor
+        if dropped:
+            groups = (
+                f"{count(len(found), 'tensor')} {why} ({some(found)})" for why, found in dropped.items()
+            )
+            self._note("left out of the projector: %s", "; ".join(groups))
         return kept
 
     def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:
@@ -98,6 +108,11 @@ class ProjectorFamily(TableFamily):
     def write_metadata(self, metadata: Metadata) -> None:
         for key, (kind, expression) in self._lines().items():
             self._write_line(metadata, key, kind, expression)
+
+
+def _of_other_modality(name: str) -> bool:
+    """Say whether the text half leaves a tensor out as another modality's."""
+    return names.left_out(name) == names.OTHER_MODALITY
 
 
 def _stored(spec: TensorSpec, kind: str) -> TensorSpec:
@@ -131,10 +146,12 @@ def _class_of(checkpoint: Checkpoint) -> str | None:
 
 def has_projector(checkpoint: Checkpoint) -> bool:
     """Say whether the checkpoint has a projector that can be written. A text model saved without it has none."""
+    found, vision = _class_of(checkpoint), checkpoint.config.get("vision_config")
     return (
-        _class_of(checkpoint) in _families()
-        and isinstance(checkpoint.config.get("vision_config"), dict)
-        and any(names.left_out(name) == names.OTHER_MODALITY for name in checkpoint.tensors)
+        found in _families()
+        and isinstance(vision, dict)
+        and ONLY_WITH.get(found or "") in (None, vision.get("model_type"))
+        and any(map(_of_other_modality, checkpoint.tensors))
     )
 
 

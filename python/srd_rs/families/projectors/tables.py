@@ -343,4 +343,128 @@ PIXTRAL: Final = FamilyTable(
     ),
 )
 
-PROJECTORS: Final = (GEMMA3, SMOLVLM, QWEN2_VL, QWEN25_VL, QWEN3_VL, PIXTRAL)
+_CLIPS: Final = ("input_max", "input_min", "output_max", "output_min")
+"""The ends of the range to which a linear layer of Gemma 4 clips its inputs and outputs. Not every model has them."""
+
+
+def _clipped(row: str) -> tuple[str, ...]:
+    """Return the rows of a linear layer: its matrix, ``NAME.linear``, and the ends of its ranges."""
+    source, _, rest = row.partition(" > ")
+    target, _, sizes = rest.partition(" | ")
+    ends = (f"{source}.{end}! > {target}=.{end} | scalar | ? reshape(1)" for end in _CLIPS)
+    return (f"{source}.linear > {target} | {sizes}", *ends)
+
+
+GEMMA4: Final = FamilyTable(
+    arch="clip",
+    classes=("Gemma4ForConditionalGeneration",),
+    defaults={
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 16,
+        "head_dim": 64,
+        "patch_size": 16,
+        "position_embedding_size": 10240,
+    },
+    sizes={**_SIZES, "n_image": "224", "k": "first(num_key_value_heads, num_attention_heads) * head_dim"},
+    renames=((r"^model\.", ""),),
+    skip=((r"audio", "of the audio encoder, which is not written yet: the model sees, but does not hear"),),
+    layer_prefix="vision_tower.encoder.layers",
+    layer_target="v.blk",
+    output=None,
+    top=(
+        "embed_vision.embedding_projection > mm.input_projection | t w",
+        "vision_tower.patch_embedder.input_proj > v.patch_embd | w 3*p*p | reshape(w,p,p,3) axes(0,3,1,2)",
+        "vision_tower.patch_embedder.position_embedding_table! > v.position_embd | 2 position_embedding_size w | f32",
+    ),
+    layer=(
+        Rows(
+            (
+                "input_layernorm > ln1 | w",
+                "post_attention_layernorm > attn_post_norm | w",
+                "pre_feedforward_layernorm > ln2 | w",
+                "post_feedforward_layernorm > ffn_post_norm | w",
+                "self_attn.q_norm > attn_q_norm | head_dim",
+                "self_attn.k_norm > attn_k_norm | head_dim",
+                *_clipped("self_attn.q_proj > attn_q | n_head*head_dim w"),
+                *_clipped("self_attn.k_proj > attn_k | k w"),
+                *_clipped("self_attn.v_proj > attn_v | k w"),
+                *_clipped("self_attn.o_proj > attn_out | w n_head*head_dim"),
+                *_clipped("mlp.gate_proj > ffn_gate | i w"),
+                *_clipped("mlp.up_proj > ffn_up | i w"),
+                *_clipped("mlp.down_proj > ffn_down | w i"),
+            )
+        ),
+    ),
+    metadata=(
+        *_head(),
+        "str ~vision.projector_type = 'gemma4v'",
+        "f32 ~vision.attention.layer_norm_epsilon = first(layer_norm_eps, 1e-6)",
+    ),
+)
+
+GLM_OCR: Final = FamilyTable(
+    arch="clip",
+    classes=("GlmOcrForConditionalGeneration",),
+    defaults={
+        "depth": 24,
+        "hidden_size": 1024,
+        "image_size": 336,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "out_hidden_size": 1536,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+    },
+    sizes={
+        **_SIZES,
+        "o": "out_hidden_size",
+        "s": "spatial_merge_size",
+        "merger": "rows_of('visual.merger.gate_proj.weight')",
+        "head": "hidden_size // num_heads",
+    },
+    renames=QWEN2_VL.renames,
+    n_layer="depth",
+    n_head="num_heads",
+    layer_prefix="visual.blocks",
+    layer_target="v.blk",
+    output=None,
+    top=(
+        *_QWEN_PATCH,
+        "visual.patch_embed.proj.bias! > v.patch_embd=.bias | w",
+        "visual.post_layernorm > v.post_ln | w",
+        "visual.downsample > mm.patch_merger | o w s s | bias",
+        "visual.merger.proj > mm.model.fc | o o",
+        "visual.merger.post_projection_norm > mm.post_norm | o | bias",
+        "visual.merger.gate_proj > mm.gate | merger o",
+        "visual.merger.up_proj > mm.up | merger o",
+        "visual.merger.down_proj > mm.down | o merger",
+    ),
+    layer=(
+        Rows(
+            (
+                "norm1 > ln1 | w",
+                "norm2 > ln2 | w",
+                "attn.q_norm > attn_q_norm | head",
+                "attn.k_norm > attn_k_norm | head",
+                "attn.qkv > attn_qkv | 3*w w | bias",
+                "attn.proj > attn_out | w w | bias",
+                "mlp.gate_proj > ffn_gate | i w | bias",
+                "mlp.up_proj > ffn_up | i w | bias",
+                "mlp.down_proj > ffn_down | w i | bias",
+            )
+        ),
+    ),
+    metadata=(
+        *_head(),
+        "str ~projector_type = 'glm4v'",
+        "bool ~use_silu = 1 == 1",
+        "f32 ~vision.attention.layer_norm_epsilon = first(rms_norm_eps, 1e-5)",
+    ),
+)
+
+PROJECTORS: Final = (GEMMA3, GEMMA4, SMOLVLM, QWEN2_VL, QWEN25_VL, QWEN3_VL, PIXTRAL, GLM_OCR)
+ONLY_WITH: Final = {"LlavaForConditionalGeneration": "pixtral"}
+"""Classes whose projector is written for one `model_type` of the encoder of pictures only: llama.cpp's converter knows
+no other."""
