@@ -14,7 +14,8 @@ from srd_rs.families.aliases import reads_text_part, text_class
 from srd_rs.families.base import Family, ModelFacts, ModelSpec
 from srd_rs.families.interpreter import family_of
 from srd_rs.families.table import TensorSpec
-from srd_rs.families.tables import names, tables
+from srd_rs.families.tables import names as other_names
+from srd_rs.families.tables import tables
 from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "architectures", "class_name", "describe", "supported"]
@@ -46,7 +47,7 @@ def supported() -> list[str]:
 def known_classes() -> list[str]:
     """Return the names of all classes that are read: those of families, other spellings of them, and classes of
     multimodal models whose text part names its own class."""
-    stated = names()
+    stated = other_names()
     return sorted({*_families(), *stated.spellings, *stated.composites})
 
 
