@@ -101,8 +101,8 @@ def test_a_gguf_of_an_unknown_mix_is_not_packed_unasked(tmp_path: Path) -> None:
     data = gguf.read_bytes()
     at = data.index(b"general.file_type") + len("general.file_type") + 4
     assert data[at : at + 4] == struct.pack("<I", 15)
-    gguf.write_bytes(data[:at] + struct.pack("<I", 11) + data[at + 4 :])
-    with pytest.raises(UsageError, match="file type 11"):
+    gguf.write_bytes(data[:at] + struct.pack("<I", 777) + data[at + 4 :])
+    with pytest.raises(UsageError, match="file type 777"):
         srd_rs.pack(gguf, tmp_path / "m.axm", key_file=key_file(tmp_path), effort="fast")
     assert not (tmp_path / "m.axm").exists()
 

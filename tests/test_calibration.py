@@ -162,7 +162,7 @@ def test_progress_and_memory_reach_the_pass(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(calibration, "measure", watched)
     srd_rs.convert(
         EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate_tokens=2048, max_memory=64 << 20, met=False,
-        progress=seen.append,
+        progress=seen.append, cache=False,
     )  # fmt: skip
     assert asked == [64 << 20]
     calibrating = [step for step in seen if step.phase == "calibrate"]

@@ -140,3 +140,11 @@ def test_other_commands_are_quiet_on_stdout(command: str, tmp_path: Path) -> Non
     }
     run = packed if command == "pack" else srd(command, *arguments[command], "--json", env=key)
     assert run.code == 0 and isinstance(run.json, dict)
+
+
+def test_the_plan_of_a_budget_is_told_when_it_is_exact(tmp_path: Path) -> None:
+    seen: list[srd_rs.Plan] = []
+    report = srd_rs.convert(
+        EXAMPLE, tmp_path / "m.gguf", effort="fast", target_bpw=6.0, met=False, on_plan=seen.append
+    )
+    assert seen == [report.plan] and seen[0].total_bytes == (tmp_path / "m.gguf").stat().st_size

@@ -49,7 +49,8 @@ def convert(
     output: The GGUF to write, or a folder for the GGUF. The default is ``<model name>-<quant>.gguf`` in the current
         folder.
     options: All options in one object. Options that are given by name replace those of `options`.
-    on_plan: Called once with what will be written, before a weight is read.
+    on_plan: Called once with what will be written: before a weight is read, or within a budget when the types are
+    chosen.
     progress: True shows a bar, or in a notebook a widget. A function is called about 20 times a second with a
         `Progress`; an exception that the function raises stops the conversion.
 
@@ -231,11 +232,15 @@ def run(
     if beside is not None and not options.overwrite and beside.output.exists():
         fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
         raise UsageError(message(beside.output, "the file exists already", fix))
-    if on_plan is not None:
+    # Within a budget the sizes are known only when the types are chosen.
+    budgeted = planner.options.budget is not None
+    if on_plan is not None and not budgeted:
         on_plan(replace(planner.describe(native), mmproj=beside))
     native, chosen, made, found = prepared(planner, native, progress)
     effects.warn_of_plan(native)
     planned = replace(planner.describe(native, chosen), mmproj=beside)
+    if on_plan is not None and budgeted:
+        on_plan(planned)
     report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
     if projector is not None:
         projector.run(_of_projector(planner.options), True, None)
