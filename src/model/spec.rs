@@ -109,7 +109,7 @@ pub enum Transform {
         shape: Vec<u64>,
     },
     /// Weights of a quantized checkpoint, decoded from codes and scales.
-    Dequantize(Dequantize),
+    Dequantize(Box<Dequantize>),
     /// The products of the elements of several parts with equally many elements, in f32.
     Product {
         /// The factors, at least one.

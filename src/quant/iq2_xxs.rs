@@ -33,8 +33,8 @@ impl Lattice<GROUP> for Iq2Xxs {
         let mut parts = Parts { d: f16::read(block), ..Parts::ZERO };
         for (sub, bytes) in block[2..66].as_chunks::<8>().0.iter().enumerate() {
             let word = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-            for l in 0..4 {
-                parts.points[4 * sub + l] = u16::from(bytes[l]);
+            for (l, &point) in bytes[..4].iter().enumerate() {
+                parts.points[4 * sub + l] = u16::from(point);
                 parts.signs[4 * sub + l] = lattice::eight_signs(word >> (7 * l));
             }
             parts.scales[sub] = (word >> 28) as u8;
@@ -48,8 +48,8 @@ impl Lattice<GROUP> for Iq2Xxs {
         f16::write(parts.d, block);
         for (sub, bytes) in block[2..66].as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let mut word = u32::from(parts.scales[sub]) << 28;
-            for l in 0..4 {
-                bytes[l] = parts.points[4 * sub + l] as u8;
+            for (l, byte) in bytes[..4].iter_mut().enumerate() {
+                *byte = parts.points[4 * sub + l] as u8;
                 word |= u32::from(parts.signs[4 * sub + l] & 127) << (7 * l);
             }
             bytes[4..].copy_from_slice(&word.to_le_bytes());

@@ -46,7 +46,7 @@ impl BlockFormat for Tq10 {
             for digit in 0..digits {
                 for l in 0..bytes {
                     let rest = block[at + l].wrapping_mul(POWERS[digit]);
-                    codes[first + digit * bytes + l] = (u16::from(rest) * 3 >> 8) as u8;
+                    codes[first + digit * bytes + l] = ((u16::from(rest) * 3) >> 8) as u8;
                 }
             }
         }
