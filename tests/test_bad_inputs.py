@@ -151,12 +151,13 @@ def check_limits(outcome: Outcome) -> None:
 
 
 def check_failure(outcome: Outcome) -> None:
-    """One line, `error: place: what. What to do`, and no file."""
-    lines = outcome.run.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), outcome.run.stderr
-    assert outcome.subject.name in lines[0], lines[0]
+    """One line, `error: place: what. What to do`, and no file. Where a weight is wrong, the plan was shown before."""
+    *before, last = outcome.run.stderr.splitlines()
+    assert last.startswith("error: "), outcome.run.stderr
+    assert len(before) <= 1 and all(" -> out.gguf" in line for line in before), outcome.run.stderr
+    assert outcome.subject.name in last, last
     # The longest one lists the classes that are supported.
-    assert len(lines[0]) < 1200, lines[0]
+    assert len(last) < 1200, last
     assert outcome.left == []
 
 
