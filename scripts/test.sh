@@ -11,6 +11,8 @@ if [ -d "$wheels" ]; then
 fi
 [ -x .venv/bin/python ] || python3 -m venv .venv
 python=.venv/bin/python
+# The profile `quick` has the code of a release without link-time optimisation. cargo test below shares what is compiled.
+export MATURIN_PEP517_ARGS="${MATURIN_PEP517_ARGS:---profile quick}"
 
 # llama-cpp-python (the extra `eval`) takes many minutes to compile, so it is taken only where it lies ready made.
 if ! "$python" -m pip install --quiet --only-binary=llama-cpp-python '.[test,dev,docs,eval,plot]'; then
@@ -21,6 +23,5 @@ fi
 # Both halves run, so that one failure does not hide another.
 status=0
 "$python" -m pytest -n auto "$@" || status=$?
-# The profile `quick` has the code of a release without link-time optimisation, which every test binary would pay for.
 cargo test --profile quick --no-fail-fast || status=$?
 exit "$status"

@@ -117,7 +117,7 @@ def test_split_files_fit_and_hold_everything(tmp_path: Path) -> None:
         "--no-axm",
     )
     assert run.code == 0, run.stderr
-    files = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.glob("*.gguf"))
     assert len(files) >= 3 and [f["path"] for f in run.json["files"]] == [str(p) for p in files]
     assert files[0].name == f"m-00001-of-{len(files):05d}.gguf"
     for part in (files[0], files[-1]):
@@ -317,7 +317,7 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
     fake = ModuleType("huggingface_hub")
     fake.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
-    assert hub.locate("org/name.v2@main") == hub.Source(tmp_path, "name.v2", "org/name.v2")
+    assert hub.locate("org/name.v2@main") == hub.Source(tmp_path, "name.v2", "org/name.v2", "org/name.v2@main")
     assert asked["repo"] == "org/name.v2" and asked["revision"] == "main"
     allowed = asked["allow_patterns"]
     assert not any(
