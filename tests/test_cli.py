@@ -317,7 +317,9 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
     fake = ModuleType("huggingface_hub")
     fake.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
-    assert hub.locate("org/name.v2@main") == hub.Source(tmp_path, "name.v2", "org/name.v2", "org/name.v2@main")
+    assert hub.locate("org/name.v2@main") == hub.Source(
+        tmp_path, "name.v2", "org/name.v2", "org/name.v2@main"
+    )
     assert asked["repo"] == "org/name.v2" and asked["revision"] == "main"
     allowed = asked["allow_patterns"]
     assert not any(

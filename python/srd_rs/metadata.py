@@ -153,6 +153,16 @@ class Metadata:
     def booleans(self, key: str, values: Sequence[bool]) -> None:
         self.add(key, "ARRAY[BOOL]", values)
 
+    def put_first(self, prefix: str, keys: Sequence[str]) -> None:
+        """Put `keys` before the other keys that begin with `prefix`. A key that is not here is passed over."""
+        inside = [key for key in self._entries if key.startswith(prefix)]
+        order = [*(key for key in keys if key in self._entries), *(key for key in inside if key not in keys)]
+        places = iter(order)
+        self._entries = {
+            key: self._entries[key]
+            for key in (next(places) if old.startswith(prefix) else old for old in self._entries)
+        }
+
     def entries(self) -> list[tuple[str, str, object]]:
         """All entries as (key, kind, value), in order: what goes to Rust."""
         return [(key, kind, value) for key, (kind, value) in self._entries.items()]

@@ -654,6 +654,7 @@ class TableFamily(Family):
             metadata.uint32(self.data.mtp.key.replace("~", f"{self.arch}."), self.n_mtp)
         if self.data.pooling:
             self.write_pooling(metadata)
+        metadata.put_first(f"{self.arch}.", [key.replace("~", f"{self.arch}.") for key in self.data.order])
 
 
 def _by_kind(of: Transform, groups: int, parts: list[int]) -> Transform:

@@ -228,6 +228,9 @@ class FamilyTable:
     """The expression of the head size that is written; None for what config.json states."""
     tied: str | None = None
     """A condition that says whether the checkpoint may lack an output matrix."""
+    order: tuple[str, ...] = ()
+    """Keys of the architecture that are written before its other keys, in this order, as llama.cpp's converter has
+    them."""
     pooling: bool = False
     vocabulary: VocabularyRules = FILES_DECIDE
     llama3_rope: bool | str = False

@@ -54,6 +54,7 @@ GEMMA_1: Final = FamilyTable(
 GEMMA_2: Final = replace(
     GEMMA_1,
     arch="gemma2",
+    order=("~context_length", "~embedding_length"),
     classes=("Gemma2ForCausalLM",),
     vocabulary=GEMMA_LATER,
     defaults={

@@ -13,6 +13,18 @@ _STRETCH: Final = "max_position_embeddings / original_max_position_embeddings"
 # The projections stay fused, and the factors of LongRoPE become two tensors.
 PHI_3: Final = FamilyTable(
     arch="phi3",
+    order=(
+        "~context_length",
+        "~rope.scaling.original_context_length",
+        "~embedding_length",
+        "~feed_forward_length",
+        "~block_count",
+        "~attention.head_count",
+        "~attention.head_count_kv",
+        "~attention.layer_norm_rms_epsilon",
+        "~rope.dimension_count",
+        "~rope.freq_base",
+    ),
     classes=("Phi3ForCausalLM",),
     vocabulary=PHI3,
     defaults={
