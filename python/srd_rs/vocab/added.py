@@ -46,7 +46,10 @@ class AddedTokens:
     def with_ids_of(self, vocab: Mapping[str, int]) -> list[AddedToken]:
         """Return the tokens as they stand beside a vocabulary. A text of the vocabulary keeps its id there. A
         text of the vocabulary that is named as a special token is an added token too."""
-        tokens = {text: replace(token, id=vocab.get(text, token.id)) for text, token in self.tokens.items()}
+        tokens = dict(self.tokens)
+        for text in self.tokens.keys() & vocab.keys():
+            if vocab[text] != tokens[text].id:
+                tokens[text] = replace(tokens[text], id=vocab[text])
         for text in sorted(self.named & vocab.keys()):
             tokens.setdefault(text, AddedToken(vocab[text], text, special=True, normalized=False))
         return list(tokens.values())
