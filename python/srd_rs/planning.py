@@ -7,6 +7,7 @@ This module is not called ``plan``, and the conversion not ``convert``, because 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 PROJECTOR_TYPES = ("F16", "BF16", "F32", "Q8_0")
 """The types that the matrices of a projector can have."""
+
+
+log = logging.getLogger("srd_rs.planning")
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,13 @@ def projector_plan(source: Source, gguf: Path, options: ConvertOptions) -> _core
             raise UsageError(message(source.path, "the model has no projector that can be written", fix))
         return None
     kind = options.mmproj_type.upper()
-    spec = projectors.describe(checkpoint, name=options.name, kind=kind)
+    try:
+        spec = projectors.describe(checkpoint, name=options.name, kind=kind)
+    except ModelError as error:
+        if asked:
+            raise
+        log.warning("the projector is not written, so the model will answer text only: %s", error)
+        return None
     chosen = ConvertOptions(
         quant=kind,
         effort="fast",
