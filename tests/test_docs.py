@@ -91,8 +91,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parameters() -> list[object]:
+    """Each line once: several pages show the same commands."""
+    once = {command.line: command for command in reversed(commands())}
     return [
-        pytest.param(c, id=f"{c.page}: {c.line}", marks=pytest.mark.xdist_group("docs")) for c in commands()
+        pytest.param(c, id=f"{c.page}: {c.line}", marks=pytest.mark.xdist_group("docs"))
+        for c in commands()
+        if once[c.line] == c
     ]
 
 

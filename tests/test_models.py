@@ -16,7 +16,7 @@ import pytest
 from interpreter import run
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError
-from srd_rs.families import ModelSpec, describe, supported
+from srd_rs.families import ModelSpec, architectures, describe, supported
 from srd_rs.families.card import parse
 from srd_rs.families.general import Size, split_name, title
 from srd_rs.metadata import Metadata
@@ -491,14 +491,18 @@ def test_unknown_class_lists_the_supported_ones() -> None:
     assert {"LlamaForCausalLM", "Qwen3MoeForCausalLM", "Phi3ForCausalLM", "BertModel"} <= set(supported())
 
 
-@pytest.mark.parametrize("family", supported())
+ONE_CLASS_EACH = sorted({min(classes) for classes in architectures().values()})
+"""Classes of one architecture have one table."""
+
+
+@pytest.mark.parametrize("family", ONE_CLASS_EACH)
 def test_any_configuration_ends_in_a_model_error(family: str) -> None:
     """Whatever a configuration holds, nothing but the package's own errors comes out."""
     rng = np.random.default_rng(len(family))
     base, shapes = whole_model(family)
     odd: list[Any] = [*BAD, *ODD]
     refused = 0
-    for _ in range(200):
+    for _ in range(100):
         chosen = {
             str(rng.choice(KEYS)): odd[int(rng.integers(len(odd)))] for _ in range(int(rng.integers(1, 4)))
         }
@@ -507,7 +511,7 @@ def test_any_configuration_ends_in_a_model_error(family: str) -> None:
         except SrdError as error:
             assert ": " in str(error) and ". " in str(error), str(error)
             refused += 1
-    assert refused > 20
+    assert refused > 10
 
 
 KEYS = [
