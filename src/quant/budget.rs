@@ -184,8 +184,14 @@ mod tests {
             let items: Vec<Vec<Choice>> = sizes.iter().map(item).collect();
             let total = |last: bool| -> u64 { items.iter().map(|c: &Vec<Choice>| c[if last { 3 } else { 0 }].bytes).sum() };
             let budget = total(false) + (share * (total(true) - total(false)) as f64) as u64;
-            let (bytes, _) = totals(&items, &choose(&items, budget).unwrap());
-            prop_assert!(bytes <= budget && bytes as f64 >= 0.999 * budget as f64, "{bytes} of {budget}");
+            let chosen = choose(&items, budget).unwrap();
+            let (bytes, _) = totals(&items, &chosen);
+            prop_assert!(bytes <= budget && bytes as f64 >= 0.99 * budget as f64, "{bytes} of {budget}");
+            // What is left is too little for any upgrade.
+            for (choices, &i) in items.iter().zip(&chosen) {
+                let now = choices[i];
+                prop_assert!(choices.iter().all(|c| c.cost >= now.cost || bytes - now.bytes + c.bytes > budget));
+            }
         }
     }
 }
