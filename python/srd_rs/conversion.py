@@ -5,6 +5,7 @@ Only names, shapes and metadata pass through Python; weights stay in Rust.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from srd_rs.planning import (
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import shown
 from srd_rs.report import ChosenType, ConvertReport, Plan, Progress
+
+log = logging.getLogger("srd_rs.conversion")
 
 
 @takes_options
@@ -230,8 +233,12 @@ def run(
     projector = projector_plan(source, planner.gguf, planner.options) if gguf else None
     beside = projector and Plan.of(projector)
     if beside is not None and not options.overwrite and beside.output.exists():
-        fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
-        raise UsageError(message(beside.output, "the file exists already", fix))
+        if options.mmproj:
+            fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
+            raise UsageError(message(beside.output, "the file exists already", fix))
+        # Every mix of a model has the same projector, so a second mix finds the file of the first.
+        log.warning("%s: the file exists already and is kept: no projector was written", beside.output)
+        projector = beside = None
     # Within a budget the sizes are known only when the types are chosen.
     budgeted = planner.options.budget is not None
     if on_plan is not None and not budgeted:
