@@ -11,9 +11,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from patterns import write_shards
+import srd_rs
+from patterns import pattern, write_shards
 from srd_rs import pickled
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import FormatError, ModelError
@@ -77,6 +79,25 @@ def test_the_file_is_that_of_safetensors(make: Any, tmp_path: Path, tokenizer: l
         assert run.code == 0, run.stderr
         files.append(output.read_bytes())
     assert files[0] == files[1]
+
+
+def test_every_reader_finds_the_tensors(tmp_path: Path, tokenizer: list[Path]) -> None:
+    """inspect, srd_rs.open and a kept calibration read the same list as the conversion."""
+    folder = single(tmp_path / "a")
+    for path in tokenizer:
+        shutil.copy(path, folder / path.name)
+    listed = {t.name: (t.dtype, t.shape, t.nbytes) for t in pickled.listed(folder)}
+    inspected = srd_rs.inspect(folder)
+    assert {t.name: (t.type, t.shape, t.bytes) for t in inspected.tensors} == listed
+    with srd_rs.open(folder) as tensors:
+        norm = tensors["model.norm.weight"].numpy()
+        assert np.array_equal(norm, pattern("model.norm.weight", (32,)))
+    command = ("convert", folder, "-q", "Q8_0", "--calibrate", "random", "--calibrate-tokens", 64)
+    env = {"SRD_CACHE": str(tmp_path / "kept")}
+    for name, found in (("x.gguf", False), ("y.gguf", True)):
+        run = srd(*command, "--no-axm", "--json", "-o", tmp_path / name, env=env)
+        assert run.code == 0, run.stderr
+        assert run.json["method"] == "srd" and run.json["calibration_found"] is found
 
 
 def test_tensors_that_share_a_storage_and_float8_are_found(tmp_path: Path) -> None:
@@ -203,4 +224,4 @@ def test_indexes_that_do_not_fit_are_refused(mapping: Any, error: Any, tmp_path:
 def test_safetensors_come_first(tmp_path: Path) -> None:
     folder = safetensors(tmp_path / "a")
     (folder / pickled.SINGLE).write_bytes(b"nothing")
-    assert Checkpoint.open(folder).pickles is None
+    assert not Checkpoint.open(folder).pickled

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, cache, effects, sniff
+from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError, UsageError, message
 from srd_rs.hub import locate, model_files
 from srd_rs.planning import NativeModel, native_model
@@ -231,7 +232,7 @@ def _facts(native: NativeModel, request: Request) -> dict[str, Any]:
     """All that a calibration depends on."""
     model = native.model
     if model.is_dir():
-        shards = {row[3] for row in _core.read_checkpoint(model)}
+        shards = {tensor.shard for tensor in layout(model)}
         files = [*model_files(model), *(model / shard for shard in sorted(shards))]
     else:
         files = [Path(part) for part, _ in _core.read_gguf(model, 0)["parts"]]

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,17 +40,37 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor of the checkpoint has the name of a safetensors dtype (``"BF16"``), a row-major shape, and the file
-    that holds the tensor. A weight that is decoded from codes has the transform that decodes it."""
+    that holds the tensor, with the offset and the number of its bytes there. A weight that is decoded from codes has
+    the transform that decodes it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     shard: str
     decoded: Mapping[str, Any] | None = None
+    offset: int = 0
+    nbytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the leaf of a transform that reads the tensor."""
         return {"op": "source", "tensor": self.name} if self.decoded is None else dict(self.decoded)
+
+
+def layout(path: Path) -> list[SourceTensor]:
+    """Return the tensors of a model folder or of a safetensors file, in file order.
+
+    Raises SrdIOError if a file cannot be read, FormatError if a file breaks its format, ModelError if there is no
+    model.
+    """
+    if path.is_dir() and pickled.is_pickled(path):
+        return [
+            SourceTensor(t.name, t.dtype, t.shape, t.file, offset=t.offset, nbytes=t.nbytes)
+            for t in pickled.listed(path)
+        ]
+    return [
+        SourceTensor(name, dtype, tuple(shape), shard, offset=offset, nbytes=nbytes)
+        for name, dtype, shape, shard, offset, nbytes in _core.read_checkpoint_layout(path)
+    ]
 
 
 @dataclass
@@ -63,8 +82,8 @@ class Checkpoint:
     generation_config: dict[str, Any] | None = None
     tensors: dict[str, SourceTensor] = field(default_factory=dict)
     hub_name: str | None = None
-    pickles: list[pickled.Listed] | None = None
-    """Where the tensors lie, if the weights are PyTorch pickles."""
+    pickled: bool = False
+    """Whether the weights are PyTorch pickles."""
 
     @property
     def stem(self) -> str:
@@ -80,58 +99,35 @@ class Checkpoint:
         """
         folder = Path(folder)
         config = load_json(folder / "config.json")
-        pickles = pickled.listed(folder) if pickled.is_pickled(folder) else None
         generation = folder / "generation_config.json"
         generation_config = None
         if generation.is_file():
             with suppress(FormatError):
                 generation_config = load_json(generation)
-        if pickles is not None:
-            listed = [(t.name, t.dtype, t.shape, t.file) for t in pickles]
-        else:
-            listed = _core.read_checkpoint(str(folder))
-        tensors = {
-            name: SourceTensor(name, dtype, tuple(shape), shard) for name, dtype, shape, shard in listed
-        }
-        return cls(folder, config, generation_config, tensors, hub_name, pickles)
+        tensors = {tensor.name: tensor for tensor in layout(folder)}
+        return cls(folder, config, generation_config, tensors, hub_name, pickled.is_pickled(folder))
 
     def number_in(self, tensor: SourceTensor) -> float:
         """Return the number of a tensor that holds one number. Raises FormatError."""
-        shard, offset, size = self._places[tensor.name]
-        path = self.folder / shard
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        number = _decoded(tensor.dtype, data)
+        number = _decoded(tensor.dtype, self._bytes_of(tensor))
         if number is None or not math.isfinite(number):
             what = f"tensor '{tensor.name}' ({tensor.dtype}) does not hold one finite number"
-            raise FormatError(message(path, what, "Download the checkpoint again"))
+            raise FormatError(message(self.folder / tensor.shard, what, "Download the checkpoint again"))
         return number
 
     def integers_in(self, tensor: SourceTensor) -> list[int]:
         """Return the values of a small tensor of integers. Raises FormatError."""
         code = {"I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B"}.get(tensor.dtype)
-        shard, offset, size = self._places[tensor.name]
-        path = self.folder / shard
-        if code is None or size > MAX_INTEGERS:
+        if code is None or tensor.nbytes > MAX_INTEGERS:
             what = f"tensor '{tensor.name}' ({tensor.dtype}) is no small tensor of integers"
-            raise FormatError(message(path, what, "Download the checkpoint again"))
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        return [value for (value,) in struct.iter_unpack(f"<{code}", data)]
+            raise FormatError(message(self.folder / tensor.shard, what, "Download the checkpoint again"))
+        return [value for (value,) in struct.iter_unpack(f"<{code}", self._bytes_of(tensor))]
 
-    @cached_property
-    def _places(self) -> dict[str, tuple[str, int, int]]:
-        """Where the bytes of each tensor are: shard, offset and size."""
-        if self.pickles is not None:
-            places = {t.name: (t.file, t.offset, self.tensors[t.name].dtype) for t in self.pickles}
-            sizes = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-            return {
-                name: (file, offset, sizes.get(dtype, 1)) for name, (file, offset, dtype) in places.items()
-            }
-        layout = _core.read_checkpoint_layout(str(self.folder))
-        return {name: (shard, offset, size) for name, _, _, shard, offset, size in layout}
+    def _bytes_of(self, tensor: SourceTensor) -> bytes:
+        """Return the bytes of a small tensor."""
+        with (self.folder / tensor.shard).open("rb") as file:
+            file.seek(tensor.offset)
+            return file.read(tensor.nbytes)
 
 
 def _decoded(dtype: str, data: bytes) -> float | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from srd_rs import _core, hub, sniff
 from srd_rs.checkpoint import Checkpoint as _Model
+from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.report import TypeTotals, totals_by_type, type_rows
 from srd_rs.text import bytes_text, count_text, html_table, printable
@@ -305,8 +306,8 @@ class Checkpoint(_Tensors):
         folder = path if path.is_dir() else path.parent
         config = path.is_dir() and (path / "config.json").is_file()
         self.metadata: Mapping[str, Any] = _Model.open(path).config if config else {}
-        for name, kind, shape, shard, offset, size in _core.read_checkpoint_layout(path):
-            self._add(name, kind, tuple(shape), folder / shard, ((offset, size),))
+        for t in layout(path):
+            self._add(t.name, t.dtype, t.shape, folder / t.shard, ((t.offset, t.nbytes),))
 
 
 def _shards(offset: int, size: int, weights: int, shard_weights: int) -> tuple[tuple[int, int], ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srd_rs import _core, sniff
+from srd_rs.checkpoint import layout
 from srd_rs.hub import locate
 from srd_rs.report import TypeTotals, totals_by_type, type_rows
 from srd_rs.text import bytes_text, count_text, html_table, printable
@@ -92,8 +93,7 @@ def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:
 
 def _inspect_checkpoint(path: Path) -> Inspection:
     tensors = tuple(
-        InspectedTensor(name, tuple(shape), dtype, size, offset, shard)
-        for name, dtype, shape, shard, offset, size in _core.read_checkpoint_layout(str(path))
+        InspectedTensor(t.name, t.shape, t.dtype, t.nbytes, t.offset, t.shard) for t in layout(path)
     )
     folder = path if path.is_dir() else path.parent
     files = {t.file for t in tensors} if path.is_dir() else {path.name}

@@ -55,13 +55,14 @@ _SAVE: Final = "Save the model as safetensors: model.save_pretrained(..., safe_s
 @dataclass(frozen=True)
 class Listed:
     """Where a tensor lies: the name of a safetensors dtype, a row-major shape, the name of the file, and the offset of
-    the first byte."""
+    the first byte. `nbytes` is the size in bytes."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: str
     offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _placed(
         raise FormatError(message(place, "has a storage without a header in the archive", _AGAIN))
     name_length, extra_length = struct.unpack("<HH", head[26:30])
     start = entry.header_offset + 30 + name_length + extra_length
-    return Listed(name, dtype, tensor.shape, path.name, start + tensor.first * size)
+    return Listed(name, dtype, tensor.shape, path.name, start + tensor.first * size, count * size)
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,19 +13,8 @@ use crate::model::source::Source;
 use crate::py::metadata;
 use crate::py::watch::detached;
 
-/// `(name, dtype, shape, shard file name)` of every tensor of a checkpoint folder or .safetensors file, in
-/// file order.
-#[pyfunction]
-pub fn read_checkpoint(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyList>> {
-    let rows = read_checkpoint_layout(py, path)?;
-    let short = rows
-        .iter()
-        .map(|row| Ok(row.cast_into::<PyTuple>()?.get_slice(0, 4)))
-        .collect::<PyResult<Vec<_>>>()?;
-    PyList::new(py, short)
-}
-
-/// The same with the offset in the file and the size in bytes behind.
+/// `(name, dtype, shape, shard file name, offset in the file, bytes)` of every tensor of a checkpoint folder or
+/// .safetensors file, in file order.
 #[pyfunction]
 pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Bound<'py, PyList>> {
     let checkpoint = detached(py, || Checkpoint::open(&path))?;

@@ -72,7 +72,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(inspect::check_gguf_model, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::first_part, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::part_path, module)?)?;
-    module.add_function(wrap_pyfunction!(inspect::read_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_checkpoint_layout, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_gguf, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::read_small_tensors, module)?)?;

@@ -87,7 +87,7 @@ fn no_weights(folder: &Path) -> Error {
     let pickled =
         ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|n| folder.join(n).exists());
     let fix = if pickled {
-        "Pickled weights are not read; save the model as safetensors"
+        "Name the whole model folder with config.json, from which pickled weights are read"
     } else {
         "Give the folder of a Hugging Face checkpoint with its weights"
     };
