@@ -24,7 +24,7 @@ from srd_rs.families.quantized import plain
 from srd_rs.families.table import Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json, parse_json, read_limited, shown
-from srd_rs.transforms import Affine, Concat, Generated, PermuteHeads, Source, Transform, Transpose, taken
+from srd_rs.transforms import Generated, Source, Transform, taken
 from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 
 log = logging.getLogger("srd_rs.families")
@@ -63,28 +63,14 @@ class Row:
     """A row declares one tensor of the skeleton. `source` and `target` are names without the prefix of the layer
     and without the suffix. `dims` names the sizes of the tensor, rows first: ``"q d"`` is query width by model
     width.
-
-    `how` is "copy", "plus_one" (for norms that are stored minus one), "permute_q" or "permute_k" (see
-    PermuteHeads), or "transpose". `bias` is "no", "maybe" (the bias may be there) or "yes".
     """
 
     source: str
     target: str
     dims: str
-    how: str = "copy"
-    bias: str = "no"
     needed: bool = True
     suffix: str = ".weight"
     target_suffix: str = ".weight"
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The experts of a layer have one matrix each (``{source}.{i}.{part}.weight``), and the matrices are
-    stacked. `parts` lists (part, target, dims) in the order in which the stacks are written."""
-
-    source: str
-    parts: tuple[tuple[str, str, str], ...]
 
 
 _POOLING: Final = (
@@ -101,17 +87,6 @@ _GATING_KEYS: Final = (
 )  # fmt: skip
 GATING: Final = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
 """GGUF's numbers for the functions that turn the scores of experts into weights."""
-
-LLAMA_LAYER: Final = (
-    Row("input_layernorm", "attn_norm", "d"),
-    Row("self_attn.q_proj", "attn_q", "q d", bias="maybe"),
-    Row("self_attn.k_proj", "attn_k", "k d", bias="maybe"),
-    Row("self_attn.v_proj", "attn_v", "k d", bias="maybe"),
-    Row("self_attn.o_proj", "attn_output", "d q"),
-    Row("post_attention_layernorm", "ffn_norm", "d"),
-)
-"""These rows are the attention and the norms of the Llama skeleton. The feed-forward part is `GATED_FFN` or
-experts."""
 
 GATED_FFN: Final = (
     Row("mlp.gate_proj", "ffn_gate", "f d"),
@@ -135,13 +110,11 @@ class Family:
     class_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """These defaults differ between the classes of the family."""
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
-    writes_head_count_kv: ClassVar[bool] = True
     rope_theta: ClassVar[float | None] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
     vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
     """This says what the family knows of its vocabulary beyond the files."""
 
-    layer_rows: ClassVar[tuple[Row, ...]] = LLAMA_LAYER + GATED_FFN
     top_rows: ClassVar[tuple[Row, ...]] = (
         Row("model.embed_tokens", "token_embd", "v d"),
         Row("model.norm", "output_norm", "d"),
@@ -156,7 +129,6 @@ class Family:
         defaults = {**self.defaults, **self.class_defaults.get(class_name, {})}
         self.file = checkpoint.folder / "config.json"
         self.config: Config = normalise(checkpoint.config, defaults, self.file, self.spellings)
-        self.extras: dict[str, tuple[str, Any]] = {}
         self.headless = False
         self.mtp: bool | None = None
         self.with_projector = False
@@ -283,30 +255,50 @@ class Family:
             self._note("the names of all tensors are read without %s", " and ".join(map(repr, wrappers)))
         refuse_adapter(self.checkpoint.folder, tensors)
         extra_layers = names.prediction_layers(short.values(), self.n_layer)
+
+        def why_not(name: str) -> str | None:
+            why = self.left_out(name)
+            return names.MTP if why is None and names.layer_of(name) in extra_layers else why
+
+        kept, dropped = self.sorted_out(short, why_not)
+        if self.with_projector:
+            dropped.pop(names.OTHER_MODALITY, None)
+        self.note_dropped("left out, as they are not part of the text model", dropped)
+        return self._with_prefix(kept)
+
+    def sorted_out(
+        self, short: Mapping[str, str], why_not: Callable[[str], str | None]
+    ) -> tuple[dict[str, SourceTensor], dict[str, list[str]]]:
+        """Return the tensors by canonical name, and the names of those that are left out by reason.
+
+        `short` are the names of all tensors that are looked at, each without the prefixes of wrappers. `why_not` gives
+        the reason why a tensor is left out. The order is shard by shard, sorted by name.
+        """
+        tensors = self.checkpoint.tensors
         kept: dict[str, SourceTensor] = {}
         dropped: dict[str, list[str]] = {}
         shards = {tensor.shard: None for tensor in tensors.values()}
         order = {shard: index for index, shard in enumerate(shards)}
-        for tensor in sorted(tensors.values(), key=lambda t: (order[t.shard], t.name)):
+        for tensor in sorted((tensors[name] for name in short), key=lambda t: (order[t.shard], t.name)):
             name = short[tensor.name]
-            why = self.left_out(name)
-            if why is None and names.layer_of(name) in extra_layers:
-                why = names.MTP
+            why = why_not(name)
             if why is not None:
-                if not (self.with_projector and why == names.OTHER_MODALITY):
-                    dropped.setdefault(why, []).append(tensor.name)
+                dropped.setdefault(why, []).append(tensor.name)
                 continue
             name = self.canonical(name)
             if name in kept:
                 what = f"'{kept[name].name}' and '{tensor.name}' both stand for {name}"
                 raise ModelError(message(self.checkpoint.folder, what, "Remove one of them"))
             kept[name] = tensor
+        return kept, dropped
+
+    def note_dropped(self, what: str, dropped: Mapping[str, list[str]]) -> None:
+        """Warn of tensors that are left out, group by group."""
         if dropped:
             groups = (
                 f"{count(len(found), 'tensor')} {why} ({some(found)})" for why, found in dropped.items()
             )
-            self._note("left out, as they are not part of the text model: %s", "; ".join(groups))
-        return self._with_prefix(kept)
+            self._note(f"{what}: %s", "; ".join(groups))
 
     def _with_prefix(self, tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
         """Put the prefix of the class, ``model.``, before the names of a model that was saved without the
@@ -343,10 +335,8 @@ class Family:
         }
 
     def rows(self, layer: int) -> Iterable[Row]:
-        return self.layer_rows
-
-    def experts(self, layer: int) -> Experts | None:
-        return None
+        """Return the rows of a layer."""
+        raise NotImplementedError
 
     def generated(self) -> dict[str, tuple[float, ...]]:
         """Return the values of tensors that are computed from the configuration."""
@@ -365,69 +355,14 @@ class Family:
             sizes = self.sizes(layer)
             for row in self.rows(layer):
                 self._add_row(table, source, target, row, sizes)
-            experts = self.experts(layer)
-            if experts is not None:
-                self._add_experts(table, source, target, experts, sizes, present)
         return table
 
     def _add_row(
         self, table: Table, source: str, target: str, row: Row, sizes: Mapping[str, int], needed: bool = True
     ) -> None:
         shape = tuple(sizes[dim] for dim in row.dims.split())
-        needed = needed and row.needed
-        weight = self.apply(row.how, Source(f"{source}{row.source}{row.suffix}", shape))
-        table.add(f"{target}{row.target}{row.target_suffix}", weight, needed=needed)
-        if row.bias != "no":
-            width = (shape[-1],) if row.how == "transpose" else shape[:1]
-            how = "copy" if row.how in ("transpose", "plus_one") else row.how
-            bias = self.apply(how, Source(f"{source}{row.source}.bias", width))
-            table.add(f"{target}{row.target}.bias", bias, needed=needed and row.bias == "yes")
-
-    def apply(self, how: str, source: Source) -> Transform:
-        """Return the transform that a row names."""
-        if how == "copy":
-            return source
-        if how == "plus_one":
-            return Affine(source, 1.0, 1.0)
-        if how == "transpose":
-            return Transpose(source)
-        if how in ("permute_q", "permute_k"):
-            heads = self.n_head if how == "permute_q" else self.n_head_kv
-            if source.shape[0] % (2 * heads):
-                raise self.config.error(f"the head size {self.head_dim} is odd, rotary embedding needs pairs")
-            return PermuteHeads(source, heads)
-        raise ValueError(how)
-
-    def _add_experts(
-        self,
-        table: Table,
-        source: str,
-        target: str,
-        experts: Experts,
-        sizes: Mapping[str, int],
-        present: Mapping[str, SourceTensor],
-    ) -> None:
-        """Declare stacked experts, from one tensor per expert or from the stacks that newer files have."""
-        name = f"{source}{experts.source}"
-        fused = fused_expert_halves(name, self.n_expert, sizes["x"], sizes["d"], present, self)
-        if fused is not None:
-            table.add(f"{target}ffn_gate_exps.weight", fused[0], group=name)
-            table.add(f"{target}ffn_up_exps.weight", fused[1], group=name)
-            table.add(f"{target}ffn_down_exps.weight", fused[2])
-            return
-        # n_expert may be any number: never loop over more experts than there can be
-        if self.n_expert * self.n_layer > len(present):
-            what = (
-                f"{self.n_expert} experts in {self.n_layer} layers, but only {len(present)} tensors are there"
-            )
-            raise self.config.error(what, "Correct the number of experts, or download the missing shards")
-        for part, name, dims in experts.parts:
-            shape = tuple(sizes[dim] for dim in dims.split())
-            stack = tuple(
-                Source(f"{source}{experts.source}.{index}.{part}.weight", shape)
-                for index in range(self.n_expert)
-            )
-            table.add(f"{target}{name}.weight", Concat(stack, stack=True), group=f"{target}experts")
+        weight = Source(f"{source}{row.source}{row.suffix}", shape)
+        table.add(f"{target}{row.target}{row.target_suffix}", weight, needed=needed and row.needed)
 
     # Metadata
 
@@ -450,7 +385,7 @@ class Family:
         put(
             "attention.head_count_kv",
             "UINT32",
-            lambda: self.head_counts_kv() if self.writes_head_count_kv else None,
+            self.head_counts_kv,
         )
         put("attention.causal", "BOOL", lambda: None if config.flag("is_causal", True) else False)
         self.write_rope(metadata)
@@ -568,8 +503,6 @@ class Family:
         specs = table.resolve(present, self.checkpoint.folder)
         metadata = Metadata()
         metadata.string("general.architecture", self.arch)
-        for key, (kind, value) in self.extras.items():
-            metadata.add(key, kind, value)
         size = Size.of((spec.name, spec.shape) for spec in specs)
         write_general(
             metadata,

@@ -35,7 +35,7 @@ _CODE_NAMES: Final = (
 )  # fmt: skip
 _ACTIVATIONS: Final = (
     ".input_scale", ".input_global_scale", ".activation_scale", "_activation_scale", ".k_scale", ".v_scale",
-    ".q_scale", ".kv_scale", ".output_scale", ".qscale_act", ".weight_format", ".k_proj.output_scale",
+    ".q_scale", ".kv_scale", ".output_scale", ".qscale_act", ".weight_format",
 )  # fmt: skip
 """Tensors of these names belong to the rounding of activations, which a GGUF does not have."""
 

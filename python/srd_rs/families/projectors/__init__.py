@@ -20,7 +20,7 @@ from srd_rs.families.general import Size, write_general
 from srd_rs.families.interpreter import TableFamily, members_of
 from srd_rs.families.projectors.tables import ONLY_WITH, PROJECTORS
 from srd_rs.families.quantized import plain
-from srd_rs.families.table import TensorSpec, count, some
+from srd_rs.families.table import TensorSpec
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json
 
@@ -65,26 +65,14 @@ class ProjectorFamily(TableFamily):
     def text_tensors(self) -> dict[str, SourceTensor]:
         """The tensors of the projector by canonical name: those that the text half leaves out as another modality's."""
         short, _ = names.unwrapped(self.checkpoint.tensors)
-        kept: dict[str, SourceTensor] = {}
-        dropped: dict[str | None, list[str]] = {}
-        for tensor in self.checkpoint.tensors.values():
-            name = short[tensor.name]
-            if not _of_other_modality(name):
-                continue
+        own = {name: shorter for name, shorter in short.items() if _of_other_modality(shorter)}
+
+        def why_not(name: str) -> str | None:
             why = self.left_out(name)
-            if why not in (None, names.OTHER_MODALITY):
-                dropped.setdefault(why, []).append(tensor.name)
-                continue
-            name = self.canonical(name)
-            if name in kept:
-                what = f"'{kept[name].name}' and '{tensor.name}' both stand for {name}"
-                raise ModelError(message(self.checkpoint.folder, what, "Remove one of them"))
-            kept[name] = tensor
-        if dropped:
-            groups = (
-                f"{count(len(found), 'tensor')} {why} ({some(found)})" for why, found in dropped.items()
-            )
-            self._note("left out of the projector: %s", "; ".join(groups))
+            return None if why == names.OTHER_MODALITY else why
+
+        kept, dropped = self.sorted_out(own, why_not)
+        self.note_dropped("left out of the projector", dropped)
         return kept
 
     def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:

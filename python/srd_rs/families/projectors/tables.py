@@ -126,6 +126,11 @@ _QWEN_QKV: Final = (
     "attn.qkv > attn_v | 3*w w | bias rows(2*w,w)",
     "attn.proj > attn_out | w w | bias",
 )
+_GATED: Final = (
+    "mlp.gate_proj > ffn_gate | i w | bias",
+    "mlp.up_proj > ffn_up | i w | bias",
+    "mlp.down_proj > ffn_down | w i | bias",
+)
 _QWEN_DEFAULTS: Final = {"depth": 32, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 QWEN2_VL: Final = FamilyTable(
@@ -197,9 +202,7 @@ QWEN25_VL: Final = FamilyTable(
                 "norm1 > ln1 | w",
                 "norm2 > ln2 | w",
                 *_QWEN_QKV,
-                "mlp.gate_proj > ffn_gate | i w | bias",
-                "mlp.up_proj > ffn_up | i w | bias",
-                "mlp.down_proj > ffn_down | w i | bias",
+                *_GATED,
             )
         ),
     ),
@@ -450,9 +453,7 @@ GLM_OCR: Final = FamilyTable(
                 "attn.k_norm > attn_k_norm | head",
                 "attn.qkv > attn_qkv | 3*w w | bias",
                 "attn.proj > attn_out | w w | bias",
-                "mlp.gate_proj > ffn_gate | i w | bias",
-                "mlp.up_proj > ffn_up | i w | bias",
-                "mlp.down_proj > ffn_down | w i | bias",
+                *_GATED,
             )
         ),
     ),
