@@ -60,6 +60,17 @@ def test_types_of_the_projector(kind: str, matrix: str, patch: str, model: Path,
     assert found["v.patch_embd.weight.1"] == patch and found["v.blk.0.ln1.weight"] == "F32"
 
 
+def test_the_projector_alone_has_the_name_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+    report = srd_rs.convert(model, tmp_path / "eyes.gguf", mmproj_only=True)
+    assert report.output == tmp_path / "eyes.gguf" and report.output.exists()
+
+
+def test_a_container_alone_says_what_it_leaves_out(model: Path, tmp_path: Path) -> None:
+    run = srd("pack", model, "--fast", "-q", "Q8_0", "-o", tmp_path / "m.axm")
+    assert run.code == 0 and "of vision, audio or a projector" in run.stderr
+    assert [path.name for path in tmp_path.glob("*mmproj*")] == []
+
+
 def test_the_projector_is_left_out(model: Path, tmp_path: Path) -> None:
     run = srd(
         "convert",

@@ -91,6 +91,7 @@ def pack(
         calibrate_tokens=calibrate_tokens,
         tensor_types=tensor_types,
         seed=seed,
+        mmproj=False,  # a container holds the text model only, and the warning says what is left out
         axm=True,
         axm_output=path,
         residual_bits=residual_bits,

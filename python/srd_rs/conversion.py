@@ -24,8 +24,10 @@ from srd_rs.planning import (
     calibration_text,
     is_folder,
     make_folder,
+    named,
     native_model,
-    output_path,
+    projector_name,
+    projector_options,
     projector_plan,
 )
 from srd_rs.progress import Wanted, showing
@@ -99,13 +101,14 @@ def _projector_alone(
     planned = Plan.of(native)
     if on_plan is not None:
         on_plan(planned)
-    report = run_plan(native, _of_projector(options), planned, progress=progress)
+    report = run_plan(native, projector_options(options), planned, progress=progress)
     return clock.set_in(report)
 
 
 def _projector_plan(source: Source, output: StrPath | None, options: ConvertOptions) -> _core.Plan:
     """The plan of the projector alone. `output` names its file, or the folder of the file."""
-    native = projector_plan(source, output_path(source, output, options.mmproj_type), options)
+    name = projector_name(source, options)
+    native = projector_plan(source, Path(name) if output is None else named(output, name, ".gguf"), options)
     if native is None:
         raise UsageError(message("mmproj_only", "there is nothing to write", "Leave out --no-mmproj"))
     return native
@@ -127,7 +130,7 @@ def plan(
         return Plan.of(_projector_plan(source, output, given))
     planner = Planner(source, output, given)
     native = planner.plan()
-    projector = projector_plan(source, planner.gguf, planner.options)
+    projector = projector_plan(source, _beside(planner), planner.options)
     chosen: tuple[ChosenType, ...] = ()
     if planner.options.budget is not None or planner.options.recipe_out is not None:
         native, chosen, *_ = prepared(planner, native, None)
@@ -230,7 +233,7 @@ def run(
     _check_beside(planner.gguf, planner.options)
     # A plan comes before the long pass over the tokens, so that a mistake in the options shows first.
     native = planner.plan()
-    projector = projector_plan(source, planner.gguf, planner.options) if gguf else None
+    projector = projector_plan(source, _beside(planner), planner.options) if gguf else None
     beside = projector and Plan.of(projector)
     if beside is not None and not options.overwrite and beside.output.exists():
         if options.mmproj:
@@ -250,7 +253,7 @@ def run(
         on_plan(planned)
     report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
     if projector is not None:
-        projector.run(_of_projector(planner.options), True, None)
+        projector.run(projector_options(planner.options), True, None)
         report = replace(report, mmproj=None if beside is None else beside.output)
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
     return clock.set_in(
@@ -263,9 +266,9 @@ def run(
     )
 
 
-def _of_projector(options: ConvertOptions) -> ConvertOptions:
-    """The options with which a projector is written."""
-    return replace(options, effort="fast", axm=False, met=False)
+def _beside(planner: Planner) -> Path:
+    """The file of the projector, beside the GGUF of the model."""
+    return planner.gguf.with_name(projector_name(planner.source, planner.options))
 
 
 def prepared(

@@ -179,8 +179,27 @@ class Planner:
         )
 
 
-def projector_plan(source: Source, gguf: Path, options: ConvertOptions) -> _core.Plan | None:
-    """The native plan of the projector of a model, beside the model's own GGUF; None where there is none to write.
+def projector_name(source: Source, options: ConvertOptions) -> str:
+    """The usual name of the file of a projector."""
+    return f"mmproj-{source.stem}-{options.mmproj_type.upper()}.gguf"
+
+
+def projector_options(options: ConvertOptions) -> ConvertOptions:
+    """The options with which a projector is planned and written: those that say how, none that says what."""
+    return ConvertOptions(
+        quant=options.mmproj_type.upper(),
+        effort="fast",
+        provenance=options.provenance,
+        axm=False,
+        threads=options.threads,
+        max_memory=options.max_memory,
+        allow_nonfinite=options.allow_nonfinite,
+        overwrite=options.overwrite,
+    )
+
+
+def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _core.Plan | None:
+    """The native plan of the projector of a model, whose file is `output`; None where there is none to write.
 
     Raises UsageError if a projector was asked for and the model has none that can be written.
     """
@@ -205,25 +224,14 @@ def projector_plan(source: Source, gguf: Path, options: ConvertOptions) -> _core
             fix = "Leave out the option, or see srd-rs models for the classes that have one"
             raise UsageError(message(source.path, "the model has no projector that can be written", fix))
         return None
-    kind = options.mmproj_type.upper()
+    chosen = projector_options(options)
     try:
-        spec = projectors.describe(checkpoint, name=options.name, kind=kind)
+        spec = projectors.describe(checkpoint, name=options.name, kind=chosen.quant)
     except ModelError as error:
         if asked:
             raise
         log.warning("the projector is not written, so the model will answer text only: %s", error)
         return None
-    chosen = ConvertOptions(
-        quant=kind,
-        effort="fast",
-        provenance=options.provenance,
-        axm=False,
-        threads=options.threads,
-        max_memory=options.max_memory,
-        allow_nonfinite=options.allow_nonfinite,
-        overwrite=options.overwrite,
-    )
-    output = gguf.with_name(f"mmproj-{source.stem}-{kind}.gguf")
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     files, listed = model_files(checkpoint.folder), _listed(checkpoint)
     metadata = list(spec.metadata.entries())
@@ -284,9 +292,9 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
 
 def _listed(checkpoint: Checkpoint) -> list[_Listed] | None:
     """Where the tensors lie, if the files are not safetensors."""
-    if checkpoint.pickles is None:
+    if not checkpoint.pickled:
         return None
-    return [(t.name, t.dtype, t.shape, t.file, t.offset) for t in checkpoint.pickles]
+    return [(t.name, t.dtype, t.shape, t.shard, t.offset) for t in checkpoint.tensors.values()]
 
 
 def _embedding_rows(spec: ModelSpec, model: Path) -> int:
