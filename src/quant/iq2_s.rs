@@ -8,16 +8,11 @@
 //! | 66..74 | high two bits of the points, four in a byte |
 //! | 74..82 | scales, two in a byte |
 
-use super::format::Encoding;
 use super::lattice::{self, Lattice, Parts, Point};
-use super::weighting::{Columns, normalize};
-use crate::dtype::GgmlType;
-use crate::simd::{Simd, f16};
+use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 8;
-/// Bytes of a block.
-const BYTES: usize = GgmlType::IQ2_S.block_bytes();
 /// The points of the grid.
 static GRID: [Point; 1024] = lattice::halves(include_bytes!("grids/iq2_s.bin"), GROUP);
 
@@ -60,29 +55,4 @@ impl Lattice<GROUP> for Iq2S {
     }
 }
 
-impl Encoding for Iq2S {
-    const TYPE: GgmlType = GgmlType::IQ2_S;
-    /// The largest magnitude that `d`, the largest scale and the outermost level can express.
-    const MAX_ABS: f32 = f16::MAX * 3.875 * 43.0;
-
-    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
-        normalize(importance)
-    }
-
-    #[inline(always)]
-    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
-        lattice::quantize::<Self, S, GROUP>(simd, rows, columns, BYTES, out);
-    }
-
-    const HAS_STEPS: bool = true;
-
-    #[inline(always)]
-    fn steps(blocks: &[u8], out: &mut [f32]) {
-        lattice::steps::<Self, GROUP>(blocks, BYTES, out);
-    }
-
-    #[inline(always)]
-    fn dequantize<S: Simd>(_simd: S, bytes: &[u8], out: &mut [f32]) {
-        lattice::dequantize::<Self, GROUP>(bytes, BYTES, out);
-    }
-}
+lattice::encoding!(Iq2S, IQ2_S, GROUP, f16::MAX * 3.875 * 43.0);

@@ -6,16 +6,11 @@
 //! | 2..66 | points |
 //! | 66..98 | a word of 32 bits for each sub-block: four times seven signs, then the scale, from the low bits up |
 
-use super::format::Encoding;
 use super::lattice::{self, Lattice, Parts, Point};
-use super::weighting::{Columns, normalize};
-use crate::dtype::GgmlType;
-use crate::simd::{Simd, f16};
+use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 4;
-/// Bytes of a block.
-const BYTES: usize = GgmlType::IQ3_XXS.block_bytes();
 /// The points of the grid.
 static GRID: [Point; 256] = lattice::halves(include_bytes!("grids/iq3_xxs.bin"), GROUP);
 
@@ -62,29 +57,4 @@ impl Lattice<GROUP> for Iq3Xxs {
     }
 }
 
-impl Encoding for Iq3Xxs {
-    const TYPE: GgmlType = GgmlType::IQ3_XXS;
-    /// The largest magnitude that `d`, the largest scale and the outermost level can express.
-    const MAX_ABS: f32 = f16::MAX * 7.75 * 62.0;
-
-    fn weights(importance: &[f32]) -> Option<Vec<f32>> {
-        normalize(importance)
-    }
-
-    #[inline(always)]
-    fn quantize<S: Simd>(simd: S, rows: &[f32], columns: Option<Columns<'_>>, out: &mut [u8]) {
-        lattice::quantize::<Self, S, GROUP>(simd, rows, columns, BYTES, out);
-    }
-
-    const HAS_STEPS: bool = true;
-
-    #[inline(always)]
-    fn steps(blocks: &[u8], out: &mut [f32]) {
-        lattice::steps::<Self, GROUP>(blocks, BYTES, out);
-    }
-
-    #[inline(always)]
-    fn dequantize<S: Simd>(_simd: S, bytes: &[u8], out: &mut [f32]) {
-        lattice::dequantize::<Self, GROUP>(bytes, BYTES, out);
-    }
-}
+lattice::encoding!(Iq3Xxs, IQ3_XXS, GROUP, f16::MAX * 7.75 * 62.0);

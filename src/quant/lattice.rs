@@ -31,6 +31,46 @@ const REACH: [f32; 5] = [1.0, 0.88, 1.12, 0.78, 0.94];
 /// The integer scales that the largest scale is mapped to.
 const SCALE_CANDIDATES: [f32; 4] = [15.0, 14.5, 14.0, 15.5];
 
+/// Implements [`Encoding`](super::format::Encoding) for a format of this module: its type, the weights in a group, and the
+/// largest magnitude that `d`, the largest scale and the outermost level can express.
+macro_rules! encoding {
+    ($format:ty, $ty:ident, $group:expr, $largest:expr) => {
+        impl $crate::quant::format::Encoding for $format {
+            const TYPE: $crate::dtype::GgmlType = $crate::dtype::GgmlType::$ty;
+            const MAX_ABS: f32 = $largest;
+            const HAS_STEPS: bool = true;
+
+            fn weights(importance: &[f32]) -> Option<Vec<f32>> {
+                $crate::quant::weighting::normalize(importance)
+            }
+
+            #[inline(always)]
+            fn quantize<S: $crate::simd::Simd>(
+                simd: S,
+                rows: &[f32],
+                columns: Option<$crate::quant::weighting::Columns<'_>>,
+                out: &mut [u8],
+            ) {
+                const BYTES: usize = $crate::dtype::GgmlType::$ty.block_bytes();
+                $crate::quant::lattice::quantize::<Self, S, $group>(simd, rows, columns, BYTES, out);
+            }
+
+            #[inline(always)]
+            fn steps(blocks: &[u8], out: &mut [f32]) {
+                const BYTES: usize = $crate::dtype::GgmlType::$ty.block_bytes();
+                $crate::quant::lattice::steps::<Self, $group>(blocks, BYTES, out);
+            }
+
+            #[inline(always)]
+            fn dequantize<S: $crate::simd::Simd>(_simd: S, bytes: &[u8], out: &mut [f32]) {
+                const BYTES: usize = $crate::dtype::GgmlType::$ty.block_bytes();
+                $crate::quant::lattice::dequantize::<Self, $group>(bytes, BYTES, out);
+            }
+        }
+    };
+}
+pub(super) use encoding;
+
 /// A point of a grid: the number of the combination of levels of each half. See [`halves`].
 pub type Point = [u8; 2];
 
