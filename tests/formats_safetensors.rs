@@ -118,7 +118,7 @@ fn an_empty_folder_says_what_is_missing_and_pickles_get_their_own_advice() {
     let text = message(Checkpoint::open(folder.path()));
     assert!(text.contains("no safetensors weights"), "{text}");
     write(&folder.path().join("pytorch_model.bin"), b"x");
-    assert!(message(Checkpoint::open(folder.path())).contains("Pickled weights are not read"));
+    assert!(message(Checkpoint::open(folder.path())).contains("from which pickled weights are read"));
     assert!(matches!(Checkpoint::open(folder.path().join("nothing")), Err(Error::Io { .. })));
 }
 

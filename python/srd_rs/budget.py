@@ -7,6 +7,7 @@ each candidate type (`src/convert/measure.rs`), what the errors of a kind of mat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -16,6 +17,8 @@ from srd_rs.errors import FormatError, ModelError, UsageError, message
 from srd_rs.options import ConvertOptions
 from srd_rs.planning import Planner, calibration_file, calibration_text
 from srd_rs.report import ChosenType, Progress
+
+log = logging.getLogger("srd_rs.budget")
 
 #: Candidates for rows of whole super-blocks, and more candidates for other rows.
 TYPES: Final = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -101,7 +104,10 @@ def measured_costs(
     try:
         plan.check_runnable()
         chunks = calibration.choose_tokens(planner.source.path, metadata, text, count, CTX, 0).chunks
-    except (ModelError, UsageError, FormatError):
+    except (ModelError, UsageError, FormatError) as error:
+        log.warning(
+            "what rounding costs this model is taken from a table, because it was not measured: %s", error
+        )
         return None
 
     def forward(done: int, total: int) -> None:
