@@ -18,7 +18,7 @@ from srd_rs.families.base import ModelFacts, ModelSpec
 from srd_rs.families.config import Config
 from srd_rs.families.general import Size, write_general
 from srd_rs.families.interpreter import TableFamily, members_of
-from srd_rs.families.projectors.tables import ONLY_WITH, PROJECTORS
+from srd_rs.families.projectors import tables
 from srd_rs.families.quantized import plain
 from srd_rs.families.table import TensorSpec
 from srd_rs.metadata import Metadata
@@ -115,11 +115,11 @@ def _stored(spec: TensorSpec, kind: str) -> TensorSpec:
 
 @cache
 def _families() -> Mapping[str, type[ProjectorFamily]]:
-    found: dict[str, type[ProjectorFamily]] = {}
-    for table in PROJECTORS:
-        family = type("projector", (ProjectorFamily,), members_of(table))
-        found.update(dict.fromkeys(table.classes, family))
-    return found
+    made: dict[int, type[ProjectorFamily]] = {}
+    for table in tables.projectors().values():
+        if id(table) not in made:
+            made[id(table)] = type("projector", (ProjectorFamily,), members_of(table))
+    return {name: made[id(table)] for name, table in tables.projectors().items()}
 
 
 def supported() -> list[str]:
@@ -138,7 +138,7 @@ def has_projector(checkpoint: Checkpoint) -> bool:
     return (
         found in _families()
         and isinstance(vision, dict)
-        and ONLY_WITH.get(found or "") in (None, vision.get("model_type"))
+        and tables.only_with().get(found or "") in (None, vision.get("model_type"))
         and any(map(_of_other_modality, checkpoint.tensors))
     )
 
