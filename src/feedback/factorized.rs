@@ -9,9 +9,9 @@ use crate::linalg::matrix::MatRef;
 use crate::linalg::udu;
 use crate::quant::weighting::normalize;
 
-/// The share of the mean diagonal that is added to the diagonal before the factorization. GPTQ (Frantar et al. 2022)
-/// uses the same share.
-pub const DAMPING: f32 = 0.01;
+/// The share of the mean diagonal that is added to the diagonal before the factorization. It is a tenth of the share of GPTQ
+/// (Frantar et al. 2022), because [`shrinkage`] comes first. `docs/decisions/0010-damping.md` has the measurement.
+pub const DAMPING: f32 = 0.001;
 
 /// The largest share by which second moments are shrunk to their diagonal.
 const MAX_SHRINKAGE: f32 = 0.3;
