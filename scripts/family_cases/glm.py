@@ -6,6 +6,7 @@ from typing import Any
 
 from family_cases import Case, Shapes, layers
 from family_cases.deepseek import at, ends, experts, gated, mla, nextn, under
+from family_cases.vision import SEES
 
 _GLM4: dict[str, Any] = {
     "architectures": ["Glm4ForCausalLM"],
@@ -372,14 +373,14 @@ _CHATGLM3 = {
 CASES = (
     Case("glm4", _GLM4),
     Case("glm4-with-bias", {**_GLM4, "attention_bias": True, "tie_word_embeddings": True}),
-    Case("glm4v", _GLM4V),
+    Case("glm4v", _GLM4V, files=SEES, mmproj=True),
     Case("glm45-air", _GLM45, more=_NEXTN),
     Case(
         "glm45",
         {**_GLM45, "use_qk_norm": True},
         more={**_NEXTN, **at(2, {"self_attn.k_norm.weight": (32,), "self_attn.q_norm.weight": (32,)})},
     ),
-    Case("glm45v", _GLM45V),
+    Case("glm45v", _GLM45V, files=SEES, mmproj=True),
     Case("glm47-flash", _FLASH, more=_MLA_NEXTN),
     Case("glm5", _GLM5, _GLM5_LAYERS),
     Case(

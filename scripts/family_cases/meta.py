@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from family_cases import Case
+from family_cases.vision import SEES
 
 _TEXT: dict[str, Any] = {
     "attention_bias": False,
@@ -99,7 +100,12 @@ _MOBILE = {
 }
 
 CASES = (
-    Case("llama4-scout", _SCOUT),
+    Case(
+        "llama4-scout",
+        {**_SCOUT, "vision_config": {**_SCOUT["vision_config"], "num_hidden_layers": 3}},
+        files=SEES,
+        mmproj=True,
+    ),
     Case("llama4-maverick", {**_SCOUT, "text_config": _MAVERICK}),
     Case("llama4-text", {**_TEXT, "architectures": ["Llama4ForCausalLM"], "tie_word_embeddings": False}),
     Case("mobilellm-pro", _MOBILE),

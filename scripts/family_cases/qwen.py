@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from family_cases import Case, layers
+from family_cases.vision import SEES
 
 _QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -544,7 +545,7 @@ _QWEN4 = {
 _QWEN4_PLE = {**_QWEN4, "text_config": {**_QWEN4["text_config"], "ple_layer_ids": [1]}}
 CASES = (
     *CASES,
-    Case("qwen4exp", _QWEN4),
+    Case("qwen4exp", _QWEN4, files=SEES, mmproj=True),
     Case(
         "qwen4exp-ngrams",
         _QWEN4_PLE,

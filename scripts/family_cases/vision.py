@@ -18,6 +18,7 @@ SIGLIP: dict[str, Any] = {
     "vision_use_head": False,
 }
 MEANS: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.25, 0.5]}
+SEES = {"preprocessor_config.json": MEANS}
 QWEN_TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -31,8 +32,10 @@ QWEN_TEXT: dict[str, Any] = {
 }
 
 
-def siglip(prefix: str, width: int = 48, hidden: int = 80, patch: int = 14, positions: int = 16) -> Shapes:
-    """The tensors of a SigLIP encoder of two layers."""
+def siglip(
+    prefix: str, width: int = 48, hidden: int = 80, patch: int = 14, positions: int = 16, count: int = 2
+) -> Shapes:
+    """The tensors of a SigLIP encoder."""
     both = {
         "layer_norm1": (width,),
         "layer_norm2": (width,),
@@ -48,7 +51,7 @@ def siglip(prefix: str, width: int = 48, hidden: int = 80, patch: int = 14, posi
         f"{prefix}.embeddings.position_embedding.weight": (positions, width),
         f"{prefix}.post_layernorm.weight": (width,),
         f"{prefix}.post_layernorm.bias": (width,),
-        **layers(2, layer, f"{prefix}.encoder.layers"),
+        **layers(count, layer, f"{prefix}.encoder.layers"),
     }
 
 

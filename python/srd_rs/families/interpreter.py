@@ -345,7 +345,7 @@ class TableFamily(Family):
             for pattern, reason, *conditions in self.data.skip:
                 if checked_pattern(pattern).search(name) and all(map(self.evaluate, conditions)):
                     return reason
-            if any(checked_pattern(pattern).search(name) for pattern in self.data.keep):
+            if self.keeps(name):
                 return None
         why = super().left_out(name)
         mtp = self.data.mtp
@@ -355,6 +355,10 @@ class TableFamily(Family):
         if layer is not None and layer >= self.n_main:
             return None if self.n_mtp else names.MTP
         return names.BEFORE_MTP if layer is not None and self.mtp else why
+
+    def keeps(self, name: str) -> bool:
+        """Say whether the table keeps a tensor, though its name looks like that of another part."""
+        return len(name) <= _MAX_NAME and any(checked_pattern(p).search(name) for p in self.data.keep)
 
     def canonical(self, name: str) -> str:
         name = super().canonical(name)

@@ -65,7 +65,7 @@ class ProjectorFamily(TableFamily):
     def text_tensors(self) -> dict[str, SourceTensor]:
         """The tensors of the projector by canonical name: those that the text half leaves out as another modality's."""
         short, _ = names.unwrapped(self.checkpoint.tensors)
-        own = {name: shorter for name, shorter in short.items() if _of_other_modality(shorter)}
+        own = {name: shorter for name, shorter in short.items() if self._own(shorter)}
 
         def why_not(name: str) -> str | None:
             why = self.left_out(name)
@@ -74,6 +74,10 @@ class ProjectorFamily(TableFamily):
         kept, dropped = self.sorted_out(own, why_not)
         self.note_dropped("left out of the projector", dropped)
         return kept
+
+    def _own(self, name: str) -> bool:
+        """Say whether a tensor is the projector's, by the rule for all models or by `FamilyTable.keep`."""
+        return _of_other_modality(name) or self.keeps(name)
 
     def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:
         self.checkpoint = plain(self.checkpoint, self.config)
@@ -90,6 +94,11 @@ class ProjectorFamily(TableFamily):
         write_general(metadata, folder, stem, self.checkpoint.config, None, size, name)
         metadata.string("general.type", "mmproj")
         self.write_metadata(metadata)
+        if metadata.get("clip.has_vision_encoder") and metadata.get("clip.vision.image_mean") is None:
+            what = "image_mean of preprocessor_config.json is missing"
+            raise ModelError(
+                message(self.checkpoint.folder, what, "Download preprocessor_config.json as well")
+            )
         facts = ModelFacts(self.arch, self.n_layer, 0, self.n_head, self.n_head, False)
         return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary)
 
@@ -128,7 +137,14 @@ def supported() -> list[str]:
 
 
 def _class_of(checkpoint: Checkpoint) -> str | None:
-    stated = checkpoint.config.get("architectures")
+    """Return the class that decides about the projector: that of the encoder of pictures, such as InternVisionModel,
+    where it is known, else that of the whole model."""
+    encoder, whole = map(_class_named, (checkpoint.config.get("vision_config"), checkpoint.config))
+    return encoder if encoder in _families() else whole
+
+
+def _class_named(part: Any) -> str | None:
+    stated = part.get("architectures") if isinstance(part, dict) else None
     return stated[0] if isinstance(stated, list) and stated and isinstance(stated[0], str) else None
 
 

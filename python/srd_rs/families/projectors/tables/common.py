@@ -57,9 +57,10 @@ SIGLIP_DEFAULTS: Final = {
 }
 
 
-def siglip_top(prefix: str) -> tuple[str, ...]:
+def siglip_top(prefix: str, patch: str = "") -> tuple[str, ...]:
+    """Return the tensors outside the layers. `patch` are flags of the matrix for patches."""
     return (
-        f"{prefix}.embeddings.patch_embedding > v.patch_embd | w c p p | bias f32",
+        f"{prefix}.embeddings.patch_embedding > v.patch_embd | w c p p | bias {patch}",
         f"{prefix}.embeddings.position_embedding > v.position_embd | n_pos w | f32",
         f"{prefix}.post_layernorm > v.post_ln | w | bias",
     )
@@ -76,3 +77,6 @@ GATED: Final = (
 )
 VISUAL: Final = ((r"^model\.visual\.", "visual."),)
 """Newer files of Qwen and GLM put `model.` before the names of the encoder."""
+
+VISION_MODEL: Final = ((r"^model\.(vision_tower|multi_modal_projector|vision_model)\.", r"\1."),)
+"""Newer files put `model.` before the names of the encoder and of the projector."""

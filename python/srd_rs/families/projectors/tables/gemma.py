@@ -28,7 +28,7 @@ GEMMA3: Final = FamilyTable(
     layer_target="v.blk",
     output=None,
     top=(
-        *siglip_top("vision_tower.vision_model"),
+        *siglip_top("vision_tower.vision_model", "f32"),
         "multi_modal_projector.mm_input_projection_weight! > mm.input_projection | w t",
         "multi_modal_projector.mm_soft_emb_norm > mm.soft_emb_norm | w | plus_one",
     ),

@@ -22,7 +22,7 @@ SMOLVLM: Final = FamilyTable(
     layer_target="v.blk",
     output=None,
     top=(
-        *siglip_top("model.vision_model"),
+        *siglip_top("model.vision_model", "f32"),
         "model.connector.modality_projection.proj > mm.model.fc | t fold*w",
     ),
     layer=SIGLIP_LAYER,

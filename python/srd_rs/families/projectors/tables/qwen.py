@@ -104,6 +104,7 @@ QWEN3_VL: Final = FamilyTable(
         "Qwen3VLMoeForConditionalGeneration",
         "Qwen3_5ForConditionalGeneration",
         "Qwen3_5MoeForConditionalGeneration",
+        "Qwen4ExpForConditionalGeneration",
     ),
     defaults={
         **_QWEN_DEFAULTS,

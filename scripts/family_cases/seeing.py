@@ -1,0 +1,483 @@
+"""Models that see, beyond the first of `family_cases.vision`: the text half is that of another case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from family_cases import Case, Shapes, layers
+from family_cases.vision import MEANS, QWEN_TEXT, SIGLIP, siglip
+
+PIXELS = {**MEANS, "min_pixels": 3136, "max_pixels": 12544}
+
+
+def case_of(module: str, name: str) -> Case:
+    """Return a case of another file."""
+    return next(case for case in import_module(f"family_cases.{module}").CASES if case.name == name)
+
+
+def biased(shapes: Shapes) -> Shapes:
+    """Return the weights with a bias beside each."""
+    return {f"{name}.{part}": shape[:end] for name, shape in shapes.items() for part, end in _PARTS}
+
+
+_PARTS = (("weight", 9), ("bias", 1))
+
+
+def bare(shapes: Shapes) -> Shapes:
+    """Return the weights without biases."""
+    return {f"{name}.weight": shape for name, shape in shapes.items()}
+
+
+def seeing(
+    of: Case,
+    name: str,
+    tensors: Shapes,
+    vision: Mapping[str, Any] | None = None,
+    *,
+    stubs: tuple[str, ...] = (),
+    files: Mapping[str, Any] | None = None,
+    raw: bool | None = None,
+    **config: Any,
+) -> Case:
+    """Return the case `of` with an encoder of pictures in place of the tensors whose names begin with `stubs`."""
+    kept = {key: shape for key, shape in (of.tensors or {}).items() if not key.startswith(stubs or ("!",))}
+    whole = {**of.config, **config}
+    if vision is not None:
+        whole["vision_config"] = dict(vision)
+    return replace(
+        of,
+        name=name,
+        config=whole,
+        tensors={**kept, **tensors},
+        files={**of.files, "preprocessor_config.json": MEANS, **(files or {})},
+        mmproj=True,
+        raw_config=of.raw_config if raw is None else raw,
+    )
+
+
+QWEN2_LAYER = {
+    "input_layernorm.weight": (64,),
+    "mlp.down_proj.weight": (64, 96),
+    "mlp.gate_proj.weight": (96, 64),
+    "mlp.up_proj.weight": (96, 64),
+    "post_attention_layernorm.weight": (64,),
+    "self_attn.k_proj.bias": (32,),
+    "self_attn.k_proj.weight": (32, 64),
+    "self_attn.o_proj.weight": (64, 64),
+    "self_attn.q_proj.bias": (64,),
+    "self_attn.q_proj.weight": (64, 64),
+    "self_attn.v_proj.bias": (32,),
+    "self_attn.v_proj.weight": (32, 64),
+}
+QWEN3_LAYER = {
+    **{name: shape for name, shape in QWEN2_LAYER.items() if not name.endswith("bias")},
+    "self_attn.k_norm.weight": (16,),
+    "self_attn.q_norm.weight": (16,),
+}
+
+
+def qwen(prefix: str, head: str = "", layer: Shapes = QWEN2_LAYER) -> Shapes:
+    """The tensors of a small Qwen."""
+    return {
+        f"{head}lm_head.weight": (96, 64),
+        f"{prefix}.embed_tokens.weight": (96, 64),
+        f"{prefix}.norm.weight": (64,),
+        **layers(2, layer, f"{prefix}.layers"),
+    }
+
+
+# InternVL
+
+_INTERN_VISION = {
+    "architectures": ["InternVisionModel"],
+    "hidden_act": "gelu",
+    "hidden_size": 32,
+    "image_size": 56,
+    "intermediate_size": 64,
+    "layer_norm_eps": 1e-06,
+    "model_type": "intern_vit_6b",
+    "norm_type": "layer_norm",
+    "num_attention_heads": 2,
+    "num_channels": 3,
+    "num_hidden_layers": 4,
+    "patch_size": 14,
+    "qk_normalization": False,
+    "qkv_bias": True,
+}
+_INTERN_LAYER = {
+    **biased({"attn.proj": (32, 32), "attn.qkv": (96, 32), "mlp.fc1": (64, 32), "mlp.fc2": (32, 64)}),
+    **biased({"norm1": (32,), "norm2": (32,)}),
+    "ls1": (32,),
+    "ls2": (32,),
+}
+_INTERNVL = Case(
+    "internvl3-vision",
+    {
+        "architectures": ["InternVLChatModel"],
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": 56,
+        "llm_config": {"architectures": ["Qwen2ForCausalLM"], **QWEN_TEXT, "model_type": "qwen2"},
+        "max_dynamic_patch": 12,
+        "min_dynamic_patch": 1,
+        "model_type": "internvl_chat",
+        "ps_version": "v2",
+        "select_layer": -1,
+        "torch_dtype": "bfloat16",
+        "vision_config": _INTERN_VISION,
+    },
+    tensors={
+        **qwen("language_model.model", "language_model."),
+        "vision_model.embeddings.class_embedding": (1, 1, 32),
+        "vision_model.embeddings.position_embedding": (1, 17, 32),
+        **biased({"vision_model.embeddings.patch_embedding": (32, 3, 14, 14)}),
+        **layers(4, _INTERN_LAYER, "vision_model.encoder.layers"),
+        **biased({"mlp1.0": (128,), "mlp1.1": (64, 128), "mlp1.3": (64, 64)}),
+    },
+    files={"preprocessor_config.json": MEANS},
+    mmproj=True,
+)
+_INTERN_6B = {
+    **{
+        name: shape
+        for name, shape in _INTERN_LAYER.items()
+        if name not in ("attn.qkv.bias", "norm1.bias", "norm2.bias")
+    },
+    "attn.q_norm.weight": (32,),
+    "attn.k_norm.weight": (32,),
+}
+_INTERNVL_6B = seeing(
+    replace(_INTERNVL, tensors={n: s for n, s in (_INTERNVL.tensors or {}).items() if ".encoder." not in n}),
+    "internvl3-6b-vision",
+    layers(4, _INTERN_6B, "vision_model.encoder.layers"),
+    {**_INTERN_VISION, "norm_type": "rms_norm", "qk_normalization": True, "qkv_bias": False},
+)
+_INTERN_HF_LAYER = {
+    **biased({f"attention.{part}_proj": (32, 32) for part in "qkv"}),
+    **biased({"attention.projection_layer": (32, 32), "mlp.fc1": (64, 32), "mlp.fc2": (32, 64)}),
+    **biased({"layernorm_before": (32,), "layernorm_after": (32,)}),
+    "lambda_1": (32,),
+    "lambda_2": (32,),
+}
+_INTERNVL_HF = Case(
+    "internvl3-hf-vision",
+    {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "downsample_ratio": 0.5,
+        "image_seq_length": 4,
+        "image_token_id": 5,
+        "model_type": "internvl",
+        "text_config": {"architectures": ["Qwen2ForCausalLM"], **QWEN_TEXT, "model_type": "qwen2"},
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            **{key: _INTERN_VISION[key] for key in ("architectures", "hidden_act", "hidden_size")},
+            "image_size": [56, 56],
+            "intermediate_size": 64,
+            "layer_norm_eps": 1e-06,
+            "model_type": "internvl_vision",
+            "norm_type": "layer_norm",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 4,
+            "patch_size": [14, 14],
+        },
+    },
+    tensors={
+        **{
+            name.replace("language_model.model.", "model.language_model."): s
+            for name, s in qwen("language_model.model").items()
+        },
+        "model.vision_tower.embeddings.cls_token": (1, 1, 32),
+        "model.vision_tower.embeddings.position_embeddings": (1, 17, 32),
+        **biased({"model.vision_tower.embeddings.patch_embeddings.projection": (32, 3, 14, 14)}),
+        **layers(4, _INTERN_HF_LAYER, "model.vision_tower.encoder.layer"),
+        **biased(
+            {
+                "model.multi_modal_projector.layer_norm": (128,),
+                "model.multi_modal_projector.linear_1": (64, 128),
+                "model.multi_modal_projector.linear_2": (64, 64),
+            }
+        ),
+    },
+    files={"preprocessor_config.json": MEANS},
+    mmproj=True,
+)
+
+# Kimi
+
+_MOON_LAYER = {
+    **biased({"mlp.fc0": (64, 32), "mlp.fc1": (32, 64), "wo": (32, 32), "wqkv": (96, 32)}),
+    **biased({"norm0": (32,), "norm1": (32,)}),
+}
+_KIMI_VL = seeing(
+    case_of("deepseek", "kimi-vl"),
+    "kimi-vl-vision",
+    {
+        **biased({"vision_tower.patch_embed.proj": (32, 3, 14, 14)}),
+        "vision_tower.patch_embed.pos_emb.weight": (4, 6, 32),
+        **biased({"vision_tower.encoder.final_layernorm": (32,)}),
+        **layers(4, _MOON_LAYER, "vision_tower.encoder.blocks"),
+        **biased({"multi_modal_projector.pre_norm": (32,), "multi_modal_projector.linear_1": (128, 128)}),
+        **biased({"multi_modal_projector.linear_2": (64, 128)}),
+    },
+    {
+        "hidden_size": 32,
+        "init_pos_emb_height": 4,
+        "init_pos_emb_width": 6,
+        "intermediate_size": 64,
+        "merge_kernel_size": [2, 2],
+        "model_type": "moonvit",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 4,
+        "patch_size": 14,
+    },
+    stubs=("vision_tower", "multi_modal_projector"),
+)
+_MOON3D_LAYER = {
+    **biased({"mlp.fc0": (96, 128), "mlp.fc1": (128, 96), "wo": (128, 128), "wqkv": (384, 128)}),
+    **biased({"norm0": (128,), "norm1": (128,)}),
+}
+_KIMI_K25 = seeing(
+    case_of("deepseek", "kimi-k25"),
+    "kimi-k25-vision",
+    {
+        **biased({"vision_tower.patch_embed.proj": (128, 3, 14, 14)}),
+        "vision_tower.patch_embed.pos_emb.weight": (4, 4, 128),
+        **biased({"vision_tower.encoder.final_layernorm": (128,)}),
+        **layers(4, _MOON3D_LAYER, "vision_tower.encoder.blocks"),
+        **biased({"mm_projector.pre_norm": (128,), "mm_projector.proj.0": (512, 512)}),
+        **biased({"mm_projector.proj.2": (64, 512)}),
+    },
+    {
+        "init_pos_emb_height": 4,
+        "init_pos_emb_time": 4,
+        "init_pos_emb_width": 4,
+        "merge_kernel_size": [2, 2],
+        "mm_hidden_size": 128,
+        "mm_projector_type": "patchmerger",
+        "patch_size": 14,
+        "pos_emb_type": "divided_fixed",
+        "projector_hidden_act": "gelu",
+        "projector_ln_eps": 1e-05,
+        "text_hidden_size": 64,
+        "vt_hidden_size": 128,
+        "vt_intermediate_size": 96,
+        "vt_num_attention_heads": 16,
+        "vt_num_hidden_layers": 4,
+    },
+    stubs=("vision_tower", "multi_modal_projector"),
+    files={"preprocessor_config.json": {"media_proc_cfg": {**MEANS, "in_patch_limit": 64, "patch_size": 14}}},
+    raw=True,
+)
+
+# Encoders that are SigLIP with another projector
+
+_LFM2 = case_of("mamba", "lfm2-as-published").config
+_LFM2_LAYERS = {
+    **bare({"feed_forward.w1": (96, 64), "feed_forward.w2": (64, 96), "feed_forward.w3": (96, 64)}),
+    **bare({"ffn_norm": (64,), "operator_norm": (64,)}),
+}
+_LFM2_MIXERS = (
+    bare({"conv.conv": (64, 1, 3), "conv.in_proj": (192, 64), "conv.out_proj": (64, 64)}),
+    {
+        **bare({"self_attn.k_layernorm": (16,), "self_attn.q_layernorm": (16,)}),
+        **bare({"self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64)}),
+        **bare({"self_attn.out_proj": (64, 64), "self_attn.q_proj": (64, 64)}),
+    },
+)
+_LFM2_VISION = {
+    **{key: value for key, value in SIGLIP.items() if key != "image_size"},
+    "layer_norm_eps": 1e-06,
+    "model_type": "siglip2_vision_model",
+    "num_channels": 3,
+    "num_hidden_layers": 4,
+    "num_patches": 16,
+    "patch_size": 16,
+}
+
+
+def lfm2_vl(name: str, **config: Any) -> Case:
+    vision = siglip("model.vision_tower.vision_model", patch=16, count=4)
+    tensors = {
+        "model.language_model.embed_tokens.weight": (96, 64),
+        "model.language_model.embedding_norm.weight": (64,),
+        **{
+            f"model.language_model.layers.{layer}.{part}": shape
+            for layer in range(3)
+            for part, shape in {**_LFM2_LAYERS, **_LFM2_MIXERS[layer == 1]}.items()
+        },
+        **vision,
+        "model.vision_tower.vision_model.embeddings.patch_embedding.weight": (48, 768),
+        **biased({"model.multi_modal_projector.linear_1": (80, 192)}),
+        **biased({"model.multi_modal_projector.linear_2": (64, 80)}),
+    }
+    if config.get("projector_use_layernorm", True):
+        tensors |= biased({"model.multi_modal_projector.layer_norm": (192,)})
+    whole = {
+        "architectures": ["Lfm2VlForConditionalGeneration"],
+        "downsample_factor": 2,
+        "image_token_id": 5,
+        "model_type": "lfm2-vl",
+        "projector_bias": True,
+        "projector_hidden_size": 80,
+        "text_config": dict(_LFM2),
+        "torch_dtype": "bfloat16",
+        "vision_config": _LFM2_VISION,
+        "vision_feature_layer": -1,
+        **config,
+    }
+    return Case(name, whole, tensors, files={"preprocessor_config.json": MEANS}, mmproj=True, raw_config=True)
+
+
+_PADDLE = seeing(
+    case_of("baidu", "paddleocr-vl"),
+    "paddleocr-vl-vision",
+    {
+        **siglip("visual.vision_model", count=4),
+        "visual.vision_model.embeddings.packing_position_embedding.weight": (64, 48),
+        "visual.vision_model.head.probe": (1, 1, 48),
+        **biased({"mlp_AR.pre_norm": (48,), "mlp_AR.linear_1": (192, 192), "mlp_AR.linear_2": (64, 192)}),
+    },
+    {
+        **SIGLIP,
+        "architectures": ["PaddleOCRVisionModel"],
+        "num_hidden_layers": 4,
+        "model_type": "paddleocr_vl",
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+    stubs=("visual", "mlp_AR"),
+    files={"preprocessor_config.json": PIXELS},
+)
+_JANUS = seeing(
+    case_of("llama", "janus"),
+    "janus-vision",
+    {
+        **{
+            name.replace("self_attn.out_proj", "self_attn.projection_layer"): shape
+            for name, shape in siglip("model.vision_model").items()
+        },
+        **biased({"model.aligner.fc1": (80, 48), "model.aligner.hidden_layers.0": (64, 80)}),
+    },
+    {
+        "depth": 2,
+        "hidden_act": "gelu",
+        "hidden_size": 48,
+        "image_size": 56,
+        "layer_norm_eps": 1e-06,
+        "mlp_ratio": 5 / 3,
+        "model_type": "janus_vision_model",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "patch_size": 14,
+        "projection_dim": 80,
+    },
+    stubs=("model.aligner", "model.vision_model"),
+)
+
+# Dots
+
+_DOTS_LAYER = {
+    **bare({"attn.proj": (32, 32), "attn.qkv": (96, 32), "norm1": (32,), "norm2": (32,)}),
+    **bare({"mlp.fc1": (48, 32), "mlp.fc2": (32, 48), "mlp.fc3": (48, 32)}),
+}
+_DOTS_OCR = Case(
+    "dots-ocr-vision",
+    {
+        "architectures": ["DotsOCRForCausalLM"],
+        **QWEN_TEXT,
+        "model_type": "dots_ocr",
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_attention_heads": 2,
+            "num_channels": 3,
+            "num_hidden_layers": 4,
+            "patch_size": 14,
+            "post_norm": True,
+            "rms_norm_eps": 1e-05,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 1,
+            "use_bias": False,
+        },
+    },
+    tensors={
+        **qwen("model"),
+        **biased({"vision_tower.patch_embed.patchifier.proj": (32, 3, 14, 14)}),
+        **bare({"vision_tower.patch_embed.patchifier.norm": (32,), "vision_tower.post_trunk_norm": (32,)}),
+        **layers(4, _DOTS_LAYER, "vision_tower.blocks"),
+        **biased({"vision_tower.merger.ln_q": (32,), "vision_tower.merger.mlp.0": (128, 128)}),
+        **biased({"vision_tower.merger.mlp.2": (64, 128)}),
+    },
+    files={"preprocessor_config.json": PIXELS},
+    mmproj=True,
+)
+
+# LightOnOCR
+
+_PIXTRAL_LAYER = {
+    **bare({f"attention.{part}_proj": (32, 32) for part in "qkvo"}),
+    **bare({"attention_norm": (32,), "ffn_norm": (32,), "feed_forward.gate_proj": (48, 32)}),
+    **bare({"feed_forward.up_proj": (48, 32), "feed_forward.down_proj": (32, 48)}),
+}
+_LIGHTON = Case(
+    "lightonocr-vision",
+    {
+        "architectures": ["LightOnOCRForConditionalGeneration"],
+        "image_token_id": 5,
+        "model_type": "mistral3",
+        "multimodal_projector_bias": False,
+        "projector_hidden_act": "gelu",
+        "spatial_merge_size": 2,
+        "text_config": {
+            "architectures": ["Qwen3ForCausalLM"],
+            **QWEN_TEXT,
+            "head_dim": 16,
+            "model_type": "qwen3",
+        },
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            "head_dim": 16,
+            "hidden_act": "silu",
+            "hidden_size": 32,
+            "image_size": 56,
+            "intermediate_size": 48,
+            "model_type": "pixtral",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 4,
+            "patch_size": 14,
+            "rope_theta": 10000.0,
+        },
+        "vision_feature_layer": -1,
+    },
+    tensors={
+        **qwen("model.language_model", layer=QWEN3_LAYER),
+        **bare({"model.vision_encoder.patch_conv": (32, 3, 14, 14), "model.vision_encoder.ln_pre": (32,)}),
+        **layers(4, _PIXTRAL_LAYER, "model.vision_encoder.transformer.layers"),
+        **bare({"model.vision_projection.norm": (32,), "model.vision_projection.linear_1": (64, 32)}),
+        **bare({"model.vision_projection.linear_2": (64, 64)}),
+        **bare({"model.vision_projection.patch_merger.merging_layer": (32, 128)}),
+    },
+    files={"preprocessor_config.json": MEANS},
+    mmproj=True,
+)
+
+CASES = (
+    _INTERNVL,
+    _INTERNVL_6B,
+    _INTERNVL_HF,
+    _KIMI_VL,
+    _KIMI_K25,
+    _PADDLE,
+    _JANUS,
+    _DOTS_OCR,
+    _LIGHTON,
+    lfm2_vl("lfm2-vl-vision"),
+    lfm2_vl("lfm2-vl-vision-plain", projector_use_layernorm=False, vision_feature_layer=-2),
+)
