@@ -153,7 +153,7 @@ def golden_of(case: Case) -> dict[str, Any]:
         if case.files:
             result["files"] = case.files
         result["sources"] = {name: [case.dtypes.get(name, "BF16"), list(s)] for name, s in shapes.items()}
-        for part in ("text", "mmproj") if case.mmproj else ("text",):
+        for part in [part for part in ("text", "mmproj") if getattr(case, part)]:
             output = Path(scratch) / f"{part}.gguf"
             convert(folder, output, part == "mmproj", case.raw_config)
             metadata, tensors = written(output)
@@ -203,7 +203,12 @@ def main() -> None:
             failed.append(name)
             continue
         (GOLDENS / f"{name}.json").write_text("".join(lines(golden)) + "\n", encoding="utf-8")
-        print(f"{name}: {len(golden['text']['tensors'])} tensors", flush=True)
+        halves = (
+            f"{len(golden[half]['tensors'])} tensors of {half}"
+            for half in ("text", "mmproj")
+            if half in golden
+        )
+        print(f"{name}: {', '.join(halves)}", flush=True)
     if failed:
         raise SystemExit(f"not converted: {', '.join(failed)}")
 

@@ -23,8 +23,9 @@ class Case:
     transformers from the configuration, and the names and shapes are those that transformers saves. `more` are tensors
     that published files have beside those, such as layers of multi-token prediction. `files` are further files of the
     folder by name: JSON values or text. `dtypes` names the types of tensors that are not BF16.
-    `mmproj` says that the reference writes a file of the projector as well. `raw_config` says that the reference reads
-    config.json as it is, because transformers translates keys that the reference asks for.
+    `mmproj` says that the reference writes a file of the projector as well, and `text` that it writes the text half.
+    `raw_config` says that the reference reads config.json as it is, because transformers translates keys that the
+    reference asks for.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     files: Mapping[str, Any] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     mmproj: bool = False
+    text: bool = True
     raw_config: bool = False
 
 

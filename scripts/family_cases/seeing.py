@@ -468,6 +468,413 @@ _LIGHTON = Case(
     mmproj=True,
 )
 
+# Hunyuan
+
+_HUNYUAN_LAYER = {
+    **biased({f"self_attn.{part}_proj": (32, 32) for part in "qkvo"}),
+    **biased({"mlp.dense_4h_to_h": (32, 64), "mlp.dense_h_to_4h": (64, 32)}),
+    **biased({"input_layernorm": (32,), "post_attention_layernorm": (32,)}),
+}
+_HUNYUAN = seeing(
+    case_of("hunyuan", "hunyuan-ocr"),
+    "hunyuan-ocr-vision",
+    {
+        **biased({"vit.embeddings.patch_embedding": (32, 3, 16, 16)}),
+        "vit.embeddings.position_embedding.weight": (17, 32),
+        **layers(4, _HUNYUAN_LAYER, "vit.layers"),
+        **bare({"vit.perceive.before_rms": (32,), "vit.perceive.after_rms": (64,)}),
+        **biased({"vit.perceive.proj.0": (64, 32, 2, 2), "vit.perceive.proj.2": (128, 64, 1, 1)}),
+        **biased({"vit.perceive.mlp": (64, 128)}),
+        "vit.perceive.image_newline": (128,),
+        **{f"vit.perceive.image_{part}": (64,) for part in ("begin", "end", "sep")},
+    },
+    {
+        "add_patchemb_bias": True,
+        "cat_extra_token": 1,
+        "hidden_act": "gelu",
+        "hidden_size": 32,
+        "img_max_token_num": 4096,
+        "intermediate_size": 64,
+        "interpolate_mode": "bilinear",
+        "max_image_size": 64,
+        "max_vit_seq_len": 16384,
+        "num_attention_heads": 2,
+        "num_channels": 3,
+        "num_hidden_layers": 4,
+        "out_hidden_size": 64,
+        "patch_size": 16,
+        "rms_norm_eps": 1e-05,
+        "spatial_merge_size": 2,
+    },
+    stubs=("vit.",),
+    files={"preprocessor_config.json": PIXELS},
+    raw=True,
+)
+
+# CogVLM
+
+_COG_LAYER = {
+    **biased({"attention.dense": (32, 32), "attention.query_key_value": (96, 32)}),
+    **biased({"mlp.fc1": (64, 32), "mlp.fc2": (32, 64)}),
+    **biased({"input_layernorm": (32,), "post_attention_layernorm": (32,)}),
+}
+_COGVLM = replace(
+    seeing(
+        case_of("llama", "cogvlm"),
+        "cogvlm-vision",
+        {
+            **biased({"model.vision.patch_embedding.proj": (32, 3, 14, 14)}),
+            "model.vision.patch_embedding.cls_embedding": (1, 32),
+            "model.vision.patch_embedding.position_embedding.weight": (17, 32),
+            **layers(2, _COG_LAYER, "model.vision.transformer.layers"),
+            **bare({"model.vision.linear_proj.linear_proj": (64, 32)}),
+            **biased({"model.vision.linear_proj.norm1": (64,)}),
+            **bare({f"model.vision.linear_proj.{part}": (96, 64) for part in ("gate_proj", "dense_h_to_4h")}),
+            **bare({"model.vision.linear_proj.dense_4h_to_h": (64, 96)}),
+            "model.vision.boi": (1, 1, 64),
+            "model.vision.eoi": (1, 1, 64),
+        },
+        {
+            "dropout_prob": 0.0,
+            "hidden_act": "gelu",
+            "hidden_size": 32,
+            "image_size": 56,
+            "in_channels": 3,
+            "intermediate_size": 64,
+            "layer_norm_eps": 1e-06,
+            "num_heads": 2,
+            "num_hidden_layers": 2,
+            "num_positions": 17,
+            "patch_size": 14,
+        },
+        stubs=("model.vision.",),
+    ),
+    text=False,
+)  # the converter loses the weights for the tokens of images
+
+# DeepSeek-OCR
+
+_SAM = {"downsample_channels": [24, 16], "global_attn_indexes": [1, 3], "heads": 2, "layers": 4, "width": 16}
+
+
+def sam(width: int, side: int, last: int) -> Shapes:
+    """The encoder of Segment Anything, whose second and fourth blocks look at the whole picture."""
+    block = {
+        **biased({"attn.proj": (width, width), "attn.qkv": (3 * width, width), "norm1": (width,)}),
+        **biased({"mlp.lin1": (48, width), "mlp.lin2": (width, 48), "norm2": (width,)}),
+    }
+    found: dict[str, tuple[int, ...]] = {
+        "model.sam_model.pos_embed": (1, side, side, width),
+        **biased({"model.sam_model.patch_embed.proj": (width, 3, 16, 16)}),
+        **layers(4, block, "model.sam_model.blocks"),
+        **bare({"model.sam_model.neck.0": (24, width, 1, 1), "model.sam_model.neck.2": (24, 24, 3, 3)}),
+        **biased({"model.sam_model.neck.1": (24,), "model.sam_model.neck.3": (24,)}),
+        **bare({"model.sam_model.net_2": (24, 24, 3, 3), "model.sam_model.net_3": (last, 24, 3, 3)}),
+    }
+    for layer in range(4):
+        rows = 2 * (side if layer in (1, 3) else 14) - 1
+        for axis in "hw":
+            found[f"model.sam_model.blocks.{layer}.attn.rel_pos_{axis}"] = (rows, width // 2)
+    return found
+
+
+_CLIP_LAYER = {
+    **biased({"self_attn.out_proj": (32, 32), "self_attn.qkv_proj": (96, 32)}),
+    **biased({"layer_norm1": (32,), "layer_norm2": (32,), "mlp.fc1": (128, 32), "mlp.fc2": (32, 128)}),
+}
+_CLIP = {
+    "model.vision_model.embeddings.class_embedding": (32,),
+    **bare({"model.vision_model.embeddings.patch_embedding": (32, 3, 14, 14)}),
+    "model.vision_model.embeddings.position_embedding.weight": (17, 32),
+    **biased({"model.vision_model.pre_layrnorm": (32,)}),
+    **layers(4, _CLIP_LAYER, "model.vision_model.transformer.layers"),
+}
+_OCR_PARTS = ("model.sam_model", "model.vision_model", "model.image_newline", "model.view_seperator")
+
+
+def ocr(of: str, name: str) -> Case:
+    return seeing(
+        case_of("deepseek", of),
+        name,
+        {
+            **sam(16, 8, 16),
+            **_CLIP,
+            **biased({"model.projector.layers": (64, 48)}),
+            "model.image_newline": (64,),
+            "model.view_seperator": (64,),
+        },
+        {
+            "image_size": 128,
+            "mlp_ratio": 3.7362,
+            "model_name": "deeplip_b_l",
+            "model_type": "vision",
+            "width": {
+                "clip-l-14-224": {"heads": 2, "image_size": 56, "layers": 4, "patch_size": 14, "width": 32},
+                "sam_vit_b": _SAM,
+            },
+        },
+        stubs=_OCR_PARTS,
+    )
+
+
+_QWEN2_ENCODER = {
+    **biased({"self_attn.q_proj": (32, 32), "self_attn.k_proj": (16, 32), "self_attn.v_proj": (16, 32)}),
+    **bare({"self_attn.o_proj": (32, 32), "input_layernorm": (32,), "post_attention_layernorm": (32,)}),
+    **bare({"mlp.gate_proj": (48, 32), "mlp.up_proj": (48, 32), "mlp.down_proj": (32, 48)}),
+}
+_OCR2 = seeing(
+    case_of("deepseek", "deepseek-ocr"),
+    "deepseek-ocr-2-vision",
+    {
+        **sam(16, 8, 32),
+        **layers(4, _QWEN2_ENCODER, "model.qwen2_model.model.model.layers"),
+        **bare({"model.qwen2_model.model.model.norm": (32,), "model.qwen2_model.query_768": (144, 32)}),
+        **bare({"model.qwen2_model.query_1024": (256, 32)}),
+        **biased({"model.projector.layers": (64, 32)}),
+        "model.view_seperator": (64,),
+    },
+    {
+        "image_size": 128,
+        "intermediate_size": 48,
+        "layers": 4,
+        "mlp_ratio": 3.7362,
+        "model_name": "deepencoderv2",
+        "model_type": "vision",
+        "num_attention_heads": 4,
+        "width": {"qwen2-0-5b": {"dim": 32}, "sam_vit_b": _SAM},
+    },
+    stubs=_OCR_PARTS,
+    architectures=["DeepseekOCR2ForCausalLM"],
+)
+
+# Youtu, Step, MiniCPM, EXAONE
+
+_YOUTU = seeing(
+    case_of("deepseek", "youtu-vl"),
+    "youtu-vl-vision",
+    {
+        **{n: s for n, s in siglip("siglip2.vision_model", count=4).items() if "position" not in n},
+        "siglip2.vision_model.embeddings.patch_embedding.weight": (48, 588),
+        "siglip2.vision_model.head.probe": (1, 1, 48),
+        **bare({"merger.ln_q": (48,)}),
+        **biased({"merger.mlp.0": (192, 192), "merger.mlp.2": (64, 192)}),
+    },
+    {
+        **{key: value for key, value in SIGLIP.items() if key != "image_size"},
+        "fullatt_block_indexes": [1, 3],
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-06,
+        "model_type": "siglip2_vision_model",
+        "num_hidden_layers": 4,
+        "out_hidden_size": 64,
+        "spatial_merge_size": 2,
+        "window_size": 112,
+    },
+    stubs=("siglip2", "merger"),
+    raw=True,
+)
+_STEP_LAYER = {
+    "attn.in_proj_bias": (96,),
+    "attn.in_proj_weight": (96, 32),
+    **biased({"attn.out_proj": (32, 32), "ln_1": (32,), "ln_2": (32,)}),
+    **biased({"mlp.c_fc": (187, 32), "mlp.c_proj": (32, 187)}),
+    "ls_1.gamma": (32,),
+    "ls_2.gamma": (32,),
+}
+_STEP_VISION = {
+    **bare({"vision_model.conv1": (32, 3, 14, 14)}),
+    **biased({"vision_model.ln_pre": (32,)}),
+    "vision_model.positional_embedding": (16, 32),
+    **layers(2, _STEP_LAYER, "vision_model.transformer.resblocks"),
+    **biased({"vision_model.vit_downsampler1": (64, 32, 3, 3)}),
+    **biased({"vision_model.vit_downsampler2": (128, 64, 3, 3)}),
+    "vit_large_projector.weight": (64, 128),
+}
+_STEP_CONFIG = {
+    "heads": 2,
+    "hidden_act": "quick_gelu",
+    "image_size": 56,
+    "layers": 2,
+    "ls_init_value": 0.1,
+    "patch_size": 14,
+    "use_cls_token": False,
+    "width": 32,
+}
+_STEP3_VL = seeing(
+    case_of("stepfun", "step3-vl-10b"),
+    "step3-vl-10b-vision",
+    _STEP_VISION,
+    _STEP_CONFIG,
+    stubs=("vision_model", "vit_large"),
+    files={"preprocessor_config.json": {}},
+)
+_STEP37 = seeing(
+    case_of("stepfun", "step-3.7-flash"),
+    "step-3.7-flash-vision",
+    {name: s for name, s in _STEP_VISION.items() if not name.endswith(("1.bias", "2.bias")) or "ln_" in name},
+    {**_STEP_CONFIG, "mlp_ratio": 187 / 32},
+    stubs=("vision_model", "vit_large"),
+)
+_MINICPM_TENSORS = {
+    **siglip("model.vision_tower"),
+    **biased({f"model.vision_tower.vit_merger.self_attn.{part}_proj": (48, 48) for part in "qkv"}),
+    **biased({"model.vision_tower.vit_merger.self_attn.out_proj": (48, 48)}),
+    **biased({"model.vision_tower.vit_merger.layer_norm1": (48,)}),
+    **biased({"model.vision_tower.vit_merger.pre_norm": (192,)}),
+    **biased({"model.vision_tower.vit_merger.linear_1": (320, 192)}),
+    **biased({"model.vision_tower.vit_merger.linear_2": (48, 320)}),
+    **biased({"model.merger.mlp.0.pre_norm": (192,), "model.merger.mlp.0.linear_1": (192, 192)}),
+    **biased({"model.merger.mlp.0.linear_2": (64, 192)}),
+}
+
+
+def minicpm(name: str, **preprocessor: Any) -> Case:
+    return seeing(
+        case_of("openbmb", "minicpm-v-4-6"),
+        name,
+        _MINICPM_TENSORS,
+        {**SIGLIP, "model_type": "minicpmv4_6_vision"},
+        stubs=("model.vision_tower", "model.merger"),
+        files={"preprocessor_config.json": {**MEANS, **preprocessor}},
+    )
+
+
+_EXAONE_LAYER = {
+    **biased({"attn.proj": (32, 32), "attn.qkv": (64, 32), "mlp.down_proj": (32, 48)}),
+    **biased({"mlp.gate_proj": (48, 32), "mlp.up_proj": (48, 32)}),
+    **bare({"norm1": (32,), "norm2": (32,)}),
+}
+_EXAONE = seeing(
+    case_of("lg", "exaone4-5-no-mtp"),
+    "exaone4-5-vision",
+    {
+        **bare({"model.visual.patch_embed.proj": (32, 3, 2, 14, 14), "model.visual.merger.ln_q": (32,)}),
+        **layers(4, _EXAONE_LAYER, "model.visual.blocks"),
+        **biased({"model.visual.merger.mlp.0": (128, 128), "model.visual.merger.mlp.2": (64, 128)}),
+    },
+    {
+        "depth": 4,
+        "fullatt_block_indexes": [1, 3],
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "in_channels": 3,
+        "intermediate_size": 48,
+        "model_type": "exaone4_5_vision",
+        "num_heads": 4,
+        "num_key_value_heads": 2,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 112,
+    },
+    stubs=("model.visual",),
+    files={"preprocessor_config.json": PIXELS},
+)
+
+# Qwen's encoders under other names
+
+_QWEN3_BLOCK = {
+    **biased({"attn.proj": (32, 32), "attn.qkv": (96, 32), "norm1": (32,), "norm2": (32,)}),
+    **biased({"mlp.linear_fc1": (48, 32), "mlp.linear_fc2": (32, 48)}),
+}
+_LING = seeing(
+    case_of("hyper", "ling-3-vl"),
+    "ling-3-vl-vision",
+    {
+        **bare({"model.visual.patch_embed.proj": (32, 3, 2, 14, 14), "model.visual.pos_embed": (16, 32)}),
+        **layers(4, _QWEN3_BLOCK, "model.visual.blocks"),
+        **biased({"model.visual.merger.norm": (32,), "linear_proj.0": (64, 128), "linear_proj.2": (64, 64)}),
+    },
+    {
+        "deepstack_visual_indexes": [],
+        "depth": 4,
+        "disable_merger_proj": True,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 32,
+        "in_channels": 3,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "num_position_embeddings": 16,
+        "out_hidden_size": 128,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+    stubs=("model.visual", "linear_proj"),
+)
+_QWEN2_BLOCK = {
+    **biased({"attn.proj": (32, 32), "attn.qkv": (96, 32), "norm1": (32,), "norm2": (32,)}),
+    **biased({"mlp.fc1": (64, 32), "mlp.fc2": (32, 64)}),
+}
+_SARASHINA = seeing(
+    case_of("llama", "sarashina2-vision"),
+    "sarashina2.2-vision",
+    {
+        **bare({"visual.patch_embed.proj": (32, 3, 2, 14, 14)}),
+        **layers(4, _QWEN2_BLOCK, "visual.blocks"),
+        **biased({"visual.merger.ln_q": (32,), "visual.merger.mlp.0": (128, 128)}),
+        **biased({"visual.merger.mlp.2": (64, 128)}),
+    },
+    {
+        "depth": 4,
+        "embed_dim": 32,
+        "hidden_size": 64,
+        "in_chans": 3,
+        "mlp_ratio": 2,
+        "model_type": "qwen2_vl",
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+    stubs=("visual",),
+)
+_GLM_BLOCK = {
+    **biased({"attn.proj": (32, 32), "attn.qkv": (96, 32)}),
+    **biased({"mlp.down_proj": (32, 48), "mlp.gate_proj": (48, 32), "mlp.up_proj": (48, 32)}),
+    **bare({"attn.k_norm": (16,), "attn.q_norm": (16,), "norm1": (32,), "norm2": (32,)}),
+}
+_GLM53 = seeing(
+    case_of("hyper", "glm-5.3-flash"),
+    "glm-5.3-flash-vision",
+    {
+        **biased({"model.visual.patch_embed.proj": (32, 3, 2, 14, 14)}),
+        **layers(4, _GLM_BLOCK, "model.visual.blocks"),
+        **bare({"model.visual.post_layernorm": (32,), "model.visual.merger.proj": (64, 64)}),
+        **biased({"model.visual.downsample": (64, 32, 2, 2)}),
+        **biased({"model.visual.merger.post_projection_norm": (64,)}),
+        **bare({f"model.visual.merger.{part}_proj": (96, 64) for part in ("gate", "up")}),
+        **bare({"model.visual.merger.down_proj": (64, 96)}),
+    },
+    {
+        "depth": 4,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "image_size": 56,
+        "in_channels": 3,
+        "intermediate_size": 48,
+        "model_type": "glm5_next_vision",
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+        "rms_norm_eps": 1e-05,
+        "spatial_merge_size": 2,
+        "swiglu_limit": 7.0,
+        "temporal_patch_size": 2,
+    },
+    stubs=("model.visual",),
+    files={
+        "preprocessor_config.json": {
+            **MEANS,
+            "max_image_tokens": 64,
+            "merge_size": 2,
+            "min_image_tokens": 4,
+            "patch_size": 14,
+        }
+    },
+)
+
 CASES = (
     _INTERNVL,
     _INTERNVL_6B,
@@ -478,6 +885,20 @@ CASES = (
     _JANUS,
     _DOTS_OCR,
     _LIGHTON,
+    _HUNYUAN,
+    _COGVLM,
+    ocr("deepseek-ocr", "deepseek-ocr-vision"),
+    ocr("unlimited-ocr", "unlimited-ocr-vision"),
+    _OCR2,
+    _YOUTU,
+    _STEP3_VL,
+    _STEP37,
+    minicpm("minicpm-v-4-6-vision", scale_resolution=56),
+    minicpm("minicpm-v-4-6-vision-4x", downsample_mode="4x"),
+    _EXAONE,
+    _LING,
+    _SARASHINA,
+    _GLM53,
     lfm2_vl("lfm2-vl-vision"),
     lfm2_vl("lfm2-vl-vision-plain", projector_use_layernorm=False, vision_feature_layer=-2),
 )

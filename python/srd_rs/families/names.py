@@ -17,6 +17,7 @@ MTP: Final = "of multi-token prediction"
 BEFORE_MTP: Final = "of the layers before those of multi-token prediction"
 HEAD: Final = "of heads for training"
 SETTING: Final = "of settings, which are written as metadata"
+TEXT: Final = "of the text model"
 COPY: Final = "with a copy of the embedding"
 
 # Parts of other modalities, by how their names begin or by what occurs in them; see the text models of

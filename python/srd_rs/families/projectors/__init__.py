@@ -77,7 +77,7 @@ class ProjectorFamily(TableFamily):
 
     def _own(self, name: str) -> bool:
         """Say whether a tensor is the projector's, by the rule for all models or by `FamilyTable.keep`."""
-        return _of_other_modality(name) or self.keeps(name)
+        return (_of_other_modality(name) or self.keeps(name)) and self.left_out(name) != names.TEXT
 
     def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:
         self.checkpoint = plain(self.checkpoint, self.config)

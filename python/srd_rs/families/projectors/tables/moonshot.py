@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.projectors.tables.common import SIZES, head
@@ -118,5 +119,14 @@ KIMI_K25: Final = FamilyTable(
         "u32 ~vision.projector.scale_factor = merge_kernel_size[0]",
         "u32 ~vision.image_min_pixels = 8 * p * p",
         "u32 ~vision.image_max_pixels = n_patch * p * p",
+    ),
+)
+
+GLM_52_V: Final = replace(
+    KIMI_K25,
+    classes=("Glm5vForConditionalGeneration",),
+    renames=(
+        (r"^mm_projector\.linear_1\.", "mm_projector.proj.0."),
+        (r"^mm_projector\.linear_2\.", "mm_projector.proj.2."),
     ),
 )

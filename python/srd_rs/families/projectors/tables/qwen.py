@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.projectors.tables.common import GATED, QWEN_PATCH, SIZES, VISUAL, head
-from srd_rs.families.schema import FamilyTable, Rows, Stack
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, Stack
 
 _QWEN_QKV: Final = (
     "attn.qkv > attn_q | 3*w w | bias rows(0,w)",
@@ -55,6 +56,8 @@ QWEN2_VL: Final = FamilyTable(
         "f32 ~vision.attention.layer_norm_epsilon = first(whole['rms_norm_eps'], 1e-6)",
     ),
 )
+
+SARASHINA2: Final = replace(QWEN2_VL, classes=("Sarashina2VisionForCausalLM",))
 
 QWEN25_VL: Final = FamilyTable(
     arch="clip",
@@ -172,4 +175,26 @@ QWEN3_VL: Final = FamilyTable(
         "f32 ~vision.attention.layer_norm_epsilon = first(whole['text_config']['rms_norm_eps'], 1e-6)",
         "bools ~vision.is_deepstack_layers = layer in deepstack_visual_indexes",
     ),
+)
+
+LING_3_VL: Final = replace(
+    QWEN3_VL,
+    classes=("BailingMoeV3VLForConditionalGeneration",),
+    top=(
+        *QWEN_PATCH,
+        "visual.pos_embed > v.position_embd | num_position_embeddings w | f32",
+        "visual.merger.norm > mm.input_norm | w | bias",
+        "linear_proj.0 > mm.0 | t m | bias",
+        "linear_proj.2 > mm.2 | t t | bias",
+    ),
+    keep=(r"^linear_proj\.",),
+    stacks=(),
+    metadata=(
+        *head(),
+        "str ~projector_type = 'ling3vl'",
+        "bool ~use_gelu = 1 == 1",
+        "u32 ~vision.spatial_merge_size = spatial_merge_size",
+        "f32 ~vision.attention.layer_norm_epsilon = first(whole['text_config']['rms_norm_eps'], 1e-6)",
+    ),
+    refusals=(Refusal("disable_merger_proj != (1 == 1)", "disable_merger_proj is not true"),),
 )
