@@ -133,7 +133,7 @@ pub enum Error {
         fix: String,
     },
 
-    /// A signed file is not what was signed: it is damaged, altered, or signed with another key.
+    /// A file is not what was signed or what its origin gives: it is damaged, altered, or signed with another key.
     #[error("{place}: {what}. {fix}")]
     Verification {
         /// Where it is.

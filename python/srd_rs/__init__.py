@@ -5,6 +5,7 @@
 * `calibrate` measures the inputs of the matrices of a model; `evaluate` measures how far a GGUF is from another.
 * `met` measures which bytes belong to which slot of depth; `Hydrator` brings those into memory.
 * `pack`, `verify`, `extract` and `resign` work on signed containers (.axm); `keygen` makes keys.
+* `rebuild` makes a GGUF again from its checkpoint and compares the two.
 * `card` writes a model card, `modelfile` a Modelfile for Ollama; `push` uploads to the hub.
 * `quantize` and `dequantize` work on single tensors.
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from srd_rs.inspection import InspectedTensor, Inspection, inspect
     from srd_rs.options import ConvertOptions, SrdOptions
     from srd_rs.publishing import card, modelfile, push
+    from srd_rs.rebuilding import Rebuilt, rebuild
     from srd_rs.report import (
         ConvertReport,
         Plan,
@@ -60,6 +62,7 @@ _NAMES = {
     "srd_rs.inspection": ("InspectedTensor", "Inspection", "inspect"),
     "srd_rs.options": ("ConvertOptions", "SrdOptions"),
     "srd_rs.publishing": ("card", "modelfile", "push"),
+    "srd_rs.rebuilding": ("Rebuilt", "rebuild"),
     "srd_rs.report": (
         *("ConvertReport", "Plan", "PlannedContainer", "PlannedFile", "PlannedTensor", "Progress"),
         *("SealedContainer", "TypeTotals", "Verification"),
@@ -89,6 +92,7 @@ __all__ = [
     "PlannedFile",
     "PlannedTensor",
     "Progress",
+    "Rebuilt",
     "Residency",
     "SealedContainer",
     "SrdOptions",
@@ -112,6 +116,7 @@ __all__ = [
     "plan",
     "push",
     "quantize",
+    "rebuild",
     "resign",
     "verify",
     "write_manifest",

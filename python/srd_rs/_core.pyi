@@ -221,6 +221,7 @@ class Plan:
         options: ConvertOptions,
         gguf: bool = True,
         progress: Callable[[int, int, str], None] | None = None,
+        against: _Path | None = None,
     ) -> RunReport: ...
 
 @final

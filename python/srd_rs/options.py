@@ -12,9 +12,10 @@ metadata holds what a command line needs: ``help`` (full sentences), ``metavar``
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
 from srd_rs import _core
@@ -245,6 +246,17 @@ class ConvertOptions:
         names = ("target_size", "target_bpw", "like")
         return next((name for name in names if getattr(self, name) is not None), None)
 
+    @property
+    def recorded(self) -> str | None:
+        """What the key ``srd.options`` of the output says, as JSON: the options of `RECORDED` that differ from their
+        defaults. None where none differs."""
+        found: dict[str, Any] = {}
+        for name in RECORDED:
+            value, default = getattr(self, name), getattr(DEFAULTS, name)
+            if value != default:
+                found[name] = asdict(value) if name == "srd" else value
+        return json.dumps(found, sort_keys=True) if found else None
+
     card: bool = _option(
         False,
         "Output",
@@ -258,6 +270,12 @@ class ConvertOptions:
 
 
 DEFAULTS: Final = ConvertOptions()
+RECORDED: Final = (
+    *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mmproj", "mtp", "name"),
+    *("pre_tokenizer", "split_max_size", "srd"),
+)
+"""The options that change the bytes of a GGUF and that the GGUF does not show otherwise. Its tensors show their types,
+and other keys show the mix, the method, the seed and the calibration."""
 
 
 def writes_container(options: ConvertOptions) -> bool:

@@ -189,6 +189,7 @@ def projector_options(options: ConvertOptions) -> ConvertOptions:
     return ConvertOptions(
         quant=options.mmproj_type.upper(),
         effort="fast",
+        name=options.name,
         provenance=options.provenance,
         axm=False,
         threads=options.threads,

@@ -36,6 +36,9 @@ pub fn add_keys(metadata: &mut KeyValues, options: &PlanOptions, requantized: &[
         metadata.set("srd.method", Value::String(p.method.clone()));
         metadata.set("srd.seed", Value::U64(p.seed));
         metadata.set("srd.source.digest", Value::String(p.source_digest.clone()));
+        if let Some(options) = &p.options {
+            metadata.set("srd.options", Value::String(options.clone()));
+        }
     }
     let before = metadata.get(REQUANTIZED_KEY).and_then(Value::as_u64).unwrap_or(0);
     let twice = before.max(requantized.len() as u64);

@@ -9,7 +9,7 @@
 //! assert!(parts.container.is_none() && !parts.allow_requantize);
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -115,6 +115,8 @@ pub struct Provenance {
     pub seed: u64,
     /// `sha256:...` over the headers and small files of the source; see [`crate::convert::digest`].
     pub source_digest: String,
+    /// The options that differ from their defaults and that the file does not show otherwise, as a JSON object.
+    pub options: Option<String>,
     /// The files that the digest covers.
     pub sources: Vec<SourceFile>,
     /// Where the model was downloaded from: the id on the hub, `@`, and the commit.
@@ -151,6 +153,8 @@ pub struct RunOptions<'a> {
     pub gguf: bool,
     /// What is done with tensors whose inputs are known.
     pub effort: Effort,
+    /// Compares what is made with this GGUF, byte by byte, and writes nothing.
+    pub against: Option<&'a Path>,
 }
 
 impl RunOptions<'_> {
@@ -165,6 +169,7 @@ impl RunOptions<'_> {
             sign_key: None,
             gguf: true,
             effort: Effort::default(),
+            against: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::convert::compare::Comparison;
 use crate::convert::container::ContainerDestination;
 use crate::convert::destination::{Converted, Destination, UnitWriter};
 use crate::convert::files::Files;
@@ -23,8 +24,12 @@ impl<'a> Outputs<'a> {
     /// Opens the destinations of `plan`. All paths are checked before the first file is created.
     ///
     /// # Errors
-    /// As [`Sink::create`](sink::Sink::create); [`Error::Usage`] when there is a container to sign and no key.
+    /// As [`Sink::create`](sink::Sink::create); [`Error::Usage`] when there is a container to sign and no key;
+    /// [`Error::Verification`] when a GGUF is compared and is another one.
     pub fn create(plan: &'a Plan, options: &RunOptions<'a>) -> Result<Self> {
+        if let Some(gguf) = options.against {
+            return Ok(Self { destinations: vec![Box::new(Comparison::open(plan, gguf)?)] });
+        }
         let files = if options.gguf { plan.files.as_slice() } else { &[] };
         let targets: Vec<_> =
             files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path)).collect();

@@ -176,6 +176,7 @@ impl Asked<'_> {
             method: method.into(),
             seed: self.options.seed,
             source_digest,
+            options: self.options.recorded.clone(),
             sources,
             revision: self.revision.clone(),
         })
@@ -431,16 +432,18 @@ impl Plan {
     }
 
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor
-    /// data written. False as `gguf` writes the container alone.
-    #[pyo3(signature = (options, gguf=true, progress=None))]
+    /// data written. False as `gguf` writes the container alone. With `against` nothing is written: what is made is compared
+    /// with this GGUF.
+    #[pyo3(signature = (options, gguf=true, progress=None, against=None))]
     fn run(
         &self,
         py: Python<'_>,
         options: ConvertOptions,
         gguf: bool,
         progress: Option<Py<PyAny>>,
+        against: Option<PathBuf>,
     ) -> PyResult<RunReport> {
-        let sealed = self.inner.container.is_some();
+        let sealed = self.inner.container.is_some() && against.is_none();
         let keys = sealed.then(|| detached(py, || options.signing().load())).transpose()?;
         let how = RunOptions {
             threads: options.threads(),
@@ -451,6 +454,7 @@ impl Plan {
             sign_key: keys.as_ref().and_then(|k| k.2.as_ref()),
             gguf,
             effort: options.effort(),
+            against: against.as_deref(),
         };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();

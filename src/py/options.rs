@@ -38,6 +38,8 @@ pub struct ConvertOptions {
     pub allow_nonfinite: bool,
     pub allow_requantize: bool,
     pub overwrite: bool,
+    /// What the key `srd.options` says.
+    pub recorded: Option<String>,
 }
 
 /// `srd_rs.options.SrdOptions`.

@@ -24,6 +24,7 @@ GROUPS: Final = (
     "Size",
     "Calibration",
     "Container",
+    "Rebuilding",
     "Keys",
     "Running",
 )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs.cli.options import GroupedCommand, checking_options, convert_option, json_option, path_option
+from srd_rs import effects
+from srd_rs.cli.options import (
+    GroupedCommand,
+    checking_options,
+    convert_option,
+    explicit_options,
+    json_option,
+    option,
+    path_option,
+)
 from srd_rs.cli.output import show
-from srd_rs.progress import progress_bar
+from srd_rs.progress import Phases, progress_bar
 from srd_rs.text import bytes_text, duration_text, printable
 
 if TYPE_CHECKING:
+    from srd_rs.rebuilding import Rebuilt
     from srd_rs.report import Verification
 
 
@@ -21,6 +32,7 @@ Examples:
   srd-rs verify model-Q4_K_M.axm
   srd-rs verify model-Q4_K_M.gguf --axm model-Q4_K_M.axm
   srd-rs verify model-Q4_K_M.axm --fingerprint HEX
+  srd-rs verify --rebuild model-Q4_K_M.gguf --from org/name
 """
 
 
@@ -33,6 +45,26 @@ Examples:
     "container",
     help="PATH is a GGUF: check it against this container or manifest file.",
 )
+@option(
+    "--rebuild",
+    group="Rebuilding",
+    is_flag=True,
+    help="PATH is a GGUF: make it again from the model of --from and compare every byte. Nothing is written.",
+)
+@option(
+    "--from",
+    "model",
+    group="Rebuilding",
+    metavar="MODEL",
+    help="The checkpoint (a folder, a GGUF, or ORG/NAME@REVISION) that the GGUF was converted from.",
+)
+@option(
+    "--calibrate",
+    group="Rebuilding",
+    metavar="TEXT",
+    help="Text or calibration file of the conversion, unless that was builtin or random.",
+)
+@path_option("--imatrix", group="Rebuilding", help="Importance matrix of the conversion, if it had one.")
 @checking_options()
 @path_option(
     "--attest",
@@ -49,15 +81,35 @@ Examples:
 )
 @convert_option("overwrite", help="Replace the files of --attest and --write-manifest if they exist.")
 @convert_option("threads")
+@convert_option("max_memory", default=None, show_default=False)
+@convert_option("cache")
 @json_option()
-def command(path: str, as_json: bool, no_key: bool, write_manifest: Path | None, **options: Any) -> None:
+def command(
+    path: str,
+    as_json: bool,
+    no_key: bool,
+    write_manifest: Path | None,
+    rebuild: bool,
+    **options: Any,
+) -> None:
     """Check that PATH, an .axm container, is what was signed. The exit code is 3 if it is not.
 
     The container is held against the master key, an Ed25519 public key (--public-key) or a published fingerprint
     (--fingerprint). Where there is none of them, the exit code is 3 as well, unless --no-key says that integrity alone
     is wanted. Whoever has the master key could have signed, so third parties need the fingerprint or the public key
     from a trusted place.
+
+    With --rebuild PATH is a GGUF, which is made again from the model of --from with the options that the GGUF records.
+    The exit code is 3 if one byte differs, and the message names the first tensor that differs.
     """
+    explicit = explicit_options(click.get_current_context())
+    if rebuild:
+        _rebuild(path, explicit, options, as_json=as_json)
+        return
+    for name in _OF_REBUILD:
+        if name in explicit:
+            raise effects.without_effect(_FLAGS.get(name, name), "nothing is rebuilt", "Add --rebuild")
+        options.pop(name)
     from srd_rs import container
 
     with progress_bar(as_json=as_json) as progress:
@@ -65,6 +117,43 @@ def command(path: str, as_json: bool, no_key: bool, write_manifest: Path | None,
             path, use_key=not no_key, manifest=write_manifest, progress=progress, **options
         )
     show(lambda: _json(found), lambda: text(found), as_json=as_json)
+
+
+_OF_REBUILD = ("model", "calibrate", "imatrix", "max_memory", "cache")
+_FLAGS = {"model": "from"}
+
+
+def _rebuild(path: str, explicit: set[str], options: dict[str, Any], *, as_json: bool) -> None:
+    import srd_rs
+
+    for name in explicit - {"path", "rebuild", "as_json", "threads", *_OF_REBUILD}:
+        raise effects.without_effect(name, "--rebuild compares a GGUF with its checkpoint")
+    if options["model"] is None:
+        raise click.UsageError("--rebuild needs the checkpoint: name it with --from")
+    given = {name: options[name] for name in ("calibrate", "imatrix", "cache", "threads")}
+    if options["max_memory"] is not None:
+        given["max_memory"] = options["max_memory"]
+    with Phases(as_json=as_json) as shown:
+        found = srd_rs.rebuild(path, options["model"], progress=shown.update, **given)
+    show(lambda: _rebuilt_json(found), lambda: rebuilt_text(found), as_json=as_json)
+
+
+def rebuilt_text(found: Rebuilt) -> str:
+    """What was compared."""
+    calibrated = f", calibrated on {printable(found.calibration)}" if found.calibration else ""
+    return "\n".join(
+        [
+            f"{printable(str(found.path))}: equal to the conversion of {printable(str(found.model))}",
+            f"{found.quant} by {found.method}, seed {found.seed}{calibrated}",
+            f"source {found.source_digest}",
+            f"{found.tensors} tensors, {bytes_text(found.bytes)} in {duration_text(found.seconds)}",
+        ]
+    )
+
+
+def _rebuilt_json(found: Rebuilt) -> dict[str, Any]:
+    data = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "options"}
+    return {**data, "path": str(found.path), "model": str(found.model), "equal": True}
 
 
 def text(found: Verification) -> str:
