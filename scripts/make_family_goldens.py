@@ -86,14 +86,26 @@ def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
     # Making the names of Arctic changes the names of every architecture that comes later.
     gguf.TensorNameMap.block_mappings_cfg = dict(names_of_llama_cpp())
     kind = ModelType.MMPROJ if mmproj else ModelType.TEXT
-    read = ModelBase.load_hparams
-    hparams = json.loads((folder / "config.json").read_text()) if raw_config else read(folder, False)
+    with without_transformers() if raw_config else contextlib.nullcontext():
+        hparams = ModelBase.load_hparams(folder, False)
     model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 
     without_vocabulary(ModelBase)
     with torch.inference_mode():
         written_type = gguf.LlamaFileType.MOSTLY_F16 if mmproj else gguf.LlamaFileType.MOSTLY_BF16
         model_class(folder, written_type, output, hparams=hparams).write()
+
+
+@contextlib.contextmanager
+def without_transformers() -> Iterator[None]:
+    """Let the converter read config.json itself."""
+    from conversion import base
+
+    auto_config, base.AutoConfig = base.AutoConfig, None
+    try:
+        yield
+    finally:
+        base.AutoConfig = auto_config
 
 
 def without_vocabulary(model_class: type) -> None:

@@ -58,6 +58,20 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
         for other in others:
             first = first * other.reshape(first.shape)
         return first
+    if op == "sinusoids":
+        half = transform["columns"] // 2
+        step = np.float32(-(np.log(10000.0) / (half - 1))) * np.arange(half, dtype=np.float32)
+        frequencies = np.exp(step.astype(np.float64)).astype(np.float32)
+        angles = np.arange(transform["rows"], dtype=np.float32)[:, None] * frequencies
+        angles = angles.astype(np.float64)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    if op == "folded_norm":
+        variance = run(transform["variance"], weights) + np.float32(transform["epsilon"])
+        factor = run(transform["weight"], weights) / np.sqrt(variance)
+        if transform["shift"] is None:
+            return factor
+        bias, mean = (run(part, weights) for part in transform["shift"])
+        return bias - mean * factor
     of = run(transform["of"], weights)
     if op == "affine":
         scaled = of * np.float32(transform["mul"])
@@ -76,6 +90,8 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
     if op == "pad_rows":
         missing = transform["rows"] - of.shape[0]
         return np.concatenate([of, np.full((missing, *of.shape[1:]), transform["value"], np.float32)])
+    if op == "softplus":
+        return np.logaddexp(0.0, of.astype(np.float64)).astype(np.float32)
     if op == "neg_exp":
         return -np.exp(of.astype(np.float64)).astype(np.float32)
     if op == "ternary":

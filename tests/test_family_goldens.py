@@ -43,6 +43,8 @@ _MINICPM = dict.fromkeys(
     ),
     _BLOCKS,
 )
+ROUNDED = ("a.position_embd.weight", ".per_dim_scale.weight", ".per_dim_k_scale.weight")
+"""Tensors of projectors whose sines and logarithms are rounded correctly; see docs/differences.md."""
 WITH_TEXT = [path for path in GOLDENS if '"text": {' in path.read_text(encoding="utf-8")]
 WITH_PROJECTOR = [path for path in GOLDENS if '"mmproj": {' in path.read_text(encoding="utf-8")]
 DIFFERENCES: dict[str, dict[str, str]] = {
@@ -154,16 +156,13 @@ def test_projector(path: Path, tmp_path: Path) -> None:
     spec = projectors.describe(checkpoint)
     assert metadata_of(spec.metadata.entries()) == golden["mmproj"]["metadata"]
     tensors = converted(checkpoint, spec, "F16", tmp_path / "mmproj.gguf")
-    found = {
-        t.name: [
-            t.shape.tolist()[::-1],
-            t.tensor_type.name,
-            hashlib.sha256(t.data.tobytes()).hexdigest()[:16],
-        ]
-        for t in tensors
-    }
+    found = {t.name: [t.shape.tolist()[::-1], t.tensor_type.name, digest(t.data)] for t in tensors}
     before, after = RENAMED.get(golden["name"], ("", ""))
-    assert found == {name.replace(before, after): row for name, row in golden["mmproj"]["tensors"].items()}
+    wanted = {name.replace(before, after): row for name, row in golden["mmproj"]["tensors"].items()}
+    for name in filter(lambda name: name.endswith(ROUNDED), found):
+        if found[name][2] == digest(rounded(spec, name, checkpoint)):
+            found[name][2] = wanted[name][2]
+    assert found == wanted
 
 
 def converted(checkpoint: Checkpoint, spec: Any, quant: str, output: Path) -> list[Any]:

@@ -147,6 +147,27 @@ def test_a_projector_that_does_not_fit_leaves_the_model_convertible(model: Path,
     assert (tmp_path / "out" / "qwen2.5-vl-vision-Q8_0.gguf").exists()
 
 
+def test_names_of_published_omni_models(tmp_path: Path) -> None:
+    """Qwen3-Omni is published with a prefix that llama.cpp's converter does not know."""
+    golden = json.loads((GOLDEN.parent / "qwen3-omni.json").read_text())
+    written = projectors.describe(opened(golden, tmp_path))
+    golden["sources"] = {
+        f"thinker.{name}" if name.startswith("visual.") else name: source
+        for name, source in golden["sources"].items()
+    }
+    golden["name"] = "published"
+    published = projectors.describe(opened(golden, tmp_path), name="qwen3-omni")
+    shapes = {t.name: (t.shape, t.store) for t in published.tensors}
+    assert shapes == {t.name: (t.shape, t.store) for t in written.tensors}
+    assert published.metadata.get("clip.audio.projector_type") == "qwen3a"
+
+
+def test_convolutions_over_sound_are_not_quantised(tmp_path: Path) -> None:
+    spec = projectors.describe(checkpoint_of("qwen3-asr", tmp_path), kind="Q8_0")
+    stores = {t.name: t.store for t in spec.tensors}
+    assert stores["a.conv2d.1.weight"] == "f32" and stores["a.blk.0.attn_q.weight"] == "auto"
+
+
 def test_llava_with_another_encoder_has_no_projector(tmp_path: Path) -> None:
     checkpoint = checkpoint_of("mistral3-vision", tmp_path)
     assert projectors.has_projector(checkpoint)

@@ -209,6 +209,65 @@ class NegExp(_Unary):
 
 
 @dataclass(frozen=True)
+class Softplus(_Unary):
+    """ln(1 + e^x), rounded to f32."""
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "softplus", "of": self.of.to_json(leaf_of)}
+
+
+@dataclass(frozen=True)
+class FoldedNorm(Transform):
+    """The factor of a normalisation over a batch whose statistics are fixed, ``weight / sqrt(variance + epsilon)``, or
+    with `shift`, which is bias and mean, its summand ``bias - mean * factor``. Each step is rounded to f32."""
+
+    weight: Transform
+    variance: Transform
+    epsilon: float
+    shift: tuple[Transform, Transform] | None = None
+
+    def __post_init__(self) -> None:
+        if len({math.prod(part.shape) for part in self.parts}) != 1:
+            raise ValueError(f"{[part.shape for part in self.parts]} are no normalisation")
+
+    @property
+    def parts(self) -> Sequence[Transform]:
+        return (self.weight, self.variance, *(self.shift or ()))
+
+    @property
+    def shape(self) -> Shape:
+        return self.weight.shape
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {
+            "op": "folded_norm",
+            "weight": self.weight.to_json(leaf_of),
+            "variance": self.variance.to_json(leaf_of),
+            "shift": None if self.shift is None else [part.to_json(leaf_of) for part in self.shift],
+            "epsilon": self.epsilon,
+        }
+
+
+@dataclass(frozen=True)
+class Sinusoids(Transform):
+    """Positions as sines and then cosines of frequencies from 1 to 1/10000. No tensor of the checkpoint holds them."""
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= 1 << 20 or not 4 <= self.columns <= 1 << 16 or self.columns % 2:
+            raise ValueError(f"{self.rows} x {self.columns} is no table of positions")
+
+    @property
+    def shape(self) -> Shape:
+        return (self.rows, self.columns)
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "sinusoids", "rows": self.rows, "columns": self.columns}
+
+
+@dataclass(frozen=True)
 class Ternary(_Unary):
     """The nearest of -s, 0 and s, where s is the mean magnitude of the tensor."""
 

@@ -120,6 +120,32 @@ pub enum Transform {
         /// The values `x`.
         of: Box<Transform>,
     },
+    /// `ln(1 + e^x)`, rounded to f32. Attention over sound has scales that are stored so.
+    Softplus {
+        /// The values `x`.
+        of: Box<Transform>,
+    },
+    /// A normalisation over a batch, whose statistics are fixed, is a factor and a summand for each channel: this is the factor
+    /// `weight / sqrt(variance + epsilon)`, or with `shift` the summand `bias - mean * factor`. Each step is rounded to f32.
+    FoldedNorm {
+        /// The weights of the normalisation.
+        weight: Box<Transform>,
+        /// The variances.
+        variance: Box<Transform>,
+        /// The biases and the means, for the summand.
+        #[serde(default)]
+        shift: Option<Box<(Transform, Transform)>>,
+        /// What is added to the variance.
+        epsilon: f32,
+    },
+    /// Positions as sines and cosines: row `i` has the sines of `i * f` and then the cosines, where `f` falls from 1 to 1/10000
+    /// in equal ratios.
+    Sinusoids {
+        /// Number of positions.
+        rows: u64,
+        /// Twice the number of frequencies.
+        columns: u64,
+    },
     /// A selection of elements in another order: element `(i, j, ...)` is element `offset + i * strides[0] + j * strides[1]
     /// + ...` of the part. Slices along an axis, every n-th row and another order of axes are views.
     View {
@@ -166,11 +192,20 @@ impl Transform {
             | Self::Transpose { of, .. }
             | Self::PadRows { of, .. }
             | Self::NegExp { of }
+            | Self::Softplus { of }
             | Self::Ternary { of }
             | Self::View { of, .. }
             | Self::Reshape { of, .. } => of.for_each_source(f),
             Self::Dequantize(of) => of.for_each_source(f),
-            Self::Generated { .. } => {}
+            Self::FoldedNorm { weight, variance, shift, .. } => {
+                weight.for_each_source(f);
+                variance.for_each_source(f);
+                if let Some(shift) = shift {
+                    shift.0.for_each_source(f);
+                    shift.1.for_each_source(f);
+                }
+            }
+            Self::Generated { .. } | Self::Sinusoids { .. } => {}
         }
     }
 }

@@ -82,6 +82,20 @@ enum Op {
     NegExp {
         of: Box<BoundTransform>,
     },
+    Softplus {
+        of: Box<BoundTransform>,
+    },
+    FoldedNorm {
+        weight: Box<BoundTransform>,
+        variance: Box<BoundTransform>,
+        /// Bias and mean, for the summand; the factor has none.
+        shift: Option<Box<(BoundTransform, BoundTransform)>>,
+        epsilon: f32,
+    },
+    Sinusoids {
+        /// The frequency of each sine, and of each cosine.
+        frequencies: Vec<f32>,
+    },
     Ternary {
         of: Box<BoundTransform>,
         /// The reciprocal of the mean magnitude, once it is known.
@@ -141,13 +155,22 @@ impl BoundTransform {
             Op::Source { index } => f(*index),
             Op::Concat { parts } | Op::Product { parts } => parts.iter().for_each(|p| p.for_each_source(f)),
             Op::Dequantize { sources, .. } => sources.iter().for_each(|&index| f(index)),
-            Op::Generated { .. } => {}
+            Op::Generated { .. } | Op::Sinusoids { .. } => {}
+            Op::FoldedNorm { weight, variance, shift, .. } => {
+                weight.for_each_source(f);
+                variance.for_each_source(f);
+                if let Some(shift) = shift {
+                    shift.0.for_each_source(f);
+                    shift.1.for_each_source(f);
+                }
+            }
             Op::PermuteHeads { of, .. }
             | Op::Affine { of, .. }
             | Op::Slice { of, .. }
             | Op::Transpose { of, .. }
             | Op::Pad { of, .. }
             | Op::NegExp { of }
+            | Op::Softplus { of }
             | Op::Ternary { of, .. }
             | Op::View { of, .. }
             | Op::Reshape { of } => of.for_each_source(f),
@@ -188,6 +211,37 @@ impl BoundTransform {
             Op::NegExp { of } => {
                 of.read(source, start, out, scratch)?;
                 out.iter_mut().for_each(|x| *x = -exp(*x));
+                Ok(())
+            }
+            Op::Softplus { of } => {
+                of.read(source, start, out, scratch)?;
+                out.iter_mut().for_each(|x| *x = softplus(*x));
+                Ok(())
+            }
+            Op::FoldedNorm { weight, variance, shift, epsilon } => {
+                let mut factor = std::mem::take(&mut scratch.factor);
+                factor.resize(out.len(), 0.0);
+                let done = read_folded_norm(
+                    weight,
+                    variance,
+                    shift.as_deref(),
+                    *epsilon,
+                    source,
+                    start,
+                    out,
+                    &mut factor,
+                    scratch,
+                );
+                scratch.factor = factor;
+                done
+            }
+            Op::Sinusoids { frequencies } => {
+                let half = frequencies.len() as u64;
+                for (at, x) in (start..).zip(out.iter_mut()) {
+                    let (row, column) = (at / (2 * half), at % (2 * half));
+                    let angle = row as f32 * frequencies[(column % half) as usize];
+                    *x = sin_or_cos(angle, column >= half);
+                }
                 Ok(())
             }
             Op::Ternary { of, inverse } => {
@@ -246,20 +300,84 @@ fn read_product(
     done
 }
 
+/// Reads the factor (or with `shift` the summand) of a normalisation over a batch whose statistics are fixed. Each step is
+/// rounded to f32.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "two tensors, two more for the summand, and the run that is read"
+)]
+fn read_folded_norm(
+    weight: &BoundTransform,
+    variance: &BoundTransform,
+    shift: Option<&(BoundTransform, BoundTransform)>,
+    epsilon: f32,
+    source: &Source,
+    start: u64,
+    out: &mut [f32],
+    buffer: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    weight.read(source, start, out, scratch)?;
+    variance.read(source, start, buffer, scratch)?;
+    out.iter_mut().zip(&*buffer).for_each(|(x, v)| *x /= (v + epsilon).sqrt());
+    if let Some((bias, mean)) = shift {
+        mean.read(source, start, buffer, scratch)?;
+        out.iter_mut().zip(&*buffer).for_each(|(x, m)| *x *= m);
+        bias.read(source, start, buffer, scratch)?;
+        out.iter_mut().zip(&*buffer).for_each(|(x, b)| *x = b - *x);
+    }
+    Ok(())
+}
+
+/// Returns ln(1 + e^x), correctly rounded in all but a few cases, and the same on every system as [`exp`] is.
+fn softplus(x: f32) -> f32 {
+    if x.is_nan() || x > 60.0 {
+        return x;
+    }
+    // ln(1 + e^x) = max(x, 0) + ln(1 + u) with u = e^-|x| from 0 to 1, and ln(1 + u) = 2 artanh(s) with s = u / (2 + u).
+    let u = exp_f64(-f64::from(x.abs()).min(120.0));
+    let s = u / (2.0 + u);
+    let series = (0..18u32).rev().fold(0.0, |sum, k| 1.0 / f64::from(2 * k + 1) + sum * s * s);
+    (f64::from(x.max(0.0)) + 2.0 * s * series) as f32
+}
+
+/// Returns sin(x) or cos(x) for 0 <= x < 2^20, correctly rounded in all but a few cases, and the same on every system as
+/// [`exp`] is.
+fn sin_or_cos(x: f32, cosine: bool) -> f32 {
+    // x = n pi/2 + r with |r| <= pi/4. Products of n and the first parts of pi/2 are exact.
+    const HALF_PI: [f64; 3] = [1.570_796_325_802_803, 9.920_935_791_635_221e-10, 5.170_182_981_794_105e-19];
+    let x = f64::from(x);
+    let n = (x * std::f64::consts::FRAC_2_PI).round_ties_even();
+    let r = HALF_PI.iter().fold(x, |r, part| r - n * part);
+    let quarter = (n as i64 + i64::from(cosine)) & 3;
+    let square = r * r;
+    let value = if quarter & 1 == 0 {
+        let series = (1..=9u32).rev().fold(1.0, |sum, k| 1.0 - sum * square / f64::from(2 * k * (2 * k + 1)));
+        r * series
+    } else {
+        (1..=9u32).rev().fold(1.0, |sum, k| 1.0 - sum * square / f64::from(2 * k * (2 * k - 1)))
+    };
+    (if quarter & 2 == 0 { value } else { -value }) as f32
+}
+
 /// Returns e^x, correctly rounded in all but a few cases. The function of the system's library differs between systems, and
 /// the same model must give the same bytes everywhere; so this one only adds and multiplies f64 numbers in a fixed order.
 fn exp(x: f32) -> f32 {
-    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
-    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     if x.is_nan() || x > 89.0 {
         return if x.is_nan() { x } else { f32::INFINITY };
     }
-    let x = f64::from(x.max(-120.0));
+    exp_f64(f64::from(x.max(-120.0))) as f32
+}
+
+/// Returns e^x for -120 <= x <= 89.
+fn exp_f64(x: f64) -> f64 {
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     // e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r as its series.
     let n = (x * std::f64::consts::LOG2_E).round_ties_even();
     let r = x - n * LN_2_HIGH - n * LN_2_LOW;
     let series = (1..=14u32).rev().fold(1.0, |sum, k| 1.0 + sum * r / f64::from(k));
-    (series * f64::from_bits(((n as i64 + 1023) as u64) << 52)) as f32
+    series * f64::from_bits(((n as i64 + 1023) as u64) << 52)
 }
 
 /// Returns the row of the Hugging Face tensor that becomes `row`. Within a head of `n` rows, row `2 i + j` of the GGUF comes
@@ -425,6 +543,15 @@ impl Binder<'_> {
                 let shape = of.shape.clone();
                 self.node(Op::NegExp { of: Box::new(of) }, shape)
             }
+            Transform::Softplus { of } => {
+                let of = self.bind(of)?;
+                let shape = of.shape.clone();
+                self.node(Op::Softplus { of: Box::new(of) }, shape)
+            }
+            Transform::FoldedNorm { weight, variance, shift, epsilon } => {
+                self.folded_norm(weight, variance, shift.as_deref(), *epsilon)
+            }
+            Transform::Sinusoids { rows, columns } => self.sinusoids(*rows, *columns),
             Transform::Ternary { of } => {
                 let of = self.bind(of)?;
                 let shape = of.shape.clone();
@@ -441,6 +568,38 @@ impl Binder<'_> {
                 self.node(Op::Generated { values: values.clone() }, vec![values.len() as u64])
             }
         }
+    }
+
+    fn folded_norm(
+        &self,
+        weight: &Transform,
+        variance: &Transform,
+        shift: Option<&(Transform, Transform)>,
+        epsilon: f32,
+    ) -> Result<BoundTransform> {
+        let (weight, variance) = (self.bind(weight)?, self.bind(variance)?);
+        let shift = match shift {
+            Some((bias, mean)) => Some(Box::new((self.bind(bias)?, self.bind(mean)?))),
+            None => None,
+        };
+        let others = [variance.len].into_iter().chain(shift.iter().flat_map(|s| [s.0.len, s.1.len]));
+        if others.into_iter().any(|len| len != weight.len) {
+            return Err(self.fail("is a normalisation whose parts have different sizes".into()));
+        }
+        let shape = weight.shape.clone();
+        let (weight, variance) = (Box::new(weight), Box::new(variance));
+        self.node(Op::FoldedNorm { weight, variance, shift, epsilon }, shape)
+    }
+
+    fn sinusoids(&self, rows: u64, columns: u64) -> Result<BoundTransform> {
+        // Angles up to 2^20 are reduced exactly.
+        if !(1..=1 << 20).contains(&rows) || !(4..=1 << 16).contains(&columns) || !columns.is_multiple_of(2) {
+            return Err(self.fail(format!("{rows} x {columns} is no table of positions")));
+        }
+        let half = columns / 2;
+        let step = -((9.210_340_371_976_184 / (half - 1) as f64) as f32); // ln(10000)
+        let frequencies = (0..half).map(|k| exp(step * k as f32)).collect();
+        self.node(Op::Sinusoids { frequencies }, vec![rows, columns])
     }
 
     fn source_tensor(&self, tensor: &str) -> Result<BoundTransform> {
@@ -593,6 +752,59 @@ mod tests {
     }
 
     #[test]
+    fn softplus_is_that_of_the_library() {
+        for i in -40_000..40_000 {
+            let x = i as f32 * 0.002;
+            let wanted = (f64::from(x).exp().ln_1p()) as f32;
+            let found = softplus(x);
+            assert!(found.to_bits().abs_diff(wanted.to_bits()) <= 1, "{x}: {found} {wanted}");
+        }
+        for x in [1e9f32, f32::INFINITY] {
+            assert_eq!(softplus(x), x);
+        }
+        assert!(softplus(f32::NAN).is_nan());
+        assert_eq!(softplus(f32::NEG_INFINITY), softplus(-200.0));
+        let values = all(&[2], r#"{"op": "softplus", "of": T}"#, &[2]);
+        assert_eq!(values, [std::f32::consts::LN_2, 1f64.exp().ln_1p() as f32]);
+    }
+
+    #[test]
+    fn sines_and_cosines_are_those_of_the_library() {
+        for i in 0..400_000 {
+            let x = i as f32 * 0.0391;
+            for (found, wanted) in [(sin_or_cos(x, false), x as f64), (sin_or_cos(x, true), x as f64)]
+                .into_iter()
+                .zip([f64::sin as fn(f64) -> f64, f64::cos])
+                .map(|((found, x), function)| (found, function(x) as f32))
+            {
+                assert!((found - wanted).abs() <= 6e-8 * wanted.abs() + 1e-13, "{x}: {found} {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn positions_are_sines_and_then_cosines() {
+        let json = r#"{"op": "sinusoids", "rows": 3, "columns": 4}"#;
+        let values = all(&[1], json, &[3, 4]);
+        let wanted = [0.0, 0.0, 1.0, 1.0, 1.0, 1e-4, 1.0, 1.0, 2.0, 2e-4, 2.0, 2e-4f64];
+        for (index, value) in values.iter().enumerate() {
+            let angle = wanted[index / 4 * 4 + index % 2];
+            let angle = if index / 4 == 0 { 0.0 } else { angle };
+            let exact = if index % 4 < 2 { angle.sin() } else { angle.cos() };
+            assert!((f64::from(*value) - exact).abs() < 1e-7, "{index}: {value} {exact}");
+        }
+    }
+
+    #[test]
+    fn a_normalisation_with_fixed_statistics_is_a_factor_and_a_summand() {
+        let factor = r#"{"op": "folded_norm", "weight": T, "variance": T, "epsilon": 1.0}"#;
+        assert_eq!(all(&[4], factor, &[4]), [0.0, 1.0 / 2f32.sqrt(), 2.0 / 3f32.sqrt(), 1.5]);
+        let shift = factor.replace(r#""epsilon""#, r#""shift": [T, T], "epsilon""#);
+        let wanted = [0.0, 1.0 - 1.0 / 2f32.sqrt(), 2.0 - 2.0 / 3f32.sqrt() * 2.0, 3.0 - 1.5 * 3.0];
+        assert_eq!(all(&[4], &shift, &[4]), wanted);
+    }
+
+    #[test]
     fn ternary_values_are_the_mean_magnitude_or_nothing() {
         let centred = r#"{"op": "affine", "add": -4.0, "of": T}"#;
         let values = all(&[3, 3], &format!(r#"{{"op": "ternary", "of": {centred}}}"#), &[3, 3]);
@@ -644,6 +856,13 @@ mod tests {
             (r#"{"op": "concat", "of": []}"#, vec![0]),
             (r#"{"op": "product", "of": []}"#, vec![0]),
             (r#"{"op": "product", "of": [T, {"op": "rows", "start": 0, "count": 1, "of": T}]}"#, vec![3, 2]),
+            (r#"{"op": "sinusoids", "rows": 3, "columns": 3}"#, vec![3, 3]),
+            (r#"{"op": "sinusoids", "rows": 0, "columns": 4}"#, vec![0, 4]),
+            (r#"{"op": "sinusoids", "rows": 3, "columns": 18446744073709551614}"#, vec![3]),
+            (
+                r#"{"op": "folded_norm", "weight": T, "variance": {"op": "generated", "values": [1.0]}, "epsilon": 1.0}"#,
+                vec![3, 2],
+            ),
             (r#"{"op": "view", "of": T, "shape": [3], "strides": [2], "offset": 2}"#, vec![3]),
             (r#"{"op": "view", "of": T, "shape": [2, 2], "strides": [1]}"#, vec![2, 2]),
             (r#"{"op": "view", "of": T, "shape": [4294967296, 4294967296], "strides": [0, 0]}"#, vec![0]),

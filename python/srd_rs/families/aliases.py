@@ -19,6 +19,13 @@ def text_class(name: str, config: Mapping[str, Any]) -> str:
     return known.spellings.get(name, name)
 
 
+def others_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the names of tensors of other modalities begin, beyond those that no text model has."""
+    stated = config.get("architectures")
+    first = stated[0] if isinstance(stated, list) and stated else None
+    return names().others.get(first, ()) if isinstance(first, str) else ()
+
+
 def reads_text_part(architectures: object) -> bool:
     """Say whether the class of a multimodal model reads the text part itself, whatever class the text part names."""
     first = architectures[0] if isinstance(architectures, list) and architectures else None

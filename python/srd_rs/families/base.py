@@ -18,6 +18,7 @@ from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import FormatError, ModelError, message
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
+from srd_rs.families.aliases import others_of
 from srd_rs.families.config import Config, normalise
 from srd_rs.families.general import Size, write_general
 from srd_rs.families.quantized import plain
@@ -239,7 +240,7 @@ class Family:
     def left_out(self, name: str) -> str | None:
         """Return the reason why a tensor is not written, as the warning gives it; None for a tensor of the text
         model."""
-        return names.left_out(name)
+        return names.left_out(name, others_of(self.checkpoint.config))
 
     @cached_property
     def text_tensors(self) -> dict[str, SourceTensor]:

@@ -32,11 +32,14 @@ from srd_rs.metadata import Metadata
 from srd_rs.transforms import (
     Affine,
     Concat,
+    FoldedNorm,
     NegExp,
     PadRows,
     PermuteHeads,
     Product,
     Reshape,
+    Sinusoids,
+    Softplus,
     Source,
     Ternary,
     Transform,
@@ -72,7 +75,7 @@ LETTERS: Final = {
 }
 """The sizes that every row may use: the widths of the model, of queries, of keys, of a head, of the feed-forward
 part, and the numbers of tokens and experts."""
-_ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp")
+_ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp", "softplus")
 _OF_COLUMNS: Final = ("transpose", "squeeze", "cols", "pad_rows")
 _MAX_INTEGERS: Final = 1 << 16
 """A tensor of integers that is read for an expression has at most this many bytes."""
@@ -390,6 +393,15 @@ class TableFamily(Family):
             for experts in self.data.all_experts:
                 if self.evaluate(experts.when, layer):
                     self._add_stacked(table, experts, place, present)
+        for name, expression in map(generated_line, self.data.sinusoids):
+            sizes = self.evaluate(expression)
+            if not isinstance(sizes, list) or len(sizes) != 2:
+                raise self.config.error(f"{expression} are no two sizes")
+            rows, columns = (self.config.check_count(expression, size) for size in sizes)
+            try:
+                table.add(name, Sinusoids(rows, columns), f32=True)
+            except ValueError as error:
+                raise self.config.error(f"{expression}: {error}") from None
         for stack in self.data.stacks:
             count = self.count(stack.count, least=0)
             if count > len(present):
@@ -440,8 +452,19 @@ class TableFamily(Family):
         steps = row.steps[0]
         if steps and steps[0].name == "product":
             return self._all_done(Product(tuple(sources)), steps[1:], layer)
+        if steps and steps[0].name in ("norm_factor", "norm_summand"):
+            return self._all_done(self._folded_norm(sources, steps[0], layer), steps[1:], layer)
         of = sources[0] if len(sources) == 1 else Concat(tuple(sources))
         return self._all_done(of, steps, layer)
+
+    def _folded_norm(self, sources: list[Source], step: Step, layer: int) -> Transform:
+        """Return the factor of a normalisation from weight and variance, or its summand from these and from bias and
+        mean."""
+        weight, variance, *shift = sources
+        epsilon = self.config.check_number(step.arguments[0], self.evaluate(step.arguments[0], layer))
+        if step.name == "norm_factor":
+            return FoldedNorm(weight, variance, epsilon)
+        return FoldedNorm(weight, variance, epsilon, (shift[0], shift[1]))
 
     def _all_done(self, of: Transform, steps: Iterable[Step], layer: int) -> Transform:
         for step in steps:
@@ -503,6 +526,8 @@ class TableFamily(Family):
                     return Ternary(of)
                 case "neg_exp":
                     return NegExp(of)
+                case "softplus":
+                    return Softplus(of)
                 case "permute_q":
                     return PermuteHeads(of, self._of_layer(self.head_counts(), layer))
                 case "permute_k":

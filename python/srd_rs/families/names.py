@@ -57,15 +57,16 @@ def unwrapped(names: Collection[str]) -> tuple[dict[str, str], list[str]]:
     return shorter, found
 
 
-def left_out(name: str) -> str | None:
-    """Return the reason why a tensor is not the text model's; None for a tensor that is, or that is unknown."""
+def left_out(name: str, others: Iterable[str] = ()) -> str | None:
+    """Return the reason why a tensor is not the text model's; None for a tensor that is, or that is unknown. `others`
+    are how names of other modalities begin in models of one class."""
     if name.endswith(_BUFFERS):
         return BUFFER
     if _MTP.search(name):
         return MTP
     if _HEADS.match(name):
         return HEAD
-    if name.startswith(_OTHER_PREFIXES) or any(part in name for part in _OTHER_PARTS):
+    if name.startswith((*_OTHER_PREFIXES, *others)) or any(part in name for part in _OTHER_PARTS):
         return OTHER_MODALITY
     return None
 

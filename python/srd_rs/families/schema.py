@@ -47,6 +47,9 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "plus_one": (0, 0),
     "affine": (2, 2),
     "neg_exp": (0, 0),
+    "softplus": (0, 0),
+    "norm_factor": (1, 1),
+    "norm_summand": (1, 1),
     "permute": (1, 1),
     "permute_q": (0, 0),
     "permute_neox": (2, 2),
@@ -214,6 +217,8 @@ class FamilyTable:
     generated: tuple[str, ...] = ()
     """Tensors that are computed from the configuration: ``name = expression``, whose value is a list of numbers. A name
     with ``{layer}`` stands for one tensor in each layer."""
+    sinusoids: tuple[str, ...] = ()
+    """Tables of positions that are computed: ``name = [positions, width]``."""
     renames: tuple[tuple[str, str], ...] = ()
     """Regular expressions over names of the checkpoint, with what each match becomes."""
     skip: tuple[tuple[str, ...], ...] = ()
@@ -246,7 +251,7 @@ class FamilyTable:
             parsed(expression)
         for line in self.metadata:
             metadata_line(line)
-        for line in self.generated:
+        for line in (*self.generated, *self.sinusoids):
             generated_line(line)
         for pattern in (*(p for p, _ in self.renames), *(p for p, *_ in self.skip), *self.keep):
             checked_pattern(pattern)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from srd_rs.checkpoint import SourceTensor
 from srd_rs.errors import ModelError, message
-from srd_rs.transforms import Generated, Shape, Transform
+from srd_rs.transforms import Shape, Transform
 
 PLAIN: Final = ("F64", "F32", "F16", "BF16")
 """These safetensors dtypes hold weights that are not quantised."""
@@ -188,12 +188,12 @@ def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Pa
 
 def _in_order(entries: Iterable[_Entry], tensors: Mapping[str, SourceTensor]) -> list[_Entry]:
     """Return generated tensors first, then each group where its last source is met."""
-    generated = [entry for entry in entries if isinstance(entry.transform, Generated)]
+    generated = [entry for entry in entries if not any(entry.transform.sources())]
     position = {name: index for index, name in enumerate(tensors)}
     groups: dict[str, list[_Entry]] = {}
     last: dict[str, int] = {}
     for entry in entries:
-        if not isinstance(entry.transform, Generated):
+        if any(entry.transform.sources()):
             groups.setdefault(entry.group, []).append(entry)
             met = max(position[source.tensor] for source in entry.transform.sources())
             last[entry.group] = max(met, last.get(entry.group, -1))

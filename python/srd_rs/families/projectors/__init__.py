@@ -1,5 +1,5 @@
-"""The projectors of multimodal models: the encoder of pictures and what maps its outputs to the text model, which
-llama.cpp reads from a GGUF of its own (mmproj, architecture ``clip``).
+"""The projectors of multimodal models: the encoders of pictures and of sound and what maps their outputs to the text
+model, which llama.cpp reads from a GGUF of its own (mmproj, architecture ``clip``).
 
 A projector is a table of the same kind as a text family (`srd_rs.families.projectors.tables`). Its rows declare exactly
 the tensors that the text half of the class leaves out.
@@ -7,13 +7,14 @@ the tensors that the text half of the class leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, Final
 
 from srd_rs.checkpoint import Checkpoint, SourceTensor, flatten, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families import names
+from srd_rs.families.aliases import others_of
 from srd_rs.families.base import ModelFacts, ModelSpec
 from srd_rs.families.config import Config
 from srd_rs.families.general import Size, write_general
@@ -29,7 +30,17 @@ __all__ = ["describe", "has_projector", "supported"]
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
 """The files that say how pictures are prepared. The later file counts first."""
 _INNER: Final = ("media_proc_cfg", "image_processor")
+_AUDIO: Final = (
+    "audio_config",
+    "whisper_config",
+    "speech_config",
+    "encoder_config",
+    "sound_config",
+    "encoder",
+)
+"""The parts of config.json that may configure the encoder of sound."""
 _F32_UNLESS_F16: Final = (".patch_embd.weight", ".patch_merger.weight")
+_CONVOLUTIONS: Final = ("a.conv1d.", "a.conv2d.")
 """llama.cpp reads these tensors in F16 or F32 only."""
 _SECOND_PATCH: Final = ".patch_embd.weight.1"
 """The second half of a convolution over two frames."""
@@ -37,15 +48,16 @@ _SECOND_PATCH: Final = ".patch_embd.weight.1"
 
 class ProjectorFamily(TableFamily):
     """A projector whose rows and metadata stand in a table. The names of its expressions are the keys of
-    ``vision_config``; ``text`` is the configuration of the text model, ``whole`` all of config.json, and
-    ``preprocessor`` says how pictures are prepared."""
+    ``vision_config``, or in a model that only hears those of ``audio_config``; ``audio`` is the configuration of the
+    encoder of sound, ``text`` that of the text model, ``whole`` all of config.json, and ``preprocessor`` says how
+    pictures are prepared."""
 
     def __init__(self, checkpoint: Checkpoint, class_name: str) -> None:
         super().__init__(checkpoint, class_name)
         whole = checkpoint.config
-        vision = whole.get("vision_config")
-        values: dict[str, Any] = dict(vision) if isinstance(vision, dict) else {}
-        values |= {"text": {**flatten(whole), **text_part(whole)}, "whole": whole}
+        vision, audio = _encoders(whole)
+        values: dict[str, Any] = dict(vision or audio or {})
+        values |= {"text": {**flatten(whole), **text_part(whole)}, "whole": whole, "audio": audio}
         values["preprocessor"] = self._preprocessor()
         self.config = Config(values, self.defaults, self.file)
 
@@ -77,7 +89,8 @@ class ProjectorFamily(TableFamily):
 
     def _own(self, name: str) -> bool:
         """Say whether a tensor is the projector's, by the rule for all models or by `FamilyTable.keep`."""
-        return (_of_other_modality(name) or self.keeps(name)) and self.left_out(name) != names.TEXT
+        others = others_of(self.checkpoint.config)
+        return (_of_other_modality(name, others) or self.keeps(name)) and self.left_out(name) != names.TEXT
 
     def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:
         self.checkpoint = plain(self.checkpoint, self.config)
@@ -107,17 +120,29 @@ class ProjectorFamily(TableFamily):
             self._write_line(metadata, key, kind, expression)
 
 
-def _of_other_modality(name: str) -> bool:
+def _encoders(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the configurations of the encoders of pictures and of sound."""
+    thinker = config.get("thinker_config")
+    parts = {**config, **thinker} if isinstance(thinker, dict) else config
+    vision, *audio = (
+        part if isinstance(part, dict) else None for part in map(parts.get, ("vision_config", *_AUDIO))
+    )
+    return vision, next((part for part in audio if part is not None), None)
+
+
+def _of_other_modality(name: str, others: Sequence[str]) -> bool:
     """Say whether the text half leaves a tensor out as another modality's."""
-    return names.left_out(name) == names.OTHER_MODALITY
+    return names.left_out(name, others) == names.OTHER_MODALITY
 
 
 def _stored(spec: TensorSpec, kind: str) -> TensorSpec:
-    """Return the tensor as llama.cpp reads it: patches and their mergers in F16 or F32 only, whatever `kind` is."""
+    """Return the tensor as llama.cpp reads it: patches, their mergers and convolutions over sound in F16 or F32 only,
+    whatever `kind` is."""
     store = spec.store
     if spec.name.endswith(_SECOND_PATCH):
         store = "auto"
-    if kind != "F16" and spec.name.endswith((*_F32_UNLESS_F16, _SECOND_PATCH)):
+    patch = spec.name.endswith((*_F32_UNLESS_F16, _SECOND_PATCH))
+    if kind != "F16" and (patch or spec.name.startswith(_CONVOLUTIONS)):
         store = "f32"
     return TensorSpec(spec.name, spec.shape, store, spec.transform)
 
@@ -150,12 +175,13 @@ def _class_named(part: Any) -> str | None:
 
 def has_projector(checkpoint: Checkpoint) -> bool:
     """Say whether the checkpoint has a projector that can be written. A text model saved without it has none."""
-    found, vision = _class_of(checkpoint), checkpoint.config.get("vision_config")
+    found, (vision, audio) = _class_of(checkpoint), _encoders(checkpoint.config)
+    encoder = vision or audio
     return (
         found in _families()
-        and isinstance(vision, dict)
-        and tables.only_with().get(found or "") in (None, vision.get("model_type"))
-        and any(map(_of_other_modality, checkpoint.tensors))
+        and encoder is not None
+        and tables.only_with().get(found or "") in (None, encoder.get("model_type"))
+        and any(_of_other_modality(name, others_of(checkpoint.config)) for name in checkpoint.tensors)
     )
 
 

@@ -1,12 +1,14 @@
 """The families that are data: one file per vendor.
 
 Every `FamilyTable` that a module of this package holds is a family, so adding a model is adding a constant.
-`docs/adding-a-model.md` shows how. A module may hold four more constants:
+`docs/adding-a-model.md` shows how. A module may hold five more constants:
 
 - `SPELLINGS`: a class name -> the class that it stands for. The two differ in their name only, as far as text goes.
 - `COMPOSITES`: classes of multimodal models whose text part is a model of its own. The text part names its class, or it
   has a `model_type` that `MODEL_TYPES` knows.
 - `MODEL_TYPES`: the `model_type` of a text part -> its class.
+- `OTHERS`: a class of multimodal models -> how names of other modalities begin in it, where text models of other
+  classes have such names.
 - `WHOLE`: classes of multimodal models that read the text part themselves, whatever class the text part names.
 """
 
@@ -29,6 +31,7 @@ class Names:
     composites: frozenset[str]
     model_types: Mapping[str, str]
     whole: frozenset[str]
+    others: Mapping[str, tuple[str, ...]]
 
 
 @cache
@@ -49,6 +52,7 @@ def names() -> Names:
     model_types: dict[str, str] = {}
     composites: set[str] = set()
     whole: set[str] = set()
+    others: dict[str, tuple[str, ...]] = {}
     for info in iter_modules(__path__):
         module = import_module(f"{__name__}.{info.name}")
         for found, key in ((spellings, "SPELLINGS"), (model_types, "MODEL_TYPES")):
@@ -61,4 +65,5 @@ def names() -> Names:
             found.update(declared)
         composites.update(getattr(module, "COMPOSITES", ()))
         whole.update(getattr(module, "WHOLE", ()))
-    return Names(spellings, frozenset(composites), model_types, frozenset(whole))
+        others.update(getattr(module, "OTHERS", {}))
+    return Names(spellings, frozenset(composites), model_types, frozenset(whole), others)

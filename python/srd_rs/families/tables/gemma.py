@@ -228,3 +228,8 @@ EMBEDDING_GEMMA: Final = FamilyTable(
     rope_theta_sliding=10_000.0,
     pooling=True,
 )
+
+OTHERS: Final = {
+    "MERaLiON2ForConditionalGeneration": ("speech_encoder.", "speech_audio_adapter.", "ln_speech.")
+}
+"""These models hear through an encoder whose names no other model has."""

@@ -1,0 +1,261 @@
+"""Models that hear: the text half and the projector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from family_cases import Case, Shapes, layers
+
+QWEN2: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "model_type": "qwen2",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 96,
+}
+WHISPER: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "encoder_layers": 3,
+    "max_source_positions": 12,
+    "model_type": "qwen2_audio_encoder",
+    "num_mel_bins": 16,
+}
+
+
+def decoder(prefix: str, bias: bool = False, head: str | None = "lm_head", kv: int = 32) -> Shapes:
+    """The tensors of a decoder of two layers as Llama and Qwen2 have them."""
+    layer = {
+        "input_layernorm.weight": (64,),
+        "mlp.down_proj.weight": (64, 96),
+        "mlp.gate_proj.weight": (96, 64),
+        "mlp.up_proj.weight": (96, 64),
+        "post_attention_layernorm.weight": (64,),
+        "self_attn.k_proj.weight": (kv, 64),
+        "self_attn.o_proj.weight": (64, 64),
+        "self_attn.q_proj.weight": (64, 64),
+        "self_attn.v_proj.weight": (kv, 64),
+    }
+    if bias:
+        layer |= {f"self_attn.{part}_proj.bias": (kv if part in "kv" else 64,) for part in "qkv"}
+    ends = {f"{prefix}.embed_tokens.weight": (96, 64), f"{prefix}.norm.weight": (64,)}
+    if head is not None:
+        ends[f"{head}.weight"] = (96, 64)
+    return {**ends, **layers(2, layer, f"{prefix}.layers")}
+
+
+def whisper(prefix: str = "audio_tower", positions: int | None = 12, mel: int = 16, count: int = 3) -> Shapes:
+    """The tensors of the encoder of Whisper. llama.cpp's converter knows convolutions up to the number of layers."""
+    matrices = {"fc1": (48, 32), "fc2": (32, 48), "final_layer_norm": (32,), "self_attn_layer_norm": (32,)}
+    matrices |= {f"self_attn.{part}_proj": (32, 32) for part in ("out", "q", "v")}
+    layer = {f"{name}.weight": shape for name, shape in matrices.items()}
+    layer |= {f"{name}.bias": shape[:1] for name, shape in matrices.items()}
+    layer["self_attn.k_proj.weight"] = (32, 32)
+    ends: dict[str, tuple[int, ...]] = {
+        "conv1.weight": (32, mel, 3),
+        "conv1.bias": (32,),
+        "conv2.weight": (32, 32, 3),
+        "conv2.bias": (32,),
+        "layer_norm.weight": (32,),
+        "layer_norm.bias": (32,),
+    }
+    if positions is not None:
+        ends["embed_positions.weight"] = (positions, 32)
+    return {f"{prefix}.{name}": shape for name, shape in ends.items()} | layers(
+        count, layer, f"{prefix}.layers"
+    )
+
+
+_QWEN2_AUDIO = Case(
+    "qwen2-audio",
+    {
+        "architectures": ["Qwen2AudioForConditionalGeneration"],
+        "audio_config": WHISPER,
+        "audio_token_index": 90,
+        "model_type": "qwen2_audio",
+        "text_config": QWEN2,
+    },
+    tensors={
+        **whisper(),
+        "multi_modal_projector.linear.weight": (64, 32),
+        "multi_modal_projector.linear.bias": (64,),
+        **decoder("language_model.model", bias=True, head="language_model.lm_head"),
+    },
+    mmproj=True,
+)
+_AUDIO_FLAMINGO = Case(
+    "audio-flamingo-3",
+    {
+        "architectures": ["AudioFlamingo3ForConditionalGeneration"],
+        "audio_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "max_source_positions": 12,
+            "model_type": "audioflamingo3_encoder",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 3,
+            "num_mel_bins": 16,
+        },
+        "model_type": "audioflamingo3",
+        "text_config": QWEN2,
+    },
+    tensors={
+        **whisper(),
+        "multi_modal_projector.linear_1.weight": (64, 32),
+        "multi_modal_projector.linear_1.bias": (64,),
+        "multi_modal_projector.linear_2.weight": (64, 64),
+        "multi_modal_projector.linear_2.bias": (64,),
+        **decoder("language_model.model", bias=True, head="language_model.lm_head"),
+    },
+    mmproj=True,
+)
+LLAMA: dict[str, Any] = {**QWEN2, "head_dim": 16, "model_type": "llama", "rms_norm_eps": 1e-05}
+_VOXTRAL = Case(
+    "voxtral",
+    {
+        "architectures": ["VoxtralForConditionalGeneration"],
+        "audio_config": {
+            "head_dim": 16,
+            "hidden_size": 32,
+            "intermediate_size": 128,
+            "max_source_positions": 12,
+            "model_type": "voxtral_encoder",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "num_mel_bins": 16,
+        },
+        "audio_token_id": 24,
+        "hidden_size": 64,
+        "model_type": "voxtral",
+        "text_config": LLAMA,
+    },
+    tensors={
+        **{name: tuple(128 if size == 48 else size for size in shape) for name, shape in whisper().items()},
+        "multi_modal_projector.linear_1.weight": (64, 128),
+        "multi_modal_projector.linear_2.weight": (64, 64),
+        **decoder("language_model.model", head="language_model.lm_head"),
+    },
+    mmproj=True,
+)
+
+
+def ultravox(name: str, stored: Shapes, **settings: Any) -> Case:
+    config = {
+        "architectures": ["UltravoxModel"],
+        "audio_config": {**WHISPER, "model_type": "whisper", "num_hidden_layers": 3},
+        "hidden_size": 96,
+        "model_type": "ultravox",
+        "projector_act": "swiglu",
+        "stack_factor": 8,
+        "text_config": {**LLAMA, "architectures": ["LlamaForCausalLM"]},
+    }
+    tensors = {
+        **whisper(),
+        "multi_modal_projector.linear_1.weight": (96, 256),
+        "multi_modal_projector.linear_2.weight": (64, 48),
+        "multi_modal_projector.ln_pre.weight": (256,),
+        **stored,
+    }
+    return Case(name, {**config, **settings}, tensors=tensors, mmproj=True, text=False)
+
+
+_ULTRAVOX = ultravox("ultravox-0.5", {"multi_modal_projector.ln_mid.weight": (48,)}, projector_ln_mid=True)
+_MERALION = Case(
+    "meralion-2",
+    {
+        "architectures": ["MERaLiON2ForConditionalGeneration"],
+        "head_dim": 16,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "model_type": "meralion2",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "sliding_window": 64,
+        "speech_config": {**WHISPER, "model_type": "whisper", "num_hidden_layers": 3},
+        "speech_mlp_scale_factor": 15,
+        "text_config": {
+            "architectures": ["Gemma2ForCausalLM"],
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "head_dim": 16,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "max_position_embeddings": 256,
+            "model_type": "gemma2",
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "query_pre_attn_scalar": 16,
+            "rms_norm_eps": 1e-06,
+            "sliding_window": 64,
+            "vocab_size": 96,
+        },
+        "vocab_size": 96,
+    },
+    tensors={
+        **whisper("speech_encoder"),
+        "ln_speech.weight": (32,),
+        "ln_speech.bias": (32,),
+        "speech_audio_adapter.mlp_adapter.0.weight": (32, 480),
+        "speech_audio_adapter.mlp_adapter.0.bias": (32,),
+        "speech_audio_adapter.gate_proj.weight": (80, 32),
+        "speech_audio_adapter.gate_proj.bias": (80,),
+        "speech_audio_adapter.pool_proj.weight": (80, 32),
+        "speech_audio_adapter.pool_proj.bias": (80,),
+        "speech_audio_adapter.out_proj.weight": (64, 80),
+        "speech_audio_adapter.out_proj.bias": (64,),
+        **decoder("text_decoder.model", head=None),
+        **layers(
+            2,
+            {
+                "post_feedforward_layernorm.weight": (64,),
+                "pre_feedforward_layernorm.weight": (64,),
+            },
+            "text_decoder.model.layers",
+        ),
+    },
+    mmproj=True,
+    text=False,
+)
+_GLM_ASR = Case(
+    "glm-asr",
+    {
+        "adapter_type": "mlp",
+        "architectures": ["GlmasrModel"],
+        "hidden_size": 64,
+        "lm_config": {**LLAMA, "architectures": ["LlamaForCausalLM"]},
+        "merge_factor": 4,
+        "mlp_adapter_act": "gelu",
+        "model_type": "Glmasr",
+        "spec_aug": False,
+        "use_rope": True,
+        "whisper_config": {**WHISPER, "model_type": "whisper", "num_hidden_layers": 3},
+    },
+    tensors={
+        **{
+            name: s
+            for name, s in whisper("audio_encoder.whisper", None).items()
+            if ".layer_norm." not in name
+        },
+        "audio_encoder.layer_norm.weight": (32,),
+        "audio_encoder.layer_norm.bias": (32,),
+        "audio_encoder.adapting.0.weight": (80, 128),
+        "audio_encoder.adapting.0.bias": (80,),
+        "audio_encoder.adapting.2.weight": (64, 80),
+        "audio_encoder.adapting.2.bias": (64,),
+        "audio_encoder.audio_bos_eos_token.weight": (2, 64),
+        **decoder("model"),
+    },
+    mmproj=True,
+)
+
+CASES = (_QWEN2_AUDIO, _AUDIO_FLAMINGO, _VOXTRAL, _ULTRAVOX, _MERALION, _GLM_ASR)
