@@ -125,12 +125,11 @@ def checkpoint_of(name: str, folder: Path) -> Any:
     return opened(json.loads((GOLDEN.parent / f"{name}.json").read_text()), folder)
 
 
-def test_an_encoder_of_sound_is_left_out_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_both_encoders_of_a_model_that_sees_and_hears_are_written(tmp_path: Path) -> None:
     spec = projectors.describe(checkpoint_of("gemma4-audio", tmp_path))
-    assert "does not hear" in caplog.text
-    assert all(t.name.startswith(("v.", "mm.")) for t in spec.tensors)
+    assert {t.name.partition(".")[0] for t in spec.tensors} == {"a", "mm", "v"}
+    said = [spec.metadata.get(f"clip.{kind}.projector_type") for kind in ("vision", "audio")]
+    assert said == ["gemma4v", "gemma4a"]
 
 
 def test_a_projector_that_does_not_fit_leaves_the_model_convertible(model: Path, tmp_path: Path) -> None:

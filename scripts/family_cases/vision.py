@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from family_cases import Case, Shapes, layers
@@ -319,10 +318,7 @@ _GEMMA4 = gemma4("gemma4-vision", vision_config=_GEMMA4_VISION, audio_config=Non
 _GEMMA4_CLIPPED = gemma4(
     "gemma4-vision-clipped", vision_config={**_GEMMA4_VISION, "use_clipped_linears": True}, audio_config=None
 )
-_GEMMA4_AUDIO_CASE = replace(
-    gemma4("gemma4-audio", vision_config=_GEMMA4_VISION, audio_config=_GEMMA4_AUDIO),
-    mmproj=False,  # the audio half of the projector is not written yet
-)
+_GEMMA4_AUDIO_CASE = gemma4("gemma4-audio", vision_config=_GEMMA4_VISION, audio_config=_GEMMA4_AUDIO)
 
 _GLM_OCR = Case(
     "glm-ocr-vision",

@@ -12,7 +12,8 @@ from srd_rs.families.projectors.tables.common import (
     head,
     siglip_top,
 )
-from srd_rs.families.schema import FamilyTable, Rows
+from srd_rs.families.projectors.tables.sound import sound_head
+from srd_rs.families.schema import FamilyTable, Rows, Stack
 
 GEMMA3: Final = FamilyTable(
     arch="clip",
@@ -54,6 +55,53 @@ def _clipped(row: str) -> tuple[str, ...]:
     return (f"{source}.linear > {target} | {sizes}", *ends)
 
 
+def _feed_forward(source: str, end: str) -> tuple[str, ...]:
+    """Return the rows of one of the two feed-forward parts of a layer that hears."""
+    return (
+        f"{source}.pre_layer_norm > ffn_norm{end} | a",
+        f"{source}.post_layer_norm > ffn_post_norm{end} | a",
+        *_clipped(f"{source}.ffw_layer_1 > ffn_up{end} | 4*a a"),
+        *_clipped(f"{source}.ffw_layer_2 > ffn_down{end} | a 4*a"),
+    )
+
+
+_GEMMA4_HEARD: Final = (
+    *sound_head("n_sound", "sound_heads"),
+    "str ~audio.projector_type = 'gemma4a'",
+    "u32 ~audio.num_mel_bins = mel",
+    "f32 ~audio.attention.layer_norm_epsilon = first(audio['layer_norm_eps'], 1e-6)",
+)
+_HEARS: Final = "audio != None"
+_GEMMA4_SOUND: Final = (
+    "audio_tower.subsample_conv_projection.layer0.conv > a.conv1d.0 | wide 1 3 3 | f32",
+    "audio_tower.subsample_conv_projection.layer0.norm > a.conv1d.0.norm | wide",
+    "audio_tower.subsample_conv_projection.layer1.conv > a.conv1d.1 | narrow wide 3 3 | f32",
+    "audio_tower.subsample_conv_projection.layer1.norm > a.conv1d.1.norm | narrow",
+    "audio_tower.subsample_conv_projection.input_proj_linear > a.input_projection | a wide//4*narrow | f32",
+    "audio_tower.output_proj > a.pre_encode.out | heard a | bias",
+    "embed_audio.embedding_projection > mm.a.input_projection | t heard",
+)
+_GEMMA4_HEARING: Final = Rows(
+    (
+        "norm_pre_attn > attn_pre_norm | a",
+        "norm_post_attn > attn_post_norm | a",
+        "norm_out > ln2 | a",
+        *_clipped("self_attn.q_proj > attn_q | a a"),
+        *_clipped("self_attn.k_proj > attn_k | a a"),
+        *_clipped("self_attn.v_proj > attn_v | a a"),
+        *_clipped("self_attn.post > attn_out | a a"),
+        "self_attn.relative_k_proj > attn_k_rel | a a",
+        "self_attn.per_dim_scale! > per_dim_scale | a//sound_heads | softplus",
+        *_feed_forward("feed_forward1", ""),
+        *_feed_forward("feed_forward2", "_1"),
+        "lconv1d.pre_layer_norm > conv_norm | a",
+        "lconv1d.conv_norm > norm_conv | a",
+        "lconv1d.depthwise_conv1d > conv_dw | a 1 kernel | reshape(a, kernel) f32",
+        *_clipped("lconv1d.linear_start > conv_pw1 | 2*a a"),
+        *_clipped("lconv1d.linear_end > conv_pw2 | a a"),
+    )
+)
+
 GEMMA4: Final = FamilyTable(
     arch="clip",
     classes=("Gemma4ForConditionalGeneration",),
@@ -66,9 +114,22 @@ GEMMA4: Final = FamilyTable(
         "patch_size": 16,
         "position_embedding_size": 10240,
     },
-    sizes={**SIZES, "n_image": "224", "k": "first(num_key_value_heads, num_attention_heads) * head_dim"},
+    sizes={
+        **SIZES,
+        "n_image": "224",
+        "k": "first(num_key_value_heads, num_attention_heads) * head_dim",
+        "a": "first(audio['hidden_size'], 1024)",
+        "ai": "4 * a",
+        "mel": "first(audio['input_feat_size'], 128)",
+        "n_sound": "first(audio['num_hidden_layers'], 12)",
+        "sound_heads": "first(audio['num_attention_heads'], 8)",
+        "channels": "first(audio['subsampling_conv_channels'], [128, 32])",
+        "wide": "channels[0]",
+        "narrow": "channels[1]",
+        "kernel": "first(audio['conv_kernel_size'], 5)",
+        "heard": "first(audio['output_proj_dims'], 1536)",
+    },
     renames=((r"^model\.", ""),),
-    skip=((r"audio", "of the audio encoder, which is not written yet: the model sees, but does not hear"),),
     layer_prefix="vision_tower.encoder.layers",
     layer_target="v.blk",
     output=None,
@@ -76,6 +137,7 @@ GEMMA4: Final = FamilyTable(
         "embed_vision.embedding_projection > mm.input_projection | t w",
         "vision_tower.patch_embedder.input_proj > v.patch_embd | w 3*p*p | reshape(w,p,p,3) axes(0,3,1,2)",
         "vision_tower.patch_embedder.position_embedding_table! > v.position_embd | 2 position_embedding_size w | f32",
+        Rows(_GEMMA4_SOUND, when=_HEARS),
     ),
     layer=(
         Rows(
@@ -100,5 +162,7 @@ GEMMA4: Final = FamilyTable(
         *head(),
         "str ~vision.projector_type = 'gemma4v'",
         "f32 ~vision.attention.layer_norm_epsilon = first(layer_norm_eps, 1e-6)",
+        *(f"{line} if {_HEARS} else None" for line in _GEMMA4_HEARD),
     ),
+    stacks=(Stack("audio_tower.layers", "a.blk", f"n_sound if {_HEARS} else 0", (_GEMMA4_HEARING,)),),
 )
