@@ -3,7 +3,7 @@
 Paths are `str` or `os.PathLike[str]`. Where a parameter is an object of the package, only its attributes are read.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias, TypedDict, final, type_check_only
@@ -210,7 +210,7 @@ class Plan:
     ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
     def sensitivity(
         self,
-        groups: Sequence[Sequence[str]],
+        groups: Sequence[Mapping[str, str | None]],
         tokens: Sequence[Sequence[int]],
         threads: int,
         max_memory: int,

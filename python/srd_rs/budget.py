@@ -1,22 +1,25 @@
 """The types of the tensors within a budget of bytes.
 
-`ConvertOptions.target_size`, `target_bpw` and `like` state a budget. The core measures the error of each matrix in
-each candidate type (`src/convert/measure.rs`), what the errors of a kind of matrix cost the answers of the model
-(`src/convert/sensitivity.rs`), and solves the knapsack (`src/quant/budget.rs`).
+`ConvertOptions.target_size`, `target_bpw`, `like` and `fit` state a budget. The core measures the error of each matrix
+in each candidate type (`src/convert/measure.rs`), what the errors of a kind of matrix cost the answers of the model
+(`src/convert/sensitivity.rs`), and solves the knapsack (`src/quant/budget.rs`). Then the model is run with the types of
+the choice and with those of a mix on text that was not used before, and the better one is written.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, NamedTuple
 
-from srd_rs import _core, calibration, recipe
+from srd_rs import _core, calibration, memory, recipe
 from srd_rs.errors import FormatError, ModelError, UsageError, message
-from srd_rs.options import ConvertOptions
+from srd_rs.options import MIXES, ConvertOptions
 from srd_rs.planning import Planner, calibration_file, calibration_text
-from srd_rs.report import ChosenType, Progress
+from srd_rs.report import ChosenType, MixCheck, Progress
+from srd_rs.text import bytes_text
 
 log = logging.getLogger("srd_rs.budget")
 
@@ -36,14 +39,49 @@ COST_OF_ERROR: Final[tuple[tuple[str, float], ...]] = (
 )
 #: KLD that an error of the logits costs, by its mean square.
 COST_OF_LOGITS: Final = 0.2
-#: The model is run on this share of the default tokens of a calibration, in chunks of so many tokens, to find what the
-#: errors of each kind of matrix cost: all passes together take about half the time of the calibration.
-SHARE_OF_TOKENS: Final = 24
-CTX: Final = 256
+#: The model is run on so many tokens, one chunk, to find what the errors of each kind of matrix cost. With more tokens
+#: the costs differ no more than from text to text: by a tenth.
+TOKENS: Final = 128
 #: Logits that are kept at most: the tokens become fewer where the vocabulary is large.
 MAX_LOGITS: Final = 1 << 26
-_Measured = Mapping[str, tuple[tuple[_core.Candidate, ...], float | None]]
+#: Context that `fit` makes room for if `ctx` says no other.
+CTX: Final = 8192
+#: Mixes for special models, which a choice is not compared with.
+SPECIAL: Final = ("TQ", "MXFP")
 _ALIGNMENT: Final = 32
+_Show = Callable[[Progress], None] | None
+
+
+class Candidate(NamedTuple):
+    """What a type would cost a tensor: see `_core.Candidate`."""
+
+    type: str
+    bytes: int
+    error: float
+    energy: float
+
+
+_Measured = Mapping[str, tuple[tuple[Candidate, ...], float | None]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The chunks that the model is run on: for the costs of errors, and for the check of the choice.
+
+    held_out: whether the calibration has not seen the chunk of the check.
+    """
+
+    costs: list[list[int]]
+    check: list[list[int]]
+    held_out: bool
+
+
+def memory_of(options: ConvertOptions, base: _core.Plan) -> memory.Memory | None:
+    """What llama.cpp needs beside the weights, where the budget is the memory of a machine."""
+    if options.fit is None:
+        return None
+    metadata = {key: value for key, _, value in base.metadata()}
+    return memory.needed(metadata, options.ctx or CTX, _outputs(base))
 
 
 def limit_of(options: ConvertOptions, base: _core.Plan) -> int:
@@ -52,6 +90,10 @@ def limit_of(options: ConvertOptions, base: _core.Plan) -> int:
         return base.total_bytes
     if options.target_size is not None:
         return options.target_size
+    if options.fit is not None:
+        beside = memory_of(options, base)
+        assert beside is not None
+        return options.fit - beside.total
     assert options.target_bpw is not None
     return base.total_bytes - base.tensor_bytes + int(options.target_bpw * base.n_weights / 8)
 
@@ -78,45 +120,66 @@ def table_costs(plan: _core.Plan, measured: _Measured) -> dict[str, float]:
     return costs
 
 
-def measured_costs(
-    planner: Planner, plan: _core.Plan, measured: _Measured, progress: Callable[[Progress], None] | None
-) -> dict[str, float] | None:
-    """What an error of 1 in each tensor costs: the KLD of the model with all tensors of a kind rounded, by the error.
+def _outputs(plan: _core.Plan) -> int:
+    """Number of logits of a token."""
+    return next((t.shape[1] for t in plan.tensors if t.name == _output_of(plan)), 0)
 
-    None where no calibration is made, or where srd-rs cannot run the model on a text.
-    """
 
-    text = calibration_text(planner.options)
+def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
+    """What to run the model on; None where no calibration is made, or where srd-rs cannot run the model on a text."""
+    options = planner.options
+    text = calibration_text(options)
     if text is None:
         return None
-    kinds: dict[str, list[str]] = {}
-    for name, (_, probe) in measured.items():
-        if probe:
-            kinds.setdefault(kind_of(name), []).append(name)
-    if calibration_file(planner.options) is not None or text == "random":
+    if calibration_file(options) is not None or text == "random":
         text = "builtin"
     metadata = {key: value for key, _, value in plan.metadata()}
     if metadata.get(f"{plan.arch}.attention.causal", True) is False:
         return None
-    rows = next(t.shape[1] for t in plan.tensors if t.name == _output_of(plan))
-    count = max(calibration.default_tokens(plan) // SHARE_OF_TOKENS, CTX)
-    count = min(count, max(MAX_LOGITS // rows, 1))
+    count = min(TOKENS, max(MAX_LOGITS // max(_outputs(plan), 1), 1))
+    used = options.calibrate_tokens or calibration.default_tokens(plan)
     try:
         plan.check_runnable()
-        chunks = calibration.choose_tokens(planner.source.path, metadata, text, count, CTX, 0).chunks
+        (costs, check), held_out = calibration.other_tokens(
+            planner.source.path, metadata, text, used, (count, count)
+        )
     except (ModelError, UsageError, FormatError) as error:
         log.warning(
             "what rounding costs this model is taken from a table, because it was not measured: %s", error
         )
         return None
+    return Texts([costs], [check], held_out)
+
+
+def _run(
+    planner: Planner,
+    plan: _core.Plan,
+    groups: Sequence[Mapping[str, str | None]],
+    chunks: list[list[int]],
+    show: _Show,
+) -> list[float]:
+    """The KLD of the model with each group of tensors rounded."""
 
     def forward(done: int, total: int) -> None:
-        if progress is not None:
-            progress(Progress(done, total, "", "sensitivity"))
+        if show is not None:
+            show(Progress(done, total, "", "sensitivity"))
 
     options = planner.options
-    threads = options.threads or _core.cpus()
-    klds = plan.sensitivity(list(kinds.values()), chunks, threads, options.max_memory, forward)
+    return plan.sensitivity(groups, chunks, options.threads or _core.cpus(), options.max_memory, forward)
+
+
+_Runner = Callable[[Sequence[Mapping[str, str | None]], list[list[int]], _Show], list[float]]
+
+
+def measured_costs(
+    run: _Runner, measured: _Measured, chunks: list[list[int]], show: _Show
+) -> dict[str, float]:
+    """What an error of 1 in each tensor costs: the KLD of the model with its kind rounded, over the error of this."""
+    kinds: dict[str, list[str]] = {}
+    for name, (_, probe) in measured.items():
+        if probe:
+            kinds.setdefault(kind_of(name), []).append(name)
+    klds = run([dict.fromkeys(names) for names in kinds.values()], chunks, show)
     costs: dict[str, float] = {}
     for names, kld in zip(kinds.values(), klds, strict=True):
         probes = sum(measured[name][1] or 0.0 for name in names)
@@ -125,54 +188,152 @@ def measured_costs(
     return {name: costs.get(name, mean) for name in measured}
 
 
-def choose(
-    planner: Planner,
-    calibration: _core.Calibration | None,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[ChosenType, ...]:
-    """Give the planner the types that cost least within the budget of its options. Returns what was measured."""
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen: what was measured of each tensor, and how the choice compares with a mix.
+
+    types: empty where the types of the mix are written. check: None where the model was not run.
+    """
+
+    types: tuple[ChosenType, ...] = ()
+    check: MixCheck | None = None
+
+
+def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Choice:
+    """Give the planner the types that cost least within the budget of its options."""
     options = planner.options
-    base = planner.plan(calibration)
+    base = planner.plan(made)
     limit = limit_of(options, base)
-    types, small = (options.types, ()) if options.types else (TYPES, SMALL_BLOCKS)
-
-    def forward(done: int, total: int, name: str) -> None:
-        if progress is not None:
-            progress(Progress(done, total, name, "measure"))
-
-    measured = base.measure(types, small, options, forward)
+    measured = _measured(planner, base, show)
     if not measured:
         what = "there is no matrix whose type can be chosen"
         fix = "Name types whose blocks fit the rows of the model"
         raise UsageError(message(recipe.flag(options.budget), what, fix))
+    found = texts(planner, base)
+    run = partial(_run, planner, base)
+    costs = table_costs(base, measured) if found is None else measured_costs(run, measured, found.costs, show)
+    types = _solve(planner, made, base, measured, costs, limit)
+    # A mix has types that the user may not want.
+    mix = None if found is None or options.types else _mix_within(planner, options, made, limit)
+    if mix is None or found is None:
+        return Choice(types)
+    # The check runs the plan of the source, of which `base` is one.
+    kinds = [
+        {t.name: t.type for t in plan.tensors if t.type not in ("F32", "F16", "BF16", *t.source_types)}
+        for plan in (mix, planner.plan(made))
+    ]
+    of_mix, of_choice = run(kinds, found.check, show)
+    tokens = sum(map(len, found.check))
+    written = "choice" if of_choice <= of_mix else "mix"
+    check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, tokens, found.held_out, written)
+    if written == "choice":
+        return Choice(types, check)
+    log.warning("the mix %s is written, because its error is less than that of the choice", mix.quant)
+    planner.options = replace(options, quant=mix.quant)
+    return Choice((), check)
+
+
+def _measured(planner: Planner, base: _core.Plan, show: _Show) -> _Measured:
+    """The candidates of each tensor whose type can be chosen."""
+    options = planner.options
+    types, small = (options.types, ()) if options.types else (TYPES, SMALL_BLOCKS)
+
+    def forward(done: int, total: int, name: str) -> None:
+        if show is not None:
+            show(Progress(done, total, name, "measure"))
+
+    measured = base.measure(types, small, options, forward)
+    plain = {
+        name: (tuple(Candidate(c.type, c.bytes, c.error, c.energy) for c in candidates), probe)
+        for name, (candidates, probe) in measured.items()
+    }
+    return plain if options.types else _with_whole(base, plain)
+
+
+def _solve(
+    planner: Planner,
+    made: _core.Calibration | None,
+    base: _core.Plan,
+    measured: _Measured,
+    costs: Mapping[str, float],
+    limit: int,
+) -> tuple[ChosenType, ...]:
+    """Solve the knapsack, and give the planner the types."""
+    options = planner.options
     names, candidates = list(measured), {name: found for name, (found, _) in measured.items()}
-    costs = measured_costs(planner, base, measured, progress) or table_costs(base, measured)
     items = [[(_padded(c.bytes), costs[name] * c.error) for c in candidates[name]] for name in names]
     fixed = base.total_bytes - sum(_padded(t.bytes) for t in base.tensors if t.name in measured)
     room = limit - fixed
     while True:
         chosen, needed = _core.choose_within_budget(items, max(room, 0))
         if chosen is None or room < 0:
-            what = f"{limit} bytes are too few: the smallest possible size is {fixed + needed} bytes"
-            if options.types:
-                what += f" with the types {', '.join(options.types)}"
-            fix = "Allow more bytes, or smaller types with --types"
-            raise UsageError(message(recipe.flag(options.budget), what, fix))
+            raise _too_few(options, base, limit, fixed + needed)
         picks = {name: candidates[name][i] for name, i in zip(names, chosen, strict=True)}
         mix = options.like or _mix(picks)
         planner.options = replace(options, quant=mix, exact_types=_exact(base, picks, options))
-        over = planner.plan(calibration).total_bytes - limit
+        over = planner.plan(made).total_bytes - limit
         if over <= 0:
             return tuple(_described(name, costs[name], picks[name], candidates[name]) for name in names)
         # The headers of a split output depend on the number of its parts.
         room -= over
 
 
+def _too_few(options: ConvertOptions, base: _core.Plan, limit: int, smallest: int) -> UsageError:
+    """The error for a budget that no types meet."""
+    beside = memory_of(options, base)
+    if beside is None:
+        what = f"{limit} bytes are too few: the smallest possible size is {smallest} bytes"
+    else:
+        what = (
+            f"{options.fit} bytes of memory are too few: the smallest possible size is {smallest + beside.total} bytes,"
+            f" {bytes_text(smallest)} of weights, {bytes_text(beside.cache)} of cache for {beside.ctx} tokens and"
+            f" {bytes_text(beside.compute)} of compute buffers"
+        )
+    if options.types:
+        what += f" with the types {', '.join(options.types)}"
+    fix = "Allow more bytes, or smaller types with --types"
+    if beside is not None:
+        fix += ", or a shorter context with --ctx"
+    return UsageError(message(recipe.flag(options.budget), what, fix))
+
+
+def _mix_within(
+    planner: Planner, options: ConvertOptions, made: _core.Calibration | None, limit: int
+) -> _core.Plan | None:
+    """The plan of the mix that the choice is compared with: `like`, or the largest mix that fits."""
+    chosen = planner.options
+    names = [options.like] if options.like else [m for m in MIXES if not m.startswith(SPECIAL)]
+    best = None
+    try:
+        for name in names:
+            planner.options = replace(options, quant=name)
+            plan = planner.plan(made)
+            if plan.total_bytes <= limit and (best is None or plan.total_bytes > best.total_bytes):
+                best = plan
+    finally:
+        planner.options = chosen
+    return best
+
+
+def _with_whole(base: _core.Plan, measured: _Measured) -> _Measured:
+    """The candidates and the type of the source, which has no error: it spends what would be left of a large budget."""
+    tensors = {t.name: t for t in base.tensors}
+    found = {}
+    for name, (candidates, probe) in measured.items():
+        types = set(tensors[name].source_types)
+        whole = candidates
+        if types <= {"BF16"} or types <= {"F16"}:
+            size = 2 * tensors[name].n_weights
+            whole = (*candidates, Candidate(types.pop(), size, 0.0, candidates[0].energy))
+        found[name] = (whole, probe)
+    return found
+
+
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _mix(picks: Mapping[str, _core.Candidate]) -> str:
+def _mix(picks: Mapping[str, Candidate]) -> str:
     """The mix that the metadata names: that of the type with most bytes."""
     totals: dict[str, int] = {}
     for pick in picks.values():
@@ -181,7 +342,7 @@ def _mix(picks: Mapping[str, _core.Candidate]) -> str:
 
 
 def _exact(
-    base: _core.Plan, picks: Mapping[str, _core.Candidate], options: ConvertOptions
+    base: _core.Plan, picks: Mapping[str, Candidate], options: ConvertOptions
 ) -> tuple[tuple[str, str], ...]:
     """The picks, and the types of all other tensors that the base mix quantises."""
     kept = {t.name: t.type for t in base.tensors if t.type not in ("F32", "F16", "BF16")}
@@ -190,9 +351,7 @@ def _exact(
     )
 
 
-def _described(
-    name: str, cost: float, pick: _core.Candidate, candidates: tuple[_core.Candidate, ...]
-) -> ChosenType:
+def _described(name: str, cost: float, pick: Candidate, candidates: tuple[Candidate, ...]) -> ChosenType:
     larger = [c for c in candidates if c.bytes > pick.bytes and c.error < pick.error]
     gain = max((cost * (pick.error - c.error) / (c.bytes - pick.bytes) for c in larger), default=0.0)
     return ChosenType(name, pick.type, pick.bytes, pick.error, cost * pick.error, gain * 2**20)

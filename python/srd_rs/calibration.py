@@ -365,6 +365,27 @@ def choose_tokens(
     return Tokens(chunks, name, hashlib.sha256(raw).hexdigest())
 
 
+def other_tokens(
+    model: Path, metadata: dict[str, Any], text: str | os.PathLike[str], used: int, counts: tuple[int, ...]
+) -> tuple[list[list[int]], bool]:
+    """Chunks of `counts` tokens of a text that a calibration of `used` tokens leaves out, and whether that is so.
+
+    A text that the calibration uses whole gives tokens that the calibration has seen.
+    """
+    ends = _ends(metadata)
+    ids = encode(model, metadata, read_text(text)[1].decode("utf-8"))
+    counts = tuple(min(n, _context_length(metadata) or n, len(ids)) for n in counts)
+    size = max(*counts, _default_ctx(metadata))
+    there = max(len(ids) // size, 1)
+    taken = min(-(-used // size), there)
+    seen = {i * there // taken for i in range(taken)} if taken else set()
+    free = [i for i in range(there) if i not in seen]
+    places = free if len(free) >= len(counts) else list(range(there))
+    starts = [places[(2 * i + 1) * len(places) // (2 * len(counts))] * size for i in range(len(counts))]
+    chunks = [ids[start : start + n] for start, n in zip(starts, counts, strict=True)]
+    return _framed(chunks, ends), places is free
+
+
 def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
     """Name and bytes of the bundled text or of a UTF-8 file."""
     if text == "builtin":

@@ -32,7 +32,7 @@ from srd_rs.planning import (
 )
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import shown
-from srd_rs.report import ChosenType, ConvertReport, Plan, Progress
+from srd_rs.report import ConvertReport, Plan, Progress
 
 log = logging.getLogger("srd_rs.conversion")
 
@@ -131,11 +131,20 @@ def plan(
     planner = Planner(source, output, given)
     native = planner.plan()
     projector = projector_plan(source, _beside(planner), planner.options)
-    chosen: tuple[ChosenType, ...] = ()
+    chosen = budget.Choice()
     if planner.options.budget is not None or planner.options.recipe_out is not None:
         native, chosen, *_ = prepared(planner, native, None)
     effects.warn_of_plan(native)
-    return replace(planner.describe(native, chosen), mmproj=projector and Plan.of(projector))
+    return replace(_described(planner, native, chosen), mmproj=projector and Plan.of(projector))
+
+
+def _described(planner: Planner, native: _core.Plan, chosen: budget.Choice) -> Plan:
+    """A native plan as plain data, with the choice of the types."""
+    return replace(
+        planner.describe(native, chosen.types),
+        check=chosen.check,
+        memory=budget.memory_of(planner.options, native),
+    )
 
 
 def _write_beside(gguf: Path, suffix: str, text: str) -> Path:
@@ -248,7 +257,7 @@ def run(
         on_plan(replace(planner.describe(native), mmproj=beside))
     native, chosen, made, found = prepared(planner, native, progress)
     effects.warn_of_plan(native)
-    planned = replace(planner.describe(native, chosen), mmproj=beside)
+    planned = replace(_described(planner, native, chosen), mmproj=beside)
     if on_plan is not None and budgeted:
         on_plan(planned)
     report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
@@ -273,23 +282,24 @@ def _beside(planner: Planner) -> Path:
 
 def prepared(
     planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
-) -> tuple[_core.Plan, tuple[ChosenType, ...], _core.Calibration | None, bool]:
+) -> tuple[_core.Plan, budget.Choice, _core.Calibration | None, bool]:
     """Calibrate, choose the types within a budget, and plan again. Writes the recipe where one is asked for.
 
     The last value says whether the calibration was found in the cache. `native` is the plan without calibration, and
     of the mix or of any mix where there is a budget.
     """
     made, found = _calibration(planner, native, progress)
-    chosen: tuple[ChosenType, ...] = ()
-    if planner.options.budget is not None:
+    chosen = budget.Choice()
+    budgeted = planner.options.budget is not None
+    if budgeted:
         chosen = budget.choose(planner, made, progress)
-    if made is not None or chosen:
+    if made is not None or budgeted:
         native = planner.plan(made)
     path = planner.options.recipe_out
     if path is not None:
         folder = planner.source.path
         sniff.check_output(Path(path), inputs=model_files(folder) if folder.is_dir() else [folder])
-        recipe.write(path, native, chosen, overwrite=planner.options.overwrite)
+        recipe.write(path, native, chosen.types, overwrite=planner.options.overwrite)
     return native, chosen, made, found
 
 

@@ -95,6 +95,16 @@ class ConvertOptions:
         None, "Size", "The same for this number of bits per weight over all tensors.", "BITS"
     )
     like: str | None = _option(None, "Size", "The same for the size that this mix would have.", "MIX")
+    fit: int | None = _option(
+        None,
+        "Size",
+        "The same for a model that llama.cpp can run in this memory: the file, the cache for --ctx tokens and the"
+        " compute buffers together have at most this size.",
+        "SIZE",
+    )
+    ctx: int | None = _option(
+        None, "Size", "Number of tokens of the context that --fit makes room for. The default is 8192.", "N"
+    )
     types: Sequence[str] = _option(
         (),
         "Size",
@@ -243,7 +253,7 @@ class ConvertOptions:
     @property
     def budget(self) -> str | None:
         """The name of the option that states a budget, None without a budget."""
-        names = ("target_size", "target_bpw", "like")
+        names = ("target_size", "target_bpw", "like", "fit")
         return next((name for name in names if getattr(self, name) is not None), None)
 
     @property

@@ -33,12 +33,14 @@ def label(options: ConvertOptions) -> str:
         return f"{options.target_size / 1e9:.4g}GB"
     if options.target_bpw is not None:
         return f"{options.target_bpw:g}bpw"
+    if options.fit is not None:
+        return f"fit-{options.fit / 1e9:.4g}GB"
     return f"{options.quant.upper()}-recipe" if options.exact_types else options.quant.upper()
 
 
 def check(options: ConvertOptions) -> None:
     """Raise UsageError for options that contradict each other."""
-    budgets = [n for n in ("target_size", "target_bpw", "like") if getattr(options, n) is not None]
+    budgets = [n for n in ("target_size", "target_bpw", "like", "fit") if getattr(options, n) is not None]
     if len(budgets) > 1:
         what = f"{flag(budgets[0])} states a budget already"
         raise UsageError(message(flag(budgets[1]), what, "State one budget"))
@@ -52,6 +54,7 @@ def check(options: ConvertOptions) -> None:
         (given and options.quant != DEFAULTS.quant, "--quant", why),
         (given and options.pure, "--pure", why),
         (bool(options.types) and not chosen, "--types", "no budget is stated, so no type is chosen"),
+        (options.ctx is not None and options.fit is None, "--ctx", "only --fit makes room for a context"),
     )
 
 
@@ -85,7 +88,7 @@ def write(path: StrPath, plan: _core.Plan, chosen: Iterable[ChosenType], *, over
     measured = {c.name: c._asdict() for c in chosen}
     lines = []
     for t in plan.tensors:
-        if t.type not in ("F32", "F16", "BF16"):
+        if t.type not in ("F32", "F16", "BF16") or t.name in measured:
             entry: dict[str, Any] = {"type": t.type, "bytes": t.bytes}
             if t.name in measured:
                 entry |= {key: float(f"{measured[t.name][key]:.4g}") for key in ("error", "cost")}

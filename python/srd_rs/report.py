@@ -9,11 +9,13 @@ from typing import NamedTuple, Protocol
 
 from srd_rs import _core
 from srd_rs._core import PlannedContainer, PlannedFile, PlannedTensor, SealedContainer, Verification
+from srd_rs.memory import Memory
 from srd_rs.text import bytes_text, count_text, html_table, printable
 
 __all__ = [
     "ChosenType",
     "ConvertReport",
+    "MixCheck",
     "Plan",
     "PlannedContainer",
     "PlannedFile",
@@ -82,6 +84,24 @@ class ChosenType(NamedTuple):
     gain: float
 
 
+@dataclass(frozen=True)
+class MixCheck:
+    """How the types that were chosen within a budget compare with a mix of at most the same bytes.
+
+    The model was run on `tokens` tokens as it is and with the types of both. `mix_kld` and `choice_kld` are the KLDs,
+    in nats, with the weights rounded by the search for scales alone, so SRD has less. `held_out` says whether the
+    calibration has not seen the tokens; `written` is ``"choice"`` or ``"mix"``.
+    """
+
+    mix: str
+    mix_bytes: int
+    mix_kld: float
+    choice_kld: float
+    tokens: int
+    held_out: bool
+    written: str
+
+
 def type_rows(types: dict[str, TypeTotals]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of a table of the types."""
     rows = [(name, str(t.tensors), count_text(t.weights), bytes_text(t.bytes)) for name, t in types.items()]
@@ -97,7 +117,8 @@ class Plan:
     that, and None otherwise; `text` names the calibration text, None without calibration; `calibrates` says whether
     the model is run on that text first, which it is not where a calibration file is named. `chosen`
     says what was measured of each tensor whose type was chosen within a budget. `mmproj` is the plan of the projector
-    that is written beside the model, None without one.
+    that is written beside the model, None without one. `check` compares the choice with a mix, None where the model was
+    not run for that. `memory` is what llama.cpp needs beside the weights, where the budget is `ConvertOptions.fit`.
     """
 
     arch: str
@@ -116,6 +137,8 @@ class Plan:
     calibrates: bool = False
     chosen: tuple[ChosenType, ...] = field(default=(), repr=False)
     mmproj: Plan | None = field(default=None, repr=False)
+    check: MixCheck | None = field(default=None, repr=False)
+    memory: Memory | None = field(default=None, repr=False)
 
     @classmethod
     def of(

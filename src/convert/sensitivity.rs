@@ -2,28 +2,31 @@
 //! group rounded, and its logits are compared with those of the model as it is.
 //!
 //! The divergence of a group over the error of its matrices is the price of one unit of error, which
-//! [`measure`](super::measure) finds for each type.
+//! [`measure`](super::measure) finds for each type. A group of all matrices, each with the type of a mix, gives an estimate of
+//! the divergence of the mix.
 //!
 //! ```no_run
-//! use srd_rs::convert::sensitivity::{Pass, divergences};
+//! use srd_rs::convert::measure::PROBE;
+//! use srd_rs::convert::sensitivity::{Pass, Types, divergences};
 //! use srd_rs::formats::gguf::split::Gguf;
 //! use srd_rs::model::bound::BoundModel;
 //! use srd_rs::progress::Progress;
 //!
 //! let model = BoundModel::from_gguf(&Gguf::open("model-BF16.gguf")?)?;
-//! let groups = [vec!["blk.0.ffn_down.weight".to_string()], vec!["output.weight".to_string()]];
+//! let rounded = |name: &str| Types::from([(name.to_string(), PROBE)]);
+//! let groups = [rounded("blk.0.ffn_down.weight"), rounded("output.weight")];
 //! let pass = Pass { threads: 4, max_memory: 1 << 30, spill_folder: ".".as_ref(), progress: &Progress::default() };
 //! let klds = divergences(&model, &groups, &[vec![1, 2, 3, 4]], &pass)?;
 //! assert!(klds.iter().all(|&kld| kld >= 0.0));
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::convert::measure::PROBE;
+use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::forward::{self, Logits, NoObserver, RunOptions};
 use crate::model::bound::BoundModel;
@@ -42,23 +45,25 @@ pub struct Pass<'a> {
     pub progress: &'a Progress,
 }
 
-/// Returns for each group of tensor names the mean divergence `KL(model || model with the group rounded)` over the tokens, in
-/// nats. The matrices are rounded to [`PROBE`] by the search for scales; a matrix whose rows are no whole blocks stays.
+/// The types to which the tensors of a group are rounded, by their names.
+pub type Types = HashMap<String, GgmlType>;
+
+/// Returns for each group of tensors the mean divergence `KL(model || model with the group rounded)` over the tokens, in nats.
+/// The matrices are rounded by the search for scales; a matrix whose rows are no whole blocks of its type stays as it is.
 ///
 /// # Errors
 /// The errors of [`forward::run`].
 pub fn divergences(
     model: &BoundModel,
-    groups: &[Vec<String>],
+    groups: &[Types],
     tokens: &[Vec<u32>],
     pass: &Pass,
 ) -> Result<Vec<f64>> {
     pass.progress.start("", groups.len() as u64 + 1);
     let inner = Progress::default();
-    let logits = |group: &[String]| -> Result<Logits> {
+    let logits = |group: &Types| -> Result<Logits> {
         pass.progress.check()?;
-        let names: HashSet<&str> = group.iter().map(String::as_str).collect();
-        let rounded = |name: &str| names.contains(name).then_some(PROBE);
+        let rounded = |name: &str| group.get(name).copied();
         let options = RunOptions {
             logits: true,
             threads: pass.threads,
@@ -70,7 +75,7 @@ pub fn divergences(
         pass.progress.add(1);
         Ok(logits.expect("logits were asked for"))
     };
-    let base = logits(&[])?;
+    let base = logits(&Types::new())?;
     groups.iter().map(|group| Ok(divergence(&base, &logits(group)?))).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Plans and their runs.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -409,12 +410,13 @@ impl Plan {
         Ok(found)
     }
 
-    /// Returns the KLD of the model with the tensors of each group rounded, on chunks of tokens.
+    /// Returns the KLD of the model with the tensors of each group rounded, on chunks of tokens. A group maps the names of
+    /// tensors to types; None is the type of the probe, whose error `measure` gives.
     #[pyo3(signature = (groups, tokens, threads, max_memory, progress=None))]
     fn sensitivity(
         &self,
         py: Python<'_>,
-        groups: Vec<Vec<String>>,
+        groups: Vec<HashMap<String, Option<String>>>,
         tokens: Vec<Vec<u32>>,
         threads: usize,
         max_memory: u64,
@@ -425,6 +427,14 @@ impl Plan {
             Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
             None => Ok(()),
         };
+        let parse = |(name, ty): (String, Option<String>)| -> Result<_> {
+            Ok((name, ty.map_or(Ok(measure::PROBE), |ty| Overrides::parse_type(&ty))?))
+        };
+        let groups: Vec<sensitivity::Types> = groups
+            .into_iter()
+            .map(|group| group.into_iter().map(parse).collect::<Result<_>>())
+            .collect::<Result<_>>()
+            .py(py)?;
         let spill_folder = self.inner.folder();
         let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
         let work = || sensitivity::divergences(&self.inner.model, &groups, &tokens, &pass);

@@ -2,8 +2,8 @@
 //! the multiple-choice knapsack problem. The items are tensors and the choices are types.
 //!
 //! The solution is exact where the sizes have a large common divisor, as the sizes of matrices have. Otherwise sizes are
-//! rounded up to one of at least 65,536 units of the budget, and what the rounding leaves over is spent on the best upgrades
-//! that fit.
+//! rounded up to one of at least 65,536 units of the budget, and what the rounding leaves over is spent by the best changes of
+//! one or two items that fit.
 //!
 //! ```
 //! use srd_rs::quant::budget::{Choice, choose};
@@ -26,6 +26,8 @@ pub struct Choice {
 
 /// Number of units of the budget where the sizes are rounded.
 const UNITS: u64 = 1 << 16;
+/// Most moves, or pairs of moves, that are made after the sizes were rounded.
+const MAX_MOVES: usize = 1000;
 /// Number of units up to which the sizes are exact.
 const MAX_EXACT_UNITS: u64 = 1 << 18;
 
@@ -77,25 +79,66 @@ pub fn choose(items: &[Vec<Choice>], budget: u64) -> Result<Vec<usize>, u64> {
     Ok(chosen)
 }
 
-/// Makes the upgrades that lower the cost most, one after another, as long as one fits.
+/// One item gets another choice.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    item: usize,
+    /// The new choice.
+    to: usize,
+    /// Bytes that the item grows by; negative if it shrinks.
+    bytes: i64,
+    /// What the total cost falls by; negative if it rises.
+    gain: f64,
+}
+
+/// Spends the bytes that the rounding of the sizes left over: makes the pair of moves that lowers the total cost most, or the
+/// single move, as long as one fits. A pair shrinks one item to make room for another.
 fn spend_rest(items: &[Vec<Choice>], useful: &[Vec<usize>], budget: u64, chosen: &mut [usize]) {
-    loop {
+    for _ in 0..MAX_MOVES {
         let total: u64 = items.iter().zip(&*chosen).map(|(choices, &i)| choices[i].bytes).sum();
-        let mut best = (0.0, 0, 0);
+        let room = (budget - total) as i64;
+        let mut moves = Vec::new();
         for (item, choices) in items.iter().enumerate() {
             let now = choices[chosen[item]];
-            for &i in &useful[item] {
-                let gain = now.cost - choices[i].cost;
-                if gain > best.0 && total - now.bytes + choices[i].bytes <= budget {
-                    best = (gain, item, i);
-                }
-            }
+            moves.extend(useful[item].iter().filter(|&&to| to != chosen[item]).map(|&to| {
+                let bytes = choices[to].bytes as i64 - now.bytes as i64;
+                Move { item, to, bytes, gain: now.cost - choices[to].cost }
+            }));
         }
-        if best.0 <= 0.0 {
-            return;
-        }
-        chosen[best.1] = best.2;
+        let Some(best) = best_moves(moves, room) else { return };
+        best.iter().for_each(|m| chosen[m.item] = m.to);
     }
+}
+
+/// Returns the one or two moves of different items that grow by at most `room` together and gain most; `None` if no moves gain.
+fn best_moves(mut moves: Vec<Move>, room: i64) -> Option<Vec<Move>> {
+    moves.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.item.cmp(&b.item)).then(a.to.cmp(&b.to)));
+    // The two moves of different items that gain most among the first moves, for each number of first moves.
+    let mut leaders: Vec<[Option<Move>; 2]> = vec![[None; 2]];
+    for &m in &moves {
+        let [first, second] = leaders[leaders.len() - 1];
+        let gains_more = |than: Option<Move>| than.is_none_or(|than| m.gain > than.gain);
+        leaders.push(match first {
+            Some(f) if f.item == m.item => [if gains_more(first) { Some(m) } else { first }, second],
+            _ if gains_more(first) => [Some(m), first],
+            _ if gains_more(second) => [first, Some(m)],
+            _ => [first, second],
+        });
+    }
+    let mut best: (f64, Vec<Move>) = (0.0, Vec::new());
+    for &m in &moves {
+        if m.bytes <= room && m.gain > best.0 {
+            best = (m.gain, vec![m]);
+        }
+        let fitting = moves.partition_point(|other| other.bytes <= room - m.bytes);
+        let partner = leaders[fitting].iter().flatten().find(|other| other.item != m.item);
+        if let Some(&other) = partner
+            && m.gain + other.gain > best.0
+        {
+            best = (m.gain + other.gain, vec![m, other]);
+        }
+    }
+    (!best.1.is_empty()).then_some(best.1)
 }
 
 /// Returns the indices of the choices for which no other choice is both smaller and cheaper, the smallest first: at most 256.
@@ -186,11 +229,15 @@ mod tests {
             let budget = total(false) + (share * (total(true) - total(false)) as f64) as u64;
             let chosen = choose(&items, budget).unwrap();
             let (bytes, _) = totals(&items, &chosen);
-            prop_assert!(bytes <= budget && bytes as f64 >= 0.99 * budget as f64, "{bytes} of {budget}");
-            // What is left is too little for any upgrade.
-            for (choices, &i) in items.iter().zip(&chosen) {
-                let now = choices[i];
-                prop_assert!(choices.iter().all(|c| c.cost >= now.cost || bytes - now.bytes + c.bytes > budget));
+            prop_assert!(bytes <= budget && bytes as f64 >= 0.999 * budget as f64, "{bytes} of {budget}");
+            // No change of two items lowers the cost within the budget.
+            for (a, (of_a, &i)) in items.iter().zip(&chosen).enumerate() {
+                for (of_b, &j) in items[a + 1..].iter().zip(&chosen[a + 1..]) {
+                    let (fixed, now) = (bytes - of_a[i].bytes - of_b[j].bytes, of_a[i].cost + of_b[j].cost);
+                    for (p, q) in of_a.iter().flat_map(|p| of_b.iter().map(move |q| (p, q))) {
+                        prop_assert!(p.cost + q.cost >= now * (1.0 - 1e-12) || fixed + p.bytes + q.bytes > budget);
+                    }
+                }
             }
         }
     }

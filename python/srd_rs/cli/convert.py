@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,7 @@ def plan_text(plan: Plan) -> str:
     lines = [type_table(plan.types), "", f"{files}: {size}"]
     if plan.chosen:
         lines = [chosen_table(plan.chosen), "", *lines]
+    lines += budget_lines(plan)
     if plan.container:
         path = printable(str(plan.container.path))
         lines.append(f"{path}: {plan.container.bytes} bytes ({bytes_text(plan.container.bytes)})")
@@ -142,6 +144,26 @@ def chosen_table(chosen: Sequence[ChosenType]) -> str:
     return table(("tensor", "type", "size", "error", "cost", "gain per MiB"), rows, left=2)
 
 
+def budget_lines(plan: Plan) -> list[str]:
+    """What the check of a choice found, and the memory that a budget of memory is for."""
+    lines = []
+    if plan.check:
+        c = plan.check
+        text = "held-out text" if c.held_out else "the text of the calibration"
+        lines.append(
+            f"estimated KLD on {c.tokens} tokens of {text}, weights rounded without SRD: the choice {c.choice_kld:.3e},"
+            f" the mix {c.mix} {c.mix_kld:.3e} ({bytes_text(c.mix_bytes)}); the {c.written} is written"
+        )
+    if plan.memory:
+        m = plan.memory
+        total = plan.total_bytes + m.total
+        lines.append(
+            f"{bytes_text(total)} of memory: the file, {bytes_text(m.cache)} of cache for {m.ctx} tokens,"
+            f" {bytes_text(m.compute)} of compute buffers"
+        )
+    return lines
+
+
 def report_text(report: ConvertReport) -> str:
     """The closing table of a conversion."""
     plan = report.plan
@@ -156,6 +178,7 @@ def report_text(report: ConvertReport) -> str:
         f"{duration_text(report.cpu_seconds)} of CPU time, {_threads(report.threads)},"
         f" peak memory {bytes_text(report.peak_rss_bytes)}",
     ]
+    lines += budget_lines(plan)
     if held_up := _held_up(report):
         lines.append(held_up)
     if report.replaced:
@@ -283,5 +306,7 @@ def _sizes_json(plan: Plan) -> dict[str, Any]:
         "why_fast": plan.why_fast,
         "calibration": plan.text,
         "types": types_json(plan.types),
+        "check": plan.check and asdict(plan.check),
+        "memory": plan.memory and {**asdict(plan.memory), "total": plan.total_bytes + plan.memory.total},
         "mmproj": plan.mmproj and {"path": str(plan.mmproj.output), "bytes": plan.mmproj.total_bytes},
     }

@@ -104,6 +104,7 @@ _TYPES: Final[dict[str, Any]] = {
     "like": parse_quant,
     "types": parse_types,
     "target_bpw": click.FloatRange(min=0, min_open=True),
+    "ctx": click.IntRange(1, 1 << 30),
     "residual_bits": click.Choice(["0", "2", "3", "4"]),
     "calibrate": str,
     "calibrate_tokens": click.IntRange(min=1),
