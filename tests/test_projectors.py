@@ -161,6 +161,19 @@ def test_names_of_published_omni_models(tmp_path: Path) -> None:
     assert published.metadata.get("clip.audio.projector_type") == "qwen3a"
 
 
+def test_norms_of_convolutions_over_sound_of_gemma_3n(tmp_path: Path) -> None:
+    """Published files have them; llama.cpp's converter has no name for them."""
+    golden = json.loads((GOLDEN.parent / "gemma3n-vision-audio.json").read_text())
+    prefix = "model.audio_tower.subsample_conv_projection"
+    golden["sources"] |= {
+        f"{prefix}.conv_0.norm.weight": ["BF16", [16]],
+        f"{prefix}.conv_1.norm.weight": ["BF16", [8]],
+    }
+    spec = projectors.describe(opened(golden, tmp_path))
+    shapes = {t.name: t.shape for t in spec.tensors}
+    assert shapes["a.conv1d.0.norm.weight"] == (16,) and shapes["a.conv1d.1.norm.weight"] == (8,)
+
+
 def test_convolutions_over_sound_are_not_quantised(tmp_path: Path) -> None:
     spec = projectors.describe(checkpoint_of("qwen3-asr", tmp_path), kind="Q8_0")
     stores = {t.name: t.store for t in spec.tensors}

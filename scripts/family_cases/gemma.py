@@ -200,7 +200,123 @@ def _gemma4(prefix: str) -> Shapes:
     return {f"{prefix}.embed_tokens.weight": (96, 64), f"{prefix}.norm.weight": (64,), **blocks}
 
 
+_SOUND3N = {
+    "attention.attn.k_proj.weight": (32, 32),
+    "attention.attn.per_dim_scale": (16,),
+    "attention.attn.q_proj.weight": (32, 32),
+    "attention.attn.relative_position_embedding.pos_proj.weight": (32, 32),
+    "attention.attn.v_proj.weight": (32, 32),
+    "attention.post.weight": (32, 32),
+    "attention.post_norm.weight": (32,),
+    "attention.pre_attn_norm.weight": (32,),
+    **{
+        f"ffw_layer_{part}.{name}.weight": shape
+        for part in ("end", "start")
+        for name, shape in (
+            ("ffw_layer_1", (128, 32)),
+            ("ffw_layer_2", (32, 128)),
+            ("post_layer_norm", (32,)),
+            ("pre_layer_norm", (32,)),
+        )
+    },
+    "lconv1d.conv_norm.weight": (32,),
+    "lconv1d.depthwise_conv1d.weight": (32, 1, 5),
+    "lconv1d.linear_end.weight": (32, 32),
+    "lconv1d.linear_start.weight": (64, 32),
+    "lconv1d.pre_layer_norm.weight": (32,),
+    "norm.weight": (32,),
+}
+_MOBILENET = {
+    "conv_stem.bn.weight": (16,),
+    "conv_stem.conv.bias": (16,),
+    "conv_stem.conv.weight": (16, 3, 3, 3),
+    "blocks.0.0.bn1.weight": (32,),
+    "blocks.0.0.bn2.weight": (24,),
+    "blocks.0.0.conv_exp.weight": (32, 16, 3, 3),
+    "blocks.0.0.conv_pwl.weight": (24, 32, 1, 1),
+    "blocks.1.0.dw_mid.bn.weight": (48,),
+    "blocks.1.0.dw_mid.conv.weight": (48, 1, 5, 5),
+    "blocks.1.0.dw_start.bn.weight": (24,),
+    "blocks.1.0.dw_start.conv.weight": (24, 1, 3, 3),
+    "blocks.1.0.layer_scale.gamma": (32,),
+    "blocks.1.0.pw_exp.bn.weight": (48,),
+    "blocks.1.0.pw_exp.conv.weight": (48, 24, 1, 1),
+    "blocks.1.0.pw_proj.bn.weight": (32,),
+    "blocks.1.0.pw_proj.conv.weight": (32, 48, 1, 1),
+    "blocks.2.1.attn.key.down_conv.weight": (32, 1, 3, 3),
+    "blocks.2.1.attn.key.norm.weight": (32,),
+    "blocks.2.1.attn.key.proj.weight": (16, 32, 1, 1),
+    "blocks.2.1.attn.output.proj.weight": (32, 64, 1, 1),
+    "blocks.2.1.attn.query.proj.weight": (64, 32, 1, 1),
+    "blocks.2.1.attn.value.down_conv.weight": (32, 1, 3, 3),
+    "blocks.2.1.attn.value.norm.weight": (32,),
+    "blocks.2.1.attn.value.proj.weight": (16, 32, 1, 1),
+    "blocks.2.1.layer_scale.gamma": (32,),
+    "blocks.2.1.norm.weight": (32,),
+    "msfa.ffn.pw_exp.bn.weight": (64,),
+    "msfa.ffn.pw_exp.conv.weight": (64, 64, 1, 1),
+    "msfa.ffn.pw_proj.bn.weight": (48,),
+    "msfa.ffn.pw_proj.conv.weight": (48, 64, 1, 1),
+    "msfa.norm.weight": (48,),
+}
+# llama.cpp's converter has no name for the norms of the convolutions over sound, which published files have.
+_GEMMA3N_SEES = Case(
+    "gemma3n-vision-audio",
+    {
+        "architectures": ["Gemma3nForConditionalGeneration"],
+        "audio_config": {
+            "conf_num_attention_heads": 2,
+            "conf_num_hidden_layers": 2,
+            "hidden_size": 32,
+            "input_feat_size": 16,
+            "model_type": "gemma3n_audio",
+            "sscp_conv_channel_size": [16, 8],
+        },
+        "boi_token_id": 90,
+        "eoi_token_id": 91,
+        "model_type": "gemma3n",
+        "text_config": {**_GEMMA3N, "vocab_size_per_layer_input": 80},
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            "architecture": "mobilenetv5_300m_enc",
+            "hidden_size": 48,
+            "model_type": "gemma3n_vision",
+        },
+    },
+    {
+        **{f"model.vision_tower.timm_model.{name}": shape for name, shape in _MOBILENET.items()},
+        **{
+            f"model.audio_tower.conformer.{i}.{name}": shape
+            for i in range(2)
+            for name, shape in _SOUND3N.items()
+        },
+        "model.audio_tower.subsample_conv_projection.conv_0.conv.weight": (16, 1, 3, 3),
+        "model.audio_tower.subsample_conv_projection.conv_1.conv.weight": (8, 16, 3, 3),
+        "model.audio_tower.subsample_conv_projection.input_proj_linear.weight": (32, 32),
+        **{
+            f"model.embed_{kind}.{name}.weight": shape
+            for kind, width in (("audio", 32), ("vision", 48))
+            for name, shape in (
+                ("embedding", (8, width)),
+                ("embedding_projection", (64, width)),
+                ("hard_embedding_norm", (width,)),
+                ("soft_embedding_norm", (width,)),
+            )
+        },
+    },
+    {
+        "preprocessor_config.json": {
+            "image_seq_length": 256,
+            "size": {"height": 768, "width": 768},
+        }
+    },
+    mmproj=True,
+    text=False,
+)
+
+
 CASES = (
+    _GEMMA3N_SEES,
     Case(
         "gemma3n-text",
         {**_GEMMA3N, "architectures": ["Gemma3nForCausalLM"]},

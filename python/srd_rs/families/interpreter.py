@@ -393,6 +393,11 @@ class TableFamily(Family):
             for experts in self.data.all_experts:
                 if self.evaluate(experts.when, layer):
                     self._add_stacked(table, experts, place, present)
+        for pattern, target in self.data.as_stored:
+            for name in (name for name in present if len(name) <= _MAX_NAME):
+                match = checked_pattern(pattern).fullmatch(name)
+                if match:
+                    table.add(match.expand(target), Source(name, present[name].shape))
         for name, expression in map(generated_line, self.data.sinusoids):
             sizes = self.evaluate(expression)
             if not isinstance(sizes, list) or len(sizes) != 2:

@@ -217,6 +217,9 @@ class FamilyTable:
     generated: tuple[str, ...] = ()
     """Tensors that are computed from the configuration: ``name = expression``, whose value is a list of numbers. A name
     with ``{layer}`` stands for one tensor in each layer."""
+    as_stored: tuple[tuple[str, str], ...] = ()
+    """Regular expressions of whole names, with the name that each becomes. Such a tensor is written with the shape
+    that it has, because the layout of its layers is not in config.json."""
     sinusoids: tuple[str, ...] = ()
     """Tables of positions that are computed: ``name = [positions, width]``."""
     renames: tuple[tuple[str, str], ...] = ()
@@ -253,7 +256,7 @@ class FamilyTable:
             metadata_line(line)
         for line in (*self.generated, *self.sinusoids):
             generated_line(line)
-        for pattern in (*(p for p, _ in self.renames), *(p for p, *_ in self.skip), *self.keep):
+        for pattern, *_ in (*self.renames, *self.skip, *((p,) for p in self.keep), *self.as_stored):
             checked_pattern(pattern)
         for index, (name, expression) in enumerate(self.sizes.items()):
             later = names_in(expression) & set(list(self.sizes)[index:])

@@ -136,12 +136,12 @@ def _of_other_modality(name: str, others: Sequence[str]) -> bool:
 
 
 def _stored(spec: TensorSpec, kind: str) -> TensorSpec:
-    """Return the tensor as llama.cpp reads it: patches, their mergers and convolutions over sound in F16 or F32 only,
+    """Return the tensor as llama.cpp reads it: patches, their mergers and convolutions in F16 or F32 only,
     whatever `kind` is."""
     store = spec.store
     if spec.name.endswith(_SECOND_PATCH):
         store = "auto"
-    patch = spec.name.endswith((*_F32_UNLESS_F16, _SECOND_PATCH))
+    patch = spec.name.endswith((*_F32_UNLESS_F16, _SECOND_PATCH)) or len(spec.shape) == 4
     if kind != "F16" and (patch or spec.name.startswith(_CONVOLUTIONS)):
         store = "f32"
     return TensorSpec(spec.name, spec.shape, store, spec.transform)

@@ -43,6 +43,108 @@ GEMMA3: Final = FamilyTable(
     ),
 )
 
+_BLOCK: Final = "vision_tower.timm_model."
+GEMMA3N: Final = FamilyTable(
+    arch="clip",
+    classes=("Gemma3nForConditionalGeneration",),
+    defaults={"hidden_size": 2048, "rms_norm_eps": 1e-6},
+    sizes={
+        "w": "hidden_size",
+        "t": "text['hidden_size']",
+        "n_image": "first(preprocessor['size']['height'], 768)",
+        "p": "n_image // first(preprocessor['image_seq_length'], 256)",
+        "i": "4 * first(intermediate_size, 2048)",
+        "stem": f"rows_of('{_BLOCK}conv_stem.conv.weight')",
+        "a": "first(audio['hidden_size'], 1536)",
+        "ai": "first(audio['intermediate_size'], 6144)",
+        "mel": "first(audio['input_feat_size'], 128)",
+        "n_sound": "first(audio['conf_num_hidden_layers'], 12)",
+        "sound_heads": "first(audio['conf_num_attention_heads'], 8)",
+        "channels": "first(audio['sscp_conv_channel_size'], [128, 32])",
+        "wide": "channels[0]",
+        "narrow": "channels[1]",
+        "kernel": "first(audio['conf_conv_kernel_size'], 5)",
+    },
+    renames=((r"^model\.", ""),),
+    # The blocks of MobileNet differ from each other, and config.json has the name of the layout only.
+    n_layer="1",
+    n_head="first(num_attention_heads, 8)",
+    layer=(),
+    output=None,
+    top=(
+        f"{_BLOCK}conv_stem.conv > v.conv_stem.conv | stem 3 3 3 | f32",
+        f"{_BLOCK}conv_stem.conv.bias! > v.conv_stem.conv=.bias | stem | ? reshape(1, stem, 1, 1)",
+        f"{_BLOCK}conv_stem.bn > v.conv_stem.bn | stem",
+        "embed_vision.embedding > mm.embedding | rows_of('embed_vision.embedding.weight') w",
+        "embed_vision.hard_embedding_norm > mm.hard_emb_norm | w",
+        "embed_vision.soft_embedding_norm > mm.soft_emb_norm | w",
+        "embed_vision.embedding_projection > mm.input_projection | t w",
+        "audio_tower.subsample_conv_projection.conv_0.conv > a.conv1d.0 | wide 1 3 3 | f32",
+        "audio_tower.subsample_conv_projection.conv_0.norm > a.conv1d.0.norm | wide | ?",
+        "audio_tower.subsample_conv_projection.conv_1.conv > a.conv1d.1 | narrow wide 3 3 | f32",
+        "audio_tower.subsample_conv_projection.conv_1.norm > a.conv1d.1.norm | narrow | ?",
+        "audio_tower.subsample_conv_projection.input_proj_linear > a.pre_encode.out | a narrow*(mel//4)",
+        "embed_audio.embedding > mm.a.embedding | rows_of('embed_audio.embedding.weight') a",
+        "embed_audio.hard_embedding_norm > mm.a.hard_emb_norm | a",
+        "embed_audio.soft_embedding_norm > mm.a.soft_emb_norm | a",
+        "embed_audio.embedding_projection > mm.a.input_projection | t a",
+    ),
+    as_stored=(
+        (r"vision_tower\.timm_model\.blocks\.(\d+\.\d+\..+)", r"v.blk.\1"),
+        (r"vision_tower\.timm_model\.(msfa\..+)", r"v.\1"),
+    ),
+    stacks=(
+        Stack(
+            "audio_tower.conformer",
+            "a.blk",
+            "n_sound",
+            (
+                Rows(
+                    (
+                        "norm > layer_pre_norm | a",
+                        "attention.pre_attn_norm > ln1 | a",
+                        "attention.post_norm > ln2 | a",
+                        "attention.post > attn_out | a a",
+                        "attention.attn.q_proj > attn_q | a a",
+                        "attention.attn.k_proj > attn_k | a a",
+                        "attention.attn.v_proj > attn_v | a a",
+                        "attention.attn.per_dim_scale! > per_dim_scale= | a//sound_heads",
+                        "attention.attn.relative_position_embedding.pos_proj > linear_pos | a a",
+                        *(
+                            row
+                            for part, end in (("start", ""), ("end", "_1"))
+                            for row in (
+                                f"ffw_layer_{part}.pre_layer_norm > ffn_norm{end} | a",
+                                f"ffw_layer_{part}.post_layer_norm > ffn_post_norm{end} | a",
+                                f"ffw_layer_{part}.ffw_layer_1 > ffn_up{end} | 4*a a",
+                                f"ffw_layer_{part}.ffw_layer_2 > ffn_down{end} | a 4*a",
+                            )
+                        ),
+                        "lconv1d.pre_layer_norm > conv_norm | a",
+                        "lconv1d.conv_norm > norm_conv | a",
+                        "lconv1d.depthwise_conv1d > conv_dw | a 1 kernel | f32",
+                        "lconv1d.linear_start > conv_pw1 | 2*a a",
+                        "lconv1d.linear_end > conv_pw2 | a a",
+                    )
+                ),
+            ),
+        ),
+    ),
+    metadata=(
+        *(line for line in head() if "image_" not in line and "block_count" not in line),
+        "u32 ~vision.block_count = 128",
+        "u32 ~vision.image_size = n_image",
+        "f32s ~vision.image_mean = [0.0, 0.0, 0.0]",
+        "f32s ~vision.image_std = [1.0, 1.0, 1.0]",
+        "str ~vision.projector_type = 'gemma3nv'",
+        "f32 ~vision.attention.layer_norm_epsilon = first(layer_norm_eps, 1e-6)",
+        *sound_head("n_sound", "sound_heads"),
+        "str ~audio.projector_type = 'gemma3na'",
+        "u32 ~audio.num_mel_bins = mel",
+        "f32 ~audio.attention.layer_norm_epsilon = 1e-5",
+    ),
+)
+
 _CLIPS: Final = ("input_max", "input_min", "output_max", "output_min")
 """The ends of the range to which a linear layer of Gemma 4 clips its inputs and outputs. Not every model has them."""
 
