@@ -6,7 +6,8 @@ The folder of llama.cpp is in the source distribution of llama-cpp-python. The s
 llama-cpp-python; the tests that read the goldens need none of them. Each golden is a file of its own,
 ``tests/data/families/NAME.json``, with the configuration, the names and shapes of the sources, the metadata without
 the tokenizer's, and for each tensor its shape, its type in the BF16 file, the first 16 digits of the SHA-256 of its
-bytes, and the type that llama-quantize gives it in Q4_K_M.
+bytes, and the type that llama-quantize gives it in Q4_K_M. Last come the 16 tokens that llama.cpp generates with the
+file, or the embedding of an encoder.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -31,6 +33,7 @@ sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
 import llama_cpp  # noqa: E402
 
 from family_cases import Case, all_cases  # noqa: E402
+from generation import SCALE, generated, with_vocabulary  # noqa: E402
 from patterns import write_shards  # noqa: E402
 
 GOLDENS = REPO / "tests" / "data" / "families"
@@ -54,7 +57,9 @@ def shapes_of(case: Case) -> dict[str, tuple[int, ...]]:
     return saved | {name: tuple(shape) for name, shape in case.more.items()}
 
 
-def write_checkpoint(case: Case, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
+def write_checkpoint(
+    case: Case, shapes: dict[str, tuple[int, ...]], folder: Path, scale: float = 1.0
+) -> None:
     """Write the files of the checkpoint. Each weight follows from the name of its tensor."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(case.config))
@@ -65,7 +70,7 @@ def write_checkpoint(case: Case, shapes: dict[str, tuple[int, ...]], folder: Pat
     sources = {
         name: [case.dtypes.get(name, "BF16"), list(s), "model.safetensors"] for name, s in shapes.items()
     }
-    write_shards(sources, folder)
+    write_shards(sources, folder, scale)
 
 
 @cache
@@ -177,7 +182,31 @@ def golden_of(case: Case) -> dict[str, Any]:
                     for name, row in tensors.items():
                         row.append(types[name])
             result[part] = {"metadata": metadata, "tensors": tensors}
+        if case.text:
+            result["generated"] = generated_of(case, shapes, Path(scratch) / "generated")
     return result
+
+
+def golden_or_error(case: Case, old: Path | None) -> dict[str, Any] | str:
+    """Return a golden, or what went wrong. Of the golden `old`, all but what llama.cpp generates is kept."""
+    try:
+        if old is None:
+            return golden_of(case)
+        golden: dict[str, Any] = json.loads(old.read_text(encoding="utf-8"))
+        shapes = {name: tuple(shape) for name, (_, shape) in golden["sources"].items()}
+        with tempfile.TemporaryDirectory() as scratch:
+            return golden | {"generated": generated_of(case, shapes, Path(scratch) / "generated")}
+    except Exception:
+        return traceback.format_exc()
+
+
+def generated_of(case: Case, shapes: dict[str, tuple[int, ...]], scratch: Path) -> dict[str, Any]:
+    """Return what llama.cpp computes with the file of its own converter. The weights are small here."""
+    scratch.mkdir()
+    write_checkpoint(case, shapes, scratch / case.name, SCALE)
+    convert(scratch / case.name, scratch / "bare.gguf", False, case.raw_config)
+    with_vocabulary(scratch / "bare.gguf", scratch / "text.gguf")
+    return generated([(scratch / "text.gguf", None)])[0]
 
 
 def lines(value: Any, depth: int = 3) -> Iterator[str]:
@@ -198,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="cases to convert; all of them if none is named")
     parser.add_argument("--llama-cpp", type=Path, required=True, help="folder with conversion/ and gguf-py/")
+    parser.add_argument("--generated", action="store_true", help="renew only what llama.cpp generates")
     parser.add_argument("--verbose", action="store_true", help="show what the converter prints")
     options = parser.parse_args()
     sys.path[:0] = [str(options.llama_cpp), str(options.llama_cpp / "gguf-py")]
@@ -207,20 +237,25 @@ def main() -> None:
     cases = all_cases()
     GOLDENS.mkdir(exist_ok=True)
     failed = []
-    for name in options.names or cases:
-        try:
-            golden = golden_of(cases[name])
-        except Exception:
-            traceback.print_exc()
-            failed.append(name)
-            continue
-        (GOLDENS / f"{name}.json").write_text("".join(lines(golden)) + "\n", encoding="utf-8")
-        halves = (
-            f"{len(golden[half]['tensors'])} tensors of {half}"
-            for half in ("text", "mmproj")
-            if half in golden
-        )
-        print(f"{name}: {', '.join(halves)}", flush=True)
+    import conversion  # noqa: F401
+    import transformers  # noqa: F401
+
+    # The converter and transformers change their own tables while they run, so each case gets a process of its own.
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for name in options.names or cases:
+            old = GOLDENS / f"{name}.json" if options.generated else None
+            golden = pool.apply(golden_or_error, (cases[name], old))
+            if isinstance(golden, str):
+                print(golden, file=sys.stderr)
+                failed.append(name)
+                continue
+            (GOLDENS / f"{name}.json").write_text("".join(lines(golden)) + "\n", encoding="utf-8")
+            halves = (
+                f"{len(golden[half]['tensors'])} tensors of {half}"
+                for half in ("text", "mmproj")
+                if half in golden
+            )
+            print(f"{name}: {', '.join(halves)}", flush=True)
     if failed:
         raise SystemExit(f"not converted: {', '.join(failed)}")
 

@@ -23,9 +23,12 @@ def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (values.astype(np.float32) * scale).reshape(shape)
 
 
-def encoded(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The bytes of the pattern of a tensor in BF16, F16, F32 or a type of whole numbers."""
+def encoded(name: str, dtype: str, shape: tuple[int, ...], scale: float = 1.0) -> bytes:
+    """The bytes of the pattern of a tensor in BF16, F16, F32 or a type of whole numbers. `scale` is a power of two that
+    values with a fraction are multiplied by."""
     values = pattern(name, shape)
+    if "F" in dtype:
+        values = values * np.float32(scale)
     if dtype == "BF16":
         return to_bf16(values)
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
@@ -34,7 +37,7 @@ def encoded(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
     return values.astype("<i4" if dtype == "U8" else kinds[dtype]).astype(kinds[dtype]).tobytes()
 
 
-def write_shards(sources: Mapping[str, Any], folder: Path) -> None:
+def write_shards(sources: Mapping[str, Any], folder: Path, scale: float = 1.0) -> None:
     """Write the weights of a case, ``name: [dtype, shape, shard]``, with an index where there are several shards."""
     for shard in {shard for _, _, shard in sources.values()}:
         header: dict[str, Any] = {}
@@ -42,7 +45,7 @@ def write_shards(sources: Mapping[str, Any], folder: Path) -> None:
         for name, (dtype, shape, place) in sources.items():
             if place == shard:
                 start = len(data)
-                data += encoded(name, dtype, tuple(shape))
+                data += encoded(name, dtype, tuple(shape), scale)
                 header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, len(data)]}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)

@@ -17,6 +17,7 @@ from patterns import pattern, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.families import describe, projectors
+from srd_rs.families.lora import WEIGHTS
 
 GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
 _GIT = "the published model_type is git, so llama.cpp's converter takes a norm's epsilon of another model"
@@ -79,7 +80,8 @@ RENAMED = {"llama4-scout": (".attn_post_norm.", ".ln2.")}
 """Names of tensors of a projector that differ on purpose: a part of the reference's name, and what stands instead."""
 
 
-def opened(golden: dict[str, Any], folder: Path) -> Checkpoint:
+def opened(golden: dict[str, Any], folder: Path, scale: float = 1.0) -> Checkpoint:
+    """The checkpoint of a golden, whose weights are multiplied by `scale`."""
     folder = folder / golden["name"]
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(golden["config"]))
@@ -88,7 +90,7 @@ def opened(golden: dict[str, Any], folder: Path) -> Checkpoint:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value if isinstance(value, str) else json.dumps(value))
     sources = {name: [kind, shape, "model.safetensors"] for name, (kind, shape) in golden["sources"].items()}
-    write_shards(sources, folder)
+    write_shards(sources, folder, scale)
     return Checkpoint.open(folder)
 
 
@@ -179,6 +181,7 @@ def converted(checkpoint: Checkpoint, spec: Any, quant: str, output: Path) -> li
         output,
         options,
         [],
+        adapters=[folder / WEIGHTS for folder in checkpoint.adapters],
     )
     plan.run(options)
     return gguf.GGUFReader(output).tensors

@@ -107,7 +107,7 @@ def refused(run: Run, code: int, *words: str) -> None:
 def test_what_a_conversion_says(things: dict[str, Path], tmp_path: Path) -> None:
     """Models that cannot be converted: exit code 1. Things that are no models: a mistake of the call, exit code 2."""
     models = {
-        "adapter": ("LoRA adapter for 'org/base'", "merge_and_unload"),
+        "adapter": ("LoRA adapter for 'org/base'", "--lora ADAPTER"),
         "mistral": ("Mistral's own format",),
         "pickle": ("PyTorch pickles",),
         "lfs": ("Git LFS pointer", "git lfs pull"),

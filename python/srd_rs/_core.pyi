@@ -415,6 +415,7 @@ def plan_checkpoint(
     calibration_text: str | None = None,
     listed: Sequence[tuple[str, str, Sequence[int], str, int]] | None = None,
     revision: str | None = None,
+    adapters: Sequence[_Path] = (),
 ) -> Plan: ...
 def plan_gguf(
     path: _Path,

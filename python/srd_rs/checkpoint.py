@@ -84,6 +84,8 @@ class Checkpoint:
     hub_name: str | None = None
     pickled: bool = False
     """Whether the weights are PyTorch pickles."""
+    adapters: tuple[Path, ...] = ()
+    """Folders of LoRA adapters that are merged into the weights."""
 
     @property
     def stem(self) -> str:

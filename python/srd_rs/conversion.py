@@ -351,7 +351,9 @@ def _calibration(
             progress(Progress(done, total, "", "calibrate"))
 
     planned = (
-        native_model(model, planner.gguf) if native.source_digest is None else NativeModel(model, native)
+        native_model(model, planner.gguf, options.lora)
+        if native.source_digest is None
+        else NativeModel(model, native)
     )
     asked: dict[str, Any] = {
         "text": text,

@@ -59,6 +59,13 @@ class SrdOptions:
 class ConvertOptions:
     """All options of `srd_rs.convert` and `srd_rs.plan`."""
 
+    lora: Sequence[StrPath] = _option(
+        (),
+        "Input",
+        "Merge this LoRA adapter (a folder that PEFT wrote) into the weights. The option may be repeated; the updates"
+        " are added one after another.",
+        "FOLDER",
+    )
     quant: str = _option(
         _core.DEFAULT_MIX,
         "Quality",

@@ -22,6 +22,8 @@ from srd_rs.reading import shown
 from srd_rs.report import ChosenType, Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from srd_rs.checkpoint import Checkpoint
     from srd_rs.families.base import ModelFacts, ModelSpec
 
@@ -47,9 +49,9 @@ class NativeModel:
         return self.plan.source_digest
 
 
-def native_model(model: Path, beside: Path = Path("model.gguf")) -> NativeModel:
+def native_model(model: Path, beside: Path = Path("model.gguf"), lora: Sequence[StrPath] = ()) -> NativeModel:
     """A model folder or GGUF, to be run. States that do not fit into memory go into the folder of `beside`."""
-    return NativeModel(model, native_plan(Source(model), beside, ConvertOptions(quant="F32")))
+    return NativeModel(model, native_plan(Source(model), beside, ConvertOptions(quant="F32", lora=lora)))
 
 
 def calibration_file(options: ConvertOptions) -> StrPath | None:
@@ -161,6 +163,8 @@ class Planner:
         name = _text_name(options) if file is None else None
         if self.from_gguf:
             return _core.plan_gguf(self.source.path, self.gguf, options, calibration, name)
+        from srd_rs.families import lora
+
         if self._description is None:
             self._description = _described(self.source, options)
         metadata, tensors, facts, files, listed = self._description
@@ -176,6 +180,7 @@ class Planner:
             name,
             listed,
             self.source.revision,
+            [folder / lora.WEIGHTS for folder in _adapters(options)],
         )
 
 
@@ -217,9 +222,9 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
             )
         return None
     from srd_rs.checkpoint import Checkpoint
-    from srd_rs.families import projectors
+    from srd_rs.families import lora, projectors
 
-    checkpoint = Checkpoint.open(source.path, source.name)
+    checkpoint = replace(Checkpoint.open(source.path, source.name), adapters=_adapters(options))
     if not projectors.has_projector(checkpoint):
         if asked:
             fix = "Leave out the option, or see srd-rs models for the classes that have one"
@@ -234,10 +239,19 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
         log.warning("the projector is not written, so the model will answer text only: %s", error)
         return None
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    files, listed = model_files(checkpoint.folder), _listed(checkpoint)
+    files, listed = [*model_files(checkpoint.folder), *lora.files(checkpoint.adapters)], _listed(checkpoint)
     metadata = list(spec.metadata.entries())
+    adapters = [folder / lora.WEIGHTS for folder in checkpoint.adapters]
     return _core.plan_checkpoint(
-        source.path, metadata, tensors, spec.hparams, output, chosen, files, None, None, listed
+        source.path,
+        metadata,
+        tensors,
+        spec.hparams,
+        output,
+        chosen,
+        files,
+        listed=listed,
+        adapters=adapters,
     )
 
 
@@ -268,10 +282,10 @@ not safetensors."""
 def _described(source: Source, options: ConvertOptions) -> _Description:
     from srd_rs import families, vocab
     from srd_rs.checkpoint import Checkpoint, flatten
-    from srd_rs.families import projectors
+    from srd_rs.families import lora, projectors
 
     model = source.path
-    checkpoint = Checkpoint.open(model, source.name)
+    checkpoint = replace(Checkpoint.open(model, source.name), adapters=_adapters(options))
     seen = options.mmproj is not False and projectors.has_projector(checkpoint)
     spec = families.describe(checkpoint, name=options.name, mtp=options.mtp, with_projector=seen)
     metadata = spec.metadata
@@ -287,8 +301,15 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:
         raise effects.without_effect("pre_tokenizer", "the vocabulary of the model has no pre-tokenizer")
     tensors = json.dumps([t.to_json() for t in spec.tensors])
-    files, listed = model_files(checkpoint.folder), _listed(checkpoint)
+    if checkpoint.adapters and options.provenance:
+        metadata.strings("srd.lora", [folder.resolve().name for folder in checkpoint.adapters])
+    files, listed = [*model_files(checkpoint.folder), *lora.files(checkpoint.adapters)], _listed(checkpoint)
     return list(metadata.entries()), tensors, spec.hparams, files, listed
+
+
+def _adapters(options: ConvertOptions) -> tuple[Path, ...]:
+    """The folders of the adapters that are merged."""
+    return tuple(map(Path, options.lora))
 
 
 def _listed(checkpoint: Checkpoint) -> list[_Listed] | None:

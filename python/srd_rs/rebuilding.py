@@ -152,6 +152,10 @@ class _Record:
         if mix is None:
             what = f"its file type {shown(kind)} is no mix of srd-rs"
             raise UsageError(message(self.path, what, "Name a GGUF that srd-rs convert made"))
+        if "srd.lora" in self.metadata:
+            what = "LoRA adapters were merged into the GGUF, and a conversion with adapters cannot be repeated here"
+            fix = "Merge them into the checkpoint with PEFT, and convert and verify the result"
+            raise UsageError(message(self.path, what, fix))
         return replace(
             self._recorded(),
             quant=mix,

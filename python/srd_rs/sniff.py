@@ -150,6 +150,7 @@ _PICKLE_FIX: Final = (
     "Download the safetensors files of the model, or save it with save_pretrained(safe_serialization=True)"
 )
 _ADAPTER_FIX: Final = "Merge it into its base model first (peft: merge_and_unload, then save_pretrained)"
+_LORA_FIX: Final = "Convert its base model with it: srd-rs convert BASE --lora ADAPTER"
 
 
 def _folder(folder: Path) -> Thing:
@@ -159,7 +160,7 @@ def _folder(folder: Path) -> Thing:
     if weights and "config.json" in names:
         return _checkpoint(folder, weights)
     if "adapter_config.json" in names:
-        return Thing("adapter", f"a LoRA adapter{_base_of(folder)}, not a model", _ADAPTER_FIX)
+        return Thing("adapter", f"a LoRA adapter{_base_of(folder)}, not a model", _LORA_FIX)
     if "params.json" in names or any(n.startswith("consolidated") for n in names):
         what = "a checkpoint in Mistral's own format (params.json, consolidated weights), not in that of Hugging Face"
         return Thing(

@@ -15,6 +15,7 @@
 pub mod bound;
 pub mod check;
 pub mod dequantize;
+mod lowrank;
 pub mod source;
 pub mod spec;
 pub mod transform;

@@ -159,6 +159,27 @@ impl Source {
         Ok(Self::new(checkpoint.path(), files, entries))
     }
 
+    /// Adds the tensors of an adapter, with `prefix` before their names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened; [`Error::Model`] when the source has a tensor of such a name.
+    pub fn with_adapter(mut self, adapter: &Checkpoint, prefix: &str) -> Result<Self> {
+        let other = Self::from_checkpoint(adapter)?;
+        let files = self.files.len();
+        self.files.extend(other.files);
+        for mut entry in other.entries {
+            entry.name.insert_str(0, prefix);
+            entry.file += files;
+            if self.by_name.insert(entry.name.clone(), self.entries.len()).is_some() {
+                let place = Place::file(adapter.path()).tensor(&entry.name);
+                let what = "has the name of a tensor of the model";
+                return Err(Error::model(place, what, "Rename the tensor of the model"));
+            }
+            self.entries.push(entry);
+        }
+        Ok(self)
+    }
+
     /// Reads the parts of a GGUF.
     ///
     /// # Errors

@@ -165,6 +165,21 @@ pub enum Transform {
         /// The values.
         of: Box<Transform>,
     },
+    /// A weight with the update of a LoRA adapter: `of + scale * up * down`, in f32. With `magnitude`, each row is then scaled to
+    /// this length (DoRA).
+    Merge {
+        /// The weight, a matrix.
+        of: Box<Transform>,
+        /// The factor of the update with a row for each row of the weight.
+        up: Box<Transform>,
+        /// The factor of the update with a column for each column of the weight.
+        down: Box<Transform>,
+        /// The number that the product is multiplied by.
+        scale: f32,
+        /// The length of each row.
+        #[serde(default)]
+        magnitude: Option<Box<Transform>>,
+    },
     /// Values that are in no source, for example rope factors.
     Generated {
         /// The values.
@@ -206,6 +221,9 @@ impl Transform {
                 }
             }
             Self::Generated { .. } | Self::Sinusoids { .. } => {}
+            Self::Merge { of, up, down, magnitude, .. } => {
+                [of, up, down].into_iter().chain(magnitude).for_each(|part| part.for_each_source(f));
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Place, Result};
 use crate::model::dequantize::Dequantizer;
+use crate::model::lowrank::Merged;
 use crate::model::source::Source;
 use crate::model::spec::Transform;
 use crate::model::view::View;
@@ -105,6 +106,9 @@ enum Op {
         of: Box<BoundTransform>,
         view: View,
     },
+    Merge {
+        of: Box<Merged>,
+    },
     Generated {
         values: Vec<f32>,
     },
@@ -164,6 +168,7 @@ impl BoundTransform {
                     shift.1.for_each_source(f);
                 }
             }
+            Op::Merge { of } => of.parts().for_each(|part| part.for_each_source(f)),
             Op::PermuteHeads { of, .. }
             | Op::Affine { of, .. }
             | Op::Slice { of, .. }
@@ -192,6 +197,7 @@ impl BoundTransform {
         match &self.op {
             Op::Source { index } => source.read_f32(*index, start, out, &mut scratch.raw),
             Op::Dequantize { of, .. } => of.read(source, start, out, &mut scratch.raw),
+            Op::Merge { of } => of.read(source, start, out, scratch),
             Op::Generated { values } => {
                 out.copy_from_slice(&values[start as usize..start as usize + out.len()]);
                 Ok(())
@@ -564,6 +570,11 @@ impl Binder<'_> {
                 })?;
                 self.node(Op::View { of: Box::new(of), view }, shape.clone())
             }
+            Transform::Merge { of, up, down, scale, magnitude } => {
+                let of = self.merged(of, up, down, *scale, magnitude.as_deref())?;
+                let shape = of.of.shape.clone();
+                self.node(Op::Merge { of: Box::new(of) }, shape)
+            }
             Transform::Generated { values } => {
                 self.node(Op::Generated { values: values.clone() }, vec![values.len() as u64])
             }
@@ -600,6 +611,29 @@ impl Binder<'_> {
         let step = -((9.210_340_371_976_184 / (half - 1) as f64) as f32); // ln(10000)
         let frequencies = (0..half).map(|k| exp(step * k as f32)).collect();
         self.node(Op::Sinusoids { frequencies }, vec![rows, columns])
+    }
+
+    fn merged(
+        &self,
+        of: &Transform,
+        up: &Transform,
+        down: &Transform,
+        scale: f32,
+        magnitude: Option<&Transform>,
+    ) -> Result<Merged> {
+        let (of, up, down) = (self.bind(of)?, self.bind(up)?, self.bind(down)?);
+        let magnitude = magnitude.map(|of| self.bind(of)).transpose()?;
+        let (&[rows, cols], &[up_rows, rank], &[down_rank, down_cols]) =
+            (of.shape.as_slice(), up.shape.as_slice(), down.shape.as_slice())
+        else {
+            return Err(self.fail(format!("has an update that is no matrix: {:?}", of.shape)));
+        };
+        let fits = rank > 0 && rank == down_rank && (up_rows, down_cols) == (rows, cols);
+        if !fits || magnitude.as_ref().is_some_and(|m| m.len != rows) || !scale.is_finite() {
+            let (up, down, whole) = (&up.shape, &down.shape, &of.shape);
+            return Err(self.fail(format!("has an update {up:?} x {down:?} that does not fit {whole:?}")));
+        }
+        Ok(Merged { of, up, down, scale, magnitude, cols, rank })
     }
 
     fn source_tensor(&self, tensor: &str) -> Result<BoundTransform> {
@@ -815,6 +849,38 @@ mod tests {
             all(&[2], r#"{"op": "ternary", "of": {"op": "affine", "mul": 0.0, "of": T}}"#, &[2]),
             [0.0; 2]
         );
+    }
+
+    #[test]
+    fn an_update_of_low_rank_is_added() {
+        // The weight is 0 to 11 in three rows of four; the factors are its first column and its first row.
+        let up = r#"{"op": "view", "of": T, "shape": [3, 1], "strides": [4, 1]}"#;
+        let down = r#"{"op": "view", "of": T, "shape": [1, 4], "strides": [4, 1]}"#;
+        let json = |more: &str| {
+            format!(r#"{{"op": "merge", "of": T, "up": {up}, "down": {down}, "scale": 0.5{more}}}"#)
+        };
+        let plain = all(&[3, 4], &json(""), &[3, 4]);
+        assert_eq!(plain, [0., 1., 2., 3., 4., 7., 10., 13., 8., 13., 18., 23.]);
+        let long = r#", "magnitude": {"op": "generated", "values": [1.0, 2.0, 3.0]}"#;
+        let scaled = all(&[3, 4], &json(long), &[3, 4]);
+        for (i, (row, wanted)) in scaled.chunks(4).zip([1.0f32, 2.0, 3.0]).enumerate() {
+            assert!((row.iter().map(|x| x * x).sum::<f32>().sqrt() - wanted).abs() < 1e-6, "{i}");
+        }
+        // Runs of any length give the same values.
+        let (_dir, source) = counting(&[3, 4]);
+        for (json, whole) in [(json(""), plain), (json(long), scaled)] {
+            let bound = BoundTransform::bind("x", &[3, 4], &transform(&json), &source).unwrap();
+            for start in 0..12 {
+                for end in start..=12 {
+                    let mut run = vec![f32::NAN; end - start];
+                    bound.read(&source, start as u64, &mut run, &mut Scratch::default()).unwrap();
+                    assert_eq!(run, whole[start..end], "{start}..{end}");
+                }
+            }
+        }
+        let (_dir, source) = counting(&[3, 4]);
+        let wrong = transform(r#"{"op": "merge", "of": T, "up": T, "down": T, "scale": 1.0}"#);
+        assert!(BoundTransform::bind("x", &[3, 4], &wrong, &source).is_err());
     }
 
     #[test]

@@ -222,8 +222,9 @@ pub struct Plan {
 /// `metadata` are (key, kind, value) triples; `tensors` is JSON: see `docs/architecture.md`; `files` are the config and
 /// tokenizer files that the metadata was made from; `calibration_text` names the text of a calibration that is made later.
 /// `listed` says where the tensors lie if the files are not safetensors, and `revision` where the model was downloaded from.
+/// The tensors of each of `adapters`, which are safetensors files, are called `adapter N: NAME`, counted from 0.
 #[pyfunction]
-#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None, revision=None))]
+#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None, revision=None, adapters=Vec::new()))]
 #[allow(clippy::too_many_arguments)]
 pub fn plan_checkpoint(
     py: Python<'_>,
@@ -238,6 +239,7 @@ pub fn plan_checkpoint(
     calibration_text: Option<String>,
     listed: Option<Vec<Listed>>,
     revision: Option<String>,
+    adapters: Vec<PathBuf>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
     let asked = Asked { output, options, calibration, calibration_text, files, revision };
@@ -251,7 +253,10 @@ pub fn plan_checkpoint(
             None => Checkpoint::open(&path)?,
         };
         let options = asked.plan_options(digest::checkpoint_headers(&checkpoint))?;
-        let (source, facts) = (Source::from_checkpoint(&checkpoint)?, ModelFacts::from(facts));
+        let (mut source, facts) = (Source::from_checkpoint(&checkpoint)?, ModelFacts::from(facts));
+        for (number, path) in adapters.iter().enumerate() {
+            source = source.with_adapter(&Checkpoint::open(path)?, &format!("adapter {number}: "))?;
+        }
         let model = BoundModel::from_checkpoint(source, &specs, kv, &facts.arch)?;
         asked.used(plan::plan(model, &facts, &options)?)
     })

@@ -18,6 +18,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 #: Order of the groups in a help text; options without a group come last.
 GROUPS: Final = (
+    "Input",
     "What is measured",
     "Output",
     "Quality",
@@ -112,7 +113,11 @@ _TYPES: Final[dict[str, Any]] = {
     "seed": click.IntRange(0, 2**64 - 1),
     "threads": click.IntRange(1, 4096),
 }
-_TYPES_BY_METAVAR: Final[dict[str | None, Any]] = {"FILE": click.Path(path_type=Path), "SIZE": parse_size}
+_TYPES_BY_METAVAR: Final[dict[str | None, Any]] = {
+    "FILE": click.Path(path_type=Path),
+    "FOLDER": click.Path(path_type=Path),
+    "SIZE": parse_size,
+}
 
 
 class Option(click.Option):
@@ -174,7 +179,7 @@ def convert_option(name: str, **overrides: Any) -> Decorator:
             flags, attributes["show_default"] = (f"{flag}/--no-{flag[2:]}",), field.default is True
     else:
         attributes |= {"metavar": metavar, "type": _TYPES.get(name, _TYPES_BY_METAVAR.get(metavar, str))}
-        if name == "tensor_types":
+        if name in ("tensor_types", "lora"):
             attributes |= {"multiple": True}
         elif name == "types":
             attributes["default"] = ""

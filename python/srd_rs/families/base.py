@@ -21,6 +21,7 @@ from srd_rs.families import rope as ropes
 from srd_rs.families.aliases import others_of
 from srd_rs.families.config import Config, normalise
 from srd_rs.families.general import Size, write_general
+from srd_rs.families.lora import merged
 from srd_rs.families.quantized import plain
 from srd_rs.families.table import Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
@@ -488,7 +489,7 @@ class Family:
             raise ModelError(
                 message(folder, "no weights in this folder", "Download the *.safetensors files as well")
             )
-        self.checkpoint = plain(self.checkpoint, self.config)
+        self.checkpoint = merged(plain(self.checkpoint, self.config), self.checkpoint.adapters)
         _ = self.n_layer
         if self.mtp and not self.n_mtp:
             raise self.config.error(

@@ -19,6 +19,7 @@ from srd_rs.families.base import ModelFacts, ModelSpec
 from srd_rs.families.config import Config
 from srd_rs.families.general import Size, write_general
 from srd_rs.families.interpreter import TableFamily, members_of
+from srd_rs.families.lora import merged
 from srd_rs.families.projectors import tables
 from srd_rs.families.quantized import plain
 from srd_rs.families.table import TensorSpec
@@ -93,7 +94,7 @@ class ProjectorFamily(TableFamily):
         return (_of_other_modality(name, others) or self.keeps(name)) and self.left_out(name) != names.TEXT
 
     def describe(self, name: str | None, kind: str = "F16") -> ModelSpec:
-        self.checkpoint = plain(self.checkpoint, self.config)
+        self.checkpoint = merged(plain(self.checkpoint, self.config), self.checkpoint.adapters)
         self.check()
         present = self.text_tensors
         table = self.table(present)
