@@ -5,7 +5,9 @@
 * `calibrate` measures the inputs of the matrices of a model; `evaluate` measures how far a GGUF is from another.
 * `met` measures which bytes belong to which slot of depth; `Hydrator` brings those into memory.
 * `pack`, `verify`, `extract` and `resign` work on signed containers (.axm); `keygen` makes keys.
+* `sign` and `verify_signature` make and check signatures that other tools know (OpenSSF Model Signing).
 * `rebuild` makes a GGUF again from its checkpoint and compares the two.
+* `bom` describes a GGUF as a CycloneDX ML-BOM.
 * `card` writes a model card, `modelfile` a Modelfile for Ollama; `push` uploads to the hub.
 * `quantize` and `dequantize` work on single tensors.
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from srd_rs.files import Axm, Checkpoint, Gguf, Tensor, open
     from srd_rs.hydration import Hydration, Hydrator, Residency, met
     from srd_rs.inspection import InspectedTensor, Inspection, inspect
+    from srd_rs.materials import bom
     from srd_rs.options import ConvertOptions, SrdOptions
     from srd_rs.publishing import card, modelfile, push
     from srd_rs.rebuilding import Rebuilt, rebuild
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
         TypeTotals,
         Verification,
     )
+    from srd_rs.signing import SignatureCheck, Signed, sign, verify_signature
     from srd_rs.tensors import dequantize, quantize
 
 #: Module -> its names that are the interface of the package.
@@ -60,6 +64,7 @@ _NAMES = {
     "srd_rs.files": ("Axm", "Checkpoint", "Gguf", "Tensor", "open"),
     "srd_rs.hydration": ("Hydration", "Hydrator", "Residency", "met"),
     "srd_rs.inspection": ("InspectedTensor", "Inspection", "inspect"),
+    "srd_rs.materials": ("bom",),
     "srd_rs.options": ("ConvertOptions", "SrdOptions"),
     "srd_rs.publishing": ("card", "modelfile", "push"),
     "srd_rs.rebuilding": ("Rebuilt", "rebuild"),
@@ -67,6 +72,7 @@ _NAMES = {
         *("ConvertReport", "Plan", "PlannedContainer", "PlannedFile", "PlannedTensor", "Progress"),
         *("SealedContainer", "TypeTotals", "Verification"),
     ),
+    "srd_rs.signing": ("SignatureCheck", "Signed", "sign", "verify_signature"),
     "srd_rs.tensors": ("dequantize", "quantize"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
@@ -95,11 +101,14 @@ __all__ = [
     "Rebuilt",
     "Residency",
     "SealedContainer",
+    "SignatureCheck",
+    "Signed",
     "SrdOptions",
     "Tensor",
     "TypeTotals",
     "Verification",
     "__version__",
+    "bom",
     "calibrate",
     "card",
     "convert",
@@ -118,7 +127,9 @@ __all__ = [
     "quantize",
     "rebuild",
     "resign",
+    "sign",
     "verify",
+    "verify_signature",
     "write_manifest",
 ]
 

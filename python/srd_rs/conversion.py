@@ -13,7 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srd_rs import _core, budget, calibration, effects, hydration, publishing, recipe, sniff
+from srd_rs import (
+    _core,
+    budget,
+    calibration,
+    effects,
+    hydration,
+    materials,
+    publishing,
+    recipe,
+    signing,
+    sniff,
+)
 from srd_rs.errors import FormatError, ModelError, UsageError, VerificationError, message
 from srd_rs.hub import Source, locate, model_files
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
@@ -83,6 +94,13 @@ def convert(
     if chosen.modelfile:
         text = publishing.modelfile(report.output)
         report = replace(report, modelfile=_write_beside(report.output, ".Modelfile", text))
+    if chosen.bom:
+        given = None if chosen.calibrate in ("builtin", "random") else chosen.calibrate
+        named = given if given is not None and not _core.is_calibration(os.fspath(given)) else None
+        text = materials.bom_text(materials.bom(report.output, source, calibrate=named))
+        report = replace(report, bom=_write_beside(report.output, materials.SUFFIX, text))
+    if chosen.oms_key is not None:
+        report = replace(report, signature=_sign(report, chosen.oms_key))
     return clock.added_to(report)
 
 
@@ -154,9 +172,20 @@ def _write_beside(gguf: Path, suffix: str, text: str) -> Path:
     return path
 
 
+def _sign(report: ConvertReport, key: StrPath) -> Path:
+    """Sign all files that were written, in one signature under the name of the GGUF."""
+    container = report.container.path if report.container else None
+    beside = (report.mmproj, report.sidecar, report.card, report.modelfile, report.bom, container)
+    files = [*report.outputs, *(path for path in beside if path is not None)]
+    return signing.sign(files, report.output.with_suffix(".sig"), key=key, overwrite=True).path
+
+
 def _check_beside(gguf: Path, options: ConvertOptions) -> None:
     """Refuse before the long work to replace a text that is there."""
-    for wanted, suffix in ((options.card, ".md"), (options.modelfile, ".Modelfile")):
+    if options.oms_key is not None:
+        signing.check_key(options.oms_key)
+    texts = ((options.card, ".md"), (options.modelfile, ".Modelfile"), (options.bom, materials.SUFFIX))
+    for wanted, suffix in (*texts, (options.oms_key is not None, ".sig")):
         path = gguf.with_suffix(suffix)
         if wanted and not options.overwrite and path.exists():
             fix = "Choose another name, or replace the file with --overwrite"

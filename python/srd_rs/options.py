@@ -284,6 +284,19 @@ class ConvertOptions:
         "Output",
         "Write a Modelfile for Ollama, NAME.Modelfile beside the GGUF.",
     )
+    bom: bool = _option(
+        False,
+        "Output",
+        "Write a CycloneDX ML-BOM, NAME.cdx.json beside the GGUF: the model, its files and how they were made, with"
+        " their SHA-256 (see srd-rs bom). The files of the model are read once more for their hashes.",
+    )
+    oms_key: StrPath | None = _option(
+        None,
+        "Output",
+        "Private key (PEM, elliptic curve): sign all files that are written in one signature, NAME.sig, which others"
+        " verify, too (OpenSSF Model Signing, see srd-rs sign).",
+        "FILE",
+    )
 
 
 DEFAULTS: Final = ConvertOptions()

@@ -7,7 +7,11 @@ use pyo3::prelude::*;
 use crate::convert::digest;
 use crate::error::Result;
 use crate::formats::sink::Sink;
-use crate::py::watch::detached;
+use crate::formats::source::open_regular;
+use crate::progress::Progress;
+use crate::py::watch::{detached, watched};
+use crate::sign::file::hash_range;
+use crate::sign::to_hex;
 
 /// Writes a file that has its name only when the file is complete.
 pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
@@ -22,6 +26,17 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
 pub fn content_digest(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
     let parts: Vec<_> = paths.into_iter().map(|path| digest::Part { path, header_bytes: None }).collect();
     detached(py, || Ok(digest::source_digest(&digest::describe(&parts)?)))
+}
+
+/// Returns the number of bytes and the SHA-256 of the whole contents of a regular file, in hexadecimal digits.
+#[pyfunction]
+pub fn file_sha256(py: Python<'_>, path: PathBuf) -> PyResult<(u64, String)> {
+    let state = Progress::default();
+    let hash = || {
+        let (file, bytes) = open_regular(&path)?;
+        Ok((bytes, to_hex(&hash_range(&file, &path, 0..bytes, &state)?)))
+    };
+    watched(py, hash, || state.cancel(), || Ok(()))
 }
 
 /// Writes `data` to `path`; the file has its name only when the file is complete. With `overwrite` an existing file is

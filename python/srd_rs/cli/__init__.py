@@ -24,7 +24,7 @@ COMMANDS = {
     "Convert and look": ("convert", "calibrate", "inspect", "eval", "models"),
     "Load only what a request needs": ("met", "hydrate"),
     "Signed containers": ("pack", "verify", "extract", "resign", "keygen"),
-    "Publish": ("card", "modelfile", "push"),
+    "Publish": ("sign", "bom", "card", "modelfile", "push"),
     "Help": ("help", "env", "completion"),
 }
 #: What users of other tools type -> what they mean.
@@ -35,7 +35,6 @@ _OTHER_NAMES = {
     "dump": "inspect",
     "imatrix": "calibrate --imatrix FILE",
     "perplexity": "eval",
-    "sign": "pack",
     "doctor": "env",
     "version": "--version",
 }

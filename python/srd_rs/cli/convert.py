@@ -183,7 +183,7 @@ def report_text(report: ConvertReport) -> str:
         lines.append(held_up)
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
-    beside = (report.mmproj, report.sidecar, report.card, report.modelfile)
+    beside = (report.mmproj, report.sidecar, report.card, report.modelfile, report.bom, report.signature)
     written = [*report.outputs, *(path for path in beside if path is not None)]
     lines += [printable(str(path)) for path in written]
     if report.container:
@@ -275,6 +275,8 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "sidecar": str(report.sidecar) if report.sidecar else None,
         "card": str(report.card) if report.card else None,
         "modelfile": str(report.modelfile) if report.modelfile else None,
+        "bom": str(report.bom) if report.bom else None,
+        "signature": str(report.signature) if report.signature else None,
         "container": report.container and container_json(report.container),
     }
 

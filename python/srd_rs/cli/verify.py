@@ -32,6 +32,7 @@ Examples:
   srd-rs verify model-Q4_K_M.axm
   srd-rs verify model-Q4_K_M.gguf --axm model-Q4_K_M.axm
   srd-rs verify model-Q4_K_M.axm --fingerprint HEX
+  srd-rs verify model.sig --public-key key.pub
   srd-rs verify --rebuild model-Q4_K_M.gguf --from org/name
 """
 
@@ -67,6 +68,18 @@ Examples:
 @path_option("--imatrix", group="Rebuilding", help="Importance matrix of the conversion, if it had one.")
 @checking_options()
 @path_option(
+    "--trust-root",
+    group="Keys",
+    multiple=True,
+    help="PATH is a signature with a certificate: trust this certificate (PEM). The option may be repeated.",
+)
+@option(
+    "--ignore-unsigned",
+    group="Keys",
+    is_flag=True,
+    help="PATH is a signature: allow files beside it that it does not name.",
+)
+@path_option(
     "--attest",
     group="Output",
     help="Write an in-toto statement in a DSSE envelope to this file.",
@@ -94,6 +107,9 @@ def command(
 ) -> None:
     """Check that PATH, an .axm container, is what was signed. The exit code is 3 if it is not.
 
+    PATH may also be a signature of the OpenSSF Model Signing specification (model.sig), which is compared with
+    the files beside it and held against --public-key or --trust-root.
+
     The container is held against the master key, an Ed25519 public key (--public-key) or a published fingerprint
     (--fingerprint). Where there is none of them, the exit code is 3 as well, unless --no-key says that integrity alone
     is wanted. Whoever has the master key could have signed, so third parties need the fingerprint or the public key
@@ -110,7 +126,15 @@ def command(
         if name in explicit:
             raise effects.without_effect(_FLAGS.get(name, name), "nothing is rebuilt", "Add --rebuild")
         options.pop(name)
-    from srd_rs import container
+    from srd_rs import container, signing
+
+    if options["container"] is None and signing.is_signature(path):
+        _signature(path, explicit, options, as_json=as_json)
+        return
+    for name in _OF_SIGNATURES:
+        if name in explicit:
+            raise effects.without_effect(name, "PATH is no signature (model.sig)")
+        options.pop(name)
 
     with progress_bar(as_json=as_json) as progress:
         found = container.verify(
@@ -119,6 +143,7 @@ def command(
     show(lambda: _json(found), lambda: text(found), as_json=as_json)
 
 
+_OF_SIGNATURES = ("trust_root", "ignore_unsigned")
 _OF_REBUILD = ("model", "calibrate", "imatrix", "max_memory", "cache")
 _FLAGS = {"model": "from"}
 
@@ -136,6 +161,23 @@ def _rebuild(path: str, explicit: set[str], options: dict[str, Any], *, as_json:
     with Phases(as_json=as_json) as shown:
         found = srd_rs.rebuild(path, options["model"], progress=shown.update, **given)
     show(lambda: _rebuilt_json(found), lambda: rebuilt_text(found), as_json=as_json)
+
+
+def _signature(path: str, explicit: set[str], options: dict[str, Any], *, as_json: bool) -> None:
+    import srd_rs
+
+    for name in explicit - {"path", "as_json", "public_key", *_OF_SIGNATURES}:
+        raise effects.without_effect(name, "PATH is a signature (model.sig)")
+    given = {name: options[name] for name in ("public_key", *_OF_SIGNATURES)}
+    found = srd_rs.verify_signature(path, **given)
+    who = f"by {printable(found.signer)}" if found.signer else "with the given key"
+    lines = [f"{printable(str(found.path))}: authentic: signed {who}"]
+    lines += [f"  {printable(name)}" for name in found.files]
+    if found.unsigned:
+        lines.append(f"not signed: {', '.join(map(printable, found.unsigned))}")
+    data = {f.name: getattr(found, f.name) for f in fields(found)}
+    data |= {"path": str(found.path), "folder": str(found.folder), "verified": True}
+    show(lambda: data, lambda: "\n".join([*lines, bytes_text(found.bytes)]), as_json=as_json)
 
 
 def rebuilt_text(found: Rebuilt) -> str:
