@@ -173,6 +173,22 @@ def test_the_mix_is_written_where_it_is_better(tmp_path: Path, monkeypatch: pyte
     assert report.plan.chosen == ()
 
 
+def test_a_budget_that_holds_the_whole_model_quantises_nothing(tmp_path: Path) -> None:
+    options = {"effort": "srd", "calibrate_tokens": 512, "calibrate_block": 256}
+    report = converted(tmp_path, target_size=100_000_000, **options)
+    whole = converted(tmp_path, "whole.gguf", quant="BF16")
+    assert {t.type for t in report.plan.tensors} == {t.type for t in whole.plan.tensors}
+    assert report.plan.check is None and report.calibration_tokens is None
+
+
+def test_a_stated_size_is_compared_with_the_largest_mix_that_fits(tmp_path: Path) -> None:
+    options = {"effort": "srd", "calibrate_tokens": 512, "calibrate_block": 256}
+    limit = planned(quant="Q5_K_S").total_bytes + 5000
+    check = converted(tmp_path, target_size=limit, **options).plan.check
+    assert check and check.written == "choice" and check.choice_kld < check.mix_kld
+    assert limit - 200_000 < check.mix_bytes <= limit
+
+
 @pytest.mark.parametrize("ctx", [512, 8192, 65536])
 def test_a_memory_holds_the_file_the_cache_and_the_buffers(ctx: int, tmp_path: Path) -> None:
     limit = 150_000_000

@@ -107,16 +107,16 @@ def test_a_documented_command_works(command: Command, folder: Path) -> None:
         if part in command.line:
             pytest.skip(f"not run: {reason}")
     words = shlex.split(command.line)[1:]
-    needed = (
-        ["llama_cpp", "matplotlib"] if words[0] == "eval" else ["matplotlib"] if "--plot" in words else []
-    )
+    needed = {"eval": ["llama_cpp", "matplotlib"], "quality": ["llama_cpp"]}.get(words[0], [])
+    needed = needed or (["matplotlib"] if "--plot" in words else [])
     for module in needed:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed, so this documented command was not run")
-    if words[0] == "eval":
+    if words[0] in ("eval", "quality"):
         words += ["--threads", "1"]
     writes = (
-        words[0] in ("convert", "extract", "pack", "calibrate", "card", "modelfile") or "--report" in words
+        words[0] in ("convert", "extract", "pack", "calibrate", "card", "modelfile", "quality")
+        or "--report" in words
     )
     if writes and "--dry-run" not in words:
         # The lines of a document share names on purpose; here they run in one folder.

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from srd_rs import _core, calibration, memory, recipe
 from srd_rs.errors import FormatError, ModelError, UsageError, message
@@ -46,8 +46,10 @@ TOKENS: Final = 128
 MAX_LOGITS: Final = 1 << 26
 #: Context that `fit` makes room for if `ctx` says no other.
 CTX: Final = 8192
-#: Mixes for special models, which a choice is not compared with.
-SPECIAL: Final = ("TQ", "MXFP")
+#: Mixes that a choice is not compared with: those for special models, and those that quantise nothing.
+SPECIAL: Final = ("TQ", "MXFP", "F", "BF")
+#: Types in which nothing is quantised.
+WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
 _Show = Callable[[Progress], None] | None
 
@@ -192,11 +194,13 @@ def measured_costs(
 class Choice:
     """What was chosen: what was measured of each tensor, and how the choice compares with a mix.
 
-    types: empty where the types of the mix are written. check: None where the model was not run.
+    types: empty where the types of the mix are written. check: None where the model was not run. whole: whether the
+    budget holds the whole model, so that nothing is quantised.
     """
 
     types: tuple[ChosenType, ...] = ()
     check: MixCheck | None = None
+    whole: bool = False
 
 
 def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Choice:
@@ -213,6 +217,8 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     run = partial(_run, planner, base)
     costs = table_costs(base, measured) if found is None else measured_costs(run, measured, found.costs, show)
     types = _solve(planner, made, base, measured, costs, limit)
+    if all(c.type in WHOLE for c in types):
+        return Choice(types, whole=True)
     # A mix has types that the user may not want.
     mix = None if found is None or options.types else _mix_within(planner, options, made, limit)
     if mix is None or found is None:
@@ -271,9 +277,19 @@ def _solve(
         picks = {name: candidates[name][i] for name, i in zip(names, chosen, strict=True)}
         mix = options.like or _mix(picks)
         planner.options = replace(options, quant=mix, exact_types=_exact(base, picks, options))
+        if all(pick.type in WHOLE for pick in picks.values()):
+            # The budget holds the whole model, so there is no error that a calibration could make less.
+            nothing: dict[str, Any] = dict.fromkeys(
+                ("calibrate", "calibrate_tokens", "calibrate_block", "imatrix")
+            )
+            planner.options = replace(planner.options, effort="fast", **nothing)
+            made = None
         over = planner.plan(made).total_bytes - limit
         if over <= 0:
-            return tuple(_described(name, costs[name], picks[name], candidates[name]) for name in names)
+            weights = {t.name: t.n_weights for t in base.tensors}
+            return tuple(
+                _described(name, weights[name], costs[name], picks[name], candidates[name]) for name in names
+            )
         # The headers of a split output depend on the number of its parts.
         room -= over
 
@@ -351,7 +367,9 @@ def _exact(
     )
 
 
-def _described(name: str, cost: float, pick: Candidate, candidates: tuple[Candidate, ...]) -> ChosenType:
+def _described(
+    name: str, n_weights: int, cost: float, pick: Candidate, candidates: tuple[Candidate, ...]
+) -> ChosenType:
     larger = [c for c in candidates if c.bytes > pick.bytes and c.error < pick.error]
     gain = max((cost * (pick.error - c.error) / (c.bytes - pick.bytes) for c in larger), default=0.0)
-    return ChosenType(name, pick.type, pick.bytes, pick.error, cost * pick.error, gain * 2**20)
+    return ChosenType(name, pick.type, pick.bytes, pick.error, cost * pick.error, gain * 2**20, n_weights)

@@ -322,6 +322,7 @@ def prepared(
     budgeted = planner.options.budget is not None
     if budgeted:
         chosen = budget.choose(planner, made, progress)
+        made = None if chosen.whole else made
     if made is not None or budgeted:
         native = planner.plan(made)
     path = planner.options.recipe_out

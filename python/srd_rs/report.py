@@ -82,6 +82,7 @@ class ChosenType(NamedTuple):
     error: float
     cost: float
     gain: float
+    n_weights: int
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def markdown(found: Evaluation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_STYLE: Final = (
+STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:600;padding:.3rem 0}"
     "td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:right}"
@@ -131,7 +131,7 @@ def page(found: Evaluation, pictures: Sequence[Path]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{escape(conditions(found))}</p>"
+        f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{escape(conditions(found))}</p>"
         f"{''.join(parts)}</body></html>\n"
     )
 
