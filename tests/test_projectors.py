@@ -187,3 +187,37 @@ def test_llava_with_another_encoder_has_no_projector(tmp_path: Path) -> None:
     assert projectors.has_projector(checkpoint)
     checkpoint.config["vision_config"]["model_type"] = "clip_vision_model"
     assert not projectors.has_projector(checkpoint)
+
+
+def converted(model: Path, tmp_path: Path, *options: str) -> Path:
+    run = srd(
+        "convert", model, "--fast", "-q", "Q8_0", "--no-axm", "-o", f"{tmp_path}/out/", *options, "--json"
+    )
+    assert run.code == 0, run.stderr
+    return tmp_path / "out"
+
+
+def test_inspect_shows_what_a_projector_is(model: Path, tmp_path: Path) -> None:
+    out = converted(model, tmp_path)
+    run = srd("inspect", out / WRITTEN)
+    assert "qwen2.5vl_merger" in run.stdout and "a projector: it reads pictures" in run.stdout
+    assert "--mmproj" in run.stdout
+    assert srd("inspect", out / WRITTEN, "--json").json["projector"] == {"vision": "qwen2.5vl_merger"}
+    assert "projector" not in srd("inspect", out / "qwen2.5-vl-vision-Q8_0.gguf", "--json").json
+
+
+def test_card_and_modelfile_name_the_projector(model: Path, tmp_path: Path) -> None:
+    out = converted(model, tmp_path, "--card", "--modelfile")
+    gguf = out / "qwen2.5-vl-vision-Q8_0.gguf"
+    card, modelfile = gguf.with_suffix(".md").read_text(), gguf.with_suffix(".Modelfile").read_text()
+    assert f"| {WRITTEN} | F16 |" in card and "projector for pictures" in card
+    assert f"llama-mtmd-cli -m {gguf.name} --mmproj {WRITTEN} --image picture.png" in card
+    assert modelfile.splitlines()[1:3] == [f"FROM ./{gguf.name}", f"FROM ./{WRITTEN}"]
+    assert srd_rs.card([gguf, out / WRITTEN]) == srd_rs.card(gguf) == card
+    assert srd_rs.modelfile(gguf, mmproj=out / WRITTEN) == modelfile
+    (out / WRITTEN).rename(out / "mmproj-other-F16.gguf")
+    assert "mmproj" not in srd_rs.card(gguf) and "mmproj" not in srd_rs.modelfile(gguf)
+    with pytest.raises(UsageError, match="a card is about a model"):
+        srd_rs.card(out / "mmproj-other-F16.gguf")
+    with pytest.raises(UsageError, match="this is no projector"):
+        srd_rs.modelfile(gguf, mmproj=gguf)

@@ -88,11 +88,13 @@ def convert(
     if sidecar is None:
         hydration.remove_stale(report.output)
     report = replace(report, sidecar=sidecar)
+    seen = report.mmproj or publishing.projector_beside(report.output)
     if chosen.card:
-        text = publishing.card([report.output], base_model=source.repo)
+        files = [report.output, *((seen,) if seen is not None else ())]
+        text = publishing.card(files, base_model=source.repo)
         report = replace(report, card=_write_beside(report.output, ".md", text))
     if chosen.modelfile:
-        text = publishing.modelfile(report.output)
+        text = publishing.modelfile(report.output, mmproj=seen)
         report = replace(report, modelfile=_write_beside(report.output, ".Modelfile", text))
     if chosen.bom:
         given = None if chosen.calibrate in ("builtin", "random") else chosen.calibrate

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs import _core, hub
+from srd_rs import _core, hub, sniff
 from srd_rs.errors import FormatError, SrdError, UsageError, message
 from srd_rs.files import Gguf
 from srd_rs.files import open as open_file
@@ -29,10 +29,24 @@ __all__ = ["card", "modelfile", "push"]
 _PARAMETERS: Final = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 
 
-def modelfile(gguf: StrPath) -> str:
+def projector_beside(gguf: Path) -> Path | None:
+    """The projector that lies beside a GGUF under the usual name, such as ``mmproj-NAME-F16.gguf`` beside
+    ``NAME-Q4_K_M.gguf``."""
+    for path in sorted(gguf.parent.glob("mmproj-*.gguf")):
+        name = path.stem.removeprefix("mmproj-").rpartition("-")[0]
+        fits = name and (gguf.stem == name or gguf.stem.startswith(f"{name}-"))
+        if fits and sniff.identify(path).kind == "mmproj":
+            return path
+    return None
+
+
+def modelfile(gguf: StrPath, *, mmproj: StrPath | None = None) -> str:
     """The Modelfile with which Ollama takes over a GGUF: ``ollama create NAME -f FILE``.
 
-    The Modelfile is to lie beside the GGUF. It has the sampling that the model recommends (generation_config.json) and
+    mmproj: The projector of a model that sees or hears, which Ollama takes over as well. The default is the one that
+    lies beside the GGUF under its usual name.
+
+    The Modelfile is to lie beside the files. It has the sampling that the model recommends (generation_config.json) and
     the token that ends a turn. It has no TEMPLATE: Ollama reads the chat template from the GGUF.
 
     Raises UsageError for a file that is no GGUF, and for a split one, which Ollama does not take.
@@ -45,6 +59,9 @@ def modelfile(gguf: StrPath) -> str:
         f"# ollama create {ollama_name(file.path)} -f {file.path.stem}.Modelfile",
         f"FROM ./{file.path.name}",
     ]
+    projector = _projector(file.path, mmproj)
+    if projector is not None:
+        lines.append(f"FROM ./{projector.path.name}")
     for key, name in _PARAMETERS.items():
         value = metadata.get(f"general.sampling.{key}")
         if isinstance(value, (int, float)):
@@ -64,6 +81,7 @@ def card(
     base_model: The model on the hub that the files were made from, ``ORG/NAME``.
     report: A folder that ``srd-rs eval --report`` wrote, or its report.json: its scores become a table.
 
+    A projector (mmproj-*.gguf) among the files, or beside the first under its usual name, is listed with its command.
     The card has front matter, sizes, how the weights were quantised, the commands that run a file, and the
     fingerprint of a container that lies beside a GGUF. Raises UsageError without files, for a file that is no GGUF
     and for a report of other files.
@@ -71,12 +89,28 @@ def card(
     paths = [ggufs] if isinstance(ggufs, (str, os.PathLike)) else list(ggufs)
     if not paths:
         raise UsageError(message("card", "there are no files", "Name one GGUF or more"))
-    files = [_gguf(path) for path in paths]
-    parts = [_front_matter(files[0].metadata, base_model), _heading(files[0], base_model), _sizes(files)]
+    opened = [_gguf(path) for path in paths]
+    files = [file for file in opened if not _is_projector(file)]
+    if not files:
+        what = "this is a projector, and a card is about a model"
+        raise UsageError(message(paths[0], what, "Name the GGUF of the model as well"))
+    projector = next(filter(_is_projector, opened), None) or _projector(files[0].path, None)
+    parts = [_front_matter(files[0].metadata, base_model), _heading(files[0], base_model)]
+    parts.append(_sizes(files, projector))
     if report is not None:
         parts.append(_quality(files, Path(report)))
-    parts += [_commands(files[0]), _origin(files)]
+    parts += [_commands(files[0], projector), _origin(files)]
     return "\n".join(parts)
+
+
+def _projector(gguf: Path, named: StrPath | None) -> Gguf | None:
+    """The projector that is named, or else the one that lies beside the GGUF."""
+    path = projector_beside(gguf) if named is None else Path(named)
+    if path is None:
+        return None
+    if sniff.identify(path).kind != "mmproj":
+        raise UsageError(message(path, "this is no projector", "Name the file mmproj-*.gguf of the model"))
+    return _gguf(path)
 
 
 def _gguf(path: StrPath) -> Gguf:
@@ -84,6 +118,16 @@ def _gguf(path: StrPath) -> Gguf:
     if not isinstance(file, Gguf):
         raise UsageError(message(path, f"this is a file of the kind {file.kind}, not a GGUF", "Name a GGUF"))
     return file
+
+
+def _is_projector(file: Gguf) -> bool:
+    return file.architecture == "clip"
+
+
+def senses(metadata: Mapping[str, Any]) -> str:
+    """What a projector adds to a model: ``pictures``, ``sound`` or both."""
+    kinds = (("vision", "pictures"), ("audio", "sound"))
+    return " and ".join(name for key, name in kinds if metadata.get(f"clip.has_{key}_encoder"))
 
 
 def ollama_name(gguf: Path) -> str:
@@ -117,12 +161,14 @@ def _heading(file: Gguf, base_model: str | None) -> str:
     return f"# {_title(file)} GGUF\n\nGGUF files for llama.cpp{origin}: {counts}.\n"
 
 
-def _sizes(files: Sequence[Gguf]) -> str:
+def _sizes(files: Sequence[Gguf], projector: Gguf | None = None) -> str:
     rows = ["| file | mix | size | bits per weight | quantised by |", "| --- | --- | ---: | ---: | --- |"]
-    for file in files:
+    listed = [*files] if projector is None else [*files, projector]
+    for file in listed:
         bpw = file.nbytes * 8 / max(file.n_weights, 1)
         size = sum(path.stat().st_size for path in {t.file for t in file.values()})
-        cells = (printable(file.path.name), _mix(file), bytes_text(size), f"{bpw:.2f}", _method(file))
+        method = f"projector for {senses(file.metadata)}" if file is projector else _method(file)
+        cells = (printable(file.path.name), _mix(file), bytes_text(size), f"{bpw:.2f}", method)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, ""])
 
@@ -179,14 +225,24 @@ def _estimate(value: Mapping[str, float]) -> str:
     return f"{value['value']:.6g} ± {value['error']:.2g}"
 
 
-def _commands(file: Gguf) -> str:
+def _commands(file: Gguf, projector: Gguf | None) -> str:
     name = printable(file.path.name)
+    seen: list[str] = []
+    if projector is not None:
+        options = [
+            option
+            for key, option in (("vision", "--image picture.png"), ("audio", "--audio sound.wav"))
+            if projector.metadata.get(f"clip.has_{key}_encoder")
+        ]
+        mmproj = printable(projector.path.name)
+        seen = [f'llama-mtmd-cli -m {name} --mmproj {mmproj} {option} -p "What is it?"' for option in options]
     return "\n".join(
         [
             "## Run",
             "",
             "```sh",
             f"llama-cli -m {name}",
+            *seen,
             f"ollama create {ollama_name(file.path)} -f {printable(file.path.stem)}.Modelfile",
             f"ollama run {ollama_name(file.path)}",
             "```",

@@ -13,6 +13,7 @@ from srd_rs.text import printable
 EXAMPLES = """\b
 Examples:
   srd-rs card model-Q4_K_M.gguf
+  srd-rs card model-Q4_K_M.gguf mmproj-model-F16.gguf
   srd-rs card model-Q4_K_M.gguf model-Q8_0.gguf --base-model org/name --report report/ -o README.md
 """
 
@@ -51,7 +52,7 @@ def command(
 ) -> None:
     """Write a model card for GGUFs of one model: front matter, sizes, method, quality, commands and fingerprints.
 
-    Everything is read from the metadata of the files, and from containers that lie beside them.
+    Everything is read from the metadata of the files, and from containers and a projector that lie beside them.
     """
     from srd_rs import _core, publishing, sniff
 

@@ -33,6 +33,14 @@ SUMMARY = (
     ("experts", "*.expert_count"),
     ("context", "*.context_length"),
     ("embedding", "*.embedding_length"),
+    ("projector", "clip.projector_type"),
+    ("sees with", "clip.vision.projector_type"),
+    ("hears with", "clip.audio.projector_type"),
+    ("picture size", "clip.vision.image_size"),
+    ("patch size", "clip.vision.patch_size"),
+    ("vision layers", "clip.vision.block_count"),
+    ("audio layers", "clip.audio.block_count"),
+    ("mel bins", "clip.audio.num_mel_bins"),
     ("tokenizer", "tokenizer.ggml.model"),
     ("pre-tokenizer", "tokenizer.ggml.pre"),
 )
@@ -76,6 +84,8 @@ def command(path: str, show_metadata: bool, show_tensors: bool, as_json: bool) -
 
 
 def summary_text(path: str, found: Inspection) -> str:
+    from srd_rs.publishing import senses
+
     values = {key: value for key, _, value in found.metadata}
     arch = str(values.get("general.architecture", ""))
     lines = [("file", f"{printable(str(path))}, {found.kind}, {bytes_text(found.file_bytes)}")]
@@ -83,6 +93,11 @@ def summary_text(path: str, found: Inspection) -> str:
         value = values.get(key.replace("*", arch))
         if value is not None:
             lines.append((label, shortened(printable(_value_text(value)), 80)))
+    if arch == "clip":
+        widths = (values.get(f"clip.{kind}.projection_dim") for kind in ("vision", "audio"))
+        width = next((width for width in widths if width is not None), "unknown")
+        lines.append(("this is", f"a projector: it reads {senses(values)} for a model of embedding {width}"))
+        lines.append(("use it", f"llama-mtmd-cli -m MODEL.gguf --mmproj {printable(str(path))}"))
     template = values.get(CHAT_TEMPLATE)
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode("utf-8", "surrogateescape")).hexdigest()
@@ -126,6 +141,14 @@ def as_dict(found: Inspection, *, metadata: bool, tensors: bool) -> dict[str, An
         "bpw": found.bpw,
         "types": types_json(found.types),
     }
+    values = {key: value for key, _, value in found.metadata}
+    if values.get("general.architecture") == "clip":
+        kinds = ("vision", "audio")
+        result["projector"] = {
+            kind: values.get(f"clip.{kind}.projector_type", values.get("clip.projector_type"))
+            for kind in kinds
+            if values.get(f"clip.has_{kind}_encoder")
+        }
     if metadata:
         result["metadata"] = [
             {"key": key, "kind": kind, "value": _json_value(value)} for key, kind, value in found.metadata

@@ -24,16 +24,21 @@ Examples:
     group="Output",
     help="The Modelfile to write, in the folder of the GGUF. The default is NAME.Modelfile beside the GGUF.",
 )
+@path_option(
+    "--mmproj",
+    group="Output",
+    help="The projector of a model that sees or hears. The default is the file mmproj-NAME-*.gguf beside the GGUF.",
+)
 @convert_option("overwrite")
 @json_option()
-def command(gguf: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
+def command(gguf: str, output: Path | None, mmproj: Path | None, overwrite: bool, as_json: bool) -> None:
     """Write the Modelfile with which ollama create takes over GGUF, with the sampling that the model recommends.
 
     Ollama reads the chat template from the GGUF, so the Modelfile has no TEMPLATE.
     """
     from srd_rs import _core, publishing, sniff
 
-    text = publishing.modelfile(gguf)
+    text = publishing.modelfile(gguf, mmproj=mmproj)
     target = output or Path(gguf).with_suffix(".Modelfile")
     sniff.check_output(target)
     _core.write_file(target, text.encode(), overwrite)
