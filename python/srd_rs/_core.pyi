@@ -171,6 +171,7 @@ class RunReport(_Record):
     cpu_seconds: Final[float]
     peak_rss_bytes: Final[int]
     replaced: Final[int]
+    resumed_bytes: Final[int]
     threads: Final[int]
     container: Final[SealedContainer | None]
 
@@ -217,12 +218,17 @@ class Plan:
         max_memory: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[float]: ...
+    def check_resume(
+        self, options: ConvertOptions, gguf: bool = True, resume: tuple[str, str] | None = None
+    ) -> None: ...
+    def discard(self, gguf: bool) -> None: ...
     def run(
         self,
         options: ConvertOptions,
         gguf: bool = True,
         progress: Callable[[int, int, str], None] | None = None,
         against: _Path | None = None,
+        resume: tuple[str, str] | None = None,
     ) -> RunReport: ...
 
 @final
@@ -426,6 +432,8 @@ def plan_gguf(
     calibration: Calibration | None = None,
     calibration_text: str | None = None,
 ) -> Plan: ...
+def journal_path(target: _Path) -> Path: ...
+def forget_journal(target: _Path) -> None: ...
 def write_file(path: _Path, data: bytes, overwrite: bool = False) -> None: ...
 def forward_logits(
     plan: Plan, tokens: Sequence[Sequence[int]], threads: int, max_memory: int = 4294967296

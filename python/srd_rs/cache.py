@@ -36,11 +36,14 @@ def folder() -> Path | None:
 
 def key(facts: Mapping[str, Any]) -> str:
     """The key of a calibration. `facts` are what it depends on beside the program that makes it."""
-    program = Path(_core.__file__).stat()
-    # The size and the time tell one build of a version from another.
-    made_by = [_core.__version__, program.st_size, program.st_mtime_ns]
-    text = json.dumps({"made by": made_by, **facts}, sort_keys=True)
+    text = json.dumps({"made by": program(), **facts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def program() -> list[str | int]:
+    """Version, size and time of the native module. The size and the time tell one build of a version from another."""
+    state = Path(_core.__file__).stat()
+    return [_core.__version__, state.st_size, state.st_mtime_ns]
 
 
 def find(key: str) -> Path | None:

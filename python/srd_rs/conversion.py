@@ -5,17 +5,19 @@ Only names, shapes and metadata pass through Python; weights stay in Rust.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from srd_rs import (
     _core,
     budget,
+    cache,
     calibration,
     effects,
     hydration,
@@ -70,7 +72,8 @@ def convert(
     progress: True shows a bar, or in a notebook a widget. A function is called about 20 times a second with a
         `Progress`; an exception that the function raises stops the conversion.
 
-    The output has its name only when the output is complete. Raises SrdIOError, FormatError, ModelError,
+    The output has its name only when the output is complete. With `resume`, a conversion that is interrupted or killed
+    keeps what is complete, and the same call goes on from there. Raises SrdIOError, FormatError, ModelError,
     NonFiniteError or UsageError (see `srd_rs.errors`).
 
         >>> report = srd_rs.convert("path/to/model", "out/", quant="Q5_K_M", effort="fast")
@@ -103,6 +106,7 @@ def convert(
         report = replace(report, bom=_write_beside(report.output, materials.SUFFIX, text))
     if chosen.oms_key is not None:
         report = replace(report, signature=_sign(report, chosen.oms_key))
+    _core.forget_journal(report.output)
     return clock.added_to(report)
 
 
@@ -182,10 +186,12 @@ def _sign(report: ConvertReport, key: StrPath) -> Path:
     return signing.sign(files, report.output.with_suffix(".sig"), key=key, overwrite=True).path
 
 
-def _check_beside(gguf: Path, options: ConvertOptions) -> None:
-    """Refuse before the long work to replace a text that is there."""
+def _check_beside(gguf: Path, options: ConvertOptions, *, is_resumed: bool) -> None:
+    """Refuse before the long work to replace a text that is there, unless an interrupted conversion has written it."""
     if options.oms_key is not None:
         signing.check_key(options.oms_key)
+    if is_resumed:
+        return
     texts = ((options.card, ".md"), (options.modelfile, ".Modelfile"), (options.bom, materials.SUFFIX))
     for wanted, suffix in (*texts, (options.oms_key is not None, ".sig")):
         path = gguf.with_suffix(suffix)
@@ -270,13 +276,18 @@ def run(
         _check_neighbours(planner.gguf, options)
     if output is not None and is_folder(output):
         make_folder(Path(output))
-    _check_beside(planner.gguf, planner.options)
     # A plan comes before the long pass over the tokens, so that a mistake in the options shows first.
     native = planner.plan()
+    kept = _resume(planner.options)
+    if planner.options.resume is False:
+        native.discard(gguf)
+    native.check_resume(planner.options, gguf, kept)
+    is_resumed = _core.journal_path(_first_output(native, gguf)).exists()
+    _check_beside(planner.gguf, planner.options, is_resumed=is_resumed)
     projector = projector_plan(source, _beside(planner), planner.options) if gguf else None
     beside = projector and Plan.of(projector)
     if beside is not None and not options.overwrite and beside.output.exists():
-        if options.mmproj:
+        if options.mmproj and not is_resumed:
             fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
             raise UsageError(message(beside.output, "the file exists already", fix))
         # Every mix of a model has the same projector, so a second mix finds the file of the first.
@@ -291,7 +302,14 @@ def run(
     planned = replace(_described(planner, native, chosen), mmproj=beside)
     if on_plan is not None and budgeted:
         on_plan(planned)
-    report = run_plan(native, planner.options, planned, gguf=gguf, progress=progress)
+    try:
+        report = run_plan(native, planner.options, planned, gguf=gguf, resume=kept, progress=progress)
+    except KeyboardInterrupt:
+        if kept is None or not _core.journal_path(_first_output(native, gguf)).exists():
+            raise
+        raise KeyboardInterrupt(KEPT) from None
+    if not gguf and report.container is not None:
+        _core.forget_journal(report.container.path)
     if projector is not None:
         projector.run(projector_options(planner.options), True, None)
         report = replace(report, mmproj=None if beside is None else beside.output)
@@ -304,6 +322,42 @@ def run(
             srd_tokens=calibration.default_tokens(native) if possible else None,
         )
     )
+
+
+_NOT_RESUMED: Final = (
+    *(
+        "threads",
+        "max_memory",
+        "overwrite",
+        "cache",
+        "resume",
+        "card",
+        "modelfile",
+        "met",
+        "mmproj",
+        "mmproj_only",
+    ),
+    *("mmproj_type", "recipe_out", "axm_output", "key_file", "sign_key", "allow_nonfinite", "bom", "oms_key"),
+)
+"""The options that may differ between an interrupted conversion and the one that goes on: those that decide no byte,
+and those whose effect the native module compares."""
+
+
+KEPT: Final = "what is complete is kept beside the output"
+"""What the `KeyboardInterrupt` says of a conversion that the same call goes on with."""
+
+
+def _first_output(native: _core.Plan, gguf: bool) -> Path:
+    """The output that the journal lies beside."""
+    return native.files[0].path if gguf or native.container is None else native.container.path
+
+
+def _resume(options: ConvertOptions) -> tuple[str, str] | None:
+    """The program and the options, as an interrupted conversion must have had them; None to keep nothing."""
+    if not (options.effort == "srd" if options.resume is None else options.resume):
+        return None
+    asked = {f.name: str(getattr(options, f.name)) for f in fields(options) if f.name not in _NOT_RESUMED}
+    return " ".join(map(str, cache.program())), json.dumps(asked, sort_keys=True)
 
 
 def _beside(planner: Planner) -> Path:
@@ -341,12 +395,13 @@ def run_plan(
     planned: Plan | None = None,
     *,
     gguf: bool = True,
+    resume: tuple[str, str] | None = None,
     progress: Callable[[Progress], None] | None,
 ) -> ConvertReport:
-    """Convert what was planned."""
+    """Convert what was planned. `resume` is what `_resume` returns."""
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     method = "srd" if options.effort == "srd" else "search"
-    report = native.run(options, gguf, forward).to_dict()
+    report = native.run(options, gguf, forward, resume=resume).to_dict()
     return ConvertReport(plan=planned or Plan.of(native), method=method, **report)
 
 

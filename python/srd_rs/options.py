@@ -237,6 +237,13 @@ class ConvertOptions:
     max_memory: int = _option(
         _core.DEFAULT_MAX_MEMORY, "Running", "Bytes of weights that are in memory at any time.", "SIZE"
     )
+    resume: bool | None = _option(
+        None,
+        "Running",
+        "Keep what is complete when the conversion is interrupted or killed, as .NAME.partial and .NAME.journal beside"
+        " the output, so that the same command goes on from there; or start afresh and keep nothing. The default is to"
+        " resume with effort srd, and to keep nothing with effort fast, which is done sooner.",
+    )
     allow_nonfinite: bool = _option(
         False,
         "Running",

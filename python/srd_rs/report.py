@@ -183,7 +183,8 @@ class ConvertReport:
 
     `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process
     (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
-    `allow_nonfinite` made finite; `sidecar` is the MET sidecar beside the GGUF, `card` the model card and `modelfile`
+    `allow_nonfinite` made finite; `resumed_bytes` are the bytes of tensor data that an interrupted run had written;
+    `sidecar` is the MET sidecar beside the GGUF, `card` the model card and `modelfile`
     the Modelfile for Ollama, `mmproj` the GGUF of the projector, `bom` the CycloneDX
     document, `signature` the signature of all files, each None where none was written;
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
@@ -209,6 +210,7 @@ class ConvertReport:
     mmproj: Path | None = None
     bom: Path | None = None
     signature: Path | None = None
+    resumed_bytes: int = 0
 
     def _summary(self) -> str:
         size = f"{bytes_text(self.file_bytes)}, {self.plan.bpw:.2f} bits per weight"

@@ -1,7 +1,5 @@
 //! Converts one chunk: source bytes in, blocks out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::convert::factor_cache::FactorCache;
 use crate::convert::options::{Effort, RunOptions};
 use crate::convert::planned::{Plan, PlannedTensor};
@@ -34,9 +32,16 @@ pub struct Buffers {
     scratch: Scratch,
     weights: Vec<f32>,
     blocks: Vec<u8>,
+    /// Number of weights that were replaced since the last [`Buffers::take_replaced`].
+    replaced: u64,
 }
 
 impl Buffers {
+    /// Returns how many weights were replaced, because they are not finite or too large, since the last call.
+    pub fn take_replaced(&mut self) -> u64 {
+        std::mem::take(&mut self.replaced)
+    }
+
     /// Returns the blocks of the last chunk.
     pub fn blocks(&self) -> &[u8] {
         &self.blocks
@@ -56,14 +61,12 @@ pub struct Converter<'a> {
     chunk: u64,
     effort: &'a Effort,
     allow_nonfinite: bool,
-    replaced: &'a AtomicU64,
     factors: FactorCache,
 }
 
 impl<'a> Converter<'a> {
-    /// A converter for `threads` workers. `replaced` counts the weights that were replaced because they are not finite or
-    /// too large.
-    pub fn new(plan: &'a Plan, options: &'a RunOptions, threads: usize, replaced: &'a AtomicU64) -> Self {
+    /// A converter for `threads` workers.
+    pub fn new(plan: &'a Plan, options: &'a RunOptions, threads: usize) -> Self {
         let share = options.max_memory / threads as u64 / BYTES_PER_WEIGHT;
         Self {
             plan,
@@ -71,7 +74,6 @@ impl<'a> Converter<'a> {
             chunk: whole_blocks(share.min(CHUNK_WEIGHTS)),
             effort: &options.effort,
             allow_nonfinite: options.allow_nonfinite,
-            replaced,
             factors: FactorCache::new(FACTOR_BYTES),
         }
     }
@@ -123,7 +125,7 @@ impl<'a> Converter<'a> {
         let weights = &mut buffers.weights;
         weights.resize(chunk.len as usize, 0.0);
         tensor.bound.source.read(&self.plan.model.source, chunk.start, weights, &mut buffers.scratch)?;
-        self.check(chunk, weights)?;
+        buffers.replaced += self.check(chunk, weights)?;
         if let Some(moments) = &tensor.moments {
             return self.calibrated(chunk, moments, weights, &mut buffers.blocks);
         }
@@ -201,22 +203,24 @@ impl<'a> Converter<'a> {
         Ok(feedback::choose_dither(tensor.ty, rows, factor, options))
     }
 
-    /// Checks that every weight is finite and fits the scales of the type. Replaces those that do not if the user allows it.
-    fn check(&self, chunk: &Chunk, weights: &mut [f32]) -> Result<()> {
+    /// Checks that every weight is finite and fits the scales of the type. Replaces those that do not if the user allows it,
+    /// and returns how many they were.
+    fn check(&self, chunk: &Chunk, weights: &mut [f32]) -> Result<u64> {
         let limit = quant::max_abs(chunk.tensor.ty);
         let scan = decode::scan(SourceType::F32, bytemuck::cast_slice(weights));
         if !scan.non_finite && scan.max_abs <= limit {
-            return Ok(());
+            return Ok(0);
         }
         if !self.allow_nonfinite {
             let at = weights.iter().position(|&w| !fits(w, limit)).unwrap_or(0);
             return Err(self.non_finite(chunk, at as u64, weights[at]));
         }
+        let mut replaced = 0;
         for w in weights.iter_mut().filter(|w| !fits(**w, limit)) {
             *w = if w.is_nan() { 0.0 } else { w.clamp(-limit, limit) };
-            self.replaced.fetch_add(1, Ordering::Relaxed);
+            replaced += 1;
         }
-        Ok(())
+        Ok(replaced)
     }
 
     fn non_finite(&self, chunk: &Chunk, at: u64, value: f32) -> Error {

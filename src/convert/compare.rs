@@ -17,6 +17,8 @@ use crate::error::{Error, Place, Result};
 use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::{Gguf, GgufFile, KeyValues};
 use crate::formats::source::Source;
+use crate::progress::Progress;
+use crate::sign::Hash;
 
 const FIX: &str = "The GGUF was not made from this checkpoint in this way, or it was changed afterwards";
 /// Bytes of padding that are read at a time.
@@ -85,6 +87,11 @@ impl Destination for Comparison {
         Box::new(Compared { file: &self.gguf.parts()[part], index, offset, found: Vec::new() })
     }
 
+    /// A comparison leaves nothing, so there is never anything to take.
+    fn take(&self, _: &Unit, _: &mut dyn Iterator<Item = Hash>, _: &Progress) -> Result<bool> {
+        Ok(false)
+    }
+
     fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {
         match self.outside {
             Some(error) => Err(error),
@@ -121,8 +128,8 @@ impl UnitWriter for Compared<'_> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
-        Ok(())
+    fn finish(self: Box<Self>) -> Result<Vec<Hash>> {
+        Ok(Vec::new())
     }
 }
 

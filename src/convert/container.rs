@@ -15,8 +15,9 @@ use crate::formats::axm::layout::{
     ALIGNMENT, FORMAT, GgufPart, Header, Layout, PlaneInfo, ResidualInfo, SourceFile, Tensor,
 };
 use crate::formats::axm::writer::Writer;
-use crate::formats::sink::Sink;
+use crate::formats::sink::{Left, Sink};
 use crate::noise::Noise;
+use crate::progress::Progress;
 use crate::quant;
 use crate::quant::residual::{self, Bits, Run};
 use crate::sign::ed25519::SignKey;
@@ -155,7 +156,7 @@ impl ShardSink {
 }
 
 impl<'a> ContainerSink<'a> {
-    /// Creates the file and writes everything before the shards.
+    /// Creates the file and writes the GGUF headers.
     ///
     /// # Errors
     /// As [`Sink::create`].
@@ -165,11 +166,15 @@ impl<'a> ContainerSink<'a> {
         key: &MasterKey,
         overwrite: bool,
     ) -> Result<Self> {
-        let writer = Writer::new(&plan.header, &plan.layout, key);
         let sink = Sink::create(&plan.path, plan.layout.file_bytes, overwrite)?;
-        let front = writer.front();
-        sink.write_at(&front, 0)?;
-        let mut at = front.len() as u64;
+        Self::on(sink, plan, files, key)
+    }
+
+    /// Writes the GGUF headers into `sink`.
+    fn on(sink: Sink, plan: &'a PlannedContainer, files: &[PlannedFile], key: &MasterKey) -> Result<Self> {
+        let writer = Writer::new(&plan.header, &plan.layout, key);
+        // `seal` writes the preamble and the header, with the hashes of the source files.
+        let mut at = writer.front().len() as u64;
         for file in files {
             sink.write_at(&file.header, at)?;
             at += file.header.len() as u64;
@@ -215,11 +220,8 @@ impl<'a> ContainerSink<'a> {
         hash
     }
 
-    /// Writes the SHA-256 of the whole source files into the header.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the disk fails.
-    fn set_source_hashes(&mut self, hashes: &[SourceHash]) -> Result<()> {
+    /// Puts the SHA-256 of the whole source files into the header.
+    fn set_source_hashes(&mut self, hashes: &[SourceHash]) {
         let mut header = self.plan.header.clone();
         for source in &mut header.sources {
             let hash = hashes.iter().find(|(name, _)| *name == source.name);
@@ -228,14 +230,14 @@ impl<'a> ContainerSink<'a> {
             }
         }
         self.writer.replace_header(&header);
-        self.sink.write_at(&self.writer.front(), 0)
     }
 
-    /// Writes the manifest and the seal, and returns the sink, whose file has no name yet.
+    /// Writes the preamble, the header, the manifest and the seal, and returns the sink, whose file has no name yet.
     ///
     /// # Errors
     /// [`Error::Io`] when the disk is full or fails.
     pub fn seal(self, key: &MasterKey, sign_key: Option<&SignKey>) -> Result<(Sink, Sealed)> {
+        self.sink.write_at(&self.writer.front(), 0)?;
         let (end, fingerprint) = self.writer.finish(sign_key);
         self.sink.write_at(&end, self.plan.layout.manifest_offset)?;
         let sealed = Sealed {
@@ -258,7 +260,8 @@ pub struct ContainerDestination<'a> {
 }
 
 impl<'a> ContainerDestination<'a> {
-    /// Creates the container and writes everything before its shards.
+    /// Creates the container and writes the GGUF headers. `left` says what an earlier run has left; without it the file is
+    /// not kept when the run is interrupted.
     ///
     /// # Errors
     /// As [`Sink::create`].
@@ -267,8 +270,22 @@ impl<'a> ContainerDestination<'a> {
         files: &[PlannedFile],
         (key, sign_key): (&'a MasterKey, Option<&'a SignKey>),
         overwrite: bool,
+        left: Option<Left>,
     ) -> Result<Self> {
-        Ok(Self { container: ContainerSink::create(plan, files, key, overwrite)?, key, sign_key })
+        let bytes = plan.layout.file_bytes;
+        let sink = match left {
+            Some(left) => Sink::resume(&plan.path, bytes, overwrite, left)?,
+            None => Sink::create(&plan.path, bytes, overwrite)?,
+        };
+        let container = ContainerSink::on(sink, plan, files, key)?;
+        if left.is_some_and(|left| left != Left::Nothing) {
+            let shards = plan.layout.shards.iter().map(|s| s.offset..s.offset + s.length);
+            let headers: usize = files.iter().map(|f| f.header.len()).sum();
+            let front = 0..container.writer.front().len() as u64 + headers as u64;
+            let end = plan.layout.manifest_offset..bytes;
+            container.sink.clear_except(shards.chain([front, end]).collect(), bytes)?;
+        }
+        Ok(Self { container, key, sign_key })
     }
 }
 
@@ -287,8 +304,23 @@ impl Destination for ContainerDestination<'_> {
         Box::new(ShardPair { container, base, residual })
     }
 
+    fn take(&self, unit: &Unit, hashes: &mut dyn Iterator<Item = Hash>, progress: &Progress) -> Result<bool> {
+        let container = &self.container;
+        let base = container.base_shard(unit.index, unit.number);
+        let residual = container.residual_shard(unit.index, unit.number).map(|(shard, _)| shard);
+        for shard in [Some(base), residual].into_iter().flatten() {
+            let place = &container.plan.layout.shards[shard.number];
+            let found = container.sink.hash(place.offset..place.offset + place.length, progress)?;
+            if hashes.next() != Some(found) {
+                return Ok(false);
+            }
+            container.writer.finish_shard(shard.number, found);
+        }
+        Ok(true)
+    }
+
     fn finish(mut self: Box<Self>, sources: &[SourceHash]) -> Result<Finished> {
-        self.container.set_source_hashes(sources)?;
+        self.container.set_source_hashes(sources);
         let (sink, sealed) = self.container.seal(self.key, self.sign_key)?;
         Ok(Finished { sinks: vec![sink], sealed: Some(sealed) })
     }
@@ -330,13 +362,13 @@ impl UnitWriter for ShardPair<'_> {
         self.container.write(&mut self.base, blocks)
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
-        self.container.finish_shard(self.base);
+    fn finish(self: Box<Self>) -> Result<Vec<Hash>> {
+        let mut hashes = vec![self.container.finish_shard(self.base)];
         if let Some(Residual { mut shard, codes, .. }) = self.residual {
             self.container.write(&mut shard, &codes)?;
-            self.container.finish_shard(shard);
+            hashes.push(self.container.finish_shard(shard));
         }
-        Ok(())
+        Ok(hashes)
     }
 }
 

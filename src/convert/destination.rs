@@ -7,11 +7,21 @@ use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::{Chunk, Unit};
 use crate::error::Result;
 use crate::formats::sink::Sink;
+use crate::progress::Progress;
+use crate::sign::Hash;
 
 /// Takes the blocks of a conversion, unit by unit. Several threads write different units at the same time, in any order.
 pub trait Destination: Sync {
     /// Begins a unit.
     fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u>;
+
+    /// Takes a unit from an earlier run, if the bytes of the unit have the hashes that [`UnitWriter::finish`] returned in that run.
+    /// Returns whether they have.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) from reading; [`Error::Interrupted`](crate::Error::Interrupted) when the run was
+    /// cancelled.
+    fn take(&self, unit: &Unit, hashes: &mut dyn Iterator<Item = Hash>, progress: &Progress) -> Result<bool>;
 
     /// Completes the output after the last unit. `sources` has the hashes of the whole source files, if they were made.
     ///
@@ -39,11 +49,12 @@ pub trait UnitWriter {
     /// [`Error::Io`](crate::Error::Io) from writing.
     fn write(&mut self, blocks: &[u8]) -> Result<()>;
 
-    /// Completes the unit.
+    /// Completes the unit, and returns the SHA-256 of each run of bytes that was written for it. A destination that is not kept
+    /// when the run is interrupted may return none.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) from writing.
-    fn finish(self: Box<Self>) -> Result<()>;
+    fn finish(self: Box<Self>) -> Result<Vec<Hash>>;
 }
 
 /// A converted chunk.

@@ -1,37 +1,63 @@
 //! Files that hold a header and tensors at planned offsets: a GGUF, the parts of a split GGUF, or a safetensors file.
 
 use crate::convert::destination::{Destination, Finished, UnitWriter};
-use crate::convert::planned::PlannedFile;
+use crate::convert::planned::{Plan, PlannedFile};
 use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::Unit;
 use crate::error::Result;
-use crate::formats::sink::Sink;
+use crate::formats::sink::{Left, Sink};
+use crate::progress::Progress;
+use crate::sign::{Hash, Sha256};
 
 /// The planned files, while they are written.
 pub struct Files {
     sinks: Vec<Sink>,
+    /// Whether the units are hashed, so that a later run can prove them.
+    hashed: bool,
 }
 
 impl Files {
-    /// Creates the files and writes their headers.
+    /// Creates the files of `plan` and writes their headers. `left` says what an earlier run has left; without it the files are
+    /// not kept when the run is interrupted.
     ///
     /// # Errors
     /// As [`Sink::create`].
-    pub fn create(files: &[PlannedFile], overwrite: bool) -> Result<Self> {
-        let create = |f: &PlannedFile| {
-            let sink = Sink::create(&f.path, f.bytes, overwrite)?;
+    pub fn create(plan: &Plan, overwrite: bool, left: Option<Left>) -> Result<Self> {
+        let create = |(i, f): (usize, &PlannedFile)| {
+            let sink = match left {
+                Some(left) => Sink::resume(&f.path, f.bytes, overwrite, left)?,
+                None => Sink::create(&f.path, f.bytes, overwrite)?,
+            };
+            if left.is_some_and(|left| left != Left::Nothing) {
+                let tensors = plan.tensors.iter().filter(|t| t.file == i);
+                let tensors = tensors.map(|t| t.offset..t.offset + t.bytes);
+                let header = 0..f.header.len() as u64;
+                sink.clear_except(tensors.chain([header]).collect(), f.bytes)?;
+            }
             sink.write_at(&f.header, 0)?;
             Ok(sink)
         };
-        Ok(Self { sinks: files.iter().map(create).collect::<Result<_>>()? })
+        let sinks = plan.files.iter().enumerate().map(create).collect::<Result<_>>()?;
+        Ok(Self { sinks, hashed: left.is_some() })
+    }
+
+    /// The offset of weight `at` of the tensor of a unit.
+    fn offset(unit: &Unit, at: u64) -> u64 {
+        unit.tensor.offset + unit.tensor.ty.row_bytes(at).expect("units are cut at block boundaries")
     }
 }
 
 impl Destination for Files {
     fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u> {
-        let before = unit.tensor.ty.row_bytes(unit.start).expect("units are cut at block boundaries");
-        let start = unit.tensor.offset + before;
-        Box::new(Run { sink: &self.sinks[unit.tensor.file], start, offset: start })
+        let start = Self::offset(unit, unit.start);
+        let hasher = self.hashed.then(Sha256::default);
+        Box::new(Run { sink: &self.sinks[unit.tensor.file], start, offset: start, hasher })
+    }
+
+    fn take(&self, unit: &Unit, hashes: &mut dyn Iterator<Item = Hash>, progress: &Progress) -> Result<bool> {
+        let range = Self::offset(unit, unit.start)..Self::offset(unit, unit.end);
+        let found = self.sinks[unit.tensor.file].hash(range, progress)?;
+        Ok(hashes.next() == Some(found))
     }
 
     fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {
@@ -46,17 +72,21 @@ struct Run<'u> {
     start: u64,
     /// Offset of the next byte in the file.
     offset: u64,
+    hasher: Option<Sha256>,
 }
 
 impl UnitWriter for Run<'_> {
     fn write(&mut self, blocks: &[u8]) -> Result<()> {
         self.sink.write_at(blocks, self.offset)?;
         self.offset += blocks.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(blocks);
+        }
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<Vec<Hash>> {
         self.sink.start_writeback(self.start..self.offset);
-        Ok(())
+        Ok(self.hasher.into_iter().map(Sha256::finish).collect())
     }
 }

@@ -155,6 +155,17 @@ pub struct RunOptions<'a> {
     pub effort: Effort,
     /// Compares what is made with this GGUF, byte by byte, and writes nothing.
     pub against: Option<&'a Path>,
+    /// Keeps what is complete when the run is interrupted, and goes on from what an interrupted run has left.
+    pub resume: Option<Resume>,
+}
+
+/// What two runs must have in common, beside the plan and the input, so that one can go on where the other ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The program: another build may give other bytes.
+    pub program: String,
+    /// The options of the caller, as far as they decide the bytes. They are compared before the plan is complete.
+    pub options: String,
 }
 
 impl RunOptions<'_> {
@@ -170,6 +181,7 @@ impl RunOptions<'_> {
             gguf: true,
             effort: Effort::default(),
             against: None,
+            resume: None,
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::convert::report::Sealed;
 use crate::convert::source_hashes::SourceHash;
 use crate::convert::units::Unit;
 use crate::error::{Error, Result};
-use crate::formats::sink;
+use crate::formats::sink::{self, Left};
 use crate::os;
+use crate::progress::Progress;
+use crate::sign::Hash;
 
 /// Everything that a run writes.
 pub struct Outputs<'a> {
@@ -21,18 +23,17 @@ pub struct Outputs<'a> {
 }
 
 impl<'a> Outputs<'a> {
-    /// Opens the destinations of `plan`. All paths are checked before the first file is created.
+    /// Opens the destinations of `plan`. All paths are checked before the first file is created. `left` says what an earlier run
+    /// has left; without it nothing is kept when the run is interrupted.
     ///
     /// # Errors
     /// As [`Sink::create`](sink::Sink::create); [`Error::Usage`] when there is a container to sign and no key;
     /// [`Error::Verification`] when a GGUF is compared and is another one.
-    pub fn create(plan: &'a Plan, options: &RunOptions<'a>) -> Result<Self> {
+    pub fn create(plan: &'a Plan, options: &RunOptions<'a>, left: Option<Left>) -> Result<Self> {
         if let Some(gguf) = options.against {
             return Ok(Self { destinations: vec![Box::new(Comparison::open(plan, gguf)?)] });
         }
-        let files = if options.gguf { plan.files.as_slice() } else { &[] };
-        let targets: Vec<_> =
-            files.iter().map(|f| &f.path).chain(plan.container.as_ref().map(|c| &c.path)).collect();
+        let targets = plan.targets(options.gguf);
         let places: Vec<_> = targets.iter().map(|path| place_of(path)).collect();
         if let Some(second) = (0..places.len()).find(|&i| places[..i].contains(&places[i])) {
             let twice = targets[second];
@@ -42,12 +43,13 @@ impl<'a> Outputs<'a> {
         let mut inputs = plan.model.source.file_ids()?;
         inputs.extend(plan.inputs.iter().filter_map(|path| path.metadata().ok()).map(|m| os::file_id(&m)));
         targets.into_iter().try_for_each(|path| {
-            sink::check_target(path, options.overwrite)?;
+            // What an earlier run has named is compared when it is opened.
+            sink::check_target(path, options.overwrite || left == Some(Left::Complete))?;
             sink::check_not_input(path, &inputs)
         })?;
         let mut destinations: Vec<Box<dyn Destination + 'a>> = Vec::new();
         if options.gguf {
-            destinations.push(Box::new(Files::create(files, options.overwrite)?));
+            destinations.push(Box::new(Files::create(plan, options.overwrite, left)?));
         }
         if let Some(planned) = &plan.container {
             let key = options.key.ok_or_else(|| {
@@ -60,6 +62,7 @@ impl<'a> Outputs<'a> {
                 &plan.files,
                 signing,
                 options.overwrite,
+                left,
             )?));
         }
         Ok(Self { destinations })
@@ -70,17 +73,37 @@ impl<'a> Outputs<'a> {
         Writers(self.destinations.iter().map(|d| d.begin(unit)).collect())
     }
 
-    /// Completes every destination and gives all files their names. `sources` has the hashes of the source files.
+    /// Takes a unit from an earlier run, if every destination has the bytes with these hashes. Returns whether they have.
+    ///
+    /// # Errors
+    /// As [`Destination::take`].
+    pub fn take(&self, unit: &Unit, hashes: &[Hash], progress: &Progress) -> Result<bool> {
+        let mut hashes = hashes.iter().copied();
+        for destination in &self.destinations {
+            if !destination.take(unit, &mut hashes, progress)? {
+                return Ok(false);
+            }
+        }
+        Ok(hashes.next().is_none())
+    }
+
+    /// Completes every destination and gives all files their names. `sources` has the hashes of the source files. `complete` is
+    /// called just before the first file gets its name.
     ///
     /// # Errors
     /// As [`sink::commit_all`].
-    pub fn commit(self, sources: &[SourceHash]) -> Result<Option<Sealed>> {
+    pub fn commit(
+        self,
+        sources: &[SourceHash],
+        complete: impl FnOnce() -> Result<()>,
+    ) -> Result<Option<Sealed>> {
         let (mut sinks, mut sealed) = (Vec::new(), None);
         for destination in self.destinations {
             let finished = destination.finish(sources)?;
             sinks.extend(finished.sinks);
             sealed = sealed.or(finished.sealed);
         }
+        complete()?;
         sink::commit_all(sinks)?;
         Ok(sealed)
     }
@@ -113,11 +136,12 @@ impl Writers<'_> {
         self.0.iter_mut().try_for_each(|w| w.write(blocks))
     }
 
-    /// Completes the unit in every destination.
+    /// Completes the unit in every destination. Returns the hashes of what was written.
     ///
     /// # Errors
     /// [`Error::Io`] from writing.
-    pub fn finish(self) -> Result<()> {
-        self.0.into_iter().try_for_each(|w| w.finish())
+    pub fn finish(self) -> Result<Vec<Hash>> {
+        let hashes: Vec<_> = self.0.into_iter().map(|w| w.finish()).collect::<Result<_>>()?;
+        Ok(hashes.concat())
     }
 }

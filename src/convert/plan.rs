@@ -93,7 +93,8 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     let (files, container) = layout::lay_out(&mut tensors, &model.metadata, &facts.arch, options)?;
     let (recipe, inputs) = (options.recipe, options.inputs.clone());
     let importance = options.importance.clone();
-    Ok(Plan { model, recipe, tensors, files, container, without_importance, importance, inputs })
+    let calibration = options.calibrated.as_ref().map(|c| c.digest.clone());
+    Ok(Plan { model, recipe, tensors, files, container, without_importance, importance, inputs, calibration })
 }
 
 /// Returns the tensors whose source is quantized and whose blocks are not copied.

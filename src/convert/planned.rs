@@ -103,6 +103,8 @@ pub struct Plan {
     pub importance: Option<Arc<Importance>>,
     /// Files that the conversion reads beside the weights.
     pub inputs: Vec<PathBuf>,
+    /// Digest of the calibration, where the inputs of the matrices are known from one.
+    pub calibration: Option<String>,
 }
 
 impl Plan {
@@ -114,7 +116,8 @@ impl Plan {
         files: Vec<PlannedFile>,
     ) -> Self {
         let (without_importance, inputs) = (Vec::new(), Vec::new());
-        Self { model, recipe, tensors, files, container: None, without_importance, importance: None, inputs }
+        let (container, importance, calibration) = (None, None, None);
+        Self { model, recipe, tensors, files, container, without_importance, importance, inputs, calibration }
     }
 
     /// Returns the size of all files in bytes. The container is not counted.
@@ -143,6 +146,12 @@ impl Plan {
     pub fn layers(&self) -> u32 {
         let last = self.tensors.iter().filter_map(|t| recipe::layer_of(&t.bound.name)).max();
         last.map_or(0, |l| l.saturating_add(1))
+    }
+
+    /// Returns the paths of the outputs: the files, unless `gguf` is false, and the container.
+    pub fn targets(&self, gguf: bool) -> Vec<&PathBuf> {
+        let files = if gguf { self.files.as_slice() } else { &[] };
+        files.iter().map(|f| &f.path).chain(self.container.as_ref().map(|c| &c.path)).collect()
     }
 
     /// Returns the folder that the files lie in.

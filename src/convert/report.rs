@@ -27,6 +27,8 @@ pub struct Report {
     pub source_bytes: u64,
     /// Number of weights that were replaced because they were NaN, infinite or too large (`--allow-nonfinite`).
     pub replaced: u64,
+    /// Bytes of tensor data that an interrupted run had written, and that this run has taken.
+    pub resumed_bytes: u64,
     /// Number of threads.
     pub threads: usize,
     /// The container that was written, if there is one.

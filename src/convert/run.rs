@@ -14,10 +14,13 @@
 //! }
 //! ```
 
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::convert::chunk::{Buffers, Converter};
 use crate::convert::destination::Converted;
+use crate::convert::journal::{CompleteUnit, Journal};
 use crate::convert::options::RunOptions;
 use crate::convert::outputs::Outputs;
 use crate::convert::planned::Plan;
@@ -36,38 +39,111 @@ const WRITE: usize = 1 << 20;
 /// Runs `plan`. When the function returns `Ok`, every output file is complete under its name; otherwise no output is
 /// named. `progress` counts bytes of tensor data; its phase is the name of the tensor that is being converted.
 ///
+/// With [`RunOptions::resume`] the run goes on from what an interrupted run has left, and a run that is interrupted leaves what is
+/// complete. The journal stays until [`forget`](crate::convert::journal::forget) removes it, so that the caller can do more work that belongs to the
+/// outputs: the same run then only checks that they are complete.
+///
 /// # Errors
 /// Whatever went wrong first in the order of the plan; [`Error::Interrupted`](crate::Error::Interrupted) after
-/// [`Progress::cancel`]; [`Error::Usage`](crate::Error::Usage) when there is a container to sign and no key.
+/// [`Progress::cancel`]; [`Error::Usage`](crate::Error::Usage) when there is a container to sign and no key, and when an
+/// interrupted run was another one.
 pub fn run(plan: &Plan, options: &RunOptions, progress: &Progress) -> Result<Report> {
     options.effort.feedback.check()?;
+    let journal = Journal::open(plan, options)?;
+    let result = convert(plan, options, progress, journal.as_ref());
+    if let (Some(journal), Err(_)) = (journal, &result) {
+        journal.failed();
+    }
+    result
+}
+
+fn convert(
+    plan: &Plan,
+    options: &RunOptions,
+    progress: &Progress,
+    journal: Option<&Journal>,
+) -> Result<Report> {
     let clock = Clock::start();
     let threads = options.threads.max(1);
-    let outputs = Outputs::create(plan, options)?;
-    let replaced = AtomicU64::new(0);
-    let converter = Converter::new(plan, options, threads, &replaced);
+    let outputs = Outputs::create(plan, options, journal.map(|j| j.left))?;
+    let converter = Converter::new(plan, options, threads);
     let units = Units::cut(plan);
     let hashes = SourceHashes::new(plan);
-    let steps = hashes.steps(&units);
+    let replaced = AtomicU64::new(0);
     progress.start("", plan.tensor_bytes());
+    let taken = match journal {
+        Some(journal) => {
+            journal.sources.iter().for_each(|&(file, hash)| hashes.take(file, hash));
+            take(journal, &units, &outputs, threads, progress, &replaced)?
+        }
+        None => Taken::default(),
+    };
+    let steps = hashes.steps(&units, |number| taken.units.contains(&number));
     work::run(steps.len(), threads, progress, |number, worker: &mut Worker, active| {
-        let unit = match steps[number] {
-            Step::Hash(file) => return hashes.hash(file, progress),
-            Step::Convert(unit) => units.get(unit),
+        let number = match steps[number] {
+            Step::Hash(file) => {
+                let hash = hashes.hash(file, progress)?;
+                return journal.map_or(Ok(()), |j| j.add_source(file, &hash));
+            }
+            Step::Convert(number) => number,
         };
+        let unit = units.get(number);
         progress.set_phase(&unit.tensor.bound.name);
-        worker.convert(&unit, &converter, &outputs, (active, progress))
+        let Some(complete) = worker.convert(&unit, &converter, &outputs, (active, progress))? else {
+            return Ok(());
+        };
+        replaced.fetch_add(complete.replaced, Ordering::Relaxed);
+        journal.map_or(Ok(()), |j| j.add_unit(number, &complete))
     })?;
-    let container = outputs.commit(&hashes.finish())?;
+    let container = outputs.commit(&hashes.finish(), || journal.map_or(Ok(()), Journal::add_complete))?;
     Ok(Report {
         seconds: clock.seconds(),
         cpu_seconds: clock.cpu_seconds(),
         peak_rss_bytes: os::peak_rss_bytes(),
         source_bytes: plan.source_bytes(),
         replaced: replaced.into_inner(),
+        resumed_bytes: taken.bytes,
         threads,
         container,
     })
+}
+
+/// What a run takes from an interrupted one.
+#[derive(Default)]
+struct Taken {
+    /// Numbers of the units.
+    units: BTreeSet<usize>,
+    /// Their bytes of tensor data.
+    bytes: u64,
+}
+
+/// Takes the units that the journal says are complete, if their bytes are the ones that were written.
+fn take(
+    journal: &Journal,
+    units: &Units,
+    outputs: &Outputs,
+    threads: usize,
+    progress: &Progress,
+    replaced: &AtomicU64,
+) -> Result<Taken> {
+    let known: Vec<_> = journal.units.iter().filter(|(number, _)| **number < units.count()).collect();
+    let taken = Mutex::new(Taken::default());
+    work::run(known.len(), threads, progress, |number, (): &mut (), _| {
+        let (&number, complete) = known[number];
+        let unit = units.get(number);
+        progress.set_phase(&unit.tensor.bound.name);
+        if outputs.take(&unit, &complete.hashes, progress)? {
+            let bytes = unit.tensor.ty.row_bytes(unit.end - unit.start);
+            let bytes = bytes.expect("units are cut at block boundaries");
+            let mut taken = taken.lock().unwrap_or_else(|p| p.into_inner());
+            taken.units.insert(number);
+            taken.bytes += bytes;
+            replaced.fetch_add(complete.replaced, Ordering::Relaxed);
+            progress.add(bytes);
+        }
+        Ok(())
+    })?;
+    Ok(taken.into_inner().unwrap_or_else(|p| p.into_inner()))
 }
 
 /// The buffers of one thread.
@@ -79,21 +155,22 @@ struct Worker {
 }
 
 impl Worker {
-    /// Converts one unit. The unit stays unfinished when it is no longer wanted.
+    /// Converts one unit. Returns `None` when the unit is no longer wanted and stays unfinished.
     fn convert(
         &mut self,
         unit: &Unit,
         converter: &Converter,
         outputs: &Outputs,
         (active, progress): (&Active, &Progress),
-    ) -> Result<()> {
+    ) -> Result<Option<CompleteUnit>> {
         // An unfinished unit may have left bytes behind.
         self.unwritten.clear();
+        self.chunk.take_replaced();
         let mut writers = outputs.begin(unit);
         let mut start = unit.start;
         while start < unit.end {
             if !active.is_wanted() {
-                return Ok(());
+                return Ok(None);
             }
             let chunk = unit.chunk(start, converter.chunk_weights(unit.tensor));
             start += chunk.len;
@@ -107,6 +184,6 @@ impl Worker {
                 self.unwritten.clear();
             }
         }
-        writers.finish()
+        Ok(Some(CompleteUnit { replaced: self.chunk.take_replaced(), hashes: writers.finish()? }))
     }
 }

@@ -43,9 +43,21 @@ impl<'a> SourceHashes<'a> {
         Self { plan, lengths, done: Mutex::default() }
     }
 
-    /// Returns the steps of the run: all units, and before the first unit that reads a file the step that hashes the file.
-    pub fn steps(&self, units: &Units) -> Vec<Step> {
-        let mut waiting: Vec<bool> = self.lengths.iter().map(Option::is_some).collect();
+    /// Takes the hash of a file that an earlier run has made.
+    pub fn take(&self, file: usize, hash: Hash) {
+        let mut done = self.done.lock().unwrap_or_else(|p| p.into_inner());
+        if file < self.lengths.len() {
+            done.push((name(self.plan, file), hash));
+        }
+    }
+
+    /// Returns the steps of the run: all units, and before the first unit that reads a file the step that hashes the file. Units
+    /// that are complete (`is_complete`) and files whose hash is known are left out.
+    pub fn steps(&self, units: &Units, is_complete: impl Fn(usize) -> bool) -> Vec<Step> {
+        let known = self.done.lock().unwrap_or_else(|p| p.into_inner());
+        let is_known = |file: usize| known.iter().any(|(of, _)| *of == name(self.plan, file));
+        let wanted = |(file, length): (usize, &Option<u64>)| length.is_some() && !is_known(file);
+        let mut waiting: Vec<bool> = self.lengths.iter().enumerate().map(wanted).collect();
         let mut steps = Vec::with_capacity(units.count() + waiting.len());
         for number in 0..units.count() {
             let unit = units.get(number);
@@ -57,22 +69,24 @@ impl<'a> SourceHashes<'a> {
                     }
                 });
             }
-            steps.push(Step::Convert(number));
+            if !is_complete(number) {
+                steps.push(Step::Convert(number));
+            }
         }
         steps.extend((0..waiting.len()).filter(|&file| waiting[file]).map(Step::Hash));
         steps
     }
 
-    /// Hashes a file.
+    /// Hashes a file, and returns the hash.
     ///
     /// # Errors
     /// [`crate::Error::Io`] when the file cannot be read or has become shorter, [`crate::Error::Interrupted`] when the run
     /// was cancelled.
-    pub fn hash(&self, file: usize, progress: &Progress) -> Result<()> {
+    pub fn hash(&self, file: usize, progress: &Progress) -> Result<Hash> {
         let (path, open) = &self.plan.model.source.files()[file];
         let hash = hash_range(open, path, 0..self.lengths[file].unwrap_or(0), progress)?;
-        self.done.lock().unwrap_or_else(|p| p.into_inner()).push((name(self.plan, file), hash));
-        Ok(())
+        self.take(file, hash);
+        Ok(hash)
     }
 
     /// Returns the hashes that were made.

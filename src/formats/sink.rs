@@ -4,6 +4,9 @@
 //! temporary file, where the file system has files without names; on other file systems a killed run leaves
 //! `.NAME.PROCESS.partial`.
 //!
+//! A sink that [`Sink::resume`] makes is kept as `.NAME.partial` instead, also when the run is killed, so that a later run can go
+//! on from it.
+//!
 //! The name means that the file is complete, also after a power cut: the bytes are on the disk before the file is named,
 //! and the name is on the disk before [`Sink::commit`] returns.
 //!
@@ -29,15 +32,35 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Place, Result};
 use crate::os;
+use crate::progress::Progress;
+use crate::sign::Hash;
+use crate::sign::file::hash_range;
 
 /// An output file that has no name yet. The file vanishes when the sink is dropped before [`Sink::commit`].
 #[derive(Debug)]
 pub struct Sink {
     target: PathBuf,
     file: File,
-    /// The temporary name, on file systems that have no files without a name.
+    /// The temporary name, on file systems that have no files without a name, and of files that are kept.
     temporary: Option<PathBuf>,
     overwrite: bool,
+    /// Whether the file outlives a sink that is dropped.
+    keep: bool,
+    /// Whether the file has got its name in an earlier run.
+    named: bool,
+}
+
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// What an earlier run has left of an output, as its journal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing that can be used.
+    Nothing,
+    /// A file that is not complete.
+    Partial,
+    /// Complete files, some of which may have their names.
+    Complete,
 }
 
 impl Sink {
@@ -49,9 +72,83 @@ impl Sink {
         check_target(target, overwrite)?;
         check_space(target, size)?;
         let (file, temporary) = open_unnamed(target)?;
-        let sink = Self { target: target.to_path_buf(), file, temporary, overwrite };
-        os::reserve(&sink.file, size).map_err(|e| Error::io(target, "reserve disk space for", e))?;
+        let target = target.to_path_buf();
+        let sink = Self { target, file, temporary, overwrite, keep: false, named: false };
+        sink.reserve(size)?;
         Ok(sink)
+    }
+
+    /// Opens the file `.NAME.partial` of `size` bytes, which is kept when the sink is dropped. With [`Left::Nothing`] its bytes are
+    /// zero, else they are those of an earlier run. With [`Left::Complete`] the file may have its name already: it is then
+    /// opened to be compared with what is written, and stays as it is.
+    ///
+    /// # Errors
+    /// As [`Sink::create`].
+    pub fn resume(target: &Path, size: u64, overwrite: bool, left: Left) -> Result<Self> {
+        let partial = partial_path(target);
+        let has_bytes = |path: &Path| path.symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == size);
+        let sink = |file: File, named: bool| {
+            let temporary = (!named).then(|| partial.clone());
+            Self { target: target.to_path_buf(), file, temporary, overwrite, keep: true, named }
+        };
+        if left == Left::Complete && !partial.exists() && has_bytes(target) {
+            let file = File::open(target).map_err(|e| Error::io(target, "open", e))?;
+            return Ok(sink(file, true));
+        }
+        check_target(target, overwrite)?;
+        let found = left != Left::Nothing && has_bytes(&partial);
+        if !found {
+            check_space(target, size)?;
+            discard_partial(target)?;
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(!found).open(&partial);
+        let sink = sink(file.map_err(|e| Error::io(&partial, "create", e))?, false);
+        sink.reserve(size)?;
+        Ok(sink)
+    }
+
+    fn reserve(&self, size: u64) -> Result<()> {
+        os::reserve(&self.file, size).map_err(|e| Error::io(&self.target, "reserve disk space for", e))
+    }
+
+    /// Returns the SHA-256 of a range of the file.
+    ///
+    /// # Errors
+    /// As [`hash_range`].
+    pub fn hash(&self, range: Range<u64>, progress: &Progress) -> Result<Hash> {
+        hash_range(&self.file, &self.target, range, progress)
+    }
+
+    /// Writes zeros to every byte of the file that is in none of `ranges`, which must not overlap. A new file has zeros there; of a
+    /// file that an earlier run has left, nobody knows.
+    ///
+    /// # Errors
+    /// As [`Sink::write_at`].
+    pub fn clear_except(&self, mut ranges: Vec<Range<u64>>, size: u64) -> Result<()> {
+        ranges.sort_by_key(|r| r.start);
+        ranges.push(size..size);
+        let mut at = 0;
+        for range in ranges {
+            while at < range.start {
+                let zeros = &ZEROS[..(range.start - at).min(ZEROS.len() as u64) as usize];
+                self.write_at(zeros, at)?;
+                at += zeros.len() as u64;
+            }
+            at = range.end;
+        }
+        Ok(())
+    }
+
+    /// Compares `bytes` with a file that has its name already.
+    fn compare(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut found = vec![0; bytes.len()];
+        os::read_exact_at(&self.file, &mut found, offset).map_err(|e| Error::io(&self.target, "read", e))?;
+        if found == bytes {
+            return Ok(());
+        }
+        let what = "is not the file that the interrupted run wrote under this name";
+        let what = format!("{} {what}", self.target.display());
+        Err(Error::usage(what, "Choose another name with -o, or replace it with --overwrite"))
     }
 
     /// Writes `bytes` at `offset`. Threads may write different places at the same time.
@@ -59,6 +156,9 @@ impl Sink {
     /// # Errors
     /// [`Error::Io`] when the disk is full or fails.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        if self.named {
+            return self.compare(bytes, offset);
+        }
         os::write_all_at(&self.file, bytes, offset).map_err(|source| Error::Io {
             place: Place::file(&self.target).at(offset),
             action: "write",
@@ -103,7 +203,11 @@ impl Sink {
             }
             _ => Error::io(target, "name", e),
         };
-        let named = Named { target: self.target.clone(), old: None };
+        let partial = self.keep.then(|| partial_path(&self.target));
+        let named = Named { target: self.target.clone(), old: None, partial };
+        if self.named {
+            return Ok(named);
+        }
         if !self.overwrite || self.target.symlink_metadata().is_err() {
             let result = match &self.temporary {
                 Some(temporary) => os::rename_new(temporary, &self.target),
@@ -142,7 +246,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        if let Some(path) = &self.temporary {
+        if let Some(path) = self.temporary.as_ref().filter(|_| !self.keep) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -153,14 +257,20 @@ struct Named {
     target: PathBuf,
     /// Where the old file of this name lies.
     old: Option<PathBuf>,
+    /// The name that the file goes back to, for a file that is kept.
+    partial: Option<PathBuf>,
 }
 
 impl Named {
     /// Takes the name away again and gives it back to the old file.
     fn undo(&self) {
+        if let Some(partial) = &self.partial {
+            let _ = os::rename_new(&self.target, partial);
+        }
         match self.old {
             Some(_) => self.undo_old(),
-            None => drop(std::fs::remove_file(&self.target)),
+            None if self.partial.is_none() => drop(std::fs::remove_file(&self.target)),
+            None => {}
         }
     }
 
@@ -187,7 +297,7 @@ impl Named {
 /// # Errors
 /// As [`Sink::commit`], for the first file that fails. All old files then have their names back.
 pub fn commit_all(sinks: Vec<Sink>) -> Result<()> {
-    sinks.iter().try_for_each(Sink::sync)?;
+    sinks.iter().filter(|sink| !sink.named).try_for_each(Sink::sync)?;
     let keep_old = sinks.len() > 1;
     let mut named = Vec::new();
     let name_all = |named: &mut Vec<Named>| {
@@ -265,6 +375,29 @@ fn folder_of(target: &Path) -> &Path {
     match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
+    }
+}
+
+/// The name of what is kept of an output that is not complete: `.NAME.partial`.
+pub fn partial_path(target: &Path) -> PathBuf {
+    hidden(target, "partial")
+}
+
+/// A hidden name beside the target, the same in every run: `.NAME.SUFFIX`.
+pub fn hidden(target: &Path, suffix: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{suffix}"))
+}
+
+/// Removes what an earlier run has left of an output that is not complete.
+///
+/// # Errors
+/// [`Error::Io`] when the file is there and cannot be removed.
+pub fn discard_partial(target: &Path) -> Result<()> {
+    let partial = partial_path(target);
+    match std::fs::remove_file(&partial) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(&partial, "remove", e)),
+        _ => Ok(()),
     }
 }
 
@@ -422,13 +555,40 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_file_outlives_its_sink_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a");
+        let open = |left| Sink::resume(&target, 4, false, left).unwrap();
+        open(Left::Nothing).write_at(b"abxx", 0).unwrap();
+        assert_eq!(names(dir.path()), [".a.partial"]);
+        let sink = open(Left::Partial);
+        sink.clear_except(vec![1..2, 0..1], 4).unwrap();
+        assert_eq!(std::fs::read(partial_path(&target)).unwrap(), b"ab\0\0");
+        sink.write_at(b"cd", 2).unwrap();
+        sink.commit().unwrap();
+        assert_eq!(
+            (names(dir.path()), std::fs::read(&target).unwrap()),
+            (vec!["a".into()], b"abcd".to_vec())
+        );
+        // A file that has its name is compared with what is written again.
+        let sink = open(Left::Complete);
+        sink.write_at(b"bc", 1).unwrap();
+        assert!(matches!(sink.write_at(b"xx", 1), Err(Error::Usage { .. })));
+        sink.commit().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"abcd");
+        // Without a journal that says so, the name stands for a file of somebody else.
+        assert!(matches!(Sink::resume(&target, 4, false, Left::Partial), Err(Error::Usage { .. })));
+    }
+
+    #[test]
     fn a_temporary_name_serves_where_files_need_one() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("a");
         let named = |overwrite| {
             let path = beside(&target, "partial");
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-            Sink { target: target.clone(), file, temporary: Some(path), overwrite }
+            let temporary = Some(path);
+            Sink { target: target.clone(), file, temporary, overwrite, keep: false, named: false }
         };
         named(false).commit().unwrap();
         assert!(matches!(named(false).commit(), Err(Error::Usage { .. })));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::convert::options::{Calibrated, PlanOptions, Provenance, RunOptions};
-use crate::convert::{digest, measure, plan, planned, run, sensitivity};
+use crate::convert::options::{Calibrated, PlanOptions, Provenance, Resume, RunOptions};
+use crate::convert::{digest, journal, measure, plan, planned, run, sensitivity};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
@@ -69,12 +69,13 @@ record! {
     /// What the pass over the weights cost, and the container that was written.
     ///
     /// `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process;
-    /// `replaced` counts weights that were made finite.
+    /// `replaced` counts weights that were made finite; `resumed_bytes` are the bytes that an interrupted run had written.
     RunReport {
         seconds: f64,
         cpu_seconds: f64,
         peak_rss_bytes: u64,
         replaced: u64,
+        resumed_bytes: u64,
         threads: usize,
         container: Option<SealedContainer>,
     }
@@ -281,6 +282,24 @@ pub fn plan_gguf(
     })
 }
 
+/// The journal of an interrupted conversion whose first output is `target`; it need not be there.
+#[pyfunction]
+pub fn journal_path(target: PathBuf) -> PathBuf {
+    journal::journal_path(&target)
+}
+
+/// Removes the journal of a conversion whose outputs have their names.
+#[pyfunction]
+pub fn forget_journal(py: Python<'_>, target: PathBuf) -> PyResult<()> {
+    detached(py, || journal::forget(&target))
+}
+
+impl From<(String, String)> for Resume {
+    fn from((program, options): (String, String)) -> Self {
+        Self { program, options }
+    }
+}
+
 #[pymethods]
 impl Plan {
     #[getter]
@@ -446,10 +465,38 @@ impl Plan {
         watched(py, work, || state.cancel(), tick)
     }
 
+    /// Raises UsageError where an interrupted conversion of something else has left files beside the output, as far as that can be
+    /// seen before the calibration. `resume` is (program, options), or None.
+    #[pyo3(signature = (options, gguf=true, resume=None))]
+    fn check_resume(
+        &self,
+        py: Python<'_>,
+        options: ConvertOptions,
+        gguf: bool,
+        resume: Option<(String, String)>,
+    ) -> PyResult<()> {
+        let how = RunOptions {
+            allow_nonfinite: options.allow_nonfinite,
+            overwrite: options.overwrite,
+            gguf,
+            effort: options.effort(),
+            resume: resume.map(Resume::from),
+            ..RunOptions::new(1, 1)
+        };
+        detached(py, || journal::check(&self.inner, &how))
+    }
+
+    /// Removes what an interrupted conversion to these outputs has left.
+    fn discard(&self, py: Python<'_>, gguf: bool) -> PyResult<()> {
+        let targets: Vec<_> = self.inner.targets(gguf).into_iter().cloned().collect();
+        detached(py, || journal::discard_unused(&targets))
+    }
+
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor
     /// data written. False as `gguf` writes the container alone. With `against` nothing is written: what is made is compared
-    /// with this GGUF.
-    #[pyo3(signature = (options, gguf=true, progress=None, against=None))]
+    /// with this GGUF. `resume` is (program, options): what an interrupted conversion with the same has left is taken, and what is
+    /// complete is kept when this one is interrupted. `forget_journal` ends it.
+    #[pyo3(signature = (options, gguf=true, progress=None, against=None, resume=None))]
     fn run(
         &self,
         py: Python<'_>,
@@ -457,6 +504,7 @@ impl Plan {
         gguf: bool,
         progress: Option<Py<PyAny>>,
         against: Option<PathBuf>,
+        resume: Option<(String, String)>,
     ) -> PyResult<RunReport> {
         let sealed = self.inner.container.is_some() && against.is_none();
         let keys = sealed.then(|| detached(py, || options.signing().load())).transpose()?;
@@ -470,6 +518,7 @@ impl Plan {
             gguf,
             effort: options.effort(),
             against: against.as_deref(),
+            resume: resume.map(Resume::from),
         };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();
@@ -486,6 +535,7 @@ impl Plan {
             cpu_seconds: report.cpu_seconds,
             peak_rss_bytes: report.peak_rss_bytes,
             replaced: report.replaced,
+            resumed_bytes: report.resumed_bytes,
             threads: report.threads,
             container: report.container.map(|c| SealedContainer::new(c, keys.as_ref().map(|k| &k.1))),
         })

@@ -63,6 +63,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(convert::choose_within_budget, module)?)?;
+    module.add_function(wrap_pyfunction!(convert::forget_journal, module)?)?;
+    module.add_function(wrap_pyfunction!(convert::journal_path, module)?)?;
     module.add_function(wrap_pyfunction!(convert::mix_of_type, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;

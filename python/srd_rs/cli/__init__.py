@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 130 interrupted. E
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -117,8 +118,9 @@ def run(args: Sequence[str]) -> int:
         finish()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        report("interrupted", "interrupted", as_json=as_json)
+    except (KeyboardInterrupt, click.Abort) as error:
+        kept = f"{error}. Go on with: {shlex.join(['srd-rs', *args])}" if str(error) else ""
+        report("interrupted", f"interrupted{kept and ': '}{kept}", as_json=as_json)
         return EXIT_INTERRUPTED
     except BaseException as error:  # the one place where every failure becomes a line and a code
         return exit_code_of(error, as_json=as_json)

@@ -181,6 +181,8 @@ def report_text(report: ConvertReport) -> str:
     lines += budget_lines(plan)
     if held_up := _held_up(report):
         lines.append(held_up)
+    if report.resumed_bytes:
+        lines.append(f"{bytes_text(report.resumed_bytes)} were taken from an interrupted conversion")
     if report.replaced:
         lines.append(f"{report.replaced} weights were not finite or too large and have been replaced")
     beside = (report.mmproj, report.sidecar, report.card, report.modelfile, report.bom, report.signature)
@@ -268,6 +270,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "peak_rss_bytes": report.peak_rss_bytes,
         "threads": report.threads,
         "replaced": report.replaced,
+        "resumed_bytes": report.resumed_bytes,
         "method": report.method,
         "calibration_tokens": report.calibration_tokens,
         "calibration_found": report.calibration_found,

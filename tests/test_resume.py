@@ -1,0 +1,251 @@
+"""A killed or interrupted conversion goes on from what is complete, with the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import EXAMPLE, Run, srd, user_process
+
+#: SRD on few tokens, with a container: every kind of output.
+OPTIONS = ("--calibrate-tokens", "512", "--axm", "--threads", "1")
+NAMES = ("out.gguf", "out.axm", "out.met.json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keys_and_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One key for the processes that are killed, and one calibration for all of them."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SRD_MASTER_KEY", "5d" * 32)
+    patch.setenv("SRD_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example, whose files may be changed."""
+    folder = tmp_path_factory.mktemp("model") / "example"
+    shutil.copytree(EXAMPLE, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of what an undisturbed conversion writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = convert(model, folder / "out.gguf")
+    assert run.code == 0, run.stderr
+    assert sorted(p.name for p in folder.iterdir()) == sorted(NAMES)
+    return digests(folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in NAMES}
+
+
+def convert(model: Path, output: Path, *more: str) -> Run:
+    return srd("convert", model, "-o", output, *OPTIONS, *more, "--json")
+
+
+def start(model: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "srd_rs", "convert", str(model), "-o", str(output), *OPTIONS, *more]
+    return user_process(command)
+
+
+def stopped(model: Path, output: Path, units: int, how: int = signal.SIGKILL) -> str:
+    """Stop a conversion when its journal names so many units; what it said. Skips where it was done sooner."""
+    journal = output.with_name(f".{output.name}.journal")
+    process = start(model, output)
+    while process.poll() is None:
+        if journal.exists() and journal.read_text().count("\nunit ") >= units:
+            process.send_signal(how)
+            break
+        time.sleep(0.001)
+    _, said = process.communicate(timeout=60)
+    if output.exists():
+        pytest.skip("the conversion was complete before it could be stopped")
+    return said
+
+
+@pytest.fixture
+def begun(model: Path, whole: dict[str, str], tmp_path: Path) -> Path:
+    """The output of a conversion that was killed."""
+    output = tmp_path / "out.gguf"
+    stopped(model, output, 20)
+    return output
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_conversion_goes_on(model: Path, whole: dict[str, str], tmp_path: Path, seed: int) -> None:
+    output = tmp_path / "out.gguf"
+    counts = sorted(random.Random(seed).sample(range(60), 2))
+    for units in counts:  # it is killed twice: the second time while it goes on
+        stopped(model, output, units + 1)
+        hidden = {".out.gguf.partial", ".out.axm.partial", ".out.gguf.journal"}
+        assert {p.name for p in tmp_path.iterdir()} == hidden
+    run = convert(model, output)
+    assert run.code == 0, run.stderr
+    assert run.json["resumed_bytes"] > 0
+    assert digests(tmp_path) == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(NAMES)
+
+
+def test_killed_at_random_moments(model: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    """Whatever the moment: beginning, calibration, between the names of two outputs."""
+    moments = random.Random(11)
+    output = tmp_path / "out.gguf"
+    begin = time.monotonic()
+    assert convert(model, tmp_path / "timed.gguf").code == 0
+    seconds = time.monotonic() - begin
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for _ in range(6):
+        process = start(model, output)
+        time.sleep(moments.uniform(0, seconds))
+        process.kill()
+        process.communicate(timeout=60)
+        if (tmp_path / ".out.gguf.journal").exists() or not output.exists():
+            run = convert(model, output)
+            assert run.code == 0, run.stderr
+        assert digests(tmp_path) == whole
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(NAMES)
+        for name in NAMES:
+            (tmp_path / name).unlink()
+
+
+def test_named_outputs_are_compared_and_the_rest_is_made(
+    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path
+) -> None:
+    """Killed after the outputs got their names, and before the sidecar was written."""
+    journal = begun.with_name(".out.gguf.journal")
+    text = journal.read_text()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in (".out.gguf.partial", ".out.axm.partial"):
+        shutil.copy(tmp_path / name, kept)
+    process = start(model, begun)
+    while process.poll() is None and journal.exists():
+        text = journal.read_text() if journal.exists() else text
+    process.communicate(timeout=60)
+    if "\ncomplete " not in text:
+        pytest.skip("the last line of the journal was not seen")
+    journal.write_text(text)
+    (tmp_path / "out.met.json").unlink()
+    run = convert(model, begun)
+    assert run.code == 0, run.stderr
+    assert digests(tmp_path) == whole and not journal.exists()
+    # A file of the same length that is another one is not taken for the output.
+    journal.write_text(text)
+    raw = bytearray(begun.read_bytes())
+    raw[100] ^= 1
+    begun.write_bytes(raw)
+    run = convert(model, begun)
+    assert run.code == 2 and "not the file that the interrupted run wrote" in run.json["error"]["message"]
+
+
+def test_bytes_that_are_not_those_of_the_journal_are_made_again(
+    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path
+) -> None:
+    for name in (".out.gguf.partial", ".out.axm.partial"):
+        raw = bytearray((tmp_path / name).read_bytes())
+        for at in range(len(raw) // 3, len(raw), len(raw) // 7):
+            raw[at] ^= 0xFF
+        (tmp_path / name).write_bytes(raw)
+    # A line that a power cut has torn.
+    journal = begun.with_name(".out.gguf.journal")
+    journal.write_bytes(journal.read_bytes()[:-30])
+    run = convert(model, begun)
+    assert run.code == 0, run.stderr
+    assert digests(tmp_path) == whole
+
+
+def test_other_options_are_refused(model: Path, whole: dict[str, str], begun: Path, tmp_path: Path) -> None:
+    for more in (("-q", "Q5_K_M"), ("--seed", "1"), ("--fast",), ("--beam-width", "8")):
+        options = [o for o in OPTIONS if not (more == ("--fast",) and o in ("--calibrate-tokens", "512"))]
+        run = srd("convert", model, "-o", begun, *options, *more, "--json")
+        assert run.code == 2, (more, run)
+        message = run.json["error"]["message"]
+        assert "interrupted conversion" in message and "options" in message and "--overwrite" in message
+    # What decides no byte may differ.
+    run = convert(model, begun, "--threads", "2", "--no-met", "--max-memory", "64MiB")
+    assert run.code == 0 and run.json["resumed_bytes"] > 0
+    assert digests_of(tmp_path, NAMES[:2]) == {name: whole[name] for name in NAMES[:2]}
+
+
+def digests_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--no-resume"])
+def test_changed_input_is_refused_and_can_begin_afresh(
+    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path, flag: str
+) -> None:
+    config = model / "config.json"
+    before = config.stat()
+    text = config.read_text()
+    config.write_text(json.dumps(json.loads(text), indent=4) + "\n\n")
+    try:
+        run = convert(model, begun)
+        assert run.code == 2 and "a file of the model was changed" in run.json["error"]["message"], run
+        assert begun.with_name(".out.gguf.partial").exists()
+        run = convert(model, begun, flag)
+        assert run.code == 0 and run.json["resumed_bytes"] == 0, run
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(NAMES)
+    finally:
+        config.write_text(text)
+        os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_interrupted_conversion_says_how_to_go_on(
+    model: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    said = stopped(model, tmp_path / "out.gguf", 10, signal.SIGINT)
+    *_, line = said.splitlines()
+    assert line.startswith("error: interrupted: what is complete is kept")
+    assert f"Go on with: srd-rs convert {model} -o {tmp_path / 'out.gguf'}" in line
+    run = convert(model, tmp_path / "out.gguf")
+    assert run.code == 0 and digests(tmp_path) == whole
+
+
+def test_two_processes_do_not_write_one_output(model: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    output = tmp_path / "out.gguf"
+    journal = output.with_name(".out.gguf.journal")
+    process = start(model, output)
+    while process.poll() is None and not (journal.exists() and "\nunit " in journal.read_text()):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        run = convert(model, output)
+        if journal.exists():
+            assert run.code == 2 and "another process is writing this output" in run.json["error"]["message"]
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert digests(tmp_path) == whole
+
+
+def test_without_anything_complete_nothing_is_kept(model: Path, tmp_path: Path) -> None:
+    """A conversion that fails before its first unit leaves no file."""
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = broken / "model.safetensors"
+    raw = weights.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    weights.write_bytes(raw[:start] + b"\xff\x7f" * ((len(raw) - start) // 2))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    run = srd("convert", broken, "-o", folder / "out.gguf", "--resume", "--fast", "--json")
+    assert run.code == 1 and run.json["error"]["kind"] == "nonfinite"
+    assert list(folder.iterdir()) == []
