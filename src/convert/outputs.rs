@@ -41,7 +41,7 @@ impl<'a> Outputs<'a> {
             return Err(Error::usage(what, "Give the GGUF and the container different names"));
         }
         let mut inputs = plan.model.source.file_ids()?;
-        inputs.extend(plan.inputs.iter().filter_map(|path| path.metadata().ok()).map(|m| os::file_id(&m)));
+        inputs.extend(plan.inputs.iter().filter_map(|path| os::file_id_of(path).ok()));
         targets.into_iter().try_for_each(|path| {
             // What an earlier run has named is compared when it is opened.
             sink::check_target(path, options.overwrite || left == Some(Left::Complete))?;

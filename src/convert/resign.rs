@@ -62,8 +62,8 @@ pub fn resign(
     let files = container.header.files.iter().enumerate().map(|(i, f)| {
         Ok(PlannedFile { path: f.name.clone().into(), header: container.gguf_header(i)?, bytes: f.bytes })
     });
-    let source = container.file.metadata().map_err(|e| Error::io(&container.path, "read", e))?;
-    check_not_input(output, &[os::file_id(&source)])?;
+    let source = os::file_id(&container.file).map_err(|e| Error::io(&container.path, "read", e))?;
+    check_not_input(output, &[source])?;
     let sink = ContainerSink::create(&planned, &files.collect::<Result<Vec<_>>>()?, key, overwrite)?;
     container.for_each_shard(threads, progress, |number, shard, buffer| {
         let (mut out, mut at) = (sink.shard(number), 0);

@@ -205,7 +205,7 @@ pub fn write_imatrix(calibration: &Arc<Calibration>, path: &Path, overwrite: boo
     let headers: Vec<_> =
         infos.iter().map(|(name, ne)| TensorHeader { name, ne, ty: GgmlType::F32 }).collect();
     let header = encode_header(&imatrix_keys(calibration), &headers)?;
-    let source = calibration.path().metadata().ok().map(|m| os::file_id(&m));
+    let source = os::file_id_of(calibration.path()).ok();
     check_not_input(path, source.as_slice())?;
     let sink = Sink::create(path, header.total_size, overwrite)?;
     sink.write_at(&header.bytes, 0)?;

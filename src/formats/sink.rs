@@ -363,8 +363,8 @@ pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
 /// # Errors
 /// [`Error::Usage`] when the target is an input.
 pub fn check_not_input(target: &Path, inputs: &[os::FileId]) -> Result<()> {
-    let Ok(found) = target.metadata() else { return Ok(()) };
-    if !inputs.contains(&os::file_id(&found)) {
+    let Ok(found) = os::file_id_of(target) else { return Ok(()) };
+    if !inputs.contains(&found) {
         return Ok(());
     }
     let what = format!("{} is a file that this run reads", target.display());
@@ -493,6 +493,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn what_is_no_regular_file_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("a"), dir.path().join("link"));
@@ -508,6 +509,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn an_input_is_recognised_through_links() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -515,7 +517,7 @@ mod tests {
         std::fs::write(path("other"), "").unwrap();
         std::fs::hard_link(path("in"), path("hard")).unwrap();
         std::os::unix::fs::symlink(path("in"), path("soft")).unwrap();
-        let inputs = [os::file_id(&path("in").metadata().unwrap())];
+        let inputs = [os::file_id_of(&path("in")).unwrap()];
         for (name, is_input) in
             [("in", true), ("hard", true), ("soft", true), ("other", false), ("new", false)]
         {

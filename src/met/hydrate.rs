@@ -16,7 +16,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -203,6 +202,13 @@ impl Hydrator {
             let what = format!("a budget of {} bytes is less than one page", options.budget.unwrap_or(0));
             return Err(Error::usage(what, format!("Allow at least {page} bytes")));
         }
+        if options.evict_others && !os::CAN_EVICT {
+            let what = "this system has no call that takes the other slots out of memory";
+            return Err(Error::usage(
+                what,
+                "Hydrate without evicting: the system drops pages when memory is short",
+            ));
+        }
         let wanted = self.pages(&parts, u64::MAX);
         let chosen = self.pages(&parts, options.budget.unwrap_or(u64::MAX) / page * page);
         self.locked.clear();
@@ -336,8 +342,7 @@ impl Hydrator {
             // Pages that are not yet on the disk cannot be dropped, so they are written first. The call fails on a
             // read-only file system, which has no such pages.
             let _ = os::sync_file(file);
-            let inode = file.metadata().map_or(0, |m| m.ino());
-            map::page_out(path, inode, &ranges);
+            os::page_out(path, file, &ranges);
             ranges.into_iter().for_each(|r| os::advise(file, r, os::Usage::NotSoon));
         }
     }

@@ -1,6 +1,5 @@
-//! The memory map of a file whose bytes are never read through the map. The map serves to ask the kernel which pages
-//! are in memory, to lock pages, and to tell the kernel that pages are not needed. All unsafe code of hydration is
-//! here.
+//! The memory map of a file whose bytes are never read through the map. The map serves to ask the system which pages
+//! are in memory, and to lock pages. What a system can tell and do is in [`crate::os`].
 //!
 //! ```no_run
 //! use std::fs::File;
@@ -15,12 +14,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 
 use memmap2::{Mmap, MmapOptions};
-use rustix::mm::Advice;
 
-/// The number of pages that one call of mincore asks about. The kernel answers with one byte for each page.
+use crate::os;
+
+/// The number of pages that one call asks about. The system answers with one byte for each page.
 const PAGES_AT_A_TIME: u64 = 1 << 16;
 
 /// A map of a whole file. Nothing reads through the map, so the map keeps no page in memory.
@@ -47,7 +46,7 @@ impl FileMap {
         // SAFETY: the bytes of the map are never read, so that nobody can see them change; the kernel
         // answers questions about them whatever becomes of the file.
         let map = unsafe { Mmap::map(file) }?;
-        Ok(Self { map, page: rustix::param::page_size() as u64 })
+        Ok(Self { map, page: os::page_size() })
     }
 
     /// Returns the number of bytes in a page.
@@ -68,7 +67,7 @@ impl FileMap {
     /// Returns how many bytes of `range` lie in pages that are in memory.
     ///
     /// # Errors
-    /// The errors of mincore.
+    /// What the system says; [`Unsupported`](io::ErrorKind::Unsupported) where it tells nothing.
     pub fn resident(&self, range: Range<u64>) -> io::Result<u64> {
         let end = range.end.min(self.len());
         let mut at = range.start / self.page * self.page;
@@ -91,14 +90,7 @@ impl FileMap {
     fn ask(&self, at: u64, pages: u64, answers: &mut Vec<u8>) -> io::Result<()> {
         answers.clear();
         answers.resize(pages as usize, 0);
-        let bytes = ((pages * self.page).min(self.len() - at)) as usize;
-        let start = self.map[at as usize..].as_ptr().cast_mut().cast();
-        // SAFETY: `start` is page aligned and `bytes` from there are inside the map; `answers` has a byte
-        // for every page of them. mincore only looks at page tables.
-        match unsafe { libc::mincore(start, bytes, answers.as_mut_ptr()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        os::resident_pages(&self.map, at, (pages * self.page).min(self.len() - at), answers)
     }
 }
 
@@ -110,57 +102,8 @@ pub fn lock(file: &File, range: Range<u64>) -> io::Result<Locked> {
     let bytes = (range.end - range.start) as usize;
     // SAFETY: the bytes of the map are never read, so that nobody can see them change.
     let map = unsafe { MmapOptions::new().offset(range.start).len(bytes).map(file) }?;
-    map.lock()?;
+    os::lock_map(&map)?;
     Ok(Locked { _map: map, range })
-}
-
-/// Asks the kernel to take the pages of `ranges` out of all maps that this process has of the file at `path`. An engine
-/// that has the file mapped keeps working, and its next access reads the page again. If there is no such map, nothing
-/// happens. Returns the number of bytes that the kernel was asked about.
-pub fn page_out(path: &Path, inode: u64, ranges: &[Range<u64>]) -> u64 {
-    let Ok(path) = path.canonicalize() else { return 0 };
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let mut asked = 0;
-    for line in maps.lines().filter_map(MapLine::parse) {
-        if line.inode != inode || Path::new(line.path) != path {
-            continue;
-        }
-        for range in ranges {
-            let start = range.start.max(line.offset);
-            let end = range.end.min(line.offset + (line.addresses.end - line.addresses.start));
-            if start < end {
-                let address = line.addresses.start + (start - line.offset);
-                let pointer = std::ptr::with_exposed_provenance_mut(address as usize);
-                // SAFETY: MADV_PAGEOUT changes no contents, whatever lies at the address by now: pages are
-                // read again from their file (or from swap) when they are next touched.
-                let done =
-                    unsafe { rustix::mm::madvise(pointer, (end - start) as usize, Advice::LinuxPageOut) };
-                asked += if done.is_ok() { end - start } else { 0 };
-            }
-        }
-    }
-    asked
-}
-
-/// A line of /proc/self/maps: `7f00-7f10 r--s 0000 08:01 1234   /path`. All numbers except the inode are hexadecimal.
-struct MapLine<'a> {
-    addresses: Range<u64>,
-    offset: u64,
-    inode: u64,
-    path: &'a str,
-}
-
-impl<'a> MapLine<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut fields = line.splitn(6, ' ');
-        let (start, end) = fields.next()?.split_once('-')?;
-        let hex = |s: &str| u64::from_str_radix(s, 16).ok();
-        let addresses = hex(start)?..hex(end)?;
-        let offset = hex(fields.nth(1)?)?;
-        let inode = fields.nth(1)?.parse().ok()?;
-        let path = fields.next()?.trim_start();
-        (!addresses.is_empty()).then_some(Self { addresses, offset, inode, path })
-    }
 }
 
 #[cfg(test)]
@@ -168,16 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_maps() {
-        let line = "7f0a1000-7f0a3000 r--s 00002000 fe:00 131 \t   /models/a b.gguf";
-        let parsed = MapLine::parse(line).unwrap();
-        assert_eq!((parsed.addresses, parsed.offset), (0x7f0a_1000..0x7f0a_3000, 0x2000));
-        assert_eq!((parsed.inode, parsed.path), (131, "\t   /models/a b.gguf".trim_start()));
-        assert!(MapLine::parse("7f0a1000-7f0a3000 rw-p 00000000 00:00 0").is_none());
-        assert!(MapLine::parse("").is_none());
-    }
-
-    #[test]
+    #[cfg(target_os = "linux")]
     fn resident_bytes_are_counted_within_the_range() {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, &vec![1; 3 * 65536 + 5]).unwrap();

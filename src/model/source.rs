@@ -249,9 +249,7 @@ impl Source {
     /// # Errors
     /// [`Error::Io`] when the system does not say.
     pub fn file_ids(&self) -> Result<Vec<FileId>> {
-        let id = |(path, file): &(PathBuf, File)| {
-            Ok(os::file_id(&file.metadata().map_err(|e| Error::io(path, "read", e))?))
-        };
+        let id = |(path, file): &(PathBuf, File)| os::file_id(file).map_err(|e| Error::io(path, "read", e));
         self.files.iter().map(id).collect()
     }
 

@@ -1,21 +1,26 @@
 //! The promises of [`crate::os`] on Linux.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
+use memmap2::Mmap;
 use rustix::fs::{Access, Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use rustix::mm::Advice as MapAdvice;
 
+pub use super::unix::{
+    FileId, cpu_time, create_private_folder, file_id, file_id_of, free_bytes, lock_map, open_without_waiting,
+    page_size, read_exact_at, secrecy, set_readers, sync_folder, write_all_at,
+};
 use super::{Readers, Usage};
 
-/// What tells files apart: device and inode.
-pub type FileId = (u64, u64);
+/// See [`crate::os`].
+pub const CAN_EVICT: bool = true;
 
 /// See [`crate::os`].
 pub fn create_unnamed(folder: &Path, readers: Readers) -> Option<File> {
@@ -56,15 +61,6 @@ pub fn sync_file(file: &File) -> io::Result<()> {
 }
 
 /// See [`crate::os`].
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        // Some network and user-space file systems cannot sync a folder.
-        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        result => result,
-    }
-}
-
-/// See [`crate::os`].
 pub fn start_writeback(file: &File, range: Range<u64>) {
     let (Ok(offset), Ok(bytes)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else {
         return;
@@ -79,32 +75,6 @@ pub fn reserve(file: &File, size: u64) -> io::Result<()> {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(size),
         Err(e) => Err(e.into()),
     }
-}
-
-/// See [`crate::os`].
-pub fn free_bytes(folder: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(folder).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// See [`crate::os`].
-pub fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
-    file.read_exact_at(buf, offset)
-}
-
-/// See [`crate::os`].
-pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
-}
-
-/// See [`crate::os`].
-pub fn file_id(metadata: &Metadata) -> FileId {
-    (metadata.dev(), metadata.ino())
-}
-
-/// See [`crate::os`].
-pub fn open_without_waiting(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// See [`crate::os`].
@@ -126,12 +96,6 @@ pub fn residency_is_reliable(path: &Path, file: &File) -> bool {
     owner || rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
-/// See [`crate::os`].
-pub fn cpu_time() -> Duration {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
-}
-
 /// See [`crate::os`]. This is `VmHWM`, which counts mapped pages of files as well.
 pub fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -142,8 +106,74 @@ pub fn peak_rss_bytes() -> u64 {
         .map_or(0, |kb| kb * 1024)
 }
 
+/// See [`crate::os`].
+pub fn resident_pages(map: &Mmap, at: u64, bytes: u64, answers: &mut [u8]) -> io::Result<()> {
+    let end = at.checked_add(bytes).filter(|&end| end <= map.len() as u64);
+    let pages = bytes.div_ceil(page_size());
+    if end.is_none() || !at.is_multiple_of(page_size()) || (answers.len() as u64) < pages {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let start = map[at as usize..].as_ptr().cast_mut().cast();
+    // SAFETY: `start` is page aligned and `bytes` from there are inside the map; `answers` has a byte for every page of
+    // them. mincore only looks at page tables.
+    match unsafe { libc::mincore(start, bytes as usize, answers.as_mut_ptr().cast()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// See [`crate::os`]. Returns the number of bytes that the kernel was asked about.
+pub fn page_out(path: &Path, file: &File, ranges: &[Range<u64>]) -> u64 {
+    let (Ok(path), Ok(facts)) = (path.canonicalize(), file.metadata()) else { return 0 };
+    let inode = facts.ino();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut asked = 0;
+    for line in maps.lines().filter_map(MapLine::parse) {
+        if line.inode != inode || Path::new(line.path) != path {
+            continue;
+        }
+        for range in ranges {
+            let start = range.start.max(line.offset);
+            let end = range.end.min(line.offset + (line.addresses.end - line.addresses.start));
+            if start < end {
+                let address = line.addresses.start + (start - line.offset);
+                let pointer = std::ptr::with_exposed_provenance_mut(address as usize);
+                // SAFETY: MADV_PAGEOUT changes no contents, whatever lies at the address by now: pages are
+                // read again from their file (or from swap) when they are next touched.
+                let done =
+                    unsafe { rustix::mm::madvise(pointer, (end - start) as usize, MapAdvice::LinuxPageOut) };
+                asked += if done.is_ok() { end - start } else { 0 };
+            }
+        }
+    }
+    asked
+}
+
+/// A line of /proc/self/maps: `7f00-7f10 r--s 0000 08:01 1234   /path`. All numbers except the inode are hexadecimal.
+struct MapLine<'a> {
+    addresses: Range<u64>,
+    offset: u64,
+    inode: u64,
+    path: &'a str,
+}
+
+impl<'a> MapLine<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let hex = |s: &str| u64::from_str_radix(s, 16).ok();
+        let addresses = hex(start)?..hex(end)?;
+        let offset = hex(fields.nth(1)?)?;
+        let inode = fields.nth(1)?.parse().ok()?;
+        let path = fields.next()?.trim_start();
+        (!addresses.is_empty()).then_some(Self { addresses, offset, inode, path })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -180,8 +210,19 @@ mod tests {
         std::fs::write(path("a"), "a").unwrap();
         std::fs::hard_link(path("a"), path("b")).unwrap();
         std::fs::copy(path("a"), path("c")).unwrap();
-        let id = |name: &str| file_id(&std::fs::metadata(path(name)).unwrap());
+        let id = |name: &str| file_id_of(&path(name)).unwrap();
         assert_eq!(id("a"), id("b"));
+        assert_eq!(id("a"), file_id(&File::open(path("a")).unwrap()).unwrap());
         assert_ne!(id("a"), id("c"));
+    }
+
+    #[test]
+    fn lines_of_the_maps() {
+        let line = "7f0a1000-7f0a3000 r--s 00002000 fe:00 131 \t   /models/a b.gguf";
+        let parsed = MapLine::parse(line).unwrap();
+        assert_eq!((parsed.addresses, parsed.offset), (0x7f0a_1000..0x7f0a_3000, 0x2000));
+        assert_eq!((parsed.inode, parsed.path), (131, "\t   /models/a b.gguf".trim_start()));
+        assert!(MapLine::parse("7f0a1000-7f0a3000 rw-p 00000000 00:00 0").is_none());
+        assert!(MapLine::parse("").is_none());
     }
 }

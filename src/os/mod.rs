@@ -11,22 +11,50 @@
 //! | [`reserve`] | The file has the given size, and where the file system can do so the disk space is reserved. |
 //! | [`free_bytes`] | Bytes that the user may still write to the disk of a folder, `None` where the system does not say. |
 //! | [`read_exact_at`], [`write_all_at`] | Read and write at an offset. Threads may use one file at the same time. |
-//! | [`file_id`] | Two paths have the same id exactly if they are the same file. |
+//! | [`file_id`], [`file_id_of`] | Two files, or two paths, have the same id exactly if they are the same file. |
 //! | [`open_without_waiting`] | Opens a file for reading. Never waits, not even for the writer of a pipe. |
 //! | [`advise`] | A hint how a range of a file will be used. |
+//! | [`set_readers`], [`secrecy`] | Sets who may read a file; tells whether a file is closed to all but this user. |
+//! | [`create_private_folder`] | Makes a folder, with its parents, that is closed to other users. |
 //! | [`residency_is_reliable`] | Whether the system tells the process which pages of a file are in memory. |
+//! | [`resident_pages`] | One byte for each page of a part of a map, whose lowest bit says whether the page is in memory; [`Unsupported`](std::io::ErrorKind::Unsupported) where the system does not tell. |
+//! | [`lock_map`] | The pages of a map stay in memory until the map is dropped. |
+//! | [`page_out`], [`CAN_EVICT`] | Takes ranges of a file out of all maps that this process has of the file, and of memory. An engine that has the file mapped keeps working: its next access reads the page again. Nothing happens where the system cannot do so, which [`CAN_EVICT`] says. |
+//! | [`page_size`] | Bytes of a page of memory. |
 //! | [`cpu_time`], [`peak_rss_bytes`] | User and system time of the process; the most memory that it had, 0 where the system does not say. |
 //!
-//! Another system is another file beside `linux.rs` and one line here.
+//! `unix.rs` holds what all Unix systems do alike. Another system is another file beside `linux.rs` and one line here.
 
-#[cfg(target_os = "linux")]
-mod linux;
-#[cfg(target_os = "linux")]
-pub use linux::{
-    FileId, advise, cpu_time, create_unnamed, file_id, free_bytes, link_unnamed, open_without_waiting,
-    peak_rss_bytes, read_exact_at, rename_new, reserve, residency_is_reliable, start_writeback, sync_file,
-    sync_folder, write_all_at,
+#[cfg(unix)]
+mod unix;
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(target_os = "macos", path = "macos.rs")]
+#[cfg_attr(windows, path = "windows.rs")]
+#[cfg_attr(not(any(target_os = "linux", target_os = "macos", windows)), path = "portable.rs")]
+mod system;
+pub use system::{
+    CAN_EVICT, FileId, advise, cpu_time, create_private_folder, create_unnamed, file_id, file_id_of,
+    free_bytes, link_unnamed, lock_map, open_without_waiting, page_out, page_size, peak_rss_bytes,
+    read_exact_at, rename_new, reserve, residency_is_reliable, resident_pages, secrecy, set_readers,
+    start_writeback, sync_file, sync_folder, write_all_at,
 };
+
+/// Whether a file is closed to all but this user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrecy {
+    /// It is, as far as the system says.
+    Kept,
+    /// The file belongs to another user.
+    OtherOwner {
+        /// Number of the owner.
+        owner: u32,
+        /// Number of the user of this process.
+        user: u32,
+    },
+    /// Others may read or write the file, which has this mode.
+    OthersMay(u32),
+}
 
 /// Who may read a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::keys::{exists, random, read_key_file, read_secret, write_key};
 use super::{Hash, to_hex};
 use crate::error::{Error, Result};
+use crate::os;
 
 /// The 64 bytes of a signature.
 pub type Signature = [u8; 64];
@@ -82,10 +83,10 @@ impl SignKey {
         let mut seed = Zeroizing::new([0u8; 32]);
         random(&mut *seed)?;
         let der = Zeroizing::new([&PRIVATE_PREFIX[..], &*seed].concat());
-        write_key(private, Zeroizing::new(pem("PRIVATE KEY", &der)).as_bytes(), 0o600)?;
+        write_key(private, Zeroizing::new(pem("PRIVATE KEY", &der)).as_bytes(), os::Readers::Owner)?;
         let key = Self(Ed25519KeyPair::from_seed_unchecked(&*seed).expect("a seed has 32 bytes"));
         let der = [&PUBLIC_PREFIX[..], &key.public()].concat();
-        write_key(public, pem("PUBLIC KEY", &der).as_bytes(), 0o644)?;
+        write_key(public, pem("PUBLIC KEY", &der).as_bytes(), os::Readers::All)?;
         Ok(key)
     }
 

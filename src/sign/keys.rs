@@ -15,9 +15,8 @@
 //! ```
 
 use std::fmt;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -124,7 +123,7 @@ impl MasterKey {
     /// [`Error::Usage`] when the file exists; [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(to_hex(&*self.0))));
-        write_key(path, text.as_bytes(), 0o600)
+        write_key(path, text.as_bytes(), os::Readers::Owner)
     }
 }
 
@@ -154,16 +153,16 @@ pub(super) fn exists(path: &Path) -> Error {
     )
 }
 
-/// Writes `bytes` to a new file with the given mode. The file gets its name when it is complete and on the disk. If two
+/// Writes `bytes` to a new file. The file gets its name when it is complete and on the disk. If two
 /// processes make the same file, one of them wins, and neither can read half a key.
-pub(super) fn write_key(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+pub(super) fn write_key(path: &Path, bytes: &[u8], readers: os::Readers) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |e: std::io::Error| match e.kind() {
         ErrorKind::AlreadyExists => exists(path),
         _ => Error::io(path, "write", e),
     };
     let fill = |mut file: &File| {
-        file.set_permissions(Permissions::from_mode(mode))?;
+        os::set_readers(file, readers)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -211,28 +210,23 @@ pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, File)> {
 /// Returns the text of a secret key file, which must belong to this user and which nobody else may read or write.
 pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
     let (text, file) = read_key_file(path)?;
-    let facts = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    let (user, mode) = (rustix::process::geteuid().as_raw(), facts.mode() & 0o777);
-    if facts.uid() != user {
-        return Err(Error::usage(
+    match os::secrecy(&file).map_err(|e| Error::io(path, "read", e))? {
+        os::Secrecy::Kept => Ok(text),
+        os::Secrecy::OtherOwner { owner, user } => Err(Error::usage(
             format!(
-                "{} belongs to the user {}, and this process runs as the user {user}",
-                path.display(),
-                facts.uid()
+                "{} belongs to the user {owner}, and this process runs as the user {user}",
+                path.display()
             ),
             format!("Run chown {user} {} if the key is yours, or name another key", path.display()),
-        ));
-    }
-    if mode & 0o077 != 0 {
-        return Err(Error::usage(
+        )),
+        os::Secrecy::OthersMay(mode) => Err(Error::usage(
             format!("{} can be read or written by others (mode {mode:03o})", path.display()),
             format!(
                 "Run chmod 600 {}; if others use this machine, make a new key with srd-rs keygen",
                 path.display()
             ),
-        ));
+        )),
     }
-    Ok(text)
 }
 
 /// Reads a master key file.
@@ -247,7 +241,8 @@ pub fn read_file(path: &Path) -> Result<MasterKey> {
     })
 }
 
-/// Returns the path of the default key file: `$XDG_CONFIG_HOME/srd-rs/master.key`, or `~/.config/srd-rs/master.key`.
+/// Returns the path of the default key file: `$XDG_CONFIG_HOME/srd-rs/master.key`, or `~/.config/srd-rs/master.key`;
+/// on Windows `%APPDATA%\\srd-rs\\master.key`.
 ///
 /// # Errors
 /// [`Error::Usage`] when the environment names no home.
@@ -255,6 +250,7 @@ pub fn default_file() -> Result<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     absolute("XDG_CONFIG_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".config")))
+        .or_else(|| absolute("APPDATA"))
         .map(|config| config.join("srd-rs").join("master.key"))
         .ok_or_else(|| Error::usage("there is no home folder for the default key file", KEYLESS))
 }
@@ -303,7 +299,7 @@ pub fn find_or_make(key_file: Option<&Path>) -> Result<(MasterKey, Origin)> {
     }
     let path = default_file()?;
     let folder = path.parent().expect("a file in a folder");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| Error::Io {
+    os::create_private_folder(folder).map_err(|source| Error::Io {
         place: Place::file(folder),
         action: "make the folder of the default key file",
         source,
@@ -367,7 +363,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "abc", &"g".repeat(64), &"0".repeat(64), &"a".repeat(63), &"a".repeat(5000)] {
             let path = dir.path().join(format!("k{}{}", text.len(), text.chars().next().unwrap_or('-')));
-            write_key(&path, text.as_bytes(), 0o600).unwrap();
+            write_key(&path, text.as_bytes(), os::Readers::Owner).unwrap();
             let error = read_file(&path).unwrap_err().to_string();
             assert!(error.contains("keygen") && !error.contains("aaa"), "{error}");
         }
