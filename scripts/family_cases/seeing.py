@@ -875,6 +875,108 @@ _GLM53 = seeing(
     },
 )
 
+_GLM52 = seeing(
+    case_of("glm", "glm52"),
+    "glm-5.2-vision",
+    {
+        name.replace("mm_projector.proj.0", "mm_projector.linear_1").replace(
+            "mm_projector.proj.2", "mm_projector.linear_2"
+        ): shape
+        for name, shape in (_KIMI_K25.tensors or {}).items()
+        if name.startswith(("vision_tower", "mm_projector"))
+    },
+    {**_KIMI_K25.config["vision_config"], "merge_kernel_size": [2, 2]},
+    files=_KIMI_K25.files,
+    raw=True,
+)
+_GLM52 = replace(
+    _GLM52,
+    text=False,  # the converter looks for the number of layers outside text_config
+    config={
+        "architectures": ["Glm5vForConditionalGeneration"],
+        "model_type": "glm5v",
+        "text_config": {key: v for key, v in _GLM52.config.items() if key != "vision_config"},
+        "vision_config": _GLM52.config["vision_config"],
+    },
+)
+
+# MiniMax, Phi
+
+_MINIMAX_LAYER = {
+    **biased({f"self_attn.{part}_proj": (160, 160) for part in ("k", "out", "q", "v")}),
+    **biased({"layer_norm1": (160,), "layer_norm2": (160,), "mlp.fc1": (96, 160), "mlp.fc2": (160, 96)}),
+}
+_MINIMAX = seeing(
+    case_of("minimax", "minimax-m3"),
+    "minimax-m3-vision",
+    {
+        **bare({"vision_tower.vision_model.embeddings.patch_embedding": (160, 3, 2, 14, 14)}),
+        **biased({"vision_tower.vision_model.pre_layrnorm": (160,)}),
+        **layers(3, _MINIMAX_LAYER, "vision_tower.vision_model.encoder.layers"),
+        **biased({"multi_modal_projector.linear_1": (80, 160), "multi_modal_projector.linear_2": (64, 80)}),
+        **biased({"patch_merge_mlp.linear_1": (80, 256), "patch_merge_mlp.linear_2": (64, 80)}),
+    },
+    {
+        "hidden_act": "gelu",
+        "hidden_size": 160,
+        "image_size": 56,
+        "img_token_compression_config": {"spatial_merge_size": 2},
+        "intermediate_size": 96,
+        "layer_norm_eps": 1e-05,
+        "model_type": "minimax_m3_vision",
+        "num_attention_heads": 2,
+        "num_channels": 3,
+        "num_hidden_layers": 3,
+        "patch_size": 14,
+    },
+    stubs=("vision_tower",),
+)
+_PHI3_LAYER = bare(
+    {
+        "input_layernorm": (64,),
+        "mlp.down_proj": (64, 96),
+        "mlp.gate_up_proj": (192, 64),
+        "post_attention_layernorm": (64,),
+        "self_attn.o_proj": (64, 64),
+        "self_attn.qkv_proj": (128, 64),
+    }
+)
+_PHI4_VISION = {
+    **siglip("model.vision_tower.vision_tower.vision_model", count=4),
+    "model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight": (48, 588),
+    "model.vision_tower.vision_tower.vision_model.head.probe": (1, 1, 48),
+    **biased({"model.mm_projector.0": (64, 48), "model.mm_projector.2": (64, 64)}),
+}
+_PHI4 = Case(
+    "phi4-vision",
+    {
+        "architectures": ["Phi4ForCausalLMV"],
+        **QWEN_TEXT,
+        "max_num_patches": 64,
+        "min_num_patches": 4,
+        "model_type": "phi4_v",
+        "original_max_position_embeddings": 256,
+        "partial_rotary_factor": 1.0,
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            **{key: value for key, value in SIGLIP.items() if key not in ("image_size", "patch_size")},
+            "model_type": "siglip2_vision_model",
+            "num_hidden_layers": 4,
+        },
+    },
+    tensors={
+        "lm_head.weight": (96, 64),
+        "model.embed_tokens.weight": (96, 64),
+        "model.norm.weight": (64,),
+        **layers(2, _PHI3_LAYER),
+        **_PHI4_VISION,
+    },
+    files={"preprocessor_config.json": {**MEANS, "patch_size": 14}},
+    mmproj=True,
+)
+
 CASES = (
     _INTERNVL,
     _INTERNVL_6B,
@@ -899,6 +1001,9 @@ CASES = (
     _LING,
     _SARASHINA,
     _GLM53,
+    _GLM52,
+    _MINIMAX,
+    _PHI4,
     lfm2_vl("lfm2-vl-vision"),
     lfm2_vl("lfm2-vl-vision-plain", projector_use_layernorm=False, vision_feature_layer=-2),
 )

@@ -344,6 +344,10 @@ class TableFamily(Family):
     # Names of the checkpoint
 
     def left_out(self, name: str) -> str | None:
+        if self.data.beyond is not None:
+            layer = self._layer_of(self.canonical(name))
+            if layer is not None and layer >= self.n_main:
+                return self.data.beyond
         if len(name) <= _MAX_NAME:
             for pattern, reason, *conditions in self.data.skip:
                 if checked_pattern(pattern).search(name) and all(map(self.evaluate, conditions)):
@@ -562,6 +566,8 @@ class TableFamily(Family):
                     return _by_kind(of, number(0), [number(index) for index in range(1, len(step.arguments))])
                 case "half_negative":
                     return _half_negative(of, number(0))
+                case "pair_axes":
+                    return _pair_axes(of, number(0))
                 case "every":
                     stride, first = number(1), number(2, 0)
                     return taken(of, axis(), first, (of.shape[axis()] - first + stride - 1) // stride, stride)
@@ -717,6 +723,24 @@ def _half_negative(of: Transform, head: int) -> Transform:
     )  # -0.0 keeps the sign of zeros
     both = Concat(tuple(Reshape(half, (1, rows // head, head // 2, *rest)) for half in halves))
     return Reshape(reordered(both, (1, 0, *range(2, len(both.shape)))), of.shape)
+
+
+def _pair_axes(of: Transform, heads: int) -> Transform:
+    """Return the rows of heads that are turned along three axes with the two parts of each axis side by side: a head
+    has the first parts of all axes, then the second parts, then rows that are not turned."""
+    rows, *rest = of.shape
+    if heads < 1 or rows % heads:
+        raise ValueError(f"{rows} rows are not {heads} heads")
+    size = rows // heads
+    part = 2 * (size // 2) // 3 // 2
+    whole = Reshape(of, (heads, size, *rest))
+    turned = Reshape(taken(whole, 1, 0, 6 * part), (heads, 2, 3, part, *rest))
+    order = (1, 0, *range(2, 2 + len(rest)))
+    paired = Reshape(reordered(turned, (0, 2, 1, *range(3, 4 + len(rest)))), (heads, 6 * part, *rest))
+    parts = [reordered(paired, order)]
+    if size > 6 * part:
+        parts.append(reordered(taken(whole, 1, 6 * part, size - 6 * part), order))
+    return Reshape(reordered(Concat(tuple(parts)), order), of.shape)
 
 
 def _expert_row(text: str) -> TableRow:

@@ -68,6 +68,7 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "parts": (1, 1),
     "by_kind": (3, 6),
     "half_negative": (1, 1),
+    "pair_axes": (1, 1),
     "zero_first": (0, 0),
     "ternary": (0, 0),
 }
@@ -227,6 +228,9 @@ class FamilyTable:
     skip: tuple[tuple[str, ...], ...] = ()
     """Regular expressions of names that are left out, each with the reason, such as "of buffers, which are computed
     anew", and where it needs one, with a condition."""
+    beyond: str | None = None
+    """The reason why layers behind the last one that is counted are left out, such as "of layers that are not run".
+    None where the checkpoint has no such layers."""
     keep: tuple[str, ...] = ()
     """Regular expressions of names that belong to the model though they look like those of another part."""
     refusals: tuple[Refusal, ...] = ()
