@@ -216,7 +216,7 @@ _KIMI_VL = seeing(
     "kimi-vl-vision",
     {
         **biased({"vision_tower.patch_embed.proj": (32, 3, 14, 14)}),
-        "vision_tower.patch_embed.pos_emb.weight": (4, 6, 32),
+        "vision_tower.patch_embed.pos_emb.weight": (4, 4, 32),
         **biased({"vision_tower.encoder.final_layernorm": (32,)}),
         **layers(4, _MOON_LAYER, "vision_tower.encoder.blocks"),
         **biased({"multi_modal_projector.pre_norm": (32,), "multi_modal_projector.linear_1": (128, 128)}),
@@ -225,7 +225,7 @@ _KIMI_VL = seeing(
     {
         "hidden_size": 32,
         "init_pos_emb_height": 4,
-        "init_pos_emb_width": 6,
+        "init_pos_emb_width": 4,
         "intermediate_size": 64,
         "merge_kernel_size": [2, 2],
         "model_type": "moonvit",
@@ -597,9 +597,9 @@ def ocr(of: str, name: str) -> Case:
         case_of("deepseek", of),
         name,
         {
-            **sam(16, 8, 16),
+            **sam(16, 8, 32),
             **_CLIP,
-            **biased({"model.projector.layers": (64, 48)}),
+            **biased({"model.projector.layers": (64, 64)}),
             "model.image_newline": (64,),
             "model.view_seperator": (64,),
         },
@@ -716,7 +716,7 @@ _STEP37 = seeing(
     stubs=("vision_model", "vit_large"),
 )
 _MINICPM_TENSORS = {
-    **siglip("model.vision_tower"),
+    **siglip("model.vision_tower", positions=4900),
     **biased({f"model.vision_tower.vit_merger.self_attn.{part}_proj": (48, 48) for part in "qkv"}),
     **biased({"model.vision_tower.vit_merger.self_attn.out_proj": (48, 48)}),
     **biased({"model.vision_tower.vit_merger.layer_norm1": (48,)}),
@@ -733,9 +733,10 @@ def minicpm(name: str, **preprocessor: Any) -> Case:
         case_of("openbmb", "minicpm-v-4-6"),
         name,
         _MINICPM_TENSORS,
-        {**SIGLIP, "model_type": "minicpmv4_6_vision"},
+        {**SIGLIP, "image_size": 980, "model_type": "minicpmv4_6_vision"},
         stubs=("model.vision_tower", "model.merger"),
         files={"preprocessor_config.json": {**MEANS, **preprocessor}},
+        insert_layer_id=1,
     )
 
 
@@ -996,7 +997,7 @@ CASES = (
     _STEP3_VL,
     _STEP37,
     minicpm("minicpm-v-4-6-vision", scale_resolution=56),
-    minicpm("minicpm-v-4-6-vision-4x", downsample_mode="4x"),
+    minicpm("minicpm-v-4-6-vision-4x", downsample_mode="4x", scale_resolution=56),
     _EXAONE,
     _LING,
     _SARASHINA,

@@ -29,6 +29,7 @@ from srd_rs.families.schema import (
 )
 from srd_rs.families.table import Table
 from srd_rs.metadata import Metadata
+from srd_rs.reading import load_json
 from srd_rs.transforms import (
     Affine,
     Concat,
@@ -47,6 +48,8 @@ from srd_rs.transforms import (
     reordered,
     taken,
 )
+from srd_rs.vocab import tekken
+from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.files import TokenizerJson, read_token_ids
 
 NAMES: Final = (
@@ -166,6 +169,12 @@ class TableFamily(Family):
         file = TokenizerJson.open(folder / "tokenizer.json", with_model=True)
         ids = file.model().get("vocab") if file is not None else read_token_ids(folder / "vocab.json")
         found = ids.get(text) if isinstance(ids, dict) else None
+        if found is None:
+            stated = folder / "tokenizer_config.json"
+            config = load_json(stated) if stated.is_file() else {}
+            found = AddedTokens.read(folder, file, config).id_of(text)
+        if found is None and (folder / "tekken.json").is_file():
+            found = tekken.special_ids(folder / "tekken.json").get(text)
         if not isinstance(found, int):
             raise self.config.error(f"the tokenizer has no token '{text}'", "Add the files of the tokenizer")
         return found

@@ -48,6 +48,17 @@ def template_name(version: str, *, tekken: bool) -> str | None:
     return _TEMPLATES.get((version, tekken))
 
 
+def special_ids(path: Path) -> dict[str, int]:
+    """Return the ids of the special tokens of a tekken.json by text."""
+    file = parse_object(read_limited(path, MAX_TOKENIZER_BYTES), path, values=MAX_TOKENIZER_VALUES)
+    config = file.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("version"), str):
+        fail(path, "it has no 'config' with a 'version'", _REFETCH)
+    count = _number(config, "default_num_special_tokens", path)
+    special = _special(file.get("special_tokens"), config["version"], count, path)
+    return {text: token_id for token_id, text in enumerate(special)}
+
+
 def read(path: Path, size: int) -> Tekken:
     """Read a tekken.json for an embedding of `size` rows."""
     file = parse_object(read_limited(path, MAX_TOKENIZER_BYTES), path, values=MAX_TOKENIZER_VALUES)

@@ -1,0 +1,116 @@
+"""Show a picture to llama.cpp's mtmd and print what it makes of it, as JSON.
+
+    python tests/mtmd.py MODEL.gguf MMPROJ.gguf
+
+`prepared` makes the folder of a golden convertible. The rest is a program of its own because llama.cpp ends the process
+where it meets what it does not expect. The picture is made from a formula, so that two projectors can be compared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patterns import write_shards
+from vocab_tools import byte_bpe, byte_vocabulary
+
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+WIDTH, HEIGHT = 72, 56
+
+
+def prepared(golden: Mapping[str, Any], folder: Path) -> Path:
+    """Write the checkpoint of a golden with a tokenizer and with weights so small that all numbers stay in bounds."""
+    folder = folder / golden["name"]
+    folder.mkdir(parents=True)
+    config = golden["config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, value in golden.get("files", {}).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+    sources = {name: [kind, shape, "model.safetensors"] for name, (kind, shape) in golden["sources"].items()}
+    write_shards(sources, folder, scale=1 / 1024)
+    parts = (config, *(config.get(part) or {} for part in _TEXT_PARTS))
+    size = next(part["vocab_size"] for part in reversed(parts) if part.get("vocab_size"))
+    vocab, merges = byte_vocabulary(("a", "b"))
+    letters = {letter: index for letter, index in vocab.items() if index < size - 1}
+    named = golden.get("files", {}).get("tokenizer_config.json", {}).get("added_tokens_decoder", {})
+    names = {int(index): token["content"] for index, token in named.items()}
+    letters = {names.get(index, letter): index for letter, index in letters.items()}
+    letters["ab"] = size - 1
+    (folder / "tokenizer.json").write_text(json.dumps(byte_bpe(letters, merges)))
+    return folder
+
+
+def picture() -> np.ndarray:
+    """A picture of slopes of red, green and blue, [height, width, 3]."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    return np.stack([x * 3 % 256, y * 4 % 256, (x * y) % 251], axis=2).astype(np.uint8)
+
+
+def encoded(model_path: str, projector_path: str) -> np.ndarray:
+    """Return what the projector gives to the model for the picture, one value after another."""
+    import llama_cpp
+    from llama_cpp import mtmd_cpp
+
+    llama_cpp.llama_backend_init()
+    options = llama_cpp.llama_model_default_params()
+    options.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(model_path.encode(), options)
+    if not model:
+        raise SystemExit(f"llama.cpp does not load {model_path}")
+    parameters = mtmd_cpp.mtmd_context_params_default()
+    parameters.use_gpu, parameters.warmup, parameters.print_timings, parameters.n_threads = (
+        False,
+        False,
+        False,
+        1,
+    )
+    context = mtmd_cpp.mtmd_init_from_file(projector_path.encode(), model, parameters)
+    if not context:
+        raise SystemExit(f"mtmd does not load {projector_path}")
+    pixels = np.ascontiguousarray(picture())
+    data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+    bitmap = mtmd_cpp.mtmd_bitmap_init(WIDTH, HEIGHT, data)
+    text = mtmd_cpp.mtmd_input_text()
+    text.text = mtmd_cpp.mtmd_default_marker()
+    text.text_len = len(text.text)
+    text.add_special, text.parse_special = False, True
+    chunks = mtmd_cpp.mtmd_input_chunks_init()
+    bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
+    if mtmd_cpp.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1):
+        raise SystemExit("mtmd does not prepare the picture")
+    width = llama_cpp.llama_model_n_embd_inp(model)
+    found = []
+    for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):
+        chunk = mtmd_cpp.mtmd_input_chunks_get(chunks, index)
+        if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == mtmd_cpp.MTMD_INPUT_CHUNK_TYPE_TEXT:
+            continue
+        if mtmd_cpp.mtmd_encode_chunk(context, chunk):
+            raise SystemExit("mtmd does not encode the picture")
+        count = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk) * width
+        values = mtmd_cpp.mtmd_get_output_embd(context)
+        found.append(np.ctypeslib.as_array(values, (count,)).copy())
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+
+def main() -> None:
+    values = encoded(*sys.argv[1:3])
+    answer = {
+        "values": values.size,
+        "finite": bool(np.isfinite(values).all()),
+        "different": int(np.unique(values).size),
+        "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+    }
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""llama.cpp's mtmd loads every tiny model with its projector and makes something of a picture.
+
+That the projectors are those of llama.cpp's converter is what `test_family_goldens.py` shows. `scripts/compare_mtmd.py`
+holds the outputs for the picture against those for the converter's files.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srd_rs
+from mtmd import prepared
+from test_family_goldens import WITH_PROJECTOR
+
+GOLDENS = Path(__file__).parent / "data" / "families"
+SEEING = [
+    path
+    for path in WITH_PROJECTOR
+    if "clip.has_vision_encoder" in json.loads(path.read_text())["mmproj"]["metadata"]
+]
+STAND_INS = {
+    "kimi-vl-vision": "llama.cpp takes a deepseek2 without a query rank only with certain numbers of layers",
+    "glm-5.3-flash-vision": "llama.cpp does not load this tiny text half, nor that of its own converter",
+}
+"""Projectors that are shown the picture beside another text model of the same width."""
+BESIDE = "dots-ocr-vision"
+
+
+def written(golden: dict[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Return the files of the model and of the projector."""
+    source = prepared(golden, folder)
+    report = srd_rs.convert(source, f"{folder}/out/", quant="BF16", effort="fast", axm=False)
+    (projector,) = (folder / "out").glob("mmproj-*.gguf")
+    return report.output, projector
+
+
+def seen(model: Path, projector: Path) -> dict[str, Any]:
+    program = Path(__file__).parent / "mtmd.py"
+    run = subprocess.run([sys.executable, program, model, projector], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("path", SEEING, ids=[path.stem for path in SEEING])
+def test_a_picture_is_seen(path: Path, tmp_path: Path) -> None:
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    model, projector = written(golden, tmp_path)
+    if golden["name"] in STAND_INS:
+        model, _ = written(json.loads((GOLDENS / f"{BESIDE}.json").read_text()), tmp_path / "beside")
+    answer = seen(model, projector)
+    assert answer["finite"] and answer["different"] > answer["values"] / 2 > 0
