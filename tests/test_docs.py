@@ -27,6 +27,8 @@ NOT_RUN = {
     "org/name": "it fetches a model from the hub",
     "google/gemma": "it fetches a model from the hub",
     "--slots early=0-5,factual=6-11,reasoning=12-22": "it is for a model of 30 layers",
+    "--image": "the example cannot see; tests/test_senses.py runs it",
+    "--audio": "the example cannot hear; tests/test_senses.py runs it",
     "--lock": "it waits for Ctrl-C; tests/test_met.py runs it",
 }
 #: Part of a command -> a file or folder that must be there afterwards.

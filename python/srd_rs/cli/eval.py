@@ -13,6 +13,7 @@ import click
 from srd_rs import effects
 from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
 from srd_rs.cli.output import print_json, say
+from srd_rs.errors import UsageError, message
 from srd_rs.text import printable, table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ EXAMPLES = """\b
 Examples:
   srd-rs eval model-Q4_K_M.gguf --base model-BF16.gguf -f wiki.test.raw --chunks 40
   srd-rs eval model-Q4_K_M.gguf -f wiki.test.raw --ctx 2048 --stride 512 --chunks 100
+  srd-rs eval model-Q4_K_M.gguf --image picture.png --prompt "What is this?"
 """
 
 
@@ -32,7 +34,6 @@ Examples:
     "-f",
     "--text",
     group="What is measured",
-    required=True,
     metavar="TEXT",
     help="The text to score, in UTF-8: for example wiki.test.raw of WikiText-2.",
 )
@@ -48,9 +49,8 @@ Examples:
     group="What is measured",
     type=click.IntRange(4, 1 << 20),
     metavar="N",
-    default=512,
-    show_default=True,
-    help="Number of tokens of a chunk (the context).",
+    default=None,
+    help="Number of tokens of a chunk (the context). The default is 512, and 4096 for a picture or a sound.",
 )
 @option(
     "--stride",
@@ -69,6 +69,42 @@ Examples:
     default=None,
     help="Score only this number of chunks (or windows) from the start of the text. The default is all of them.",
 )
+@path_option(
+    "--image",
+    "images",
+    group="A smoke answer",
+    metavar="PICTURE",
+    multiple=True,
+    help="Show this picture to the model, with its projector, and print what it answers. May be given several times.",
+)
+@path_option(
+    "--audio",
+    "sounds",
+    group="A smoke answer",
+    metavar="SOUND",
+    multiple=True,
+    help="Play this sound to the model. May be given several times.",
+)
+@path_option(
+    "--mmproj",
+    group="A smoke answer",
+    help="The projector of the model. The default is the file mmproj-NAME-*.gguf beside the GGUF.",
+)
+@option(
+    "--prompt",
+    group="A smoke answer",
+    metavar="QUESTION",
+    help='What is asked. The default is "Describe this in one sentence."',
+)
+@option(
+    "--predict",
+    "n_predict",
+    group="A smoke answer",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    default=None,
+    help="Number of tokens of the answer at most. The default is 64.",
+)
 @convert_option("threads", help="Number of threads of llama.cpp. The default is one per CPU.")
 @path_option(
     "--report",
@@ -81,11 +117,16 @@ Examples:
 @json_option()
 def command(
     ggufs: tuple[str, ...],
-    text: Path,
+    text: Path | None,
     base: str | None,
-    n_ctx: int,
+    n_ctx: int | None,
     stride: int | None,
     n_chunks: int | None,
+    images: tuple[Path, ...],
+    sounds: tuple[Path, ...],
+    mmproj: Path | None,
+    prompt: str | None,
+    n_predict: int | None,
     threads: int | None,
     folder: Path | None,
     overwrite: bool,
@@ -95,7 +136,27 @@ def command(
 
     Of several files each is also compared with the first, token by token. Needs the extra srd-rs[eval]
     (llama-cpp-python). A file's bits per weight count its tensors' bytes.
+
+    With --image or --audio, a model that sees or hears answers once instead: a check that GGUF and projector work
+    together.
     """
+    if images or sounds:
+        why = "a smoke answer measures nothing"
+        effects.refuse(
+            (text is not None, "--text", why),
+            (base is not None, "--base", why),
+            (stride is not None, "--stride", why),
+            (n_chunks is not None, "--chunks", why),
+            (folder is not None, "--report", why),
+            (overwrite, "--overwrite", why),
+        )
+        _answer(ggufs, images, sounds, mmproj, prompt, n_predict, n_ctx, threads, as_json)
+        return
+    for value, flag in ((mmproj, "--mmproj"), (prompt, "--prompt"), (n_predict, "--predict")):
+        effects.refuse((value is not None, flag, "no picture and no sound is shown"))
+    if text is None:
+        what = "there is nothing to score"
+        raise UsageError(message("--text", what, "Name a text, or a picture with --image"))
     from srd_rs.eval import report
     from srd_rs.eval.evaluation import evaluate
 
@@ -107,7 +168,7 @@ def command(
             ggufs,
             text,
             base=base,
-            n_ctx=n_ctx,
+            n_ctx=n_ctx or 512,
             stride=stride,
             n_chunks=n_chunks or 0,
             threads=threads,
@@ -118,6 +179,37 @@ def command(
         print_json({**found.to_json(), "report": [str(p) for p in written]})
         return
     say("\n".join([evaluation_text(found), *(printable(str(path)) for path in written)]))
+
+
+def _answer(
+    ggufs: tuple[str, ...],
+    images: tuple[Path, ...],
+    sounds: tuple[Path, ...],
+    mmproj: Path | None,
+    prompt: str | None,
+    n_predict: int | None,
+    n_ctx: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    from srd_rs.eval.senses import answer
+
+    if len(ggufs) != 1:
+        raise UsageError(message(ggufs[1], "one model answers at a time", "Name one GGUF"))
+    given = {"prompt": prompt, "n_predict": n_predict, "n_ctx": n_ctx}
+    found = answer(
+        ggufs[0],
+        images=images,
+        sounds=sounds,
+        mmproj=mmproj,
+        threads=threads,
+        **{key: value for key, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    if as_json:
+        print_json(found.to_json())
+        return
+    counts = f"{found.media_tokens} of {found.prompt_tokens} tokens of the prompt are pictures or sounds"
+    say(f"{printable(found.text.strip())}\n\n{counts}; the answer has {found.answer_tokens} tokens")
 
 
 def evaluation_text(found: Evaluation) -> str:

@@ -17,6 +17,11 @@ def _keep_errors(level: int, text: bytes, _user: object) -> None:
         _errors.append(text.decode(errors="replace").strip())
 
 
+def log_to_here(log_set: Any) -> None:
+    """Keep the errors of another part of llama.cpp too. `library` must have been called before."""
+    log_set(_log_callback[0], ctypes.c_void_p(0))
+
+
 def forget_errors() -> None:
     """Drop what llama.cpp has logged so far."""
     _errors.clear()
