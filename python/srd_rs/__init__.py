@@ -4,6 +4,7 @@
 * `open` looks into a GGUF, a container or a checkpoint: tensors as lazily mapped numpy views. `inspect` reads headers.
 * `calibrate` measures the inputs of the matrices of a model; `evaluate` measures how far a GGUF is from another.
 * `met` measures which bytes belong to which slot of depth; `Hydrator` brings those into memory.
+* `place` says where the tensors go on a machine, and with which arguments an engine puts them there.
 * `pack`, `verify`, `extract` and `resign` work on signed containers (.axm); `keygen` makes keys.
 * `sign` and `verify_signature` make and check signatures that other tools know (OpenSSF Model Signing).
 * `rebuild` makes a GGUF again from its checkpoint and compares the two.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from srd_rs.inspection import InspectedTensor, Inspection, inspect
     from srd_rs.materials import bom
     from srd_rs.options import ConvertOptions, SrdOptions
+    from srd_rs.placement import Placement, place
     from srd_rs.publishing import card, modelfile, push
     from srd_rs.rebuilding import Rebuilt, rebuild
     from srd_rs.report import (
@@ -66,6 +68,7 @@ _NAMES = {
     "srd_rs.inspection": ("InspectedTensor", "Inspection", "inspect"),
     "srd_rs.materials": ("bom",),
     "srd_rs.options": ("ConvertOptions", "SrdOptions"),
+    "srd_rs.placement": ("Placement", "place"),
     "srd_rs.publishing": ("card", "modelfile", "push"),
     "srd_rs.rebuilding": ("Rebuilt", "rebuild"),
     "srd_rs.report": (
@@ -93,6 +96,7 @@ __all__ = [
     "Inspection",
     "KeyFile",
     "Paired",
+    "Placement",
     "Plan",
     "PlannedContainer",
     "PlannedFile",
@@ -122,6 +126,7 @@ __all__ = [
     "modelfile",
     "open",
     "pack",
+    "place",
     "plan",
     "push",
     "quantize",

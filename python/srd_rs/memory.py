@@ -59,6 +59,11 @@ def needed(metadata: Mapping[str, Any], ctx: int, n_vocab: int) -> Memory:
     return Memory(ctx, model.cache(ctx), model.compute(ctx, n_vocab))
 
 
+def caches(metadata: Mapping[str, Any], ctx: int) -> list[int]:
+    """Bytes of the cache of each layer, for a context of `ctx` tokens. They add up to `Memory.cache`."""
+    return _Model(metadata).caches(_padded(ctx))
+
+
 def _padded(cells: int) -> int:
     return -(-cells // CELLS) * CELLS
 
@@ -146,20 +151,23 @@ class _Model:
         return self._get("attention.causal", True) is False or self.arch in ENCODERS
 
     def cache(self, ctx: int) -> int:
+        return sum(self.caches(ctx))
+
+    def caches(self, ctx: int) -> list[int]:
+        """Bytes of the cache of each layer."""
         if self._is_encoder():
-            return 0
-        total = 0
+            return [0] * self.layers
         shared = int(self._get("attention.shared_kv_layers", 0))
         first_shared = 20 if self.arch == "gemma3n" else self.layers - shared
+        found = []
         for layer in range(self.layers):
-            if self._is_recurrent(layer):
-                total += _F32 * self._state()
-            if not self._attends(layer) or layer >= first_shared:
-                continue
-            window = self.window(layer)
-            cells = ctx if window is None else min(ctx, _padded(min(ctx, window + BATCH)))
-            total += _F16 * cells * self._keys_and_values(layer, slides=window is not None)
-        return total
+            total = _F32 * self._state() if self._is_recurrent(layer) else 0
+            if self._attends(layer) and layer < first_shared:
+                window = self.window(layer)
+                cells = ctx if window is None else min(ctx, _padded(min(ctx, window + BATCH)))
+                total += _F16 * cells * self._keys_and_values(layer, slides=window is not None)
+            found.append(total)
+        return found
 
     def compute(self, ctx: int, n_vocab: int) -> int:
         """The larger of what the output and what a layer needs, for a batch of tokens."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -57,6 +57,7 @@ def rebuild(
     *,
     calibrate: StrPath | None = None,
     imatrix: StrPath | None = None,
+    lora: Sequence[StrPath] = (),
     threads: int | None = None,
     max_memory: int = DEFAULTS.max_memory,
     cache: bool = True,
@@ -68,6 +69,7 @@ def rebuild(
     model: what it was converted from: a folder, a GGUF, or a model on the hub.
     calibrate: the text or the calibration file of the conversion, unless it was ``builtin`` or ``random``.
     imatrix: the imatrix of the conversion, if there was one.
+    lora: the adapters that the conversion merged, in their order.
     cache: use a calibration that is kept in the cache folder, and keep a new one there.
 
     Raises VerificationError, which names the first tensor that differs and the offset of its first differing byte, or
@@ -77,7 +79,7 @@ def rebuild(
     path, source, start = hub.file(gguf), hub.locate(model), time.perf_counter()
     sniff.check_gguf(path)
     record = _Record.read(path)
-    options = record.options(calibrate, imatrix)
+    options = replace(record.options(calibrate, imatrix), lora=record.adapters(lora))
     calibrated = options.calibrate is not None
     options = replace(
         options, threads=threads, max_memory=max_memory, cache=cache or not calibrated, axm=False
@@ -164,6 +166,16 @@ class _Record:
             calibrate=self._calibration(calibrate),
             imatrix=self._imatrix(imatrix),
         )
+
+    def adapters(self, given: Sequence[StrPath]) -> tuple[StrPath, ...]:
+        """The adapters, of which the GGUF has the names (`srd.lora`)."""
+        found = self.metadata.get("srd.lora")
+        names = list(found) if isinstance(found, (list, tuple)) else []
+        if len(names) != len(given):
+            listed = ", ".join(map(shown, names[:8])) or "none"
+            what = f"the conversion merged {len(names)} adapters ({listed}), and {len(given)} are given"
+            raise UsageError(message("--lora", what, "Name the adapters of the conversion in their order"))
+        return tuple(given)
 
     def _recorded(self) -> ConvertOptions:
         """What ``srd.options`` says."""

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from srd_rs import effects
-from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
+from srd_rs.cli.options import (
+    GroupedCommand,
+    convert_option,
+    explicit_options,
+    json_option,
+    option,
+    parse_size,
+    path_option,
+)
 from srd_rs.cli.output import say, show
+from srd_rs.placement import ENGINES
 from srd_rs.text import bytes_text, printable, table
+
+if TYPE_CHECKING:
+    from srd_rs.placement import Placement
 
 EXAMPLES = """\b
 Examples:
   srd-rs met model-Q4_K_M.gguf
   srd-rs met model-Q4_K_M.gguf --check
+  srd-rs met model-Q4_K_M.gguf --for llama-server --ram 16GiB --vram 8GiB
 """
 
 
@@ -63,6 +78,42 @@ Examples:
     is_flag=True,
     help="Write nothing: check the sidecar against the GGUF, weights too.",
 )
+@option(
+    "--for",
+    "engine",
+    group="Placement",
+    type=click.Choice(ENGINES),
+    help="Write nothing: print the arguments with which this engine runs GGUF on a machine, and the speed to expect.",
+)
+@option("--ram", group="Placement", type=parse_size, metavar="SIZE", help="Memory that the engine may use.")
+@option(
+    "--vram",
+    group="Placement",
+    type=parse_size,
+    metavar="SIZE",
+    help="Memory of the GPU; 1 GiB of it is left to others. Without this option there is no GPU.",
+)
+@option(
+    "--ctx",
+    group="Placement",
+    type=click.IntRange(1, 1 << 30),
+    metavar="N",
+    help="Tokens of the context (default 8192).",
+)
+@option(
+    "--ram-bandwidth",
+    group="Placement",
+    type=parse_size,
+    metavar="SIZE",
+    help="Bytes per second that the CPUs read from memory, for example 80GB. The default is measured.",
+)
+@option(
+    "--vram-bandwidth",
+    group="Placement",
+    type=parse_size,
+    metavar="SIZE",
+    help="Bytes per second that the GPU reads from its memory, for example 1000GB.",
+)
 @convert_option("overwrite", help="Replace the file named by -o if the file exists.")
 @json_option("Print the sidecar as one JSON object.")
 def command(
@@ -75,6 +126,7 @@ def command(
     check: bool,
     overwrite: bool,
     as_json: bool,
+    **placement: Any,
 ) -> None:
     """Measure which bytes of GGUF belong to which slot of depth, and write it down as JSON.
 
@@ -82,10 +134,20 @@ def command(
 
     An engine reads the sidecar to know what to bring into memory for which intent; `srd-rs hydrate` does
     so. Sizes are measured from the file's tensor table and add up to its size.
+
+    With --for nothing is written: the tensors are placed into the memory of a machine, and the arguments that an
+    engine needs for this placement are printed.
     """
     import srd_rs
     from srd_rs import hub, hydration
 
+    explicit = explicit_options(click.get_current_context())
+    if placement["engine"] is not None:
+        _place(gguf, explicit, placement, as_json=as_json)
+        return
+    for name in ("ram", "vram", "ctx", "ram_bandwidth", "vram_bandwidth"):
+        if name in explicit:
+            raise effects.without_effect(name, "no engine is named", "Add --for")
     effects.refuse(
         (output is None and overwrite, "--overwrite", "the default sidecar is replaced anyway"),
         (check and slots is not None, "--slots", "--check measures nothing"),
@@ -125,6 +187,60 @@ def command(
         return
     written = [target] if picture is None else [target, picture]
     say("\n".join([summary_text(sidecar), "", *(printable(str(path)) for path in written)]))
+
+
+def _place(gguf: str, explicit: set[str], given: dict[str, Any], *, as_json: bool) -> None:
+    import srd_rs
+
+    for name in explicit - {"gguf", "as_json", *given}:
+        raise effects.without_effect(_FLAGS.get(name, name), "--for writes no sidecar")
+    if given["ram"] is None:
+        raise click.UsageError("--for needs the memory of the machine: name it with --ram")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    placed = srd_rs.place(gguf, **chosen)
+    show(lambda: placement_json(placed), lambda: placement_text(placed), as_json=as_json)
+
+
+_FLAGS = {"picture": "plot"}
+
+
+def placement_json(placed: Placement) -> dict[str, Any]:
+    """The placement as an object."""
+    data = asdict(placed)
+    speed = placed.tokens_per_second
+    data["tokens_per_second"] = None if speed is None else {"empty": speed[0], "full": speed[1]}
+    return {**data, "path": str(placed.path)}
+
+
+def placement_text(placed: Placement) -> str:
+    """The placement as tables and the arguments."""
+    rows = [
+        (name, str(a.tensors), bytes_text(a.bytes), bytes_text(a.token_bytes))
+        for name, a in placed.access.items()
+    ]
+    lines = [table(("access", "tensors", "size", "read for a token"), rows, left=1), ""]
+    devices = [("CPU", placed.cpu)] + ([("GPU", placed.gpu)] if placed.gpu_layers else [])
+    sizes = [
+        (name, *map(bytes_text, (d.weights, d.kv_cache, d.compute, d.total, d.token_bytes)))
+        for name, d in devices
+    ]
+    head = ("device", "weights", "KV cache", "compute", "together", "read for a token")
+    lines += [table(head, sizes, left=1), ""]
+    if placed.lazy:
+        lines.append(f"{bytes_text(placed.lazy)} of tables stay on the disk; a token reads one row of each")
+    if placed.tokens_per_second:
+        empty, full = placed.tokens_per_second
+        lines.append(f"at most {empty:.3g} tokens/s, {full:.3g} tokens/s with a full context of {placed.ctx}")
+    lines += [printable(note) for note in placed.notes]
+    lines.append("")
+    if placed.keywords:
+        words = ", ".join(f"{name}={value!r}" for name, value in placed.keywords.items())
+        lines.append(printable(f"Llama({words})"))
+    elif placed.engine == "ollama":
+        lines += map(printable, placed.arguments)
+    else:
+        lines.append(printable(f"llama-server {shlex.join(placed.arguments)}"))
+    return "\n".join(lines)
 
 
 def layers_text(sidecar: dict[str, Any], part: str) -> str:

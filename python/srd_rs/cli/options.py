@@ -25,6 +25,7 @@ GROUPS: Final = (
     "Size",
     "Calibration",
     "Container",
+    "Placement",
     "Rebuilding",
     "Keys",
     "Running",

@@ -65,6 +65,13 @@ Examples:
     metavar="TEXT",
     help="Text or calibration file of the conversion, unless that was builtin or random.",
 )
+@path_option(
+    "--lora",
+    group="Rebuilding",
+    metavar="ADAPTER",
+    multiple=True,
+    help="Adapter that the conversion merged. The option may be repeated.",
+)
 @path_option("--imatrix", group="Rebuilding", help="Importance matrix of the conversion, if it had one.")
 @checking_options()
 @path_option(
@@ -144,7 +151,7 @@ def command(
 
 
 _OF_SIGNATURES = ("trust_root", "ignore_unsigned")
-_OF_REBUILD = ("model", "calibrate", "imatrix", "max_memory", "cache")
+_OF_REBUILD = ("model", "calibrate", "imatrix", "lora", "max_memory", "cache")
 _FLAGS = {"model": "from"}
 
 
@@ -155,7 +162,7 @@ def _rebuild(path: str, explicit: set[str], options: dict[str, Any], *, as_json:
         raise effects.without_effect(name, "--rebuild compares a GGUF with its checkpoint")
     if options["model"] is None:
         raise click.UsageError("--rebuild needs the checkpoint: name it with --from")
-    given = {name: options[name] for name in ("calibrate", "imatrix", "cache", "threads")}
+    given = {name: options[name] for name in ("calibrate", "imatrix", "lora", "cache", "threads")}
     if options["max_memory"] is not None:
         given["max_memory"] = options["max_memory"]
     with Phases(as_json=as_json) as shown:

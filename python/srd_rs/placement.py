@@ -1,0 +1,384 @@
+"""Where the tensors of a GGUF go on a machine: the arguments for an engine, the memory, and the speed to expect.
+
+    placed = srd_rs.place("model.gguf", engine="llama-server", ram=16 << 30, vram=8 << 30)
+    placed.arguments     # ('-m', 'model.gguf', '-c', '8192', '-ngl', 'all', '--n-cpu-moe', '21')
+
+Each tensor has an access class, which says how many of its bytes one token reads:
+
+* ``every_token``: all of them (attention, norms, dense matrices, routers, shared experts, the output matrix);
+* ``rows``: one row of a table that is looked up (token embeddings, per-layer embeddings);
+* ``experts``: the experts that a token uses out of a stack (`expert_used_count` of `expert_count`).
+
+The tensors of a layer, its keys and values lie on one device; llama.cpp gives the last layers to the GPU, and the table
+of the token embeddings always stays with the CPU. The rules are those of llama.cpp (`common/arg.cpp`,
+`src/llama-model.cpp`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs import _core, hub, memory, sniff
+from srd_rs.errors import ModelError, UsageError, message
+from srd_rs.options import StrPath
+from srd_rs.text import bytes_text
+
+ENGINES: Final = ("llama-server", "llama-cpp-python", "ollama")
+ACCESS: Final = ("every_token", "rows", "experts")
+VRAM_MARGIN: Final = 1 << 30
+"""Bytes of the GPU that are left to others: the target of ``--fit`` of llama.cpp."""
+_LAYER: Final = re.compile(r"blk\.(\d+)\.")
+_EXPERTS: Final = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
+"""The tensors that ``--n-cpu-moe`` moves."""
+_TABLES: Final = (
+    "token_embd.weight",
+    "per_layer_token_embd.weight",
+    "token_types.weight",
+    "position_embd.weight",
+)
+_LAZY: Final = ("per_layer_token_embd.weight",)
+"""Tables whose rows llama.cpp can read from the disk when a token needs them (``--lazy-mode``)."""
+_LAZY_ARCHITECTURES: Final = ("gemma4",)
+_LAZY_UNASKED: Final = 4 << 30
+"""A table that is larger is read in this way without an argument."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The bytes of an access class, and how many of them one token reads."""
+
+    tensors: int
+    bytes: int
+    token_bytes: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """What lies on a device, in bytes. `token_bytes` are the bytes of weights that one token reads."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    token_bytes: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The arguments of an engine and what they lead to.
+
+    arguments: For llama-server, words of its command line; for Ollama, the lines of a Modelfile.
+    keywords: For llama-cpp-python, the keyword arguments of `Llama`.
+    lazy: Bytes of tables of which rows are read from the disk when a token needs them.
+    tokens_per_second: The most that the memory allows with an empty context and with a full one; None where the
+        bandwidth of a device that is used is not known.
+    notes: What else is to be known, in sentences.
+    """
+
+    path: Path
+    engine: str
+    ctx: int
+    arguments: tuple[str, ...]
+    keywords: Mapping[str, Any]
+    access: Mapping[str, Access]
+    gpu_layers: int
+    layers: int
+    cpu_moe_layers: int
+    cpu: Device
+    gpu: Device
+    lazy: int
+    fits: bool
+    bandwidth: Mapping[str, float | None]
+    tokens_per_second: tuple[float, float] | None
+    notes: tuple[str, ...] = field(default=())
+
+
+def place(
+    gguf: StrPath,
+    *,
+    engine: str = "llama-server",
+    ram: int,
+    vram: int = 0,
+    ctx: int = 8192,
+    ram_bandwidth: float | None = None,
+    vram_bandwidth: float | None = None,
+) -> Placement:
+    """Choose where the tensors of a GGUF go. Reads the header, and no weight.
+
+    ram, vram: Bytes that the engine may use. `VRAM_MARGIN` bytes of the GPU are left free.
+    ctx: Tokens of the context, whose keys and values are counted.
+    ram_bandwidth, vram_bandwidth: Bytes per second. That of the memory is measured here if it is not given (about a
+        second); that of a GPU is not.
+
+    Raises UsageError for an engine that is not known, ModelError for a GGUF without layers.
+    """
+    if engine not in ENGINES:
+        raise UsageError(message("--for", f"the engine '{engine}' is not known", f"Use {', '.join(ENGINES)}"))
+    if ctx < 1:
+        raise UsageError(message("--ctx", f"{ctx} is no number of tokens", "Pass 1 or more"))
+    path = hub.file(gguf)
+    sniff.check_gguf(path)
+    model = _Model(path, ctx, engine)
+    layers, n_cpu_moe = _chosen(model, ram, vram)
+    cpu, gpu, lazy = _devices(model, layers, n_cpu_moe, lazy=False)
+    lazily = False
+    if cpu.total > ram and model.can_be_lazy:
+        lazily = True
+        cpu, gpu, lazy = _devices(model, layers, n_cpu_moe, lazy=True)
+    elif model.lazy_unasked:
+        cpu, gpu, lazy = _devices(model, layers, n_cpu_moe, lazy=True)
+    fits = cpu.total <= ram
+    measured = measure_bandwidth() if ram_bandwidth is None else ram_bandwidth
+    used = {"ram": measured, "vram": vram_bandwidth if gpu.token_bytes else None}
+    speed = _speed(cpu, gpu, measured, vram_bandwidth) if fits else None
+    arguments, keywords = _arguments(model, layers, n_cpu_moe, lazily)
+    return Placement(
+        path=path,
+        engine=engine,
+        ctx=ctx,
+        arguments=arguments,
+        keywords=keywords,
+        access=model.access(),
+        gpu_layers=layers,
+        layers=model.n_layer,
+        cpu_moe_layers=n_cpu_moe,
+        cpu=cpu,
+        gpu=gpu,
+        lazy=lazy,
+        fits=fits,
+        bandwidth=used,
+        tokens_per_second=speed,
+        notes=tuple(_notes(model, cpu, gpu, ram, vram, vram_bandwidth, fits)),
+    )
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    layer: int | None
+    access: str
+    bytes: int
+    token_bytes: int
+    experts: bool
+
+
+class _Model:
+    """What a GGUF says of its tensors and of its context."""
+
+    def __init__(self, path: Path, ctx: int, engine: str) -> None:
+        header = _core.read_gguf(path, 4096)
+        self.path, self.ctx, self.engine = path, ctx, engine
+        self.metadata = {key: value for key, _, value in header["metadata"]}
+        self.arch = str(self.metadata.get("general.architecture", ""))
+        names = {name for name, *_ in header["tensors"]}
+        numbers = [int(found[1]) for name in names if (found := _LAYER.match(name))]
+        if not numbers:
+            fix = "Name a GGUF of a language model (tensors blk.N.*)"
+            raise ModelError(message(path, "the GGUF has no layers", fix))
+        self.n_layer = max(self.number("block_count", 0), max(numbers) + 1)
+        if self.n_layer > len(names):
+            what = f"the GGUF states {self.n_layer} layers, and has {len(names)} tensors"
+            raise ModelError(message(path, what, "The metadata is wrong: convert the model again"))
+        self.tied = "output.weight" not in names
+        experts, used = self.number("expert_count", 0), self.number("expert_used_count", 0)
+        self.share = used / experts if 0 < used <= experts else 1.0
+        self.n_vocab = next(
+            (ne[1] for name, ne, *_ in header["tensors"] if name == _TABLES[0] and len(ne) > 1), 0
+        )
+        self.tensors = [self._tensor(name, ne, size) for name, ne, _, _, size in header["tensors"]]
+        self.has_experts = any(t.experts for t in self.tensors)
+        needed = memory.needed(self.metadata, ctx, self.n_vocab)
+        caches = memory.caches(self.metadata, ctx)
+        # Blocks that predict further tokens have no cache in this context.
+        self.caches = caches + [0] * (self.n_layer - len(caches))
+        self.compute = needed.compute
+
+    def number(self, key: str, default: int) -> int:
+        """A number of the metadata; of a list the first entry."""
+        value = self.metadata.get(f"{self.arch}.{key}", default)
+        if isinstance(value, (list, tuple)):
+            value = value[0] if value else default
+        known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
+        return int(value) if known else default
+
+    def _tensor(self, name: str, ne: Sequence[int], size: int) -> _Tensor:
+        found = _LAYER.match(name)
+        layer = int(found[1]) if found else None
+        if _EXPERTS.search(name):
+            return _Tensor(name, layer, "experts", size, round(size * self.share), True)
+        # The output matrix of a tied model is the table of the embeddings.
+        if name in _TABLES and not (name == _TABLES[0] and self.tied):
+            rows = ne[1] if len(ne) > 1 else 1
+            return _Tensor(name, layer, "rows", size, size // max(rows, 1), False)
+        return _Tensor(name, layer, "every_token", size, size, False)
+
+    @property
+    def can_be_lazy(self) -> bool:
+        return self.engine == "llama-server" and self.arch in _LAZY_ARCHITECTURES and self.lazy_bytes > 0
+
+    @property
+    def lazy_bytes(self) -> int:
+        return sum(t.bytes for t in self.tensors if t.name in _LAZY)
+
+    @property
+    def lazy_unasked(self) -> bool:
+        return self.arch in _LAZY_ARCHITECTURES and self.lazy_bytes > _LAZY_UNASKED
+
+    def access(self) -> dict[str, Access]:
+        found = {}
+        for name in ACCESS:
+            tensors = [t for t in self.tensors if t.access == name]
+            total = sum(t.bytes for t in tensors)
+            found[name] = Access(len(tensors), total, sum(t.token_bytes for t in tensors))
+        return found
+
+
+def _devices(model: _Model, gpu_layers: int, n_cpu_moe: int, *, lazy: bool) -> tuple[Device, Device, int]:
+    """What lies on the CPU and on the GPU, and the bytes of tables that stay on the disk.
+
+    The last `gpu_layers` of the layers and the output lie on the GPU, but for the experts of the first `n_cpu_moe`
+    layers.
+    """
+    first = max(model.n_layer + 1 - gpu_layers, 0)
+    weights, tokens, left = [0, 0], [0, 0], 0
+    for tensor in model.tensors:
+        if lazy and tensor.name in _LAZY:
+            left += tensor.bytes
+            tokens[0] += tensor.token_bytes
+            continue
+        if tensor.name in _TABLES:
+            # A tied output matrix is a copy of the table on the GPU, and the table stays with the CPU.
+            weights[0] += tensor.bytes
+            if tensor.access != "every_token":
+                tokens[0] += tensor.token_bytes
+            elif gpu_layers:
+                weights[1] += tensor.bytes
+                tokens[1] += tensor.token_bytes
+            else:
+                tokens[0] += tensor.token_bytes
+            continue
+        layer = model.n_layer if tensor.layer is None else tensor.layer
+        on_gpu = layer >= first and not (tensor.experts and layer < n_cpu_moe)
+        weights[on_gpu] += tensor.bytes
+        tokens[on_gpu] += tensor.token_bytes
+    kv = [0, 0]
+    for layer in range(model.n_layer):
+        kv[layer >= first] += model.caches[layer]
+    compute = model.compute
+    cpu = Device(weights[0], kv[0], compute, tokens[0])
+    gpu = Device(weights[1], kv[1], compute if gpu_layers else 0, tokens[1])
+    return cpu, gpu, left
+
+
+def _chosen(model: _Model, ram: int, vram: int) -> tuple[int, int]:
+    """The layers on the GPU (the output counts as one) and the layers whose experts stay with the CPU."""
+    room, every = vram - VRAM_MARGIN, model.n_layer + 1
+
+    def fits(layers: int, experts: int) -> bool:
+        return _devices(model, layers, experts, lazy=False)[1].total <= room
+
+    if room <= 0:
+        return 0, 0
+    if fits(every, 0):
+        return every, 0
+    if model.has_experts and model.engine == "llama-server" and fits(every, model.n_layer):
+        # The fewest layers whose experts have to stay with the CPU.
+        return every, next(n for n in range(1, model.n_layer + 1) if fits(every, n))
+    aside = model.n_layer if model.has_experts and model.engine == "llama-server" else 0
+    layers = next((n for n in range(every, 0, -1) if fits(n, aside)), 0)
+    return layers, aside if layers else 0
+
+
+def _speed(cpu: Device, gpu: Device, ram: float, vram: float | None) -> tuple[float, float] | None:
+    """Tokens per second with an empty and with a full context: the bytes that a token reads, over the bandwidth."""
+    if gpu.token_bytes and vram is None:
+        return None
+    both = ((cpu, ram), (gpu, vram or 1.0))
+    empty = sum(device.token_bytes / speed for device, speed in both)
+    full = sum((device.token_bytes + device.kv_cache) / speed for device, speed in both)
+    return 1 / max(empty, 1e-9), 1 / max(full, 1e-9)
+
+
+def _arguments(
+    model: _Model, layers: int, n_cpu_moe: int, lazily: bool
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    every = layers > model.n_layer
+    if model.engine == "llama-cpp-python":
+        keywords = {
+            "model_path": str(model.path),
+            "n_ctx": model.ctx,
+            "n_gpu_layers": -1 if every else layers,
+            # With these two Llama keeps as little of the context as llama-server does.
+            "flash_attn": True,
+            "swa_full": False,
+        }
+        return (), keywords
+    if model.engine == "ollama":
+        lines = [f"FROM ./{model.path.name}", f"PARAMETER num_ctx {model.ctx}", f"PARAMETER num_gpu {layers}"]
+        return tuple(lines), {}
+    words = ["-m", str(model.path), "-c", str(model.ctx), "-np", "1", "-ngl", "all" if every else str(layers)]
+    if n_cpu_moe == model.n_layer:
+        words.append("--cpu-moe")
+    elif n_cpu_moe:
+        words += ["--n-cpu-moe", str(n_cpu_moe)]
+    if lazily:
+        words += ["--lazy-mode", "on"]
+    # What is placed here is not to be placed again.
+    return (*words, "--fit", "off"), {}
+
+
+def _notes(
+    model: _Model, cpu: Device, gpu: Device, ram: int, vram: int, vram_bandwidth: float | None, fits: bool
+) -> list[str]:
+    notes = []
+    if not fits:
+        notes.append(
+            f"{bytes_text(cpu.total - ram)} more memory is needed: llama.cpp will read weights from the disk again"
+            " and again, at the speed of the disk. Use a smaller mix or a shorter context."
+        )
+    if (
+        model.has_experts
+        and model.engine != "llama-server"
+        and 0 < vram - VRAM_MARGIN < gpu.total + cpu.weights
+    ):
+        notes.append(f"{model.engine} has no argument that keeps experts with the CPU; llama-server has one.")
+    if model.lazy_bytes and model.arch in _LAZY_ARCHITECTURES and model.engine == "llama-cpp-python":
+        notes.append(
+            "Llama has no argument for --lazy-mode: tables of more than 4 GiB are read row by row unasked."
+        )
+    if gpu.token_bytes and vram_bandwidth is None:
+        notes.append("Name --vram-bandwidth for the speed: the memory of a GPU is not measured here.")
+    return notes
+
+
+def measure_bandwidth(seconds: float = 0.5) -> float:
+    """Bytes per second that all CPUs together read from memory, measured on buffers larger than the caches."""
+    import numpy as np
+
+    threads = max(_core.cpus(), 1)
+    size = max((256 << 20) // threads, 32 << 20) // 8
+    buffers = [np.ones(size) for _ in range(threads)]
+    counts = [0] * threads
+    stop = time.perf_counter() + seconds
+
+    def work(number: int) -> None:
+        while time.perf_counter() < stop:
+            buffers[number].max()
+            counts[number] += 1
+
+    start = time.perf_counter()
+    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return sum(counts) * size * 8 / (time.perf_counter() - start)

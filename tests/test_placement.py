@@ -1,0 +1,174 @@
+"""`met --for`: the arguments fit the memory of the machine, and the memory is that which llama.cpp takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srd_rs
+from srd_rs import placement
+from srd_rs.errors import ModelError, UsageError
+from support import EXAMPLE, srd
+
+NAMES = ("llama", "qwen3moe", "gemma2", "gemma3", "gemma4_e2b", "mixtral")
+FAST = {"ram_bandwidth": 50e9, "vram_bandwidth": 500e9}
+
+
+@pytest.fixture(scope="module")
+def made(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("placement")
+    for name in NAMES:
+        srd_rs.convert(fixtures / name, folder / f"{name}.gguf", quant="Q8_0", effort="fast", mmproj=False)
+    srd_rs.convert(EXAMPLE, folder / "example.gguf", quant="Q4_K_M", effort="fast")
+    return folder
+
+
+@pytest.fixture
+def no_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "VRAM_MARGIN", 0)
+
+
+def tensors(path: Path) -> dict[str, int]:
+    return {t.name: t.bytes for t in srd_rs.inspect(path).tensors}
+
+
+@pytest.mark.parametrize("name", [*NAMES, "example"])
+def test_access_classes_cover_all_tensors(made: Path, name: str) -> None:
+    path = made / f"{name}.gguf"
+    found = srd_rs.place(path, ram=64 << 30, **FAST)
+    sizes = tensors(path)
+    assert sum(a.bytes for a in found.access.values()) == sum(sizes.values())
+    assert sum(a.tensors for a in found.access.values()) == len(sizes)
+    assert found.cpu.weights == sum(sizes.values()) and found.gpu.total == 0
+    assert found.cpu.token_bytes == sum(a.token_bytes for a in found.access.values())
+    experts = found.access["experts"]
+    metadata = srd_rs.open(path).metadata
+    arch = metadata["general.architecture"]
+    if name in ("qwen3moe", "mixtral"):
+        share = metadata[f"{arch}.expert_used_count"] / metadata[f"{arch}.expert_count"]
+        assert experts.bytes == sum(size for n, size in sizes.items() if "_exps." in n)
+        assert experts.token_bytes == pytest.approx(experts.bytes * share, rel=1e-3)
+    else:
+        assert experts.tensors == 0
+    rows = {n for n in ("per_layer_token_embd.weight",) if n in sizes}
+    rows |= {"token_embd.weight"} if "output.weight" in sizes else set()
+    assert found.access["rows"].bytes == sum(sizes[n] for n in rows)
+    empty, full = found.tokens_per_second  # type: ignore[misc]
+    assert empty == pytest.approx(50e9 / found.cpu.token_bytes) and full < empty
+
+
+LOADER = """
+import json, sys
+from llama_cpp import Llama
+Llama(**json.loads(sys.argv[1]), verbose=True, n_threads=1)
+"""
+
+
+@pytest.mark.parametrize("ctx", [1024, 4096])
+@pytest.mark.parametrize("name", [*NAMES, "example"])
+def test_the_memory_is_that_of_llama_cpp(made: Path, name: str, ctx: int) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: no memory was compared")
+    path = made / f"{name}.gguf"
+    found = srd_rs.place(path, engine="llama-cpp-python", ram=64 << 30, ctx=ctx, **FAST)
+    words = json.dumps(dict(found.keywords))
+    command = [sys.executable, "-c", LOADER, words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    mib = [float(n) for n in re.findall(r"KV buffer size = +([\d.]+) MiB", done.stderr)]
+    assert found.cpu.kv_cache / 2**20 == pytest.approx(sum(mib), abs=0.02)
+    (compute,) = re.findall(r"sched_reserve: +CPU compute buffer size = +([\d.]+) MiB", done.stderr)
+    assert 0.75 * float(compute) <= found.cpu.compute / 2**20 <= 1.6 * float(compute), compute
+    assert found.keywords["n_gpu_layers"] == 0
+
+
+@pytest.mark.usefixtures("no_margin")
+@pytest.mark.parametrize("name", ["llama", "qwen3moe", "gemma4_e2b"])
+def test_no_more_fits_on_the_gpu(made: Path, name: str) -> None:
+    """More memory of the GPU never gives it less, what it gets fits, and one layer more would not fit."""
+    path = made / f"{name}.gguf"
+    whole = srd_rs.place(path, ram=64 << 30, vram=64 << 30, ctx=512, **FAST)
+    assert whole.gpu_layers == whole.layers + 1 and whole.arguments[-4:] == ("-ngl", "all", "--fit", "off")
+    before, kinds = -1, set()
+    around = whole.gpu.kv_cache + whole.gpu.compute
+    for vram in [around // 2, *(around + whole.gpu.weights * part // 40 for part in range(41))]:
+        found = srd_rs.place(path, ram=64 << 30, vram=vram, ctx=512, **FAST)
+        assert found.gpu.total <= vram and found.gpu.weights >= before, vram
+        before = found.gpu.weights
+        kinds.add((found.gpu_layers > 0, found.cpu_moe_layers > 0))
+        model = placement._Model(path, 512, "llama-server")
+        if 0 < found.gpu_layers <= found.layers:
+            more = placement._devices(model, found.gpu_layers + 1, found.cpu_moe_layers, lazy=False)[1]
+            assert more.total > vram
+        if found.cpu_moe_layers > 0 and found.gpu_layers > found.layers:
+            fewer = placement._devices(model, found.gpu_layers, found.cpu_moe_layers - 1, lazy=False)[1]
+            assert fewer.total > vram
+            words = " ".join(found.arguments)
+            every = found.cpu_moe_layers == found.layers
+            assert ("--cpu-moe" if every else f"--n-cpu-moe {found.cpu_moe_layers}") in words
+    assert ((True, True) in kinds) == (name == "qwen3moe") and (False, False) in kinds
+    # A byte too few, and one layer goes.
+    less = srd_rs.place(path, ram=64 << 30, vram=whole.gpu.total - 1, ctx=512, **FAST)
+    assert less.gpu.weights < whole.gpu.weights
+
+
+def test_per_layer_embeddings_stay_on_the_disk_where_memory_is_short(made: Path) -> None:
+    path = made / "gemma4_e2b.gguf"
+    table = tensors(path)["per_layer_token_embd.weight"]
+    roomy = srd_rs.place(path, ram=64 << 30, ctx=512, **FAST)
+    assert roomy.lazy == 0 and "--lazy-mode" not in roomy.arguments and roomy.fits
+    short = srd_rs.place(path, ram=roomy.cpu.total - 1, ctx=512, **FAST)
+    assert short.lazy == table and short.fits and short.cpu.total == roomy.cpu.total - table
+    at = short.arguments.index("--lazy-mode")
+    assert short.arguments[at + 1] == "on"
+    # The other engines have no such argument, and say that the memory is short.
+    other = srd_rs.place(path, engine="llama-cpp-python", ram=roomy.cpu.total - 1, ctx=512, **FAST)
+    assert other.lazy == 0 and not other.fits and other.tokens_per_second is None
+    assert any("--lazy-mode" in note for note in other.notes) and any("more memory" in n for n in other.notes)
+
+
+def test_the_command(made: Path) -> None:
+    path = made / "qwen3moe.gguf"
+    common = ("met", path, "--ram", "4GiB", "--vram", "8GiB", "--ctx", 2048, "--ram-bandwidth", "50GB")
+    shown = srd(*common, "--for", "llama-server", "--vram-bandwidth", "500GB")
+    assert shown.code == 0 and shown.stdout.splitlines()[-1].startswith("llama-server -m ")
+    assert "-c 2048" in shown.stdout and "tokens/s" in shown.stdout and "experts" in shown.stdout
+    data = srd(*common, "--for", "llama-server", "--json").json
+    assert data["tokens_per_second"] is None and any("--vram-bandwidth" in n for n in data["notes"])
+    assert data["access"]["experts"]["bytes"] > data["access"]["experts"]["token_bytes"]
+    data = srd(*common, "--for", "llama-cpp-python", "--json").json
+    assert data["keywords"]["n_gpu_layers"] == -1 and data["arguments"] == []
+    assert "Llama(model_path=" in srd(*common, "--for", "llama-cpp-python").stdout
+    data = srd(*common, "--for", "ollama", "--json").json
+    assert data["arguments"][0] == "FROM ./qwen3moe.gguf" and "PARAMETER num_ctx 2048" in data["arguments"]
+    assert not path.with_suffix(".other").exists()
+    for wrong in (
+        ("met", path, "--ram", "4GiB"),
+        ("met", path, "--for", "llama-server"),
+        ("met", path, "--for", "vllm", "--ram", "4GiB"),
+        (*common, "--for", "ollama", "--check"),
+        (*common, "--for", "ollama", "--plot", "x.png"),
+    ):
+        assert srd(*wrong).code == 2, wrong
+
+
+def test_what_has_no_layers_and_what_is_unknown(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="vllm"):
+        srd_rs.place(made / "llama.gguf", engine="vllm", ram=1)
+    with pytest.raises(UsageError, match="--ctx"):
+        srd_rs.place(made / "llama.gguf", ram=1, ctx=0)
+    srd_rs.calibrate(EXAMPLE, tmp_path / "c", text="random", tokens=64, imatrix=tmp_path / "i.gguf")
+    with pytest.raises((ModelError, UsageError)):
+        srd_rs.place(tmp_path / "i.gguf", ram=1 << 30)
+    assert json.loads(json.dumps(dict(srd_rs.place(made / "llama.gguf", ram=1 << 30, **FAST).keywords))) == {}
+
+
+def test_the_bandwidth_is_measured() -> None:
+    """Between a slow memory card and the fastest accelerator."""
+    measured: Any = placement.measure_bandwidth(0.1)
+    assert 10e6 < measured < 10e12
