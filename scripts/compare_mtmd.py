@@ -25,6 +25,7 @@ sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests"), str(REPO / "python")
 from family_cases import all_cases  # noqa: E402
 from make_family_goldens import GOLDENS, convert  # noqa: E402
 from mtmd import prepared  # noqa: E402
+from test_mtmd import BESIDE, STAND_INS  # noqa: E402
 
 
 def seen(model: Path, projector: Path) -> dict[str, Any] | str:
@@ -42,11 +43,18 @@ def compared(golden: dict[str, Any], raw: bool, folder: Path) -> str:
     import srd_rs
 
     source = prepared(golden, folder)
-    report = srd_rs.convert(source, f"{folder}/out/", quant="BF16", effort="fast", axm=False)
-    (ours,) = (folder / "out").glob("mmproj-*.gguf")
+    ours = srd_rs.convert(source, folder / "mmproj.gguf", mmproj_only=True).output
+    beside = (
+        prepared(json.loads((GOLDENS / f"{BESIDE}.json").read_text()), folder)
+        if golden["name"] in STAND_INS
+        else source
+    )
+    model = srd_rs.convert(
+        beside, folder / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
+    ).output
     reference = folder / "reference.gguf"
     convert(source, reference, True, raw)
-    answers = [seen(report.output, file) for file in (ours, reference)]
+    answers = [seen(model, file) for file in (ours, reference)]
     for whose, answer in zip(("ours", "the reference"), answers, strict=True):
         if isinstance(answer, str):
             return f"not seen with {whose}: {answer[:120]}"

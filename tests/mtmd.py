@@ -37,8 +37,11 @@ def prepared(golden: Mapping[str, Any], folder: Path) -> Path:
         path.write_text(value if isinstance(value, str) else json.dumps(value))
     sources = {name: [kind, shape, "model.safetensors"] for name, (kind, shape) in golden["sources"].items()}
     write_shards(sources, folder, scale=1 / 1024)
-    parts = (config, *(config.get(part) or {} for part in _TEXT_PARTS))
-    size = next(part["vocab_size"] for part in reversed(parts) if part.get("vocab_size"))
+    thinker = config.get("thinker_config") or {}
+    parts = (config, *(whole.get(part) or {} for whole in (config, thinker) for part in _TEXT_PARTS))
+    size = next((part["vocab_size"] for part in reversed(parts) if part.get("vocab_size")), None)
+    if size is None:
+        return folder
     vocab, merges = byte_vocabulary(("a", "b"))
     letters = {letter: index for letter, index in vocab.items() if index < size - 1}
     named = golden.get("files", {}).get("tokenizer_config.json", {}).get("added_tokens_decoder", {})

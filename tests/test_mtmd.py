@@ -19,10 +19,15 @@ from mtmd import prepared
 from test_family_goldens import WITH_PROJECTOR
 
 GOLDENS = Path(__file__).parent / "data" / "families"
+NOT_LOADED = {
+    "qwen3-omni": "mtmd wants the same width from pictures and sounds, and pictures have further layers here",
+    "gemma3n-vision-audio": "the case has no text half, and no other text half has its width",
+}
 SEEING = [
     path
     for path in WITH_PROJECTOR
-    if "clip.has_vision_encoder" in json.loads(path.read_text())["mmproj"]["metadata"]
+    if path.stem not in NOT_LOADED
+    and "clip.has_vision_encoder" in json.loads(path.read_text(encoding="utf-8"))["mmproj"]["metadata"]
 ]
 STAND_INS = {
     "kimi-vl-vision": "llama.cpp takes a deepseek2 without a query rank only with certain numbers of layers",
@@ -32,12 +37,17 @@ STAND_INS = {
 BESIDE = "dots-ocr-vision"
 
 
-def written(golden: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Return the files of the model and of the projector."""
+def model_of(golden: dict[str, Any], folder: Path) -> Path:
+    """Return the file of the model."""
     source = prepared(golden, folder)
-    report = srd_rs.convert(source, f"{folder}/out/", quant="BF16", effort="fast", axm=False)
-    (projector,) = (folder / "out").glob("mmproj-*.gguf")
-    return report.output, projector
+    return srd_rs.convert(
+        source, folder / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
+    ).output
+
+
+def projector_of(golden: dict[str, Any], folder: Path) -> Path:
+    """Return the file of the projector."""
+    return srd_rs.convert(prepared(golden, folder), folder / "mmproj.gguf", mmproj_only=True).output
 
 
 def seen(model: Path, projector: Path) -> dict[str, Any]:
@@ -51,8 +61,9 @@ def seen(model: Path, projector: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("path", SEEING, ids=[path.stem for path in SEEING])
 def test_a_picture_is_seen(path: Path, tmp_path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
-    model, projector = written(golden, tmp_path)
-    if golden["name"] in STAND_INS:
-        model, _ = written(json.loads((GOLDENS / f"{BESIDE}.json").read_text()), tmp_path / "beside")
+    projector = projector_of(golden, tmp_path / "projector")
+    if golden["name"] in STAND_INS or not any("embed_tokens" in name for name in golden["sources"]):
+        golden = json.loads((GOLDENS / f"{BESIDE}.json").read_text())
+    model = model_of(golden, tmp_path / "model")
     answer = seen(model, projector)
     assert answer["finite"] and answer["different"] > answer["values"] / 2 > 0
