@@ -196,6 +196,15 @@ def test_a_gguf_of_a_gguf_and_a_projector(fixtures: Path, tmp_path: Path) -> Non
     assert srd_rs.rebuild(small, full).model == full
 
 
+def test_options_that_change_no_byte_of_the_model_are_not_recorded(fixtures: Path, tmp_path: Path) -> None:
+    """A container holds the text model alone and says so with mmproj=False, and its GGUF is that of `convert`."""
+    plain = srd_rs.convert(EXAMPLE, tmp_path / "a.gguf", quant="Q8_0", effort="fast").output
+    other = srd_rs.convert(
+        EXAMPLE, tmp_path / "b.gguf", quant="Q8_0", effort="fast", mmproj=False, met=False, threads=1
+    ).output
+    assert plain.read_bytes() == other.read_bytes()
+
+
 def test_a_text_and_an_imatrix_are_asked_for(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 400)

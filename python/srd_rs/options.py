@@ -308,7 +308,7 @@ class ConvertOptions:
 
 DEFAULTS: Final = ConvertOptions()
 RECORDED: Final = (
-    *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mmproj", "mtp", "name"),
+    *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mtp", "name"),
     *("pre_tokenizer", "split_max_size", "srd"),
 )
 """The options that change the bytes of a GGUF and that the GGUF does not show otherwise. Its tensors show their types,
