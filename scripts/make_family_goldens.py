@@ -34,7 +34,7 @@ import llama_cpp  # noqa: E402
 
 from family_cases import Case, all_cases  # noqa: E402
 from generation import SCALE, generated, with_vocabulary  # noqa: E402
-from patterns import write_shards  # noqa: E402
+from patterns import write_config, write_shards  # noqa: E402
 
 GOLDENS = REPO / "tests" / "data" / "families"
 NOT_COMPARED = ("tokenizer.", "general.file_type", "general.quantization_version", "GGUF.")
@@ -62,14 +62,13 @@ def write_checkpoint(
 ) -> None:
     """Write the files of the checkpoint. Each weight follows from the name of its tensor."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(case.config))
+    write_config(case.config, folder)
     for name, value in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value if isinstance(value, str) else json.dumps(value))
-    sources = {
-        name: [case.dtypes.get(name, "BF16"), list(s), "model.safetensors"] for name, s in shapes.items()
-    }
+    shard = "model.safetensors" if "architectures" in case.config else "consolidated.safetensors"
+    sources = {name: [case.dtypes.get(name, "BF16"), list(s), shard] for name, s in shapes.items()}
     write_shards(sources, folder, scale)
 
 
@@ -91,9 +90,13 @@ def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
     # Making the names of Arctic changes the names of every architecture that comes later.
     gguf.TensorNameMap.block_mappings_cfg = dict(names_of_llama_cpp())
     kind = ModelType.MMPROJ if mmproj else ModelType.TEXT
+    own_format = (folder / "params.json").is_file()
     with without_transformers() if raw_config else contextlib.nullcontext():
-        hparams = ModelBase.load_hparams(folder, False)
-    model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
+        hparams = ModelBase.load_hparams(folder, own_format)
+    if own_format:
+        from conversion.mistral import MistralModel as model_class
+    else:
+        model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 
     without_vocabulary(ModelBase)
     with torch.inference_mode():

@@ -37,6 +37,12 @@ def encoded(name: str, dtype: str, shape: tuple[int, ...], scale: float = 1.0) -
     return values.astype("<i4" if dtype == "U8" else kinds[dtype]).astype(kinds[dtype]).tobytes()
 
 
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Write config.json; params.json for a configuration in Mistral's own format, which names no class."""
+    name = "config.json" if "architectures" in config else "params.json"
+    (folder / name).write_text(json.dumps(config))
+
+
 def write_shards(sources: Mapping[str, Any], folder: Path, scale: float = 1.0) -> None:
     """Write the weights of a case, ``name: [dtype, shape, shard]``, with an index where there are several shards."""
     for shard in {shard for _, _, shard in sources.values()}:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from interpreter import run
-from patterns import pattern, write_shards
+from patterns import pattern, write_config, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.families import describe, projectors
@@ -32,6 +32,7 @@ _ROWS = "each head keeps its own norm, where llama.cpp's converter repeats that 
 _EPSILON = "llama.cpp does not load EXAONE 3 without it, but its converter leaves it out"
 _BLOCKS = "llama.cpp's converter counts blocks for further tokens, whose weights it leaves out"
 _NORMS = {f"blk.{i}.attn_{n}_norm.{p}": _ROWS for i in (0, 1) for n in "qk" for p in ("weight", "bias")}
+_CONTEXT = "llama.cpp does not load a file without it, and its converter reads max_position_embeddings only"
 _RATIOS = {
     "qwen4exp.attention.compress_ratios": "transformers renames full_attention, and the reference writes 0 for it"
 }
@@ -49,6 +50,8 @@ ROUNDED = ("a.position_embd.weight", ".per_dim_scale.weight", ".per_dim_k_scale.
 WITH_TEXT = [path for path in GOLDENS if '"text": {' in path.read_text(encoding="utf-8")]
 WITH_PROJECTOR = [path for path in GOLDENS if '"mmproj": {' in path.read_text(encoding="utf-8")]
 DIFFERENCES: dict[str, dict[str, str]] = {
+    "mistral-own-7b": {"llama.context_length": _CONTEXT},
+    "mistral-own-small": {"llama.context_length": _CONTEXT},
     "qwen4exp": _RATIOS,
     "qwen4exp-ngrams": _RATIOS,
     "camembert": dict.fromkeys(
@@ -84,12 +87,13 @@ def opened(golden: dict[str, Any], folder: Path, scale: float = 1.0) -> Checkpoi
     """The checkpoint of a golden, whose weights are multiplied by `scale`."""
     folder = folder / golden["name"]
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(golden["config"]))
+    write_config(golden["config"], folder)
     for name, value in golden.get("files", {}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value if isinstance(value, str) else json.dumps(value))
-    sources = {name: [kind, shape, "model.safetensors"] for name, (kind, shape) in golden["sources"].items()}
+    shard = "model.safetensors" if "architectures" in golden["config"] else "consolidated.safetensors"
+    sources = {name: [kind, shape, shard] for name, (kind, shape) in golden["sources"].items()}
     write_shards(sources, folder, scale)
     return Checkpoint.open(folder)
 

@@ -47,7 +47,7 @@ def things(tmp_path: Path) -> dict[str, Path]:
     adapter = folder(tmp_path / "adapter", "adapter_model.safetensors", "config.json")
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     made["adapter"] = adapter
-    made["mistral"] = folder(tmp_path / "mistral", "params.json", "consolidated.safetensors", "tekken.json")
+    made["mistral"] = folder(tmp_path / "mistral", "params.json", "consolidated.00.pth", "tekken.json")
     made["pickle"] = folder(tmp_path / "pickles", "config.json", "pytorch_model-00001-of-00002.bin")
     made["weights"] = folder(tmp_path / "weights", "model.safetensors")
     made["incomplete"] = folder(tmp_path / "incomplete", "config.json", "tokenizer.json")

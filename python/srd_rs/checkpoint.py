@@ -18,6 +18,9 @@ from srd_rs.reading import load_json
 _TEXT_PARTS: Final = ("text_config", "llm_config", "language_config", "lm_config", "lfm", "thinker_config")
 
 
+OWN_FORMAT: Final = "MistralOwnFormat"
+"""Stands for the class of a model in Mistral's own format: params.json and consolidated.safetensors."""
+
 MAX_INTEGERS: Final = 1 << 16
 """A tensor of integers that becomes metadata has at most this many bytes."""
 
@@ -100,7 +103,7 @@ class Checkpoint:
         generation_config.json is passed over: it only holds advice, and published ones are not always valid.
         """
         folder = Path(folder)
-        config = load_json(folder / "config.json")
+        config = _configuration(folder)
         generation = folder / "generation_config.json"
         generation_config = None
         if generation.is_file():
@@ -108,6 +111,12 @@ class Checkpoint:
                 generation_config = load_json(generation)
         tensors = {tensor.name: tensor for tensor in layout(folder)}
         return cls(folder, config, generation_config, tensors, hub_name, pickled.is_pickled(folder))
+
+    @property
+    def config_file(self) -> Path:
+        """The file that the configuration is from."""
+        own = self.config.get("architectures") == [OWN_FORMAT]
+        return self.folder / ("params.json" if own else "config.json")
 
     def number_in(self, tensor: SourceTensor) -> float:
         """Return the number of a tensor that holds one number. Raises FormatError."""
@@ -130,6 +139,14 @@ class Checkpoint:
         with (self.folder / tensor.shard).open("rb") as file:
             file.seek(tensor.offset)
             return file.read(tensor.nbytes)
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """Return what config.json says. A folder in Mistral's own format has params.json instead, which names no class."""
+    own = folder / "params.json"
+    if own.is_file() and not (folder / "config.json").exists():
+        return {**load_json(own), "architectures": [OWN_FORMAT]}
+    return load_json(folder / "config.json")
 
 
 def _decoded(dtype: str, data: bytes) -> float | None:

@@ -18,6 +18,7 @@ from srd_rs.errors import SrdFileNotFoundError, SrdIOError, UsageError, message
 
 MODEL_FILES: Final = (
     "config.json",
+    "params.json",
     "generation_config.json",
     "model.safetensors.index.json",
     "tokenizer.json",

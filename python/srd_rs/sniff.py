@@ -161,6 +161,9 @@ def _folder(folder: Path) -> Thing:
         return _checkpoint(folder, weights)
     if "adapter_config.json" in names:
         return Thing("adapter", f"a LoRA adapter{_base_of(folder)}, not a model", _LORA_FIX)
+    own = [n for n in tensors if n.startswith("consolidated")]
+    if own and "params.json" in names and "config.json" not in names:
+        return _checkpoint(folder, own)
     if "params.json" in names or any(n.startswith("consolidated") for n in names):
         what = "a checkpoint in Mistral's own format (params.json, consolidated weights), not in that of Hugging Face"
         return Thing(

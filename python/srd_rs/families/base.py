@@ -129,7 +129,7 @@ class Family:
         self.checkpoint = checkpoint
         self.class_name = class_name
         defaults = {**self.defaults, **self.class_defaults.get(class_name, {})}
-        self.file = checkpoint.folder / "config.json"
+        self.file = checkpoint.config_file
         self.config: Config = normalise(checkpoint.config, defaults, self.file, self.spellings)
         self.headless = False
         self.mtp: bool | None = None

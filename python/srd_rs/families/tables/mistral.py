@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from srd_rs.checkpoint import OWN_FORMAT
+from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import LLAMA_ATTENTION, LLAMA_METADATA, NORMS
 from srd_rs.families.tables.llama import LLAMA_TABLE
@@ -68,6 +71,68 @@ MISTRAL3: Final = FamilyTable(
             "Add them to config.json",
         ),
     ),
+)
+
+_OWN_LAYER: Final = (
+    "attention_norm > attn_norm | d",
+    "attention.wq > attn_q | q d",
+    "attention.wk > attn_k | k d",
+    "attention.wv > attn_v | k d",
+    "attention.wo > attn_output | d q",
+    "ffn_norm > ffn_norm | d",
+    "feed_forward.w1 > ffn_gate | f d",
+    "feed_forward.w2 > ffn_down | d f",
+    "feed_forward.w3 > ffn_up | f d",
+)
+_OWN_VISION: Final = (
+    "^(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm|whisper|mm_)"
+)
+_OWN: Final = FamilyTable(
+    arch="llama",
+    classes=(),
+    vocabulary=LLAMA,
+    defaults={"max_position_embeddings": 32768, "rope_theta": 10000.0},
+    spellings={
+        "hidden_size": ("dim",),
+        "num_hidden_layers": ("n_layers",),
+        "num_attention_heads": ("n_heads",),
+        "num_key_value_heads": ("n_kv_heads",),
+        "intermediate_size": ("hidden_dim",),
+        "rms_norm_eps": ("norm_eps",),
+        "max_position_embeddings": ("max_seq_len",),
+        "tie_word_embeddings": ("tied_embeddings",),
+    },
+    top=("tok_embeddings > token_embd | v d", "norm > output_norm | d"),
+    output="output > output | v d",
+    tied="tied_embeddings == 1",
+    layer_prefix="layers",
+    embedding="tok_embeddings.weight",
+    layer=(Rows(_OWN_LAYER),),
+    metadata=(
+        "u32 ~attention.key_length = head_dim",
+        "u32 ~attention.value_length = head_dim",
+        "u32 ~rope.dimension_count = head_dim",
+        "str ~rope.scaling.type = 'yarn' if yarn != None else None",
+        "f32 ~rope.scaling.factor = yarn['factor']",
+        "f32 ~rope.scaling.yarn_beta_fast = yarn['beta']",
+        "f32 ~rope.scaling.yarn_beta_slow = yarn['alpha']",
+        "f32 ~rope.scaling.yarn_log_multiplier = (0.0 if yarn['apply_scale'] else 1.0) if yarn != None else None",
+        "u32 ~rope.scaling.original_context_length = yarn['original_max_position_embeddings']",
+        "f32 ~attention.temperature_scale = llama_4_scaling['beta']",
+    ),
+    skip=((_OWN_VISION, names.OTHER_MODALITY),),
+    refusals=(
+        Refusal(
+            "moe != None",
+            "a mixture of experts in Mistral's own format is not supported",
+            "Download the files of the transformers format: config.json and model*.safetensors",
+        ),
+    ),
+)
+MISTRAL_OWN: Final = replace(
+    _OWN,
+    classes=(OWN_FORMAT,),
+    variants=(("llama_4_scaling != None", replace(_OWN, arch="mistral3")),),
 )
 
 COMPOSITES: Final = ("VoxtralForConditionalGeneration",)
