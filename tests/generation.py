@@ -35,6 +35,8 @@ N_SHOWN: Final = 8
 _CONTEXT: Final = 64
 _F32: Final = 0  # GGML_TYPE_F32
 _NO_FLASH_ATTENTION: Final = 0
+ENDLESS: Final = "llama.cpp does not come to an end"
+"""Stands by hand in the golden of a file that llama.cpp computes for ever."""
 _CRASHED: Final = "llama.cpp ends the process"
 
 
@@ -186,7 +188,9 @@ def _tokens(lib: Any, model: Any, context: Any, expected: list[int]) -> dict[str
 
 
 def _embedding(lib: Any, model: Any, context: Any, _: list[int]) -> dict[str, Any]:
-    if wrong := _run(lib, context, PROMPT, encode=True, every=True):
+    # A decoder whose states are pooled has a memory of keys, and an encoder has none.
+    encode = lib.llama_model_has_encoder(model) or not lib.llama_get_memory(context)
+    if wrong := _run(lib, context, PROMPT, encode=encode, every=True):
         return {"refused": wrong}
     pooling = lib.llama_pooling_type(context)
     width = lib.llama_model_n_embd(model)

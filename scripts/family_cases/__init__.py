@@ -31,8 +31,8 @@ class Case:
     name: str
     config: Mapping[str, Any]
     tensors: Shapes | None = None
-    more: Shapes = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
+    more: Shapes = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     mmproj: bool = False
     text: bool = True
