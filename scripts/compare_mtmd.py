@@ -31,7 +31,9 @@ from test_mtmd import BESIDE, STAND_INS  # noqa: E402
 def seen(model: Path, projector: Path) -> dict[str, Any] | str:
     """Return what mtmd makes of the picture, or what it says if it stops."""
     program = REPO / "tests" / "mtmd.py"
-    run = subprocess.run([sys.executable, program, model, projector], capture_output=True, text=True)
+    paths = {"PYTHONPATH": os.pathsep.join((str(REPO / "python"), str(REPO / "tests")))}
+    command = [sys.executable, program, model, projector]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths})
     if run.returncode:
         return next((line for line in reversed(run.stderr.splitlines()) if line.strip()), "stopped")
     answer: dict[str, Any] = json.loads(run.stdout)

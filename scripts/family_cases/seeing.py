@@ -978,6 +978,74 @@ _PHI4 = Case(
     mmproj=True,
 )
 
+# Granite Vision
+
+_QFORMER = {
+    "image_positions": (1, 16, 64),
+    "query": (1, 4, 64),
+    **biased({"norm": (64,), "out_linear": (64, 64), "qformer.layernorm": (64,)}),
+    **{
+        f"qformer.encoder.layer.0.{part}.{name}": shape
+        for part in ("attention", "crossattention")
+        for name, shape in biased(
+            {
+                **{f"attention.{one}": (64, 64) for one in ("query", "key", "value")},
+                "output.dense": (64, 64),
+                "output.LayerNorm": (64,),
+            }
+        ).items()
+    },
+    **biased({"qformer.encoder.layer.0.intermediate_query.dense": (80, 64)}),
+    **biased({"qformer.encoder.layer.0.output_query.dense": (64, 80)}),
+    **biased({"qformer.encoder.layer.0.output_query.LayerNorm": (64,)}),
+}
+_GRANITE_LAYER = {name: shape for name, shape in QWEN2_LAYER.items() if not name.endswith("bias")}
+_GRANITE = Case(
+    "granite-4-vision",
+    {
+        "architectures": ["Granite4VisionForConditionalGeneration"],
+        "deepstack_layer_map": [[-4, 3], [-2, 1], [-1, 0]],
+        "downsample_rate": "2/4",
+        "image_grid_pinpoints": [[112, 224], [224, 112]],
+        "image_token_index": 5,
+        "model_type": "granite4_vision",
+        "qformer_config": {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 1},
+        "spatial_target_layers": [2, 4],
+        "spatial_vision_layer": -2,
+        "text_config": {
+            **QWEN_TEXT,
+            "architectures": ["GraniteForCausalLM"],
+            "attention_multiplier": 0.25,
+            "embedding_multiplier": 12.0,
+            "logits_scaling": 8.0,
+            "model_type": "granite",
+            "num_hidden_layers": 5,
+            "residual_multiplier": 0.22,
+        },
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            **SIGLIP,
+            "hidden_size": 64,
+            "image_size": 112,
+            "layer_norm_eps": 1e-06,
+            "num_hidden_layers": 5,
+        },
+    },
+    tensors={
+        "lm_head.weight": (96, 64),
+        "model.language_model.embed_tokens.weight": (96, 64),
+        "model.language_model.norm.weight": (64,),
+        **layers(5, _GRANITE_LAYER, "model.language_model.layers"),
+        **siglip("model.vision_tower.vision_model", 64, positions=64, count=5),
+        "model.image_newline": (64,),
+        **layers(3, _QFORMER, "model.layerwise_projectors"),
+        **layers(2, _QFORMER, "model.spatial_projectors"),
+    },
+    files={"preprocessor_config.json": MEANS},
+    mmproj=True,
+    raw_config=True,
+)
+
 CASES = (
     _INTERNVL,
     _INTERNVL_6B,
@@ -1005,6 +1073,7 @@ CASES = (
     _GLM52,
     _MINIMAX,
     _PHI4,
+    _GRANITE,
     lfm2_vl("lfm2-vl-vision"),
     lfm2_vl("lfm2-vl-vision-plain", projector_use_layernorm=False, vision_feature_layer=-2),
 )

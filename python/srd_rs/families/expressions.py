@@ -85,11 +85,17 @@ def _padded(values: Any, count: int, value: Any) -> list[Any]:
     return [*_listed(values)[:count], *_fill(value, max(0, count - len(values)))]
 
 
-def _numbers(text: Any) -> list[int]:
+def _numbers(text: Any, separator: str = ",") -> list[int]:
     """Return the numbers of a text such as ``3,4,5``."""
     if not isinstance(text, str) or len(text) > MAX_LIST:
         raise TypeError(f"{str(text)[:40]!r} is no text with numbers")
-    return [int(part) for part in text.split(",") if part.strip()]
+    return [int(part) for part in text.split(separator) if part.strip()]
+
+
+def _ordered(values: Any, keys: Any) -> list[Any]:
+    """Return values in the order of their keys, which are numbers; equal keys keep their order."""
+    pairs = zip(_listed(keys), _listed(values), strict=True)
+    return [value for _, value in sorted(pairs, key=lambda pair: float(pair[0]))]
 
 
 def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,6 +126,8 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "join": _joined,
     "pad": _padded,
     "numbers": _numbers,
+    "ordered": _ordered,
+    "flat": lambda lists: _joined(*_listed(lists)),
     "is_list": lambda value: isinstance(value, list),
     "is_text": lambda value: isinstance(value, str),
 }

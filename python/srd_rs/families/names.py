@@ -29,7 +29,7 @@ _OTHER_PREFIXES: Final = (
 _OTHER_PARTS: Final = (
     "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
     "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.",
-    "patch_merge_mlp.", "model.connector.",
+    "patch_merge_mlp.", "model.connector.", "_projectors.",
 )  # fmt: skip
 _BUFFERS: Final = (
     ".attention.masked_bias", ".attention.bias", "rotary_emb.inv_freq", "rotary_emb.cos_cached",

@@ -18,10 +18,17 @@ _SCALES: Final = (
     "f32 ~residual_scale = residual_multiplier",
     "f32 ~logit_scale = logits_scaling",
 )
+_EYES: Final = {
+    "targets": "join([m[1] + (n_layer if m[1] < 0 else 0) for m in first(deepstack_layer_map, [])],"
+    " [m + (n_layer if m < 0 else 0) for m in first(spatial_target_layers, [])])",
+    "before": "count([m < layer for m in targets], 1 == 1)",
+}
+"""The layers that Granite Vision gives what its projectors see, and the number of those before a layer."""
 GRANITE: Final = FamilyTable(
     arch="granite",
     classes=("GraniteForCausalLM",),
     vocabulary=LLAMA,
+    sizes=_EYES,
     defaults={
         **LLAMA_DEFAULTS,
         "attention_multiplier": 1.0,
@@ -30,7 +37,12 @@ GRANITE: Final = FamilyTable(
         "logits_scaling": 1.0,
     },
     layer=LLAMA_LAYER,
-    metadata=(*LLAMA_METADATA, *_SCALES),
+    metadata=(
+        *LLAMA_METADATA,
+        *_SCALES,
+        # The first projector gives the embeddings, as in other models.
+        "i32s ~deepstack_mapping = (before if layer in targets and before > 0 else -1) if len(targets) > 0 else None",
+    ),
     head_dim="None",
     refusals=(
         Refusal(
