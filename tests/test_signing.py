@@ -368,6 +368,9 @@ def test_files_that_are_no_signature(folder: Path, key: Path) -> None:
     with pytest.raises(VerificationError):
         srd_rs.verify_signature(path, public_key=public)
     assert srd("verify", folder / "a.axm", "--ignore-unsigned").code == 2
+    os.mkfifo(folder / "pipe.sig")
+    assert srd("verify", folder / "pipe.sig", "--public-key", public, timeout=30).code in (1, 2)
+    (folder / "pipe.sig").unlink()
     assert srd("verify", folder / "a.axm", "--trust-root", public).code == 2
     path.write_text(json.dumps(bundle))
     assert srd("verify", path, "--public-key", public, "--no-key").code == 2

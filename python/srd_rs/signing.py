@@ -137,6 +137,9 @@ def check_key(path: StrPath) -> None:
 def is_signature(path: StrPath) -> bool:
     """Whether a file is a bundle of Sigstore: JSON with the media type."""
     try:
+        # A pipe would block, and a device may never end.
+        if not Path(path).is_file():
+            return False
         with Path(path).open("rb") as file:
             head = file.read(4096)
     except OSError:
