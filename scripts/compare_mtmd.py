@@ -24,8 +24,7 @@ sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests"), str(REPO / "python")
 
 from family_cases import all_cases  # noqa: E402
 from make_family_goldens import GOLDENS, convert  # noqa: E402
-from mtmd import prepared  # noqa: E402
-from test_mtmd import BESIDE, STAND_INS  # noqa: E402
+from mtmd import BESIDE, STAND_INS, prepared  # noqa: E402
 
 
 def seen(model: Path, projector: Path) -> dict[str, Any] | str:

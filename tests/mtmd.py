@@ -23,6 +23,12 @@ from vocab_tools import byte_bpe, byte_vocabulary
 
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 WIDTH, HEIGHT = 72, 56
+STAND_INS = {
+    "kimi-vl-vision": "llama.cpp takes a deepseek2 without a query rank only with certain numbers of layers",
+    "glm-5.3-flash-vision": "llama.cpp does not load this tiny text half, nor that of its own converter",
+}
+"""Projectors that are shown the picture beside another text model of the same width."""
+BESIDE = "dots-ocr-vision"
 
 
 def prepared(golden: Mapping[str, Any], folder: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import srd_rs
-from mtmd import prepared
+from mtmd import BESIDE, STAND_INS, prepared
 from test_family_goldens import WITH_PROJECTOR
 
 GOLDENS = Path(__file__).parent / "data" / "families"
@@ -29,12 +29,6 @@ SEEING = [
     if path.stem not in NOT_LOADED
     and "clip.has_vision_encoder" in json.loads(path.read_text(encoding="utf-8"))["mmproj"]["metadata"]
 ]
-STAND_INS = {
-    "kimi-vl-vision": "llama.cpp takes a deepseek2 without a query rank only with certain numbers of layers",
-    "glm-5.3-flash-vision": "llama.cpp does not load this tiny text half, nor that of its own converter",
-}
-"""Projectors that are shown the picture beside another text model of the same width."""
-BESIDE = "dots-ocr-vision"
 
 
 def model_of(golden: dict[str, Any], folder: Path) -> Path:
