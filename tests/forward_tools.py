@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.families import describe
 
+_FAMILIES = Path(__file__).parent / "data" / "families"
 _VARIANTS = Path(__file__).parent / "data" / "model_variants.jsonl.gz"
 
 Array = npt.NDArray[np.float32]
@@ -25,6 +27,43 @@ def variants() -> dict[str, dict[str, Any]]:
     """Headers of tiny checkpoints of every architecture, by name."""
     lines = gzip.decompress(_VARIANTS.read_bytes()).decode().splitlines()
     return {case["name"]: case for case in map(json.loads, lines) if "name" in case}
+
+
+def _with_layers(case: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The model with so many layers: copies of the shapes of layer 1. llama.cpp knows some models by this number."""
+    config, sources = json.loads(json.dumps(case["config"])), dict(case["sources"])
+    config.get("text_config", config)["num_hidden_layers"] = layers
+    for name, source in case["sources"].items():
+        if ".layers.1." in name:
+            sources |= {name.replace(".layers.1.", f".layers.{i}."): source for i in range(2, layers)}
+    return {**case, "config": config, "sources": sources}
+
+
+def _with_square_queries(case: dict[str, Any]) -> dict[str, Any]:
+    """The model with half as many heads: llama.cpp expects queries as wide as the model."""
+    sources = {}
+    for name, (kind, shape, _) in case["sources"].items():
+        cut = {"query_key_value.weight": (192, 64), "attention.dense.weight": (64, 64)}
+        sources[name] = (kind, next((new for end, new in cut.items() if name.endswith(end)), shape), None)
+    return {**case, "config": {**case["config"], "num_attention_heads": 2}, "sources": sources}
+
+
+def _as_published(case: dict[str, Any]) -> dict[str, Any]:
+    if case["name"] in ("deepseek-v2-lite", "kimi-vl"):
+        return _with_layers(case, 27)
+    return _with_square_queries(case) if case["arch"] == "bailingmoe2" else case
+
+
+def families(archs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The goldens of the given architectures (see scripts/family_cases) as variants, by name."""
+    archs, found = set(archs), {}
+    for path in sorted(_FAMILIES.glob("*.json")):
+        golden = json.loads(path.read_text(encoding="utf-8"))
+        arch = golden.get("text", {}).get("metadata", {}).get("general.architecture", ["STRING", None])[1]
+        if arch in archs:
+            sources = {name: (kind, shape, None) for name, (kind, shape) in golden["sources"].items()}
+            found[path.stem] = _as_published({**golden, "sources": sources, "arch": arch})
+    return found
 
 
 def _weights(name: str, shape: tuple[int, ...]) -> Array:
@@ -50,17 +89,23 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    for name, value in case.get("files", {}).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
     spec = describe(Checkpoint(folder, case["config"], case.get("generation"), sources))
     metadata = [
         e
         for e in spec.metadata.entries()
         if not e[0].startswith("tokenizer.") and e[0] != f"{spec.arch}.vocab_size"
     ]
-    embedding = next(t for t in spec.tensors if t.name == "token_embd.weight")
+    rows = {tensor.name: tensor.shape[0] for tensor in spec.tensors}
     metadata += [
         ("tokenizer.ggml.model", "STRING", "no_vocab"),
-        (f"{spec.arch}.vocab_size", "UINT32", embedding.shape[0]),
-        ("tokenizer.ggml.token_type_count", "UINT32", 2),
+        (f"{spec.arch}.vocab_size", "UINT32", rows["token_embd.weight"]),
+        ("tokenizer.ggml.token_type_count", "UINT32", rows.get("token_types.weight", 2)),
+        # Without a vocabulary llama.cpp does not read the types; calibration draws its tokens by them.
+        ("tokenizer.ggml.token_type", "ARRAY[INT32]", [1] * rows["token_embd.weight"]),
     ]
     return _core.plan_checkpoint(
         folder,

@@ -86,7 +86,14 @@ def test_models() -> None:
 
     shown = srd("models").stdout
     assert all(name in shown for name in families.supported())
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["gpt-oss", "GptOssForCausalLM", "yes"] in rows and ["bloom", "BloomForCausalLM", "no"] in rows
     everything = srd("models", "--json").json
+    assert (
+        {"gpt-oss", "qwen35", "deepseek2"}
+        <= set(everything["calibrated"])
+        <= everything["architectures"].keys()
+    )
     listed = everything["architectures"]
     assert set(families.supported()) | {"LlavaForConditionalGeneration"} <= set(everything["classes"])
     assert {"bin", "bare", "gptq", "fp8-block"} <= set(everything["inputs"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import srd_rs
-from forward_tools import Array, log_probabilities, plan_variant, variants
+from forward_tools import Array, families, log_probabilities, plan_variant, variants
 from srd_rs import ConvertOptions, _core, planning
 from srd_rs.errors import ModelError, UsageError
 from srd_rs.hub import Source
@@ -26,11 +26,30 @@ TOLERANCE = 0.02
 #: llama.cpp looks GELU up in a table of 16-bit floats, which the random weights of these models amplify. What
 #: the pass itself computes is held against transformers below.
 ROUNDED_GELU = {"gemma4_e2b": 0.06, "gemma4_moe": 0.04, "gemma4_moe_google": 0.04}
-GELU_ARCHS = ("gemma", "gpt2", "neox", "phi2", "starcoder2", "bert")
+GELU_ARCHS = (
+    "gemma",
+    "gpt2",
+    "gptneox",
+    "neox",
+    "phi2",
+    "starcoder",
+    "bert",
+    "falcon",
+    "codeshell",
+    "modern-bert",
+)
 
 VARIANTS = variants()
 #: llama.cpp does not load these: it lacks the norms of heads of the one, and expects another size in the other.
 NOT_IN_LLAMA_CPP = ("cohere-old", "olmoe")
+
+
+#: Of each architecture that the tests of the converter have tiny models of: all of them.
+ENCODERS = ("bert", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert", "eurobert", "gemma-embedding")
+FAMILIES = families(_core.forward_architectures())
+#: llama.cpp 0.3.36 does not load the first of these; the second has another number of experts in each layer.
+for _refused in ("mobilellm-pro", "nemotron-puzzle"):
+    del FAMILIES[_refused]
 
 
 def native_plan(model: Path, folder: Path) -> _core.Plan:
@@ -131,6 +150,60 @@ def test_every_architecture_is_that_of_llama_cpp(name: str, tmp_path: Path) -> N
     gelu = name.startswith(GELU_ARCHS)
     worst = np.abs(found - expected).max() if encoder else difference(found, expected)
     assert worst <= (0.08 if "gemma4" in name else 0.02 if gelu else 1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_is_that_of_llama_cpp(name: str, tmp_path: Path) -> None:
+    """Longer than the windows of these models."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    from llama_reference import Float32Llama
+
+    case, gguf = FAMILIES[name], tmp_path / "m.gguf"
+    plan = plan_variant(case, tmp_path, gguf)
+    plan.run(ConvertOptions(quant="F32", threads=2, max_memory=1 << 28))
+    encoder = case["arch"] in ENCODERS
+    positions = next((t.shape[1] for t in plan.tensors if t.name == "position_embd.weight"), TOKENS)
+    with Float32Llama(gguf, n_ctx=TOKENS, embeddings=encoder) as model:
+        tokens = random_tokens(min(TOKENS, positions), model.n_vocab)
+        expected = model.states(tokens) if encoder else model.logits(np.array(tokens, np.int32)).copy()
+    found = logits_of(plan, tokens)
+    worst = np.abs(found - expected).max() if encoder else difference(found, expected)
+    print(f"{case['arch']:18} {name:34} {worst:.1e}")
+    # The states of the last layer of an encoder of Gemma are larger than log-probabilities.
+    gelu = 0.05 if case["arch"] == "gemma-embedding" else TOLERANCE
+    assert worst <= (gelu if case["arch"].startswith(GELU_ARCHS) else 1e-3)
+    # The F32 GGUF is the same model, and each chunk begins anew, for any number of threads and with little memory.
+    again = logits_of(native_plan(gguf, tmp_path), tokens[:70], tokens, threads=1, max_memory=1 << 16)
+    assert np.array_equal(again[70:], found)
+
+
+#: One model of each architecture.
+ONE_OF_EACH = sorted({case["arch"]: name for name, case in reversed(FAMILIES.items())}.values())
+LOOKED_UP = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_family_is_calibrated(name: str, tmp_path: Path) -> None:
+    """The statistics of every matrix that is quantized are measured, and the conversion takes them."""
+    gguf, output = tmp_path / "f32.gguf", tmp_path / "srd.gguf"
+    plan_variant(FAMILIES[name], tmp_path, gguf).run(ConvertOptions(quant="F32", threads=2))
+    options = {"quant": "Q4_K_M", "effort": "srd", "calibrate": "random", "calibrate_tokens": 1024}
+    report = srd_rs.convert(gguf, output, provenance=False, met=False, cache=False, **options)  # type: ignore[arg-type]
+    assert report.plan.effort == "srd"
+    plan = native_plan(gguf, tmp_path)
+    observed = {
+        name: n for names, _, n, *_ in seen_by(plan, random_tokens(100, FAMILIES[name]["config"].get("vocab_size", 90)))
+        for name in names
+    }  # fmt: skip
+    widths = {t.name: t.shape[0] for t in plan.tensors}
+    assert all(widths[name] == n for name, n in observed.items())
+    quantized = {t.name for t in report.plan.tensors if t.type not in ("F32", "F16", "BF16")}
+    layers = {name.split(".")[1] for name in observed if name.startswith("blk.")}
+    unseen = {
+        name for name in quantized - observed.keys() - set(LOOKED_UP)
+        if not name.startswith(("cls", "dense_")) and not (name.startswith("blk.") and name.split(".")[1] not in layers)
+    }  # fmt: skip
+    assert not unseen
 
 
 @pytest.mark.parametrize("name", NOT_IN_LLAMA_CPP)

@@ -26,6 +26,17 @@ pub fn gated(activation: Activation, gate: &mut [f32], up: &[f32]) {
     gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE)).for_each(|(gate, up)| f(isa, gate, up));
 }
 
+/// Computes `x = x sigmoid(gate)`.
+pub fn gated_by_sigmoid(x: &mut [f32], gate: &[f32]) {
+    let isa = Isa::detect();
+    x.par_chunks_mut(PIECE).zip(gate.par_chunks(PIECE)).for_each(|(x, gate)| sigmoid_gated(isa, x, gate));
+}
+
+/// Returns ln(1 + e^x). Above 20 the result is x.
+pub fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) }
+}
+
 /// Computes `x = f(x)`.
 pub fn plain(activation: Activation, x: &mut [f32]) {
     let (f, isa) = (plain_function(activation), Isa::detect());
@@ -43,6 +54,7 @@ fn gated_function(activation: Activation) -> fn(Isa, &mut [f32], &[f32]) {
         Activation::Silu => silu_gated,
         Activation::Gelu => gelu_gated,
         Activation::ReluSquared => relu_squared_gated,
+        Activation::ClampedSwiglu => clamped_swiglu,
     }
 }
 
@@ -51,6 +63,7 @@ fn plain_function(activation: Activation) -> fn(Isa, &mut [f32]) {
         Activation::Silu => silu,
         Activation::Gelu => gelu,
         Activation::ReluSquared => relu_squared,
+        Activation::ClampedSwiglu => unreachable!("the shapes are checked: this activation needs a gate"),
     }
 }
 
@@ -65,6 +78,14 @@ dispatch! {
 
     fn relu_squared_gated(_simd: S, gate: &mut [f32], up: &[f32]) {
         each_gated(gate, up, relu_squared_of);
+    }
+
+    fn clamped_swiglu(_simd: S, gate: &mut [f32], up: &[f32]) {
+        gate.iter_mut().zip(up).for_each(|(g, u)| *g = clamped_swiglu_of(*g, *u));
+    }
+
+    fn sigmoid_gated(_simd: S, x: &mut [f32], gate: &[f32]) {
+        x.iter_mut().zip(gate).for_each(|(x, g)| *x *= sigmoid(*g));
     }
 
     fn silu(_simd: S, x: &mut [f32]) {
@@ -145,6 +166,14 @@ fn silu_of(x: f32) -> f32 {
 fn gelu_of(x: f32) -> f32 {
     const TWICE_SQRT_2_PI: f32 = 1.595_769_2;
     x * sigmoid(TWICE_SQRT_2_PI * x * (1.0 + 0.044_715 * x * x))
+}
+
+/// Returns g sigmoid(1.702 g) (u + 1) of the clamped gate g and the clamped u.
+#[inline(always)]
+fn clamped_swiglu_of(gate: f32, up: f32) -> f32 {
+    const LIMIT: f32 = 7.0;
+    let gate = gate.min(LIMIT);
+    gate * sigmoid(1.702 * gate) * (up.clamp(-LIMIT, LIMIT) + 1.0)
 }
 
 #[inline(always)]

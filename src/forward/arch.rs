@@ -37,6 +37,8 @@ pub enum Activation {
     Gelu,
     /// The square of ReLU.
     ReluSquared,
+    /// The gate of gpt-oss: g sigmoid(1.702 g) (u + 1), where g is at most 7 and u lies between -7 and 7. It needs a gate.
+    ClampedSwiglu,
 }
 
 /// How attention and the feed-forward network are added to the residual stream.
@@ -72,6 +74,8 @@ pub enum AttentionScale {
     One,
     /// The metadata key `attention.scale`; `Head` if the key is absent or 0.
     Key,
+    /// 1 / sqrt(`attention.key_length_mla`), times the square of YaRN's magnitude: multi-head latent attention.
+    Latent,
     /// 1 / sqrt(hidden size / heads) in the model with this number of layers, `Head` in other models.
     WidthIfLayers(usize),
 }
@@ -98,6 +102,44 @@ pub enum Rotated {
     Sliding,
     /// All layers except every n-th.
     ButEvery(usize),
+    /// All layers, unless the metadata key `rope.scaling.finetuned` is false.
+    IfFinetuned,
+    /// The layers that the metadata key `attention.rope_pattern` names; all layers without the key.
+    Pattern,
+}
+
+/// How the outputs of the router become the weights of the experts, unless the key `expert_gating_func` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gating {
+    /// The softmax over all experts.
+    Softmax,
+    /// The logistic function of each expert.
+    Sigmoid,
+    /// The softmax over the chosen experts.
+    SoftmaxOfChosen,
+    /// `Sigmoid` in GLM-4.7-Flash, which is known by its 47 or 48 layers and 154880 tokens; `Softmax` in other models.
+    SigmoidInGlm47,
+}
+
+/// What YaRN does beyond the keys that every family has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Yarn {
+    /// Nothing.
+    Plain,
+    /// The keys `yarn_beta_fast`, `yarn_beta_slow` and `yarn_log_multiplier` count.
+    Mistral,
+    /// With `yarn_log_multiplier` the magnitude goes into the factor of the scores, and rotated values keep theirs.
+    DeepSeek,
+}
+
+/// How the rotated pairs are dealt to the three coordinates of M-RoPE, which are equal for text. The metadata key
+/// `rope.dimension_sections` has the numbers of pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sections {
+    /// One coordinate after another.
+    Blocks,
+    /// In turn.
+    Interleaved,
 }
 
 /// The rotation in layers with sliding-window attention.
@@ -113,11 +155,37 @@ pub enum SlidingRope {
     Unscaled,
 }
 
+/// The tokens to which a window reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The token itself and the tokens before it, together as many as the window is long.
+    Back,
+    /// Half the window to each side.
+    BothSides,
+    /// The tokens are cut into pieces as long as the window, and a token attends to its piece.
+    Piece,
+}
+
+/// Where the queries are scaled with the logarithm of their position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Temperature {
+    /// Nowhere.
+    None,
+    /// In every layer, with the key `attention.temperature_scale`.
+    Key,
+    /// In layers that do not rotate, with this factor and for every so many tokens.
+    Unrotated(f32, f32),
+}
+
 /// Sliding-window attention of a family.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sliding {
     /// Every n-th layer attends to all tokens, unless the metadata has a pattern.
     pub every: usize,
+    /// True if the first of n layers attends to all tokens, and not the last.
+    pub full_first: bool,
+    /// The tokens to which a window reaches.
+    pub reach: Reach,
     /// The window if the metadata does not name one. Without either no layer has a window.
     pub window: Option<usize>,
     /// The rotation in layers with a window.
@@ -166,16 +234,38 @@ pub struct Family {
     pub score_cap: Option<f32>,
     /// Cap of the logits by tanh, unless the key `final_logit_softcapping` names another. 0 is no cap.
     pub logit_cap: Option<f32>,
-    /// True if the weights of the chosen experts are scaled to the sum 1.
+    /// True if the weights of the chosen experts are scaled to the sum 1, unless the key `expert_weights_norm` says it.
     pub expert_weights_sum_to_1: bool,
+    /// How experts are weighted.
+    pub gating: Gating,
     /// True if a token attends only to itself and to earlier tokens.
     pub causal: bool,
     /// True if layers without a window are causal even if the metadata says that attention is not.
     pub causal_full_layers: bool,
     /// True if the model ends with a norm and an output matrix.
     pub lm_head: bool,
-    /// True if the metadata may have YaRN parameters and a temperature for long contexts.
-    pub long_context_keys: bool,
+    /// Name of the norm before the output matrix, without `.weight`.
+    pub output_norm: &'static str,
+    /// What YaRN does.
+    pub yarn: Yarn,
+    /// Where queries are scaled with their position.
+    pub temperature: Temperature,
+    /// How M-RoPE deals its pairs, in models that have it.
+    pub sections: Sections,
+    /// True if the heads of queries and keys are normalized after they are rotated.
+    pub norm_after_rope: bool,
+    /// If given, heads of layers that rotate are normalized without weights after they are rotated, unless the model has this
+    /// number of experts.
+    pub heads_normalized_unless_experts: Option<usize>,
+    /// True if the inputs of experts are multiplied by the weights, and not their outputs.
+    pub weights_before_experts: bool,
+    /// True if the queries of each head come with as many values that gate the head's output.
+    pub gated_queries: bool,
+    /// True if a head of values takes the keys of the head with its number modulo the number of key heads (linear
+    /// attention). Else consecutive heads of values share a head of keys.
+    pub tiled_heads: bool,
+    /// True if a layer may lack the mixing of tokens or the feed-forward network.
+    pub layers_may_lack_parts: bool,
 }
 
 const LLAMA: Family = Family {
@@ -198,10 +288,20 @@ const LLAMA: Family = Family {
     score_cap: None,
     logit_cap: None,
     expert_weights_sum_to_1: true,
+    gating: Gating::Softmax,
     causal: true,
     causal_full_layers: false,
     lm_head: true,
-    long_context_keys: false,
+    output_norm: "output_norm",
+    yarn: Yarn::Plain,
+    temperature: Temperature::None,
+    sections: Sections::Blocks,
+    norm_after_rope: false,
+    heads_normalized_unless_experts: None,
+    weights_before_experts: false,
+    gated_queries: false,
+    tiled_heads: false,
+    layers_may_lack_parts: false,
 };
 
 const QWEN: Family = Family { rope: RopeStyle::Halves, ..LLAMA };
@@ -226,17 +326,171 @@ const COHERE: Family = Family {
     ..LLAMA
 };
 
+/// Attention and a delta net in turn; the norm before the feed-forward network has the name of one after attention.
+const QWEN35: Family = Family {
+    arch: "qwen35",
+    attention_post_norm: "",
+    ffn_norm: "post_attention_norm",
+    sections: Sections::Interleaved,
+    gated_queries: true,
+    tiled_heads: true,
+    ..QWEN
+};
+
+const QWEN3VL: Family = Family { arch: "qwen3vl", sections: Sections::Interleaved, ..QWEN };
+
+const GRANITE: Family = Family {
+    arch: "granite",
+    rotated: Rotated::IfFinetuned,
+    attention_scale: AttentionScale::Key,
+    logits: LogitScale::Divide,
+    ..LLAMA
+};
+
+const MAMBA: Family = Family { arch: "mamba", rotated: Rotated::None, layers_may_lack_parts: true, ..LLAMA };
+
+/// A layer is one part: a mixer of tokens or a feed-forward network.
+const NEMOTRON_H: Family = Family {
+    arch: "nemotron_h",
+    activation: Activation::ReluSquared,
+    attention_scale: AttentionScale::Key,
+    ffn_norm: "attn_norm",
+    ..MAMBA
+};
+
+const HUNYUAN: Family = Family { arch: "hunyuan-dense", norm_after_rope: true, ..QWEN };
+
+const LFM2: Family = Family { arch: "lfm2", output_norm: "token_embd_norm", ..QWEN };
+
+/// BERT with rotated queries and keys, and a gate.
+const NOMIC_BERT: Family = Family {
+    arch: "nomic-bert",
+    activation: Activation::Silu,
+    order: Order::PostNorm,
+    causal: false,
+    lm_head: false,
+    attention_norm: "",
+    attention_post_norm: "attn_output_norm",
+    ffn_norm: "",
+    ffn_post_norm: "layer_output_norm",
+    ..GPT
+};
+
 const fn sliding(every: usize, window: Option<usize>, rope: SlidingRope) -> Option<Sliding> {
-    Some(Sliding { every, window, rope, only_layers: None })
+    Some(Sliding { every, full_first: false, reach: Reach::Back, window, rope, only_layers: None })
+}
+
+const fn reaching(reach: Reach, full_first: bool, sliding: Option<Sliding>) -> Option<Sliding> {
+    match sliding {
+        Some(sliding) => Some(Sliding { reach, full_first, ..sliding }),
+        None => None,
+    }
 }
 
 static FAMILIES: &[Family] = &[
     LLAMA,
-    Family { arch: "mistral3", long_context_keys: true, ..LLAMA },
+    Family { arch: "mistral3", yarn: Yarn::Mistral, temperature: Temperature::Key, ..LLAMA },
     Family { arch: "internlm2", ..LLAMA },
     Family { arch: "arcee", activation: Activation::ReluSquared, ..LLAMA },
     Family { arch: "smollm3", rotated: Rotated::ButEvery(4), ..LLAMA },
-    Family { arch: "granite", attention_scale: AttentionScale::Key, logits: LogitScale::Divide, ..LLAMA },
+    GRANITE,
+    Family { arch: "granitemoe", ..GRANITE },
+    Family { arch: "granitehybrid", ..GRANITE },
+    Family { arch: "minicpm", logits: LogitScale::Divide, ..LLAMA },
+    Family {
+        arch: "granite_swa",
+        rotated: Rotated::Pattern,
+        sliding: sliding(1, None, SlidingRope::Same),
+        ..GRANITE
+    },
+    Family {
+        arch: "llama4",
+        rotated: Rotated::ButEvery(4),
+        sliding: reaching(Reach::Piece, false, sliding(4, Some(8192), SlidingRope::SameButBase)),
+        gating: Gating::Sigmoid,
+        expert_weights_sum_to_1: false,
+        temperature: Temperature::Unrotated(0.1, 8192.0),
+        heads_normalized_unless_experts: Some(128),
+        weights_before_experts: true,
+        ..LLAMA
+    },
+    Family { arch: "maincoder", norm_after_rope: true, ..LLAMA },
+    Family { arch: "xverse", ..LLAMA },
+    Family { arch: "llada", causal: false, ..LLAMA },
+    Family { arch: "neo-bert", causal: false, lm_head: false, output_norm: "enc.output_norm", ..LLAMA },
+    Family { arch: "ernie4_5", ..LLAMA },
+    Family { arch: "ernie4_5-moe", ..LLAMA },
+    Family { arch: "deepseek", expert_weights_sum_to_1: false, ..LLAMA },
+    Family {
+        arch: "deepseek2",
+        attention_scale: AttentionScale::Latent,
+        expert_weights_sum_to_1: false,
+        gating: Gating::SigmoidInGlm47,
+        yarn: Yarn::DeepSeek,
+        ..LLAMA
+    },
+    Family { arch: "bailingmoe", expert_weights_sum_to_1: false, ..LLAMA },
+    Family { arch: "chatglm", ..LLAMA },
+    Family { arch: "glm4", ..LLAMA },
+    Family {
+        arch: "glm4moe",
+        attention_post_norm: "",
+        ffn_norm: "post_attention_norm",
+        expert_weights_sum_to_1: false,
+        gating: Gating::Sigmoid,
+        ..QWEN
+    },
+    Family {
+        arch: "gpt-oss",
+        activation: Activation::ClampedSwiglu,
+        attention_post_norm: "",
+        ffn_norm: "post_attention_norm",
+        expert_weights_sum_to_1: false,
+        gating: Gating::SoftmaxOfChosen,
+        sliding: sliding(2, None, SlidingRope::SameButBase),
+        ..QWEN
+    },
+    QWEN35,
+    Family { arch: "qwen35moe", ..QWEN35 },
+    Family { arch: "qwen3next", tiled_heads: false, attention_scale: AttentionScale::Key, ..QWEN35 },
+    Family { arch: "qwen2vl", ..QWEN },
+    QWEN3VL,
+    Family { arch: "qwen3vlmoe", ..QWEN3VL },
+    Family { arch: "dots1", expert_weights_sum_to_1: false, ..QWEN },
+    Family { arch: "bailingmoe2", expert_weights_sum_to_1: false, ..QWEN },
+    Family { arch: "exaone", ..QWEN },
+    Family {
+        arch: "exaone-moe",
+        rotated: Rotated::Sliding,
+        expert_weights_sum_to_1: false,
+        sliding: sliding(4, Some(128), SlidingRope::SameButBase),
+        ..QWEN
+    },
+    HUNYUAN,
+    Family { arch: "hunyuan-moe", ..HUNYUAN },
+    Family { arch: "minimax-m2", ..QWEN },
+    Family { arch: "bitnet", ..QWEN },
+    Family { arch: "qwen", ..QWEN },
+    Family { arch: "dream", causal: false, ..QWEN },
+    Family { arch: "rnd1", causal: false, ..QWEN },
+    Family { arch: "llada-moe", causal: false, expert_weights_sum_to_1: false, ..QWEN },
+    Family { arch: "eurobert", causal: false, lm_head: false, ..QWEN },
+    Family { arch: "pangu-embedded", ..QWEN },
+    Family { arch: "paddleocr", ..QWEN },
+    Family { arch: "openelm", ..QWEN },
+    Family { arch: "mellum", sliding: sliding(4, None, SlidingRope::Unscaled), ..QWEN },
+    Family { arch: "jais2", norm: NormKind::Layer, activation: Activation::ReluSquared, ..QWEN },
+    Family { arch: "orion", norm: NormKind::Layer, ..QWEN },
+    Family { arch: "phimoe", ..QWEN },
+    LFM2,
+    Family { arch: "lfm2moe", ..LFM2 },
+    MAMBA,
+    Family { arch: "mamba2", ..MAMBA },
+    Family { arch: "jamba", rotated: Rotated::None, expert_weights_sum_to_1: false, ..LLAMA },
+    NEMOTRON_H,
+    Family { arch: "nemotron_h_moe", expert_weights_sum_to_1: false, gating: Gating::Sigmoid, ..NEMOTRON_H },
+    Family { arch: "falcon-h1", attention_scale: AttentionScale::Key, ..QWEN },
+    Family { arch: "falcon", order: Order::Parallel, ffn_norm: "attn_norm", ..GPT },
     Family { arch: "olmo", norm: NormKind::Layer, norms_without_weights: true, ..LLAMA },
     Family { arch: "qwen2", ..QWEN },
     Family { arch: "qwen2moe", expert_weights_sum_to_1: false, ..QWEN },
@@ -249,6 +503,8 @@ static FAMILIES: &[Family] = &[
         rotated: Rotated::Sliding,
         sliding: Some(Sliding {
             every: 4,
+            full_first: false,
+            reach: Reach::Back,
             window: Some(4096),
             rope: SlidingRope::Same,
             only_layers: Some(64),
@@ -274,6 +530,13 @@ static FAMILIES: &[Family] = &[
         ..GEMMA
     },
     Family {
+        arch: "gemma-embedding",
+        causal: false,
+        lm_head: false,
+        sliding: reaching(Reach::BothSides, false, sliding(6, None, SlidingRope::Own(10_000.0))),
+        ..GEMMA
+    },
+    Family {
         arch: "gemma4",
         attention_scale: AttentionScale::One,
         sliding: sliding(6, None, SlidingRope::Own(10_000.0)),
@@ -290,22 +553,27 @@ static FAMILIES: &[Family] = &[
         ..COHERE
     },
     Family { arch: "gpt2", rotated: Rotated::None, ..GPT },
+    Family { arch: "starcoder", rotated: Rotated::None, ..GPT },
+    Family { arch: "codeshell", ..GPT },
+    Family {
+        arch: "modern-bert",
+        causal: false,
+        lm_head: false,
+        sliding: reaching(Reach::BothSides, true, sliding(3, None, SlidingRope::SameButBase)),
+        ..GPT
+    },
     Family { arch: "gptneox", order: Order::ParallelIf("use_parallel_residual"), ..GPT },
     Family { arch: "phi2", order: Order::Parallel, ..GPT },
     Family { arch: "starcoder2", ..GPT },
     Family { arch: "nemotron", activation: Activation::ReluSquared, ..GPT },
     Family { arch: "stablelm", activation: Activation::Silu, order: Order::ParallelWithoutNorm, ..GPT },
+    Family { arch: "bert", rotated: Rotated::None, activation: Activation::Gelu, ..NOMIC_BERT },
+    NOMIC_BERT,
     Family {
-        arch: "bert",
-        rotated: Rotated::None,
-        order: Order::PostNorm,
-        causal: false,
-        lm_head: false,
-        attention_norm: "",
-        attention_post_norm: "attn_output_norm",
-        ffn_norm: "",
-        ffn_post_norm: "layer_output_norm",
-        ..GPT
+        arch: "nomic-bert-moe",
+        activation: Activation::Gelu,
+        expert_weights_sum_to_1: false,
+        ..NOMIC_BERT
     },
 ];
 

@@ -2,21 +2,24 @@
 //! weighted sum of the values.
 //!
 //! ```
+//! use srd_rs::forward::arch::Reach;
 //! use srd_rs::forward::attention::{Shape, attend};
 //!
 //! let shape = Shape {
-//!     n_head: 1, n_head_kv: 1, head_dim: 2, head_dim_v: 1, scale: 1.0, cap: None, window: None, causal: true,
+//!     n_head: 1, n_head_kv: 1, head_dim: 2, head_dim_v: 1, scale: 1.0, cap: None, window: None, reach: Reach::Back,
+//!     causal: true,
 //! };
 //! // A chunk of two tokens. The first token attends to itself only; the second one finds its own key alone.
 //! let (q, k, v) = ([1.0, 0.0, 0.0, 50.0], [1.0, 0.0, 0.0, 1.0], [3.0, 7.0]);
 //! let mut out = [0.0; 2];
-//! attend(&shape, &q, &k, &v, &[2], &mut out);
+//! attend(&shape, &[], &q, &k, &v, &[2], &mut out);
 //! assert_eq!(out, [3.0, 7.0]);
 //! ```
 
 use rayon::prelude::*;
 
 use crate::forward::activation::{cap_all, exp};
+use crate::forward::arch::Reach;
 use crate::linalg::gemm::{Update, gemm};
 use crate::linalg::matrix::{MatMut, MatRef};
 use crate::simd::{Isa, dispatch};
@@ -41,6 +44,8 @@ pub struct Shape {
     pub cap: Option<f32>,
     /// Sliding window: the number of tokens to which a token attends, including itself. `None`: all tokens.
     pub window: Option<usize>,
+    /// The tokens to which the window reaches.
+    pub reach: Reach,
     /// Causal mask: a token attends only to itself and to earlier tokens.
     pub causal: bool,
 }
@@ -48,8 +53,15 @@ pub struct Shape {
 impl Shape {
     /// Returns the keys to which the query at `position` of a chunk of `length` tokens attends.
     fn visible(&self, position: usize, length: usize) -> std::ops::Range<usize> {
-        let end = if self.causal { position + 1 } else { length };
-        self.window.map_or(0, |w| (position + 1).saturating_sub(w))..end
+        let (start, end) = match (self.window, self.reach) {
+            (None, _) => (0, length),
+            (Some(w), Reach::Back) => ((position + 1).saturating_sub(w), length),
+            (Some(w), Reach::BothSides) => {
+                (position.saturating_sub(w / 2), (position + w / 2 + 1).min(length))
+            }
+            (Some(w), Reach::Piece) => (position / w * w, length),
+        };
+        start..if self.causal { position + 1 } else { end }
     }
 }
 
@@ -65,13 +77,23 @@ struct Block<'a> {
 /// Computes attention for chunks of `lengths` tokens, which do not attend to each other.
 ///
 /// `q` is `[tokens, n_head * head_dim]`, `k` is `[tokens, n_head_kv * head_dim]`, `v` is `[tokens, n_head_kv * head_dim_v]`,
-/// and `out` receives `[tokens, n_head * head_dim_v]`. The function runs on rayon's current pool.
+/// and `out` receives `[tokens, n_head * head_dim_v]`. `sinks` is empty or has a score for each head, which takes part in the
+/// softmax as if it belonged to a token whose values are 0. The function runs on rayon's current pool.
 ///
 /// # Panics
 /// Panics if `n_head_kv` does not divide `n_head`, or if a slice is shorter than its shape.
-pub fn attend(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], lengths: &[usize], out: &mut [f32]) {
+pub fn attend(
+    shape: &Shape,
+    sinks: &[f32],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    lengths: &[usize],
+    out: &mut [f32],
+) {
     assert!(shape.n_head_kv > 0 && shape.n_head.is_multiple_of(shape.n_head_kv), "{shape:?}");
-    let (inputs, isa) = (Inputs { q, k, v }, Isa::detect());
+    assert!(sinks.is_empty() || sinks.len() == shape.n_head, "{} sinks, {shape:?}", sinks.len());
+    let (inputs, isa) = (Inputs { q, k, v, sinks }, Isa::detect());
     blocks(shape, lengths, out).into_par_iter().for_each_init(Vec::new, |scores, mut block| {
         for head in 0..shape.n_head {
             attend_head(isa, shape, inputs, &mut block, head, scores);
@@ -100,13 +122,14 @@ struct Inputs<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
+    sinks: &'a [f32],
 }
 
 /// Computes one head of a block of queries. `scores` is scratch memory.
 fn attend_head(
     isa: Isa,
     shape: &Shape,
-    Inputs { q, k, v }: Inputs<'_>,
+    Inputs { q, k, v, sinks }: Inputs<'_>,
     block: &mut Block<'_>,
     head: usize,
     scores: &mut Vec<f32>,
@@ -125,7 +148,8 @@ fn attend_head(
         let (from, to) = (visible.start - keys.start, visible.end - keys.start);
         row[..from].fill(0.0);
         row[to..].fill(0.0);
-        softmax(isa, &mut row[from..to], shape.scale, shape.cap.unwrap_or(0.0));
+        let sink = sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY);
+        softmax(isa, &mut row[from..to], shape.scale, shape.cap.unwrap_or(0.0), sink);
     }
     let (out, stride) = (&mut out[head * shape.head_dim_v..], shape.n_head * shape.head_dim_v);
     let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_dim_v, stride);
@@ -139,13 +163,14 @@ fn head_of(data: &[f32], first: usize, rows: usize, width: usize, head: usize, s
 }
 
 dispatch! {
-    /// Computes the softmax of `scale x`, or of `cap tanh(scale x / cap)` if `cap` is not 0.
-    pub(super) fn softmax(_simd: S, x: &mut [f32], scale: f32, cap: f32) {
+    /// Computes the softmax of `scale x`, or of `cap tanh(scale x / cap)` if `cap` is not 0. `sink` is one more score, whose
+    /// share is left out; minus infinity stands for no sink.
+    pub(super) fn softmax(_simd: S, x: &mut [f32], scale: f32, cap: f32, sink: f32) {
         x.iter_mut().for_each(|x| *x *= scale);
         if cap != 0.0 {
             cap_all(x, cap);
         }
-        let max = x.iter().fold(f32::NEG_INFINITY, |a, &x| if x > a { x } else { a });
+        let max = x.iter().fold(sink, |a, &x| if x > a { x } else { a });
         let mut sums = [0.0f32; 8];
         let (pieces, rest) = x.as_chunks_mut::<8>();
         for piece in pieces {
@@ -158,7 +183,9 @@ dispatch! {
             *x = exp(*x - max);
             *sum += *x;
         }
-        let inverse = 1.0 / sums.iter().sum::<f32>();
+        let sum = sums.iter().sum::<f32>();
+        let of_sink = if sink == f32::NEG_INFINITY { 0.0 } else { exp(sink - max) };
+        let inverse = 1.0 / (sum + of_sink);
         x.iter_mut().for_each(|x| *x *= inverse);
     }
 }
@@ -181,7 +208,7 @@ mod tests {
         let x = values(37, 1);
         for cap in [0.0f32, 2.0] {
             let mut y = x.clone();
-            softmax(Isa::detect(), &mut y, 5.0, cap);
+            softmax(Isa::detect(), &mut y, 5.0, cap, f32::NEG_INFINITY);
             let score = |x: &f32| {
                 let s = 5.0 * f64::from(*x);
                 if cap == 0.0 { s } else { f64::from(cap) * (s / f64::from(cap)).tanh() }
@@ -193,6 +220,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_sink_takes_its_share_of_the_softmax() {
+        let mut y = [1.0f32, 2.0];
+        softmax(Isa::detect(), &mut y, 1.0, 0.0, 3.0);
+        let total = 1f32.exp() + 2f32.exp() + 3f32.exp();
+        assert!((y[0] - 1f32.exp() / total).abs() < 1e-6 && (y[1] - 2f32.exp() / total).abs() < 1e-6);
+    }
+
     /// Computes every output from its definition, one value at a time.
     fn naive(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], lengths: &[usize]) -> Vec<f64> {
         let (qw, kw) = (shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim);
@@ -201,8 +236,13 @@ mod tests {
             for i in 0..length {
                 for h in 0..shape.n_head {
                     let g = h / (shape.n_head / shape.n_head_kv);
+                    let near = |w: usize, j: usize| match shape.reach {
+                        Reach::Back => j + w > i,
+                        Reach::BothSides => i.abs_diff(j) <= w / 2,
+                        Reach::Piece => j / w >= i / w,
+                    };
                     let attends =
-                        |j: usize| (!shape.causal || j <= i) && shape.window.is_none_or(|w| j + w > i);
+                        |j: usize| (!shape.causal || j <= i) && shape.window.is_none_or(|w| near(w, j));
                     let weight = |j: usize| {
                         let dot: f64 = (0..shape.head_dim)
                             .map(|d| {
@@ -229,7 +269,15 @@ mod tests {
     #[test]
     fn blocks_windows_and_groups_of_heads_are_as_defined() {
         let lengths = [150, 1, 37];
-        for (window, causal) in [(None, true), (None, false), (Some(20), true), (Some(140), true)] {
+        for (window, reach, causal) in [
+            (None, Reach::Back, true),
+            (None, Reach::Back, false),
+            (Some(20), Reach::Back, true),
+            (Some(140), Reach::Back, true),
+            (Some(20), Reach::BothSides, false),
+            (Some(140), Reach::BothSides, false),
+            (Some(40), Reach::Piece, true),
+        ] {
             let shape = Shape {
                 n_head: 4,
                 n_head_kv: 2,
@@ -238,11 +286,12 @@ mod tests {
                 scale: 0.7,
                 cap: None,
                 window,
+                reach,
                 causal,
             };
             let (q, k, v) = (values(188 * 32, 2), values(188 * 16, 3), values(188 * 12, 4));
             let mut out = vec![f32::NAN; 188 * 24];
-            attend(&shape, &q, &k, &v, &lengths, &mut out);
+            attend(&shape, &[], &q, &k, &v, &lengths, &mut out);
             for (a, b) in out.iter().zip(naive(&shape, &q, &k, &v, &lengths)) {
                 assert!((f64::from(*a) - b).abs() < 1e-5);
             }

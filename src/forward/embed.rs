@@ -32,7 +32,9 @@ impl Pass<'_> {
             weights.gather(&table, &group.positions, 0..width, &mut added)?;
             x.iter_mut().zip(&*added).for_each(|(x, a)| *x += a);
         }
-        self.normalize("token_embd_norm", &mut x)?;
+        if model.family.output_norm != "token_embd_norm" {
+            self.normalize("token_embd_norm", &mut x)?;
+        }
         Ok(x)
     }
 

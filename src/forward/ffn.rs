@@ -6,6 +6,7 @@ use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
 use crate::forward::pass::{Pass, add, scale};
+use crate::forward::weights::Linear;
 
 impl Pass<'_> {
     /// Computes the feed-forward network. `x` is the residual stream and `input` its norm; the caller normalizes the result
@@ -18,11 +19,33 @@ impl Pass<'_> {
         if self.weights.has(&format!("{blk}.pre_ffw_norm_2.weight")) {
             return self.dense_and_experts(&blk, x, input);
         }
-        let mut y = self.experts(&blk, &router, input, input)?;
+        let mut y = match self.weights.linear(&format!("{blk}.ffn_latent_down"))? {
+            Some(compress) => self.latent_experts(&blk, &router, &compress, input)?,
+            None => self.experts(&blk, &router, input, input, self.model.width)?,
+        };
         if self.weights.has(&format!("{blk}.ffn_up_shexp.weight")) {
             add(&mut y, &self.shared_expert(&blk, input)?, 1.0);
         }
         Ok(y)
+    }
+
+    /// Computes experts between a matrix that compresses their inputs and one that unpacks their outputs.
+    fn latent_experts(
+        &mut self,
+        blk: &str,
+        router: &Linear,
+        compress: &Linear,
+        input: &[f32],
+    ) -> Result<Buffer> {
+        let (weights, width, n) = (self.weights, self.model.width, compress.rows());
+        let unpack = weights.required_linear(&format!("{blk}.ffn_latent_up"))?;
+        weights.check_inputs(&compress.matrix, width)?;
+        weights.check_shape(&unpack, width, n)?;
+        self.observe(&[compress], None, width, input)?;
+        let few = weights.apply(compress, input, width)?;
+        let y = self.experts(blk, router, input, &few, n)?;
+        self.observe(&[&unpack], None, n, &y)?;
+        weights.apply(&unpack, &y, n)
     }
 
     /// Computes a dense network. It is gated if there is a gate, either as a tensor or as the first half of `ffn_up`.
@@ -43,18 +66,19 @@ impl Pass<'_> {
             false => (gate, up),
         };
         let up = weights.apply(&up, input, width)?;
-        let hidden = match gate {
+        let mut hidden = match gate {
             Some(gate) => {
                 let mut hidden = weights.apply(&gate, input, width)?;
-                activation::gated(self.model.family.activation, &mut hidden, &up);
+                activation::gated(self.model.activation, &mut hidden, &up);
                 hidden
             }
             None => {
                 let mut hidden = up;
-                activation::plain(self.model.family.activation, &mut hidden);
+                activation::plain(self.model.activation, &mut hidden);
                 hidden
             }
         };
+        self.norm_of_rows(&format!("{blk}.ffn_sub_norm"), &mut hidden, n)?;
         self.observe(&[&down], None, n, &hidden)?;
         weights.apply(&down, &hidden, n)
     }
@@ -89,7 +113,7 @@ impl Pass<'_> {
         let mut input = weights.buffers.copy(x);
         self.normalize(&format!("{blk}.pre_ffw_norm_2"), &mut input)?;
         let router = weights.required_linear(&format!("{blk}.ffn_gate_inp"))?;
-        let mut of_experts = self.experts(blk, &router, &routed, &input)?;
+        let mut of_experts = self.experts(blk, &router, &routed, &input, model.width)?;
         self.normalize(&format!("{blk}.post_ffw_norm_2"), &mut of_experts)?;
         add(&mut y, &of_experts, 1.0);
         Ok(y)

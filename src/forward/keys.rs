@@ -76,6 +76,27 @@ impl<'a> Keys<'a> {
         self.size(key)?.filter(|&n| n > 0).ok_or_else(|| self.refuse(key, "is missing or 0"))
     }
 
+    /// Returns the numbers of pairs of M-RoPE's coordinates; `None` if the model does not have M-RoPE.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if there are more than four numbers, or if a number is larger than [`MAX_SIZE`].
+    pub fn sections(&self) -> Result<Option<[usize; 4]>> {
+        const KEY: &str = "rope.dimension_sections";
+        let listed: Vec<usize> = match self.get(KEY) {
+            Some(Value::Array(Array::U32(v))) => v.iter().map(|&c| c as usize).collect(),
+            Some(Value::Array(Array::I32(v))) => v.iter().map(|&c| c.max(0) as usize).collect(),
+            _ => return Ok(None),
+        };
+        if listed.len() > 4 {
+            return Err(self.refuse(KEY, "has more than four values"));
+        }
+        let mut sections = [0; 4];
+        for (to, n) in sections.iter_mut().zip(listed) {
+            *to = self.check_size(KEY, n)?;
+        }
+        Ok(Some(sections).filter(|s| s[0] > 0 && s[1] > 0))
+    }
+
     /// Returns a truth value; `None` if the key is absent or has another type.
     pub fn flag(&self, key: &str) -> Option<bool> {
         self.get(key).and_then(Value::as_bool)

@@ -3,19 +3,29 @@
 
 use crate::error::{Error, Place, Result};
 use crate::forward::arch::{
-    self, AttentionScale, EmbeddingScale, Family, LogitScale, NormKind, Order, Rotated, Sliding, SlidingRope,
+    self, Activation, AttentionScale, EmbeddingScale, Family, Gating, LogitScale, NormKind, Order, RopeStyle,
+    Rotated, Sections, Sliding, SlidingRope, Temperature, Yarn,
 };
 use crate::forward::keys::Keys;
+use crate::forward::mixer::Mixer;
 use crate::forward::rope::Rope;
+use crate::forward::routing::Routing;
 use crate::forward::weights::Weights;
 use crate::model::bound::BoundModel;
 use crate::quant::recipe::split_layer;
 
-/// The attention of a layer.
+/// Largest number of values in the state of a head.
+const MAX_STATE: usize = 1 << 24;
+/// Largest number of tokens that a convolution sees.
+const MAX_TAPS: usize = 1 << 10;
+
+/// What mixes the tokens of a layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// Number of the layer, from 0.
     pub index: usize,
+    /// What mixes the tokens. The following sizes are 0 where nothing attends.
+    pub mixer: Mixer,
     /// Number of query heads.
     pub n_head: usize,
     /// Number of heads of keys and values.
@@ -38,6 +48,21 @@ pub struct Layer {
     pub kv_shared: bool,
 }
 
+/// The sizes of layers with a recurrence.
+#[derive(Debug, Clone, Copy)]
+pub struct Recurrent {
+    /// Number of tokens that the convolution before the recurrence sees.
+    pub taps: usize,
+    /// Number of values of a token in the recurrence.
+    pub inner: usize,
+    /// Number of values in a state for each of those values.
+    pub state: usize,
+    /// Number of heads; for Mamba the number of values from which the sizes of the steps are made.
+    pub heads: usize,
+    /// Number of groups of heads; for a delta net the number of heads of keys.
+    pub groups: usize,
+}
+
 /// A model that the forward pass can run.
 pub struct Model {
     pub family: &'static Family,
@@ -57,11 +82,27 @@ pub struct Model {
     /// Largest magnitude to which queries, keys and values are clamped.
     pub clamp: Option<f32>,
     pub n_expert: usize,
-    pub n_expert_used: usize,
+    pub routing: Routing,
+    pub recurrent: Recurrent,
+    /// Causal mask: a token attends only to itself and to earlier tokens.
+    pub causal: bool,
+    /// Number of tokens that a gated short convolution sees.
+    pub taps: usize,
+    /// Number of values in an unpacked query or key of latent attention, and in an unpacked value.
+    pub latent_key: usize,
+    pub latent_value: usize,
+    /// True if Mamba normalizes what it selects, without weights.
+    pub norms_of_selection: bool,
     /// Number of values of a token's embedding for each layer; 0 if there are no such embeddings.
     pub per_layer: usize,
     /// Factor and period of the growth of queries with their position.
     pub temperature: Option<(f32, f32)>,
+    /// True if this growth is for layers that do not rotate, and counts positions from 1.
+    pub temperature_unrotated: bool,
+    /// True if heads of layers that rotate are normalized without weights.
+    pub heads_normalized: bool,
+    /// Activation of the feed-forward part.
+    pub activation: Activation,
     /// The rotation of layers without a window, then that of layers with one.
     pub ropes: Vec<Rope>,
     pub layers: Vec<Layer>,
@@ -75,7 +116,6 @@ impl Model {
     pub fn read(source: &BoundModel, weights: &Weights, longest: usize) -> Result<Self> {
         let path = source.path();
         let family = arch::family(&source.arch).ok_or_else(|| unknown(source))?;
-        check_tensors(source)?;
         let keys = Keys::new(&source.metadata, &source.arch, path);
         let width = keys.required_size("embedding_length")?;
         let n_layer = keys.required_size("block_count")?;
@@ -83,9 +123,14 @@ impl Model {
             let what = format!("{n_layer} layers cannot be made of {} tensors", source.tensors.len());
             return Err(path_error(source)(what));
         }
-        let eps = match family.norm {
-            NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            NormKind::Layer => "attention.layer_norm_epsilon",
+        // Blocks that predict further tokens stand behind the layers and do not change them.
+        let n_layer = n_layer.saturating_sub(keys.size("nextn_predict_layers")?.unwrap_or(0)).max(1);
+        let mixers: Vec<Mixer> =
+            (0..n_layer).map(|i| Mixer::find(weights, i, family.layers_may_lack_parts)).collect();
+        check_tensors(source, &mixers)?;
+        let eps = match (family.norm, keys.number("attention.layer_norm_rms_epsilon")?) {
+            (NormKind::Rms, Some(_)) => "attention.layer_norm_rms_epsilon",
+            _ => "attention.layer_norm_epsilon",
         };
         let number = |key: &str| Ok::<_, Error>(keys.number(key)?.map(|n| n as f32));
         let embedding = weights.matrix("token_embd.weight")?;
@@ -118,33 +163,73 @@ impl Model {
             logit_cap: cap(family.logit_cap, number("final_logit_softcapping")?),
             clamp: number("attention.clamp_kqv")?.filter(|&c| c > 0.0),
             n_expert: keys.size("expert_count")?.unwrap_or(0),
-            n_expert_used: keys.size("expert_used_count")?.unwrap_or(0),
+            routing: routing(&keys, family, n_layer, embedding.rows)?,
+            recurrent: Recurrent {
+                taps: keys.size("ssm.conv_kernel")?.unwrap_or(0),
+                inner: keys.size("ssm.inner_size")?.unwrap_or(0),
+                state: keys.size("ssm.state_size")?.unwrap_or(0),
+                heads: keys.size("ssm.time_step_rank")?.unwrap_or(0),
+                groups: keys.size("ssm.group_count")?.unwrap_or(0),
+            },
+            causal: keys.flag("attention.causal").unwrap_or(family.causal),
+            taps: keys.size("shortconv.l_cache")?.unwrap_or(0),
+            latent_key: keys.size("attention.key_length_mla")?.unwrap_or(0),
+            latent_value: keys.size("attention.value_length_mla")?.unwrap_or(0),
+            norms_of_selection: keys.flag("ssm.dt_b_c_rms").unwrap_or(false),
             per_layer: keys.size("embedding_length_per_layer_input")?.unwrap_or(0),
             temperature: None,
+            temperature_unrotated: matches!(family.temperature, Temperature::Unrotated(..)),
+            heads_normalized: false,
+            activation: activation(&keys, family)?,
             ropes: Vec::new(),
             layers: Vec::new(),
         };
         let heads = Heads::read(&keys, family, width, n_layer)?;
-        model.layers = heads.layers(path_error(source))?;
+        model.layers = heads.layers(&mixers, path_error(source))?;
         share_keys(&mut model.layers, keys.size("attention.shared_kv_layers")?.unwrap_or(0), source)?;
         model.ropes = heads.ropes(&keys, family, weights, longest, context)?;
-        if family.long_context_keys
+        if family.attention_scale == AttentionScale::Latent {
+            let scale = latent_scale(&keys, model.latent_key, &model.ropes)?;
+            model.layers.iter_mut().for_each(|layer| layer.scale = scale);
+        }
+        model.heads_normalized = family.heads_normalized_unless_experts.is_some_and(|n| n != model.n_expert);
+        if let Temperature::Unrotated(scale, period) = family.temperature {
+            model.temperature = Some((scale, period));
+        }
+        if family.temperature == Temperature::Key
             && let Some(scale) = number("attention.temperature_scale")?.filter(|&s| s != 0.0)
         {
             let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
             model.temperature = Some((scale, original as f32));
         }
         model.check_experts(source)?;
+        model.check_recurrent(source)?;
         Ok(model)
     }
 
     fn check_experts(&self, source: &BoundModel) -> Result<()> {
-        if self.n_expert_used <= self.n_expert && (self.n_expert == 0) == (self.n_expert_used == 0) {
+        let (used, (groups, _)) = (self.routing.used, self.routing.groups);
+        if used > self.n_expert || (self.n_expert == 0) != (used == 0) {
+            let what = format!("the metadata says that {used} of {} experts are used", self.n_expert);
+            return Err(path_error(source)(what));
+        }
+        if groups > 1 && (groups > self.n_expert || !self.n_expert.is_multiple_of(groups)) {
+            let what = format!("the metadata says that {} experts form {groups} groups", self.n_expert);
+            return Err(path_error(source)(what));
+        }
+        Ok(())
+    }
+
+    /// Refuses states that no model has, before memory is taken for them.
+    fn check_recurrent(&self, source: &BoundModel) -> Result<()> {
+        let Recurrent { inner, state, heads, .. } = self.recurrent;
+        let values = state.saturating_mul(state.max(inner / heads.max(1)));
+        if values <= MAX_STATE && self.recurrent.taps <= MAX_TAPS && self.taps <= MAX_TAPS {
             return Ok(());
         }
-        let what =
-            format!("the metadata says that {} of {} experts are used", self.n_expert_used, self.n_expert);
-        Err(path_error(source)(what))
+        Err(path_error(source)(format!(
+            "a state of {values} values for each head is more than any model has"
+        )))
     }
 
     /// Returns the number of values that a token needs in the widest layer. The number says how many tokens fit into memory.
@@ -156,7 +241,11 @@ impl Model {
         let heads = |l: &Layer| {
             2 * l.n_head * l.head_dim.max(l.head_dim_v) + l.n_head_kv * (l.head_dim + l.head_dim_v)
         };
-        let attention = self.layers.iter().map(heads).max().unwrap_or(0);
+        let recurrent = 2 * (widest("ssm_in.weight") + widest("ssm_out.weight"))
+            + 4 * widest("attn_gate.weight")
+            + 2 * (widest("attn_qkv.weight") + widest("shortconv.in_proj.weight"));
+        let unpacked = |l: &Layer| l.n_head * (self.latent_key + self.latent_value);
+        let attention = self.layers.iter().map(|l| heads(l) + unpacked(l)).max().unwrap_or(0) + recurrent;
         let ffn = 2 * widest("ffn_up.weight");
         let experts = 2 * widest("ffn_up_exps.weight").max(widest("ffn_gate_up_exps.weight") / 2);
         4 * self.width + attention.max(ffn).max(experts + self.n_expert + 2 * self.width)
@@ -228,15 +317,30 @@ const KNOWN: &[&str] = &[
     "proj",
     "post_norm",
     "layer_output_scale",
+    "attn_norm_2",
+    "exp_probs_b",
+    "ffn_sub_norm",
+    "ffn_latent_down",
+    "ffn_latent_up",
+    "enc.output_norm",
 ];
 
 /// Checks that the forward pass knows every tensor. With a tensor left out it would compute another model.
-fn check_tensors(source: &BoundModel) -> Result<()> {
+fn check_tensors(source: &BoundModel, mixers: &[Mixer]) -> Result<()> {
     let unknown = source.tensors.iter().map(|t| &t.name).find(|name| {
-        let inner = split_layer(name).1;
+        let (layer, inner) = split_layer(name);
+        let of_mixer = match layer.map(|layer| mixers.get(layer as usize)) {
+            // A block that predicts further tokens.
+            Some(None) => return false,
+            Some(Some(mixer)) => mixer.tensors(),
+            None => &[],
+        };
         let stem = inner.rsplit_once('.').map_or(inner, |n| n.0);
-        // A classifier after the last layer does not change the layers.
-        !KNOWN.contains(&stem) && !stem.starts_with("cls")
+        // A classifier or dense layers after the last layer do not change the layers.
+        !KNOWN.contains(&stem)
+            && !of_mixer.contains(&stem)
+            && !stem.starts_with("cls")
+            && !stem.starts_with("dense_")
     });
     match unknown {
         None => Ok(()),
@@ -287,6 +391,30 @@ struct Heads {
     sliding: Option<Sliding>,
     causal: bool,
     stated_scale: Option<f32>,
+    /// The value of `rope.scaling.finetuned`.
+    finetuned: bool,
+    /// True if the metadata says that there is no window, so that all layers are alike.
+    always_rotated: bool,
+    /// The layers that `attention.rope_pattern` names.
+    rope_pattern: Option<Vec<bool>>,
+}
+
+/// A layer in which no token attends to others.
+fn without_attention(index: usize, mixer: Mixer) -> Layer {
+    Layer {
+        index,
+        mixer,
+        n_head: 0,
+        n_head_kv: 0,
+        head_dim: 0,
+        head_dim_v: 0,
+        scale: 1.0,
+        window: None,
+        causal: true,
+        rope: None,
+        kv_of: None,
+        kv_shared: false,
+    }
 }
 
 impl Heads {
@@ -308,12 +436,31 @@ impl Heads {
         let stated_scale = keys.number("attention.scale")?.map(|s| s as f32).filter(|&s| s != 0.0);
         let causal = keys.flag("attention.causal").unwrap_or(family.causal);
         let sizes = [full, narrow];
-        Ok(Self { family, n_head, n_head_kv, sizes, width, windows, sliding, causal, stated_scale })
+        let finetuned = keys.flag("rope.scaling.finetuned").unwrap_or(true);
+        Ok(Self {
+            family,
+            n_head,
+            n_head_kv,
+            sizes,
+            width,
+            windows,
+            sliding,
+            causal,
+            stated_scale,
+            finetuned,
+            always_rotated: sliding.is_some() && keys.count("attention.sliding_window")? == Some(0),
+            rope_pattern: keys.flags("attention.rope_pattern", n_layer)?,
+        })
     }
 
-    fn layers(&self, error: impl Fn(String) -> Error) -> Result<Vec<Layer>> {
-        (0..self.windows.len())
-            .map(|index| {
+    fn layers(&self, mixers: &[Mixer], error: impl Fn(String) -> Error) -> Result<Vec<Layer>> {
+        mixers
+            .iter()
+            .enumerate()
+            .map(|(index, &mixer)| {
+                if !mixer.attends() {
+                    return Ok(without_attention(index, mixer));
+                }
                 let (n_head, n_head_kv) = (
                     self.n_head.get(index).copied().unwrap_or(0),
                     self.n_head_kv.get(index).copied().unwrap_or(0),
@@ -325,6 +472,7 @@ impl Heads {
                 let (head_dim, head_dim_v) = self.sizes[usize::from(window.is_some())];
                 Ok(Layer {
                     index,
+                    mixer,
                     n_head,
                     n_head_kv,
                     head_dim,
@@ -346,6 +494,7 @@ impl Heads {
             AttentionScale::Head => of_head,
             AttentionScale::One => 1.0,
             AttentionScale::Key => self.stated_scale.unwrap_or(of_head),
+            AttentionScale::Latent => of_head,
             AttentionScale::WidthIfLayers(n) if n == self.windows.len() => {
                 1.0 / ((self.width / n_head) as f32).sqrt()
             }
@@ -358,7 +507,9 @@ impl Heads {
             Rotated::All => true,
             Rotated::None => false,
             Rotated::Sliding => self.windows[layer].is_some() || self.sliding.is_none(),
-            Rotated::ButEvery(n) => !(layer + 1).is_multiple_of(n),
+            Rotated::ButEvery(n) => !(layer + 1).is_multiple_of(n) || self.always_rotated,
+            Rotated::IfFinetuned => self.finetuned,
+            Rotated::Pattern => self.rope_pattern.as_ref().is_none_or(|pattern| pattern[layer]),
         }
     }
 
@@ -397,7 +548,8 @@ fn windows(keys: &Keys, sliding: Sliding, n_layer: usize) -> Result<Vec<Option<u
         Some(flags) => flags,
         None => {
             let every = keys.size("attention.sliding_window_pattern")?.unwrap_or(sliding.every);
-            (0..n_layer).map(|i| every == 0 || i % every < every - 1).collect()
+            let full = |i: usize| i % every == if sliding.full_first { 0 } else { every - 1 };
+            (0..n_layer).map(|i| every == 0 || !full(i)).collect()
         }
     };
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
@@ -421,11 +573,14 @@ fn full_rope(
         _ => 1.0,
     };
     let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
-    let long = |key: &str| if family.long_context_keys { keys.number(key) } else { Ok(None) };
+    let long = |key: &str| if family.yarn == Yarn::Mistral { keys.number(key) } else { Ok(None) };
     let mut magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
     if kind == "yarn"
-        && let Some(multiplier) = long("rope.scaling.yarn_log_multiplier")?.filter(|&m| m != 0.0)
+        && family.yarn != Yarn::Plain
+        && let Some(multiplier) = keys.number("rope.scaling.yarn_log_multiplier")?.filter(|&m| m != 0.0)
     {
+        // DeepSeek's two multipliers are equal, and cancel.
+        let multiplier = if family.yarn == Yarn::DeepSeek { 1.0 } else { multiplier };
         let at = |m: f64| if scale >= 1.0 { 1.0 } else { 0.1 * m * libm::log(1.0 / scale) + 1.0 };
         magnitude *= at(1.0) / at(multiplier) / (1.0 + 0.1 * libm::log(1.0 / scale));
     }
@@ -436,8 +591,13 @@ fn full_rope(
     } else {
         "rope_factors_short.weight"
     };
+    let sections = keys.sections()?;
+    let mut divisors = weights.vector(factors, dims / 2)?;
+    if let Some(sections) = sections {
+        stop_pairs(sections, family.sections, dims / 2, &mut divisors);
+    }
     Ok(Rope {
-        style: family.rope,
+        style: if sections.is_some() { RopeStyle::Halves } else { family.rope },
         dims,
         base: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
         scale,
@@ -446,6 +606,63 @@ fn full_rope(
         beta_fast: long("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
         beta_slow: long("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         original_context: original,
-        divisors: weights.vector(factors, dims / 2)?,
+        divisors,
+    })
+}
+
+/// Stops the pairs that M-RoPE gives to its fourth coordinate, which is 0 for text.
+fn stop_pairs(sections: [usize; 4], order: Sections, pairs: usize, divisors: &mut Option<Vec<f32>>) {
+    let total = sections.iter().sum::<usize>();
+    let stops = |pair: usize| {
+        let at = pair % total;
+        match order {
+            Sections::Blocks => at >= total - sections[3],
+            Sections::Interleaved => at >= 3 * sections[at % 3],
+        }
+    };
+    if (0..pairs).any(stops) {
+        let divisors = divisors.get_or_insert_with(|| vec![1.0; pairs]);
+        (0..pairs).filter(|&pair| stops(pair)).for_each(|pair| divisors[pair] = f32::INFINITY);
+    }
+}
+
+/// Returns the factor of the scores of latent attention: YaRN's magnitude counts for queries and for keys.
+fn latent_scale(keys: &Keys, key: usize, ropes: &[Rope]) -> Result<f32> {
+    let log = ropes.first().map_or(0.0, |rope| libm::log(1.0 / rope.scale));
+    let magnitude = ropes.first().map_or(1.0, |rope| rope.magnitude) * (1.0 + 0.1 * log);
+    let multiplier = keys.number("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+    let magnitude = magnitude * (1.0 + multiplier * log);
+    Ok((magnitude * magnitude / (key as f64).sqrt()) as f32)
+}
+
+fn activation(keys: &Keys, family: &Family) -> Result<Activation> {
+    match keys.text("hidden_activation") {
+        None => Ok(family.activation),
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some(_) => Err(keys.refuse("hidden_activation", "is not a function that the forward pass knows")),
+    }
+}
+
+fn routing(keys: &Keys, family: &Family, n_layer: usize, n_vocab: usize) -> Result<Routing> {
+    let gating = match (keys.count("expert_gating_func")?, family.gating) {
+        (None | Some(0), Gating::SigmoidInGlm47) if matches!(n_layer, 47 | 48) && n_vocab == 154_880 => {
+            Gating::Sigmoid
+        }
+        (None | Some(0), gating) => gating,
+        (Some(1), _) => Gating::Softmax,
+        (Some(2), _) => Gating::Sigmoid,
+        (Some(3), _) => Gating::SoftmaxOfChosen,
+        _ => return Err(keys.refuse("expert_gating_func", "is not a function that the forward pass knows")),
+    };
+    Ok(Routing {
+        used: keys.size("expert_used_count")?.unwrap_or(0),
+        gating,
+        to_one: keys.flag("expert_weights_norm").unwrap_or(family.expert_weights_sum_to_1),
+        scale: keys.number("expert_weights_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0) as f32,
+        groups: (
+            keys.size("expert_group_count")?.unwrap_or(0),
+            keys.size("expert_group_used_count")?.unwrap_or(0),
+        ),
     })
 }

@@ -5,14 +5,10 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result};
 use crate::forward::activation;
-use crate::forward::attention::softmax;
+use crate::forward::arch::Activation;
 use crate::forward::buffers::Buffer;
 use crate::forward::pass::Pass;
 use crate::forward::weights::Linear;
-use crate::simd::Isa;
-
-/// Smallest divisor of the weights of the chosen experts: the smallest normal f16, as in llama.cpp.
-const MIN_SUM: f32 = 6.103_515_6e-5;
 
 /// The tokens that chose an expert, with their weights.
 type Chosen = Vec<(usize, f32)>;
@@ -29,20 +25,23 @@ struct Stack {
 }
 
 impl Pass<'_> {
-    /// Computes the experts. `routed` is the input of the router, `input` the input of the experts.
+    /// Computes the experts. `routed` is the input of the router, `input` the input of the experts, rows of `width` values.
     pub(super) fn experts(
         &mut self,
         blk: &str,
         router: &Linear,
         routed: &[f32],
         input: &[f32],
+        width: usize,
     ) -> Result<Buffer> {
-        let width = self.model.width;
-        self.weights.check_shape(router, self.model.n_expert, width)?;
-        let stack = self.stack(blk)?;
-        self.observe(&[router], None, width, routed)?;
-        let logits = self.weights.apply(router, routed, width)?;
-        let chosen = self.choose(&logits, router.rows());
+        let of_model = self.model.width;
+        self.weights.check_shape(router, self.model.n_expert, of_model)?;
+        let stack = self.stack(blk, width)?;
+        self.observe(&[router], None, of_model, routed)?;
+        let logits = self.weights.apply(router, routed, of_model)?;
+        let bias =
+            self.weights.vector(&format!("{blk}.exp_probs_b.bias"), router.rows())?.unwrap_or_default();
+        let chosen = self.choose(&logits, &bias, router.rows());
         let mut y = self.weights.buffers.take(input.len());
         y.fill(0.0);
         for (expert, tokens) in chosen.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
@@ -52,8 +51,8 @@ impl Pass<'_> {
     }
 
     /// Finds the matrices of the experts and checks their shapes.
-    fn stack(&self, blk: &str) -> Result<Stack> {
-        let (weights, width, experts) = (self.weights, self.model.width, self.model.n_expert);
+    fn stack(&self, blk: &str, width: usize) -> Result<Stack> {
+        let (weights, experts) = (self.weights, self.model.n_expert);
         let fused = weights.linear(&format!("{blk}.ffn_gate_up_exps"))?;
         let stack = Stack {
             fused: fused.is_some(),
@@ -65,6 +64,9 @@ impl Pass<'_> {
             down: weights.required_linear(&format!("{blk}.ffn_down_exps"))?,
             scales: weights.vector(&format!("{blk}.ffn_down_exps.scale"), experts)?,
         };
+        if self.model.activation == Activation::ClampedSwiglu && stack.gate.is_none() && !stack.fused {
+            return Err(weights.fail(&stack.up.name, "has no gate beside it".into()));
+        }
         let n = stack.down.matrix.cols;
         let up_rows = if stack.fused { 2 * n } else { n };
         let matrices = [
@@ -84,12 +86,11 @@ impl Pass<'_> {
         Ok(stack)
     }
 
-    /// Returns the tokens that chose each expert. A token chooses the `n_expert_used` likeliest experts; of two equally likely
-    /// experts the first.
-    fn choose(&self, logits: &[f32], experts: usize) -> Vec<Chosen> {
-        let (used, to_one) = (self.model.n_expert_used, self.model.family.expert_weights_sum_to_1);
+    /// Returns the tokens that chose each expert, with their weights.
+    fn choose(&self, logits: &[f32], bias: &[f32], experts: usize) -> Vec<Chosen> {
+        let routing = &self.model.routing;
         let choices: Vec<Vec<(usize, f32)>> =
-            logits.par_chunks(experts).map(|row| choose_one(row, used, to_one)).collect();
+            logits.par_chunks(experts).map(|row| routing.choose(row, bias)).collect();
         let mut chosen = vec![Chosen::new(); experts];
         for (token, choice) in choices.into_iter().enumerate() {
             choice.into_iter().for_each(|(expert, weight)| chosen[expert].push((token, weight)));
@@ -106,14 +107,19 @@ impl Pass<'_> {
         input: &[f32],
         y: &mut [f32],
     ) -> Result<()> {
-        let (width, experts, n) = (self.model.width, self.model.n_expert, stack.down.matrix.cols);
+        let (experts, n) = (self.model.n_expert, stack.down.matrix.cols);
+        let width = stack.up.matrix.cols;
         let of_expert = |l: &Linear| {
             let rows = l.rows() / experts;
             l.slice(expert * rows..(expert + 1) * rows)
         };
         let mut x = self.weights.buffers.take(tokens.len() * width);
-        for (x, &(token, _)) in x.chunks_exact_mut(width).zip(tokens) {
+        let before = self.model.family.weights_before_experts;
+        for (x, &(token, weight)) in x.chunks_exact_mut(width).zip(tokens) {
             x.copy_from_slice(&input[token * width..][..width]);
+            if before {
+                x.iter_mut().for_each(|x| *x *= weight);
+            }
         }
         let observed: Vec<&Linear> = stack.gate.iter().chain([&stack.up]).collect();
         self.observe(&observed, Some(expert), width, &x)?;
@@ -126,45 +132,18 @@ impl Pass<'_> {
         match gate {
             Some(gate) => {
                 let up = std::mem::replace(&mut hidden, self.weights.apply(&gate, &x, width)?);
-                activation::gated(self.model.family.activation, &mut hidden, &up);
+                activation::gated(self.model.activation, &mut hidden, &up);
             }
-            None => activation::plain(self.model.family.activation, &mut hidden),
+            None => activation::plain(self.model.activation, &mut hidden),
         }
         self.observe(&[&stack.down], Some(expert), n, &hidden)?;
         let out = self.weights.apply(&of_expert(&stack.down), &hidden, n)?;
         let scale = stack.scales.as_ref().map_or(1.0, |s| s[expert]);
         for (out, &(token, weight)) in out.chunks_exact(width).zip(tokens) {
+            let weight = if before { 1.0 } else { weight };
             let to = &mut y[token * width..][..width];
             to.iter_mut().zip(out).for_each(|(y, o)| *y += o * scale * weight);
         }
         Ok(())
-    }
-}
-
-/// Returns the `used` likeliest experts with their weights, which are scaled to the sum 1 if `to_one` is set.
-fn choose_one(logits: &[f32], used: usize, to_one: bool) -> Vec<(usize, f32)> {
-    let mut probabilities = logits.to_vec();
-    softmax(Isa::detect(), &mut probabilities, 1.0, 0.0);
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-    order.truncate(used);
-    let total: f32 = order.iter().map(|&e| probabilities[e]).sum();
-    let divisor = if to_one { total.max(MIN_SUM) } else { 1.0 };
-    order.into_iter().map(|e| (e, probabilities[e] / divisor)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_likeliest_experts_are_chosen() {
-        let logits = [0.0, 2.0, -1.0, 2.0, 1.0];
-        let chosen = choose_one(&logits, 3, true);
-        assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 3, 4]);
-        assert!((chosen.iter().map(|c| c.1).sum::<f32>() - 1.0).abs() < 1e-6);
-        let total: f32 = logits.iter().map(|l: &f32| l.exp()).sum();
-        let plain = choose_one(&logits, 1, false);
-        assert!((plain[0].1 - 2f32.exp() / total).abs() < 1e-6);
     }
 }

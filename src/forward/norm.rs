@@ -55,7 +55,7 @@ impl Norm {
                 let number = piece * rows + i;
                 let (weight, bias) = (cyclic_row(&self.weight, n, number), cyclic_row(&self.bias, n, number));
                 match self.kind {
-                    NormKind::Rms => rms_norm(isa, row, weight, self.eps),
+                    NormKind::Rms => rms_norm(isa, row, weight, bias, self.eps),
                     NormKind::Layer => layer_norm(isa, row, weight, bias, self.eps),
                 }
             }
@@ -72,8 +72,9 @@ fn cyclic_row(values: &[f32], n: usize, row: usize) -> &[f32] {
 }
 
 dispatch! {
-    fn rms_norm(_simd: S, x: &mut [f32], weight: &[f32], eps: f32) {
+    fn rms_norm(_simd: S, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
         rms(x, weight, eps);
+        x.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
     }
 
     fn layer_norm(_simd: S, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {

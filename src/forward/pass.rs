@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::forward::Observer;
 use crate::forward::activation;
-use crate::forward::arch::Order;
+use crate::forward::arch::{Order, Reach};
 use crate::forward::attention::{self, Shape};
 use crate::forward::buffers::Buffer;
 use crate::forward::model::{Layer, Model};
@@ -87,7 +87,7 @@ pub fn run_rounded(
         let model = Model::read(source, &weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;
         // Before a table of a head's size is made, every head's size is compared with its tensors.
-        model.layers.iter().try_for_each(|layer| Projections::find(&weights, &model, layer).map(drop))?;
+        model.layers.iter().try_for_each(|layer| layer.mixer.check(&weights, &model, layer))?;
         let is_used = |i: usize| model.layers.iter().any(|layer| layer.rope == Some(i));
         let table = |(i, rope): (usize, &Rope)| rope.table(if is_used(i) { longest } else { 0 });
         let tables = model.ropes.iter().enumerate().map(table).collect();
@@ -105,7 +105,7 @@ pub fn check(source: &BoundModel) -> Result<()> {
     let progress = Progress::default();
     let weights = Weights::new(source, &progress, 0);
     let model = Model::read(source, &weights, 1)?;
-    model.layers.iter().try_for_each(|layer| Projections::find(&weights, &model, layer).map(drop))
+    model.layers.iter().try_for_each(|layer| layer.mixer.check(&weights, &model, layer))
 }
 
 fn longest(tokens: &[Vec<u32>]) -> Result<usize> {
@@ -161,7 +161,7 @@ pub(super) struct Pass<'a> {
     pub weights: &'a Weights<'a>,
     observer: &'a mut dyn Observer,
     /// The table of layers without a window, then that of layers with one.
-    tables: Vec<Table>,
+    pub(super) tables: Vec<Table>,
     /// Keys and values that later layers use, by layer.
     kv: BTreeMap<usize, [SpillBuffer; 2]>,
 }
@@ -244,9 +244,20 @@ impl Pass<'_> {
 
     /// Applies the norm `STEM.weight`, `STEM.bias` to rows of the hidden size. Does nothing if the model has no such norm.
     pub(super) fn normalize(&self, stem: &str, x: &mut [f32]) -> Result<()> {
-        let width = self.model.width;
-        let Some(weight) = self.weights.vector(&format!("{stem}.weight"), width)? else { return Ok(()) };
-        self.apply_norm(stem, weight, x, width)
+        self.norm_of_rows(stem, x, self.model.width)
+    }
+
+    /// Applies a norm to rows of `n` values. Does nothing if the model has no such norm.
+    pub(super) fn norm_of_rows(&self, stem: &str, x: &mut [f32], n: usize) -> Result<()> {
+        let weight = match self.weights.vector(&format!("{stem}.weight"), n)? {
+            Some(weight) => weight,
+            // One norm of Falcon-H1 is named without `.weight`.
+            None => match self.weights.vector(stem, n)? {
+                Some(weight) => weight,
+                None => return Ok(()),
+            },
+        };
+        self.apply_norm(stem, weight, x, n)
     }
 
     fn apply_norm(&self, stem: &str, weight: Vec<f32>, x: &mut [f32], n: usize) -> Result<()> {
@@ -271,32 +282,40 @@ impl Pass<'_> {
         let (model, family) = (self.model, self.model.family);
         let after = family.order == Order::PostNorm;
         let mut input = self.weights.buffers.copy(x);
-        self.layer_norm(layer, family.attention_norm, &mut input)?;
-        let mut attended = self.attention(layer, group, &input)?;
-        if !after {
-            self.layer_norm(layer, family.attention_post_norm, &mut attended)?;
-        }
+        let named = |name: &str| self.weights.has(&format!("blk.{}.{name}.weight", layer.index));
+        // A second norm of this name belongs to attention alone.
+        let before = if named("attn_norm_2") { "attn_norm_2" } else { family.attention_norm };
+        let own_norm = named(family.ffn_norm) && family.ffn_norm != before;
+        self.layer_norm(layer, before, &mut input)?;
+        let mut attended = self.mix(layer, group, &input)?;
         let parallel = model.parallel;
-        if !parallel {
-            add(x, &attended, model.residual_scale);
+        if let Some(attended) = &mut attended {
+            if !after {
+                self.layer_norm(layer, family.attention_post_norm, attended)?;
+            }
+            if !parallel {
+                add(x, attended, model.residual_scale);
+            }
+            if after {
+                self.layer_norm(layer, family.attention_post_norm, x)?;
+            }
         }
-        if after {
-            self.layer_norm(layer, family.attention_post_norm, x)?;
-        }
-        if !parallel || self.weights.has(&format!("blk.{}.{}.weight", layer.index, family.ffn_norm)) {
-            input.copy_from_slice(x);
-            self.layer_norm(layer, family.ffn_norm, &mut input)?;
-        }
-        let mut y = self.feed_forward(layer, x, &input)?;
-        if parallel {
-            add(x, &attended, model.residual_scale);
-        }
-        if !after {
-            self.layer_norm(layer, family.ffn_post_norm, &mut y)?;
-        }
-        add(x, &y, model.residual_scale);
-        if after {
-            self.layer_norm(layer, family.ffn_post_norm, x)?;
+        if self.has_feed_forward(layer) {
+            if !parallel || own_norm {
+                input.copy_from_slice(x);
+                self.layer_norm(layer, family.ffn_norm, &mut input)?;
+            }
+            let mut y = self.feed_forward(layer, x, &input)?;
+            if let Some(attended) = attended.filter(|_| parallel) {
+                add(x, &attended, model.residual_scale);
+            }
+            if !after {
+                self.layer_norm(layer, family.ffn_post_norm, &mut y)?;
+            }
+            add(x, &y, model.residual_scale);
+            if after {
+                self.layer_norm(layer, family.ffn_post_norm, x)?;
+            }
         }
         if model.per_layer > 0 {
             self.add_per_layer(layer, group, x)?;
@@ -310,24 +329,63 @@ impl Pass<'_> {
     }
 
     /// Computes the attention of a layer for its normalized input.
-    fn attention(&mut self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Buffer> {
+    pub(super) fn attention(&mut self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Buffer> {
         let width = self.model.width;
         let of = Projections::find(self.weights, self.model, layer)?;
         self.observe(&of.observed(), None, width, input)?;
         let mut q = self.weights.apply(&of.q, input, width)?;
+        let mut gate = None;
+        if self.model.family.gated_queries {
+            let parts = self.split_heads(&q, layer.head_dim);
+            (q, gate) = (parts.0, Some(parts.1));
+        }
         self.finish_heads(layer, group, "attn_q_norm", &mut q)?;
-        self.scale_by_temperature(group, &mut q);
+        if !self.model.temperature_unrotated || layer.rope.is_none() {
+            self.scale_by_temperature(group, &mut q);
+        }
         let (k, v) = self.keys_and_values(layer, group, &of, input)?;
         let mut sums = self.weights.buffers.take(group.tokens.len() * layer.n_head * layer.head_dim_v);
-        attention::attend(&self.shape(layer), &q, &k, &v, &group.lengths, &mut sums);
+        let sinks = self.weights.vector(&format!("blk.{}.attn_sinks.weight", layer.index), layer.n_head)?;
+        attention::attend(
+            &self.shape(layer),
+            &sinks.unwrap_or_default(),
+            &q,
+            &k,
+            &v,
+            &group.lengths,
+            &mut sums,
+        );
         drop((q, k, v));
         let n = layer.n_head * layer.head_dim_v;
+        if let Some(gate) = gate {
+            activation::gated_by_sigmoid(&mut sums, &gate);
+        }
+        self.norm_of_rows(&format!("blk.{}.attn_sub_norm", layer.index), &mut sums, n)?;
         self.observe(&[&of.output], None, n, &sums)?;
         self.weights.apply(&of.output, &sums, n)
     }
 
+    /// Returns whether a layer has a feed-forward network. A network whose tensors are missing is reported later, unless
+    /// layers may lack it.
+    fn has_feed_forward(&self, layer: &Layer) -> bool {
+        let has = |name: &str| self.weights.has(&format!("blk.{}.{name}.weight", layer.index));
+        !self.model.family.layers_may_lack_parts || has("ffn_up") || has("ffn_gate_inp")
+    }
+
+    /// Splits rows of pairs of parts of `n` values into the first and the second parts.
+    fn split_heads(&self, x: &[f32], n: usize) -> (Buffer, Buffer) {
+        let (mut first, mut second) =
+            (self.weights.buffers.take(x.len() / 2), self.weights.buffers.take(x.len() / 2));
+        let parts = first.par_chunks_mut(n).zip(second.par_chunks_mut(n));
+        parts.zip(x.par_chunks(2 * n)).for_each(|((first, second), x)| {
+            first.copy_from_slice(&x[..n]);
+            second.copy_from_slice(&x[n..]);
+        });
+        (first, second)
+    }
+
     /// Returns the shape of a layer's attention.
-    fn shape(&self, layer: &Layer) -> Shape {
+    pub(super) fn shape(&self, layer: &Layer) -> Shape {
         Shape {
             n_head: layer.n_head,
             n_head_kv: layer.n_head_kv,
@@ -336,6 +394,7 @@ impl Pass<'_> {
             scale: layer.scale,
             cap: self.model.score_cap,
             window: layer.window,
+            reach: self.model.family.sliding.map_or(Reach::Back, |s| s.reach),
             causal: layer.causal,
         }
     }
@@ -345,11 +404,19 @@ impl Pass<'_> {
         self.clamp(x);
         let (stem, width) = (format!("blk.{}.{norm}", layer.index), x.len() / group.tokens.len());
         let norm = self.weights.head_norm(&format!("{stem}.weight"), layer.head_dim, width)?;
+        let last = self.model.family.norm_after_rope;
+        if let Some(rope) = layer.rope.filter(|_| last) {
+            self.tables[rope].rotate(x, width, layer.head_dim, &group.positions);
+        }
         if let Some((weight, n)) = norm {
             self.apply_norm(&stem, weight, x, n)?;
         }
-        if let Some(rope) = layer.rope {
+        if let Some(rope) = layer.rope.filter(|_| !last) {
             self.tables[rope].rotate(x, width, layer.head_dim, &group.positions);
+            if self.model.heads_normalized {
+                let norm = Norm::without_weights(self.model.family.norm, self.model.eps);
+                norm.apply(x, layer.head_dim);
+            }
         }
         Ok(())
     }
@@ -361,11 +428,12 @@ impl Pass<'_> {
     }
 
     /// Scales queries beyond the trained context with the logarithm of their position, as Llama 4 does.
-    fn scale_by_temperature(&self, group: &Group, q: &mut [f32]) {
+    pub(super) fn scale_by_temperature(&self, group: &Group, q: &mut [f32]) {
         let Some((factor, period)) = self.model.temperature else { return };
+        let next = u32::from(self.model.temperature_unrotated);
         let width = q.len() / group.tokens.len();
         q.par_chunks_mut(width).zip(&group.positions).for_each(|(q, &position)| {
-            let by = libm::logf((position as f32 / period).floor() + 1.0) * factor + 1.0;
+            let by = libm::logf(((position + next) as f32 / period).floor() + 1.0) * factor + 1.0;
             q.iter_mut().for_each(|q| *q *= by);
         });
     }
@@ -409,6 +477,7 @@ impl Pass<'_> {
     fn lm_head(&mut self, mut x: Buffer, logits: Option<&mut Logits>) -> Result<()> {
         let (model, weights) = (self.model, self.weights);
         if !model.family.lm_head {
+            self.normalize(model.family.output_norm, &mut x)?;
             if let Some(logits) = logits {
                 logits.columns = model.width;
                 logits.values.extend_from_slice(&x);
@@ -418,7 +487,7 @@ impl Pass<'_> {
         if model.family.norms_without_weights {
             Norm::without_weights(model.family.norm, model.eps).apply(&mut x, model.width);
         } else {
-            self.normalize("output_norm", &mut x)?;
+            self.normalize(model.family.output_norm, &mut x)?;
         }
         let output = match weights.linear("output")? {
             Some(output) => output,
@@ -441,7 +510,7 @@ impl Pass<'_> {
 }
 
 /// The matrices of a layer's attention. Those of queries, keys and values may be parts of one tensor.
-struct Projections {
+pub(super) struct Projections {
     q: Linear,
     /// `None` in a layer that uses the keys of an earlier layer.
     k: Option<Linear>,
@@ -455,9 +524,10 @@ impl Projections {
     ///
     /// # Errors
     /// Returns [`Error::Model`] if a matrix is missing or has another shape than the heads of the layer.
-    fn find(weights: &Weights, model: &Model, layer: &Layer) -> Result<Self> {
+    pub(super) fn find(weights: &Weights, model: &Model, layer: &Layer) -> Result<Self> {
         let stem = |name: &str| format!("blk.{}.{name}", layer.index);
-        let (n_q, n_k) = (layer.n_head * layer.head_dim, layer.n_head_kv * layer.head_dim);
+        let parts = if model.family.gated_queries { 2 } else { 1 };
+        let (n_q, n_k) = (parts * layer.n_head * layer.head_dim, layer.n_head_kv * layer.head_dim);
         let n_v = layer.n_head_kv * layer.head_dim_v;
         let own = layer.kv_of.is_none();
         let output = weights.required_linear(&stem("attn_output"))?;

@@ -27,6 +27,12 @@ impl Observer for Summary {
     }
 }
 
+/// The architectures that the forward pass knows, so that models of them can be calibrated.
+#[pyfunction]
+pub fn forward_architectures() -> Vec<&'static str> {
+    forward::arch::names().collect()
+}
+
 /// Logits of every token of every chunk, f32 `[tokens, vocabulary]` (an encoder: its last states, `[tokens, hidden
 /// size]`), and what each matrix was fed: (tensors, expert, values in a row, rows, sum of squares).
 #[pyfunction]

@@ -71,6 +71,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(files::content_digest, module)?)?;
     module.add_function(wrap_pyfunction!(files::file_sha256, module)?)?;
     module.add_function(wrap_pyfunction!(files::write_file, module)?)?;
+    module.add_function(wrap_pyfunction!(forward::forward_architectures, module)?)?;
     module.add_function(wrap_pyfunction!(forward::forward_logits, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::check_gguf_model, module)?)?;
     module.add_function(wrap_pyfunction!(inspect::first_part, module)?)?;

@@ -22,22 +22,30 @@ Examples:
 def command(as_json: bool) -> None:
     """List the architectures of GGUF, and the classes of Hugging Face that are converted to each of them.
 
-    The class of a checkpoint stands in its config.json, under "architectures". With --json, the kinds of weights
-    and of tokenizers that are read are listed as well ("bare" stands for weights without the prefix of their class).
+    The class of a checkpoint stands in its config.json, under "architectures". The third column says whether
+    models of the architecture can be calibrated; others are converted with the search without data. With --json, the
+    kinds of weights and of tokenizers that are read are listed as well ("bare" stands for weights without the prefix
+    of their class).
     """
-    from srd_rs import families, vocab
+    from srd_rs import _core, families, vocab
     from srd_rs.families import projectors, quantized
 
     found = families.architectures()
-    rows = [(arch, cls) for arch, classes in found.items() for cls in classes]
+    calibrated = _core.forward_architectures()
+    rows = [
+        (arch, cls, "yes" if arch in calibrated else "no")
+        for arch, classes in found.items()
+        for cls in classes
+    ]
     show(
         lambda: {
             "architectures": found,
+            "calibrated": [arch for arch in found if arch in calibrated],
             "classes": families.known_classes(),
             "mmproj": projectors.supported(),
             "inputs": ["safetensors", "bin", "bare", *quantized.INPUTS],
             "tokenizers": list(vocab.TOKENIZERS),
         },
-        lambda: table(("architecture", "class in config.json"), rows, left=2),
+        lambda: table(("architecture", "class in config.json", "calibrated"), rows, left=3),
         as_json=as_json,
     )
