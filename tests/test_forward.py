@@ -297,13 +297,13 @@ def test_bad_input_is_named(fixtures: Path, tmp_path: Path) -> None:
 def test_an_unknown_architecture_is_named_with_what_to_do(tmp_path: Path) -> None:
     import gguf
 
-    path = tmp_path / "mamba.gguf"
-    writer = gguf.GGUFWriter(path, "mamba")
+    path = tmp_path / "bloom.gguf"
+    writer = gguf.GGUFWriter(path, "bloom")
     writer.add_block_count(1)
     writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match=r"'mamba' cannot be run.*--imatrix FILE, or use --effort fast"):
+    with pytest.raises(ModelError, match=r"'bloom' cannot be run.*--imatrix FILE, or use --effort fast"):
         logits_of(native_plan(path, tmp_path), [1])
