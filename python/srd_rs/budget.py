@@ -230,13 +230,28 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     ]
     of_mix, of_choice = run(kinds, found.check, show)
     tokens = sum(map(len, found.check))
-    written = "choice" if of_choice <= of_mix else "mix"
-    check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, tokens, found.held_out, written)
+    expected = _expected_ratio(mix, types, measured, costs)
+    # The run knows the model but not SRD, the costs know SRD but take the errors of all matrices for independent.
+    written = "choice" if of_choice * expected <= of_mix else "mix"
+    check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, expected, tokens, found.held_out, written)
     if written == "choice":
         return Choice(types, check)
     log.warning("the mix %s is written, because its error is less than that of the choice", mix.quant)
     planner.options = replace(options, quant=mix.quant)
     return Choice((), check)
+
+
+def _expected_ratio(
+    mix: _core.Plan, types: Sequence[ChosenType], measured: _Measured, costs: Mapping[str, float]
+) -> float:
+    """The cost of the choice over the cost of a mix by the measured errors, over the tensors where both are known."""
+    of_mix, ours, theirs = {t.name: t.type for t in mix.tensors}, 0.0, 0.0
+    for chosen in types:
+        for candidate in measured[chosen.name][0]:
+            if candidate.type == of_mix[chosen.name]:
+                ours += chosen.cost
+                theirs += costs[chosen.name] * candidate.error
+    return ours / theirs if theirs > 0 else 1.0
 
 
 def _measured(planner: Planner, base: _core.Plan, show: _Show) -> _Measured:

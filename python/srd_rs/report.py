@@ -90,14 +90,17 @@ class MixCheck:
     """How the types that were chosen within a budget compare with a mix of at most the same bytes.
 
     The model was run on `tokens` tokens as it is and with the types of both. `mix_kld` and `choice_kld` are the KLDs,
-    in nats, with the weights rounded by the search for scales alone, so SRD has less. `held_out` says whether the
-    calibration has not seen the tokens; `written` is ``"choice"`` or ``"mix"``.
+    in nats, with the weights rounded by the search for scales alone, so SRD has less. `expected_ratio` is the cost of
+    the choice over that of the mix by the errors that were measured with SRD. `held_out` says whether the calibration
+    has not seen the tokens. `written` is ``"choice"`` or ``"mix"``: the choice where `choice_kld` times
+    `expected_ratio` is at most `mix_kld`.
     """
 
     mix: str
     mix_bytes: int
     mix_kld: float
     choice_kld: float
+    expected_ratio: float
     tokens: int
     held_out: bool
     written: str

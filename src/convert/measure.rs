@@ -179,14 +179,15 @@ impl Sample<'_> {
                 let weights: Vec<f32> = weights.iter().map(|&w| fits(w)).collect();
                 let more = match &moments {
                     Some(moments) if feedback::supports(*ty) => self.with_feedback(*ty, &weights, moments),
-                    _ => by_search(*ty, &weights, n, h),
+                    Some(moments) => by_rounding(*ty, &weights, moments, Some(moments.importance())),
+                    None => by_search(*ty, &weights, n, h),
                 };
                 sums.error += more.error;
                 sums.energy += more.energy;
             }
             if n.is_multiple_of(PROBE.block_len()) {
                 let more = match &moments {
-                    Some(moments) => by_probe(&weights, moments),
+                    Some(moments) => by_rounding(PROBE, &weights, moments, None),
                     None => by_search(PROBE, &weights, n, h),
                 };
                 probe.error += more.error;
@@ -214,23 +215,28 @@ impl Sample<'_> {
     }
 }
 
-/// Rounds rows to [`PROBE`] without feedback, and measures the error under the moments.
-fn by_probe(weights: &[f32], moments: &FactorizedMoments) -> Sums {
-    let mut blocks = vec![0; PROBE.row_bytes(weights.len() as u64).expect("whole blocks") as usize];
-    let mut back = vec![0.0; weights.len()];
-    quant::quantize(PROBE, weights, weights.len(), None, &mut blocks);
-    quant::dequantize(PROBE, &blocks, &mut back);
+/// Quantizes rows without feedback, by the search for scales under the importances `h`, and measures the error under the
+/// moments.
+fn by_rounding(ty: GgmlType, weights: &[f32], moments: &FactorizedMoments, h: Option<&[f32]>) -> Sums {
+    let mut back = searched(ty, weights, h);
     back.iter_mut().zip(weights).for_each(|(v, w)| *v = w - *v);
     Sums { error: moments.energy(&back), energy: moments.energy(weights) }
 }
 
-/// Quantizes rows of `n` weights by the search for scales, and weighs the squared errors by the importances `h`.
-fn by_search(ty: GgmlType, weights: &[f32], n: usize, h: Option<&[f32]>) -> Sums {
+/// Quantizes rows by the search for scales under the importances `h`, and returns what comes back.
+fn searched(ty: GgmlType, weights: &[f32], h: Option<&[f32]>) -> Vec<f32> {
+    let n = h.map_or(weights.len(), <[f32]>::len);
     let mut blocks = vec![0; ty.row_bytes(weights.len() as u64).expect("whole blocks") as usize];
     let mut back = vec![0.0; weights.len()];
     let weighting = h.map(|h| Weighting::new(ty, h));
     quant::quantize_weighted(ty, weights, weighting.as_ref().and_then(|w| w.columns(0..n)), &mut blocks);
     quant::dequantize(ty, &blocks, &mut back);
+    back
+}
+
+/// Quantizes rows of `n` weights by the search for scales, and weighs the squared errors by the importances `h`.
+fn by_search(ty: GgmlType, weights: &[f32], n: usize, h: Option<&[f32]>) -> Sums {
+    let back = searched(ty, weights, h);
     let mut sums = Sums::default();
     for (i, (&w, &v)) in weights.iter().zip(&back).enumerate() {
         let (h, w, v) = (h.map_or(1.0, |h| f64::from(h[i % n])), f64::from(w), f64::from(v));

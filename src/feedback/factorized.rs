@@ -101,6 +101,11 @@ impl FactorizedMoments {
         Ok(())
     }
 
+    /// Returns the importance of each input: the diagonal of H, normalized to a mean of 1.
+    pub fn importance(&self) -> &[f32] {
+        &self.importance
+    }
+
     /// Returns the sum of `w H w^T` over whole rows.
     pub fn energy(&self, rows: &[f32]) -> f64 {
         let mut sum = 0.0;
