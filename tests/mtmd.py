@@ -1,6 +1,8 @@
 """Show a picture to llama.cpp's mtmd and print what it makes of it, as JSON.
 
-    python tests/mtmd.py MODEL.gguf MMPROJ.gguf
+    python tests/mtmd.py MODEL.gguf MMPROJ.gguf [server]
+
+With `server`, the picture stands in a question to the server of xllamacpp.
 
 `prepared` makes the folder of a golden convertible. The rest is a program of its own because llama.cpp ends the process
 where it meets what it does not expect. The picture is made from a formula, so that two projectors can be compared.
@@ -8,10 +10,13 @@ where it meets what it does not expect. The picture is made from a formula, so t
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import hashlib
 import json
+import struct
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +115,43 @@ def encoded(model_path: str, projector_path: str) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """Return a picture as a PNG file."""
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+    )
+
+
+def answered(model_path: str, projector_path: str) -> dict[str, int]:
+    """Return the numbers of tokens when xllamacpp is asked about a letter, without and with the picture."""
+    import xllamacpp
+
+    options = xllamacpp.CommonParams()
+    options.model.path, options.mmproj.path = model_path, projector_path
+    options.n_ctx, options.n_parallel, options.warmup = 2048, 1, False
+    options.cpuparams.n_threads = 1
+    server = xllamacpp.Server(options)
+    url = "data:image/png;base64," + base64.b64encode(png(picture())).decode()
+    image = {"type": "image_url", "image_url": {"url": url}}
+    text = {"type": "text", "text": "a"}
+    found = {}
+    for name, content in (("without", [text]), ("with", [image, text])):
+        question = {"max_tokens": 2, "temperature": 0, "messages": [{"role": "user", "content": content}]}
+        found[name] = int(server.handle_chat_completions(question)["usage"]["prompt_tokens"])
+    return found
+
+
 def main() -> None:
+    if sys.argv[3:] == ["server"]:
+        print(json.dumps(answered(*sys.argv[1:3])), flush=True)
+        return
     values = encoded(*sys.argv[1:3])
     answer = {
         "values": values.size,

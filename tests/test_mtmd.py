@@ -44,16 +44,17 @@ def projector_of(golden: dict[str, Any], folder: Path) -> Path:
     return srd_rs.convert(prepared(golden, folder), folder / "mmproj.gguf", mmproj_only=True).output
 
 
-def seen(model: Path, projector: Path) -> dict[str, Any]:
+def seen(model: Path, projector: Path, *how: str) -> dict[str, Any]:
     program = Path(__file__).parent / "mtmd.py"
-    run = subprocess.run([sys.executable, program, model, projector], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, program, model, projector, *how], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
-    answer: dict[str, Any] = json.loads(run.stdout)
+    answer: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return answer
 
 
 @pytest.mark.parametrize("path", SEEING, ids=[path.stem for path in SEEING])
 def test_a_picture_is_seen(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
     golden = json.loads(path.read_text(encoding="utf-8"))
     projector = projector_of(golden, tmp_path / "projector")
     if golden["name"] in STAND_INS or not any("embed_tokens" in name for name in golden["sources"]):
@@ -61,3 +62,12 @@ def test_a_picture_is_seen(path: Path, tmp_path: Path) -> None:
     model = model_of(golden, tmp_path / "model")
     answer = seen(model, projector)
     assert answer["finite"] and answer["different"] > answer["values"] / 2 > 0
+
+
+@pytest.mark.parametrize("name", ["internvl3-vision", "phi4-vision", "qwen2.5-vl-vision"])
+def test_the_server_of_xllamacpp_sees(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
+    projector = projector_of(golden, tmp_path / "projector")
+    tokens = seen(model_of(golden, tmp_path / "model"), projector, "server")
+    assert tokens["with"] > tokens["without"]
