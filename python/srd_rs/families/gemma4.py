@@ -81,6 +81,10 @@ class Gemma4(Family):
         "hidden_size_per_layer_input": 256,
         "num_kv_shared_layers": 0,
     }
+    class_defaults: ClassVar = {
+        name: {"max_position_embeddings": 262144, "sliding_window": 1024}
+        for name in ("Gemma4UnifiedForConditionalGeneration", "Gemma4UnifiedAssistantForCausalLM")
+    }
     spellings: ClassVar = {"top_k_experts": ("num_experts_per_tok",)}
     rope_theta = 1_000_000.0
     rope_theta_sliding = 10_000.0

@@ -29,6 +29,7 @@ BITNET: Final = FamilyTable(
             "num_attention_heads": 20,
             "num_key_value_heads": 5,
             "hidden_act": "relu2",
+            "rope_theta": 500000.0,
         }
     },
     output=None,

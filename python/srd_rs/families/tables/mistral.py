@@ -53,6 +53,7 @@ MISTRAL3: Final = FamilyTable(
             "max_position_embeddings": 262144,
             "rms_norm_eps": 1e-5,
             "head_dim": 128,
+            "rope_theta": 1_000_000.0,
         }
     },
     layer=LLAMA_LAYER,

@@ -54,7 +54,7 @@ PHI_3: Final = FamilyTable(
             )
         ),
     ),
-    rope_theta=1_000_000.0,
+    rope_theta=10_000.0,
     head_dim="None",
     metadata=(
         # LongRoPE, equation for the attention temperature
