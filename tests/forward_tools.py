@@ -48,9 +48,51 @@ def _with_square_queries(case: dict[str, Any]) -> dict[str, Any]:
     return {**case, "config": {**case["config"], "num_attention_heads": 2}, "sources": sources}
 
 
+def _gemma3n(case: dict[str, Any]) -> dict[str, Any]:
+    """Gemma 3n with what llama.cpp does not read from a file.
+
+    These are 20 layers with keys of their own, 256 values for each layer, a rank of 64, and sparse gates in the
+    first 10 layers."""
+    deep = _with_layers(case, 25)
+    config = deep["config"].get("text_config", deep["config"])
+    config |= {
+        "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 5,
+        "num_kv_shared_layers": 5,
+        "hidden_size_per_layer_input": 256,
+        "laurel_rank": 64,
+        "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 15,
+        "intermediate_size": [config["intermediate_size"][0]] * 25,
+    }
+    wider = {
+        "embed_tokens_per_layer.weight": (None, 256 * 25),
+        "per_layer_model_projection.weight": (256 * 25, None),
+        "per_layer_projection_norm.weight": (256,),
+        "per_layer_input_gate.weight": (256, None),
+        "per_layer_projection.weight": (None, 256),
+        "laurel.linear_left.weight": (64, None),
+        "laurel.linear_right.weight": (None, 64),
+    }
+    sources = deep["sources"]
+    for name, (kind, shape, _) in sources.items():
+        for end, new in wider.items():
+            if name.endswith(end):
+                shape = tuple(n or old for n, old in zip(new, shape, strict=True))
+        sources[name] = (kind, shape, None)
+    # Scores are not scaled: with small queries, attention is as even as in published models. What comes from
+    # GELU is small, since llama.cpp rounds it.
+    factors = {
+        "q_norm.weight": 0.1,
+        "post_feedforward_layernorm.weight": 0.3,
+        "post_per_layer_input_norm.weight": 0.3,
+    }
+    return {**deep, "factors": factors}
+
+
 def _as_published(case: dict[str, Any]) -> dict[str, Any]:
     if case["name"] in ("deepseek-v2-lite", "kimi-vl"):
         return _with_layers(case, 27)
+    if case["arch"] == "gemma3n":
+        return _gemma3n(case)
     return _with_square_queries(case) if case["arch"] == "bailingmoe2" else case
 
 
@@ -84,7 +126,8 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
     data = bytearray()
     for name, source in sources.items():
         start = len(data)
-        data += _weights(name, source.shape).tobytes()
+        factors = (factor for end, factor in case.get("factors", {}).items() if name.endswith(end))
+        data += (_weights(name, source.shape) * np.float32(next(factors, 1.0))).tobytes()
         header[name] = {"dtype": "F32", "shape": source.shape, "data_offsets": [start, len(data)]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

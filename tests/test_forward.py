@@ -182,17 +182,17 @@ ONE_OF_EACH = sorted({case["arch"]: name for name, case in reversed(FAMILIES.ite
 LOOKED_UP = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_every_family_is_calibrated(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ONE_OF_EACH)
+def test_every_family_is_calibrated(case: str, tmp_path: Path) -> None:
     """The statistics of every matrix that is quantized are measured, and the conversion takes them."""
     gguf, output = tmp_path / "f32.gguf", tmp_path / "srd.gguf"
-    plan_variant(FAMILIES[name], tmp_path, gguf).run(ConvertOptions(quant="F32", threads=2))
+    plan_variant(FAMILIES[case], tmp_path, gguf).run(ConvertOptions(quant="F32", threads=2))
     options = {"quant": "Q4_K_M", "effort": "srd", "calibrate": "random", "calibrate_tokens": 1024}
     report = srd_rs.convert(gguf, output, provenance=False, met=False, cache=False, **options)  # type: ignore[arg-type]
     assert report.plan.effort == "srd"
     plan = native_plan(gguf, tmp_path)
     observed = {
-        name: n for names, _, n, *_ in seen_by(plan, random_tokens(100, FAMILIES[name]["config"].get("vocab_size", 90)))
+        name: n for names, _, n, *_ in seen_by(plan, random_tokens(100, FAMILIES[case]["config"].get("vocab_size", 90)))
         for name in names
     }  # fmt: skip
     widths = {t.name: t.shape[0] for t in plan.tensors}
@@ -201,7 +201,10 @@ def test_every_family_is_calibrated(name: str, tmp_path: Path) -> None:
     layers = {name.split(".")[1] for name in observed if name.startswith("blk.")}
     unseen = {
         name for name in quantized - observed.keys() - set(LOOKED_UP)
-        if not name.startswith(("cls", "dense_")) and not (name.startswith("blk.") and name.split(".")[1] not in layers)
+        if not name.startswith(("cls", "dense_"))
+        # Blocks of MTP, and layers that use the keys of earlier layers.
+        and not (name.startswith("blk.") and name.split(".")[1] not in layers)
+        and not (FAMILIES[case]["arch"] == "gemma3n" and name.endswith(("attn_k.weight", "attn_v.weight")))
     }  # fmt: skip
     assert not unseen
 

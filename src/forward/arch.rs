@@ -264,6 +264,8 @@ pub struct Family {
     /// True if a head of values takes the keys of the head with its number modulo the number of key heads (linear
     /// attention). Else consecutive heads of values share a head of keys.
     pub tiled_heads: bool,
+    /// In so many first layers, only gates far above their mean count.
+    pub sparse_layers: usize,
     /// True if a layer may lack the mixing of tokens or the feed-forward network.
     pub layers_may_lack_parts: bool,
 }
@@ -301,6 +303,7 @@ const LLAMA: Family = Family {
     weights_before_experts: false,
     gated_queries: false,
     tiled_heads: false,
+    sparse_layers: 0,
     layers_may_lack_parts: false,
 };
 
@@ -534,6 +537,15 @@ static FAMILIES: &[Family] = &[
         causal: false,
         lm_head: false,
         sliding: reaching(Reach::BothSides, false, sliding(6, None, SlidingRope::Own(10_000.0))),
+        ..GEMMA
+    },
+    Family {
+        arch: "gemma3n",
+        attention_scale: AttentionScale::One,
+        sliding: sliding(5, None, SlidingRope::Own(10_000.0)),
+        value_norm: true,
+        logit_cap: Some(30.0),
+        sparse_layers: 10,
         ..GEMMA
     },
     Family {

@@ -75,6 +75,12 @@ impl Pass<'_> {
 
     /// Adds the embeddings of the tokens for one layer, gated by `x`.
     pub(super) fn add_per_layer(&mut self, layer: &Layer, group: &Group, x: &mut [f32]) -> Result<()> {
+        super::pass::add(x, &self.per_layer(layer, group, x)?, 1.0);
+        Ok(())
+    }
+
+    /// Returns the embeddings of the tokens for one layer, gated by `x` and projected to the width of the model.
+    pub(super) fn per_layer(&mut self, layer: &Layer, group: &Group, x: &[f32]) -> Result<Buffer> {
         let (blk, width, n) = (format!("blk.{}", layer.index), self.model.width, self.model.per_layer);
         let input = self.per_layer_input(layer, group)?;
         let gate = self.weights.required_linear(&format!("{blk}.inp_gate"))?;
@@ -87,8 +93,7 @@ impl Pass<'_> {
         self.observe(&[&projection], None, n, &y)?;
         let mut y = self.weights.apply(&projection, &y, n)?;
         self.normalize(&format!("{blk}.post_norm"), &mut y)?;
-        super::pass::add(x, &y, 1.0);
-        Ok(())
+        Ok(y)
     }
 
     pub(super) fn check_tokens(&self, group: &Group, rows: usize) -> Result<()> {

@@ -2,11 +2,15 @@
 
 use crate::error::Result;
 use crate::forward::activation;
+use crate::forward::altup::sparsify;
 use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
 use crate::forward::pass::{Pass, add, scale};
 use crate::forward::weights::Linear;
+
+/// Standard deviations above the mean that 5 of 100 normally distributed values exceed.
+const DEVIATIONS: f32 = 1.644_853_4;
 
 impl Pass<'_> {
     /// Computes the feed-forward network. `x` is the residual stream and `input` its norm; the caller normalizes the result
@@ -14,17 +18,17 @@ impl Pass<'_> {
     pub(super) fn feed_forward(&mut self, layer: &Layer, x: &[f32], input: &[f32]) -> Result<Buffer> {
         let blk = format!("blk.{}", layer.index);
         let Some(router) = self.weights.linear(&format!("{blk}.ffn_gate_inp"))? else {
-            return self.dense(&blk, "", input);
+            return self.dense(layer, "", input);
         };
         if self.weights.has(&format!("{blk}.pre_ffw_norm_2.weight")) {
-            return self.dense_and_experts(&blk, x, input);
+            return self.dense_and_experts(layer, &blk, x, input);
         }
         let mut y = match self.weights.linear(&format!("{blk}.ffn_latent_down"))? {
             Some(compress) => self.latent_experts(&blk, &router, &compress, input)?,
             None => self.experts(&blk, &router, input, input, self.model.width)?,
         };
         if self.weights.has(&format!("{blk}.ffn_up_shexp.weight")) {
-            add(&mut y, &self.shared_expert(&blk, input)?, 1.0);
+            add(&mut y, &self.shared_expert(layer, &blk, input)?, 1.0);
         }
         Ok(y)
     }
@@ -49,8 +53,9 @@ impl Pass<'_> {
     }
 
     /// Computes a dense network. It is gated if there is a gate, either as a tensor or as the first half of `ffn_up`.
-    fn dense(&mut self, blk: &str, suffix: &str, input: &[f32]) -> Result<Buffer> {
+    fn dense(&mut self, layer: &Layer, suffix: &str, input: &[f32]) -> Result<Buffer> {
         let (weights, width) = (self.weights, self.model.width);
+        let blk = format!("blk.{}", layer.index);
         let stem = |name: &str| format!("{blk}.{name}{suffix}");
         let gate = weights.linear(&stem("ffn_gate"))?;
         let up = weights.required_linear(&stem("ffn_up"))?;
@@ -69,6 +74,9 @@ impl Pass<'_> {
         let mut hidden = match gate {
             Some(gate) => {
                 let mut hidden = weights.apply(&gate, input, width)?;
+                if layer.index < self.model.family.sparse_layers {
+                    sparsify(&mut hidden, n, DEVIATIONS);
+                }
                 activation::gated(self.model.activation, &mut hidden, &up);
                 hidden
             }
@@ -84,9 +92,9 @@ impl Pass<'_> {
     }
 
     /// Computes the expert that every token uses, weighted by a gate of its own if there is one.
-    fn shared_expert(&mut self, blk: &str, input: &[f32]) -> Result<Buffer> {
+    fn shared_expert(&mut self, layer: &Layer, blk: &str, input: &[f32]) -> Result<Buffer> {
         let width = self.model.width;
-        let mut y = self.dense(blk, "_shexp", input)?;
+        let mut y = self.dense(layer, "_shexp", input)?;
         if let Some(gate) = self.weights.linear(&format!("{blk}.ffn_gate_inp_shexp"))? {
             self.weights.check_shape(&gate, 1, width)?;
             self.observe(&[&gate], None, width, input)?;
@@ -101,9 +109,9 @@ impl Pass<'_> {
 
     /// Computes Gemma 4's mixture: the dense network and the experts have norms of their own, and the router sees the
     /// residual stream.
-    fn dense_and_experts(&mut self, blk: &str, x: &[f32], input: &[f32]) -> Result<Buffer> {
+    fn dense_and_experts(&mut self, layer: &Layer, blk: &str, x: &[f32], input: &[f32]) -> Result<Buffer> {
         let (model, weights) = (self.model, self.weights);
-        let mut y = self.dense(blk, "", input)?;
+        let mut y = self.dense(layer, "", input)?;
         self.normalize(&format!("{blk}.post_ffw_norm_1"), &mut y)?;
         let mut routed = weights.buffers.copy(x);
         let weight = weights.vector(&format!("{blk}.ffn_gate_inp.scale"), model.width)?.unwrap_or_default();

@@ -25,6 +25,7 @@
 //! ```
 
 pub mod activation;
+mod altup;
 pub mod arch;
 pub mod attention;
 mod buffers;

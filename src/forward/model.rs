@@ -16,6 +16,8 @@ use crate::quant::recipe::split_layer;
 
 /// Largest number of values in the state of a head.
 const MAX_STATE: usize = 1 << 24;
+/// Largest number of states of a token.
+const MAX_STATES: usize = 64;
 /// Largest number of tokens that a convolution sees.
 const MAX_TAPS: usize = 1 << 10;
 
@@ -101,6 +103,9 @@ pub struct Model {
     pub temperature_unrotated: bool,
     /// True if heads of layers that rotate are normalized without weights.
     pub heads_normalized: bool,
+    /// Number of states of a token, and which of them the layers compute. One state is the residual stream.
+    pub states: usize,
+    pub active_state: usize,
     /// Activation of the feed-forward part.
     pub activation: Activation,
     /// The rotation of layers without a window, then that of layers with one.
@@ -180,6 +185,8 @@ impl Model {
             temperature: None,
             temperature_unrotated: matches!(family.temperature, Temperature::Unrotated(..)),
             heads_normalized: false,
+            states: keys.size("altup.num_inputs")?.unwrap_or(1),
+            active_state: keys.size("altup.active_idx")?.unwrap_or(0),
             activation: activation(&keys, family)?,
             ropes: Vec::new(),
             layers: Vec::new(),
@@ -204,6 +211,11 @@ impl Model {
         }
         model.check_experts(source)?;
         model.check_recurrent(source)?;
+        if model.active_state >= model.states || model.states > MAX_STATES {
+            let what =
+                format!("state {} of {} states of a token is computed", model.active_state, model.states);
+            return Err(path_error(source)(what));
+        }
         Ok(model)
     }
 
@@ -248,7 +260,7 @@ impl Model {
         let attention = self.layers.iter().map(|l| heads(l) + unpacked(l)).max().unwrap_or(0) + recurrent;
         let ffn = 2 * widest("ffn_up.weight");
         let experts = 2 * widest("ffn_up_exps.weight").max(widest("ffn_gate_up_exps.weight") / 2);
-        4 * self.width + attention.max(ffn).max(experts + self.n_expert + 2 * self.width)
+        4 * self.width * self.states + attention.max(ffn).max(experts + self.n_expert + 2 * self.width)
     }
 }
 
@@ -323,6 +335,16 @@ const KNOWN: &[&str] = &[
     "ffn_latent_down",
     "ffn_latent_up",
     "enc.output_norm",
+    "altup_proj",
+    "altup_unembd_proj",
+    "altup_router",
+    "altup_router_norm",
+    "altup_predict_coef",
+    "altup_correct_coef",
+    "altup_correct_scale",
+    "laurel_l",
+    "laurel_r",
+    "laurel_post_norm",
 ];
 
 /// Checks that the forward pass knows every tensor. With a tensor left out it would compute another model.

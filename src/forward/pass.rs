@@ -180,20 +180,21 @@ impl Pass<'_> {
         let steps = &options.progress;
         steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
         let mut x = self.begin(tokens, options, &groups)?;
+        let width = model.width * model.states;
         for layer in &model.layers {
             for group in &groups {
-                let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
-                x.load(group.first * model.width, &mut rows)?;
+                let mut rows = self.weights.buffers.take(group.tokens.len() * width);
+                x.load(group.first * width, &mut rows)?;
                 self.layer(layer, group, &mut rows)?;
-                x.save(group.first * model.width, &rows)?;
+                x.save(group.first * width, &rows)?;
                 steps.add(1);
             }
             self.drop_keys(layer.index);
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
         for group in &groups {
-            let mut rows = self.weights.buffers.take(group.tokens.len() * model.width);
-            x.load(group.first * model.width, &mut rows)?;
+            let mut rows = self.weights.buffers.take(group.tokens.len() * width);
+            x.load(group.first * width, &mut rows)?;
             self.lm_head(rows, logits.as_mut())?;
             steps.add(1);
         }
@@ -205,21 +206,25 @@ impl Pass<'_> {
         let (model, n) = (self.model, tokens.iter().map(Vec::len).sum::<usize>());
         let shared: Vec<&Layer> = model.layers.iter().filter(|l| l.kv_shared).collect();
         let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head_dim + l.head_dim_v)).sum();
-        let bytes = n * (model.width + of_keys) * size_of::<f32>();
+        let width = model.width * model.states;
+        let bytes = n * (width + of_keys) * size_of::<f32>();
         let spill = (bytes as u64 > options.max_memory / 4).then_some(options.spill_folder);
         for layer in shared {
             let buffer = |head_dim| SpillBuffer::new(n * layer.n_head_kv * head_dim, spill);
             self.kv.insert(layer.index, [buffer(layer.head_dim)?, buffer(layer.head_dim_v)?]);
         }
-        let mut x = SpillBuffer::new(n * model.width, spill)?;
+        let mut x = SpillBuffer::new(n * width, spill)?;
         let per_layer = self.weights.linear("per_layer_model_proj")?.filter(|_| model.per_layer > 0);
         for group in groups {
-            let rows = self.embed(group)?;
+            let mut rows = self.embed(group)?;
             if let Some(projection) = &per_layer {
                 self.weights.check_inputs(&projection.matrix, model.width)?;
                 self.observe(&[projection], None, model.width, &rows)?;
             }
-            x.save(group.first * model.width, &rows)?;
+            if model.states > 1 {
+                rows = self.begin_states(&rows)?;
+            }
+            x.save(group.first * width, &rows)?;
         }
         Ok(x)
     }
@@ -280,6 +285,9 @@ impl Pass<'_> {
     /// Computes a layer in place of its input `x`, the residual stream.
     fn layer(&mut self, layer: &Layer, group: &Group, x: &mut [f32]) -> Result<()> {
         let (model, family) = (self.model, self.model.family);
+        if model.states > 1 {
+            return self.layer_of_states(layer, group, x);
+        }
         let after = family.order == Order::PostNorm;
         let mut input = self.weights.buffers.copy(x);
         let named = |name: &str| self.weights.has(&format!("blk.{}.{name}.weight", layer.index));
@@ -476,6 +484,9 @@ impl Pass<'_> {
     /// Applies the last norm and the output matrix, and appends the logits if they are wanted.
     fn lm_head(&mut self, mut x: Buffer, logits: Option<&mut Logits>) -> Result<()> {
         let (model, weights) = (self.model, self.weights);
+        if model.states > 1 {
+            x = self.join_states(&x)?;
+        }
         if !model.family.lm_head {
             self.normalize(model.family.output_norm, &mut x)?;
             if let Some(logits) = logits {

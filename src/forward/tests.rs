@@ -319,3 +319,132 @@ fn a_window_that_no_layer_uses_costs_no_memory() {
     toy.set("attention.sliding_window", Value::U32(4));
     toy.refused("outputs where the model needs");
 }
+
+impl Toy {
+    /// The first layer mixes its tokens with the given tensors instead of attention.
+    fn with_mixer(
+        arch: &'static str,
+        sizes: &[(&'static str, u32)],
+        tensors: &[(&'static str, &[u64])],
+    ) -> Self {
+        let mut toy = Self::new(arch);
+        for name in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            toy.remove(&format!("blk.0.{name}.weight"));
+        }
+        sizes.iter().for_each(|(key, n)| toy.set(key, Value::U32(*n)));
+        tensors.iter().for_each(|(name, ne)| toy.tensor(&format!("blk.0.{name}"), ne));
+        toy
+    }
+
+    /// Expects that a tensor of the first layer with each of the shapes is refused.
+    fn refuses_shapes(&mut self, cases: &[(&str, &[u64], &str)]) {
+        for (name, ne, message) in cases {
+            let name = format!("blk.0.{name}");
+            let right = self.tensors.insert(name.clone(), ne.to_vec()).unwrap();
+            self.refused(message);
+            self.tensors.insert(name, right);
+        }
+    }
+}
+
+const STATES: &[(&str, u32)] = &[
+    ("ssm.conv_kernel", 3),
+    ("ssm.inner_size", 16),
+    ("ssm.state_size", 4),
+    ("ssm.time_step_rank", 4),
+    ("ssm.group_count", 2),
+];
+
+#[test]
+fn state_spaces_of_another_shape_are_refused() {
+    let mut toy = Toy::with_mixer(
+        "granitehybrid",
+        STATES,
+        &[
+            ("ssm_in.weight", &[WIDTH, 52]),
+            ("ssm_conv1d.weight", &[3, 32]),
+            ("ssm_a", &[1, 4]),
+            ("ssm_d", &[1, 4]),
+            ("ssm_dt.bias", &[4]),
+            ("ssm_norm.weight", &[8, 2]),
+            ("ssm_out.weight", &[16, WIDTH]),
+        ],
+    );
+    assert!(toy.run(1 << 30).is_ok());
+    toy.refuses_shapes(&[
+        ("ssm_in.weight", &[WIDTH, 51], "has 51 outputs where the model needs 52"),
+        ("ssm_conv1d.weight", &[4, 32], "has 128 values where the model needs 96"),
+        ("ssm_a", &[2, 4], "has 8 values where the model needs 4"),
+        ("ssm_out.weight", &[8, WIDTH], "takes 8 inputs where the model has 16"),
+    ]);
+    for (key, n) in [("ssm.group_count", 3), ("ssm.group_count", 0), ("ssm.time_step_rank", 0)] {
+        toy.set(key, Value::U32(n));
+        toy.refused("which do not fit 16 values");
+        STATES.iter().for_each(|(key, n)| toy.set(key, Value::U32(*n)));
+    }
+    toy.set("ssm.state_size", Value::U32(1 << 20));
+    toy.refused("more than any model has");
+}
+
+#[test]
+fn delta_nets_of_another_shape_are_refused() {
+    let mut toy = Toy::with_mixer(
+        "qwen35",
+        STATES,
+        &[
+            ("attn_qkv.weight", &[WIDTH, 32]),
+            ("attn_gate.weight", &[WIDTH, 16]),
+            ("ssm_beta.weight", &[WIDTH, 4]),
+            ("ssm_alpha.weight", &[WIDTH, 4]),
+            ("ssm_conv1d.weight", &[3, 32]),
+            ("ssm_a", &[4]),
+            ("ssm_dt.bias", &[4]),
+            ("ssm_norm.weight", &[4]),
+            ("ssm_out.weight", &[16, WIDTH]),
+        ],
+    );
+    toy.tensor("blk.1.attn_q.weight", &[WIDTH, 32]);
+    assert!(toy.run(1 << 30).is_ok());
+    toy.refuses_shapes(&[
+        ("attn_qkv.weight", &[WIDTH, 48], "has 48 outputs where the model needs 32"),
+        ("ssm_beta.weight", &[WIDTH, 8], "has 8 outputs where the model needs 4"),
+        ("ssm_norm.weight", &[16], "has 16 values where the model needs 4"),
+    ]);
+    toy.tensor("blk.1.attn_q.weight", &[WIDTH, 16]);
+    toy.refused("has 16 outputs where the model needs 32");
+    toy.tensor("blk.1.attn_q.weight", &[WIDTH, 32]);
+    toy.set("ssm.group_count", Value::U32(3));
+    toy.refused("which do not fit 16 values");
+}
+
+#[test]
+fn latent_attention_of_another_shape_is_refused() {
+    let sizes = [
+        ("attention.head_count_kv", 1),
+        ("attention.key_length", 10),
+        ("attention.value_length", 8),
+        ("attention.key_length_mla", 6),
+        ("attention.value_length_mla", 5),
+        ("rope.dimension_count", 2),
+    ];
+    let tensors: &[(&str, &[u64])] = &[
+        ("attn_q.weight", &[WIDTH, 24]),
+        ("attn_kv_a_mqa.weight", &[WIDTH, 10]),
+        ("attn_kv_a_norm.weight", &[8]),
+        ("attn_k_b.weight", &[4, 8, 4]),
+        ("attn_v_b.weight", &[8, 5, 4]),
+        ("attn_output.weight", &[20, WIDTH]),
+    ];
+    let mut toy = Toy::with_mixer("deepseek2", &sizes, tensors);
+    toy.set("block_count", Value::U32(1));
+    toy.tensors.retain(|name, _| !name.starts_with("blk.1."));
+    assert!(toy.run(1 << 30).is_ok());
+    toy.refuses_shapes(&[
+        ("attn_q.weight", &[WIDTH, 16], "has 16 outputs where the model needs 24"),
+        ("attn_kv_a_mqa.weight", &[WIDTH, 9], "has 9 outputs where the model needs 10"),
+        ("attn_k_b.weight", &[4, 8, 3], "has 24 outputs where the model needs 32"),
+        ("attn_v_b.weight", &[5, 8, 4], "takes 5 inputs where the model has 8"),
+    ]);
+    toy.set("rope.dimension_count", Value::U32(4));
+    toy.refused("do not fit 8 compressed and 4 rotated values");
+}
