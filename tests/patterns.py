@@ -16,9 +16,11 @@ from interpreter import to_bf16
 
 def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Whole numbers from -127 to 127, which every source type holds exactly. Logarithms are a 32nd of them, so that
-    e to their power is a finite number."""
+    e to their power is a finite number. Variances are not negative."""
     index = np.arange(int(np.prod(shape)), dtype=np.int64)
     values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
+    if name.endswith("running_var"):
+        values = abs(values)
     scale = np.float32(1 / 32 if name.endswith("A_log") else 1)
     return (values.astype(np.float32) * scale).reshape(shape)
 

@@ -258,4 +258,116 @@ _GLM_ASR = Case(
     mmproj=True,
 )
 
-CASES = (_QWEN2_AUDIO, _AUDIO_FLAMINGO, _VOXTRAL, _ULTRAVOX, _MERALION, _GLM_ASR)
+
+def _paired(shapes: Shapes) -> Shapes:
+    return {
+        f"{name}.{part}": shape if part == "weight" else shape[:1]
+        for name, shape in shapes.items()
+        for part in ("weight", "bias")
+    }
+
+
+def granite_speech(name: str, kind: str, architecture: str, heard: int = 32, **encoder: Any) -> Case:
+    layer = {
+        **_paired(
+            {
+                "attn.pre_norm": (32,),
+                "attn.to_out": (32, 32),
+                "conv.down_conv": (32, 64, 1),
+                "conv.norm": (32,),
+                "conv.up_conv": (128, 32, 1),
+                "ff1.down_proj": (32, 128),
+                "ff1.pre_norm": (32,),
+                "ff1.up_proj": (128, 32),
+                "ff2.down_proj": (32, 128),
+                "ff2.pre_norm": (32,),
+                "ff2.up_proj": (128, 32),
+                "post_norm": (32,),
+            }
+        ),
+        "attn.rel_pos_emb.weight": (33, 16),
+        "attn.to_kv.weight": (64, 32),
+        "attn.to_q.weight": (32, 32),
+        **{f"conv.batch_norm.{part}": (64,) for part in ("bias", "running_mean", "running_var", "weight")},
+        "conv.batch_norm.num_batches_tracked": (),
+        "conv.depth_conv.conv.weight": (64, 1, 15),
+    }
+    asked = {
+        f"{kind}.{part}": (32, width)
+        for kind, width in (("attention", 32), ("crossattention", heard))
+        for part, width in (
+            ("attention.key", width),
+            ("attention.query", 32),
+            ("attention.value", width),
+            ("output.dense", 32),
+        )
+    }
+    asked |= {f"{kind}.output.LayerNorm": (32,) for kind in ("attention", "crossattention")}
+    asked |= {
+        "intermediate_query.dense": (48, 32),
+        "output_query.LayerNorm": (32,),
+        "output_query.dense": (32, 48),
+    }
+    config = {
+        "architectures": [architecture],
+        "audio_token_index": 95,
+        "downsample_rate": 5,
+        "encoder_config": {
+            "context_size": 12,
+            "conv_expansion_factor": 2,
+            "conv_kernel_size": 15,
+            "dim_head": 16,
+            "feedforward_mult": 4,
+            "hidden_dim": 32,
+            "input_dim": 16,
+            "max_pos_emb": 16,
+            "model_type": f"{kind}_encoder",
+            "num_heads": 2,
+            "num_layers": 2,
+            "output_dim": 12,
+            **encoder,
+        },
+        "has_lora_adapter": False,
+        "model_type": kind,
+        "projector_config": {
+            "cross_attention_frequency": 1,
+            "encoder_hidden_size": heard,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "model_type": "blip_2_qformer",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+        },
+        "text_config": {
+            **LLAMA,
+            "architectures": ["GraniteForCausalLM"],
+            "attention_multiplier": 0.0625,
+            "embedding_multiplier": 12.0,
+            "logits_scaling": 8.0,
+            "model_type": "granite",
+            "residual_multiplier": 0.22,
+        },
+        "window_size": 15,
+    }
+    tensors = {
+        **layers(2, layer, "encoder.layers"),
+        **_paired({"encoder.input_linear": (32, 16), "encoder.out": (12, 32), "encoder.out_mid": (32, 12)}),
+        **_paired({"projector.linear": (64, 32), "projector.qformer.layernorm": (32,)}),
+        **layers(2, _paired(asked), "projector.qformer.encoder.layer"),
+        "projector.query": (1, 3, 32),
+        **decoder("language_model.model", head="language_model.lm_head"),
+    }
+    types = {f"encoder.layers.{i}.conv.batch_norm.num_batches_tracked": "I64" for i in range(2)}
+    return Case(name, config, tensors, dtypes=types, mmproj=True, raw_config=True)
+
+
+_GRANITE = granite_speech("granite-speech", "granite_speech", "GraniteSpeechForConditionalGeneration")
+_GRANITE_PLUS = granite_speech(
+    "granite-speech-plus",
+    "granite_speech_plus",
+    "GraniteSpeechPlusForConditionalGeneration",
+    heard=64,
+    cat_hidden_layers=[1],
+)
+
+CASES = (_GRANITE, _GRANITE_PLUS, _QWEN2_AUDIO, _AUDIO_FLAMINGO, _VOXTRAL, _ULTRAVOX, _MERALION, _GLM_ASR)

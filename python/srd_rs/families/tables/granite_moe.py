@@ -225,3 +225,5 @@ GRANITE_SWA: Final = FamilyTable(
 
 COMPOSITES: Final = ("GraniteSpeechForConditionalGeneration", "GraniteSpeechPlusForConditionalGeneration")
 MODEL_TYPES: Final = {"granite": "GraniteForCausalLM"}
+OTHERS: Final = dict.fromkeys(COMPOSITES, ("encoder.", "projector."))
+"""Granite Speech hears through an encoder whose names begin as those of T5."""
