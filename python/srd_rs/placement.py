@@ -33,7 +33,6 @@ ENGINES: Final = ("llama-server", "llama-cpp-python", "ollama")
 ACCESS: Final = ("every_token", "rows", "experts")
 VRAM_MARGIN: Final = 1 << 30
 """Bytes of the GPU that are left to others: the target of ``--fit`` of llama.cpp."""
-_LAYER: Final = re.compile(r"blk\.(\d+)\.")
 _EXPERTS: Final = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 """The tensors that ``--n-cpu-moe`` moves."""
 _TABLES: Final = (
@@ -171,6 +170,13 @@ class _Tensor:
     experts: bool
 
 
+def _layer(name: str) -> int | None:
+    """The layer of a tensor; None for a tensor outside the layers."""
+    first, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return int(number) if first == "blk" and number.isdecimal() and len(number) < 10 else None
+
+
 class _Model:
     """What a GGUF says of its tensors and of its context."""
 
@@ -180,7 +186,7 @@ class _Model:
         self.metadata = {key: value for key, _, value in header["metadata"]}
         self.arch = str(self.metadata.get("general.architecture", ""))
         names = {name for name, *_ in header["tensors"]}
-        numbers = [int(found[1]) for name in names if (found := _LAYER.match(name))]
+        numbers = [layer for name in names if (layer := _layer(name)) is not None]
         if not numbers:
             fix = "Name a GGUF of a language model (tensors blk.N.*)"
             raise ModelError(message(path, "the GGUF has no layers", fix))
@@ -211,8 +217,7 @@ class _Model:
         return int(value) if known else default
 
     def _tensor(self, name: str, ne: Sequence[int], size: int) -> _Tensor:
-        found = _LAYER.match(name)
-        layer = int(found[1]) if found else None
+        layer = _layer(name)
         if _EXPERTS.search(name):
             return _Tensor(name, layer, "experts", size, round(size * self.share), True)
         # The output matrix of a tied model is the table of the embeddings.
