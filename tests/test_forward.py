@@ -229,17 +229,18 @@ def test_neither_order_nor_threads_nor_memory_change_a_bit(name: str, fixtures: 
     assert np.array_equal(logits_of(plan, a, b, c, threads=3, max_memory=1 << 20), whole)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "qwen3moe"])
-def test_every_cpu_computes_the_same_bits(name: str, fixtures: Path, tmp_path: Path) -> None:
+def digests_of_cpus(model: Path, folder: Path) -> set[str]:
+    """The digests of the logits that every instruction set computes."""
     script = (
         "import hashlib, sys; sys.path[:0] = sys.argv[4:]\n"
         "from pathlib import Path; from test_forward import native_plan, logits_of, random_tokens\n"
-        "logits = logits_of(native_plan(Path(sys.argv[1]), Path(sys.argv[2])), random_tokens(24, 4000))\n"
+        "logits = logits_of(native_plan(Path(sys.argv[1]), Path(sys.argv[2])), random_tokens(24, int(sys.argv[3])))\n"
         "print(hashlib.sha256(logits.tobytes()).hexdigest())"
     )
-    digests = {
+    n_vocab = "90" if model.suffix == ".gguf" else "4000"
+    return {
         subprocess.run(
-            [sys.executable, "-c", script, fixtures / name, tmp_path, "", str(Path(__file__).parent)],
+            [sys.executable, "-c", script, model, folder, n_vocab, str(Path(__file__).parent)],
             env={**os.environ, **settings},
             capture_output=True,
             text=True,
@@ -247,7 +248,18 @@ def test_every_cpu_computes_the_same_bits(name: str, fixtures: Path, tmp_path: P
         ).stdout
         for settings in ({}, {"SRD_FORCE_SCALAR": "1"}, {"SRD_MAX_ISA": "avx2"})
     }
-    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", ["gemma2", "qwen3moe"])
+def test_every_cpu_computes_the_same_bits(name: str, fixtures: Path, tmp_path: Path) -> None:
+    assert len(digests_of_cpus(fixtures / name, tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "qwen35-text", "jamba-as-published", "granite-hybrid-dense"])
+def test_every_cpu_mixes_tokens_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    gguf = tmp_path / "m.gguf"
+    plan_variant(FAMILIES[name], tmp_path, gguf).run(ConvertOptions(quant="F32", threads=2))
+    assert len(digests_of_cpus(gguf, tmp_path)) == 1
 
 
 def seen_by(plan: _core.Plan, tokens: list[int]) -> list[tuple[list[str], int | None, int, int, float]]:
