@@ -93,7 +93,7 @@ class MixCheck:
     in nats, with the weights rounded by the search for scales alone, so SRD has less. `expected_ratio` is the cost of
     the choice over that of the mix by the errors that were measured with SRD. `held_out` says whether the calibration
     has not seen the tokens. `written` is ``"choice"`` or ``"mix"``: the choice where `choice_kld` times
-    `expected_ratio` is at most `mix_kld`.
+    `expected_ratio` is at most 0.85 of `mix_kld`.
     """
 
     mix: str
