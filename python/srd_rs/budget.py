@@ -239,7 +239,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, expected, tokens, found.held_out, written)
     if written == "choice":
         return Choice(types, check)
-    log.warning("the mix %s is written, because its error is less than that of the choice", mix.quant)
+    log.warning("the mix %s is written, because the choice is not expected to be clearly better", mix.quant)
     planner.options = replace(options, quant=mix.quant)
     return Choice((), check)
 
