@@ -46,4 +46,5 @@ def test_wheels_are_published_without_a_token_and_from_tags_alone() -> None:
     }
     assert publish["permissions"] == {"id-token": "write"} and "secrets." not in str(data)
     built = {(m["target"], m["libc"]) for m in data["jobs"]["wheel"]["strategy"]["matrix"]["include"]}
-    assert built == {(t, c) for t in ("x86_64", "aarch64") for c in ("manylinux2014", "musllinux_1_2")}
+    systems = ("manylinux2014", "musllinux_1_2", "macos")
+    assert built == {(t, c) for t in ("x86_64", "aarch64") for c in systems} | {("x86_64", "windows")}

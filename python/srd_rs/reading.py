@@ -45,7 +45,7 @@ def read_limited(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None
     """
     try:
         _check_link(path, root or path.parent)
-        with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
+        with open(path, "rb", opener=open_without_waiting) as file:  # Path.open takes no opener
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 _fail(path, "this is not a regular file", "Replace it by the file of the model")
             data = file.read(limit + 1)
@@ -61,8 +61,10 @@ def read_limited(path: Path, limit: int = MAX_CONFIG_BYTES, *, root: Path | None
     return data
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe without writer blocks for ever
+def open_without_waiting(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a file. A pipe without a writer, which Unix systems have, does not block for ever."""
+    more = ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # Windows has the last one alone, Unix systems the others
+    return os.open(path, flags | sum(getattr(os, name, 0) for name in more))
 
 
 def _check_link(path: Path, root: Path) -> None:

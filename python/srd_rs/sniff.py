@@ -27,7 +27,7 @@ from srd_rs.errors import (
     io_error,
     message,
 )
-from srd_rs.reading import load_json, shown
+from srd_rs.reading import load_json, open_without_waiting, shown
 
 _HEAD_BYTES: Final = 4096
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
@@ -66,8 +66,7 @@ def identify(path: Path) -> Thing:
 def _head(path: Path) -> bytes | None:
     """The first bytes of a file; None for a folder, a pipe, a socket or a device."""
     try:
-        # A pipe without a writer would block a plain open for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_without_waiting(path)
         with os.fdopen(descriptor, "rb") as file:
             return file.read(_HEAD_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
     except OSError as error:

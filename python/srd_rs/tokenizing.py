@@ -8,9 +8,9 @@ line, and the library can panic. So the file is run in a process that can be end
 reads UTF-8 and writes the ids as 32-bit numbers, little-endian. Special tokens in the text count as text.
 """
 
-import resource
 import sys
 from array import array
+from contextlib import nullcontext, suppress
 
 MEMORY_BYTES = 4 << 30
 """Most address space of the process."""
@@ -18,14 +18,29 @@ BYTES_PER_SECOND = 100_000
 """Length of text that gets another second of CPU time beyond SECONDS."""
 
 
+def limit(seconds: int) -> None:
+    """Limit the CPU time and the memory of the process. Windows has no such limits; there the parent process waits."""
+    try:
+        import resource
+    except ImportError:
+        return
+    limits = (
+        ("RLIMIT_CORE", (0, 0)),
+        ("RLIMIT_CPU", (seconds, seconds + 1)),
+        ("RLIMIT_AS", (MEMORY_BYTES,) * 2),
+    )
+    for name, values in limits:
+        with suppress(ValueError, OSError) if sys.platform == "darwin" else nullcontext():
+            # macOS refuses to limit the address space.
+            resource.setrlimit(getattr(resource, name), values)
+
+
 def main() -> None:
     # The folder of the package comes first on the path, and its modules must not hide others.
     del sys.path[0]
     text = sys.stdin.buffer.read()
     seconds = int(sys.argv[2]) + len(text) // BYTES_PER_SECOND
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    limit(seconds)
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(sys.argv[1])
