@@ -17,7 +17,7 @@ for name in ("fcntl", "grp", "pwd", "resource", "termios", "posix_spawn"):
 for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOFOLLOW", "O_TMPFILE", "geteuid", "getuid", "statvfs", "fork"):
     if hasattr(os, name):
         delattr(os, name)
-for name in ("SIGXCPU", "SIGKILL", "SIGHUP", "SIGUSR1"):
+for name in ("SIGXCPU", "SIGHUP", "SIGUSR1"):
     if hasattr(signal, name):
         delattr(signal, name)
 """
