@@ -41,7 +41,6 @@ pub use system::{
 };
 
 /// Whether a file is closed to all but this user.
-#[cfg_attr(windows, expect(dead_code, reason = "the access lists of Windows are not looked at"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrecy {
     /// It is, as far as the system says.
