@@ -26,7 +26,7 @@ def wanted_ranges(hydrator: Hydrator, intent: str) -> list[tuple[int, int]]:
     """(offset, bytes) of the embedding part and the intent's slots."""
     sidecar = hydrator.sidecar
     owners = [sidecar["embedding_slot"]]
-    owners += [sidecar["slots"][p] for p in PARTS[1:] if p in sidecar["hydration_policy"][intent]]
+    owners += [sidecar["slots"][p] for p in PARTS if p in sidecar["hydration_policy"][intent]]
     return [(r["offset"], r["bytes"]) for owner in owners for r in owner["byte_ranges"]]
 
 

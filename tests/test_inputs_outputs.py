@@ -76,7 +76,9 @@ def test_a_sidecar_describes_all_parts(parts: list[Path], tmp_path: Path) -> Non
     files = [sidecar["file"], *sidecar["more_files"]]
     assert [file["name"] for file in files] == [copy.name for copy in copies]
     assert [file["sha256"] for file in files] == [sha256(copy.read_bytes()).hexdigest() for copy in copies]
-    parts_of = {"embedding": sidecar["embedding_slot"], **sidecar["slots"]}
+    parts_of = {part: hydration.part_of(sidecar, part) for part in hydration.PARTS}
+    names = {tensor.name for copy in copies for tensor in gguf.GGUFReader(copy).tensors}
+    tables = {"per_layer_token_embd.weight"} | ({"token_embd.weight"} if "output.weight" in names else set())
     covered: dict[int, list[tuple[int, int]]] = {number: [] for number in range(len(files))}
     for name, part in parts_of.items():
         for run in part["byte_ranges"]:
@@ -90,6 +92,7 @@ def test_a_sidecar_describes_all_parts(parts: list[Path], tmp_path: Path) -> Non
             for tensor in gguf.GGUFReader(copy).tensors:
                 layer = re.match(r"blk\.(\d+)\.", tensor.name)
                 owner = sidecar["chunk_map"][layer[1]] if layer else "embedding"
+                owner = "tables" if tensor.name in tables else owner
                 begin, end = int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes)
                 assert (owner == name) == any(a <= begin and end <= b for a, b in inside), tensor.name
     for number, copy in enumerate(copies):

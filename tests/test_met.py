@@ -19,7 +19,7 @@ import pytest
 from gguf import GGUFReader
 
 from srd_rs import Hydrator, errors, met
-from srd_rs.hydration import INTENTS, PARTS, sidecar_path
+from srd_rs.hydration import INTENTS, PARTS, part_of, sidecar_path
 from support import EXAMPLE, FIXTURES, REPO, per_fixture, srd, user_process
 
 SCHEMA = json.loads((REPO / "docs" / "met.schema.json").read_text())
@@ -71,9 +71,19 @@ def check_against_file(sidecar: dict[str, Any], path: Path) -> None:
     for tensor in reader.tensors:
         layer = re.match(r"blk\.(\d+)\.", tensor.name)
         owner[tensor.name] = sidecar["chunk_map"][layer[1]] if layer else "embedding"
-    parts = {"embedding": sidecar["embedding_slot"], **sidecar["slots"]}
+    own_output = "output.weight" in owner
+    for table in (
+        "token_embd.weight",
+        "per_layer_token_embd.weight",
+        "token_types.weight",
+        "position_embd.weight",
+    ):
+        if table in owner and (own_output or table != "token_embd.weight"):
+            owner[table] = "tables"
+    parts = {name: part_of(sidecar, name) for name in PARTS}
     for name, part in parts.items():
-        assert len(part["byte_ranges"]) == (1 if part["bytes"] else 0), f"{name} is not one run"
+        if name not in ("embedding", "tables"):
+            assert len(part["byte_ranges"]) == (1 if part["bytes"] else 0), f"{name} is not one run"
         assert part["tensors"] == sum(o == name for o in owner.values())
         inside = [t for t in reader.tensors if owner[t.name] == name]
         runs = [(r["offset"], r["offset"] + r["bytes"]) for r in part["byte_ranges"]]
@@ -82,8 +92,30 @@ def check_against_file(sidecar: dict[str, Any], path: Path) -> None:
             assert any(a <= start and end <= b for a, b in runs), tensor.name
         assert part["bytes"] == sum(b - a for a, b in runs)
     assert sum(part["bytes"] for part in parts.values()) == size == sidecar["file"]["bytes"]
-    assert sidecar["intent_ram_budget"]["HARM"]["bytes"] == size
+    assert sidecar["intent_ram_budget"]["HARM"]["bytes"] == size - parts["tables"]["bytes"]
+    check_access(sidecar, reader, owner)
     check_experts(sidecar, reader, owner)
+
+
+def check_access(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, str]) -> None:
+    """Each tensor is in one class of its part, and a token reads what the class says of it."""
+    share = sidecar["moe"]["active_frac"] if sidecar["moe"] else 1
+    wanted: dict[str, dict[str, list[float]]] = {name: {} for name in PARTS}
+    for tensor in reader.tensors:
+        part, size = owner[tensor.name], int(tensor.n_bytes)
+        name, read = "every_token", float(size)
+        if part == "tables":
+            name, read = "rows", size // (int(tensor.shape[1]) if len(tensor.shape) > 1 else 1)
+        elif "_exps." in tensor.name and share < 1:
+            name, read = "experts", size * share
+        facts = wanted[part].setdefault(name, [0, 0, 0])
+        for i, amount in enumerate((1, size, read)):
+            facts[i] += amount
+    found = {
+        part: {name: [f["tensors"], f["bytes"], f["token_bytes"]] for name, f in classes.items()}
+        for part, classes in sidecar["access"].items()
+    }
+    assert found == wanted
 
 
 def check_experts(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, str]) -> None:
@@ -135,7 +167,10 @@ def test_the_schema_is_sound_and_strict(gguf: Path) -> None:
         lambda s: s["chunk_map"].update({"0": "late"}),
         lambda s: s["hydration_policy"].update(LEARN=["early"]),
         lambda s: s["file"].update(header_sha256="x"),
-        lambda s: s.update(met_version=2),
+        lambda s: s.update(met_version=1),
+        lambda s: s.update(met_version=3),
+        lambda s: s.pop("access"),
+        lambda s: s["access"]["early"].update(often={}),
     ):
         spoilt = json.loads(json.dumps(sidecar))
         spoil(spoilt)
@@ -168,7 +203,59 @@ def test_met_writes_beside_and_replaces_only_its_own_name(gguf: Path) -> None:
     other.write_text("mine")
     assert srd("met", gguf, "-o", other).code == 2 and other.read_text() == "mine"
     assert srd("met", gguf, "-o", other, "-f").code == 0
-    assert json.loads(other.read_text())["met_version"] == 1
+    assert json.loads(other.read_text())["met_version"] == 2
+
+
+def sidecar_bytes(hydrator: Hydrator, part: str) -> int:
+    return int(part_of(hydrator.sidecar, part)["bytes"])
+
+
+def old_version(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """The sidecar of version 1 of the same file: the tables belong to the embedding part."""
+    old = json.loads(json.dumps(sidecar))
+    tables, _ = old.pop("tables"), old.pop("access")
+    embedding, runs = old["embedding_slot"], []
+    for run in sorted(embedding["byte_ranges"] + tables["byte_ranges"], key=lambda r: r["offset"]):
+        if runs and runs[-1]["offset"] + runs[-1]["bytes"] == run["offset"]:
+            runs[-1]["bytes"] += run["bytes"]
+        else:
+            runs.append(dict(run))
+    for key in ("tensors", "bytes"):
+        embedding[key] += tables[key]
+    for budget in old["intent_ram_budget"].values():
+        budget["bytes"] += tables["bytes"]
+        budget["active_bytes"] += tables["bytes"]
+    embedding["byte_ranges"] = runs
+    return {**old, "met_version": 1}
+
+
+def test_old_sidecars_are_still_read(gguf: Path) -> None:
+    new = met(gguf, digest=False)
+    assert new["tables"]["bytes"] > 0
+    old = old_version(new)
+    VALIDATOR.validate(old)
+    path = sidecar_path(gguf)
+    path.write_text(json.dumps(old))
+    with Hydrator(gguf) as hydrator:
+        assert hydrator.sidecar == old
+        done = hydrator.hydrate("HARM")
+        assert done.hydrated_bytes == gguf.stat().st_size
+    assert srd("hydrate", gguf, "--intent", "INFORM").code == 0
+    path.write_text(json.dumps({**old, "met_version": 2}))
+    assert "version 2 alone" in failure("hydrate", gguf, "--intent", "INFORM")
+
+
+def test_tables_are_not_brought_in(gguf: Path) -> None:
+    """No intent needs the tables: a token reads one row of each."""
+    with Hydrator(gguf) as hydrator:
+        tables = sidecar_bytes(hydrator, "tables")
+        assert tables > pages(4)
+        evicts = evict(hydrator)
+        done = hydrator.hydrate("HARM")
+        assert abs(done.wanted_bytes - (gguf.stat().st_size - tables)) < pages(8)
+        if not evicts:
+            skip_residency("the tables stay out of memory")
+        assert residency(hydrator)["tables"] < pages(4)
 
 
 def residency(hydrator: Hydrator) -> dict[str, int]:
@@ -228,7 +315,7 @@ def test_a_budget_is_respected_and_others_are_evicted(gguf: Path) -> None:
     with Hydrator(gguf) as hydrator:
         evicts = evict(hydrator)
         hydrator.hydrate("HARM")
-        budget = gguf.stat().st_size // 2
+        budget = hydrator.sidecar["intent_ram_budget"]["HARM"]["bytes"] // 2
         done = hydrator.hydrate("HARM", budget=budget, evict_others=True)
         assert budget - pages(1) < done.hydrated_bytes <= budget < done.wanted_bytes
         if evicts:
@@ -287,7 +374,7 @@ def test_locks_last_until_interrupted(gguf: Path) -> None:
             assert abs(locked - budget) < pages(4)
             hydrator.evict()
             # The slot is still in memory, because the other process has locked its pages.
-            assert residency(hydrator)["early"] >= hydrator.residency()[1].bytes - pages(2)
+            assert residency(hydrator)["early"] >= sidecar_bytes(hydrator, "early") - pages(2)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
     finally:
@@ -366,7 +453,7 @@ def test_wrong_and_changed_files_are_refused(gguf: Path, tmp_path: Path) -> None
     [
         (lambda s: "", "not a MET sidecar"),
         (lambda s: s[: len(s) // 2], "not a MET sidecar"),
-        (lambda s: s.replace('"met_version": 1', '"met_version": 7'), "version 7"),
+        (lambda s: s.replace('"met_version": 2', '"met_version": 7'), "version 7"),
         (lambda s: s.replace('"bytes"', '"byte"', 1), "not a sound MET sidecar"),
         (lambda s: s.replace('"early"', '"earl"'), "not a sound MET sidecar"),
         (lambda s: s.replace('"offset": 0,', '"offset": 18446744073709551615,'), "embedding_slot"),

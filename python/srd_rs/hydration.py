@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -26,7 +26,20 @@ INTENTS: Final = _core.INTENTS
 """The intents of requests. `hydration_policy` of the sidecar says which slots each intent needs."""
 
 PARTS: Final = _core.PARTS
-"""The parts of a file: the embedding part, which belongs to no layer, and the slots of depth."""
+"""The parts of a file: the embedding part, which belongs to no layer, the tables of which a token reads one row each,
+and the slots of depth."""
+
+
+def part_of(sidecar: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return what a sidecar says of a part: ``byte_ranges``, ``bytes``, ``tensors``, and of a slot ``layers``.
+
+    A sidecar of version 1 has no tables: they belong to its embedding part.
+    """
+    if part == "tables":
+        found: dict[str, Any] = sidecar.get("tables") or {"tensors": 0, "bytes": 0, "byte_ranges": []}
+    else:
+        found = sidecar["embedding_slot"] if part == "embedding" else sidecar["slots"][part]
+    return found
 
 
 def sidecar_path(gguf: str | os.PathLike[str]) -> Path:
@@ -153,6 +166,8 @@ class Hydrator:
         progress: Callable[[int, int], None] | None = None,
     ) -> Hydration:
         """Bring in what `intent` needs: the embedding part, then its slots by depth. Returns when done.
+
+        The tables are not brought in, because a token reads one row of each.
 
         budget: most bytes, in whole pages; what does not fit is left out from the end.
         lock: keep these pages in memory until `close`, `evict` or the next `hydrate`. Needs a limit of locked

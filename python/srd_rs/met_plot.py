@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.errors import UsageError, message
-from srd_rs.hydration import PARTS, Residency
+from srd_rs.hydration import PARTS, Residency, part_of
 
 FORMATS: Final = (".png", ".svg", ".pdf")
-COLOURS: Final = dict(zip(PARTS, ("#7f7f7f", "#4e79a7", "#59a14f", "#f28e2b", "#b07aa1"), strict=True))
+COLOURS: Final = dict(
+    zip(PARTS, ("#7f7f7f", "#4e79a7", "#59a14f", "#f28e2b", "#b07aa1", "#bab0ac"), strict=True)
+)
+
+HATCHES: Final = {"every_token": "", "rows": "..", "experts": "//"}
+"""How an access class is drawn."""
 
 
 def check_output(output: str | os.PathLike[str]) -> Any:
@@ -44,9 +49,18 @@ def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | 
 
 
 def _ranges(sidecar: dict[str, Any], part: str) -> list[dict[str, int]]:
-    owner = sidecar["embedding_slot"] if part == "embedding" else sidecar["slots"][part]
+    owner = part_of(sidecar, part)
     ranges: list[dict[str, int]] = owner["byte_ranges"]
     return ranges
+
+
+def _access(sidecar: dict[str, Any], part: str) -> list[tuple[str, int]]:
+    """The bytes of each access class in a part; one entry for a sidecar of version 1, which knows no classes."""
+    size = sum(r["bytes"] for r in _ranges(sidecar, part))
+    classes = sidecar.get("access", {}).get(part)
+    if not classes:
+        return [("every_token", size)]
+    return [(name, facts["bytes"]) for name, facts in classes.items()]
 
 
 def _draw_file(axes: Any, sidecar: dict[str, Any]) -> None:
@@ -63,7 +77,11 @@ def _draw_sizes(axes: Any, sidecar: dict[str, Any], resident: dict[str, Residenc
     for row, part in enumerate(PARTS):
         size = sum(r["bytes"] for r in _ranges(sidecar, part))
         here = resident[part].resident_bytes if part in resident else None
-        axes.barh(row, size / 1e9, color=COLOURS[part], alpha=0.3)
+        left = 0.0
+        for name, amount in _access(sidecar, part):
+            hatch = HATCHES[name]
+            axes.barh(row, amount / 1e9, left=left, color=COLOURS[part], alpha=0.3, hatch=hatch)
+            left += amount / 1e9
         axes.barh(row, (here or 0) / 1e9, color=COLOURS[part])
         share = "" if here is None else f", {100 * here / max(size, 1):.0f} % resident"
         axes.annotate(f" {size / 1e9:.3f} GB{share}", (size / 1e9, row), va="center")
@@ -71,9 +89,11 @@ def _draw_sizes(axes: Any, sidecar: dict[str, Any], resident: dict[str, Residenc
     axes.set_yticks(range(len(PARTS)), labels)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.5 * max(sum(r["bytes"] for r in _ranges(sidecar, part)) for part in PARTS) / 1e9)
-    axes.set_xlabel("GB")
+    axes.set_xlabel(
+        "GB; a token reads all of a plain bar, some experts of a striped one, one row of a dotted one"
+    )
 
 
 def _label(sidecar: dict[str, Any], part: str) -> str:
-    layers = None if part == "embedding" else sidecar["slots"][part]["layers"]
+    layers = part_of(sidecar, part).get("layers")
     return f"{part}, layers {layers['first']}–{layers['last']}" if layers else part

@@ -5,7 +5,7 @@
 //! tensors, does not hide whether the weights are the same. What is no tensor is compared when the GGUF is opened: the
 //! header, and the padding between the tensors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -65,18 +65,13 @@ impl Comparison {
                 return Err(Error::verification(file.place(tensor), what, FIX));
             }
         }
-        if let Some((part, extra)) = gguf.tensors().find(|(_, t)| !plan.has(&t.name)) {
+        let planned: HashSet<_> = plan.tensors.iter().map(|t| t.bound.name.as_str()).collect();
+        if let Some((part, extra)) = gguf.tensors().find(|(_, t)| !planned.contains(t.name.as_str())) {
             let place = gguf.parts()[part].place(extra);
             return Err(Error::verification(place, "is no tensor that the conversion writes", FIX));
         }
         let outside = outside(plan, &gguf)?;
         Ok(Self { gguf, places, outside })
-    }
-}
-
-impl Plan {
-    fn has(&self, name: &str) -> bool {
-        self.tensors.iter().any(|t| t.bound.name == name)
     }
 }
 

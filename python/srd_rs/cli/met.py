@@ -21,6 +21,7 @@ from srd_rs.cli.options import (
     path_option,
 )
 from srd_rs.cli.output import say, show
+from srd_rs.hydration import PARTS, part_of
 from srd_rs.placement import ENGINES
 from srd_rs.text import bytes_text, printable, table
 
@@ -245,15 +246,14 @@ def placement_text(placed: Placement) -> str:
 
 def layers_text(sidecar: dict[str, Any], part: str) -> str:
     """`0-5`, or `-` for a part without layers."""
-    layers = None if part == "embedding" else sidecar["slots"][part]["layers"]
+    layers = part_of(sidecar, part).get("layers")
     return f"{layers['first']}-{layers['last']}" if layers else "-"
 
 
 def summary_text(sidecar: dict[str, Any]) -> str:
     """The slots, what each intent needs, and the experts."""
     moe = sidecar["moe"]
-    embedding = sidecar["embedding_slot"]
-    parts = {"embedding": embedding, **sidecar["slots"]}
+    parts = {name: part_of(sidecar, name) for name in PARTS}
     head = ["slot", "layers", "tensors", "size"] + (["with active experts"] if moe else [])
     rows = []
     for name, part in parts.items():

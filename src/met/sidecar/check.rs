@@ -38,6 +38,7 @@ impl Sidecar {
             split: Some(split),
             policy: Some(self.hydration_policy.clone()),
             fingerprint: self.fingerprint.clone(),
+            version: Some(self.met_version),
         };
         for (own, file) in self.files().zip(gguf.parts()) {
             let facts = file_facts(file)?;
@@ -84,10 +85,12 @@ impl Sidecar {
         let fields = [
             ("model", self.model == measured.model),
             ("embedding_slot", self.embedding_slot == measured.embedding_slot),
+            ("tables", self.tables == measured.tables),
             ("slots", self.slots == measured.slots),
             ("chunk_map", self.chunk_map == measured.chunk_map),
             ("intent_ram_budget", self.intent_ram_budget == measured.intent_ram_budget),
             ("moe", self.moe == measured.moe),
+            ("access", self.access == measured.access),
         ];
         fields.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
     }

@@ -2,15 +2,16 @@
 //!
 //! Every byte of the file belongs to exactly one part. A tensor of a layer, and the padding behind it, belongs to the
 //! slot of the layer. Everything else (the header, the token embeddings, the output matrix, the norms and the RoPE
-//! factors outside the layers) belongs to the embedding part. So the sizes of the parts add up to the size of the file. A
+//! factors outside the layers) belongs to the embedding part, but for the tables of which a token reads one row each,
+//! which are a part of their own. So the sizes of the parts add up to the size of the file. A
 //! split GGUF is measured as a whole: its files follow one another, and each range says which file it lies in.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::schema::{
-    Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts, Moe, Part, Sidecar,
-    SlotFacts,
+    Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts,
+    Moe, Part, Sidecar, SlotFacts, TableFacts,
 };
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::{Gguf, GgufFile, GgufTensor};
@@ -30,7 +31,14 @@ pub struct Options {
     pub policy: Option<Policy>,
     /// The fingerprint of the container that the GGUF came from.
     pub fingerprint: Option<String>,
+    /// The version of the JSON; by default [`MET_VERSION`].
+    pub version: Option<u32>,
 }
+
+/// Tables that are looked up by the number of a token or of a position. A token embedding is a table only where the model
+/// has an output matrix of its own: otherwise the embedding is the output matrix too, and each token reads all of it.
+const TABLES: [&str; 4] =
+    ["token_embd.weight", "per_layer_token_embd.weight", "token_types.weight", "position_embd.weight"];
 
 impl Sidecar {
     /// Measures a GGUF from its header. `file.sha256` is `None`, because the weights are not read: [`file_sha256`]
@@ -47,14 +55,15 @@ impl Sidecar {
             return Err(Error::usage(what, "Give each layer to one slot"));
         }
         let moe = moe(gguf, &split)?;
-        let tally = Tally::of(gguf, &split, moe.as_ref())?;
+        let version = options.version.unwrap_or(MET_VERSION);
+        let tally = Tally::of(gguf, &split, moe.as_ref(), version > 1)?;
         let embedding_slot = tally.embedding();
         let slots: BTreeMap<_, _> = Slot::ALL.into_iter().map(|s| (s, tally.slot(s, &split))).collect();
         let hydration_policy = options.policy.clone().unwrap_or_else(policy::standard);
         let mut files = gguf.parts().iter().map(file_facts).collect::<Result<Vec<_>>>()?;
         let more_files = files.split_off(1);
         Ok(Self {
-            met_version: MET_VERSION,
+            met_version: version,
             generator: concat!("srd-rs ", env!("CARGO_PKG_VERSION")).into(),
             file: files.swap_remove(0),
             more_files,
@@ -62,6 +71,8 @@ impl Sidecar {
             model: model_facts(gguf, n_layer),
             intent_ram_budget: budgets(&hydration_policy, &embedding_slot, &slots),
             embedding_slot,
+            tables: (version > 1).then(|| tally.tables()),
+            access: (version > 1).then(|| tally.access()),
             chunk_map: (0..n_layer).filter_map(|l| Some((l, split.slot_of(l)?))).collect(),
             slots,
             hydration_policy,
@@ -77,6 +88,7 @@ struct Count {
     tensors: usize,
     /// The bytes of the experts that one token does not use.
     idle: u64,
+    access: BTreeMap<Access, AccessFacts>,
 }
 
 impl Count {
@@ -97,11 +109,16 @@ impl Count {
 /// Gives every byte of all files to one part.
 struct Tally {
     parts: BTreeMap<Part, Count>,
+    /// The tensors of which a token reads one row.
+    tables: Vec<&'static str>,
 }
 
 impl Tally {
-    fn of(gguf: &Gguf, split: &Split, moe: Option<&Moe>) -> Result<Self> {
-        let mut tally = Self { parts: Part::all().map(|p| (p, Count::default())).collect() };
+    fn of(gguf: &Gguf, split: &Split, moe: Option<&Moe>, with_tables: bool) -> Result<Self> {
+        let tied = !gguf.tensors().any(|(_, t)| t.name == "output.weight");
+        let is_table = |name: &&str| with_tables && !(tied && *name == TABLES[0]);
+        let tables = TABLES.into_iter().filter(is_table).collect();
+        let mut tally = Self { parts: Part::all().map(|p| (p, Count::default())).collect(), tables };
         for (number, file) in gguf.parts().iter().enumerate() {
             tally.add_file(number, file, split, moe)?;
         }
@@ -116,11 +133,22 @@ impl Tally {
             // The padding behind a tensor belongs to the tensor's part.
             let padded = (tensor.offset + tensor.bytes).next_multiple_of(gguf.alignment.into());
             end = tensors.get(i + 1).map_or(padded.min(gguf.file_size), |next| next.offset);
-            let part = part_of(gguf, tensor, split)?;
+            let table = self.tables.contains(&tensor.name.as_str());
+            let part = if table { Part::Tables } else { part_of(gguf, tensor, split)? };
+            let idle = moe.map_or(0, |m| idle_bytes(tensor, m));
+            let (class, read) = match (table, idle) {
+                (true, _) => (Access::Rows, tensor.bytes / tensor.ne.get(1).copied().unwrap_or(1).max(1)),
+                (false, 0) => (Access::EveryToken, tensor.bytes),
+                (false, idle) => (Access::Experts, tensor.bytes - idle),
+            };
             let count = self.part(part);
             count.add(number, tensor.offset..end);
             count.tensors += 1;
-            count.idle += moe.map_or(0, |m| idle_bytes(tensor, m));
+            count.idle += idle;
+            let facts = count.access.entry(class).or_default();
+            facts.tensors += 1;
+            facts.bytes += tensor.bytes;
+            facts.token_bytes += read;
         }
         // Bytes that someone has appended to the file belong to the embedding part.
         self.part(Part::Embedding).add(number, end..gguf.file_size);
@@ -139,6 +167,15 @@ impl Tally {
             bytes: count.bytes(),
             byte_ranges: count.ranges.clone(),
         }
+    }
+
+    fn tables(&self) -> TableFacts {
+        let count = &self.parts[&Part::Tables];
+        TableFacts { tensors: count.tensors, bytes: count.bytes(), byte_ranges: count.ranges.clone() }
+    }
+
+    fn access(&self) -> BTreeMap<String, BTreeMap<Access, AccessFacts>> {
+        self.parts.iter().map(|(part, count)| (part.name().to_string(), count.access.clone())).collect()
     }
 
     fn slot(&self, slot: Slot, split: &Split) -> SlotFacts {

@@ -22,8 +22,8 @@ mod schema;
 
 pub use measure::{Options, file_sha256};
 pub use schema::{
-    Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts, Moe, Part, Sidecar,
-    SlotFacts, sidecar_path,
+    Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts,
+    Moe, OLDEST_VERSION, Part, Sidecar, SlotFacts, TableFacts, sidecar_path,
 };
 
 #[cfg(test)]
@@ -129,6 +129,60 @@ mod tests {
     }
 
     #[test]
+    fn tables_are_apart_unless_they_are_the_output_matrix() {
+        let mut model = Model::moe(10, 8, 2);
+        let (_dir, _, tied) = measured(&model);
+        assert_eq!(tied.bytes(Part::Tables), 0);
+        model.tensors.insert(0, ("output.weight".into(), vec![33, 3]));
+        model.tensors.insert(2, ("per_layer_token_embd.weight".into(), vec![33, 7]));
+        let (_dir, gguf, s) = measured(&model);
+        let tables = ["token_embd.weight", "per_layer_token_embd.weight"]
+            .map(|name| gguf.parts()[0].find(name).unwrap().bytes);
+        let access = s.access.as_ref().unwrap();
+        let rows = access["tables"][&Access::Rows];
+        assert_eq!((rows.tensors, rows.bytes, rows.token_bytes), (2, tables.iter().sum::<u64>(), 2 * 33 * 4));
+        assert_eq!(s.embedding_slot.tensors, 2);
+        let experts = access["early"][&Access::Experts];
+        assert_eq!(experts.token_bytes * 4, experts.bytes);
+        let all: u64 = access.values().flat_map(|part| part.values()).map(|a| a.bytes).sum();
+        assert_eq!(all, gguf.tensors().map(|(_, t)| t.bytes).sum::<u64>());
+        // All bytes belong to one part each, and no intent needs the tables.
+        let sum: u64 = Part::all().map(|p| s.bytes(p)).sum();
+        assert_eq!(sum, s.file.bytes);
+        assert_eq!(s.intent_ram_budget[&Intent::Harm].bytes, s.file.bytes - s.bytes(Part::Tables));
+        assert!(!s.parts(Intent::Harm).unwrap().contains(&Part::Tables));
+    }
+
+    #[test]
+    fn a_sidecar_of_version_1_is_read() {
+        let mut model = Model::dense(10);
+        model.tensors.insert(0, ("output.weight".into(), vec![33, 3]));
+        let (dir, gguf, new) = measured(&model);
+        let options = Options { version: Some(1), ..Options::default() };
+        let old = Sidecar::measure(&gguf, &options).unwrap();
+        assert!(!old.to_json().contains("tables") && !old.to_json().contains("access"));
+        assert_covers(&old);
+        let path = written(&dir, &old);
+        let read = Sidecar::read(&path).unwrap();
+        assert_eq!(read, old);
+        read.check(&gguf, &path).unwrap();
+        assert!(new.bytes(Part::Tables) > 0 && read.bytes(Part::Tables) == 0);
+        // What belongs to one version is refused in the other.
+        for mixed in [
+            Sidecar { met_version: 1, ..new.clone() },
+            Sidecar { met_version: 2, ..old.clone() },
+            Sidecar { tables: None, ..new.clone() },
+        ] {
+            let path = written(&dir, &mixed);
+            assert!(Sidecar::read(&path).unwrap_err().to_string().contains("version 2 alone"));
+        }
+        let edited = Sidecar { access: Some(Default::default()), ..new };
+        let path = written(&dir, &edited);
+        let text = Sidecar::read(&path).unwrap().check(&gguf, &path).unwrap_err().to_string();
+        assert!(text.contains("'access'"), "{text}");
+    }
+
+    #[test]
     fn layers_in_another_order_and_bytes_behind_the_end() {
         let mut model = Model::dense(10);
         model.tensors.reverse();
@@ -200,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.met.json");
         let (_dir, _, s) = measured(&Model::dense(4));
-        let newer = s.to_json().replacen("\"met_version\": 1", "\"met_version\": 2", 1);
+        let newer = s.to_json().replacen("\"met_version\": 2", "\"met_version\": 3", 1);
         let cut = s.to_json()[..300].to_string();
         for (text, what) in [
             ("", "not a MET sidecar"),
@@ -208,7 +262,7 @@ mod tests {
             ("[1]", "not a sound MET sidecar"),
             (cut.as_str(), "not a MET sidecar"),
             ("{\"met_version\": 1}", "not a sound MET sidecar"),
-            (newer.as_str(), "version 2"),
+            (newer.as_str(), "version 3"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Sidecar::read(&path).unwrap_err();

@@ -13,8 +13,10 @@ use crate::formats::source::open_regular;
 use crate::met::policy::{Intent, Policy};
 use crate::met::slots::{Slot, Split};
 
-/// The version of the JSON that this crate reads and writes.
-pub const MET_VERSION: u32 = 1;
+/// The version of the JSON that this crate writes.
+pub const MET_VERSION: u32 = 2;
+/// The oldest version that this crate reads. Version 1 knows no access classes: the tables belong to the embedding part.
+pub const OLDEST_VERSION: u32 = 1;
 /// The largest sidecar that is read, in bytes. A usual sidecar has a thousandth of this.
 const MAX_SIDECAR: u64 = 16 << 20;
 
@@ -24,7 +26,7 @@ pub(super) const REMAKE: &str = "Make the sidecar again with `srd-rs met`";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sidecar {
-    /// The version of the JSON: [`MET_VERSION`].
+    /// The version of the JSON: [`OLDEST_VERSION`] to [`MET_VERSION`].
     pub met_version: u32,
     /// The program that wrote the sidecar.
     pub generator: String,
@@ -39,6 +41,9 @@ pub struct Sidecar {
     pub model: ModelFacts,
     /// The bytes that belong to no layer.
     pub embedding_slot: EmbeddingSlot,
+    /// The tables of which a token reads one row each. `None` in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TableFacts>,
     /// The bytes of each slot.
     pub slots: BTreeMap<Slot, SlotFacts>,
     /// The slot of each layer.
@@ -49,6 +54,9 @@ pub struct Sidecar {
     pub intent_ram_budget: BTreeMap<Intent, Budget>,
     /// The experts of the model; `None` for dense models.
     pub moe: Option<Moe>,
+    /// The tensors of each part by the name of the part and the access class. `None` in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<BTreeMap<String, BTreeMap<Access, AccessFacts>>>,
 }
 
 /// The GGUF that a sidecar is about.
@@ -93,6 +101,42 @@ pub struct EmbeddingSlot {
     pub bytes: u64,
     /// The bytes in the file, in file order.
     pub byte_ranges: Vec<ByteRange>,
+}
+
+/// The tables that are looked up. No intent needs them as a whole, because a token reads one row of each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableFacts {
+    /// The number of tensors.
+    pub tensors: usize,
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The bytes in the files, in file order.
+    pub byte_ranges: Vec<ByteRange>,
+}
+
+/// How a token reads a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Each token reads all bytes.
+    EveryToken,
+    /// Each token reads one row of a table.
+    Rows,
+    /// Each token reads the experts that it uses, out of a stack.
+    Experts,
+}
+
+/// The tensors of an access class in one part. The padding between tensors is not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessFacts {
+    /// The number of tensors.
+    pub tensors: usize,
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The number of bytes that one token reads.
+    pub token_bytes: u64,
 }
 
 /// The layers and the bytes of a slot.
@@ -174,25 +218,29 @@ pub struct Moe {
     pub chunk_note: String,
 }
 
-/// A part of a file: the embedding part or a slot.
+/// A part of a file: the embedding part, the tables, or a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// The bytes that belong to no layer.
     Embedding,
+    /// The tables of which a token reads one row each.
+    Tables,
     /// The bytes of the layers of a slot.
     Slot(Slot),
 }
 
 impl Part {
-    /// Returns the embedding part and then the slots by depth.
+    /// Returns the embedding part, the slots by depth, and then the tables.
     pub fn all() -> impl Iterator<Item = Self> {
-        std::iter::once(Self::Embedding).chain(Slot::ALL.map(Self::Slot))
+        let slots = Slot::ALL.into_iter().map(Self::Slot);
+        std::iter::once(Self::Embedding).chain(slots).chain(std::iter::once(Self::Tables))
     }
 
     /// Returns the name that the command line and the JSON use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embedding => "embedding",
+            Self::Tables => "tables",
             Self::Slot(slot) => slot.name(),
         }
     }
@@ -203,7 +251,7 @@ impl Part {
     /// [`Error::Usage`] for a name that is none.
     pub fn parse(name: &str) -> Result<Self> {
         Self::all().find(|p| p.name() == name).ok_or_else(|| {
-            let fix = "Use embedding, early, factual, reasoning or governance";
+            let fix = "Use embedding, early, factual, reasoning, governance or tables";
             Error::usage(format!("'{name}' is not a slot"), fix)
         })
     }
@@ -239,14 +287,22 @@ impl Sidecar {
         }
         let version: Versioned =
             serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a MET sidecar: {e}")))?;
-        if version.met_version != MET_VERSION {
+        if !(OLDEST_VERSION..=MET_VERSION).contains(&version.met_version) {
             let what = format!(
-                "has version {} of the sidecar; this program reads version {MET_VERSION}",
+                "has version {} of the sidecar; this program reads the versions {OLDEST_VERSION} to {MET_VERSION}",
                 version.met_version
             );
             return Err(bad(what));
         }
-        serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a sound MET sidecar: {e}")))
+        let read: Self =
+            serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a sound MET sidecar: {e}")))?;
+        let classes = version.met_version > 1;
+        if read.tables.is_some() != classes || read.access.is_some() != classes {
+            let what =
+                "is not a sound MET sidecar: 'tables' and 'access' belong to version 2 alone, which has both";
+            return Err(bad(what.into()));
+        }
+        Ok(read)
     }
 
     /// Returns the files, in order.
@@ -268,6 +324,7 @@ impl Sidecar {
     pub fn ranges(&self, part: Part) -> &[ByteRange] {
         match part {
             Part::Embedding => &self.embedding_slot.byte_ranges,
+            Part::Tables => self.tables.as_ref().map_or(&[], |t| &t.byte_ranges),
             Part::Slot(slot) => self.slots.get(&slot).map_or(&[], |s| &s.byte_ranges),
         }
     }
