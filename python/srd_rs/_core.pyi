@@ -273,6 +273,7 @@ def met_sidecar(
     fingerprint: str | None = None,
     digest: bool = True,
     overwrite: bool = False,
+    projector: _Path | None = None,
 ) -> str: ...
 
 @final

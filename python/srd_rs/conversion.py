@@ -91,7 +91,7 @@ def convert(
     if sidecar is None:
         hydration.remove_stale(report.output)
     report = replace(report, sidecar=sidecar)
-    seen = report.mmproj or publishing.projector_beside(report.output)
+    seen = report.mmproj or sniff.projector_beside(report.output)
     if chosen.card:
         files = [report.output, *((seen,) if seen is not None else ())]
         text = publishing.card(files, base_model=source.repo)

@@ -100,7 +100,8 @@ def met(
         header is read.
     overwrite: replace an existing output.
 
-    A split GGUF is measured as a whole, whichever part is named.
+    A split GGUF is measured as a whole, whichever part is named. A projector that lies beside the GGUF under its usual
+    name is listed.
 
     Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or with missing parts,
     UsageError for slots that do not fit.
@@ -117,7 +118,8 @@ def met(
     )
     if output is not None:
         sniff.check_output(Path(output))
-    text = _core.met_sidecar(gguf, output, slots, fingerprint, digest, overwrite)
+    projector = sniff.projector_beside(Path(gguf)) if thing.kind == "gguf" else None
+    text = _core.met_sidecar(gguf, output, slots, fingerprint, digest, overwrite, projector)
     result: dict[str, Any] = json.loads(text)
     return result
 

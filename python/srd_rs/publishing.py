@@ -29,17 +29,6 @@ __all__ = ["card", "modelfile", "push"]
 _PARAMETERS: Final = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 
 
-def projector_beside(gguf: Path) -> Path | None:
-    """The projector that lies beside a GGUF under the usual name, such as ``mmproj-NAME-F16.gguf`` beside
-    ``NAME-Q4_K_M.gguf``."""
-    for path in sorted(gguf.parent.glob("mmproj-*.gguf")):
-        name = path.stem.removeprefix("mmproj-").rpartition("-")[0]
-        fits = name and (gguf.stem == name or gguf.stem.startswith(f"{name}-"))
-        if fits and sniff.identify(path).kind == "mmproj":
-            return path
-    return None
-
-
 def modelfile(gguf: StrPath, *, mmproj: StrPath | None = None) -> str:
     """The Modelfile with which Ollama takes over a GGUF: ``ollama create NAME -f FILE``.
 
@@ -105,7 +94,7 @@ def card(
 
 def _projector(gguf: Path, named: StrPath | None) -> Gguf | None:
     """The projector that is named, or else the one that lies beside the GGUF."""
-    path = projector_beside(gguf) if named is None else Path(named)
+    path = sniff.projector_beside(gguf) if named is None else Path(named)
     if path is None:
         return None
     if sniff.identify(path).kind != "mmproj":

@@ -340,3 +340,14 @@ def check_container(path: Path, *, or_manifest: bool = False) -> None:
     wanted = ("axm", "manifest") if or_manifest else ("axm",)
     if thing.kind not in (*wanted, *_DAMAGED):
         _refuse(path, thing, "Name an .axm container")
+
+
+def projector_beside(gguf: Path) -> Path | None:
+    """The projector that lies beside a GGUF under the usual name, such as ``mmproj-NAME-F16.gguf`` beside
+    ``NAME-Q4_K_M.gguf``."""
+    for path in sorted(gguf.parent.glob("mmproj-*.gguf")):
+        name = path.stem.removeprefix("mmproj-").rpartition("-")[0]
+        fits = name and (gguf.stem == name or gguf.stem.startswith(f"{name}-"))
+        if fits and identify(path).kind == "mmproj":
+            return path
+    return None

@@ -10,7 +10,7 @@ use crate::formats::gguf::Gguf;
 use crate::met;
 use crate::met::hydrate::{self, HydrateOptions};
 use crate::met::policy::Intent;
-use crate::met::sidecar::{self, Options, Part, Sidecar};
+use crate::met::sidecar::{self, FileFacts, Options, Part, Sidecar};
 use crate::met::slots::Split;
 use crate::progress::Progress;
 use crate::py::files::write_whole;
@@ -18,9 +18,10 @@ use crate::py::records::record;
 use crate::py::watch::{detached, watched};
 
 /// Measures a GGUF, or the one a container holds, and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
-/// the whole file for its SHA-256.
+/// the whole file for its SHA-256. `projector`: the projector beside the GGUF.
 #[pyfunction]
-#[pyo3(signature = (path, output=None, slots=None, fingerprint=None, digest=true, overwrite=false))]
+#[pyo3(signature = (path, output=None, slots=None, fingerprint=None, digest=true, overwrite=false, projector=None))]
+#[expect(clippy::too_many_arguments, reason = "they are the options of the command")]
 pub fn met_sidecar(
     py: Python<'_>,
     path: PathBuf,
@@ -29,13 +30,15 @@ pub fn met_sidecar(
     fingerprint: Option<String>,
     digest: bool,
     overwrite: bool,
+    projector: Option<PathBuf>,
 ) -> PyResult<String> {
     let state = Progress::default();
     let build = || {
         let (gguf, signed) = met::open::open(&path)?;
         // Of a container only the GGUF's header is at hand, so there is nothing to digest.
         let digest = (digest && signed.is_none()).then_some(&state);
-        let measured = measure(&gguf, slots.as_deref(), fingerprint.or(signed), digest)?;
+        let mut measured = measure(&gguf, slots.as_deref(), fingerprint.or(signed), digest)?;
+        measured.projector = projector.as_deref().map(FileFacts::of).transpose()?;
         let text = measured.to_json();
         if let Some(output) = &output {
             write_whole(output, text.as_bytes(), overwrite)?;

@@ -19,7 +19,6 @@ from srd_rs.errors import UsageError, message
 from srd_rs.eval.library import failure, forget_errors, log_to_here
 from srd_rs.eval.llama import LlamaModel
 from srd_rs.options import StrPath
-from srd_rs.publishing import projector_beside
 
 #: All tokens of a picture are computed at once in models that look at all of it.
 _N_UBATCH: Final = 2048
@@ -77,7 +76,7 @@ def answer(
     files of other kinds and for pictures that the projector cannot see, ModelError if llama.cpp does not load a file.
     """
     path = Path(gguf)
-    found = projector_beside(path) if mmproj is None else Path(mmproj)
+    found = sniff.projector_beside(path) if mmproj is None else Path(mmproj)
     if found is None:
         what = "no projector lies beside this file (mmproj-NAME-*.gguf)"
         raise UsageError(message(path, what, "Name it with --mmproj"))

@@ -39,6 +39,7 @@ impl Sidecar {
             policy: Some(self.hydration_policy.clone()),
             fingerprint: self.fingerprint.clone(),
             version: Some(self.met_version),
+            projector: self.projector.clone(),
         };
         for (own, file) in self.files().zip(gguf.parts()) {
             let facts = file_facts(file)?;

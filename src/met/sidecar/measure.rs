@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 use super::schema::{
     Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts,
@@ -33,6 +34,18 @@ pub struct Options {
     pub fingerprint: Option<String>,
     /// The version of the JSON; by default [`MET_VERSION`].
     pub version: Option<u32>,
+    /// The projector beside the GGUF.
+    pub projector: Option<FileFacts>,
+}
+
+impl FileFacts {
+    /// Reads the facts of a GGUF of one file, such as a projector. `sha256` is `None`.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`], and [`Error::Io`] if the header cannot be read again for its digest.
+    pub fn of(path: &Path) -> Result<Self> {
+        file_facts(&Gguf::open(path)?.parts()[0])
+    }
 }
 
 /// Tables that are looked up by the number of a token or of a position. A token embedding is a table only where the model
@@ -67,6 +80,7 @@ impl Sidecar {
             generator: concat!("srd-rs ", env!("CARGO_PKG_VERSION")).into(),
             file: files.swap_remove(0),
             more_files,
+            projector: options.projector.clone(),
             fingerprint: options.fingerprint.clone(),
             model: model_facts(gguf, n_layer),
             intent_ram_budget: budgets(&hydration_policy, &embedding_slot, &slots),

@@ -35,6 +35,9 @@ pub struct Sidecar {
     /// The other parts of a split GGUF, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_files: Vec<FileFacts>,
+    /// The projector of a model that sees or hears: a GGUF of its own beside this one. No slot has its bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projector: Option<FileFacts>,
     /// The fingerprint of the signed container that the GGUF came from, if one is known.
     pub fingerprint: Option<String>,
     /// The model in the GGUF.
