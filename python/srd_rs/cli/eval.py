@@ -94,7 +94,7 @@ Examples:
     "--prompt",
     group="A smoke answer",
     metavar="QUESTION",
-    help='What is asked. The default is "Describe this in one sentence."',
+    help='What is asked. The default is "Describe this in one sentence.".',
 )
 @option(
     "--predict",

@@ -1,0 +1,217 @@
+"""Does the test suite see a mistake? One deliberate mistake at a time is made in a copy of the Python package, and the
+tests named beside it must fail.
+
+    python scripts/mutations.py              # all mistakes, a table, exit code 1 if one is not seen
+    python scripts/mutations.py seconds      # those whose name contains a word
+
+The first nine are those that a review made and that no test saw then. A mistake whose text is no longer in the source
+is an error: correct the text, so that the list does not shrink by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+REPO: Final = Path(__file__).resolve().parent.parent
+PACKAGE: Final = "python/srd_rs"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A mistake: in `file` the text `old`, which occurs once, becomes `new`. `tests` are arguments of pytest."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def tests(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/test_{name}.py" for name in names)
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "hub download forgets the tokenizer and the index",
+        "hub.py",
+        '    "model.safetensors.index.json",\n    "tokenizer.json",\n',
+        "",
+        tests("hub"),
+    ),
+    Mutation(
+        "pooling type off by one", "families/base.py", '"pooling_mode_mean_tokens", 1', '"pooling_mode_mean_tokens", 2',
+        tests("hub"),
+    ),
+    Mutation(
+        "output name of a hub model ignored",
+        "hub.py",
+        "        if self.name is not None:\n            return self.name\n",
+        "",
+        tests("hub"),
+    ),
+    Mutation(
+        "beam width and dither layers dropped",
+        "cli/convert.py",
+        "srd = SrdOptions(beam_width=int(beam_width or SrdOptions().beam_width), dither_layers=dither_layers)",
+        "srd = SrdOptions()",
+        tests("every_option"),
+    ),
+    Mutation("old key file dropped", "cli/resign.py", "old_key_file=old_key_file,", "old_key_file=None,",
+             tests("every_option", "axm")),
+    Mutation("keygen --ed25519 makes a master key", "cli/keygen.py", "ed25519=ed25519)", "ed25519=False)",
+             tests("every_option")),
+    Mutation("verify --no-key ignored", "cli/verify.py", "use_key=not no_key", "use_key=True",
+             tests("every_option", "verify")),
+    Mutation("seconds always 0", "cli/convert.py", '"seconds": report.seconds', '"seconds": 0.0',
+             tests("cli", "every_option")),
+    Mutation(
+        "alpha ignored",
+        "cli/extract.py",
+        "report = extract(container,",
+        'options["alpha"] = None\n        report = extract(container,',
+        tests("every_option", "axm"),
+    ),
+    Mutation("a special token becomes an ordinary one", "vocab/added.py", "known.special or token.special",
+             "known.special", tests("vocab_special", "vocab_chat", "bugs")),
+    Mutation(
+        "only the first end of text counts",
+        "vocab/special.py",
+        "    for token_id in dict.fromkeys(ends):",
+        "    for token_id in ends[:1]:",
+        tests("vocab_ends"),
+    ),
+    Mutation(
+        "the end of generation_config.json is not read",
+        "vocab/special.py",
+        "    if not stops:\n        return named",
+        "    if named:\n        return named",
+        tests("vocab_ends"),
+    ),
+    Mutation("an added token beyond the embedding goes through without a word", "vocab/added.py",
+             "    if beyond:\n", "    if False:\n", tests("vocab_special", "bugs", "vocab")),
+    Mutation(
+        "an output that is an input is replaced",
+        "container.py",
+        "output.exists() and Path(path).exists() and output.samefile(path)",
+        "False and output.samefile(path)",
+        tests("verify", "inputs_outputs", "axm"),
+    ),
+    Mutation("a card that exists is replaced", "conversion.py",
+             "if wanted and not options.overwrite and path.exists():", "if False:", tests("publishing")),
+    Mutation(
+        "a stale sidecar stays",
+        "hydration.py",
+        "            path.unlink()\n",
+        "            pass\n",
+        tests("inputs_outputs", "met"),
+    ),
+    Mutation("an imatrix beside srd has no effect", "effects.py",
+             "    if options.effort == \"srd\" and options.imatrix is not None and not measured:", "    if False:",
+             tests("options", "imatrix", "defaults")),
+    Mutation(
+        "a seed without effect is taken",
+        "effects.py",
+        '(not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),',
+        "",
+        tests("options", "every_option"),
+    ),
+    Mutation("tensors that an imatrix lacks are not named", "effects.py", "    if unknown:\n", "    if False:\n",
+             tests("imatrix")),
+    Mutation("a requantised tensor is not named", "effects.py", "    if again:\n", "    if False:\n",
+             tests("inputs_outputs", "imatrix", "api")),
+    Mutation(
+        "a missing part of a container's GGUF is no error",
+        "container.py",
+        "        if not part.exists():\n",
+        "        if False:\n",
+        tests("axm", "verify"),
+    ),
+    Mutation("an adapter is taken for a model", "sniff.py", '    if "adapter_config.json" in names:\n',
+             "    if False:\n", tests("sniff")),
+    Mutation("a Git LFS pointer is not recognised", "sniff.py", "if head is not None and head.startswith(_LFS",
+             "if head is not None and head.startswith(b'x' + _LFS", tests("sniff", "bad_inputs")),
+    Mutation("binary and decimal units are the same", "cli/options.py", "1024 ** (i + 1)", "1000 ** (i + 1)",
+             tests("cli", "options", "every_option")),
+    Mutation("percent of the depth read as shares", "cli/options.py", "float(first) / 100, float(last) / 100",
+             "float(first) / 100, float(last) / 101", tests("cli", "every_option", "options")),
+    Mutation("the error of a ratio ignores that both come from the same tokens", "eval/statistics.py",
+             "mean(above - value * below).error", "mean(above).error", tests("eval")),
+    Mutation("a quantile one rank too low", "eval/statistics.py", "int(np.ceil(n * fraction + half))",
+             "int(np.ceil(n * fraction - half))", tests("eval")),
+    Mutation(
+        "the cache gives back a calibration of other tokens",
+        "calibration.py",
+        '        "tokens": tokens.hexdigest(),\n',
+        "",
+        tests("cache"),
+    ),
+    Mutation("the cache grows without limit", "cache.py", "        if total <= limit:\n", "        if True:\n",
+             tests("cache")),
+    Mutation("rows of a slice are shifted", "files.py", "            blocks = blocks[rows]\n",
+             "            blocks = blocks[rows.start : rows.stop + 1]\n", tests("files")),
+    Mutation("a recipe loses its types", "recipe.py", "exact_types=(*pairs, *options.exact_types)",
+             "exact_types=options.exact_types", tests("budget", "recipe")),
+    Mutation("the exit code of a failed verification is that of any failure", "cli/failures.py",
+             "EXIT_UNVERIFIED = 3", "EXIT_UNVERIFIED = 1", tests("verify", "axm")),
+)  # fmt: skip
+
+
+def mutated(mutation: Mutation, folder: Path) -> None:
+    """Copy the package into `folder` and make the mistake there. Raises SystemExit if its text is not there once."""
+    package = folder / "srd_rs"
+    shutil.copytree(REPO / PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    import srd_rs._core
+
+    native = Path(srd_rs._core.__file__)
+    if not (package / native.name).exists():
+        shutil.copy(native, package)
+    path = package / mutation.file
+    source = path.read_text()
+    if source.count(mutation.old) != 1:
+        raise SystemExit(
+            f"{mutation.name}: {mutation.file} holds the text {source.count(mutation.old)} times, not once"
+        )
+    path.write_text(source.replace(mutation.old, mutation.new))
+
+
+def run_tests(mutation: Mutation, folder: Path) -> int:
+    """Exit code of pytest over the mutated package: 1 if a test fails."""
+    paths = [str(folder), str(REPO / "tests"), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests]
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, cwd=REPO, env=there, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{mutation.name}: pytest did not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    chosen = [m for m in MUTATIONS if all(word in m.name for word in words)]
+    unseen = []
+    for mutation in chosen:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as name:
+            mutated(mutation, Path(name))
+            seen = run_tests(mutation, Path(name)) == 1
+        print(
+            f"{'seen' if seen else 'NOT SEEN':9} {time.monotonic() - began:5.0f} s  {mutation.name}",
+            flush=True,
+        )
+        if not seen:
+            unseen.append(mutation.name)
+    print(f"{len(chosen) - len(unseen)} of {len(chosen)} mistakes are seen by the tests")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
