@@ -23,6 +23,7 @@ __all__ = [
     "INTENTS",
     "MIXES",
     "PARTS",
+    "TABLES",
     "CalibratedTensor",
     "Calibration",
     "Candidate",
@@ -91,6 +92,7 @@ DEFAULT_MIX: str
 FEEDBACK_TYPES: tuple[str, ...]
 INTENTS: tuple[str, ...]
 PARTS: tuple[str, ...]
+TABLES: tuple[str, ...]
 DEFAULT_MAX_MEMORY: int
 DEFAULT_CALIBRATION_MEMORY: int
 

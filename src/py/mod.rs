@@ -22,7 +22,7 @@ use pyo3::types::PyTuple;
 use crate::dtype::GgmlType;
 use crate::feedback;
 use crate::met::policy::Intent;
-use crate::met::sidecar::Part;
+use crate::met::sidecar::{Part, TABLES};
 use crate::quant::recipe::Recipe;
 
 /// The mix that a conversion writes by default.
@@ -102,6 +102,7 @@ fn lists(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("FEEDBACK_TYPES", PyTuple::new(py, with_feedback.collect::<Vec<_>>())?)?;
     module.add("INTENTS", PyTuple::new(py, Intent::ALL.map(Intent::name))?)?;
     module.add("PARTS", PyTuple::new(py, Part::all().map(Part::name).collect::<Vec<_>>())?)?;
+    module.add("TABLES", PyTuple::new(py, TABLES)?)?;
     module.add("DEFAULT_MAX_MEMORY", DEFAULT_MAX_MEMORY)?;
     module.add("DEFAULT_CALIBRATION_MEMORY", DEFAULT_CALIBRATION_MEMORY)
 }

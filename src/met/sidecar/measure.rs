@@ -50,7 +50,7 @@ impl FileFacts {
 
 /// Tables that are looked up by the number of a token or of a position. A token embedding is a table only where the model
 /// has an output matrix of its own: otherwise the embedding is the output matrix too, and each token reads all of it.
-const TABLES: [&str; 4] =
+pub const TABLES: [&str; 4] =
     ["token_embd.weight", "per_layer_token_embd.weight", "token_types.weight", "position_embd.weight"];
 
 impl Sidecar {

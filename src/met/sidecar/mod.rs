@@ -20,7 +20,7 @@ mod check;
 mod measure;
 mod schema;
 
-pub use measure::{Options, file_sha256};
+pub use measure::{Options, TABLES, file_sha256};
 pub use schema::{
     Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts,
     Moe, OLDEST_VERSION, Part, Sidecar, SlotFacts, TableFacts, sidecar_path,
