@@ -14,6 +14,9 @@ import pytest
 import ggml
 from support import BAD, EXAMPLE, fixture_folder, require, srd
 
+#: llama.cpp ends the process at files that it does not expect. It need not call a debugger first, which takes seconds.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:

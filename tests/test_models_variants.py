@@ -92,7 +92,11 @@ def test_variant_through_the_pipeline(case: dict[str, Any], tmp_path: Path) -> N
 def test_every_family_has_a_variant_or_a_golden(tmp_path: Path) -> None:
     covered = {class_name(open_case(case, tmp_path)) for case in CASES}
     goldens = [json.loads(path.read_text(encoding="utf-8")) for path in GOLDENS]
-    covered |= {class_name(Checkpoint(tmp_path, golden["config"])) for golden in goldens}
+    # A golden of Mistral's own format has no config.json, whose class this is.
+    configs = [golden["config"] for golden in goldens]
+    covered |= {
+        class_name(Checkpoint(tmp_path, c)) if "architectures" in c else "MistralOwnFormat" for c in configs
+    }
     # llama.cpp's own converter cannot convert these, or makes files that llama.cpp cannot read.
     alone = {"BaichuanForCausalLM", "CogVLMForCausalLM", "PlamoForCausalLM"}
     families = {_families()[name] for name in supported()}

@@ -60,6 +60,11 @@ def main(model: str, folder: Path) -> None:
     score: srd_rs.FileScore = scores.files[0]
     w = np.ones((8, 256), np.float32)
     assert_type(srd_rs.dequantize(srd_rs.quantize(w, "Q4_K"), "Q4_K"), NDArray[np.float32])
+    placed: srd_rs.Placement = srd_rs.place(report.output, engine="llama-server", ram=16 << 30)
+    again: srd_rs.Rebuilt = srd_rs.rebuild(report.output, model)
+    signed: srd_rs.Signed = srd_rs.sign([report.output], key=folder / "key.pem")
+    fits: srd_rs.SignatureCheck = srd_rs.verify_signature(signed.path, public_key=folder / "key.pub")
+    print(placed.arguments, again.seconds, fits.files, srd_rs.bom(report.output)["bomFormat"])
     print(score.name, srd_rs.card(report.output), srd_rs.modelfile(report.output), srd_rs.__version__)
     try:
         srd_rs.push("org/name", [report.output])

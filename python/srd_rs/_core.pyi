@@ -58,10 +58,12 @@ __all__ = [
     "dequantize",
     "file_sha256",
     "first_part",
+    "forget_journal",
     "forward_architectures",
     "forward_logits",
     "instruction_sets",
     "is_calibration",
+    "journal_path",
     "make_master_key",
     "make_sign_key",
     "met_check",
@@ -427,7 +429,7 @@ def plan_checkpoint(
     calibration_text: str | None = None,
     listed: Sequence[tuple[str, str, Sequence[int], str, int]] | None = None,
     revision: str | None = None,
-    adapters: Sequence[_Path] = (),
+    adapters: Sequence[_Path] = ...,
 ) -> Plan: ...
 def plan_gguf(
     path: _Path,

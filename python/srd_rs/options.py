@@ -309,7 +309,7 @@ class ConvertOptions:
 DEFAULTS: Final = ConvertOptions()
 RECORDED: Final = (
     *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mtp", "name"),
-    *("pre_tokenizer", "split_max_size", "srd"),
+    *("pre_tokenizer", "residual_bits", "split_max_size", "srd"),
 )
 """The options that change the bytes of a GGUF and that the GGUF does not show otherwise. Its tensors show their types,
 and other keys show the mix, the method, the seed and the calibration."""

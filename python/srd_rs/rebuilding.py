@@ -81,9 +81,7 @@ def rebuild(
     record = _Record.read(path)
     options = replace(record.options(calibrate, imatrix), lora=record.adapters(lora))
     calibrated = options.calibrate is not None
-    options = replace(
-        options, threads=threads, max_memory=max_memory, cache=cache or not calibrated, axm=False
-    )
+    options = replace(options, threads=threads, max_memory=max_memory, cache=cache or not calibrated)
     with showing(progress) as tell, tempfile.TemporaryDirectory() as scratch:
         # The states of a calibration lie beside the output, and the folder of the GGUF need not be writable.
         beside = path.parent if os.access(path.parent, os.W_OK) else Path(scratch)
@@ -161,6 +159,8 @@ class _Record:
         return replace(
             self._recorded(),
             quant=mix,
+            # The GGUF has the id of its container, which is planned and not written.
+            axm="srd.axm.id" in self.metadata,
             effort=_METHODS[self.method],
             seed=self.seed,
             calibrate=self._calibration(calibrate),
