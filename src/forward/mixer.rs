@@ -1,11 +1,7 @@
-//! How the tokens of a layer are mixed: attention of several kinds, or a recurrence. The tensors of a layer show it.
+//! The kinds of mixers, which mix the tokens of a layer: attention of several kinds, or a recurrence. The tensors of a layer show
+//! its kind.
 
-use crate::error::Result;
-use crate::forward::buffers::Buffer;
-use crate::forward::model::{Layer, Model};
-use crate::forward::pass::{Group, Pass, Projections, add};
 use crate::forward::weights::Weights;
-use crate::forward::{convolution, delta_net, latent, mamba};
 
 /// What mixes the tokens of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,46 +89,5 @@ impl Mixer {
             }
             Self::GatedConvolution => &["shortconv.conv", "shortconv.in_proj", "shortconv.out_proj"],
         }
-    }
-
-    /// Checks the tensors of a layer.
-    ///
-    /// # Errors
-    /// Returns an error about the model if a tensor is missing or has another shape than the metadata says.
-    pub fn check(self, weights: &Weights, model: &Model, layer: &Layer) -> Result<()> {
-        let attention = || Projections::find(weights, model, layer).map(drop);
-        match self {
-            Self::None => Ok(()),
-            Self::Attention => attention(),
-            Self::LatentAttention => latent::check(weights, model, layer),
-            Self::DeltaNet => delta_net::check(weights, model, layer),
-            Self::Mamba => mamba::check(weights, model, layer, false),
-            Self::Mamba2 => mamba::check(weights, model, layer, true),
-            Self::AttentionAndMamba2 => {
-                attention()?;
-                mamba::check(weights, model, layer, true)
-            }
-            Self::GatedConvolution => convolution::check(weights, model, layer),
-        }
-    }
-}
-
-impl Pass<'_> {
-    /// Mixes the tokens of a layer; `input` is its normalized input. `None` if nothing mixes them.
-    pub(super) fn mix(&mut self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Option<Buffer>> {
-        Ok(Some(match layer.mixer {
-            Mixer::None => return Ok(None),
-            Mixer::Attention => self.attention(layer, group, input)?,
-            Mixer::LatentAttention => self.latent_attention(layer, group, input)?,
-            Mixer::DeltaNet => self.delta_net(layer, group, input)?,
-            Mixer::Mamba => self.mamba(layer, group, input)?,
-            Mixer::Mamba2 => self.mamba2(layer, group, input)?,
-            Mixer::AttentionAndMamba2 => {
-                let mut y = self.attention(layer, group, input)?;
-                add(&mut y, &self.mamba2(layer, group, input)?, 1.0);
-                y
-            }
-            Mixer::GatedConvolution => self.gated_convolution(layer, group, input)?,
-        }))
     }
 }

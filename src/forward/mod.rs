@@ -37,6 +37,7 @@ mod keys;
 mod latent;
 mod mamba;
 mod mixer;
+mod mixing;
 mod model;
 mod moe;
 pub mod norm;

@@ -5,56 +5,57 @@
 //! same order, whatever run it is read in, so the bytes do not depend on threads or memory.
 
 use crate::error::Result;
-use crate::model::source::Source;
-use crate::model::transform::{BoundTransform, Scratch};
+
+/// Reads the elements of a part from an index on.
+pub type Read<'r, T> = dyn FnMut(&T, u64, &mut [f32]) -> Result<()> + 'r;
 
 /// Ranks that go through a row together: the row stays in registers for so many products.
 const STEP: usize = 4;
 
-/// A weight with the update of an adapter, bound to its source.
+/// A weight with the update of an adapter. `T` is a part that can be read.
 #[derive(Debug)]
-pub struct Merged {
+pub struct Merged<T> {
     /// The weight: `rows x cols`.
-    pub of: BoundTransform,
+    pub of: T,
     /// `rows x rank`.
-    pub up: BoundTransform,
+    pub up: T,
     /// `rank x cols`.
-    pub down: BoundTransform,
+    pub down: T,
     /// The factor of the update.
     pub scale: f32,
     /// The length of each row (DoRA).
-    pub magnitude: Option<BoundTransform>,
+    pub magnitude: Option<T>,
     /// Columns of the weight.
     pub cols: u64,
     /// The side that `up` and `down` share.
     pub rank: u64,
 }
 
-impl Merged {
+impl<T> Merged<T> {
     /// The parts that are read.
-    pub fn parts(&self) -> impl Iterator<Item = &BoundTransform> {
+    pub fn parts(&self) -> impl Iterator<Item = &T> {
         [&self.of, &self.up, &self.down].into_iter().chain(&self.magnitude)
     }
 
-    /// Writes the elements `start .. start + out.len()` to `out`.
+    /// Writes the elements `start .. start + out.len()` to `out`. `read` reads the parts.
     ///
     /// # Errors
-    /// As [`BoundTransform::read`].
-    pub fn read(&self, source: &Source, start: u64, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
+    /// Those of `read`.
+    pub fn read(&self, start: u64, out: &mut [f32], read: &mut Read<T>) -> Result<()> {
         if out.is_empty() {
             return Ok(());
         }
         let Some(magnitude) = &self.magnitude else {
-            self.of.read(source, start, out, scratch)?;
-            return self.add(source, start, out, scratch);
+            read(&self.of, start, out)?;
+            return self.add(start, out, read);
         };
         // The length of a row needs the whole row.
         let (first, end) = (start / self.cols, (start + out.len() as u64).div_ceil(self.cols));
         let mut rows = vec![0.0; ((end - first) * self.cols) as usize];
-        self.of.read(source, first * self.cols, &mut rows, scratch)?;
-        self.add(source, first * self.cols, &mut rows, scratch)?;
+        read(&self.of, first * self.cols, &mut rows)?;
+        self.add(first * self.cols, &mut rows, read)?;
         let mut lengths = vec![0.0; (end - first) as usize];
-        magnitude.read(source, first, &mut lengths, scratch)?;
+        read(magnitude, first, &mut lengths)?;
         for (row, wanted) in rows.chunks_exact_mut(self.cols as usize).zip(lengths) {
             let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32;
             let factor = wanted / length;
@@ -66,7 +67,7 @@ impl Merged {
     }
 
     /// Adds the update to the elements from `start` on.
-    fn add(&self, source: &Source, start: u64, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
+    fn add(&self, start: u64, out: &mut [f32], read: &mut Read<T>) -> Result<()> {
         let (first, last) = (start / self.cols, (start + out.len() as u64 - 1) / self.cols);
         let rank = self.rank as usize;
         // Of a run inside one row, only its columns are read.
@@ -74,14 +75,14 @@ impl Merged {
         let width = if first == last { out.len() as u64 } else { self.cols };
         let mut down = vec![0.0; rank * width as usize];
         if width == self.cols {
-            self.down.read(source, 0, &mut down, scratch)?;
+            read(&self.down, 0, &mut down)?;
         } else {
             for (k, piece) in (0u64..).zip(down.chunks_exact_mut(width as usize)) {
-                self.down.read(source, k * self.cols + from, piece, scratch)?;
+                read(&self.down, k * self.cols + from, piece)?;
             }
         }
         let mut up = vec![0.0; (last - first + 1) as usize * rank];
-        self.up.read(source, first * self.rank, &mut up, scratch)?;
+        read(&self.up, first * self.rank, &mut up)?;
         let mut update = vec![0.0; width as usize];
         let mut out = out;
         let mut at = start;

@@ -107,7 +107,7 @@ enum Op {
         view: View,
     },
     Merge {
-        of: Box<Merged>,
+        of: Box<Merged<BoundTransform>>,
     },
     Generated {
         values: Vec<f32>,
@@ -197,7 +197,7 @@ impl BoundTransform {
         match &self.op {
             Op::Source { index } => source.read_f32(*index, start, out, &mut scratch.raw),
             Op::Dequantize { of, .. } => of.read(source, start, out, &mut scratch.raw),
-            Op::Merge { of } => of.read(source, start, out, scratch),
+            Op::Merge { of } => of.read(start, out, &mut |part, at, run| part.read(source, at, run, scratch)),
             Op::Generated { values } => {
                 out.copy_from_slice(&values[start as usize..start as usize + out.len()]);
                 Ok(())
@@ -620,7 +620,7 @@ impl Binder<'_> {
         down: &Transform,
         scale: f32,
         magnitude: Option<&Transform>,
-    ) -> Result<Merged> {
+    ) -> Result<Merged<BoundTransform>> {
         let (of, up, down) = (self.bind(of)?, self.bind(up)?, self.bind(down)?);
         let magnitude = magnitude.map(|of| self.bind(of)).transpose()?;
         let (&[rows, cols], &[up_rows, rank], &[down_rank, down_cols]) =
