@@ -17,7 +17,7 @@ import pytest
 import srd_rs
 from patterns import write_shards
 from srd_rs.checkpoint import Checkpoint
-from srd_rs.errors import ModelError
+from srd_rs.errors import ModelError, UsageError, VerificationError
 from srd_rs.families import describe, lora
 from test_family_goldens import converted
 
@@ -115,6 +115,18 @@ def test_a_calibration_runs_the_merged_model(tmp_path: Path) -> None:
     ]
     first, second = (gguf.GGUFReader(path).tensors for path in files)
     assert all((a.data == b.data).all() for a, b in zip(first, second, strict=True))
+
+
+def test_the_merged_model_is_rebuilt(tmp_path: Path) -> None:
+    checkpoint = opened(of("two"), tmp_path)
+    model, made = write_vocabulary(checkpoint), tmp_path / "merged.gguf"
+    srd_rs.convert(model, made, lora=checkpoint.adapters, quant="Q8_0", met=False)
+    assert srd_rs.rebuild(made, model, lora=checkpoint.adapters).quant == "Q8_0"
+    for given in ((), checkpoint.adapters[:1]):
+        with pytest.raises(UsageError, match="merged 2 adapters"):
+            srd_rs.rebuild(made, model, lora=given)
+    with pytest.raises(VerificationError):
+        srd_rs.rebuild(made, model, lora=checkpoint.adapters[::-1])
 
 
 def write_vocabulary(checkpoint: Checkpoint) -> Path:

@@ -307,6 +307,8 @@ class ConvertOptions:
 
 
 DEFAULTS: Final = ConvertOptions()
+FLOAT_TYPES: Final = frozenset(("F32", "F16", "BF16"))
+"""The types in which nothing is quantised. The mixes of these names have them for all matrices."""
 RECORDED: Final = (
     *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mtp", "name"),
     *("pre_tokenizer", "residual_bits", "split_max_size", "srd"),

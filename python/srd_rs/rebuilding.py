@@ -22,7 +22,7 @@ from typing import Any, Final
 from srd_rs import _core, conversion, hub, sniff
 from srd_rs.errors import FormatError, ModelError, UsageError, VerificationError, message
 from srd_rs.hub import Source
-from srd_rs.options import DEFAULTS, MIXES, RECORDED, ConvertOptions, SrdOptions, StrPath
+from srd_rs.options import DEFAULTS, FLOAT_TYPES, MIXES, RECORDED, ConvertOptions, SrdOptions, StrPath
 from srd_rs.planning import Planner, projector_plan
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import parse_object, shown
@@ -30,7 +30,6 @@ from srd_rs.report import Progress
 
 _METHODS: Final = {"srd": "srd", "search": "fast"}
 """`srd.method` -> the effort that gives it."""
-_PLAIN: Final = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
@@ -152,10 +151,6 @@ class _Record:
         if mix is None:
             what = f"its file type {shown(kind)} is no mix of srd-rs"
             raise UsageError(message(self.path, what, "Name a GGUF that srd-rs convert made"))
-        if "srd.lora" in self.metadata:
-            what = "LoRA adapters were merged into the GGUF, and a conversion with adapters cannot be repeated here"
-            fix = "Merge them into the checkpoint with PEFT, and convert and verify the result"
-            raise UsageError(message(self.path, what, fix))
         return replace(
             self._recorded(),
             quant=mix,
@@ -239,7 +234,7 @@ def _planned(
     types = {
         t.name: found
         for t in native.tensors
-        if (found := record.types.get(t.name)) is not None and (found not in _PLAIN or found != t.type)
+        if (found := record.types.get(t.name)) is not None and (found not in FLOAT_TYPES or found != t.type)
     }
     planner = Planner(source, output, replace(options, exact_types=tuple(types.items())))
     native, _, made, _ = conversion.prepared(planner, planner.plan(), progress)
