@@ -134,6 +134,7 @@ impl Journal {
         };
         let failed = |e| Error::io(&path, "open", e);
         let mut file = open_regular(&path).map_err(failed)?;
+        sink::check_owner(&file, &path)?;
         lock(&file, &path)?;
         let head = Head::new(plan, options, resume);
         let mut records = Records::read(&mut file).map_err(failed)?;

@@ -102,7 +102,9 @@ impl Sink {
             discard_partial(target)?;
         }
         let file = OpenOptions::new().read(true).write(true).create_new(!found).open(&partial);
-        let sink = sink(file.map_err(|e| Error::io(&partial, "create", e))?, false);
+        let file = file.map_err(|e| Error::io(&partial, "create", e))?;
+        check_owner(&file, &partial)?;
+        let sink = sink(file, false);
         sink.reserve(size)?;
         Ok(sink)
     }
@@ -389,6 +391,24 @@ pub fn hidden(target: &Path, suffix: &str) -> PathBuf {
     target.with_file_name(format!(".{name}.{suffix}"))
 }
 
+/// Checks that what an earlier run has left belongs to this user. What others wrote there would become part of the output, and
+/// would be signed with it.
+///
+/// # Errors
+/// [`Error::Usage`] when the file belongs to another user.
+pub fn check_owner(file: &File, path: &Path) -> Result<()> {
+    match os::secrecy(file).map_err(|e| Error::io(path, "read", e))? {
+        os::Secrecy::OtherOwner { .. } => {
+            let what = format!(
+                "{} belongs to another user, so it is not what an interrupted run has left",
+                path.display()
+            );
+            Err(Error::usage(what, "Remove the file, or choose another name with -o"))
+        }
+        os::Secrecy::Kept | os::Secrecy::OthersMay(_) => Ok(()),
+    }
+}
+
 /// Removes what an earlier run has left of an output that is not complete.
 ///
 /// # Errors
@@ -579,6 +599,18 @@ mod tests {
         sink.commit().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"abcd");
         // Without a journal that says so, the name stands for a file of somebody else.
+        assert!(matches!(Sink::resume(&target, 4, false, Left::Partial), Err(Error::Usage { .. })));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_another_user_has_left_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a");
+        drop(Sink::resume(&target, 4, false, Left::Nothing).unwrap());
+        if std::os::unix::fs::chown(partial_path(&target), Some(1), None).is_err() {
+            return; // only root can give a file away
+        }
         assert!(matches!(Sink::resume(&target, 4, false, Left::Partial), Err(Error::Usage { .. })));
     }
 
