@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from srd_rs import _core, calibration, memory, recipe
 from srd_rs.errors import FormatError, ModelError, UsageError, message
-from srd_rs.options import MIXES, ConvertOptions
+from srd_rs.options import FLOAT_TYPES, MIXES, ConvertOptions
 from srd_rs.planning import Planner, calibration_file, calibration_text
 from srd_rs.report import ChosenType, MixCheck, Progress
 from srd_rs.text import bytes_text
@@ -228,7 +228,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
         return Choice(types)
     # The check runs the plan of the source, of which `base` is one.
     kinds = [
-        {t.name: t.type for t in plan.tensors if t.type not in ("F32", "F16", "BF16", *t.source_types)}
+        {t.name: t.type for t in plan.tensors if t.type not in FLOAT_TYPES.union(t.source_types)}
         for plan in (mix, planner.plan(made))
     ]
     of_mix, of_choice = run(kinds, found.check, show)
@@ -379,7 +379,7 @@ def _exact(
     base: _core.Plan, picks: Mapping[str, Candidate], options: ConvertOptions
 ) -> tuple[tuple[str, str], ...]:
     """The picks, and the types of all other tensors that the base mix quantises."""
-    kept = {t.name: t.type for t in base.tensors if t.type not in ("F32", "F16", "BF16")}
+    kept = {t.name: t.type for t in base.tensors if t.type not in FLOAT_TYPES}
     return tuple(
         (kept | {name: pick.type for name, pick in picks.items()} | dict(options.exact_types)).items()
     )

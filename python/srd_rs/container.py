@@ -18,7 +18,7 @@ from srd_rs.conversion import run, run_plan
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import locate
 from srd_rs.inspection import inspect
-from srd_rs.options import DEFAULTS, MIXES, Checks, ConvertOptions, StrPath
+from srd_rs.options import DEFAULTS, FLOAT_TYPES, MIXES, Checks, ConvertOptions, StrPath
 from srd_rs.planning import named, output_path
 from srd_rs.progress import Wanted, showing
 from srd_rs.report import ConvertReport, Progress, SealedContainer, Verification
@@ -33,19 +33,16 @@ class KeyFile:
     public: Path | None = None
 
 
-_NOT_BLOCKS: Final = frozenset({"F32", "F16", "BF16"})
-
-
 def _found_mix(model: Path) -> tuple[str, list[str]]:
     """The mix to pack `model` in, and the types of tensors that are to be kept, as `tensor_types` has them."""
     if sniff.identify(model).kind != "gguf":
         return DEFAULTS.quant, []
     found = inspect(model)
-    if all(tensor.type in _NOT_BLOCKS for tensor in found.tensors):
+    if all(tensor.type in FLOAT_TYPES for tensor in found.tensors):
         return DEFAULTS.quant, []
     file_type = next((value for key, _, value in found.metadata if key == "general.file_type"), None)
     mix = next(
-        (name for name, number in MIXES.items() if number == file_type and name not in _NOT_BLOCKS), None
+        (name for name, number in MIXES.items() if number == file_type and name not in FLOAT_TYPES), None
     )
     if mix is None:
         what = f"it is quantised, with the file type {file_type}, which is no mix of srd-rs"

@@ -100,9 +100,10 @@ def convert(
         text = publishing.modelfile(report.output, mmproj=seen)
         report = replace(report, modelfile=_write_beside(report.output, ".Modelfile", text))
     if chosen.bom:
-        given = None if chosen.calibrate in ("builtin", "random") else chosen.calibrate
-        named = given if given is not None and not _core.is_calibration(os.fspath(given)) else None
-        text = materials.bom_text(materials.bom(report.output, source, calibrate=named))
+        given = calibration_file(chosen) is None and chosen.calibrate not in (None, "builtin", "random")
+        text = materials.bom_text(
+            materials.bom(report.output, source, calibrate=chosen.calibrate if given else None)
+        )
         report = replace(report, bom=_write_beside(report.output, materials.SUFFIX, text))
     if chosen.oms_key is not None:
         report = replace(report, signature=_sign(report, chosen.oms_key))
@@ -325,20 +326,9 @@ def run(
 
 
 _NOT_RESUMED: Final = (
-    *(
-        "threads",
-        "max_memory",
-        "overwrite",
-        "cache",
-        "resume",
-        "card",
-        "modelfile",
-        "met",
-        "mmproj",
-        "mmproj_only",
-    ),
-    *("mmproj_type", "recipe_out", "axm_output", "key_file", "sign_key", "allow_nonfinite", "bom", "oms_key"),
-)
+    "allow_nonfinite", "axm_output", "bom", "cache", "card", "key_file", "max_memory", "met", "mmproj", "mmproj_only",
+    "mmproj_type", "modelfile", "oms_key", "overwrite", "recipe_out", "resume", "sign_key", "threads",
+)  # fmt: skip
 """The options that may differ between an interrupted conversion and the one that goes on: those that decide no byte,
 and those whose effect the native module compares."""
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Final
 
 from srd_rs import _core
 from srd_rs.errors import UsageError, message
-from srd_rs.options import DEFAULTS, ConvertOptions, writes_container
+from srd_rs.options import DEFAULTS, FLOAT_TYPES, ConvertOptions, writes_container
 
 log = logging.getLogger("srd_rs.effects")
 
-_PLAIN: Final = frozenset({"F32", "F16", "BF16"})
-_UNQUANTISED: Final = _PLAIN | {"F64"}
+_UNQUANTISED: Final = FLOAT_TYPES | {"F64"}
 _FLAGS: Final = {
     "cache": "--no-cache",
     "srd": "--beam-width, --dither-layers",
@@ -51,7 +50,7 @@ def check(
         (options.mmproj is False and not options.mmproj_only, ("mmproj_type",), "no projector is written"),
         (options.split_max_size is not None, ("modelfile",), "Ollama takes no split GGUF"),
         (options.calibrate is not None, ("imatrix",), "the calibration weighs the errors"),
-        (options.quant.upper() in _PLAIN, ("pure",), "all matrices have the type of the mix"),
+        (options.quant.upper() in FLOAT_TYPES, ("pure",), "all matrices have the type of the mix"),
     ]
     for applies, about, why in rules:
         for name in about:
@@ -78,7 +77,7 @@ def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
         raise UsageError(
             message("--effort", f"srd has no effect: {why}", "Choose another mix, or --effort fast")
         )
-    plain = mix in _PLAIN and types <= _PLAIN
+    plain = mix in FLOAT_TYPES and types <= FLOAT_TYPES
     for name in ("imatrix", "calibrate"):
         if plain and getattr(options, name) is not None:
             raise without_effect(name, f"no tensor of the mix {mix} is quantised")
@@ -99,10 +98,6 @@ def warn_of_plan(plan: _core.Plan) -> None:
     if again:
         what = "%d tensors were quantised already and are quantised again, which loses precision twice: %s"
         log.warning(what, len(again), _listed(again))
-
-
-def _is_quantised(types: Sequence[str]) -> bool:
-    return any(name.startswith(("Q", "IQ", "TQ", "MXFP", "NVFP")) for name in types)
 
 
 def _listed(names: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from srd_rs import _core, effects
 from srd_rs.errors import UsageError, message
-from srd_rs.options import DEFAULTS, ConvertOptions, StrPath
+from srd_rs.options import DEFAULTS, FLOAT_TYPES, ConvertOptions, StrPath
 from srd_rs.reading import load_json
 from srd_rs.report import ChosenType
 
@@ -88,7 +88,7 @@ def write(path: StrPath, plan: _core.Plan, chosen: Iterable[ChosenType], *, over
     measured = {c.name: c._asdict() for c in chosen}
     lines = []
     for t in plan.tensors:
-        if t.type not in ("F32", "F16", "BF16") or t.name in measured:
+        if t.type not in FLOAT_TYPES or t.name in measured:
             entry: dict[str, Any] = {"type": t.type, "bytes": t.bytes}
             if t.name in measured:
                 entry |= {key: float(f"{measured[t.name][key]:.4g}") for key in ("error", "cost")}

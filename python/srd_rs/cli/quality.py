@@ -117,6 +117,7 @@ def command(
     (llama-cpp-python).
     """
     from srd_rs.eval.curve import DEFAULT_MIXES, curve
+    from srd_rs.eval.report import check_folder
 
     try:
         sizes = tuple(float(word) for word in budgets or ())
@@ -125,7 +126,7 @@ def command(
     if any(not 0 < size < 64 for size in sizes):
         raise click.BadParameter("a weight takes between 0 and 64 bits", param_hint="--budgets")
     if folder is not None:
-        check_folder(folder, overwrite=overwrite)
+        check_folder(folder, FILES, "--output", overwrite=overwrite)
     elif overwrite:
         raise click.UsageError("--overwrite has no effect without --output")
 
@@ -154,18 +155,6 @@ def command(
 
 
 FILES = ("quality.html", "quality.svg", "quality.json")
-
-
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse before the long work what could not be written after it."""
-    from srd_rs.errors import UsageError, message
-
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(message(folder, "it is a file", "Name a folder for --output"))
-    taken = [name for name in FILES if (folder / name).exists()]
-    if taken and not overwrite:
-        what = f"{', '.join(taken)} would be overwritten"
-        raise UsageError(message(folder, what, "Name another folder or pass --overwrite"))
 
 
 def write(found: Curve, folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -141,9 +141,14 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
     from srd_rs.eval.plots import figure_class
 
     figure_class()
+    check_folder(folder, FILES, "--report", overwrite=overwrite)
+
+
+def check_folder(folder: Path, files: Iterable[str], option: str, *, overwrite: bool) -> None:
+    """Check before the long work that `files` can be written into the folder that `option` names."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(message(folder, "it is a file", "Name a folder for --report"))
-    taken = [name for name in FILES if (folder / name).exists()]
+        raise UsageError(message(folder, "it is a file", f"Name a folder for {option}"))
+    taken = [name for name in files if (folder / name).exists()]
     if taken and not overwrite:
         what = f"{', '.join(taken)} would be overwritten"
         raise UsageError(message(folder, what, "Name another folder or pass --overwrite"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.projectors.tables.common import GATED, QWEN_PATCH, SIZES, VISUAL, head
@@ -102,8 +103,8 @@ GLM_OCR: Final = FamilyTable(
     metadata=_LINES,
 )
 
-GLM5_NEXT: Final = FamilyTable(
-    arch="clip",
+GLM5_NEXT: Final = replace(
+    GLM_OCR,
     classes=("Glm5NextForConditionalGeneration",),
     defaults={**_DEFAULTS, "hidden_size": 1024, "num_heads": 16},
     sizes={
@@ -112,14 +113,6 @@ GLM5_NEXT: Final = FamilyTable(
         "least": "preprocessor['min_image_tokens']",
         "most": "preprocessor['max_image_tokens']",
     },
-    renames=VISUAL,
-    n_layer="depth",
-    n_head="num_heads",
-    layer_prefix="visual.blocks",
-    layer_target="v.blk",
-    output=None,
-    top=_TOP,
-    layer=(Rows(_OCR_LAYER),),
     metadata=(
         *_LINES,
         "str ~projector_type = 'glm5v'",

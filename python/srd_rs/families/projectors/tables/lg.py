@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from srd_rs.families.projectors.tables.common import GATED, QWEN_PATCH, SIZES, VISUAL, head
-from srd_rs.families.schema import FamilyTable, Rows
+from srd_rs.families.projectors.tables.common import GATED, SIZES, head
+from srd_rs.families.projectors.tables.qwen import QWEN25_VL
+from srd_rs.families.schema import Rows
 
-EXAONE_45: Final = FamilyTable(
-    arch="clip",
+EXAONE_45: Final = replace(
+    QWEN25_VL,
     classes=("Exaone4_5_ForConditionalGeneration",),
     defaults={
         "depth": 32,
@@ -28,18 +30,6 @@ EXAONE_45: Final = FamilyTable(
         "m": "spatial_merge_size * spatial_merge_size * w",
         "every_nth": "fullatt_block_indexes[0] + 1 if len(fullatt_block_indexes) > 0 else None",
     },
-    renames=VISUAL,
-    n_layer="depth",
-    n_head="num_heads",
-    layer_prefix="visual.blocks",
-    layer_target="v.blk",
-    output=None,
-    top=(
-        *QWEN_PATCH,
-        "visual.merger.ln_q > v.post_ln | w",
-        "visual.merger.mlp.0 > mm.0 | m m | bias",
-        "visual.merger.mlp.2 > mm.2 | t m | bias",
-    ),
     layer=(
         Rows(
             (
