@@ -21,7 +21,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
 from srd_rs import _core, hub, sniff
 from srd_rs.errors import FormatError, UsageError, VerificationError, io_error, message
@@ -439,11 +439,22 @@ def _hash_of(key: EllipticCurvePublicKey) -> Any:
     return ec.ECDSA(found)
 
 
-def _curve_is_known(key: Any) -> bool:
+def _is_known_private(key: object) -> TypeGuard[EllipticCurvePrivateKey]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    known = (ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey)
-    return isinstance(key, known) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
+    return isinstance(key, ec.EllipticCurvePrivateKey) and _curve_is_known(key.curve)
+
+
+def _is_known_public(key: object) -> TypeGuard[EllipticCurvePublicKey]:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return isinstance(key, ec.EllipticCurvePublicKey) and _curve_is_known(key.curve)
+
+
+def _curve_is_known(curve: object) -> bool:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return isinstance(curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
 
 
 def _private_key(path: Path) -> EllipticCurvePrivateKey:
@@ -458,7 +469,7 @@ def _private_key(path: Path) -> EllipticCurvePrivateKey:
         raise UsageError(message(path, what, "Decrypt it: openssl pkey -in KEY -out NEW")) from None
     except Exception:  # the library has many ways to refuse; none of them shows the key
         raise UsageError(message(path, f"this is no private {_KINDS}", _MAKE)) from None
-    if not _curve_is_known(key):
+    if not _is_known_private(key):
         raise UsageError(message(path, f"this is no private {_KINDS}", _MAKE))
     if path.stat().st_mode & 0o077:
         what = "others than the owner may read or change the key"
@@ -478,7 +489,7 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
         key = load_pem_public_key(data)
     except Exception:
         key = None
-    if not _curve_is_known(key):
+    if not _is_known_public(key):
         fix = "Name the public key: openssl pkey -in key.pem -pubout -out key.pub"
         raise UsageError(message(path, f"this is no public {_KINDS}", fix))
     return key
@@ -597,6 +608,6 @@ def _certified(
         what = f"no trusted certificate has issued the signer's certificate: {error}"
         _fail(path, what, "Name the root of the signer: --trust-root")
     key = own.public_key()
-    if not _curve_is_known(key):
+    if not _is_known_public(key):
         _fail(path, f"the certificate is not of an {_KINDS}", _FIX)
     return key, own.subject.rfc4514_string()
