@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 /// The buffers that are not in use.
 #[derive(Debug, Clone, Default)]
 pub struct Buffers {
@@ -39,6 +41,14 @@ impl Buffers {
     pub fn copy(&self, values: &[f32]) -> Buffer {
         let mut buffer = self.take(values.len());
         buffer.copy_from_slice(values);
+        buffer
+    }
+
+    /// Returns a buffer with `n` values, from `first` on, of each row of `width` values.
+    pub fn columns(&self, values: &[f32], width: usize, first: usize, n: usize) -> Buffer {
+        let mut buffer = self.take(values.len() / width * n);
+        let rows = buffer.par_chunks_exact_mut(n.max(1)).zip(values.par_chunks_exact(width));
+        rows.for_each(|(to, row)| to.copy_from_slice(&row[first..first + n]));
         buffer
     }
 }
@@ -80,5 +90,6 @@ mod tests {
         drop(buffers.take(200));
         assert_eq!(buffers.free.lock().unwrap().len(), 1);
         assert_eq!(&*buffers.copy(&[1.0, 2.0]), [1.0, 2.0]);
+        assert_eq!(&*buffers.columns(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, 1, 2), [2.0, 3.0, 5.0, 6.0]);
     }
 }

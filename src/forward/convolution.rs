@@ -24,9 +24,7 @@ impl Convolution {
     /// # Errors
     /// Returns an error about the model if the weights are missing or have another shape.
     pub fn read(weights: &Weights, stem: &str, channels: usize, taps: usize) -> Result<Self> {
-        let name = format!("{stem}.weight");
-        let of_channels = weights.vector(&name, channels * taps)?;
-        let of_channels = of_channels.ok_or_else(|| weights.fail(&name, "is missing".into()))?;
+        let of_channels = weights.required_vector(&format!("{stem}.weight"), channels * taps)?;
         let mut by_tap = vec![0.0; channels * taps];
         for (channel, filter) in of_channels.chunks_exact(taps.max(1)).enumerate() {
             filter.iter().enumerate().for_each(|(tap, &w)| by_tap[tap * channels + channel] = w);

@@ -47,9 +47,6 @@ impl DeltaNet {
             );
             return Err(weights.fail(&output.name, what));
         }
-        let required = |name: &str, n: usize| {
-            weights.vector(&stem(name), n)?.ok_or_else(|| weights.fail(&stem(name), "is missing".into()))
-        };
         let channels = 2 * heads * dim + inner;
         let both = weights.linear(&stem("ssm_ba"))?;
         let (strength, decay) = match both {
@@ -68,9 +65,9 @@ impl DeltaNet {
             strength,
             decay,
             convolution: Convolution::read(weights, &stem("ssm_conv1d"), channels, taps)?,
-            decay_bias: required("ssm_dt.bias", value_heads)?,
-            decay_factor: required("ssm_a", value_heads)?,
-            norm: required("ssm_norm.weight", dim)?,
+            decay_bias: weights.required_vector(&stem("ssm_dt.bias"), value_heads)?,
+            decay_factor: weights.required_vector(&stem("ssm_a"), value_heads)?,
+            norm: weights.required_vector(&stem("ssm_norm.weight"), dim)?,
             output,
             heads,
             value_heads,

@@ -108,11 +108,11 @@ impl Pass<'_> {
         let (n, heads) = (of.compressed, layer.n_head);
         let mut y = weights.buffers.take(tokens * heads * of.value);
         for head in 0..heads {
-            let x = part_of_rows(self, &sums, heads * n, head * n, n);
+            let x = weights.buffers.columns(&sums, heads * n, head * n, n);
             self.observe(&[&of.unpack_values], Some(head), n, &x)?;
             let unpacked =
                 weights.apply(&of.unpack_values.slice(head * of.value..(head + 1) * of.value), &x, n)?;
-            set_part_of_rows(&mut y, &unpacked, heads * of.value, head * of.value, of.value);
+            set_columns(&mut y, &unpacked, heads * of.value, head * of.value, of.value);
         }
         self.observe(&[&of.output], None, heads * of.value, &y)?;
         weights.apply(&of.output, &y, heads * of.value)
@@ -128,10 +128,10 @@ impl Pass<'_> {
     ) -> Result<(Buffer, Buffer)> {
         let mut keys = self.weights.apply(&of.compress, input, self.model.width)?;
         let n = of.compressed + of.rotated;
-        let mut values = part_of_rows(self, &keys, n, 0, of.compressed);
+        let mut values = self.weights.buffers.columns(&keys, n, 0, of.compressed);
         self.norm_of_rows(&format!("blk.{}.attn_kv_a_norm", layer.index), &mut values, of.compressed)?;
         debug_assert_eq!(values.len(), group.tokens.len() * of.compressed);
-        set_part_of_rows(&mut keys, &values, n, 0, of.compressed);
+        set_columns(&mut keys, &values, n, 0, of.compressed);
         Ok((keys, values))
     }
 
@@ -142,13 +142,13 @@ impl Pass<'_> {
         let tokens = queries.len() / (heads * from);
         let mut absorbed = weights.buffers.take(tokens * heads * to);
         for head in 0..heads {
-            let plain = part_of_rows(self, queries, heads * from, head * from, of.plain);
+            let plain = weights.buffers.columns(queries, heads * from, head * from, of.plain);
             self.observe(&[&of.unpack_keys], Some(head), of.plain, &plain)?;
             let unpack = of.unpack_keys.slice(head * of.compressed..(head + 1) * of.compressed);
             let y = weights.apply(&unpack, &plain, of.plain)?;
-            set_part_of_rows(&mut absorbed, &y, heads * to, head * to, of.compressed);
-            let rotated = part_of_rows(self, queries, heads * from, head * from + of.plain, of.rotated);
-            set_part_of_rows(&mut absorbed, &rotated, heads * to, head * to + of.compressed, of.rotated);
+            set_columns(&mut absorbed, &y, heads * to, head * to, of.compressed);
+            let rotated = weights.buffers.columns(queries, heads * from, head * from + of.plain, of.rotated);
+            set_columns(&mut absorbed, &rotated, heads * to, head * to + of.compressed, of.rotated);
         }
         Ok(absorbed)
     }
@@ -158,23 +158,15 @@ impl Pass<'_> {
         let Some(rope) = layer.rope.filter(|_| n > 0) else { return };
         let (heads, size) = (x.len() / group.tokens.len() / layer.head_dim, layer.head_dim);
         for head in 0..heads {
-            let mut tails = part_of_rows(self, x, heads * size, (head + 1) * size - n, n);
+            let mut tails = self.weights.buffers.columns(x, heads * size, (head + 1) * size - n, n);
             self.tables[rope].rotate(&mut tails, n, n, &group.positions);
-            set_part_of_rows(x, &tails, heads * size, (head + 1) * size - n, n);
+            set_columns(x, &tails, heads * size, (head + 1) * size - n, n);
         }
     }
 }
 
-/// Copies `n` values from `first` on of each row of `width` values.
-fn part_of_rows(pass: &Pass, x: &[f32], width: usize, first: usize, n: usize) -> Buffer {
-    let mut part = pass.weights.buffers.take(x.len() / width * n);
-    let rows = part.chunks_exact_mut(n.max(1)).zip(x.chunks_exact(width));
-    rows.for_each(|(to, row)| to.copy_from_slice(&row[first..first + n]));
-    part
-}
-
 /// Writes rows of `n` values to the place from `first` on of rows of `width` values.
-fn set_part_of_rows(x: &mut [f32], part: &[f32], width: usize, first: usize, n: usize) {
+fn set_columns(x: &mut [f32], part: &[f32], width: usize, first: usize, n: usize) {
     let rows = x.chunks_exact_mut(width).zip(part.chunks_exact(n.max(1)));
     rows.for_each(|(row, from)| row[first..first + n].copy_from_slice(from));
 }

@@ -38,15 +38,12 @@ impl Block {
     ) -> Result<Self> {
         let stem = |name: &str| format!("blk.{}.{name}", layer.index);
         let sizes = model.recurrent;
-        let required = |name: &str, n: usize| {
-            weights.vector(&stem(name), n)?.ok_or_else(|| weights.fail(&stem(name), "is missing".into()))
-        };
         let block = Self {
             input: weights.required_linear(&stem("ssm_in"))?,
             output: weights.required_linear(&stem("ssm_out"))?,
             convolution: Convolution::read(weights, &stem("ssm_conv1d"), channels, sizes.taps)?,
-            rates: required("ssm_a", rates)?,
-            skip: required("ssm_d", skips)?,
+            rates: weights.required_vector(&stem("ssm_a"), rates)?,
+            skip: weights.required_vector(&stem("ssm_d"), skips)?,
             sizes,
         };
         weights.check_shape(&block.input, rows, model.width)?;
@@ -107,10 +104,9 @@ impl Mamba2 {
         }
         let channels = inner + 2 * groups * state;
         let block = Block::find(weights, model, layer, [inner + channels + heads, channels, heads, heads])?;
-        let bias = weights.vector(&stem("ssm_dt.bias"), heads)?;
         Ok(Self {
             block,
-            step_bias: bias.ok_or_else(|| weights.fail(&stem("ssm_dt.bias"), "is missing".into()))?,
+            step_bias: weights.required_vector(&stem("ssm_dt.bias"), heads)?,
             norm: weights.vector(&format!("{}.weight", stem("ssm_norm")), inner)?.unwrap_or_default(),
         })
     }
@@ -141,10 +137,7 @@ impl Pass<'_> {
         self.observe(&[&select], None, inner, &x)?;
         let selected = weights.apply(&select, &x, inner)?;
         let part = |from: usize, n: usize, norm: usize| {
-            let mut part = weights.buffers.take(tokens * n);
-            part.chunks_exact_mut(n)
-                .zip(selected.chunks_exact(rank + 2 * state))
-                .for_each(|(to, row)| to.copy_from_slice(&row[from..from + n]));
+            let mut part = weights.buffers.columns(&selected, rank + 2 * state, from, n);
             if let Some(norms) = &norms {
                 let plain = Norm::without_weights(NormKind::Rms, self.model.eps);
                 Norm { weight: norms[norm].clone(), ..plain }.apply(&mut part, n);
@@ -168,11 +161,7 @@ impl Pass<'_> {
                 *out = y + x * block.skip[channel];
             }
         });
-        let mut gated = weights.buffers.take(tokens * inner);
-        gated
-            .par_chunks_mut(inner)
-            .zip(projected.par_chunks(2 * inner))
-            .for_each(|(to, row)| to.copy_from_slice(&row[inner..]));
+        let mut gated = weights.buffers.columns(&projected, 2 * inner, inner, inner);
         activation::gated(Activation::Silu, &mut gated, &y);
         self.observe(&[&block.output], None, inner, &gated)?;
         weights.apply(&block.output, &gated, inner)
@@ -209,11 +198,7 @@ impl Pass<'_> {
                 out.iter_mut().zip(x).for_each(|(out, x)| *out += x * block.skip[head]);
             }
         });
-        let mut gated = weights.buffers.take(tokens * inner);
-        gated
-            .par_chunks_mut(inner)
-            .zip(projected.par_chunks(rows))
-            .for_each(|(to, row)| to.copy_from_slice(&row[..inner]));
+        let mut gated = weights.buffers.columns(&projected, rows, 0, inner);
         activation::gated(Activation::Silu, &mut gated, &y);
         if !norm.is_empty() {
             let plain = Norm::without_weights(NormKind::Rms, self.model.eps);

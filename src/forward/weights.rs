@@ -160,6 +160,14 @@ impl<'a> Weights<'a> {
         Ok(Some(values))
     }
 
+    /// Returns all `n` weights of a small tensor.
+    ///
+    /// # Errors
+    /// As [`Weights::vector`], and [`Error::Model`] if the model does not have the tensor.
+    pub fn required_vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+        self.vector(name, n)?.ok_or_else(|| self.fail(name, "is missing".into()))
+    }
+
     /// Returns the parameters of a norm of heads, and the number of values that are normalized together: `head_dim`, with
     /// one row of parameters or one for each head, or all `width` values. `None` if the model does not have the norm.
     ///
