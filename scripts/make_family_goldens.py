@@ -99,6 +99,7 @@ def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
         model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 
     without_vocabulary(ModelBase)
+    getattr(model_class, "lerp_weights", {}).clear()  # RWKV keeps weights of the last model in its class
     with torch.inference_mode():
         written_type = gguf.LlamaFileType.MOSTLY_F16 if mmproj else gguf.LlamaFileType.MOSTLY_BF16
         model_class(folder, written_type, output, hparams=hparams).write()
