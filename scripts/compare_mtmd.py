@@ -1,8 +1,10 @@
-"""Show one picture to llama.cpp's mtmd with our projector and with that of llama.cpp's converter, for each tiny model.
+"""Show one picture and play one sound to llama.cpp's mtmd with our projector and with that of llama.cpp's converter, for
+each tiny model.
 
     python -O scripts/compare_mtmd.py --llama-cpp vendor/llama.cpp [NAME ...]
 
-Both are encoded beside our text model, and the outputs must be equal to the bit. The script needs what
+Both are encoded beside our text model, and the outputs must be equal to the bit. The last lines count the models for
+which they are, for pictures and for sounds. The script needs what
 `make_family_goldens.py` needs. `-O` leaves out the assertions with which the converter allows only the published sizes
 of some models.
 """
@@ -24,14 +26,20 @@ sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests"), str(REPO / "python")
 
 from family_cases import all_cases  # noqa: E402
 from make_family_goldens import GOLDENS, convert  # noqa: E402
-from mtmd import BESIDE, STAND_INS, prepared  # noqa: E402
+from mtmd import ADDED, RENAMED, prepared, stand_in  # noqa: E402
 
 
-def seen(model: Path, projector: Path) -> dict[str, Any] | str:
-    """Return what mtmd makes of the picture, or what it says if it stops."""
+SENSES = {"vision": "picture", "audio": "sound"}
+
+
+def made_of(model: Path, projector: Path, sense: str) -> dict[str, Any] | str:
+    """Return what mtmd makes of the picture or the sound, or what mtmd says if it stops."""
     program = REPO / "tests" / "mtmd.py"
-    paths = {"PYTHONPATH": os.pathsep.join((str(REPO / "python"), str(REPO / "tests")))}
-    command = [sys.executable, program, model, projector]
+    paths = {
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONPATH": os.pathsep.join((str(REPO / "python"), str(REPO / "tests"))),
+    }
+    command = [sys.executable, program, model, projector, sense]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths})
     if run.returncode:
         return next((line for line in reversed(run.stderr.splitlines()) if line.strip()), "stopped")
@@ -39,31 +47,63 @@ def seen(model: Path, projector: Path) -> dict[str, Any] | str:
     return answer
 
 
-def compared(golden: dict[str, Any], raw: bool, folder: Path) -> str:
-    """Return one line about the two files of a model."""
+def compared(golden: dict[str, Any], raw: bool, folder: Path) -> dict[str, str]:
+    """Return for each sense of a model one line about what the two files make of the same input."""
     import srd_rs
 
     source = prepared(golden, folder)
     ours = srd_rs.convert(source, folder / "mmproj.gguf", mmproj_only=True).output
-    beside = (
-        prepared(json.loads((GOLDENS / f"{BESIDE}.json").read_text()), folder)
-        if golden["name"] in STAND_INS
-        else source
-    )
+    other = stand_in(golden)
+    text = source if other is None else prepared(json.loads((GOLDENS / f"{other}.json").read_text()), folder)
     model = srd_rs.convert(
-        beside, folder / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
+        text, folder / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
     ).output
     reference = folder / "reference.gguf"
     convert(source, reference, True, raw)
-    answers = [seen(model, file) for file in (ours, reference)]
+    if golden["name"] in (*RENAMED, *ADDED):
+        reference = with_names_of_llama_cpp(reference, ours, golden["name"])
+    senses = [sense for sense in SENSES if f"clip.has_{sense}_encoder" in golden["mmproj"]["metadata"]]
+    return {
+        sense: verdict([made_of(model, file, sense) for file in (ours, reference)]) for sense in senses
+    }
+
+
+def with_names_of_llama_cpp(reference: Path, ours: Path, name: str) -> Path:
+    """Copy the reference's file with the names of tensors that llama.cpp reads, which its converter does not write for a
+    few models (docs/differences.md). A tensor that the reference lacks is taken from our file."""
+    import gguf
+
+    output = reference.with_name("renamed.gguf")
+    before, after = RENAMED.get(name, ("\0", ""))
+    reader = gguf.GGUFReader(reference)
+    writer = gguf.GGUFWriter(output, "clip")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], inner)
+    added = [tensor for tensor in gguf.GGUFReader(ours).tensors if tensor.name in ADDED.get(name, ())]
+    for tensor in [*reader.tensors, *added]:
+        writer.add_tensor(
+            tensor.name.replace(before, after), tensor.data, raw_dtype=tensor.tensor_type
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return output
+
+
+def verdict(answers: list[dict[str, Any] | str]) -> str:
+    """Return a line about the answers with our file and with the reference's."""
     for whose, answer in zip(("ours", "the reference"), answers, strict=True):
         if isinstance(answer, str):
-            return f"not seen with {whose}: {answer[:120]}"
+            return f"stopped with {whose}: {answer[:120]}"
         if not answer["finite"]:
             return f"not finite with {whose}"
     first, second = answers
     assert isinstance(first, dict) and isinstance(second, dict)
-    return f"{'equal' if first['sha256'] == second['sha256'] else 'DIFFERENT'}, {first['values']} values"
+    equal = first["sha256"] == second["sha256"]
+    return f"{'equal' if equal else 'DIFFERENT'}, {first['values']} values, {first['different']} different ones"
 
 
 def main() -> None:
@@ -77,14 +117,20 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"
     logging.disable(logging.WARNING)
     cases = all_cases()
+    counts = {sense: [0, 0] for sense in SENSES}
     for name in options.names or [name for name, case in cases.items() if case.mmproj]:
         golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
             try:
-                line = compared(golden, cases[name].raw_config, Path(folder))
+                found = compared(golden, cases[name].raw_config, Path(folder))
             except Exception as error:
-                line = f"stopped: {error}"
-        print(f"{name}: {line}", flush=True)
+                found = {sense: f"stopped: {error}" for sense in SENSES}
+        for sense, line in found.items():
+            counts[sense][0] += line.startswith("equal")
+            counts[sense][1] += 1
+            print(f"{name}, {SENSES[sense]}: {line}", flush=True)
+    for sense, (equal, all_of_them) in counts.items():
+        print(f"{SENSES[sense]}s: equal to the bit for {equal} of {all_of_them} models")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Show a picture to llama.cpp's mtmd and print what it makes of it, as JSON.
+"""Show a picture, or play a sound, to llama.cpp's mtmd and print what mtmd makes of the input, as JSON.
 
-    python tests/mtmd.py MODEL.gguf MMPROJ.gguf [server]
+    python tests/mtmd.py MODEL.gguf MMPROJ.gguf [vision | audio | server]
 
-With `server`, the picture stands in a question to the server of xllamacpp.
+The default is `vision`. With `server`, the picture stands in a question to the server of xllamacpp.
 
 `prepared` makes the folder of a golden convertible. The rest is a program of its own because llama.cpp ends the process
-where it meets what it does not expect. The picture is made from a formula, so that two projectors can be compared.
+where it meets what it does not expect. The picture and the sound are made from formulas, so that two projectors can be
+compared.
 """
 
 from __future__ import annotations
@@ -26,14 +27,30 @@ import numpy as np
 from patterns import write_shards
 from vocab_tools import byte_bpe, byte_vocabulary
 
-_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "lm_config")
 WIDTH, HEIGHT = 72, 56
+SECONDS = 2
 STAND_INS = {
     "kimi-vl-vision": "llama.cpp takes a deepseek2 without a query rank only with certain numbers of layers",
     "glm-5.3-flash-vision": "llama.cpp does not load this tiny text half, nor that of its own converter",
+    "meralion-2": "the case has no text half that is converted",
 }
-"""Projectors that are shown the picture beside another text model of the same width."""
+"""Projectors that are tried beside another text model of the same width."""
 BESIDE = "dots-ocr-vision"
+RENAMED = {
+    "llama4-scout": (".attn_post_norm.", ".ln2."),
+    "granite-speech": (".conv_norm_var.", ".conv_norm."),
+    "granite-speech-plus": (".conv_norm_var.", ".conv_norm."),
+}
+"""Names of tensors of a projector that differ on purpose: a part of the reference's name, and what stands instead."""
+ADDED = {"mistral3-vision": {"v.token_embd.img_break": "language_model.model.embed_tokens.weight"}}
+"""Tensors of a projector that the reference leaves out though llama.cpp needs them, with what they are rows of."""
+
+
+def stand_in(golden: Mapping[str, Any]) -> str | None:
+    """Return the golden whose text model stands beside the projector, or None where the text model is its own."""
+    own = golden["name"] not in STAND_INS and any("embed_tokens" in name for name in golden["sources"])
+    return None if own else BESIDE
 
 
 def prepared(golden: Mapping[str, Any], folder: Path) -> Path:
@@ -69,8 +86,15 @@ def picture() -> np.ndarray:
     return np.stack([x * 3 % 256, y * 4 % 256, (x * y) % 251], axis=2).astype(np.uint8)
 
 
-def encoded(model_path: str, projector_path: str) -> np.ndarray:
-    """Return what the projector gives to the model for the picture, one value after another."""
+def sound(rate: int) -> np.ndarray:
+    """A tone that rises and falls in pitch and in loudness, `SECONDS` long: samples between -1 and 1."""
+    time = np.arange(rate * SECONDS) / rate
+    return (np.sin(2000 * time + 300 * np.sin(5 * time)) * (0.6 + 0.3 * np.sin(9 * time))).astype(np.float32)
+
+
+def encoded(model_path: str, projector_path: str, sense: str) -> np.ndarray:
+    """Return what the projector gives to the model for the picture (`vision`) or the sound (`audio`), one value after
+    another."""
     import llama_cpp
     from llama_cpp import mtmd_cpp
 
@@ -90,9 +114,14 @@ def encoded(model_path: str, projector_path: str) -> np.ndarray:
     context = mtmd_cpp.mtmd_init_from_file(projector_path.encode(), model, parameters)
     if not context:
         raise SystemExit(f"mtmd does not load {projector_path}")
-    pixels = np.ascontiguousarray(picture())
-    data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    bitmap = mtmd_cpp.mtmd_bitmap_init(WIDTH, HEIGHT, data)
+    if sense == "audio":
+        samples = sound(mtmd_cpp.mtmd_get_audio_sample_rate(context))
+        data = samples.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        bitmap = mtmd_cpp.mtmd_bitmap_init_from_audio(samples.size, data)
+    else:
+        pixels = np.ascontiguousarray(picture())
+        data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        bitmap = mtmd_cpp.mtmd_bitmap_init(WIDTH, HEIGHT, data)
     text = mtmd_cpp.mtmd_input_text()
     text.text = mtmd_cpp.mtmd_default_marker()
     text.text_len = len(text.text)
@@ -100,7 +129,7 @@ def encoded(model_path: str, projector_path: str) -> np.ndarray:
     chunks = mtmd_cpp.mtmd_input_chunks_init()
     bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
     if mtmd_cpp.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1):
-        raise SystemExit("mtmd does not prepare the picture")
+        raise SystemExit("mtmd does not prepare the input")
     width = llama_cpp.llama_model_n_embd_inp(model)
     found = []
     for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):
@@ -108,7 +137,7 @@ def encoded(model_path: str, projector_path: str) -> np.ndarray:
         if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == mtmd_cpp.MTMD_INPUT_CHUNK_TYPE_TEXT:
             continue
         if mtmd_cpp.mtmd_encode_chunk(context, chunk):
-            raise SystemExit("mtmd does not encode the picture")
+            raise SystemExit("mtmd does not encode the input")
         count = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk) * width
         values = mtmd_cpp.mtmd_get_output_embd(context)
         found.append(np.ctypeslib.as_array(values, (count,)).copy())
@@ -152,7 +181,7 @@ def main() -> None:
     if sys.argv[3:] == ["server"]:
         print(json.dumps(answered(*sys.argv[1:3])), flush=True)
         return
-    values = encoded(*sys.argv[1:3])
+    values = encoded(*sys.argv[1:3], *(sys.argv[3:] or ["vision"]))
     answer = {
         "values": values.size,
         "finite": bool(np.isfinite(values).all()),

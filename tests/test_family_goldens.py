@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from interpreter import run
+from mtmd import ADDED, RENAMED
 from patterns import pattern, write_config, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
@@ -79,8 +80,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},
 }
 """Keys and tensors that differ on purpose, by golden, each with its reason; see docs/differences.md."""
-RENAMED = {"llama4-scout": (".attn_post_norm.", ".ln2.")}
-"""Names of tensors of a projector that differ on purpose: a part of the reference's name, and what stands instead."""
 
 
 def opened(golden: dict[str, Any], folder: Path, scale: float = 1.0) -> Checkpoint:
@@ -107,10 +106,6 @@ def _plain(kind: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(kind, part) for part in value]
     return float(np.float32(value)) if "FLOAT32" in kind else value
-
-
-ADDED = {"mistral3-vision": {"v.token_embd.img_break": "language_model.model.embed_tokens.weight"}}
-"""Tensors of a projector that the reference leaves out though llama.cpp needs them, with what they are rows of."""
 
 
 @pytest.mark.parametrize("path", WITH_TEXT, ids=[path.stem for path in WITH_TEXT])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import srd_rs
-from mtmd import BESIDE, STAND_INS, prepared
+from mtmd import prepared, stand_in
 from test_family_goldens import WITH_PROJECTOR
 
 GOLDENS = Path(__file__).parent / "data" / "families"
@@ -57,8 +57,8 @@ def test_a_picture_is_seen(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
     golden = json.loads(path.read_text(encoding="utf-8"))
     projector = projector_of(golden, tmp_path / "projector")
-    if golden["name"] in STAND_INS or not any("embed_tokens" in name for name in golden["sources"]):
-        golden = json.loads((GOLDENS / f"{BESIDE}.json").read_text())
+    if (other := stand_in(golden)) is not None:
+        golden = json.loads((GOLDENS / f"{other}.json").read_text())
     model = model_of(golden, tmp_path / "model")
     answer = seen(model, projector)
     assert answer["finite"] and answer["different"] > answer["values"] / 2 > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from family_cases import Case, Shapes, layers
@@ -24,7 +25,7 @@ WHISPER: dict[str, Any] = {
     "encoder_attention_heads": 2,
     "encoder_ffn_dim": 48,
     "encoder_layers": 3,
-    "max_source_positions": 12,
+    "max_source_positions": 1500,
     "model_type": "qwen2_audio_encoder",
     "num_mel_bins": 16,
 }
@@ -51,7 +52,7 @@ def decoder(prefix: str, bias: bool = False, head: str | None = "lm_head", kv: i
     return {**ends, **layers(2, layer, f"{prefix}.layers")}
 
 
-def whisper(prefix: str = "audio_tower", positions: int | None = 12, mel: int = 16, count: int = 3) -> Shapes:
+def whisper(prefix: str = "audio_tower", positions: int | None = 1500, mel: int = 16, count: int = 3) -> Shapes:
     """The tensors of the encoder of Whisper. llama.cpp's converter knows convolutions up to the number of layers."""
     matrices = {"fc1": (48, 32), "fc2": (32, 48), "final_layer_norm": (32,), "self_attn_layer_norm": (32,)}
     matrices |= {f"self_attn.{part}_proj": (32, 32) for part in ("out", "q", "v")}
@@ -97,7 +98,7 @@ _AUDIO_FLAMINGO = Case(
         "audio_config": {
             "hidden_size": 32,
             "intermediate_size": 48,
-            "max_source_positions": 12,
+            "max_source_positions": 1500,
             "model_type": "audioflamingo3_encoder",
             "num_attention_heads": 2,
             "num_hidden_layers": 3,
@@ -125,7 +126,7 @@ _VOXTRAL = Case(
             "head_dim": 16,
             "hidden_size": 32,
             "intermediate_size": 128,
-            "max_source_positions": 12,
+            "max_source_positions": 1500,
             "model_type": "voxtral_encoder",
             "num_attention_heads": 2,
             "num_hidden_layers": 3,
@@ -370,4 +371,95 @@ _GRANITE_PLUS = granite_speech(
     cat_hidden_layers=[1],
 )
 
-CASES = (_GRANITE, _GRANITE_PLUS, _QWEN2_AUDIO, _AUDIO_FLAMINGO, _VOXTRAL, _ULTRAVOX, _MERALION, _GLM_ASR)
+def lfm2_audio() -> Case:
+    """A conformer before a small LFM2. llama.cpp takes its width of 512 for granted, and its converter the convolution 6
+    for one of a layer 6."""
+    layer = {
+        **_paired(
+            {
+                "conv.batch_norm": (512,),
+                "conv.depthwise_conv": (512, 1, 9),
+                "conv.pointwise_conv1": (1024, 512, 1),
+                "conv.pointwise_conv2": (512, 512, 1),
+                "feed_forward1.linear1": (512, 512),
+                "feed_forward1.linear2": (512, 512),
+                "feed_forward2.linear1": (512, 512),
+                "feed_forward2.linear2": (512, 512),
+                **{f"norm_{part}": (512,) for part in ("conv", "feed_forward1", "feed_forward2", "out")},
+                "norm_self_att": (512,),
+                **{f"self_attn.linear_{part}": (512, 512) for part in ("k", "out", "q", "v")},
+            }
+        ),
+        "conv.batch_norm.num_batches_tracked": (),
+        "conv.batch_norm.running_mean": (512,),
+        "conv.batch_norm.running_var": (512,),
+        "self_attn.linear_pos.weight": (512, 512),
+        "self_attn.pos_bias_u": (8, 64),
+        "self_attn.pos_bias_v": (8, 64),
+    }
+    of = next(case for case in import_module("family_cases.seeing").CASES if case.name == "lfm2-vl-vision")
+    prefix = "model.language_model."
+    text = {
+        f"lfm.{name.removeprefix(prefix)}": shape
+        for name, shape in (of.tensors or {}).items()
+        if name.startswith(prefix)
+    }
+    config = {
+        "architectures": ["Lfm2AudioForConditionalGeneration"],
+        "codebook_weight": "log",
+        "codebooks": 8,
+        "depthformer": {"dim": 32, "layers": 1, "tie": True},
+        "encoder": {
+            "att_context_size": [-1, -1],
+            "causal_downsampling": False,
+            "conv_kernel_size": 9,
+            "conv_norm_type": "batch_norm",
+            "d_model": 512,
+            "feat_in": 16,
+            "feat_out": -1,
+            "ff_expansion_factor": 1,
+            "n_heads": 8,
+            "n_layers": 7,
+            "pos_emb_max_len": 5000,
+            "self_attention_model": "rel_pos",
+            "subsampling": "dw_striding",
+            "subsampling_conv_channels": 32,
+            "subsampling_factor": 8,
+            "untie_biases": True,
+            "xscaling": False,
+        },
+        "interleaved_n_audio": 12,
+        "interleaved_n_text": 6,
+        "lfm": of.config["text_config"],
+        "preprocessor": {"features": 16, "n_fft": 512, "sample_rate": 16000},
+        "semantic_codebook_factor": 100,
+        "tie_audio_embeddings": False,
+    }
+    convolutions = {0: (32, 1, 3, 3), 2: (32, 1, 3, 3), 3: (32, 32, 1, 1), 5: (32, 1, 3, 3), 6: (32, 32, 1, 1)}
+    heard = {f"conformer.pre_encode.conv.{i}": shape for i, shape in convolutions.items()}
+    adapter = {f"audio_adapter.model.{i}": shape for i, shape in {0: (512,), 1: (80, 512), 3: (64, 80)}.items()}
+    tensors = {
+        **text,
+        **_paired({**heard, **adapter, "conformer.pre_encode.out": (512, 64)}),
+        **layers(7, layer, "conformer.layers"),
+        "audio_embedding.embedding.weight": (1000, 64),
+        "audio_embedding.embedding_norm.weight": (64,),
+        "audio_embedding.to_logits.weight": (1000, 64),
+        "audio_loss_weights": (8,),
+        "codebook_offsets": (8,),
+        "depth_embeddings.0.embedding.weight": (125, 32),
+        "depth_embeddings.0.embedding_norm.weight": (32,),
+        "depth_embeddings.0.to_logits.weight": (125, 32),
+        "depth_linear.weight": (256, 64),
+        "depth_linear.bias": (256,),
+        "depthformer.layers.0.operator.qkv_proj.weight": (48, 32),
+        "depthformer.layers.0.feed_forward.w1.weight": (48, 32),
+    }
+    types = {f"conformer.layers.{i}.conv.batch_norm.num_batches_tracked": "I64" for i in range(7)}
+    types |= {"audio_loss_weights": "F32", "codebook_offsets": "I64"}
+    return Case("lfm2-audio", config, tensors, dtypes=types, mmproj=True, raw_config=True)
+
+
+_LFM2_AUDIO = lfm2_audio()
+
+CASES = (_LFM2_AUDIO, _GRANITE, _GRANITE_PLUS, _QWEN2_AUDIO, _AUDIO_FLAMINGO, _VOXTRAL, _ULTRAVOX, _MERALION, _GLM_ASR)

@@ -299,7 +299,7 @@ _GEMMA4_AUDIO: dict[str, Any] = {
     "num_attention_heads": 2,
     "num_hidden_layers": 2,
     "output_proj_dims": 48,
-    "subsampling_conv_channels": [16, 8],
+    "subsampling_conv_channels": [128, 8],
 }
 
 

@@ -145,3 +145,13 @@ LFM2_MOE: Final = FamilyTable(
 
 COMPOSITES: Final = ("Lfm2VlForConditionalGeneration",)
 MODEL_TYPES: Final = {"lfm2": "Lfm2ForCausalLM", "lfm2_moe": "Lfm2MoeForCausalLM"}
+
+OTHERS: Final = {
+    "Lfm2AudioForConditionalGeneration": (
+        "codebook_offsets",
+        "depth_embeddings.",
+        "depth_linear.",
+        "depthformer.",
+    )
+}
+"""These models speak through a small transformer of their own, whose names no other model has."""

@@ -34,8 +34,8 @@ _CONVOLUTION: Final = (
     "conv.up_conv > conv_pw1 | 2*wide a 1 | reshape(2*wide, a) f32",
     "conv.up_conv.bias! > conv_pw1=.bias | 2*wide",
     "conv.depth_conv.conv > conv_dw | wide 1 kernel | reshape(wide, kernel) f32",
-    f"{_NORM} > conv_norm_var | wide | norm_factor(1e-5)",
-    f"{_NORM} + {_SHIFT} > conv_norm_var=.bias | wide | norm_summand(1e-5)",
+    f"{_NORM} > conv_norm | wide | norm_factor(1e-5)",
+    f"{_NORM} + {_SHIFT} > conv_norm=.bias | wide | norm_summand(1e-5)",
     "conv.down_conv > conv_pw2 | a wide 1 | reshape(a, wide) f32",
     "conv.down_conv.bias! > conv_pw2=.bias | a",
 )
