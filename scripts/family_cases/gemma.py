@@ -356,20 +356,40 @@ CASES = (
         "gemma4-unified",
         {
             "architectures": ["Gemma4UnifiedForConditionalGeneration"],
-            "audio_config": {"audio_embed_dim": 64, "model_type": "gemma4_unified_audio"},
+            "audio_config": {"audio_embed_dim": 640, "model_type": "gemma4_unified_audio"},
             "dtype": "bfloat16",
             "model_type": "gemma4_unified",
             "text_config": {**_GEMMA4, "model_type": "gemma4_unified_text"},
             "tie_word_embeddings": True,
-            "vision_config": {"mm_embed_dim": 64, "model_type": "gemma4_unified_vision"},
+            "vision_config": {
+                "mm_embed_dim": 48,
+                "mm_posemb_size": 96,
+                "model_patch_size": 12,
+                "model_type": "gemma4_unified_vision",
+                "num_soft_tokens": 280,
+                "output_proj_dims": 48,
+                "patch_size": 4,
+                "pooling_kernel_size": 3,
+            },
         },
         {
             **_gemma4("model.language_model"),
-            "model.embed_audio.embedding_projection.weight": (64, 64),
-            "model.embed_vision.embedding_projection.weight": (64, 64),
-            "model.vision_embedder.patch_dense.weight": (64, 48),
+            "model.embed_audio.embedding_projection.weight": (64, 640),
+            "model.embed_vision.embedding_projection.weight": (64, 48),
+            **{
+                f"model.vision_embedder.{name}.{part}": shape if part == "weight" else shape[:1]
+                for name, shape in {
+                    "patch_dense": (48, 432),
+                    "patch_ln1": (432,),
+                    "patch_ln2": (48,),
+                    "pos_norm": (48,),
+                }.items()
+                for part in ("weight", "bias")
+            },
+            "model.vision_embedder.pos_embedding": (96, 2, 48),
         },
         {
+            "processor_config.json": {"image_processor": {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}},
             "tokenizer.json": _TOKENIZER,
             "generation_config.json": {
                 "bos_token_id": 2,
@@ -377,6 +397,7 @@ CASES = (
                 "suppress_tokens": [70, 71],
             },
         },
+        mmproj=True,
     ),
     Case(
         "gemma4-assistant",

@@ -204,6 +204,11 @@ _GEMMA4_HEARING: Final = Rows(
     )
 )
 
+_POOLED: Final = (
+    "u32 ~vision.projector.scale_factor = pooling_kernel_size if first(pooling_kernel_size, 3) != 3 else None"
+)
+"""llama.cpp pools 3 x 3 patches where nothing is stated."""
+
 GEMMA4: Final = FamilyTable(
     arch="clip",
     classes=("Gemma4ForConditionalGeneration",),
@@ -264,7 +269,68 @@ GEMMA4: Final = FamilyTable(
         *head(),
         "str ~vision.projector_type = 'gemma4v'",
         "f32 ~vision.attention.layer_norm_epsilon = first(layer_norm_eps, 1e-6)",
+        _POOLED,
         *(f"{line} if {_HEARS} else None" for line in _GEMMA4_HEARD),
     ),
     stacks=(Stack("audio_tower.layers", "a.blk", f"n_sound if {_HEARS} else 0", (_GEMMA4_HEARING,)),),
+)
+
+_SQUARE: Final = "side*side*c"
+_NO_LAYERS: Final = ("block_count", "head_count", "feed_forward_length")
+GEMMA4_UNIFIED: Final = FamilyTable(
+    arch="clip",
+    classes=("Gemma4UnifiedForConditionalGeneration",),
+    defaults={
+        "patch_size": 16,
+        "pooling_kernel_size": 3,
+        "mm_embed_dim": 3840,
+        "mm_posemb_size": 1120,
+    },
+    sizes={
+        **SIZES,
+        "w": "mm_embed_dim",
+        "n_image": "224",
+        "side": "first(model_patch_size, patch_size * pooling_kernel_size)",
+        "seen": "first(output_proj_dims, mm_embed_dim)",
+        "a": "first(audio['audio_embed_dim'], 640)",
+        "mel": "first(audio['input_feat_size'], 128)",
+    },
+    renames=(
+        (r"^model\.", ""),
+        (r"^embed_vision\.(patch_|pos_)", r"vision_embedder.\1"),
+        (r"\.multimodal_embedder\.", "."),
+    ),
+    # Pictures and sounds are not encoded: one matrix maps each patch, and another one each piece of the sound.
+    n_layer="1",
+    n_head="1",
+    layer=(),
+    output=None,
+    top=(
+        # Published files hold the values of a patch by row, column and color; llama.cpp by color, row and column.
+        f"vision_embedder.patch_dense > v.patch_embd | w {_SQUARE}"
+        f" | reshape(w, side, side, c) axes(0, 3, 1, 2) reshape(w, {_SQUARE})",
+        "vision_embedder.patch_dense.bias! > v.patch_embd=.bias | w",
+        *(
+            f"vision_embedder.patch_ln1.{part}! > v.patch_norm.1=.{part} | {_SQUARE}"
+            f" | reshape(side, side, c) axes(2, 0, 1) reshape({_SQUARE})"
+            for part in ("weight", "bias")
+        ),
+        "vision_embedder.patch_ln2 > v.patch_norm.2 | w | bias",
+        "vision_embedder.pos_norm > v.patch_norm.3 | w | bias",
+        "vision_embedder.pos_embedding! > v.position_embd | mm_posemb_size 2 w | axes(1, 0, 2) f32",
+        "embed_vision.embedding_projection > mm.input_projection | t seen",
+        "embed_audio.embedding_projection > mm.a.input_projection | t a",
+    ),
+    metadata=(
+        *(line for line in head() if not any(key in line for key in _NO_LAYERS)),
+        *(f"u32 ~vision.{key} = 0" for key in ("block_count", "attention.head_count", "feed_forward_length")),
+        "str ~vision.projector_type = 'gemma4uv'",
+        "f32 ~vision.attention.layer_norm_epsilon = first(layer_norm_eps, 1e-6)",
+        _POOLED,
+        *(line for line in sound_head() if not any(key in line for key in _NO_LAYERS)),
+        *(f"u32 ~audio.{key} = 0" for key in ("block_count", "attention.head_count", "feed_forward_length")),
+        "str ~audio.projector_type = 'gemma4ua'",
+        "u32 ~audio.num_mel_bins = mel",
+        "f32 ~audio.attention.layer_norm_epsilon = first(audio['layer_norm_eps'], 1e-6)",
+    ),
 )
