@@ -27,7 +27,7 @@ import numpy as np
 from patterns import write_shards
 from vocab_tools import byte_bpe, byte_vocabulary
 
-_TEXT_PARTS = ("text_config", "llm_config", "language_config", "lm_config")
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "lm_config", "lfm")
 WIDTH, HEIGHT = 72, 56
 SECONDS = 2
 STAND_INS = {
@@ -43,6 +43,8 @@ RENAMED = {
     "granite-speech-plus": (".conv_norm_var.", ".conv_norm."),
 }
 """Names of tensors of a projector that differ on purpose: a part of the reference's name, and what stands instead."""
+ROUNDED = ("a.position_embd.weight", ".per_dim_scale.weight", ".per_dim_k_scale.weight")
+"""Tensors of projectors whose sines and logarithms are rounded correctly; see docs/differences.md."""
 ADDED = {"mistral3-vision": {"v.token_embd.img_break": "language_model.model.embed_tokens.weight"}}
 """Tensors of a projector that the reference leaves out though llama.cpp needs them, with what they are rows of."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from interpreter import run
-from mtmd import ADDED, RENAMED
+from mtmd import ADDED, RENAMED, ROUNDED
 from patterns import pattern, write_config, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
@@ -46,8 +46,6 @@ _MINICPM = dict.fromkeys(
     ),
     _BLOCKS,
 )
-ROUNDED = ("a.position_embd.weight", ".per_dim_scale.weight", ".per_dim_k_scale.weight")
-"""Tensors of projectors whose sines and logarithms are rounded correctly; see docs/differences.md."""
 WITH_TEXT = [path for path in GOLDENS if '"text": {' in path.read_text(encoding="utf-8")]
 WITH_PROJECTOR = [path for path in GOLDENS if '"mmproj": {' in path.read_text(encoding="utf-8")]
 DIFFERENCES: dict[str, dict[str, str]] = {

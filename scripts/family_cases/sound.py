@@ -52,7 +52,9 @@ def decoder(prefix: str, bias: bool = False, head: str | None = "lm_head", kv: i
     return {**ends, **layers(2, layer, f"{prefix}.layers")}
 
 
-def whisper(prefix: str = "audio_tower", positions: int | None = 1500, mel: int = 16, count: int = 3) -> Shapes:
+def whisper(
+    prefix: str = "audio_tower", positions: int | None = 1500, mel: int = 16, count: int = 3
+) -> Shapes:
     """The tensors of the encoder of Whisper. llama.cpp's converter knows convolutions up to the number of layers."""
     matrices = {"fc1": (48, 32), "fc2": (32, 48), "final_layer_norm": (32,), "self_attn_layer_norm": (32,)}
     matrices |= {f"self_attn.{part}_proj": (32, 32) for part in ("out", "q", "v")}
@@ -169,6 +171,17 @@ def ultravox(name: str, stored: Shapes, **settings: Any) -> Case:
 
 
 _ULTRAVOX = ultravox("ultravox-0.5", {"multi_modal_projector.ln_mid.weight": (48,)}, projector_ln_mid=True)
+# With a stack of which 1500 frames hold a whole number.
+_ULTRAVOX_4 = ultravox(
+    "ultravox-stack-of-4",
+    {
+        "multi_modal_projector.linear_1.weight": (96, 128),
+        "multi_modal_projector.ln_mid.weight": (48,),
+        "multi_modal_projector.ln_pre.weight": (128,),
+    },
+    projector_ln_mid=True,
+    stack_factor=4,
+)
 _MERALION = Case(
     "meralion-2",
     {
@@ -242,11 +255,7 @@ _GLM_ASR = Case(
         "whisper_config": {**WHISPER, "model_type": "whisper", "num_hidden_layers": 3},
     },
     tensors={
-        **{
-            name: s
-            for name, s in whisper("audio_encoder.whisper", None).items()
-            if ".layer_norm." not in name
-        },
+        **{name: s for name, s in whisper("audio_encoder.whisper").items() if ".layer_norm." not in name},
         "audio_encoder.layer_norm.weight": (32,),
         "audio_encoder.layer_norm.bias": (32,),
         "audio_encoder.adapting.0.weight": (80, 128),
@@ -371,9 +380,10 @@ _GRANITE_PLUS = granite_speech(
     cat_hidden_layers=[1],
 )
 
+
 def lfm2_audio() -> Case:
-    """A conformer before a small LFM2. llama.cpp takes its width of 512 for granted, and its converter the convolution 6
-    for one of a layer 6."""
+    """A conformer before a small LFM2. llama.cpp takes a width of 512 for granted, and its converter as many layers as
+    there are steps before them."""
     layer = {
         **_paired(
             {
@@ -435,9 +445,17 @@ def lfm2_audio() -> Case:
         "semantic_codebook_factor": 100,
         "tie_audio_embeddings": False,
     }
-    convolutions = {0: (32, 1, 3, 3), 2: (32, 1, 3, 3), 3: (32, 32, 1, 1), 5: (32, 1, 3, 3), 6: (32, 32, 1, 1)}
+    convolutions = {
+        0: (32, 1, 3, 3),
+        2: (32, 1, 3, 3),
+        3: (32, 32, 1, 1),
+        5: (32, 1, 3, 3),
+        6: (32, 32, 1, 1),
+    }
     heard = {f"conformer.pre_encode.conv.{i}": shape for i, shape in convolutions.items()}
-    adapter = {f"audio_adapter.model.{i}": shape for i, shape in {0: (512,), 1: (80, 512), 3: (64, 80)}.items()}
+    adapter = {
+        f"audio_adapter.model.{i}": shape for i, shape in {0: (512,), 1: (80, 512), 3: (64, 80)}.items()
+    }
     tensors = {
         **text,
         **_paired({**heard, **adapter, "conformer.pre_encode.out": (512, 64)}),
@@ -462,4 +480,15 @@ def lfm2_audio() -> Case:
 
 _LFM2_AUDIO = lfm2_audio()
 
-CASES = (_LFM2_AUDIO, _GRANITE, _GRANITE_PLUS, _QWEN2_AUDIO, _AUDIO_FLAMINGO, _VOXTRAL, _ULTRAVOX, _MERALION, _GLM_ASR)
+CASES = (
+    _LFM2_AUDIO,
+    _GRANITE,
+    _GRANITE_PLUS,
+    _QWEN2_AUDIO,
+    _AUDIO_FLAMINGO,
+    _VOXTRAL,
+    _ULTRAVOX,
+    _ULTRAVOX_4,
+    _MERALION,
+    _GLM_ASR,
+)
