@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support import EXAMPLE, Run, srd, user_process
@@ -249,3 +250,76 @@ def test_without_anything_complete_nothing_is_kept(model: Path, tmp_path: Path) 
     run = srd("convert", broken, "-o", folder / "out.gguf", "--resume", "--fast", "--json")
     assert run.code == 1 and run.json["error"]["kind"] == "nonfinite"
     assert list(folder.iterdir()) == []
+
+
+def one_matrix(path: Path) -> None:
+    """A GGUF with one matrix, which is one unit of work: a worker needs about a second for it."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_embedding_length(1024)
+    weights = np.random.default_rng(1).standard_normal((16384, 1024), dtype=np.float32)
+    writer.add_tensor("blk.0.ffn_up.weight", weights.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("changed", [None, "GGUF", "base", "residual"])
+def test_a_unit_goes_on_where_it_was_cut(tmp_path: Path, changed: str | None) -> None:
+    """A worker notes how far it has come within a unit, in the GGUF and in both planes of the container."""
+    model, output, other = tmp_path / "m.gguf", tmp_path / "out.gguf", tmp_path / "whole"
+    one_matrix(model)
+    other.mkdir()
+    options = ("-q", "IQ2_XXS", "--fast", "--resume", "--axm", "--threads", "1", "--no-met", "--json")
+    assert srd("convert", model, "-o", other / "out.gguf", *options).code == 0
+    journal = tmp_path / ".out.gguf.journal"
+    process = user_process(
+        [sys.executable, "-m", "srd_rs", "convert", str(model), "-o", str(output), *options]
+    )
+    while process.poll() is None:
+        if journal.exists() and journal.read_text().count("\nunit ") >= 2:
+            process.kill()
+            break
+        time.sleep(0.001)
+    process.communicate(timeout=60)
+    if output.exists():
+        pytest.skip("the conversion was complete before it could be stopped")
+    notes = [line.split() for line in journal.read_text().splitlines(True) if line.startswith("unit 0 ")]
+    done = int([words for words in notes if len(words) == 6][-1][2])
+    assert 0 < done < 16384 * 1024 and done % 1024 == 0
+    if changed:
+        size = 16384 * 1024 // 256 * 66
+        blocks = (tmp_path / ".out.gguf.partial").read_bytes()[-size:][:66]
+        path = tmp_path / (".out.gguf.partial" if changed == "GGUF" else ".out.axm.partial")
+        raw = bytearray(path.read_bytes())
+        at = raw.index(blocks) + (size if changed == "residual" else 0)
+        raw[at : at + 8192] = bytes(byte ^ 1 for byte in raw[at : at + 8192])
+        path.write_bytes(raw)
+    run = srd("convert", model, "-o", output, *options)
+    assert run.code == 0, run.stderr
+    assert run.json["resumed_bytes"] == (done // 256 * 66 if changed is None else 0)
+    names = NAMES[:2]
+    assert digests_of(tmp_path, names) == digests_of(other, names)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no symbolic links")
+@pytest.mark.parametrize("name", [".out.gguf.journal", ".out.gguf.partial", ".out.axm.partial"])
+def test_a_link_in_the_place_of_what_is_kept_is_refused(
+    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path, name: str
+) -> None:
+    """Whoever may write to the folder could otherwise have another file of the user overwritten."""
+    kept = tmp_path / name
+    victim = tmp_path / "victim"
+    kept.rename(victim)
+    before = victim.read_bytes()
+    kept.symlink_to(victim)
+    run = convert(model, begun)
+    if name.endswith("journal"):
+        assert run.code == 1 and "symbolic link" in run.json["error"]["message"], run
+        assert not begun.exists()
+    else:  # it is no file of an earlier run, so a new one takes its place
+        assert run.code == 0, run
+        assert digests(tmp_path) == whole
+    assert victim.read_bytes() == before

@@ -82,9 +82,15 @@ impl Destination for Comparison {
         Box::new(Compared { file: &self.gguf.parts()[part], index, offset, found: Vec::new() })
     }
 
-    /// A comparison leaves nothing, so there is never anything to take.
-    fn take(&self, _: &Unit, _: &mut dyn Iterator<Item = Hash>, _: &Progress) -> Result<bool> {
-        Ok(false)
+    /// A comparison leaves nothing, so there is never anything to go on with.
+    fn resume<'u>(
+        &'u self,
+        _: &Unit<'u>,
+        _: u64,
+        _: &mut dyn Iterator<Item = Hash>,
+        _: &Progress,
+    ) -> Result<Option<Box<dyn UnitWriter + 'u>>> {
+        Ok(None)
     }
 
     fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {
@@ -121,6 +127,10 @@ impl UnitWriter for Compared<'_> {
         }
         self.offset += blocks.len() as u64;
         Ok(())
+    }
+
+    fn hashes(&mut self) -> Result<Vec<Hash>> {
+        Ok(Vec::new())
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Hash>> {

@@ -211,6 +211,23 @@ impl<'a> ContainerSink<'a> {
         Ok(())
     }
 
+    /// Takes the next bytes of a shard from the file, as an earlier run has written them. Returns whether their SHA-256 is
+    /// `expected`. The shard must be at its start.
+    ///
+    /// # Errors
+    /// As [`hash_range`](crate::sign::file::hash_range).
+    fn skip(
+        &self,
+        shard: &mut ShardSink,
+        bytes: u64,
+        expected: Option<Hash>,
+        progress: &Progress,
+    ) -> Result<bool> {
+        shard.hasher = self.sink.hasher_of(shard.offset..shard.offset + bytes, progress)?;
+        shard.offset += bytes;
+        Ok(expected == Some(shard.hasher.clone().finish()))
+    }
+
     /// Puts the digest of a complete shard into the manifest, and returns its SHA-256.
     pub fn finish_shard(&self, shard: ShardSink) -> Hash {
         let start = self.plan.layout.shards[shard.number].offset;
@@ -291,32 +308,27 @@ impl<'a> ContainerDestination<'a> {
 
 impl Destination for ContainerDestination<'_> {
     fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u> {
-        let container = &self.container;
-        let residual = container.residual_shard(unit.index, unit.number).map(|(shard, bits)| Residual {
-            shard,
-            bits,
-            noise: Noise::new(container.plan.header.seed, &unit.tensor.bound.name),
-            values: Vec::new(),
-            steps: Vec::new(),
-            codes: Vec::new(),
-        });
-        let base = container.base_shard(unit.index, unit.number);
-        Box::new(ShardPair { container, base, residual })
+        Box::new(ShardPair::begin(&self.container, unit))
     }
 
-    fn take(&self, unit: &Unit, hashes: &mut dyn Iterator<Item = Hash>, progress: &Progress) -> Result<bool> {
-        let container = &self.container;
-        let base = container.base_shard(unit.index, unit.number);
-        let residual = container.residual_shard(unit.index, unit.number).map(|(shard, _)| shard);
-        for shard in [Some(base), residual].into_iter().flatten() {
-            let place = &container.plan.layout.shards[shard.number];
-            let found = container.sink.hash(place.offset..place.offset + place.length, progress)?;
-            if hashes.next() != Some(found) {
-                return Ok(false);
-            }
-            container.writer.finish_shard(shard.number, found);
-        }
-        Ok(true)
+    fn resume<'u>(
+        &'u self,
+        unit: &Unit<'u>,
+        done: u64,
+        hashes: &mut dyn Iterator<Item = Hash>,
+        progress: &Progress,
+    ) -> Result<Option<Box<dyn UnitWriter + 'u>>> {
+        let mut pair = ShardPair::begin(&self.container, unit);
+        let base = unit.tensor.ty.row_bytes(done).expect("units are cut at block boundaries");
+        let is_same = self.container.skip(&mut pair.base, base, hashes.next(), progress)?
+            && match &mut pair.residual {
+                Some(Residual { shard, bits, .. }) => {
+                    let codes = bits.plane_bytes(done).expect("blocks are whole sub-blocks");
+                    self.container.skip(shard, codes, hashes.next(), progress)?
+                }
+                None => true,
+            };
+        Ok(is_same.then(|| -> Box<dyn UnitWriter> { Box::new(pair) }))
     }
 
     fn finish(mut self: Box<Self>, sources: &[SourceHash]) -> Result<Finished> {
@@ -346,6 +358,20 @@ struct Residual {
     codes: Vec<u8>,
 }
 
+impl<'u> ShardPair<'u> {
+    fn begin(container: &'u ContainerSink<'u>, unit: &Unit<'u>) -> Self {
+        let residual = container.residual_shard(unit.index, unit.number).map(|(shard, bits)| Residual {
+            shard,
+            bits,
+            noise: Noise::new(container.plan.header.seed, &unit.tensor.bound.name),
+            values: Vec::new(),
+            steps: Vec::new(),
+            codes: Vec::new(),
+        });
+        Self { container, base: container.base_shard(unit.index, unit.number), residual }
+    }
+}
+
 impl UnitWriter for ShardPair<'_> {
     fn see(&mut self, converted: &Converted) -> Result<()> {
         self.base.hash(converted.blocks);
@@ -360,6 +386,16 @@ impl UnitWriter for ShardPair<'_> {
 
     fn write(&mut self, blocks: &[u8]) -> Result<()> {
         self.container.write(&mut self.base, blocks)
+    }
+
+    fn hashes(&mut self) -> Result<Vec<Hash>> {
+        let mut hashes = vec![self.base.hasher.clone().finish()];
+        if let Some(Residual { shard, codes, .. }) = &mut self.residual {
+            self.container.write(shard, codes)?;
+            codes.clear();
+            hashes.push(shard.hasher.clone().finish());
+        }
+        Ok(hashes)
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Hash>> {

@@ -15,13 +15,20 @@ pub trait Destination: Sync {
     /// Begins a unit.
     fn begin<'u>(&'u self, unit: &Unit<'u>) -> Box<dyn UnitWriter + 'u>;
 
-    /// Takes a unit from an earlier run, if the bytes of the unit have the hashes that [`UnitWriter::finish`] returned in that run.
-    /// Returns whether they have.
+    /// Goes on with a unit of which an earlier run has written the first `done` weights, if their bytes have the hashes that
+    /// [`UnitWriter::hashes`] or [`UnitWriter::finish`] returned in that run. The writer takes the weights behind them. Returns
+    /// `None` if the bytes are other ones.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) from reading; [`Error::Interrupted`](crate::Error::Interrupted) when the run was
     /// cancelled.
-    fn take(&self, unit: &Unit, hashes: &mut dyn Iterator<Item = Hash>, progress: &Progress) -> Result<bool>;
+    fn resume<'u>(
+        &'u self,
+        unit: &Unit<'u>,
+        done: u64,
+        hashes: &mut dyn Iterator<Item = Hash>,
+        progress: &Progress,
+    ) -> Result<Option<Box<dyn UnitWriter + 'u>>>;
 
     /// Completes the output after the last unit. `sources` has the hashes of the whole source files, if they were made.
     ///
@@ -49,8 +56,14 @@ pub trait UnitWriter {
     /// [`Error::Io`](crate::Error::Io) from writing.
     fn write(&mut self, blocks: &[u8]) -> Result<()>;
 
-    /// Completes the unit, and returns the SHA-256 of each run of bytes that was written for it. A destination that is not kept
-    /// when the run is interrupted may return none.
+    /// Writes what is held back, and returns the SHA-256 of each run of bytes that was written for the unit so far. All chunks that
+    /// were seen are written. A destination that is not kept when the run is interrupted may return none.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) from writing.
+    fn hashes(&mut self) -> Result<Vec<Hash>>;
+
+    /// Completes the unit, and returns the same hashes, now of the whole unit.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) from writing.

@@ -54,10 +54,19 @@ impl Destination for Files {
         Box::new(Run { sink: &self.sinks[unit.tensor.file], start, offset: start, hasher })
     }
 
-    fn take(&self, unit: &Unit, hashes: &mut dyn Iterator<Item = Hash>, progress: &Progress) -> Result<bool> {
-        let range = Self::offset(unit, unit.start)..Self::offset(unit, unit.end);
-        let found = self.sinks[unit.tensor.file].hash(range, progress)?;
-        Ok(hashes.next() == Some(found))
+    fn resume<'u>(
+        &'u self,
+        unit: &Unit<'u>,
+        done: u64,
+        hashes: &mut dyn Iterator<Item = Hash>,
+        progress: &Progress,
+    ) -> Result<Option<Box<dyn UnitWriter + 'u>>> {
+        let sink = &self.sinks[unit.tensor.file];
+        let (start, offset) = (Self::offset(unit, unit.start), Self::offset(unit, unit.start + done));
+        let hasher = sink.hasher_of(start..offset, progress)?;
+        let is_same = hashes.next() == Some(hasher.clone().finish());
+        Ok(is_same
+            .then(|| -> Box<dyn UnitWriter> { Box::new(Run { sink, start, offset, hasher: Some(hasher) }) }))
     }
 
     fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {
@@ -85,8 +94,12 @@ impl UnitWriter for Run<'_> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<Vec<Hash>> {
+    fn hashes(&mut self) -> Result<Vec<Hash>> {
+        Ok(self.hasher.iter().cloned().map(Sha256::finish).collect())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Vec<Hash>> {
         self.sink.start_writeback(self.start..self.offset);
-        Ok(self.hasher.into_iter().map(Sha256::finish).collect())
+        self.hashes()
     }
 }

@@ -2,26 +2,30 @@
 //!
 //! Beside the outputs, which are kept as `.NAME.partial`, lies the journal `.NAME.journal` of the first output. The journal is text.
 //! The first line says what is converted: by which program, from which input, with which options, to which plan. Then each
-//! line names one unit that is complete, with the SHA-256 of its bytes. Every line ends with the first 16 digits of its
-//! own SHA-256, so a line that was cut off is not taken for one.
+//! line says how many weights of a unit are written, with the SHA-256 of their bytes; the last line of a unit counts. Every
+//! line ends with the first 16 digits of its own SHA-256, so a line that was cut off is not taken for one.
 //!
 //! ```text
-//! head {"journal":1,"program":"...","input":"...","options":"...","plan":"..."} 0123456789abcdef
+//! head {"journal":2,"program":"...","input":"...","options":"...","plan":"..."} 0123456789abcdef
 //! source 0 HASH 0123456789abcdef
-//! unit 17 0 HASH,HASH 0123456789abcdef
+//! unit 17 65536 0 HASH,HASH 0123456789abcdef
+//! unit 17 884736 0 HASH,HASH 0123456789abcdef
 //! complete 0123456789abcdef
 //! ```
 //!
 //! A run goes on only from a journal whose first line is its own. It reads the bytes of each unit again and takes the unit
 //! if the bytes have the hashes of the journal, so nothing has to be on the disk before its line is. `complete` is written
 //! just before the outputs get their names. The journal is locked while a run uses it.
+//!
+//! A unit can take seconds, so a worker notes how far it has come within a unit as well: every tenth of a second at first, and in a
+//! long run every thousandth of the time that the run has taken, so that the journal stays small.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +34,15 @@ use crate::convert::planned::Plan;
 use crate::error::{Error, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::sink::{self, Left};
+use crate::os::{self, Opening};
 use crate::sign::{Hash, Sha256, from_hex, sha256, to_hex};
 
 /// Digits of a SHA-256 at the end of each line.
 const CHECK_DIGITS: usize = 16;
+/// A worker that is within a unit adds at most one line in this share of the time that the run has taken.
+const SHARE_OF_TIME: u32 = 1000;
 /// The form of the journal.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What two runs must have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +86,14 @@ impl Head {
     }
 }
 
-/// A unit that an earlier run has completed.
+/// What a run has written of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CompleteUnit {
-    /// Number of weights that were replaced.
+pub struct WrittenUnit {
+    /// Number of weights, from the first one of the unit.
+    pub done: u64,
+    /// Number of these weights that were replaced.
     pub replaced: u64,
-    /// The hashes of its bytes, as [`Outputs::take`](crate::convert::outputs::Outputs::take) gets them.
+    /// The hashes of their bytes, as [`Outputs::resume`](crate::convert::outputs::Outputs::resume) gets them.
     pub hashes: Vec<Hash>,
 }
 
@@ -93,7 +102,7 @@ pub struct CompleteUnit {
 struct Records {
     head: Option<Head>,
     sources: Vec<(usize, Hash)>,
-    units: BTreeMap<usize, CompleteUnit>,
+    units: BTreeMap<usize, WrittenUnit>,
     complete: bool,
     /// Length of the lines that are whole.
     bytes: u64,
@@ -104,12 +113,15 @@ pub struct Journal {
     file: Mutex<File>,
     path: PathBuf,
     targets: Vec<PathBuf>,
+    begin: Instant,
+    /// The shortest time between two lines of one unit.
+    interval: Duration,
     /// What an earlier run has left.
     pub left: Left,
     /// The source files that an earlier run has hashed: index and hash.
     pub sources: Vec<(usize, Hash)>,
-    /// The units that an earlier run has completed, by their numbers.
-    pub units: BTreeMap<usize, CompleteUnit>,
+    /// What an earlier run has written of the units, by their numbers.
+    pub units: BTreeMap<usize, WrittenUnit>,
 }
 
 impl Journal {
@@ -133,7 +145,7 @@ impl Journal {
             };
         };
         let failed = |e| Error::io(&path, "open", e);
-        let mut file = open_regular(&path).map_err(failed)?;
+        let mut file = os::open_own(&path, Opening::Either).map_err(failed)?;
         sink::check_owner(&file, &path)?;
         lock(&file, &path)?;
         let head = Head::new(plan, options, resume);
@@ -153,7 +165,9 @@ impl Journal {
             (_, true) => Left::Complete,
         };
         let Records { sources, units, .. } = records;
-        let journal = Self { file: Mutex::new(file), path, targets, left, sources, units };
+        let (begin, interval) = (Instant::now(), resume.interval);
+        let file = Mutex::new(file);
+        let journal = Self { file, path, targets, begin, interval, left, sources, units };
         if is_new {
             let json = serde_json::to_string(&head).expect("strings and numbers have a JSON form");
             journal.add(&format!("head {json}"))?;
@@ -171,13 +185,18 @@ impl Journal {
         self.add(&format!("source {file} {}", to_hex(hash)))
     }
 
-    /// Notes that a unit is complete.
+    /// Notes what is written of a unit.
     ///
     /// # Errors
     /// [`Error::Io`] from the disk.
-    pub fn add_unit(&self, number: usize, unit: &CompleteUnit) -> Result<()> {
+    pub fn add_unit(&self, number: usize, unit: &WrittenUnit) -> Result<()> {
         let hashes: Vec<_> = unit.hashes.iter().map(|h| to_hex(h)).collect();
-        self.add(&format!("unit {number} {} {}", unit.replaced, hashes.join(",")))
+        self.add(&format!("unit {number} {} {} {}", unit.done, unit.replaced, hashes.join(",")))
+    }
+
+    /// Returns whether a worker is to note how far it has come within a unit. `last` is when it did so, or began the unit.
+    pub fn is_due(&self, last: Instant) -> bool {
+        last.elapsed() >= self.interval.max(self.begin.elapsed() / SHARE_OF_TIME)
     }
 
     /// Notes that all outputs are complete and get their names now.
@@ -233,9 +252,10 @@ impl Records {
             }
             ("unit", Some(_)) => {
                 let mut words = rest.split(' ');
-                let (number, replaced) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+                let number = words.next()?.parse().ok()?;
+                let (done, replaced) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
                 let hashes = words.next()?.split(',').map(from_hex).collect::<Option<_>>()?;
-                self.units.insert(number, CompleteUnit { replaced, hashes });
+                self.units.insert(number, WrittenUnit { done, replaced, hashes });
             }
             ("replaces", Some(_)) => self.head.iter_mut().for_each(|head| head.replaces = true),
             ("complete", Some(_)) => self.complete = true,
@@ -268,7 +288,8 @@ pub fn journal_path(target: &Path) -> PathBuf {
 pub fn check(plan: &Plan, options: &RunOptions) -> Result<()> {
     let targets = plan.targets(options.gguf);
     let Some(path) = targets.first().map(|t| journal_path(t)) else { return Ok(()) };
-    let Ok(mut file) = File::open(&path) else { return Ok(()) };
+    // What cannot be opened is refused by the run, which says why.
+    let Ok(mut file) = os::open_own(&path, Opening::Existing) else { return Ok(()) };
     let Some(found) = Records::read(&mut file).ok().and_then(|records| records.head) else { return Ok(()) };
     let what = match &options.resume {
         Some(resume) => Head::new(plan, options, resume).difference(&found, false),
@@ -286,10 +307,10 @@ pub fn check(plan: &Plan, options: &RunOptions) -> Result<()> {
 /// [`Error::Usage`] when another process writes them; [`Error::Io`] when a file cannot be removed.
 pub fn discard_unused(targets: &[PathBuf]) -> Result<()> {
     let Some(path) = targets.first().map(|target| journal_path(target)) else { return Ok(()) };
-    match path.symlink_metadata() {
-        Err(_) => Ok(()),
-        Ok(_) => {
-            let file = open_regular(&path).map_err(|e| Error::io(&path, "open", e))?;
+    match os::open_own(&path, Opening::Existing) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(&path, "open", e)),
+        Ok(file) => {
             lock(&file, &path)?;
             discard(targets)
         }
@@ -309,7 +330,7 @@ fn discard(targets: &[PathBuf]) -> Result<()> {
 pub fn forget(target: &Path) -> Result<()> {
     let path = journal_path(target);
     match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, "remove", e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(&path, "remove", e)),
         _ => Ok(()),
     }
 }
@@ -318,14 +339,6 @@ fn refusal(journal: &Path, what: &str) -> Error {
     let what = format!("{}: an interrupted conversion to this output was made {what}", journal.display());
     let fix = "Repeat the command of that conversion to go on with it, or start afresh with --overwrite or --no-resume";
     Error::usage(what, fix)
-}
-
-/// Opens or makes the journal. A link is not followed.
-fn open_regular(path: &Path) -> std::io::Result<File> {
-    if path.symlink_metadata().is_ok_and(|m| !m.is_file()) {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// Locks the journal, so that two processes do not write one output. A file system without locks is taken as it is.
@@ -397,7 +410,7 @@ mod tests {
     #[test]
     fn lines_are_read_up_to_the_first_that_is_not_whole() {
         let json = serde_json::to_string(&head()).unwrap();
-        let unit = |n| line_of(&format!("unit {n} 3 {},{}", "ab".repeat(32), "cd".repeat(32)));
+        let unit = |n| line_of(&format!("unit {n} 256 3 {},{}", "ab".repeat(32), "cd".repeat(32)));
         let whole =
             [line_of(&format!("head {json}")), line_of(&format!("source 1 {}", "0f".repeat(32))), unit(5)];
         let whole = whole.concat();
@@ -413,7 +426,7 @@ mod tests {
             assert_eq!(records.head, Some(head()));
             assert_eq!(records.sources, [(1, [0x0f; 32])]);
             let hashes = vec![[0xab; 32], [0xcd; 32]];
-            assert_eq!(records.units, BTreeMap::from([(5, CompleteUnit { replaced: 3, hashes })]));
+            assert_eq!(records.units, BTreeMap::from([(5, WrittenUnit { done: 256, replaced: 3, hashes })]));
             assert!(!records.complete);
         }
     }

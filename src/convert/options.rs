@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -166,6 +167,13 @@ pub struct Resume {
     pub program: String,
     /// The options of the caller, as far as they decide the bytes. They are compared before the plan is complete.
     pub options: String,
+    /// The shortest time after which a worker notes how far it has come within a unit of work.
+    pub interval: Duration,
+}
+
+impl Resume {
+    /// A tenth of a second. A unit takes seconds on a slow machine, and to note how far it is takes less than a millisecond.
+    pub const INTERVAL: Duration = Duration::from_millis(100);
 }
 
 impl RunOptions<'_> {

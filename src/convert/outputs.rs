@@ -73,18 +73,27 @@ impl<'a> Outputs<'a> {
         Writers(self.destinations.iter().map(|d| d.begin(unit)).collect())
     }
 
-    /// Takes a unit from an earlier run, if every destination has the bytes with these hashes. Returns whether they have.
+    /// Goes on with a unit of which an earlier run has written the first `done` weights, if every destination has the bytes with
+    /// these hashes. Returns `None` if one has not.
     ///
     /// # Errors
-    /// As [`Destination::take`].
-    pub fn take(&self, unit: &Unit, hashes: &[Hash], progress: &Progress) -> Result<bool> {
+    /// As [`Destination::resume`].
+    pub fn resume<'u>(
+        &'u self,
+        unit: &Unit<'u>,
+        done: u64,
+        hashes: &[Hash],
+        progress: &Progress,
+    ) -> Result<Option<Writers<'u>>> {
         let mut hashes = hashes.iter().copied();
+        let mut writers = Vec::new();
         for destination in &self.destinations {
-            if !destination.take(unit, &mut hashes, progress)? {
-                return Ok(false);
+            match destination.resume(unit, done, &mut hashes, progress)? {
+                Some(writer) => writers.push(writer),
+                None => return Ok(None),
             }
         }
-        Ok(hashes.next().is_none())
+        Ok(hashes.next().is_none().then_some(Writers(writers)))
     }
 
     /// Completes every destination and gives all files their names. `sources` has the hashes of the source files. `complete` is
@@ -134,6 +143,15 @@ impl Writers<'_> {
     /// [`Error::Io`] from writing.
     pub fn write(&mut self, blocks: &[u8]) -> Result<()> {
         self.0.iter_mut().try_for_each(|w| w.write(blocks))
+    }
+
+    /// Writes what is held back to every destination. Returns the hashes of what was written so far.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from writing.
+    pub fn hashes(&mut self) -> Result<Vec<Hash>> {
+        let hashes: Vec<_> = self.0.iter_mut().map(|w| w.hashes()).collect::<Result<_>>()?;
+        Ok(hashes.concat())
     }
 
     /// Completes the unit in every destination. Returns the hashes of what was written.

@@ -17,12 +17,13 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::convert::chunk::{Buffers, Converter};
 use crate::convert::destination::Converted;
-use crate::convert::journal::{CompleteUnit, Journal};
+use crate::convert::journal::{Journal, WrittenUnit};
 use crate::convert::options::RunOptions;
-use crate::convert::outputs::Outputs;
+use crate::convert::outputs::{Outputs, Writers};
 use crate::convert::planned::Plan;
 use crate::convert::report::{Clock, Report};
 use crate::convert::source_hashes::{SourceHashes, Step};
@@ -69,16 +70,19 @@ fn convert(
     let converter = Converter::new(plan, options, threads);
     let units = Units::cut(plan);
     let hashes = SourceHashes::new(plan);
-    let replaced = AtomicU64::new(0);
+    let (replaced, resumed) = (AtomicU64::new(0), AtomicU64::new(0));
     progress.start("", plan.tensor_bytes());
     let taken = match journal {
         Some(journal) => {
             journal.sources.iter().for_each(|&(file, hash)| hashes.take(file, hash));
-            take(journal, &units, &outputs, threads, progress, &replaced)?
+            let taken = take(journal, &units, &outputs, threads, progress)?;
+            replaced.fetch_add(taken.replaced, Ordering::Relaxed);
+            resumed.fetch_add(taken.bytes, Ordering::Relaxed);
+            taken.units
         }
-        None => Taken::default(),
+        None => BTreeSet::new(),
     };
-    let steps = hashes.steps(&units, |number| taken.units.contains(&number));
+    let steps = hashes.steps(&units, |number| taken.contains(&number));
     work::run(steps.len(), threads, progress, |number, worker: &mut Worker, active| {
         let number = match steps[number] {
             Step::Hash(file) => {
@@ -89,11 +93,23 @@ fn convert(
         };
         let unit = units.get(number);
         progress.set_phase(&unit.tensor.bound.name);
-        let Some(complete) = worker.convert(&unit, &converter, &outputs, (active, progress))? else {
+        let begun = match journal {
+            Some(journal) => Begun::resume(journal, number, &unit, &outputs, progress)?,
+            None => None,
+        };
+        let begun = begun.unwrap_or_else(|| Begun::new(&unit, &outputs));
+        let bytes = bytes_of(&unit, begun.done);
+        resumed.fetch_add(bytes, Ordering::Relaxed);
+        progress.add(bytes);
+        let note = |written: &WrittenUnit| journal.map_or(Ok(()), |j| j.add_unit(number, written));
+        let is_due = |last| journal.is_some_and(|j| j.is_due(last));
+        let Some(complete) =
+            worker.convert(&unit, begun, &converter, (active, progress), (&is_due, &note))?
+        else {
             return Ok(());
         };
         replaced.fetch_add(complete.replaced, Ordering::Relaxed);
-        journal.map_or(Ok(()), |j| j.add_unit(number, &complete))
+        note(&complete)
     })?;
     let container = outputs.commit(&hashes.finish(), || journal.map_or(Ok(()), Journal::add_complete))?;
     Ok(Report {
@@ -102,7 +118,7 @@ fn convert(
         peak_rss_bytes: os::peak_rss_bytes(),
         source_bytes: plan.source_bytes(),
         replaced: replaced.into_inner(),
-        resumed_bytes: taken.bytes,
+        resumed_bytes: resumed.into_inner(),
         threads,
         container,
     })
@@ -115,6 +131,8 @@ struct Taken {
     units: BTreeSet<usize>,
     /// Their bytes of tensor data.
     bytes: u64,
+    /// The weights in them that were replaced.
+    replaced: u64,
 }
 
 /// Takes the units that the journal says are complete, if their bytes are the ones that were written.
@@ -124,26 +142,64 @@ fn take(
     outputs: &Outputs,
     threads: usize,
     progress: &Progress,
-    replaced: &AtomicU64,
 ) -> Result<Taken> {
-    let known: Vec<_> = journal.units.iter().filter(|(number, _)| **number < units.count()).collect();
+    let is_complete = |&(&number, written): &(&usize, &WrittenUnit)| {
+        number < units.count() && written.done == units.get(number).weights()
+    };
+    let known: Vec<_> = journal.units.iter().filter(is_complete).collect();
     let taken = Mutex::new(Taken::default());
     work::run(known.len(), threads, progress, |number, (): &mut (), _| {
         let (&number, complete) = known[number];
         let unit = units.get(number);
         progress.set_phase(&unit.tensor.bound.name);
-        if outputs.take(&unit, &complete.hashes, progress)? {
-            let bytes = unit.tensor.ty.row_bytes(unit.end - unit.start);
-            let bytes = bytes.expect("units are cut at block boundaries");
+        if let Some(writers) = outputs.resume(&unit, complete.done, &complete.hashes, progress)? {
+            writers.finish()?;
+            let bytes = bytes_of(&unit, complete.done);
             let mut taken = taken.lock().unwrap_or_else(|p| p.into_inner());
             taken.units.insert(number);
             taken.bytes += bytes;
-            replaced.fetch_add(complete.replaced, Ordering::Relaxed);
+            taken.replaced += complete.replaced;
             progress.add(bytes);
         }
         Ok(())
     })?;
     Ok(taken.into_inner().unwrap_or_else(|p| p.into_inner()))
+}
+
+/// Returns the bytes of the first `weights` weights of a unit.
+fn bytes_of(unit: &Unit, weights: u64) -> u64 {
+    unit.tensor.ty.row_bytes(weights).expect("units are cut at block boundaries")
+}
+
+/// A unit that is being written.
+struct Begun<'u> {
+    writers: Writers<'u>,
+    /// Number of weights that are written.
+    done: u64,
+    /// Number of these weights that were replaced.
+    replaced: u64,
+}
+
+impl<'u> Begun<'u> {
+    fn new(unit: &Unit<'u>, outputs: &'u Outputs) -> Self {
+        Self { writers: outputs.begin(unit), done: 0, replaced: 0 }
+    }
+
+    /// Goes on with a unit that an earlier run has begun. Returns `None` if there is nothing of it that can be used.
+    fn resume(
+        journal: &Journal,
+        number: usize,
+        unit: &Unit<'u>,
+        outputs: &'u Outputs,
+        progress: &Progress,
+    ) -> Result<Option<Self>> {
+        let Some(written) = journal.units.get(&number).filter(|w| unit.has_cut(w.done)) else {
+            return Ok(None);
+        };
+        let (done, replaced) = (written.done, written.replaced);
+        let writers = outputs.resume(unit, done, &written.hashes, progress)?;
+        Ok(writers.map(|writers| Self { writers, done, replaced }))
+    }
 }
 
 /// The buffers of one thread.
@@ -155,19 +211,21 @@ struct Worker {
 }
 
 impl Worker {
-    /// Converts one unit. Returns `None` when the unit is no longer wanted and stays unfinished.
+    /// Converts what is not yet written of one unit. Returns `None` when the unit is no longer wanted and stays unfinished. Where
+    /// `is_due` says so of the time of the last note, `note` gets what is written.
     fn convert(
         &mut self,
         unit: &Unit,
+        Begun { mut writers, done, mut replaced }: Begun,
         converter: &Converter,
-        outputs: &Outputs,
         (active, progress): (&Active, &Progress),
-    ) -> Result<Option<CompleteUnit>> {
+        (is_due, note): (&dyn Fn(Instant) -> bool, &dyn Fn(&WrittenUnit) -> Result<()>),
+    ) -> Result<Option<WrittenUnit>> {
         // An unfinished unit may have left bytes behind.
         self.unwritten.clear();
         self.chunk.take_replaced();
-        let mut writers = outputs.begin(unit);
-        let mut start = unit.start;
+        let mut start = unit.start + done;
+        let mut noted = Instant::now();
         while start < unit.end {
             if !active.is_wanted() {
                 return Ok(None);
@@ -179,11 +237,17 @@ impl Worker {
             progress.add(blocks.len() as u64);
             writers.see(&Converted { chunk, blocks, weights })?;
             self.unwritten.extend_from_slice(blocks);
-            if start == unit.end || self.unwritten.len() >= WRITE {
+            let is_due = start < unit.end && is_due(noted);
+            if start == unit.end || is_due || self.unwritten.len() >= WRITE {
                 writers.write(&self.unwritten)?;
                 self.unwritten.clear();
             }
+            replaced += self.chunk.take_replaced();
+            if is_due {
+                note(&WrittenUnit { done: start - unit.start, replaced, hashes: writers.hashes()? })?;
+                noted = Instant::now();
+            }
         }
-        Ok(Some(CompleteUnit { replaced: self.chunk.take_replaced(), hashes: writers.finish()? }))
+        Ok(Some(WrittenUnit { done: unit.weights(), replaced, hashes: writers.finish()? }))
     }
 }

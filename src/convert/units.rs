@@ -70,6 +70,17 @@ impl<'a> Units<'a> {
 }
 
 impl<'a> Unit<'a> {
+    /// Returns the number of weights.
+    pub fn weights(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Returns whether the unit may be cut behind its first `weights` weights.
+    pub fn has_cut(&self, weights: u64) -> bool {
+        let in_row = (self.start.saturating_add(weights)) % self.tensor.bound.row_len().max(1);
+        weights > 0 && weights < self.weights() && in_row.is_multiple_of(CUT)
+    }
+
     /// Returns the chunk of at most `weights` weights that begins at `start`.
     pub fn chunk(&self, start: u64, weights: u64) -> Chunk<'a> {
         let row = self.tensor.bound.row_len();

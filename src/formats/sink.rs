@@ -31,10 +31,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Place, Result};
-use crate::os;
+use crate::os::{self, Opening};
 use crate::progress::Progress;
-use crate::sign::Hash;
-use crate::sign::file::hash_range;
+use crate::sign::Sha256;
+use crate::sign::file::hasher_of_range;
 
 /// An output file that has no name yet. The file vanishes when the sink is dropped before [`Sink::commit`].
 #[derive(Debug)]
@@ -101,8 +101,8 @@ impl Sink {
             check_space(target, size)?;
             discard_partial(target)?;
         }
-        let file = OpenOptions::new().read(true).write(true).create_new(!found).open(&partial);
-        let file = file.map_err(|e| Error::io(&partial, "create", e))?;
+        let opening = if found { Opening::Existing } else { Opening::New };
+        let file = os::open_own(&partial, opening).map_err(|e| Error::io(&partial, "create", e))?;
         check_owner(&file, &partial)?;
         let sink = sink(file, false);
         sink.reserve(size)?;
@@ -113,12 +113,12 @@ impl Sink {
         os::reserve(&self.file, size).map_err(|e| Error::io(&self.target, "reserve disk space for", e))
     }
 
-    /// Returns the SHA-256 of a range of the file.
+    /// Returns the SHA-256 of a range of the file. It can take the bytes behind the range.
     ///
     /// # Errors
-    /// As [`hash_range`].
-    pub fn hash(&self, range: Range<u64>, progress: &Progress) -> Result<Hash> {
-        hash_range(&self.file, &self.target, range, progress)
+    /// As [`hash_range`](crate::sign::file::hash_range).
+    pub fn hasher_of(&self, range: Range<u64>, progress: &Progress) -> Result<Sha256> {
+        hasher_of_range(&self.file, &self.target, range, progress)
     }
 
     /// Writes zeros to every byte of the file that is in none of `ranges`, which must not overlap. A new file has zeros there; of a

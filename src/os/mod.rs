@@ -12,6 +12,7 @@
 //! | [`free_bytes`] | Bytes that the user may still write to the disk of a folder, `None` where the system does not say. |
 //! | [`read_exact_at`], [`write_all_at`] | Read and write at an offset. Threads may use one file at the same time. |
 //! | [`file_id`], [`file_id_of`] | Two files, or two paths, have the same id exactly if they are the same file. |
+//! | [`open_own`] | Opens a file that this program has left or makes, to read and write it. Never follows a link at the end of the path, and refuses all that is no regular file; the answer is about the very file that was opened. |
 //! | [`open_without_waiting`] | Opens a file for reading. Never waits, not even for the writer of a pipe. |
 //! | [`advise`] | A hint how a range of a file will be used. |
 //! | [`set_readers`], [`secrecy`] | Sets who may read a file; tells whether a file is closed to all but this user. |
@@ -24,6 +25,10 @@
 //! | [`cpu_time`], [`peak_rss_bytes`] | User and system time of the process; the most memory that it had, 0 where the system does not say. |
 //!
 //! `unix.rs` holds what all Unix systems do alike. Another system is another file beside `linux.rs` and one line here.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
 
 #[cfg(unix)]
 mod unix;
@@ -56,6 +61,34 @@ pub enum Secrecy {
     OthersMay(u32),
 }
 
+/// Which files [`open_own`] opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// One that is not there yet.
+    New,
+    /// One that is there.
+    Existing,
+    /// One that is there, or else a new one.
+    Either,
+}
+
+/// See [`crate::os`].
+pub fn open_own(path: &Path, opening: Opening) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(opening == Opening::New).create(opening == Opening::Either);
+    system::not_through_links(&mut options);
+    let file = options.open(path);
+    let is_link = || path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    match file {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(io::Error::other("it is not a regular file")),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists && is_link() => {
+            Err(io::Error::other("it is a symbolic link"))
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Who may read a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
@@ -74,4 +107,48 @@ pub enum Usage {
     Soon,
     /// The range will not be read soon: the system may forget it.
     NotSoon,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_files_are_opened_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert_eq!(open_own(&path, Opening::Existing).unwrap_err().kind(), io::ErrorKind::NotFound);
+        write_all_at(&open_own(&path, Opening::New).unwrap(), b"abc", 0).unwrap();
+        assert_eq!(open_own(&path, Opening::New).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        for opening in [Opening::Existing, Opening::Either] {
+            assert_eq!(open_own(&path, opening).unwrap().metadata().unwrap().len(), 3);
+        }
+        assert!(open_own(dir.path(), Opening::Existing).is_err());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_a_link_names_is_neither_opened_nor_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("there"), "abc").unwrap();
+        for target in ["there", "missing"] {
+            let link = path(&format!("to {target}"));
+            std::os::unix::fs::symlink(path(target), &link).unwrap();
+            for opening in [Opening::New, Opening::Existing, Opening::Either] {
+                assert!(open_own(&link, opening).is_err(), "{target} {opening:?}");
+            }
+        }
+        assert!(!path("missing").exists());
+        assert_eq!(std::fs::read(path("there")).unwrap(), b"abc");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_pipe_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(open_own(&path, Opening::Either).unwrap_err().to_string().contains("not a regular file"));
+    }
 }

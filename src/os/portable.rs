@@ -8,8 +8,8 @@ use std::path::Path;
 use memmap2::Mmap;
 
 pub use super::unix::{
-    FileId, cpu_time, create_private_folder, file_id, file_id_of, free_bytes, lock_map, open_without_waiting,
-    page_size, read_exact_at, secrecy, set_readers, sync_folder, write_all_at,
+    FileId, cpu_time, create_private_folder, file_id, file_id_of, free_bytes, lock_map, not_through_links,
+    open_without_waiting, page_size, read_exact_at, secrecy, set_readers, sync_folder, write_all_at,
 };
 use super::{Readers, Usage};
 

@@ -48,6 +48,11 @@ pub fn file_id_of(path: &Path) -> io::Result<FileId> {
     path.metadata().map(|m| (m.dev(), m.ino()))
 }
 
+/// Makes an open fail at a link at the end of the path, and not wait for the other end of a pipe.
+pub fn not_through_links(options: &mut OpenOptions) {
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+}
+
 /// See [`crate::os`].
 pub fn open_without_waiting(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)

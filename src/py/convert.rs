@@ -296,7 +296,7 @@ pub fn forget_journal(py: Python<'_>, target: PathBuf) -> PyResult<()> {
 
 impl From<(String, String)> for Resume {
     fn from((program, options): (String, String)) -> Self {
-        Self { program, options }
+        Self { program, options, interval: Self::INTERVAL }
     }
 }
 

@@ -29,6 +29,14 @@ use crate::progress::Progress;
 /// # Errors
 /// [`Error::Io`] when the file cannot be read or is shorter, [`Error::Interrupted`] when the run was cancelled.
 pub fn hash_range(file: &File, path: &Path, range: Range<u64>, progress: &Progress) -> Result<Hash> {
+    Ok(hasher_of_range(file, path, range, progress)?.finish())
+}
+
+/// As [`hash_range`], for a range that goes on: the SHA-256 can take the bytes behind it.
+///
+/// # Errors
+/// As [`hash_range`].
+pub fn hasher_of_range(file: &File, path: &Path, range: Range<u64>, progress: &Progress) -> Result<Sha256> {
     let mut hasher = Sha256::default();
     let mut buffer = vec![0; (range.end - range.start).min(1 << 20) as usize];
     let mut at = range.start;
@@ -39,5 +47,5 @@ pub fn hash_range(file: &File, path: &Path, range: Range<u64>, progress: &Progre
         hasher.update(&buffer[..n]);
         at += n as u64;
     }
-    Ok(hasher.finish())
+    Ok(hasher)
 }
