@@ -65,10 +65,51 @@ def test_the_projector_alone_has_the_name_that_is_asked_for(model: Path, tmp_pat
     assert report.output == tmp_path / "eyes.gguf" and report.output.exists()
 
 
-def test_a_container_alone_says_what_it_leaves_out(model: Path, tmp_path: Path) -> None:
-    run = srd("pack", model, "--fast", "-q", "Q8_0", "-o", tmp_path / "m.axm")
-    assert run.code == 0 and "of vision, audio or a projector" in run.stderr
-    assert [path.name for path in tmp_path.glob("*mmproj*")] == []
+def test_the_projector_gets_a_container_of_its_own(model: Path, tmp_path: Path) -> None:
+    """`convert --axm` packs both files, and the container of the projector is verified and extracted as any other."""
+    key = ("--key-file", tmp_path / "master.key")
+    assert srd("keygen", key[1]).code == 0
+    out = tmp_path / "out"
+    convert = ("convert", model, "--fast", "-q", "Q8_0", "--axm", *key, "-o", f"{out}/")
+    planned = srd(*convert, "--dry-run", "--json").json["mmproj"]
+    run = srd(*convert, "--json")
+    packed = out / "mmproj-qwen2.5-vl-vision-F16.axm"
+    assert run.json["mmproj_container"]["path"] == str(packed)
+    assert planned["container"]["bytes"] == packed.stat().st_size == run.json["mmproj_container"]["bytes"]
+    assert srd("verify", packed, *key).code == 0
+    assert srd("verify", out / WRITTEN, "--axm", packed, *key).code == 0
+    assert srd("inspect", packed).stdout.count("a projector") == 1
+    assert srd("extract", packed, *key, "-o", tmp_path / "again.gguf").code == 0
+    assert (tmp_path / "again.gguf").read_bytes() == (out / WRITTEN).read_bytes()
+    other = srd("extract", packed, *key, "-q", "Q8_0", "-o", tmp_path / "other.gguf")
+    assert other.code != 0 and "--mmproj-type" in other.stderr
+
+    with (out / WRITTEN).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+    assert srd("verify", out / WRITTEN, "--axm", packed, *key).code == 3
+    # The container would not belong to another projector of the same name.
+    fresh = srd(*convert[:5], "--no-axm", "--mmproj-only", "-o", f"{out}/", "--overwrite")
+    assert fresh.code == 0, fresh.stderr
+    (out / "qwen2.5-vl-vision-Q8_0.axm").unlink()
+    kept = srd(*convert[:5], "--no-axm", "-o", f"{out}/", "--overwrite")
+    assert kept.code != 0 and "the container belongs to" in kept.stderr
+
+
+def test_pack_packs_the_projector(model: Path, tmp_path: Path) -> None:
+    key = ("--key-file", tmp_path / "master.key")
+    assert srd("keygen", key[1]).code == 0
+    run = srd("pack", model, "--fast", "-q", "Q8_0", "-o", tmp_path / "m.axm", *key, "--json")
+    packed = tmp_path / "mmproj-qwen2.5-vl-vision-F16.axm"
+    assert run.json["mmproj_container"]["path"] == str(packed) and "left out" not in run.stderr
+    assert len(list(tmp_path.glob("*.axm"))) == 2 and not list(tmp_path.glob("*.gguf"))
+    assert srd("extract", packed, *key, "-o", tmp_path / "eyes.gguf").code == 0
+    assert set(types(tmp_path / "eyes.gguf").values()) == {"F16", "F32"}
+    again = srd("pack", model, "--fast", "-q", "Q4_0", "-o", tmp_path / "n.axm", *key)
+    assert again.code == 0 and "no projector was packed" in again.stderr
+    bare = srd("pack", model, "--fast", "-q", "Q8_0", "-o", tmp_path / "b.axm", *key, "--no-mmproj", "--json")
+    assert bare.json["mmproj_container"] is None
+    assert any("of vision, audio or a projector" in warning for warning in bare.json["warnings"])
 
 
 def test_the_projector_is_left_out(model: Path, tmp_path: Path) -> None:

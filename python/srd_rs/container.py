@@ -62,6 +62,8 @@ def pack(
     residual_bits: int | None = DEFAULTS.residual_bits,
     tensor_types: Sequence[str] = (),
     seed: int = 0,
+    mmproj: bool | None = None,
+    mmproj_type: str = DEFAULTS.mmproj_type,
     key_file: StrPath | None = None,
     sign_key: StrPath | None = None,
     threads: int | None = None,
@@ -74,7 +76,8 @@ def pack(
     quant: the mix. By default Q4_K_M, or what it is for a GGUF that is quantised already: its blocks are packed as they
         are, without residuals. UsageError if that is no mix that srd-rs makes.
     output: the .axm, or a folder for it; by default ``<model name>-<quant>.axm`` in the current folder. The other
-    arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`.
+    arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`. The projector of a multimodal
+    model gets a container of its own beside it, ``mmproj-<model name>-F16.axm``.
     """
     source = locate(model)
     if quant is None:
@@ -88,7 +91,8 @@ def pack(
         calibrate_tokens=calibrate_tokens,
         tensor_types=tensor_types,
         seed=seed,
-        mmproj=False,  # a container holds the text model only, and the warning says what is left out
+        mmproj=mmproj,
+        mmproj_type=mmproj_type,
         axm=True,
         axm_output=path,
         residual_bits=residual_bits,
@@ -235,6 +239,12 @@ def extract(
     opened = _core.open_container(container)
     effects.refuse(
         (not use_key and key_file is not None, "--key-file", "--no-key says that no key is used"),
+        (
+            opened.header.arch == "clip" and not safetensors and not _is_copy(quant, opened, (), False),
+            "--quant",
+            f"the container holds a projector, which comes out as {opened.header.quant}, the type that it was packed in"
+            " (--mmproj-type)",
+        ),
         (alpha is not None and not any(t.residual_bits for t in opened.tensors), "--alpha", _NO_RESIDUALS),
         (alpha is not None and _is_copy(quant, opened, tensor_types, safetensors), "--alpha", _COPIED),
     )

@@ -182,7 +182,8 @@ def _write_beside(gguf: Path, suffix: str, text: str) -> Path:
 def _sign(report: ConvertReport, key: StrPath) -> Path:
     """Sign all files that were written, in one signature under the name of the GGUF."""
     container = report.container.path if report.container else None
-    beside = (report.mmproj, report.sidecar, report.card, report.modelfile, report.bom, container)
+    sees = report.mmproj_container.path if report.mmproj_container else None
+    beside = (report.mmproj, report.sidecar, report.card, report.modelfile, report.bom, container, sees)
     files = [*report.outputs, *(path for path in beside if path is not None)]
     return signing.sign(files, report.output.with_suffix(".sig"), key=key, overwrite=True).path
 
@@ -285,15 +286,20 @@ def run(
     native.check_resume(planner.options, gguf, kept)
     is_resumed = _core.journal_path(_first_output(native, gguf)).exists()
     _check_beside(planner.gguf, planner.options, is_resumed=is_resumed)
-    projector = projector_plan(source, _beside(planner), planner.options) if gguf else None
+    projector = projector_plan(source, _beside(planner), planner.options)
     beside = projector and Plan.of(projector)
-    if beside is not None and not options.overwrite and beside.output.exists():
-        if options.mmproj and not is_resumed:
-            fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
-            raise UsageError(message(beside.output, "the file exists already", fix))
-        # Every mix of a model has the same projector, so a second mix finds the file of the first.
-        log.warning("%s: the file exists already and is kept: no projector was written", beside.output)
-        projector = beside = None
+    if beside is not None:
+        there = next((path for path in _written(beside, gguf) if path.exists()), None)
+        if there is not None and not options.overwrite:
+            if options.mmproj and not is_resumed:
+                fix = "Replace the file with --overwrite, or leave the projector out with --no-mmproj"
+                raise UsageError(message(there, "the file exists already", fix))
+            # Every mix of a model has the same projector, so a second mix finds the file of the first.
+            what = f"no projector was {'written' if gguf else 'packed'}"
+            log.warning("%s: the file exists already and is kept: %s", there, what)
+            projector = beside = None
+        elif gguf:
+            _check_neighbours(beside.output, projector_options(planner.options))
     # Within a budget the sizes are known only when the types are chosen.
     budgeted = planner.options.budget is not None
     if on_plan is not None and not budgeted:
@@ -312,8 +318,12 @@ def run(
     if not gguf and report.container is not None:
         _core.forget_journal(report.container.path)
     if projector is not None:
-        projector.run(projector_options(planner.options), True, None)
-        report = replace(report, mmproj=None if beside is None else beside.output)
+        made_beside = projector.run(projector_options(planner.options), gguf, None)
+        report = replace(
+            report,
+            mmproj=None if beside is None or not gguf else beside.output,
+            mmproj_container=made_beside.to_dict()["container"],
+        )
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
     return clock.set_in(
         replace(
@@ -353,6 +363,12 @@ def _resume(options: ConvertOptions) -> tuple[str, str] | None:
 def _beside(planner: Planner) -> Path:
     """The file of the projector, beside the GGUF of the model."""
     return planner.gguf.with_name(projector_name(planner.source, planner.options))
+
+
+def _written(planned: Plan, gguf: bool) -> list[Path]:
+    """The files that a plan writes; False as `gguf` for the container alone."""
+    files = [file.path for file in planned.files] if gguf else []
+    return files if planned.container is None else [*files, planned.container.path]
 
 
 def prepared(

@@ -196,7 +196,11 @@ def projector_options(options: ConvertOptions) -> ConvertOptions:
         effort="fast",
         name=options.name,
         provenance=options.provenance,
-        axm=False,
+        axm=writes_container(options),
+        residual_bits=options.residual_bits,
+        key_file=options.key_file,
+        sign_key=options.sign_key,
+        met=False,
         threads=options.threads,
         max_memory=options.max_memory,
         allow_nonfinite=options.allow_nonfinite,
@@ -231,6 +235,10 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
             raise UsageError(message(source.path, "the model has no projector that can be written", fix))
         return None
     chosen = projector_options(options)
+    if options.axm_output is not None:
+        # The container of the projector lies beside that of the model.
+        beside = Path(options.axm_output).with_name(output.with_suffix(".axm").name)
+        chosen = replace(chosen, axm_output=options.axm_output if options.mmproj_only else beside)
     try:
         spec = projectors.describe(checkpoint, name=options.name, kind=chosen.quant)
     except ModelError as error:

@@ -188,7 +188,7 @@ class ConvertReport:
     (VmHWM, mapped pages included); `method` is ``"search"`` or ``"srd"``; `replaced` counts weights that
     `allow_nonfinite` made finite; `resumed_bytes` are the bytes of tensor data that an interrupted run had written;
     `sidecar` is the MET sidecar beside the GGUF, `card` the model card and `modelfile`
-    the Modelfile for Ollama, `mmproj` the GGUF of the projector, `bom` the CycloneDX
+    the Modelfile for Ollama, `mmproj` the GGUF of the projector, `mmproj_container` its container, `bom` the CycloneDX
     document, `signature` the signature of all files, each None where none was written;
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
     says whether a kept calibration was found in the cache; `srd_tokens` is the
@@ -211,6 +211,7 @@ class ConvertReport:
     calibration_found: bool = False
     srd_tokens: int | None = None
     mmproj: Path | None = None
+    mmproj_container: SealedContainer | None = None
     bom: Path | None = None
     signature: Path | None = None
     resumed_bytes: int = 0

@@ -128,6 +128,9 @@ def plan_text(plan: Plan) -> str:
     if plan.mmproj:
         total = plan.mmproj.total_bytes
         lines.append(f"{printable(str(plan.mmproj.output))}: {total} bytes ({bytes_text(total)})")
+        if packed := plan.mmproj.container:
+            path = printable(str(packed.path))
+            lines.append(f"{path}: {packed.bytes} bytes ({bytes_text(packed.bytes)})")
     if plan.effort == "srd":
         lines.append(f"effort srd{f', calibrated on {printable(plan.text)}' if plan.text else ''}")
     if plan.why_fast:
@@ -189,8 +192,8 @@ def report_text(report: ConvertReport) -> str:
     beside = (report.mmproj, report.sidecar, report.card, report.modelfile, report.bom, report.signature)
     written = [*report.outputs, *(path for path in beside if path is not None)]
     lines += [printable(str(path)) for path in written]
-    if report.container:
-        lines += container_lines(report.container)
+    for sealed in filter(None, (report.container, report.mmproj_container)):
+        lines += container_lines(sealed)
     lines.append(next_step(plan, report.mmproj))
     if report.modelfile:
         from srd_rs.publishing import ollama_name
@@ -282,6 +285,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "bom": str(report.bom) if report.bom else None,
         "signature": str(report.signature) if report.signature else None,
         "container": report.container and container_json(report.container),
+        "mmproj_container": report.mmproj_container and container_json(report.mmproj_container),
     }
 
 
@@ -295,6 +299,12 @@ def container_json(sealed: SealedContainer) -> dict[str, Any]:
         "signed": sealed.signed,
         "key_made": None if sealed.key_made is None else str(sealed.key_made),
     }
+
+
+def _projector_json(plan: Plan) -> dict[str, Any]:
+    packed = plan.container
+    container = packed and {"path": str(packed.path), "bytes": packed.bytes, "id": packed.id}
+    return {"path": str(plan.output), "bytes": plan.total_bytes, "container": container}
 
 
 def _sizes_json(plan: Plan) -> dict[str, Any]:
@@ -314,5 +324,5 @@ def _sizes_json(plan: Plan) -> dict[str, Any]:
         "types": types_json(plan.types),
         "check": plan.check and asdict(plan.check),
         "memory": plan.memory and {**asdict(plan.memory), "total": plan.total_bytes + plan.memory.total},
-        "mmproj": plan.mmproj and {"path": str(plan.mmproj.output), "bytes": plan.mmproj.total_bytes},
+        "mmproj": plan.mmproj and _projector_json(plan.mmproj),
     }

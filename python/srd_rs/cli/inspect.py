@@ -93,7 +93,11 @@ def summary_text(path: str, found: Inspection) -> str:
         value = values.get(key.replace("*", arch))
         if value is not None:
             lines.append((label, shortened(printable(_value_text(value)), 80)))
-    if arch == "clip":
+    if arch == "clip" and found.kind == "axm":
+        lines.append(
+            ("this is", "a projector: srd-rs extract writes its GGUF, which a model needs to see or hear")
+        )
+    elif arch == "clip":
         widths = (values.get(f"clip.{kind}.projection_dim") for kind in ("vision", "audio"))
         width = next((width for width in widths if width is not None), "unknown")
         lines.append(("this is", f"a projector: it reads {senses(values)} for a model of embedding {width}"))

@@ -47,6 +47,8 @@ Examples:
 @convert_option("residual_bits")
 @convert_option("tensor_types")
 @convert_option("seed", help="Seed of the noise.")
+@convert_option("mmproj")
+@convert_option("mmproj_type")
 @signing_options()
 @convert_option("threads")
 @convert_option("max_memory")
@@ -70,10 +72,12 @@ def command(
     options |= {"residual_bits": int(residual_bits) or None, "effort": chosen_effort(effort, fast)}
     with progress_bar(as_json=as_json) as progress:
         report = container.pack(model, output, progress=progress, **options)
-    sealed = report.container
+    sealed, beside = report.container, report.mmproj_container
     if sealed is None:
         raise AssertionError("pack writes a container")
     if as_json:
-        print_json({**container_json(sealed), "seconds": report.seconds})
+        projector = beside and container_json(beside)
+        print_json({**container_json(sealed), "mmproj_container": projector, "seconds": report.seconds})
     else:
-        say("\n".join([*container_lines(sealed), f"packed in {duration_text(report.seconds)}"]))
+        lines = [*container_lines(sealed), *(container_lines(beside) if beside else ())]
+        say("\n".join([*lines, f"packed in {duration_text(report.seconds)}"]))
