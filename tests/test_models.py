@@ -447,12 +447,6 @@ def test_vocabulary_size_against_embedding(rows: int, stated: int) -> None:
         spec_of(LLAMA, vocab_size=stated)
 
 
-@pytest.mark.parametrize("method", ["awq", "gptq", "mxfp4"])
-def test_quantised_checkpoints_are_refused(method: str) -> None:
-    with pytest.raises(ModelError, match="quantised already"):
-        spec_of(LLAMA, quantization_config={"quant_method": method})
-
-
 def test_fp8_with_scales_is_refused_plain_fp8_is_not() -> None:
     fp8 = {"quant_method": "fp8"}
     shapes = llama_tensors()

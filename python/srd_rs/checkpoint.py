@@ -3,9 +3,11 @@ tensors, only settings are read here: those that hold one number."""
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,11 @@ from srd_rs.reading import load_json
 
 _TEXT_PARTS: Final = ("text_config", "llm_config", "language_config", "lm_config", "lfm", "thinker_config")
 
+
+log = logging.getLogger("srd_rs.checkpoint")
+
+_NUMBERED: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+"""The names that transformers gives to the weights of a model."""
 
 OWN_FORMAT: Final = "MistralOwnFormat"
 """Stands for the class of a model in Mistral's own format: params.json and consolidated.safetensors."""
@@ -110,6 +117,7 @@ class Checkpoint:
             with suppress(FormatError):
                 generation_config = load_json(generation)
         tensors = {tensor.name: tensor for tensor in layout(folder)}
+        _note_unread(folder, {tensor.shard for tensor in tensors.values()})
         return cls(folder, config, generation_config, tensors, hub_name, pickled.is_pickled(folder))
 
     @property
@@ -139,6 +147,16 @@ class Checkpoint:
         with (self.folder / tensor.shard).open("rb") as file:
             file.seek(tensor.offset)
             return file.read(tensor.nbytes)
+
+
+def _note_unread(folder: Path, read: Collection[str]) -> None:
+    """Warn of files of weights that lie beside those of the model: an earlier save may have left them behind."""
+    names = (path.name for path in folder.glob("model*.safetensors"))
+    unread = sorted(name for name in names if name not in read and _NUMBERED.fullmatch(name))
+    if unread and read:
+        what = "%s: the weights are read from %s; %d other files are not read: %s"
+        listed = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")
+        log.warning(what, folder, ", ".join(sorted(read)[:3]), len(unread), listed)
 
 
 def _configuration(folder: Path) -> dict[str, Any]:

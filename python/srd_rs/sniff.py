@@ -35,6 +35,28 @@ _AXM: Final = b"\x89AXM\r\n\x1a\n"
 _MANIFEST: Final = b"AXMMANI1"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OTHER_WEIGHTS: Final = {".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX", ".npz": "MLX or numpy"}
+#: First bytes -> what such a file is, and what to do.
+_MAGICS: Final = (
+    (b"PK\x03\x04", "archive", "an archive (zip)"),
+    (b"\x1f\x8b", "archive", "a compressed file (gzip)"),
+    (b"\x28\xb5\x2f\xfd", "archive", "a compressed file (zstd)"),
+    (b"\xfd7zXZ\0", "archive", "a compressed file (xz)"),
+    (b"BZh", "archive", "a compressed file (bzip2)"),
+    (b"7z\xbc\xaf\x27\x1c", "archive", "an archive (7z)"),
+    (b"Rar!\x1a\x07", "archive", "an archive (rar)"),
+    (b"\x89HDF\r\n\x1a\n", "other", "a file of TensorFlow or Keras weights (HDF5)"),
+    (b"lmgg", "old", "a model in the format ggml, which came before GGUF"),
+    (b"fmgg", "old", "a model in the format ggmf, which came before GGUF"),
+    (b"tjgg", "old", "a model in the format ggjt, which came before GGUF"),
+    (b"algg", "old", "a LoRA adapter in the format ggla, which came before GGUF"),
+)
+_FIXES: Final = {
+    "archive": "Unpack it, and name the folder or the file that is in it",
+    "old": "Convert the original checkpoint, or download the model as a GGUF",
+    "page": "Download the file itself, not the page that shows it",
+    "zeros": "The download or the copy was not finished: download or write it again",
+}
+_TAR: Final = (257, b"ustar")
 _MODEL: Final = "Name a folder with config.json and safetensors files, or a GGUF"
 _KEY: Final = re.compile(rb"\s*[0-9a-fA-F]{64}\s*")
 
@@ -96,7 +118,27 @@ def _file(path: Path, head: bytes) -> Thing:
         return Thing("key", f"a {'private' if private else 'public'} key (PEM)", fix)
     if (head.startswith(b"PK\x03\x04") and path.suffix in _PICKLES) or head[:2] in (b"\x80\x02", b"\x80\x04"):
         return Thing("pickle", "a PyTorch pickle, which can run code when it is loaded", _PICKLE_FIX)
-    return _text(path, head)
+    if path.suffix in _OTHER_WEIGHTS and not head.startswith(_PLAIN_TEXT):
+        return Thing("other", f"a file of {_OTHER_WEIGHTS[path.suffix]} weights", _MODEL)
+    return _no_file_of_a_model(head) or _text(path, head)
+
+
+_PLAIN_TEXT: Final = (b"{", b"<")
+
+
+def _no_file_of_a_model(head: bytes) -> Thing | None:
+    """What lies under the name of a model after a download that went wrong, and what needs another step first."""
+    start = head[:64].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return Thing("page", "a web page (HTML), not the file itself", _FIXES["page"])
+    if head[_TAR[0] :].startswith(_TAR[1]):
+        return Thing("archive", "an archive (tar)", _FIXES["archive"])
+    for magic, kind, what in _MAGICS:
+        if head.startswith(magic):
+            return Thing(kind, what, _FIXES.get(kind, _MODEL))
+    if len(head) > 64 and not any(head):
+        return Thing("zeros", "a file that begins with zeros alone", _FIXES["zeros"])
+    return None
 
 
 def _text(path: Path, head: bytes) -> Thing:
@@ -111,6 +153,8 @@ def _text(path: Path, head: bytes) -> Thing:
         return Thing(
             "json", "a JSON file", "Name the folder that holds it" if path.name == "config.json" else ""
         )
+    if b"\0" in head:
+        return Thing("unknown", "a file of no format that srd-rs knows")
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -204,8 +248,13 @@ def _checkpoint(folder: Path, weights: list[str]) -> Thing:
             return Thing(
                 "lfs", f"a checkpoint whose {name} is a Git LFS pointer, not the weights", "Run: git lfs pull"
             )
+        found = _no_file_of_a_model(head) if head is not None and name.endswith(".safetensors") else None
+        if found is not None:
+            return Thing(found.kind, f"a checkpoint whose {name} is {found.what}", found.fix)
     index = folder / "model.safetensors.index.json"
-    missing = sorted(_parts(index) - set(weights)) if index.is_file() else []
+    # A file of the whole model counts before an index, which an earlier save may have left behind.
+    whole = "model.safetensors" in weights
+    missing = sorted(_parts(index) - set(weights)) if index.is_file() and not whole else []
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         what = f"a checkpoint that lacks {len(missing)} of its weight files: {listed}"
@@ -274,6 +323,10 @@ _UNFIT_MODELS: Final = frozenset(
         "weights",
         "other",
         "safetensors",
+        "archive",
+        "old",
+        "page",
+        "zeros",
     }
 )
 
@@ -338,7 +391,8 @@ def check_container(path: Path, *, or_manifest: bool = False) -> None:
         fix = f"Name the container, or check the GGUF against it: srd-rs verify {path.name} --axm {here}"
         raise UsageError(message(path, "this is a GGUF, which carries no signature of its own", fix))
     wanted = ("axm", "manifest") if or_manifest else ("axm",)
-    if thing.kind not in (*wanted, *_DAMAGED):
+    # What is not known can be a container whose first bytes are damaged: the reader says so.
+    if thing.kind not in (*wanted, *_DAMAGED, "zeros"):
         _refuse(path, thing, "Name an .axm container")
 
 

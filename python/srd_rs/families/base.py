@@ -18,6 +18,7 @@ from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import FormatError, ModelError, message
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
+from srd_rs.families.activations import check_activation
 from srd_rs.families.aliases import others_of
 from srd_rs.families.config import Config, normalise
 from srd_rs.families.general import Size, write_general
@@ -438,6 +439,7 @@ class Family:
             raise self.config.error(
                 "proportional RoPE is known for Gemma 4 only", "Convert it with a newer version"
             )
+        self._check_rope_factors()
         ropes.write_scaling(self.rope, self.arch, metadata)
         if (sections := ropes.sections(self.config, self.rope)) is not None:
             metadata.int32s(f"{self.arch}.rope.dimension_sections", sections)
@@ -445,6 +447,14 @@ class Family:
             metadata.float32(f"{self.arch}.rope.freq_base", self.rope.full["rope_theta"])
         if self.rope.sliding is not None:
             metadata.float32(f"{self.arch}.rope.freq_base_swa", self.rope.sliding["rope_theta"])
+
+    def _check_rope_factors(self) -> None:
+        """Refuse a scaling whose factors are a tensor, where the architecture has no such tensor."""
+        name = {"llama3": "rope_freqs.weight", "longrope": "rope_factors_long.weight"}.get(self.rope.kind)
+        name = "rope_factors_long.weight" if self.rope.kind == "su" else name
+        if name is not None and name not in self.generated():
+            what = f"llama.cpp's {self.arch} has no RoPE scaling of type {self.rope.kind}"
+            raise self.config.error(what, "The model cannot be converted")
 
     def written_head_dim(self) -> int | None:
         """Return the head size if the configuration or its class states one."""
@@ -496,6 +506,7 @@ class Family:
                 "the model has no blocks that predict further tokens", "Convert it without the option --mtp"
             )
         self.check()
+        check_activation(self.arch, self.config)
         present = self.text_tensors
         self._check_vocabulary(present)
         table = self.table(present)

@@ -29,6 +29,8 @@ from functools import cache
 from statistics import NormalDist, StatisticsError
 from typing import Any, Final
 
+from srd_rs.errors import SrdError
+
 MAX_NUMBER: Final = 2**53
 """Numbers that an expression yields stay below this bound, as sizes and counts do."""
 
@@ -192,6 +194,8 @@ def evaluate(text: str, names: Names, fail: Callable[[str], Exception]) -> Any:
     """Return the value of an expression. `fail` makes the exception for values that do not go together."""
     try:
         value = _value(parsed(text), names)
+    except SrdError:  # a value of config.json that is wrong, and whose message says so
+        raise
     except (
         ArithmeticError, IndexError, KeyError, RecursionError, StatisticsError, TypeError, ValueError
     ) as error:  # fmt: skip

@@ -7,9 +7,14 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
-_WRAPPERS: Final = ("_orig_mod.", "module.", "base_model.model.")
-"""torch.compile, data-parallel training, and PEFT models that were merged but not unwrapped put these prefixes
-before names."""
+_WRAPPERS: Final = (
+    "_orig_mod.", "module.", "base_model.model.", "_forward_module.", "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.", "pretrained_model.",
+)  # fmt: skip
+"""torch.compile, data-parallel and sharded training, checkpointing of activations, models with a value head, and PEFT
+models that were merged but not unwrapped put these prefixes before names."""
+_INNER: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Wrappers of single layers put these parts into names."""
 
 OTHER_MODALITY: Final = "of vision, audio or a projector"
 BUFFER: Final = "of buffers, which are computed anew"
@@ -32,29 +37,39 @@ _OTHER_PARTS: Final = (
     "patch_merge_mlp.", "model.connector.", "_projectors.",
 )  # fmt: skip
 _BUFFERS: Final = (
-    ".attention.masked_bias", ".attention.bias", "rotary_emb.inv_freq", "rotary_emb.cos_cached",
-    "rotary_emb.sin_cached", "position_ids", "rotary_pos_emb.inv_freq",
+    ".masked_bias", ".attention.bias", "rotary_emb.inv_freq", "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached", "position_ids", "rotary_pos_emb.inv_freq", "rotary_emb.original_inv_freq",
+    ".causal_mask", "._extra_state",
 )  # fmt: skip
 _MTP: Final = re.compile(r"(^|\.)mtp(_layers|_block|_head)?\.")
-_HEADS: Final = re.compile(r"(v_head|value_head|reward_head|rm_head|score)\.")
+_HEADS: Final = re.compile(r"(v_head|value_head|critic_head|reward_head|rm_head|score)\.")
 _LAYER: Final = re.compile(r"(^|\.)layers\.(\d{1,9})\.")
 _MTP_PARTS: Final = (".eh_proj.weight", ".enorm.weight", ".hnorm.weight", ".shared_head.norm.weight")
 
 
 def unwrapped(names: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """Return each name without the prefixes that wrappers put before all names, and return these prefixes."""
+    """Return each name without the prefixes that wrappers put before all names, and return these prefixes. A head for
+    training stands beside the model that a wrapper holds."""
     found: list[str] = []
     shorter = {name: name for name in names}
-    while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in shorter.values())), None):
+    while prefix := _wrapper([short for short in shorter.values() if not _HEADS.match(short)]):
         found.append(prefix)
         shorter = {name: short.removeprefix(prefix) for name, short in shorter.items()}
-        if not shorter:
-            break
-    inner = "._orig_mod."
-    if any(inner in short for short in shorter.values()):
-        found.append(inner[1:])
-        shorter = {name: short.replace(inner, ".") for name, short in shorter.items()}
+    for part in _INNER:
+        if any(f".{part}" in short for short in shorter.values()):
+            found.append(part)
+            shorter = {name: short.replace(f".{part}", ".") for name, short in shorter.items()}
     return shorter, found
+
+
+def _wrapper(names: Collection[str]) -> str | None:
+    """Return the prefix of a wrapper that all names have. A model that is an attribute of another module has its own
+    ``model.`` behind the one of that module."""
+    if not names:
+        return None
+    nested = any(name.startswith("model.model.") for name in names)
+    prefixes = (*_WRAPPERS, "model.") if nested else _WRAPPERS
+    return next((p for p in prefixes if all(name.startswith(p) for name in names)), None)
 
 
 def left_out(name: str, others: Iterable[str] = ()) -> str | None:

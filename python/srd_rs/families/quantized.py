@@ -23,6 +23,7 @@ from srd_rs import _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families.config import Config
+from srd_rs.families.names import left_out
 from srd_rs.families.table import PLAIN
 from srd_rs.reading import shown
 
@@ -38,6 +39,9 @@ _ACTIVATIONS: Final = (
     ".q_scale", ".kv_scale", ".output_scale", ".qscale_act", ".weight_format",
 )  # fmt: skip
 """Tensors of these names belong to the rounding of activations, which a GGUF does not have."""
+
+_WHILE_LOADING: Final = ("bitsandbytes", "fp8", "fbgemm_fp8", "hqq", "torchao", "eetq", "quanto")
+"""Methods that quantize plain weights while a training loads them, so that a merge can leave their settings behind."""
 
 INPUTS: Final = (
     "fp8-block", "fp8-tensor", "int8", "mxfp4", "nvfp4", "compressed-tensors", "gptq", "awq", "bnb", "mlx", "bitnet",
@@ -133,26 +137,33 @@ def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _refuse(checkpoint: Checkpoint, config: Config) -> None:
     """Refuse a checkpoint that says that it is quantized, or has tensors that are not plain floats.
 
-    Plain FP8 without scales is accepted. A bitsandbytes configuration that a merge left behind is accepted with
-    a warning, if every tensor is a plain float and no tensor is a code or a scale.
+    Plain FP8 without scales is accepted. A configuration that a merge left behind is accepted with a warning, if its
+    method quantizes while loading, every tensor of the model is a plain float and no tensor is a code or a scale.
     """
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else stated
     if isinstance(stated, dict) and method is None and stated:
-        method = next((key for key in ("load_in_4bit", "load_in_8bit") if stated.get(key)), "unknown")
+        loads = any(key in stated for key in ("load_in_4bit", "load_in_8bit"))
+        method = "bitsandbytes" if loads else "unknown"
     code = next((name for name in checkpoint.tensors if is_code(name)), None)
-    odd = next((t for t in checkpoint.tensors.values() if t.dtype not in PLAIN), None)
-    if code is None and method == "fp8":
+    odd = next(
+        (t for t in checkpoint.tensors.values() if t.dtype not in PLAIN and left_out(t.name) is None), None
+    )
+    name = method.lower() if isinstance(method, str) else None
+    if code is None and method == "fp8" and odd is not None:
         return
-    if code is None and odd is None and method in ("bitsandbytes", "load_in_4bit", "load_in_8bit"):
-        what = "%s: quantization_config names bitsandbytes, but every tensor is a plain float: the entry is left over"
-        log.warning(what + " from training and is ignored", config.file)
+    if code is None and odd is None and isinstance(stated, dict) and name in _WHILE_LOADING:
+        what = "%s: quantization_config names %s, but every tensor is a plain float: the entry is left over"
+        log.warning(what + " from training and is ignored", config.file, name)
         return
     signs = [] if method is None else [f"quantization_config: {shown(method)}"]
     signs += [] if code is None else [f"it has '{code}'"]
     if signs:
         what = f"the checkpoint is quantised already ({', '.join(signs)}) in a way that is not known"
-        raise config.error(what, "Convert the original checkpoint in BF16, F16 or F32")
+        fix = "Convert the original checkpoint in BF16, F16 or F32"
+        if code is None and odd is None:
+            fix += ", or delete quantization_config if these are merged weights"
+        raise config.error(what, fix)
 
 
 def _dequantize(codes: str, shape: tuple[int, ...], code: Json, **parts: Any) -> Json:

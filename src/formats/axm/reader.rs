@@ -301,6 +301,9 @@ impl Metadata {
             source::read_at(source, Place::file(path), at, buf).map_err(as_verification)
         };
         let mut bytes = [0; PREAMBLE_BYTES as usize];
+        if size < PREAMBLE_BYTES {
+            return Err(refuse(format!("has {size} bytes, and a container begins with {PREAMBLE_BYTES}")));
+        }
         read(0, &mut bytes)?;
         let preamble = Preamble::decode(&bytes).map_err(refuse)?;
         let detached = check_size(&preamble, size).map_err(refuse)?;

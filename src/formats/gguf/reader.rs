@@ -140,6 +140,26 @@ pub fn read_header<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Re
     Ok(Header { version, kv, tensors, data_offset, alignment, file_size: size })
 }
 
+/// The refusal of a version that is not read. The file can be sound, so the message says which kind of file it is.
+fn unread_version<S: Source + ?Sized>(r: &Cursor<'_, S>, version: u32) -> Error {
+    let (what, fix) = match version {
+        1 => (
+            "is a GGUF of version 1, which llama.cpp reads no more".into(),
+            "Convert the original checkpoint",
+        ),
+        4..=0xffff => {
+            let what = format!("is a GGUF of version {version}, and versions 2 and {VERSION} are known");
+            (what, "Read it with a newer srd-rs, or convert the original checkpoint")
+        }
+        _ if version.swap_bytes() <= 0xffff && version != 0 => (
+            "is a GGUF for big-endian machines".into(),
+            "Convert the original checkpoint, or turn the bytes round",
+        ),
+        _ => (format!("has GGUF version {version}; versions 2 and {VERSION} are read"), DAMAGED),
+    };
+    Error::format(Place::file(r.path).at(4), what, fix)
+}
+
 fn read_counts<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<(u32, u64, u64)> {
     r.what("the magic");
     if r.take::<4>()? != MAGIC {
@@ -148,9 +168,7 @@ fn read_counts<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<(u32, u64, u
     r.what("the version");
     let version = u32::from_le_bytes(r.take()?);
     if version != 2 && version != VERSION {
-        let order = if version & 0xffff == 0 && version != 0 { " (big-endian file?)" } else { "" };
-        let what = format!("has GGUF version {version}{order}; versions 2 and {VERSION} are read");
-        return Err(r.bad_at(4, what));
+        return Err(unread_version(r, version));
     }
     r.what("the counts");
     let n_tensors = u64::from_le_bytes(r.take()?);

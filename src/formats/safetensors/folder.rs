@@ -207,6 +207,10 @@ fn read_capped(path: &Path) -> Result<Vec<u8>> {
     }
     let mut json = Vec::with_capacity(size as usize);
     file.take(MAX_INDEX).read_to_end(&mut json).map_err(|e| Error::io(path, "read", e))?;
+    if json.starts_with(b"version https://git-lfs.github.com/spec/") {
+        let what = "this is a Git LFS pointer, which stands for a file that was not downloaded";
+        return Err(Error::model(Place::file(path), what, "Run: git lfs pull"));
+    }
     Ok(json)
 }
 

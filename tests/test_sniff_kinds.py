@@ -1,0 +1,122 @@
+"""Files under the name of a model that are something else: each is named, and only what is damaged is called so."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import shutil
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from srd_rs import errors, sniff
+from srd_rs.checkpoint import Checkpoint
+from support import EXAMPLE
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Login</title></head><body></body></html>" + b" " * 200
+
+
+def tar(path: Path) -> bytes:
+    with tarfile.open(path, "w") as file:
+        file.add(EXAMPLE / "config.json", "config.json")
+    return path.read_bytes()
+
+
+def archive(path: Path) -> bytes:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("model.gguf", b"GGUF")
+    return path.read_bytes()
+
+
+def contents(scratch: Path) -> dict[str, tuple[bytes, str, str]]:
+    """Name -> first bytes, kind, and words of the message."""
+    gguf = [b"GGUF" + struct.pack("<IQQ", version, 0, 0) for version in (1, 4)]
+    big_endian = b"GGUF" + struct.pack(">IQQ", 3, 0, 0)
+    return {
+        "page.gguf": (PAGE, "page", "a web page"),
+        "page2.gguf": (b"\n\n  <HTML lang='en'>" + PAGE, "page", "a web page"),
+        "error.gguf": (b"Entry not found", "text", "a text file"),
+        "error.json.gguf": (b'{"error": "Repository not found"}', "json", "a JSON file"),
+        "m.gguf.gz": (gzip.compress(b"GGUF"), "archive", "gzip"),
+        "m.gguf.xz": (lzma.compress(b"GGUF"), "archive", "xz"),
+        "m.gguf.zst": (b"\x28\xb5\x2f\xfd" + bytes(20), "archive", "zstd"),
+        "m.zip": (archive(scratch / "z"), "archive", "zip"),
+        "m.tar": (tar(scratch / "t"), "archive", "tar"),
+        "m.ggml": (b"lmgg" + bytes(100), "old", "before GGUF"),
+        "m.bin": (b"tjgg" + bytes(100), "old", "before GGUF"),
+        "lora.bin": (b"algg" + bytes(100), "old", "LoRA"),
+        "m.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "other", "TensorFlow"),
+        "m.onnx": (b"\x08\x07\x12\x07pytorch" + bytes(100), "other", "ONNX"),
+        "m.npz": (archive(scratch / "n"), "other", "numpy"),
+        "zeros.gguf": (bytes(4096), "zeros", "zeros"),
+        "lfs.gguf": (LFS, "lfs", "Git LFS pointer"),
+        "picture.gguf": (b"\x89PNG\r\n\x1a\n" + bytes(50), "unknown", "no format"),
+        "program.gguf": (b"\x7fELF" + bytes(50), "unknown", "no format"),
+        "v1.gguf": (gguf[0], "gguf", "version 1"),
+        "v4.gguf": (gguf[1], "gguf", "version 4"),
+        "big.gguf": (big_endian, "gguf", "big-endian"),
+    }
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    from srd_rs import _core
+
+    for name, (data, kind, words) in contents(tmp_path).items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert sniff.identify(path).kind == kind, name
+        for check in (sniff.check_model, sniff.check_inspectable, sniff.check_gguf):
+            try:
+                check(path)
+                _core.read_gguf(path, 0)
+            except errors.SrdError as error:
+                assert words in str(error) or kind == "unknown", (name, error)
+                assert kind == "unknown" or "damaged" not in str(error), (name, error)
+            else:
+                pytest.fail(name)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (PAGE, "a web page"),
+        (LFS, "Git LFS pointer"),
+        (gzip.compress(bytes(100)), "gzip"),
+        (bytes(4096), "zeros"),
+    ],
+)
+def test_weights_that_are_something_else_are_named(tmp_path: Path, data: bytes, words: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(EXAMPLE, folder)
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(errors.ModelError, match=f"model.safetensors is .*{words}"):
+        sniff.check_model(folder)
+
+
+def test_an_index_that_is_a_pointer_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(EXAMPLE, folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_bytes(LFS)
+    sniff.check_model(folder)
+    with pytest.raises(errors.ModelError, match="git lfs pull"):
+        Checkpoint.open(folder)
+
+
+def test_shards_that_an_earlier_save_left_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """model.safetensors counts before an index, as in transformers, even if files of the index are missing."""
+    folder = tmp_path / "model"
+    shutil.copytree(EXAMPLE, folder)
+    plain = len(Checkpoint.open(folder).tensors)
+    assert "not read" not in caplog.text
+    shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"x": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    sniff.check_model(folder)
+    assert len(Checkpoint.open(folder).tensors) == plain
+    assert "model-00001-of-00002.safetensors" in caplog.text and "not read" in caplog.text
