@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from srd_rs.checkpoint import Checkpoint, SourceTensor
+from srd_rs.checkpoint import Checkpoint, SourceTensor, text_part
 from srd_rs.errors import FormatError, ModelError, message
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
@@ -174,17 +174,28 @@ class Family:
         return self.stated_heads_kv()
 
     def stated_heads_kv(self) -> int:
-        """Return the number of key-value heads by config.json."""
-        count = self.config.optional_count("num_key_value_heads")
+        """Return the number of key-value heads by config.json. A value of null means as many as query heads, where a
+        missing value means the default of the class."""
+        count = (
+            None
+            if self._is_null("num_key_value_heads")
+            else self.config.optional_count("num_key_value_heads")
+        )
         count = self.n_head if count is None else count
         if self.n_head % count:
             what = f"num_attention_heads {self.n_head} is no multiple of num_key_value_heads {count}"
             raise self.config.error(what)
         return count
 
+    def _is_null(self, key: str) -> bool:
+        """Say whether config.json states null, and no other spelling of the key states a value."""
+        part = text_part(self.checkpoint.config)
+        config = part if key in part else self.checkpoint.config
+        return key in config and config[key] is None and not self.config.stated(key)
+
     @cached_property
     def head_dim(self) -> int:
-        stated = self.config.optional_count("head_dim")
+        stated = None if self._is_null("head_dim") else self.config.optional_count("head_dim")
         if stated is not None:
             return self.check_head_dim("head_dim", stated)
         if self.n_embd % self.n_head:
@@ -458,7 +469,7 @@ class Family:
 
     def written_head_dim(self) -> int | None:
         """Return the head size if the configuration or its class states one."""
-        return self.config.optional_count("head_dim")
+        return None if self._is_null("head_dim") else self.config.optional_count("head_dim")
 
     @cached_property
     def n_expert_used(self) -> int:

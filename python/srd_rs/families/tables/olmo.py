@@ -67,7 +67,7 @@ OLMO2: Final = FamilyTable(
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
-    class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096}},
+    class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096, "rope_theta": 500_000.0}},
     layer=(
         Rows(
             (
@@ -84,6 +84,7 @@ OLMO2: Final = FamilyTable(
         "u32 ~attention.sliding_window = sliding_window",
         "bools ~attention.sliding_window_pattern = None if sliding_window == None"
         " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
+        "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and sliding_window != None else None",
     ),
 )
 
