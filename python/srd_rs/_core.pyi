@@ -40,6 +40,7 @@ __all__ = [
     "PlannedContainer",
     "PlannedFile",
     "PlannedTensor",
+    "RemoteFiles",
     "Residency",
     "RunReport",
     "SealedContainer",
@@ -252,6 +253,20 @@ class Residency(_Record):
     resident_bytes: Final[int | None]
 
 @final
+class RemoteFiles:
+    def __new__(
+        cls,
+        label: str,
+        files: Sequence[tuple[str, str, int, str | None]],
+        token: str | None = None,
+        commit: str | None = None,
+    ) -> RemoteFiles: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def received(self) -> int: ...
+
+@final
 class Hydrator:
     def __new__(cls, path: _Path, sidecar: _Path | None = None) -> Hydrator: ...
     def sidecar(self) -> str: ...
@@ -430,6 +445,7 @@ def plan_checkpoint(
     listed: Sequence[tuple[str, str, Sequence[int], str, int]] | None = None,
     revision: str | None = None,
     adapters: Sequence[_Path] = ...,
+    remote: RemoteFiles | None = None,
 ) -> Plan: ...
 def plan_gguf(
     path: _Path,
@@ -445,9 +461,13 @@ def forward_architectures() -> list[str]: ...
 def forward_logits(
     plan: Plan, tokens: Sequence[Sequence[int]], threads: int, max_memory: int = 4294967296
 ) -> tuple[NDArray[np.float32], list[tuple[list[str], int | None, int, int, float]]]: ...
-def read_checkpoint_layout(path: _Path) -> list[tuple[str, str, tuple[int, ...], str, int, int]]: ...
+def read_checkpoint_layout(
+    path: _Path, remote: RemoteFiles | None = None
+) -> list[tuple[str, str, tuple[int, ...], str, int, int]]: ...
 def read_gguf(path: _Path, max_items: int | None = None) -> GgufHeader: ...
-def read_small_tensors(path: _Path, names: Sequence[str], most: int) -> dict[str, bytes]: ...
+def read_small_tensors(
+    path: _Path, names: Sequence[str], most: int, remote: RemoteFiles | None = None
+) -> dict[str, bytes]: ...
 def instruction_sets() -> list[str]: ...
 def quantizable_types() -> list[str]: ...
 def quantize(

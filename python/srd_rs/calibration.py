@@ -117,7 +117,7 @@ def calibrate(
     sniff.check_output(Path(output), replaces=("calibration",))
     if imatrix is not None:
         sniff.check_output(Path(imatrix), replaces=("imatrix",))
-    native = native_model(locate(model).path, Path(output))
+    native = native_model(locate(model), Path(output))
     with counting(progress) as tell:
         made = measure(
             native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,20 +66,21 @@ class SourceTensor:
         return {"op": "source", "tensor": self.name} if self.decoded is None else dict(self.decoded)
 
 
-def layout(path: Path) -> list[SourceTensor]:
-    """Return the tensors of a model folder or of a safetensors file, in file order.
+def layout(path: Path, remote: _core.RemoteFiles | None = None) -> list[SourceTensor]:
+    """Return the tensors of a model folder or of a safetensors file, in file order. The weight files are `remote` where
+    they are given.
 
     Raises SrdIOError if a file cannot be read, FormatError if a file breaks its format, ModelError if there is no
     model.
     """
-    if path.is_dir() and pickled.is_pickled(path):
+    if remote is None and path.is_dir() and pickled.is_pickled(path):
         return [
             SourceTensor(t.name, t.dtype, t.shape, t.file, offset=t.offset, nbytes=t.nbytes)
             for t in pickled.listed(path)
         ]
     return [
         SourceTensor(name, dtype, tuple(shape), shard, offset=offset, nbytes=nbytes)
-        for name, dtype, shape, shard, offset, nbytes in _core.read_checkpoint_layout(path)
+        for name, dtype, shape, shard, offset, nbytes in _core.read_checkpoint_layout(path, remote)
     ]
 
 
@@ -96,6 +97,8 @@ class Checkpoint:
     """Whether the weights are PyTorch pickles."""
     adapters: tuple[Path, ...] = ()
     """Folders of LoRA adapters that are merged into the weights."""
+    remote: _core.RemoteFiles | None = None
+    """The weight files, if they are not in the folder."""
 
     @property
     def stem(self) -> str:
@@ -103,7 +106,9 @@ class Checkpoint:
         return self.hub_name or self.folder.resolve().name
 
     @classmethod
-    def open(cls, folder: str | Path, hub_name: str | None = None) -> Checkpoint:
+    def open(
+        cls, folder: str | Path, hub_name: str | None = None, remote: _core.RemoteFiles | None = None
+    ) -> Checkpoint:
         """Read config.json, generation_config.json and the shard headers of `folder`.
 
         Raises SrdIOError if a file cannot be read, FormatError if one breaks its format. A broken
@@ -116,9 +121,11 @@ class Checkpoint:
         if generation.is_file():
             with suppress(FormatError):
                 generation_config = load_json(generation)
-        tensors = {tensor.name: tensor for tensor in layout(folder)}
-        _note_unread(folder, {tensor.shard for tensor in tensors.values()})
-        return cls(folder, config, generation_config, tensors, hub_name, pickled.is_pickled(folder))
+        tensors = {tensor.name: tensor for tensor in layout(folder, remote)}
+        if remote is None:
+            _note_unread(folder, {tensor.shard for tensor in tensors.values()})
+        is_pickled = remote is None and pickled.is_pickled(folder)
+        return cls(folder, config, generation_config, tensors, hub_name, is_pickled, remote=remote)
 
     @property
     def config_file(self) -> Path:
@@ -144,9 +151,15 @@ class Checkpoint:
 
     def _bytes_of(self, tensor: SourceTensor) -> bytes:
         """Return the bytes of a small tensor."""
+        if not self.pickled:
+            return self.small([tensor.name], max(tensor.nbytes, 1))[tensor.name]
         with (self.folder / tensor.shard).open("rb") as file:
             file.seek(tensor.offset)
             return file.read(tensor.nbytes)
+
+    def small(self, names: Sequence[str], most: int) -> dict[str, bytes]:
+        """Return the bytes of small tensors by name. A tensor of more than `most` bytes is refused."""
+        return _core.read_small_tensors(self.folder, names, most, self.remote)
 
 
 def _note_unread(folder: Path, read: Collection[str]) -> None:

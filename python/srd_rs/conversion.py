@@ -81,7 +81,7 @@ def convert(
         ('model-Q5_K_M.gguf', 'search')
     """
     chosen = changed(options, changes)
-    source = locate(model)
+    source = locate(model, stream=chosen.stream)
     with showing(progress) as tell:
         if chosen.mmproj_only:
             return _projector_alone(source, output, chosen, tell, on_plan)
@@ -150,7 +150,8 @@ def plan(
 
     Raises the errors of `srd_rs.convert`, except those that only weights can cause.
     """
-    given, source = changed(options, changes), locate(model)
+    given = changed(options, changes)
+    source = locate(model, stream=given.stream)
     if given.mmproj_only:
         return Plan.of(_projector_plan(source, output, given))
     planner = Planner(source, output, given)
@@ -444,7 +445,7 @@ def _calibration(
             progress(Progress(done, total, "", "calibrate"))
 
     planned = (
-        native_model(model, planner.gguf, options.lora)
+        native_model(planner.source, planner.gguf, options.lora)
         if native.source_digest is None
         else NativeModel(model, native)
     )

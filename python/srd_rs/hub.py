@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs import pickled
-from srd_rs.errors import SrdFileNotFoundError, SrdIOError, UsageError, message
+from srd_rs import _core, pickled
+from srd_rs.errors import (
+    ModelError,
+    SrdFileNotFoundError,
+    SrdIOError,
+    UsageError,
+    VerificationError,
+    message,
+)
 
 MODEL_FILES: Final = (
     "config.json",
@@ -77,12 +84,14 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
 @dataclass(frozen=True)
 class Source:
     """A model on disk. `name` is what the hub calls the model, `repo` is its `ORG/NAME`, and `revision` is
-    `ORG/NAME@COMMIT`. All are None for a path of the user's own."""
+    `ORG/NAME@COMMIT`. All are None for a path of the user's own. `remote` are the weight files, if they stay on the hub
+    and `path` holds only the small files."""
 
     path: Path
     name: str | None = None
     repo: str | None = None
     revision: str | None = None
+    remote: _core.RemoteFiles | None = None
 
     @property
     def stem(self) -> str:
@@ -97,15 +106,24 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(p for pattern in MODEL_FILES for p in folder.glob(pattern) if p.is_file())
 
 
-def locate(model: str | os.PathLike[str]) -> Source:
-    """The model called `model`: an existing path, or a model on the hub.
+def locate(model: str | os.PathLike[str], *, stream: bool = False) -> Source:
+    """The model called `model`: an existing path, or a model on the hub. With `stream` the weights on the hub are not
+    downloaded: they are read by HTTP ranges.
 
     A model on the hub is `ORG/NAME` or `ORG/NAME@REVISION`, with `hf://` or the address of the hub in front if wanted.
     A name whose first part is a folder here is a path. One file of a model on the hub, such as a GGUF, is what `file`
-    takes. Raises `SrdIOError` if the download fails.
+    takes. Raises `SrdIOError` if the download fails, and `UsageError` if there is nothing to stream.
     """
+    source = _located(model, stream)
+    if stream and source.remote is None:
+        what = "only a model on the hub with safetensors files can be streamed"
+        raise UsageError(message(model, what, "Name ORG/NAME or hf://ORG/NAME, or leave out --stream"))
+    return source
+
+
+def _located(model: str | os.PathLike[str], stream: bool) -> Source:
     path = Path(model)
-    if isinstance(model, str) and _HUB_FILE.fullmatch(model):
+    if isinstance(model, str) and not stream and _HUB_FILE.fullmatch(model):
         return Source(file(model))
     hub_id = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
     if isinstance(model, str) and not hub_id and not path.exists() and _REMOTE.fullmatch(model):
@@ -116,6 +134,8 @@ def locate(model: str | os.PathLike[str]) -> Source:
         return Source(path)
     if "://" not in hub_id[0] and Path(hub_id["org"]).is_dir():
         return Source(path)
+    if stream:
+        return _streamed(hub_id)
     folder, repo = _download(hub_id), f"{hub_id['org']}/{hub_id['name']}"
     commit = folder.name if _COMMIT.fullmatch(folder.name) else hub_id["revision"]
     return Source(folder, hub_id["name"], repo, f"{repo}@{commit}" if commit else None)
@@ -205,6 +225,52 @@ def _download(hub_id: re.Match[str]) -> Path:
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
         raise _failure(hub_id[0], repo, hub_id["revision"], error) from error
     return folder
+
+
+def _streamed(hub_id: re.Match[str]) -> Source:
+    """A model whose small files are downloaded, and whose weight files are listed."""
+    from huggingface_hub import HfApi, hf_hub_url, snapshot_download
+    from huggingface_hub.utils import build_hf_headers, filter_repo_objects
+
+    repo = f"{hub_id['org']}/{hub_id['name']}"
+    try:
+        info = HfApi().model_info(repo, revision=hub_id["revision"], files_metadata=True)
+        commit = str(info.sha)
+        kept = snapshot_download(
+            repo, revision=commit, allow_patterns=list(MODEL_FILES), ignore_patterns=list(UNWANTED)
+        )
+    except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
+        raise _failure(hub_id[0], repo, hub_id["revision"], error) from error
+    folder = Path(kept)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    for name, file in files.items():
+        _check_small(folder / name, file)
+    names = filter_repo_objects(files, allow_patterns=list(WEIGHT_FILES), ignore_patterns=list(UNWANTED))
+    listed = [
+        (name, hf_hub_url(repo, name, revision=commit), files[name].size or 0, _sha256(files[name]))
+        for name in names
+    ]
+    if not listed:
+        fix = "Leave out --stream to download the model"
+        raise ModelError(message(hub_id[0], "the model has no safetensors files to stream", fix))
+    authorization = str(build_hf_headers().get("authorization", ""))
+    remote = _core.RemoteFiles(f"hf://{repo}", listed, authorization.removeprefix("Bearer ") or None, commit)
+    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}", remote)
+
+
+def _sha256(file: Any) -> str | None:
+    """The SHA-256 that the hub names for a large file; None for a file that it keeps in git."""
+    return None if file.lfs is None else str(file.lfs.sha256)
+
+
+def _check_small(path: Path, file: Any) -> None:
+    """Compare a downloaded file with the SHA-256 that the hub names for it."""
+    expected = _sha256(file)
+    if expected is None or not path.is_file():
+        return
+    if _core.file_sha256(path)[1] != expected:
+        what = f"the file does not have the SHA-256 that the hub names, {expected}"
+        raise VerificationError(message(path, what, "Remove the file from the cache, and run again"))
 
 
 def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> SrdIOError:

@@ -66,6 +66,12 @@ class ConvertOptions:
         " are added one after another.",
         "FOLDER",
     )
+    stream: bool = _option(
+        False,
+        "Input",
+        "Do not download the weights of a model on the hub: read them over the network while they are converted. The"
+        " output has the same bytes. With effort srd the weights are fetched twice.",
+    )
     quant: str = _option(
         _core.DEFAULT_MIX,
         "Quality",

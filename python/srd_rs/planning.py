@@ -49,9 +49,12 @@ class NativeModel:
         return self.plan.source_digest
 
 
-def native_model(model: Path, beside: Path = Path("model.gguf"), lora: Sequence[StrPath] = ()) -> NativeModel:
+def native_model(
+    source: Source, beside: Path = Path("model.gguf"), lora: Sequence[StrPath] = ()
+) -> NativeModel:
     """A model folder or GGUF, to be run. States that do not fit into memory go into the folder of `beside`."""
-    return NativeModel(model, native_plan(Source(model), beside, ConvertOptions(quant="F32", lora=lora)))
+    options = ConvertOptions(quant="F32", lora=lora)
+    return NativeModel(source.path, native_plan(source, beside, options))
 
 
 def calibration_file(options: ConvertOptions) -> StrPath | None:
@@ -80,7 +83,8 @@ class Planner:
         if options.effort not in (*EFFORTS, None):
             what = f"effort '{options.effort}' is not known"
             raise UsageError(message("effort", what, "Use 'srd' or 'fast'"))
-        sniff.check_model(source.path)
+        if source.remote is None:
+            sniff.check_model(source.path)
         options = recipe.resolved(options)
         self.source = source
         self.gguf = output_path(source, output, recipe.label(options))
@@ -181,6 +185,7 @@ class Planner:
             listed,
             self.source.revision,
             [folder / lora.WEIGHTS for folder in _adapters(options)],
+            self.source.remote,
         )
 
 
@@ -228,7 +233,9 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
     from srd_rs.checkpoint import Checkpoint
     from srd_rs.families import lora, projectors
 
-    checkpoint = replace(Checkpoint.open(source.path, source.name), adapters=_adapters(options))
+    checkpoint = replace(
+        Checkpoint.open(source.path, source.name, source.remote), adapters=_adapters(options)
+    )
     if not projectors.has_projector(checkpoint):
         if asked:
             fix = "Leave out the option, or see srd-rs models for the classes that have one"
@@ -260,6 +267,7 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
         files,
         listed=listed,
         adapters=adapters,
+        remote=source.remote,
     )
 
 
@@ -293,7 +301,7 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     from srd_rs.families import lora, projectors
 
     model = source.path
-    checkpoint = replace(Checkpoint.open(model, source.name), adapters=_adapters(options))
+    checkpoint = replace(Checkpoint.open(model, source.name, source.remote), adapters=_adapters(options))
     seen = options.mmproj is not False and projectors.has_projector(checkpoint)
     spec = families.describe(checkpoint, name=options.name, mtp=options.mtp, with_projector=seen)
     metadata = spec.metadata

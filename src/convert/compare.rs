@@ -16,7 +16,7 @@ use crate::convert::units::Unit;
 use crate::error::{Error, Place, Result};
 use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::{Gguf, GgufFile, KeyValues};
-use crate::formats::source::Source;
+use crate::input::ReadAt;
 use crate::progress::Progress;
 use crate::sign::Hash;
 

@@ -7,15 +7,16 @@ use crate::error::Result;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::gguf::{Gguf, GgufFile};
 use crate::formats::safetensors::Checkpoint;
-use crate::formats::source::open_regular;
+use crate::formats::source::open_input;
+use crate::input::Input;
 use crate::progress::Progress;
 use crate::sign::file::hash_range;
 use crate::sign::{sha256, to_hex};
 
 /// A file that goes into the digest, or its header.
 pub struct Part {
-    /// The path of the file.
-    pub path: PathBuf,
+    /// The open file.
+    pub input: Input,
     /// The number of bytes that are hashed, for a weight file its header; `None` for the whole file.
     pub header_bytes: Option<u64>,
 }
@@ -27,13 +28,24 @@ pub fn checkpoint_headers(checkpoint: &Checkpoint) -> Vec<Part> {
         ends[tensor.shard] = ends[tensor.shard].min(tensor.offset);
     }
     let shards = checkpoint.shards().iter().zip(ends);
-    shards.map(|(s, end)| Part { path: s.path.clone(), header_bytes: Some(end) }).collect()
+    shards.map(|(s, end)| Part { input: s.clone(), header_bytes: Some(end) }).collect()
 }
 
 /// The headers of the parts of a GGUF.
-pub fn gguf_headers(gguf: &Gguf) -> Vec<Part> {
-    let part = |p: &GgufFile| Part { path: p.path.clone(), header_bytes: Some(p.data_offset) };
+///
+/// # Errors
+/// [`crate::Error::Io`] when no more files can be opened.
+pub fn gguf_headers(gguf: &Gguf) -> Result<Vec<Part>> {
+    let part = |p: &GgufFile| Ok(Part { input: p.input()?, header_bytes: Some(p.data_offset) });
     gguf.parts().iter().map(part).collect()
+}
+
+/// The whole of a small file.
+///
+/// # Errors
+/// [`crate::Error::Io`] when the file cannot be opened.
+pub fn whole(path: &PathBuf) -> Result<Part> {
+    Ok(Part { input: open_input(path)?, header_bytes: None })
 }
 
 /// Hashes the parts and returns them sorted by name.
@@ -60,11 +72,10 @@ fn line(file: &SourceFile) -> String {
 }
 
 fn describe_part(part: &Part) -> Result<SourceFile> {
-    let name = part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (file, bytes) = open_regular(&part.path)?;
-    let hashed_bytes = part.header_bytes.unwrap_or(bytes);
-    let sha256 = to_hex(&hash_range(&file, &part.path, 0..hashed_bytes, &Progress::default())?);
-    Ok(SourceFile { bytes, file_sha256: None, hashed_bytes, name, sha256 })
+    let input = &part.input;
+    let hashed_bytes = part.header_bytes.unwrap_or(input.size);
+    let sha256 = to_hex(&hash_range(input, &input.path, 0..hashed_bytes, &Progress::default())?);
+    Ok(SourceFile { bytes: input.size, file_sha256: None, hashed_bytes, name: input.name(), sha256 })
 }
 
 #[cfg(test)]
@@ -79,7 +90,7 @@ mod tests {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let expected =
             format!("sha256:{}", to_hex(&sha256(&[format!("config.json\t3\t{abc}\n").as_bytes()])));
-        let digest = || source_digest(&describe(&[Part { path: path.clone(), header_bytes: None }]).unwrap());
+        let digest = || source_digest(&describe(&[whole(&path).unwrap()]).unwrap());
         assert_eq!(digest(), expected);
         std::fs::write(&path, "abd").unwrap();
         assert_ne!(digest(), expected);

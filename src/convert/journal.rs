@@ -363,8 +363,8 @@ fn input_digest(plan: &Plan) -> String {
         });
         hasher.update(format!("{:?} {facts:?}\n", path.file_name()).as_bytes());
     };
-    for (path, file) in plan.model.source.files() {
-        add(path, file.metadata().ok());
+    for input in plan.model.source.files() {
+        add(&input.path, input.as_local().and_then(|file| file.metadata().ok()));
     }
     for path in plan.inputs.iter().filter(|path| !Calibration::recognise(path) && path.exists()) {
         add(path, path.metadata().ok());

@@ -29,6 +29,7 @@ use crate::convert::report::{Clock, Report};
 use crate::convert::source_hashes::{SourceHashes, Step};
 use crate::convert::units::{Unit, Units};
 use crate::error::Result;
+use crate::model::source::Wanted;
 use crate::os;
 use crate::progress::Progress;
 use crate::work::{self, Active};
@@ -83,6 +84,7 @@ fn convert(
         None => BTreeSet::new(),
     };
     let steps = hashes.steps(&units, |number| taken.contains(&number));
+    let _fetching = plan.model.source.read_ahead(wanted(&steps, &units), options.max_memory / 4);
     work::run(steps.len(), threads, progress, |number, worker: &mut Worker, active| {
         let number = match steps[number] {
             Step::Hash(file) => {
@@ -122,6 +124,27 @@ fn convert(
         threads,
         container,
     })
+}
+
+/// What the steps read of the source, in their order. A tensor is read from its start to its end by several units.
+fn wanted(steps: &[Step], units: &Units) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    let mut before = None;
+    for step in steps {
+        match *step {
+            Step::Hash(file) => wanted.push(Wanted::File(file)),
+            Step::Convert(number) => {
+                let unit = units.get(number);
+                if before.replace(unit.index) != Some(unit.index) {
+                    unit.tensor
+                        .bound
+                        .source
+                        .for_each_source(&mut |tensor| wanted.push(Wanted::Tensor(tensor)));
+                }
+            }
+        }
+    }
+    wanted
 }
 
 /// What a run takes from an interrupted one.

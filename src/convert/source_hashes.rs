@@ -6,10 +6,10 @@ use std::sync::Mutex;
 
 use crate::convert::planned::Plan;
 use crate::convert::units::Units;
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
 use crate::progress::Progress;
-use crate::sign::Hash;
 use crate::sign::file::hash_range;
+use crate::sign::{Hash, to_hex};
 
 /// The name of a source file, without its folder, and the SHA-256 of the file.
 pub type SourceHash = (String, Hash);
@@ -80,11 +80,18 @@ impl<'a> SourceHashes<'a> {
     /// Hashes a file, and returns the hash.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] when the file cannot be read or has become shorter, [`crate::Error::Interrupted`] when the run
-    /// was cancelled.
+    /// [`Error::Io`] when the file cannot be read or has become shorter; [`Error::Verification`] when the hub names another
+    /// hash for the file; [`Error::Interrupted`] when the run was cancelled.
     pub fn hash(&self, file: usize, progress: &Progress) -> Result<Hash> {
-        let (path, open) = &self.plan.model.source.files()[file];
-        let hash = hash_range(open, path, 0..self.lengths[file].unwrap_or(0), progress)?;
+        let input = &self.plan.model.source.files()[file];
+        let hash = hash_range(input, &input.path, 0..self.lengths[file].unwrap_or(0), progress)?;
+        if let Some(expected) = input.as_remote().and_then(|remote| remote.sha256())
+            && to_hex(&hash) != expected
+        {
+            let what = format!("has the SHA-256 {}, but the hub names {expected}", to_hex(&hash));
+            let fix = "Run the same command again; report the file to the hub if the hashes still differ";
+            return Err(Error::verification(Place::file(&input.path), what, fix));
+        }
         self.take(file, hash);
         Ok(hash)
     }
@@ -97,6 +104,5 @@ impl<'a> SourceHashes<'a> {
 
 /// The name of a source file, without its folder.
 fn name(plan: &Plan, file: usize) -> String {
-    let (path, _) = &plan.model.source.files()[file];
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    plan.model.source.files()[file].name()
 }

@@ -19,12 +19,14 @@ mod header;
 
 pub use header::read_header;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
 use crate::formats::source;
+use crate::input::Input;
+use crate::input::remote::Remote;
 
 /// Largest header in bytes that the format allows.
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -114,17 +116,6 @@ impl TensorInfo {
     }
 }
 
-/// An open file of the checkpoint.
-#[derive(Debug)]
-pub struct Shard {
-    /// Path of the file.
-    pub path: PathBuf,
-    /// The open file.
-    pub file: File,
-    /// Size in bytes when the file was opened.
-    pub size: u64,
-}
-
 /// A tensor whose place is known: its name, the name of its type in a safetensors header, its shape, the name of its
 /// file, and the offset of its first byte.
 pub type Listed = (String, String, Vec<u64>, String, u64);
@@ -133,7 +124,7 @@ pub type Listed = (String, String, Vec<u64>, String, u64);
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    shards: Vec<Shard>,
+    shards: Vec<Input>,
     tensors: Vec<TensorInfo>,
     /// Indices into `tensors`, ordered by name.
     by_name: Vec<u32>,
@@ -147,12 +138,24 @@ impl Checkpoint {
     /// [`Error::Io`] if something cannot be read, [`Error::Format`] if a header or the index is not
     /// sound or the two disagree, [`Error::Model`] if there is no safetensors model to be found.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let found = folder::find(path)?;
+        Self::open_found(path.as_ref(), None)
+    }
+
+    /// Opens a checkpoint whose weight files are remote. The folder `path` holds its small files, among them
+    /// `model.safetensors.index.json` where the checkpoint has one. Headers are fetched, and no weight.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_remote(path: impl AsRef<Path>, remote: &Arc<Remote>) -> Result<Self> {
+        Self::open_found(path.as_ref(), Some(remote))
+    }
+
+    fn open_found(path: &Path, remote: Option<&Arc<Remote>>) -> Result<Self> {
+        let found = folder::find(path, remote)?;
         let mut checkpoint =
             Self { path: path.to_path_buf(), shards: Vec::new(), tensors: Vec::new(), by_name: Vec::new() };
-        for file in &found.shards {
-            checkpoint.add_shard(file)?;
+        for input in found.open(remote)? {
+            checkpoint.add_shard(input)?;
         }
         checkpoint.index_names()?;
         if let Some(index) = &found.index {
@@ -175,8 +178,7 @@ impl Checkpoint {
             let shard = match checkpoint.shards.iter().position(|s| s.path == file) {
                 Some(shard) => shard,
                 None => {
-                    let (open, size) = source::open_regular(&file)?;
-                    checkpoint.shards.push(Shard { path: file, file: open, size });
+                    checkpoint.shards.push(source::open_input(&file)?);
                     checkpoint.shards.len() - 1
                 }
             };
@@ -208,7 +210,7 @@ impl Checkpoint {
     }
 
     /// Returns the files in order.
-    pub fn shards(&self) -> &[Shard] {
+    pub fn shards(&self) -> &[Input] {
         &self.shards
     }
 
@@ -253,19 +255,18 @@ impl Checkpoint {
     /// [`Error::Usage`] if the range is not inside the tensor, [`Error::Io`] if reading fails,
     /// [`Error::Format`] if the file has become shorter since it was opened.
     pub fn read_at(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let file = &self.shards[tensor.shard].file;
+        let file = &self.shards[tensor.shard];
         source::read_tensor_at(file, self.place(tensor), (tensor.offset, tensor.bytes), offset, buf)
     }
 
-    fn add_shard(&mut self, path: &Path) -> Result<()> {
-        let (file, size) = source::open_regular(path)?;
-        let mut tensors = read_header(&file, size, path)?;
+    fn add_shard(&mut self, input: Input) -> Result<()> {
+        let mut tensors = read_header(&input, input.size, &input.path)?;
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         for tensor in &mut tensors {
             tensor.shard = self.shards.len();
         }
         self.tensors.append(&mut tensors);
-        self.shards.push(Shard { path: path.to_path_buf(), file, size });
+        self.shards.push(input);
         Ok(())
     }
 

@@ -5,37 +5,17 @@ use std::io;
 use std::path::Path;
 
 use crate::error::{Error, Place, Result};
+use crate::input::{Input, ReadAt};
 use crate::os;
 
-/// What a header is read from: a file, or bytes in memory.
-pub trait Source {
-    /// Fills `buf` with the bytes from `offset` on. The error is [`io::ErrorKind::UnexpectedEof`] if the source is too short.
-    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
-}
-
-impl Source for File {
-    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        os::read_exact_at(self, buf, offset)
-    }
-}
-
-impl Source for [u8] {
-    fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).ok();
-        let bytes = start.and_then(|s| self.get(s..s.checked_add(buf.len())?));
-        buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
-
 /// Reads bytes that were inside the source when the source was opened. Messages name `place`.
-pub(super) fn read_at<S: Source + ?Sized>(source: &S, place: Place, at: u64, buf: &mut [u8]) -> Result<()> {
+pub(super) fn read_at<S: ReadAt + ?Sized>(source: &S, place: Place, at: u64, buf: &mut [u8]) -> Result<()> {
     source.read_exact_from(at, buf).map_err(|e| read_error(place.at(at), e))
 }
 
 /// Reads bytes of a tensor that has `bytes` bytes and begins at `start` of the file. `offset` counts from there.
-pub(super) fn read_tensor_at(
-    file: &File,
+pub(super) fn read_tensor_at<S: ReadAt + ?Sized>(
+    file: &S,
     place: Place,
     (start, bytes): (u64, u64),
     offset: u64,
@@ -55,7 +35,7 @@ fn read_error(place: Place, source: io::Error) -> Error {
         let what = "the file has become shorter while it was read";
         return Error::format(place, what, "Wait until it is complete and try again");
     }
-    Error::Io { place, action: "read", source, fix: "Check the disk and try again" }
+    Error::read(place, "read", source, "Check the disk and try again")
 }
 
 /// Opens a regular file for reading and returns its size in bytes. Anything else is refused without waiting: opening a
@@ -70,4 +50,10 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     let file = os::open_without_waiting(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
     if found.is_file() { Ok((file, found.len())) } else { refuse() }
+}
+
+/// Opens a regular file as an input, as [`open_regular`] does.
+pub(crate) fn open_input(path: &Path) -> Result<Input> {
+    let (file, size) = open_regular(path)?;
+    Ok(Input::local(path, file, size))
 }

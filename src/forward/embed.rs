@@ -6,7 +6,21 @@ use crate::forward::arch::Activation;
 use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
-use crate::forward::pass::{Group, Pass, scale};
+use crate::forward::pass::{Group, Pass, RunOptions, scale};
+use crate::forward::spill::SpillBuffer;
+
+/// Number of rows of the table of embeddings for each layer that are in memory.
+const LOOKED_UP: usize = 256;
+
+/// What was looked up of tables that come over the network.
+pub(super) struct Found {
+    /// Number of tokens.
+    n: usize,
+    /// The inputs of the first layer, `[tokens, width]`.
+    embedded: SpillBuffer,
+    /// `[layers, tokens, values of a layer]`.
+    per_layer: SpillBuffer,
+}
 
 impl Pass<'_> {
     /// Returns the scaled embeddings of the tokens, plus the embeddings of their positions and types if the model has
@@ -48,6 +62,50 @@ impl Pass<'_> {
         }
     }
 
+    /// Returns what [`Pass::embed`] returns, which may have been looked up before.
+    pub(super) fn embedded(&self, group: &Group) -> Result<Buffer> {
+        let Some(found) = &self.found else { return self.embed(group) };
+        let width = self.model.width;
+        let mut x = self.weights.buffers.take(group.tokens.len() * width);
+        found.embedded.load(group.first * width, &mut x)?;
+        Ok(x)
+    }
+
+    /// Looks up the embeddings of `n` tokens, and their embeddings for each layer. A local table is read again for each layer;
+    /// one that comes over the network is read once, in the order of its rows.
+    pub(super) fn look_up(&self, n: usize, groups: &[Group], options: &RunOptions) -> Result<Found> {
+        let (weights, width, of_layer) = (self.weights, self.model.width, self.model.per_layer);
+        let table = weights.matrix("per_layer_token_embd.weight")?;
+        let layers = table.cols / of_layer;
+        let spill = |values: usize| {
+            let bytes = (values * size_of::<f32>()) as u64;
+            (bytes > options.max_memory / 8).then_some(options.spill_folder)
+        };
+        let mut embedded = SpillBuffer::new(n * width, spill(n * width))?;
+        for group in groups {
+            embedded.save(group.first * width, &self.embed(group)?)?;
+        }
+        let values = n * layers * of_layer;
+        let mut per_layer = SpillBuffer::new(values, spill(values))?;
+        let mut tokens: Vec<(u32, usize)> = Vec::with_capacity(n);
+        for group in groups {
+            self.check_tokens(group, table.rows)?;
+            tokens.extend(group.tokens.iter().zip(group.first..).map(|(&token, at)| (token, at)));
+        }
+        tokens.sort_unstable();
+        for tokens in tokens.chunks(LOOKED_UP) {
+            let ids: Vec<u32> = tokens.iter().map(|(token, _)| *token).collect();
+            let mut rows = weights.buffers.take(ids.len() * table.cols);
+            weights.gather(&table, &ids, 0..table.cols, &mut rows)?;
+            for (row, (_, at)) in rows.chunks_exact(table.cols).zip(tokens) {
+                for (layer, values) in row.chunks_exact(of_layer).enumerate() {
+                    per_layer.save((layer * n + at) * of_layer, values)?;
+                }
+            }
+        }
+        Ok(Found { n, embedded, per_layer })
+    }
+
     /// Returns the embeddings of the tokens for one layer, `[tokens, per_layer]`.
     fn per_layer_input(&self, layer: &Layer, group: &Group) -> Result<Buffer> {
         let (weights, n) = (self.weights, self.model.per_layer);
@@ -60,14 +118,17 @@ impl Pass<'_> {
             return Err(Error::model(place, what, "Check that the model loads in llama.cpp"));
         }
         self.check_tokens(group, table.rows)?;
-        let embedded = self.embed(group)?;
+        let embedded = self.embedded(group)?;
         let mut y = weights.apply(&projection.slice(columns.clone()), &embedded, self.model.width)?;
         scale(&mut y, 1.0 / (self.model.width as f32).sqrt());
         let weight = weights.vector("per_layer_proj_norm.weight", n)?.unwrap_or_default();
         let norm = Norm { weight, ..Norm::without_weights(self.model.family.norm, self.model.eps) };
         norm.apply(&mut y, n);
         let mut of_tokens = weights.buffers.take(y.len());
-        weights.gather(&table, &group.tokens, columns, &mut of_tokens)?;
+        match &self.found {
+            Some(found) => found.per_layer.load((layer.index * found.n + group.first) * n, &mut of_tokens)?,
+            None => weights.gather(&table, &group.tokens, columns, &mut of_tokens)?,
+        }
         let (root, half) = ((n as f32).sqrt(), std::f32::consts::FRAC_1_SQRT_2);
         y.iter_mut().zip(&*of_tokens).for_each(|(y, t)| *y = (*y + t * root) * half);
         Ok(y)

@@ -41,6 +41,7 @@ mod mixing;
 mod model;
 mod moe;
 pub mod norm;
+mod order;
 mod pass;
 mod recurrence;
 pub mod rope;

@@ -14,8 +14,10 @@ use crate::forward::activation;
 use crate::forward::arch::{Order, Reach};
 use crate::forward::attention::{self, Shape};
 use crate::forward::buffers::Buffer;
+use crate::forward::embed::Found;
 use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
+use crate::forward::order;
 use crate::forward::rope::{Rope, Table};
 use crate::forward::spill::SpillBuffer;
 use crate::forward::weights::{Linear, Rounded, Weights};
@@ -91,7 +93,8 @@ pub fn run_rounded(
         let is_used = |i: usize| model.layers.iter().any(|layer| layer.rope == Some(i));
         let table = |(i, rope): (usize, &Rope)| rope.table(if is_used(i) { longest } else { 0 });
         let tables = model.ropes.iter().enumerate().map(table).collect();
-        let pass = Pass { model: &model, weights: &weights, observer, tables, kv: BTreeMap::new() };
+        let pass =
+            Pass { model: &model, weights: &weights, observer, tables, kv: BTreeMap::new(), found: None };
         pass.run(source, tokens, options)
     })
 }
@@ -130,7 +133,7 @@ fn check_tokens(tokens: &[Vec<u32>], n_vocab: usize) -> Result<()> {
 /// Chunks that are computed together.
 pub(super) struct Group {
     /// Number of the first token among all tokens.
-    first: usize,
+    pub(super) first: usize,
     pub tokens: Vec<u32>,
     /// Position of each token in its chunk.
     pub positions: Vec<u32>,
@@ -164,6 +167,8 @@ pub(super) struct Pass<'a> {
     pub(super) tables: Vec<Table>,
     /// Keys and values that later layers use, by layer.
     kv: BTreeMap<usize, [SpillBuffer; 2]>,
+    /// What was looked up of remote tables.
+    pub(super) found: Option<Found>,
 }
 
 impl Pass<'_> {
@@ -179,6 +184,8 @@ impl Pass<'_> {
         let groups = groups(tokens, limit);
         let steps = &options.progress;
         steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
+        let order = order::order(source, groups.len());
+        let _fetching = source.source.read_ahead(order, options.max_memory / 8);
         let mut x = self.begin(tokens, options, &groups)?;
         let width = model.width * model.states;
         for layer in &model.layers {
@@ -215,8 +222,11 @@ impl Pass<'_> {
         }
         let mut x = SpillBuffer::new(n * width, spill)?;
         let per_layer = self.weights.linear("per_layer_model_proj")?.filter(|_| model.per_layer > 0);
+        if model.per_layer > 0 && self.weights.is_remote() {
+            self.found = Some(self.look_up(n, groups, options)?);
+        }
         for group in groups {
-            let mut rows = self.embed(group)?;
+            let mut rows = self.embedded(group)?;
             if let Some(projection) = &per_layer {
                 self.weights.check_inputs(&projection.matrix, model.width)?;
                 self.observe(&[projection], None, model.width, &rows)?;

@@ -17,6 +17,8 @@ use crate::quant;
 
 /// Number of weights that a thread decodes at a time.
 const PIECE: usize = 1 << 16;
+/// Number of rows of a table that are gathered together.
+const GATHERED: usize = 512;
 /// Number of weights in a panel if memory allows. With so many rows packing the tokens for each panel costs little.
 const PANEL: usize = 1 << 23;
 
@@ -109,6 +111,11 @@ impl<'a> Weights<'a> {
         blocks.resize(bytes as usize, 0);
         quant::quantize(ty, weights, weights.len(), None, blocks);
         quant::dequantize(ty, blocks, weights);
+    }
+
+    /// Returns whether the tensors come over the network.
+    pub fn is_remote(&self) -> bool {
+        self.model.source.is_remote()
     }
 
     /// Returns whether the model has a tensor of this name.
@@ -244,13 +251,20 @@ impl<'a> Weights<'a> {
     ) -> Result<()> {
         let of = &self.model.tensors[matrix.tensor].source;
         assert!(columns.end <= matrix.cols && rows.iter().all(|&row| (row as usize) < matrix.rows));
-        let pairs = out.par_chunks_mut(columns.len()).zip(rows).with_min_len(16);
+        // In the order of the rows, so that a table that comes over the network is read once from its start to its end.
+        let mut pairs: Vec<_> = out.chunks_exact_mut(columns.len()).zip(rows).collect();
+        pairs.sort_by_key(|(_, row)| **row);
         let scratch = || (Scratch::default(), Vec::new());
-        pairs.try_for_each_init(scratch, |(scratch, blocks), (out, &row)| {
-            let start = matrix.first + (row as usize * matrix.cols + columns.start) as u64;
-            of.read(&self.model.source, start, out, scratch)?;
-            self.round(matrix.tensor, out, blocks);
-            Ok(())
+        pairs.chunks_mut(GATHERED).try_for_each(|pairs| {
+            pairs.par_iter_mut().with_min_len(16).try_for_each_init(
+                scratch,
+                |(scratch, blocks), (out, row)| {
+                    let start = matrix.first + (**row as usize * matrix.cols + columns.start) as u64;
+                    of.read(&self.model.source, start, out, scratch)?;
+                    self.round(matrix.tensor, out, blocks);
+                    Ok(())
+                },
+            )
         })
     }
 

@@ -1,7 +1,7 @@
 //! Where weights come from. The shards of a checkpoint, the parts of a GGUF, or a container are one table of tensors. Any
 //! run of the elements of a tensor can be read, decoded to f32.
 //!
-//! Files are read at offsets and not mapped into memory; `docs/decisions/0002-reading.md` has the measurement. A file that
+//! Local files are read at offsets and not mapped into memory; `docs/decisions/0002-reading.md` has the measurement. A file that
 //! is cut short while it is read gives an error instead of a signal, and the pages of the file do not count as memory of
 //! the process.
 //!
@@ -9,7 +9,7 @@
 //! use srd_rs::formats::safetensors::Checkpoint;
 //! use srd_rs::model::source::Source;
 //!
-//! let source = Source::from_checkpoint(&Checkpoint::open("Llama-3.2-1B")?)?;
+//! let source = Source::from_checkpoint(&Checkpoint::open("Llama-3.2-1B")?);
 //! let index = source.find("model.norm.weight").expect("the model has a norm");
 //! let mut values = vec![0.0; source.shape(index)[0] as usize];
 //! source.read_f32(index, 0, &mut values, &mut Vec::new())?;
@@ -17,7 +17,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +27,8 @@ use crate::formats::axm::shards::ShardReader;
 use crate::formats::decode;
 use crate::formats::gguf::Gguf;
 use crate::formats::safetensors::Checkpoint;
+use crate::input::ahead::{Extent as RemoteExtent, Reading};
+use crate::input::{Input, ReadAt};
 use crate::noise::Noise;
 use crate::os::{self, FileId};
 use crate::quant;
@@ -83,10 +84,22 @@ impl Encoding {
     }
 }
 
-/// Duplicates the handle of a file that a reader has open, so that the very file that was checked is read.
-fn handle(path: &Path, file: &File) -> Result<(PathBuf, File)> {
-    let file = file.try_clone().map_err(|e| Error::io(path, "open", e))?;
-    Ok((path.to_path_buf(), file))
+/// What a pass over the weights will read next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The bytes of the tensor with this index.
+    Tensor(usize),
+    /// Part `number` of `count` equal parts of a tensor: an expert of a stack.
+    Part {
+        /// Index of the tensor.
+        tensor: usize,
+        /// Number of the part, counted from 0.
+        number: u64,
+        /// Number of parts.
+        count: u64,
+    },
+    /// The whole file with this index.
+    File(usize),
 }
 
 #[derive(Debug)]
@@ -125,7 +138,7 @@ struct ResidualPlane {
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    files: Vec<(PathBuf, File)>,
+    files: Vec<Input>,
     entries: Vec<Entry>,
     /// The shards, if the source is a container.
     shards: Option<ShardReader>,
@@ -133,13 +146,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads the shards of a checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when no more files can be opened.
-    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        let files =
-            checkpoint.shards().iter().map(|s| handle(&s.path, &s.file)).collect::<Result<Vec<_>>>()?;
+    /// Reads the shards of a checkpoint: the very files that were checked.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Self {
+        let files = checkpoint.shards().to_vec();
         let entries = checkpoint
             .tensors()
             .iter()
@@ -156,15 +165,15 @@ impl Source {
                 residual: None,
             })
             .collect();
-        Ok(Self::new(checkpoint.path(), files, entries))
+        Self::new(checkpoint.path(), files, entries)
     }
 
     /// Adds the tensors of an adapter, with `prefix` before their names.
     ///
     /// # Errors
-    /// [`Error::Io`] when no more files can be opened; [`Error::Model`] when the source has a tensor of such a name.
+    /// [`Error::Model`] when the source has a tensor of such a name.
     pub fn with_adapter(mut self, adapter: &Checkpoint, prefix: &str) -> Result<Self> {
-        let other = Self::from_checkpoint(adapter)?;
+        let other = Self::from_checkpoint(adapter);
         let files = self.files.len();
         self.files.extend(other.files);
         for mut entry in other.entries {
@@ -185,7 +194,7 @@ impl Source {
     /// # Errors
     /// [`Error::Io`] when no more files can be opened.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let files = gguf.parts().iter().map(|p| handle(&p.path, &p.file)).collect::<Result<Vec<_>>>()?;
+        let files = gguf.parts().iter().map(|p| p.input()).collect::<Result<Vec<_>>>()?;
         let entries = gguf
             .tensors()
             .map(|(part, t)| Entry {
@@ -229,12 +238,16 @@ impl Source {
             }
         });
         let entries = entries.collect();
-        let mut source = Self::new(&container.path, vec![handle(&container.path, &container.file)?], entries);
+        let open = |e| Error::io(&container.path, "open", e);
+        let file = container.file.try_clone().map_err(open)?;
+        let size = file.metadata().map_err(open)?.len();
+        let files = vec![Input::local(&container.path, file, size)];
+        let mut source = Self::new(&container.path, files, entries);
         source.shards = Some(ShardReader::new(container)?);
         Ok(source)
     }
 
-    fn new(path: &Path, files: Vec<(PathBuf, File)>, entries: Vec<Entry>) -> Self {
+    fn new(path: &Path, files: Vec<Input>, entries: Vec<Entry>) -> Self {
         let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
         Self { path: path.to_path_buf(), files, entries, shards: None, by_name }
     }
@@ -244,18 +257,57 @@ impl Source {
         &self.path
     }
 
-    /// Returns the ids of the files that are read, to tell whether an output is one of them.
+    /// Returns the ids of the local files that are read, to tell whether an output is one of them.
     ///
     /// # Errors
     /// [`Error::Io`] when the system does not say.
     pub fn file_ids(&self) -> Result<Vec<FileId>> {
-        let id = |(path, file): &(PathBuf, File)| os::file_id(file).map_err(|e| Error::io(path, "read", e));
-        self.files.iter().map(id).collect()
+        let local = self.files.iter().filter_map(|f| Some((f, f.as_local()?)));
+        local.map(|(f, file)| os::file_id(file).map_err(|e| Error::io(&f.path, "read", e))).collect()
     }
 
     /// Returns the files that are read.
-    pub fn files(&self) -> &[(PathBuf, File)] {
+    pub fn files(&self) -> &[Input] {
         &self.files
+    }
+
+    /// Begins to fetch remote tensors in the order in which they will be read. At most `memory` bytes wait to be read. Returns
+    /// `None` if no tensor is remote. Fetching ends when the [`Reading`] is dropped.
+    pub fn read_ahead(&self, order: impl IntoIterator<Item = Wanted>, memory: u64) -> Option<Reading> {
+        let mut extents = Vec::new();
+        let mut remote = None;
+        for wanted in order {
+            let (file, start, bytes) = match wanted {
+                Wanted::Tensor(index) => {
+                    let e = &self.entries[index];
+                    (e.file, self.start(e), e.bytes)
+                }
+                Wanted::Part { tensor, number, count } => {
+                    let e = &self.entries[tensor];
+                    let cut = |number: u64| {
+                        (u128::from(e.bytes) * u128::from(number) / u128::from(count.max(1))) as u64
+                    };
+                    let (from, to) = (cut(number.min(count)), cut((number + 1).min(count)));
+                    (e.file, self.start(e) + from, to - from)
+                }
+                Wanted::File(file) => (file, 0, self.files[file].size),
+            };
+            // An adapter is a local file beside the remote ones.
+            let Some(input) = self.files[file].as_remote() else { continue };
+            extents.push(RemoteExtent { file: input.index(), start, bytes });
+            remote.get_or_insert_with(|| input.remote());
+        }
+        remote.map(|remote| Reading::begin(remote, &extents, memory))
+    }
+
+    /// Returns whether a file is read over the network.
+    pub fn is_remote(&self) -> bool {
+        self.files.iter().any(|file| file.as_remote().is_some())
+    }
+
+    /// Ends all reads of remote files, also those that wait. They fail with [`Error::Interrupted`].
+    pub fn cancel(&self) {
+        self.files.iter().filter_map(Input::as_remote).for_each(|file| file.remote().cancel());
     }
 
     /// Returns the index in [`Source::files`] of the file of a tensor.
@@ -301,7 +353,7 @@ impl Source {
     /// Returns the file of a tensor, and the offset of its first byte in the file.
     pub fn position(&self, index: usize) -> (&Path, u64) {
         let e = &self.entries[index];
-        (&self.files[e.file].0, self.start(e))
+        (&self.files[e.file].path, self.start(e))
     }
 
     /// Checks that the tensor can be decoded.
@@ -312,7 +364,7 @@ impl Source {
         let e = &self.entries[index];
         match &e.encoding {
             Encoding::Other(dtype) => Err(Error::model(
-                Place::file(&self.files[e.file].0).tensor(&e.name).at(self.start(e)),
+                Place::file(&self.files[e.file].path).tensor(&e.name).at(self.start(e)),
                 format!("has the type {dtype}, which cannot be decoded to weights"),
                 "Convert from the original F32, F16, BF16 or F8 checkpoint",
             )),
@@ -380,12 +432,11 @@ impl Source {
             (Extent::Shards(numbers), Some(shards)) => return shards.read(numbers.clone(), first, out),
             (Extent::Shards(_), None) => unreachable!("only the tensors of a container are in shards"),
         };
-        let (path, file) = &self.files[e.file];
-        os::read_exact_at(file, out, offset).map_err(|source| Error::Io {
-            place: Place::file(path).tensor(&e.name).at(offset),
-            action: "read weights",
-            source,
-            fix: "The file changed or the disk failed while it was read: check it and run again",
+        let input = &self.files[e.file];
+        input.read_exact_from(offset, out).map_err(|source| {
+            let place = Place::file(&input.path).tensor(&e.name).at(offset);
+            let fix = "The file changed or the disk failed while it was read: check it and run again";
+            Error::read(place, "read weights", source, fix)
         })
     }
 

@@ -9,7 +9,7 @@
 //! use srd_rs::model::spec::Transform;
 //! use srd_rs::model::transform::{BoundTransform, Scratch};
 //!
-//! let source = Source::from_checkpoint(&Checkpoint::open("Llama-3.2-1B")?)?;
+//! let source = Source::from_checkpoint(&Checkpoint::open("Llama-3.2-1B")?);
 //! let rows = Transform::Rows {
 //!     of: Box::new(Transform::Source { tensor: "model.embed_tokens.weight".into() }),
 //!     start: 0,
@@ -733,7 +733,7 @@ mod tests {
         (0..n).for_each(|i| bytes.extend((i as f32).to_le_bytes()));
         std::fs::write(&path, bytes).unwrap();
         let checkpoint = crate::formats::safetensors::Checkpoint::open(&path).unwrap();
-        let source = Source::from_checkpoint(&checkpoint).unwrap();
+        let source = Source::from_checkpoint(&checkpoint);
         (dir, source)
     }
 

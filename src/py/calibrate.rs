@@ -88,7 +88,7 @@ pub fn calibrate(
         Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
         None => Ok(()),
     };
-    let inner = Arc::new(watched(py, work, || state.cancel(), tick)?);
+    let inner = Arc::new(watched(py, work, || plan.cancel(&state), tick)?);
     Ok(Calibration { inner })
 }
 

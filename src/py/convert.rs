@@ -24,6 +24,7 @@ use crate::py::errors::ToPy;
 use crate::py::metadata;
 use crate::py::options::{ConvertOptions, Facts};
 use crate::py::records::{Names, Shape, record};
+use crate::py::remote::{RemoteFiles, open_checkpoint};
 use crate::py::sealed::SealedContainer;
 use crate::py::watch::{detached, watched};
 use crate::quant::budget;
@@ -170,7 +171,9 @@ impl Asked<'_> {
     }
 
     fn provenance(&self, mut parts: Vec<digest::Part>) -> Result<Provenance> {
-        parts.extend(self.files.iter().map(|p| digest::Part { path: p.clone(), header_bytes: None }));
+        for path in &self.files {
+            parts.push(digest::whole(path)?);
+        }
         let sources = digest::describe(&parts)?;
         let source_digest = digest::source_digest(&sources);
         let method = if self.options.feedback() { "srd" } else { "search" };
@@ -223,9 +226,9 @@ pub struct Plan {
 /// `metadata` are (key, kind, value) triples; `tensors` is JSON: see `docs/architecture.md`; `files` are the config and
 /// tokenizer files that the metadata was made from; `calibration_text` names the text of a calibration that is made later.
 /// `listed` says where the tensors lie if the files are not safetensors, and `revision` where the model was downloaded from.
-/// The tensors of each of `adapters`, which are safetensors files, are called `adapter N: NAME`, counted from 0.
+/// The weight files are `remote` where they are given. The tensors of each of `adapters`, which are safetensors files, are called `adapter N: NAME`, counted from 0.
 #[pyfunction]
-#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None, revision=None, adapters=Vec::new()))]
+#[pyo3(signature = (path, metadata, tensors, facts, output, options, files, calibration=None, calibration_text=None, listed=None, revision=None, adapters=Vec::new(), remote=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn plan_checkpoint(
     py: Python<'_>,
@@ -241,20 +244,22 @@ pub fn plan_checkpoint(
     listed: Option<Vec<Listed>>,
     revision: Option<String>,
     adapters: Vec<PathBuf>,
+    remote: Option<&RemoteFiles>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
     let asked = Asked { output, options, calibration, calibration_text, files, revision };
     let kv = metadata::from_py(metadata)?;
+    let remote = remote.map(|r| &r.inner);
     detached(py, || {
         let specs: Vec<TensorSpec> = serde_json::from_str(tensors).map_err(|e| {
             Error::usage(format!("tensors: {e}"), "This is a mistake in the model family: report it")
         })?;
         let checkpoint = match listed {
             Some(listed) => Checkpoint::from_listed(&path, listed)?,
-            None => Checkpoint::open(&path)?,
+            None => open_checkpoint(&path, remote)?,
         };
         let options = asked.plan_options(digest::checkpoint_headers(&checkpoint))?;
-        let (mut source, facts) = (Source::from_checkpoint(&checkpoint)?, ModelFacts::from(facts));
+        let (mut source, facts) = (Source::from_checkpoint(&checkpoint), ModelFacts::from(facts));
         for (number, path) in adapters.iter().enumerate() {
             source = source.with_adapter(&Checkpoint::open(path)?, &format!("adapter {number}: "))?;
         }
@@ -278,7 +283,7 @@ pub fn plan_gguf(
     let asked = Asked { output, options, calibration, calibration_text, files: Vec::new(), revision: None };
     detached(py, || {
         let gguf = Gguf::open(&path)?;
-        asked.used(plan::plan_gguf(&gguf, &asked.plan_options(digest::gguf_headers(&gguf))?)?)
+        asked.used(plan::plan_gguf(&gguf, &asked.plan_options(digest::gguf_headers(&gguf)?)?)?)
     })
 }
 
@@ -421,7 +426,7 @@ impl Plan {
         };
         let work = || measure::measure(&self.inner, types, &overrides, &how, &state);
         let found = PyDict::new(py);
-        for measured in watched(py, work, || state.cancel(), tick)? {
+        for measured in watched(py, work, || self.cancel(&state), tick)? {
             let candidates = measured.candidates.iter().map(|c| Candidate {
                 r#type: c.ty.name().into(),
                 bytes: c.bytes,
@@ -462,7 +467,7 @@ impl Plan {
         let spill_folder = self.inner.folder();
         let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
         let work = || sensitivity::divergences(&self.inner.model, &groups, &tokens, &pass);
-        watched(py, work, || state.cancel(), tick)
+        watched(py, work, || self.cancel(&state), tick)
     }
 
     /// Raises UsageError where an interrupted conversion of something else has left files beside the output, as far as that can be
@@ -526,7 +531,7 @@ impl Plan {
             Some(f) => f.call1(py, (state.done(), total, state.phase())).map(drop),
             None => Ok(()),
         };
-        let report = watched(py, || run::run(&self.inner, &how, &state), || state.cancel(), tick)?;
+        let report = watched(py, || run::run(&self.inner, &how, &state), || self.cancel(&state), tick)?;
         if let Some(f) = &progress {
             f.call1(py, (total, total, ""))?;
         }
@@ -543,6 +548,12 @@ impl Plan {
 }
 
 impl Plan {
+    /// Ends a run of the plan, also while it waits for a server.
+    pub(super) fn cancel(&self, state: &Progress) {
+        state.cancel();
+        self.inner.model.source.cancel();
+    }
+
     fn describe(&self, tensor: &planned::PlannedTensor) -> PlannedTensor {
         let mut types = Vec::new();
         tensor.bound.source.for_each_source(&mut |i| {

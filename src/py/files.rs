@@ -24,8 +24,10 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
 /// The order of the paths does not matter.
 #[pyfunction]
 pub fn content_digest(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
-    let parts: Vec<_> = paths.into_iter().map(|path| digest::Part { path, header_bytes: None }).collect();
-    detached(py, || Ok(digest::source_digest(&digest::describe(&parts)?)))
+    detached(py, || {
+        let parts = paths.iter().map(digest::whole).collect::<Result<Vec<_>>>()?;
+        Ok(digest::source_digest(&digest::describe(&parts)?))
+    })
 }
 
 /// Returns the number of bytes and the SHA-256 of the whole contents of a regular file, in hexadecimal digits.

@@ -7,22 +7,26 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::{Gguf, split};
-use crate::formats::safetensors::Checkpoint;
+use crate::input::Input;
 use crate::model::check::check_metadata;
 use crate::model::source::Source;
 use crate::py::metadata;
-use crate::py::watch::detached;
+use crate::py::remote::{RemoteFiles, open_checkpoint};
+use crate::py::watch::{detached, watched};
 
 /// `(name, dtype, shape, shard file name, offset in the file, bytes)` of every tensor of a checkpoint folder or
-/// .safetensors file, in file order.
+/// .safetensors file, in file order. The weight files are `remote` where they are given.
 #[pyfunction]
-pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Bound<'py, PyList>> {
-    let checkpoint = detached(py, || Checkpoint::open(&path))?;
-    let shards: Vec<String> = checkpoint
-        .shards()
-        .iter()
-        .map(|s| s.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
-        .collect();
+#[pyo3(signature = (path, remote=None))]
+pub fn read_checkpoint_layout<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    remote: Option<&RemoteFiles>,
+) -> PyResult<Bound<'py, PyList>> {
+    let remote = remote.map(|r| &r.inner);
+    let cancel = || remote.into_iter().for_each(|r| r.cancel());
+    let checkpoint = watched(py, || open_checkpoint(&path, remote), cancel, || Ok(()))?;
+    let shards: Vec<String> = checkpoint.shards().iter().map(Input::name).collect();
     let rows = checkpoint
         .tensors()
         .iter()
@@ -37,14 +41,17 @@ pub fn read_checkpoint_layout<'py>(py: Python<'py>, path: PathBuf) -> PyResult<B
 /// The bytes of small tensors of a checkpoint by name. A tensor of more than `most` bytes is refused: no weight passes
 /// through Python, but a few formats keep shapes in a tensor.
 #[pyfunction]
+#[pyo3(signature = (path, names, most, remote=None))]
 pub fn read_small_tensors<'py>(
     py: Python<'py>,
     path: PathBuf,
     names: Vec<String>,
     most: u64,
+    remote: Option<&RemoteFiles>,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let remote = remote.map(|r| &r.inner);
     let read = detached(py, || {
-        let source = Source::from_checkpoint(&Checkpoint::open(&path)?)?;
+        let source = Source::from_checkpoint(&open_checkpoint(&path, remote)?);
         let read_one = |name: &String| {
             let place = || Place::file(&path).tensor(name);
             let Some(index) = source.find(name) else {

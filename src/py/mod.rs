@@ -13,6 +13,7 @@ mod metadata;
 mod options;
 mod quant;
 mod records;
+mod remote;
 mod sealed;
 mod watch;
 
@@ -55,6 +56,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<met::Hydration>()?;
     module.add_class::<met::Hydrator>()?;
     module.add_class::<met::Residency>()?;
+    module.add_class::<remote::RemoteFiles>()?;
     module.add_function(wrap_pyfunction!(axm::make_master_key, module)?)?;
     module.add_function(wrap_pyfunction!(axm::make_sign_key, module)?)?;
     module.add_function(wrap_pyfunction!(axm::open_container, module)?)?;

@@ -15,20 +15,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
 use super::{Hash, Sha256};
-use crate::error::{Error, Result};
-use crate::os;
+use crate::error::{Error, Place, Result};
+use crate::input::ReadAt;
 use crate::progress::Progress;
 
 /// The SHA-256 of a range of an open file; `path` is used in messages only. `progress` can end the run early.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read or is shorter, [`Error::Interrupted`] when the run was cancelled.
-pub fn hash_range(file: &File, path: &Path, range: Range<u64>, progress: &Progress) -> Result<Hash> {
+pub fn hash_range<S: ReadAt + ?Sized>(
+    file: &S,
+    path: &Path,
+    range: Range<u64>,
+    progress: &Progress,
+) -> Result<Hash> {
     Ok(hasher_of_range(file, path, range, progress)?.finish())
 }
 
@@ -36,14 +40,20 @@ pub fn hash_range(file: &File, path: &Path, range: Range<u64>, progress: &Progre
 ///
 /// # Errors
 /// As [`hash_range`].
-pub fn hasher_of_range(file: &File, path: &Path, range: Range<u64>, progress: &Progress) -> Result<Sha256> {
+pub fn hasher_of_range<S: ReadAt + ?Sized>(
+    file: &S,
+    path: &Path,
+    range: Range<u64>,
+    progress: &Progress,
+) -> Result<Sha256> {
     let mut hasher = Sha256::default();
     let mut buffer = vec![0; (range.end - range.start).min(1 << 20) as usize];
     let mut at = range.start;
     while at < range.end {
         progress.check()?;
         let n = (range.end - at).min(buffer.len() as u64) as usize;
-        os::read_exact_at(file, &mut buffer[..n], at).map_err(|e| Error::io(path, "read", e))?;
+        let failed = |e| Error::read(Place::file(path), "read", e, "Check the disk and try again");
+        file.read_exact_from(at, &mut buffer[..n]).map_err(failed)?;
         hasher.update(&buffer[..n]);
         at += n as u64;
     }

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from srd_rs import _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families.config import Config
@@ -441,7 +440,7 @@ def _bitsandbytes_4bit(tensors: _Tensors) -> None:
         states.update({base: tensor.name for base, tensor in tensors.ending(suffix)})
     if not states:
         return
-    read = _core.read_small_tensors(tensors.checkpoint.folder, list(states.values()), _SIDE_LIMIT)
+    read = tensors.checkpoint.small(list(states.values()), _SIDE_LIMIT)
     for base, state_name in states.items():
         state = _state(tensors, state_name, read[state_name])
         shape, block = state["shape"], state["blocksize"]

@@ -23,7 +23,8 @@ use super::layout::{
 use super::writer::{entry_place, shard_place};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::reader::{Header as GgufHeader, read_header};
-use crate::formats::source::{self, Source};
+use crate::formats::source;
+use crate::input::ReadAt;
 use crate::sign::ed25519::{self, Signature};
 use crate::sign::keys::MasterKey;
 use crate::sign::{Hash, sha256, tags, to_hex};
@@ -295,7 +296,7 @@ struct Metadata {
 }
 
 impl Metadata {
-    fn read<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Self> {
+    fn read<S: ReadAt + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Self> {
         let refuse = |what: String| Error::verification(Place::file(path), what, DAMAGED);
         let read = |at: u64, buf: &mut [u8]| {
             source::read_at(source, Place::file(path), at, buf).map_err(as_verification)
@@ -337,7 +338,7 @@ impl Metadata {
 ///
 /// # Errors
 /// As [`Container::open`].
-pub fn check_metadata<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Hash> {
+pub fn check_metadata<S: ReadAt + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Hash> {
     Ok(Metadata::read(source, size, path)?.fingerprint)
 }
 
@@ -407,7 +408,7 @@ fn check_manifest(manifest: &[u8], p: &Preamble, layout: &Layout) -> std::result
 }
 
 /// Reads the stored header of one part of the GGUF, which begins at `at`, and compares its SHA-256.
-fn gguf_header<S: Source + ?Sized>(source: &S, path: &Path, at: u64, part: &GgufPart) -> Result<Vec<u8>> {
+fn gguf_header<S: ReadAt + ?Sized>(source: &S, path: &Path, at: u64, part: &GgufPart) -> Result<Vec<u8>> {
     let mut bytes = vec![0; part.header_bytes as usize];
     source::read_at(source, Place::file(path), at, &mut bytes).map_err(as_verification)?;
     if to_hex(&sha256(&[&bytes])) != part.header_sha256 {
@@ -420,7 +421,7 @@ fn gguf_header<S: Source + ?Sized>(source: &S, path: &Path, at: u64, part: &Gguf
 /// The header of a GGUF whose tensor data is not at hand. The data reads as zeros, and nothing looks at it.
 struct HeaderOnly<'a>(&'a [u8]);
 
-impl Source for HeaderOnly<'_> {
+impl ReadAt for HeaderOnly<'_> {
     fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
         let known = (self.0.len() - start).min(buf.len());
@@ -440,7 +441,7 @@ pub fn parse_gguf_header(bytes: &[u8], size: u64, path: &Path) -> Result<GgufHea
 
 /// Checks that every stored GGUF header is sound and lists exactly the tensors of the container's header. Returns the
 /// name of the model.
-fn check_gguf_headers<S: Source + ?Sized>(
+fn check_gguf_headers<S: ReadAt + ?Sized>(
     source: &S,
     path: &Path,
     p: &Preamble,
@@ -468,7 +469,7 @@ fn check_gguf_headers<S: Source + ?Sized>(
 }
 
 /// Checks that only zeros lie between the last GGUF header and the first shard.
-fn check_header_padding<S: Source + ?Sized>(
+fn check_header_padding<S: ReadAt + ?Sized>(
     source: &S,
     path: &Path,
     p: &Preamble,

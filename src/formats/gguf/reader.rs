@@ -18,7 +18,8 @@ use super::values::{Array, KeyValues, Strings, Value, ValueType};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, VERSION, align_up, name_fault, tensor_bytes};
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
-use crate::formats::source::{self, Source};
+use crate::formats::source;
+use crate::input::{Input, ReadAt};
 
 /// Largest header that is read, in bytes. The limit bounds the memory that a hostile (sparse) file can take; a vocabulary of
 /// 260 000 tokens with its merges needs a sixth of it.
@@ -105,6 +106,15 @@ impl GgufFile {
         Ok(Self { path: path.to_path_buf(), file, header })
     }
 
+    /// Returns the open file as an input of weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when no more files can be opened.
+    pub fn input(&self) -> Result<Input> {
+        let file = self.file.try_clone().map_err(|e| Error::io(&self.path, "open", e))?;
+        Ok(Input::local(&self.path, file, self.file_size))
+    }
+
     /// Returns the place of a tensor, for messages.
     pub fn place(&self, tensor: &GgufTensor) -> Place {
         Place::file(&self.path).tensor(&tensor.name)
@@ -124,7 +134,7 @@ impl GgufFile {
 ///
 /// # Errors
 /// As [`GgufFile::open`].
-pub fn read_header<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Header> {
+pub fn read_header<S: ReadAt + ?Sized>(source: &S, size: u64, path: &Path) -> Result<Header> {
     let mut r = Cursor::new(source, size, path);
     let (version, n_tensors, n_kv) = read_counts(&mut r)?;
     let kv = read_key_values(&mut r, n_kv)?;
@@ -141,7 +151,7 @@ pub fn read_header<S: Source + ?Sized>(source: &S, size: u64, path: &Path) -> Re
 }
 
 /// The refusal of a version that is not read. The file can be sound, so the message says which kind of file it is.
-fn unread_version<S: Source + ?Sized>(r: &Cursor<'_, S>, version: u32) -> Error {
+fn unread_version<S: ReadAt + ?Sized>(r: &Cursor<'_, S>, version: u32) -> Error {
     let (what, fix) = match version {
         1 => (
             "is a GGUF of version 1, which llama.cpp reads no more".into(),
@@ -160,7 +170,7 @@ fn unread_version<S: Source + ?Sized>(r: &Cursor<'_, S>, version: u32) -> Error 
     Error::format(Place::file(r.path).at(4), what, fix)
 }
 
-fn read_counts<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<(u32, u64, u64)> {
+fn read_counts<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>) -> Result<(u32, u64, u64)> {
     r.what("the magic");
     if r.take::<4>()? != MAGIC {
         return Err(r.bad_at(0, "is no GGUF file: it does not begin with 'GGUF'".into()));
@@ -185,7 +195,7 @@ fn read_counts<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<(u32, u64, u
     Ok((version, n_tensors, n_kv))
 }
 
-fn read_key_values<S: Source + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<KeyValues> {
+fn read_key_values<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<KeyValues> {
     let mut kv = KeyValues::new();
     for i in 0..n {
         r.what("a metadata key");
@@ -214,7 +224,7 @@ fn in_key(e: Error, key: &str) -> Error {
     }
 }
 
-fn read_value<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<Value> {
+fn read_value<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>) -> Result<Value> {
     r.what("a metadata value");
     let ty = read_type(r)?;
     Ok(match ty {
@@ -234,13 +244,13 @@ fn read_value<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<Value> {
     })
 }
 
-fn read_type<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<ValueType> {
+fn read_type<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>) -> Result<ValueType> {
     let at = r.at();
     let id = u32::from_le_bytes(r.take()?);
     ValueType::from_id(id).ok_or_else(|| r.bad_at(at, format!("unknown value type {id}")))
 }
 
-fn read_array<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<Array> {
+fn read_array<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>) -> Result<Array> {
     let at = r.at();
     let ty = read_type(r)?;
     let n = u64::from_le_bytes(r.take()?);
@@ -261,7 +271,7 @@ fn read_array<S: Source + ?Sized>(r: &mut Cursor<'_, S>) -> Result<Array> {
     })
 }
 
-fn read_numbers<S: Source + ?Sized, T, const N: usize>(
+fn read_numbers<S: ReadAt + ?Sized, T, const N: usize>(
     r: &mut Cursor<'_, S>,
     n: u64,
     from: impl Fn([u8; N]) -> T,
@@ -276,7 +286,7 @@ fn read_numbers<S: Source + ?Sized, T, const N: usize>(
     Ok(numbers)
 }
 
-fn read_bools<S: Source + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Vec<bool>> {
+fn read_bools<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Vec<bool>> {
     let at = r.at();
     let raw = read_numbers(r, n, u8::from_le_bytes)?;
     match raw.iter().position(|&b| b > 1) {
@@ -285,7 +295,7 @@ fn read_bools<S: Source + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Vec<b
     }
 }
 
-fn read_strings<S: Source + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Strings> {
+fn read_strings<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Strings> {
     let at = r.at();
     let n = r.room_for(n, 8)?;
     let mut ends = Vec::with_capacity(n);
@@ -298,7 +308,7 @@ fn read_strings<S: Source + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Str
     Strings::from_bytes(bytes, ends).map_err(|i| r.bad_at(at, format!("string {i} is not UTF-8")))
 }
 
-fn alignment_of<S: Source + ?Sized>(kv: &KeyValues, r: &Cursor<'_, S>) -> Result<u32> {
+fn alignment_of<S: ReadAt + ?Sized>(kv: &KeyValues, r: &Cursor<'_, S>) -> Result<u32> {
     match kv.get(ALIGNMENT_KEY) {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(Value::U32(a)) if a.is_power_of_two() => Ok(*a),
@@ -314,7 +324,7 @@ struct Info {
     at: u64,
 }
 
-fn read_tensor_infos<S: Source + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Vec<Info>> {
+fn read_tensor_infos<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>, n: u64) -> Result<Vec<Info>> {
     r.what("a tensor info");
     let mut infos = Vec::with_capacity(r.room_for(n, MIN_TENSOR_INFO)?);
     for i in 0..n {
@@ -344,7 +354,7 @@ fn with_tensor(e: Error, name: &str) -> Error {
     }
 }
 
-fn read_info<S: Source + ?Sized>(r: &mut Cursor<'_, S>, name: &str, at: u64) -> Result<Info> {
+fn read_info<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>, name: &str, at: u64) -> Result<Info> {
     let n_dims = u32::from_le_bytes(r.take()?);
     if n_dims == 0 || n_dims as usize > super::MAX_DIMS {
         return Err(r.bad_at(at, format!("has {n_dims} dimensions, not 1 to {}", super::MAX_DIMS)));
@@ -429,7 +439,7 @@ struct Cursor<'a, S: ?Sized> {
     doing: &'static str,
 }
 
-impl<'a, S: Source + ?Sized> Cursor<'a, S> {
+impl<'a, S: ReadAt + ?Sized> Cursor<'a, S> {
     fn new(source: &'a S, size: u64, path: &'a Path) -> Self {
         let limit = size.min(MAX_HEADER);
         Self { source, path, size, limit, window: Vec::new(), window_at: 0, next: 0, doing: "the header" }

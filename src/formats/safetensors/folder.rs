@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserializer as _;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
@@ -13,7 +14,9 @@ use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use super::Checkpoint;
 use super::header::{bare_message, byte_of, shorten};
 use crate::error::{Error, Place, Result};
-use crate::formats::source::open_regular;
+use crate::formats::source::{open_input, open_regular};
+use crate::input::Input;
+use crate::input::remote::Remote;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -21,7 +24,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Largest index that is read, in bytes. The index of a model of 100 000 tensors has 10 MB.
 const MAX_INDEX: u64 = 100_000_000;
 
-/// The shards, in order, and the index that named them.
+/// The shards, in order, and the index that named them. A remote shard has no folder.
 pub(super) struct Found {
     pub shards: Vec<PathBuf>,
     pub index: Option<Index>,
@@ -31,10 +34,28 @@ impl Found {
     fn single(path: PathBuf) -> Self {
         Self { shards: vec![path], index: None }
     }
+
+    /// Opens the shards. Of remote shards the starts are fetched together.
+    pub fn open(&self, remote: Option<&Arc<Remote>>) -> Result<Vec<Input>> {
+        let Some(remote) = remote else { return self.shards.iter().map(|path| open_input(path)).collect() };
+        let name =
+            |path: &PathBuf| path.strip_prefix(remote.label()).unwrap_or(path).to_string_lossy().into_owned();
+        let files = self.shards.iter().map(|path| {
+            let missing = || Error::model(Place::file(path), "is not on the hub", "Check the revision");
+            remote.find(&name(path)).ok_or_else(missing)
+        });
+        let files = files.collect::<Result<Vec<_>>>()?;
+        remote.fetch_heads(&files.iter().map(|f| f.index()).collect::<Vec<_>>());
+        Ok(files.into_iter().map(Input::remote).collect())
+    }
 }
 
-/// Finds the files of the checkpoint at `path`, a file or a folder.
-pub(super) fn find(path: &Path) -> Result<Found> {
+/// Finds the files of the checkpoint at `path`, a file or a folder. Of a remote checkpoint the folder holds the index, and
+/// `remote` the shards.
+pub(super) fn find(path: &Path, remote: Option<&Arc<Remote>>) -> Result<Found> {
+    if let Some(remote) = remote {
+        return find_remote(path, remote);
+    }
     let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
     if !facts.is_dir() {
         return Ok(Found::single(path.to_path_buf()));
@@ -45,16 +66,34 @@ pub(super) fn find(path: &Path) -> Result<Found> {
         return Ok(Found::single(path.join(SINGLE)));
     }
     if present(INDEX) {
-        let index = Index::read(&path.join(INDEX))?;
+        // Any other failure is reported when the shard is opened.
+        let is_there = |name: &str| !matches!(path.join(name).try_exists(), Ok(false));
+        let index = Index::read(&path.join(INDEX), &is_there)?;
         let shards = index.shards.iter().map(|s| path.join(s)).collect();
         return Ok(Found { shards, index: Some(index) });
     }
-    Ok(Found { shards: without_index(path)?, index: None })
+    Ok(Found { shards: without_index(path, safetensors_names(path)?)?, index: None })
 }
 
-/// Returns the shards of a folder without the usual names: the only safetensors file, or a complete numbered set.
-fn without_index(folder: &Path) -> Result<Vec<PathBuf>> {
-    let names = safetensors_names(folder)?;
+fn find_remote(folder: &Path, remote: &Arc<Remote>) -> Result<Found> {
+    let is_there = |name: &str| remote.find(name).is_some();
+    let label = Path::new(remote.label());
+    if is_there(SINGLE) {
+        return Ok(Found::single(label.join(SINGLE)));
+    }
+    if folder.join(INDEX).symlink_metadata().is_ok() {
+        let index = Index::read(&folder.join(INDEX), &is_there)?;
+        let shards = index.shards.iter().map(|s| label.join(s)).collect();
+        return Ok(Found { shards, index: Some(index) });
+    }
+    let mut names: Vec<String> = remote.names().map(str::to_string).collect();
+    names.sort_unstable();
+    Ok(Found { shards: without_index(label, names)?, index: None })
+}
+
+/// Returns the shards of a folder without the usual names: the only safetensors file, or a complete numbered set. `names` are
+/// the names of its safetensors files, sorted.
+fn without_index(folder: &Path, names: Vec<String>) -> Result<Vec<PathBuf>> {
     if let [only] = names.as_slice()
         && numbering(only).is_none()
     {
@@ -127,7 +166,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path, is_there: &dyn Fn(&str) -> bool) -> Result<Self> {
         let json = read_capped(path)?;
         let mut raw = RawIndex::default();
         let mut parser = serde_json::Deserializer::from_slice(&json);
@@ -138,16 +177,21 @@ impl Index {
         let Some(weight_map) = raw.weight_map else {
             return Err(Error::format(Place::file(path), "has no weight_map", "Download it again"));
         };
-        Self::build(path, raw.shards, weight_map)
+        Self::build(path, raw.shards, weight_map, is_there)
     }
 
     /// Numbers the shards in the order of their names.
-    fn build(path: &Path, found: Vec<String>, mut weight_map: HashMap<String, usize>) -> Result<Self> {
+    fn build(
+        path: &Path,
+        found: Vec<String>,
+        mut weight_map: HashMap<String, usize>,
+        is_there: &dyn Fn(&str) -> bool,
+    ) -> Result<Self> {
         if found.is_empty() {
             return Err(Error::format(Place::file(path), "names no shard", "Download it again"));
         }
         for name in &found {
-            check_shard_name(path, name)?;
+            check_shard_name(path, name, is_there)?;
         }
         let mut order: Vec<usize> = (0..found.len()).collect();
         order.sort_by(|&a, &b| found[a].cmp(&found[b]));
@@ -216,7 +260,7 @@ fn read_capped(path: &Path) -> Result<Vec<u8>> {
 
 /// Checks that a shard lies below the folder by its name, and that the shard exists. A link may point anywhere, because
 /// download caches link every file.
-fn check_shard_name(index: &Path, name: &str) -> Result<()> {
+fn check_shard_name(index: &Path, name: &str, is_there: &dyn Fn(&str) -> bool) -> Result<()> {
     let mut components = Path::new(name).components();
     let inside = !name.is_empty() && components.all(|c| matches!(c, Component::Normal(_)));
     let shown = shorten(name);
@@ -228,14 +272,11 @@ fn check_shard_name(index: &Path, name: &str) -> Result<()> {
         let what = format!("names the shard '{shown}', which is no safetensors file");
         return Err(Error::format(Place::file(index), what, "Use a checkpoint saved as safetensors"));
     }
-    match index.with_file_name("").join(name).try_exists() {
-        Ok(false) => {
-            let what = format!("names the shard '{shown}', which is missing");
-            Err(Error::format(Place::file(index), what, "Download it"))
-        }
-        // Any other failure is reported when the shard is opened.
-        _ => Ok(()),
+    if !is_there(name) {
+        let what = format!("names the shard '{shown}', which is missing");
+        return Err(Error::format(Place::file(index), what, "Download it"));
     }
+    Ok(())
 }
 
 /// Visits the top-level object of the index.

@@ -9,7 +9,8 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::{Dtype, MAX_HEADER, TensorInfo};
 use crate::error::{Error, Place, Result};
-use crate::formats::source::{Source, read_at};
+use crate::formats::source::read_at;
+use crate::input::ReadAt;
 
 /// Bytes before the header. They hold the length of the header.
 const LENGTH_BYTES: u64 = 8;
@@ -27,7 +28,7 @@ const DAMAGED: &str = "The file is damaged; download or save it again";
 ///
 /// # Errors
 /// [`Error::Format`] if anything in the header is wrong, [`Error::Io`] if reading fails.
-pub fn read_header<S: Source + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<TensorInfo>> {
+pub fn read_header<S: ReadAt + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<TensorInfo>> {
     let json = read_json(file, size, path)?;
     let data_start = LENGTH_BYTES + json.len() as u64;
     let entries = parse(&json, path)?;
@@ -36,7 +37,7 @@ pub fn read_header<S: Source + ?Sized>(file: &S, size: u64, path: &Path) -> Resu
     entries.into_iter().map(|e| e.into_tensor(data_start, path)).collect()
 }
 
-fn read_json<S: Source + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<u8>> {
+fn read_json<S: ReadAt + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<u8>> {
     let bad = |at, what: String| Err(Error::format(Place::file(path).at(at), what, DAMAGED));
     if size < LENGTH_BYTES {
         return bad(0, format!("no safetensors file: {size} bytes hold no header length"));

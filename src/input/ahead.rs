@@ -1,0 +1,357 @@
+//! Fetches the bytes of remote files before they are asked for.
+//!
+//! A pass over the weights says in which order it will read the tensors. Their bytes are cut into blocks. Several connections
+//! fetch the blocks in this order into a buffer of a fixed size, at most so far before the reader that the buffer holds what they
+//! fetch. A block leaves the buffer when its bytes have been read. A reader that asks for a block which is not there fetches it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::remote::Remote;
+use crate::error::FetchError;
+
+/// Largest and smallest number of bytes of a block.
+const MAX_BLOCK: u64 = 4 << 20;
+const MIN_BLOCK: u64 = 256 << 10;
+/// Number of blocks that the buffer holds if blocks may have any size.
+const BLOCKS: u64 = 32;
+/// Number of blocks that the buffer holds at least.
+const MIN_BLOCKS: usize = 4;
+/// How often a waiting reader looks whether the run was cancelled.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A run of bytes of a remote file that a pass will read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Number of the file.
+    pub file: usize,
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Number of bytes.
+    pub bytes: u64,
+}
+
+/// Number of a file, and number of a block in the file.
+type Key = (usize, u64);
+
+/// The buffer of a pass.
+pub struct Ahead {
+    block: u64,
+    /// Number of blocks in the buffer. Readers that fetch for themselves may exceed it for a moment.
+    capacity: usize,
+    /// The blocks in the order in which they are read, and the number of bytes that are read of each.
+    schedule: Vec<(Key, u64)>,
+    /// Where each block is in the schedule.
+    places: HashMap<Key, Vec<usize>>,
+    state: Mutex<State>,
+    changed: Condvar,
+    ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    blocks: HashMap<Key, Slot>,
+    /// Index in the schedule of the next block to fetch.
+    cursor: usize,
+    /// Index in the schedule behind the last block that was asked for.
+    front: usize,
+    /// Buffers that can be used again.
+    free: Vec<Vec<u8>>,
+}
+
+enum Slot {
+    Fetching,
+    Ready {
+        bytes: Arc<Vec<u8>>,
+        /// Number of bytes that the pass has still to read.
+        unread: u64,
+        /// The place in the schedule that the block was fetched for.
+        place: usize,
+    },
+    Failed(FetchError),
+}
+
+/// A pass whose bytes are fetched ahead. Fetching ends when it is dropped.
+pub struct Reading {
+    remote: Arc<Remote>,
+    ahead: Arc<Ahead>,
+}
+
+impl Reading {
+    /// Begins to fetch `extents` in this order. At most `memory` bytes are in the buffer, and at least four small blocks.
+    pub fn begin(remote: &Arc<Remote>, extents: &[Extent], memory: u64) -> Self {
+        let ahead = Arc::new(Ahead::new(extents, memory, remote.connections()));
+        remote.set_ahead(Some(Arc::clone(&ahead)));
+        for number in 0..remote.connections().min(ahead.capacity / 2) {
+            let (remote, ahead) = (Arc::clone(remote), Arc::clone(&ahead));
+            let worker = std::thread::Builder::new().name(format!("fetch-{number}"));
+            // Without a thread the readers fetch for themselves.
+            drop(worker.spawn(move || ahead.work(&remote)));
+        }
+        Self { remote: Arc::clone(remote), ahead }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.remote.set_ahead(None);
+        self.ahead.ended.store(true, Ordering::Relaxed);
+        let _state = self.ahead.lock();
+        self.ahead.changed.notify_all();
+    }
+}
+
+impl Ahead {
+    fn new(extents: &[Extent], memory: u64, connections: usize) -> Self {
+        let block = (memory / BLOCKS).clamp(MIN_BLOCK, MAX_BLOCK);
+        let capacity = ((memory / block) as usize).clamp(MIN_BLOCKS, MIN_BLOCKS.max(8 * connections));
+        let mut schedule: Vec<(Key, u64)> = Vec::new();
+        for extent in extents.iter().filter(|e| e.bytes > 0) {
+            let end = extent.start + extent.bytes;
+            for number in extent.start / block..=(end - 1) / block {
+                let bytes = end.min((number + 1) * block) - extent.start.max(number * block);
+                let key = (extent.file, number);
+                match schedule.last_mut().filter(|(last, _)| *last == key) {
+                    Some((_, all)) => *all += bytes,
+                    None => schedule.push((key, bytes)),
+                }
+            }
+        }
+        let mut places: HashMap<Key, Vec<usize>> = HashMap::new();
+        for (place, (key, _)) in schedule.iter().enumerate() {
+            places.entry(*key).or_default().push(place);
+        }
+        let (state, changed, ended) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
+        Self { block, capacity, schedule, places, state, changed, ended }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Fetches one block after another until the pass ends.
+    fn work(&self, remote: &Remote) {
+        loop {
+            let mut state = self.lock();
+            let (key, place) = loop {
+                if self.is_ended() || remote.is_cancelled() {
+                    return;
+                }
+                match self.next(&mut state) {
+                    Some(found) => break found,
+                    None => {
+                        let waited = self.changed.wait_timeout(state, TICK);
+                        state = waited.unwrap_or_else(|p| p.into_inner()).0;
+                    }
+                }
+            };
+            let buffer = state.free.pop().unwrap_or_default();
+            drop(state);
+            self.fetch(remote, key, place, self.schedule[place].1, buffer);
+        }
+    }
+
+    /// Chooses the next block to fetch ahead, and marks it. `None` if there is none, or no room.
+    fn next(&self, state: &mut State) -> Option<(Key, usize)> {
+        state.cursor = state.cursor.max(state.front.saturating_sub(self.capacity));
+        while let Some((key, bytes)) = self.schedule.get(state.cursor).copied() {
+            if state.cursor >= state.front + self.capacity {
+                return None;
+            }
+            if !state.blocks.contains_key(&key) {
+                if !self.make_room(state) {
+                    return None;
+                }
+                state.blocks.insert(key, Slot::Fetching);
+                state.cursor += 1;
+                return Some((key, state.cursor - 1));
+            }
+            // The block is there already. If another part of the pass had asked for it, it is kept for this one as well.
+            if let Some(Slot::Ready { unread, place, .. }) = state.blocks.get_mut(&key)
+                && *place < state.cursor
+            {
+                *unread += bytes;
+                *place = state.cursor;
+            }
+            state.cursor += 1;
+        }
+        None
+    }
+
+    /// Makes room for one block: a block that was read goes, else one that the pass has left far behind.
+    fn make_room(&self, state: &mut State) -> bool {
+        if state.blocks.len() < self.capacity {
+            return true;
+        }
+        let left_behind = state.front.saturating_sub(self.capacity);
+        let goes = state.blocks.iter().find_map(|(key, slot)| match slot {
+            Slot::Ready { unread, place, .. } => (*unread == 0 || *place < left_behind).then_some(*key),
+            _ => None,
+        });
+        goes.is_some_and(|key| {
+            state.remove(key);
+            true
+        })
+    }
+
+    /// Makes room for a block that a reader waits for: where nothing else can go, the block that is read last goes.
+    fn force_room(&self, state: &mut State) {
+        if self.make_room(state) {
+            return;
+        }
+        let ready = state.blocks.iter().filter_map(|(key, slot)| match slot {
+            Slot::Ready { place, .. } => Some((*place, *key)),
+            _ => None,
+        });
+        if let Some((place, key)) = ready.max() {
+            state.remove(key);
+            state.cursor = state.cursor.min(place);
+        }
+    }
+
+    /// Fetches a block that is marked, of which `unread` bytes will be read.
+    fn fetch(&self, remote: &Remote, key: Key, place: usize, unread: u64, mut buffer: Vec<u8>) {
+        let range = self.range(remote, key);
+        buffer.resize((range.end - range.start) as usize, 0);
+        let result = remote.fetch(key.0, range.start, &mut buffer, &|| !self.is_ended());
+        let slot = match result {
+            Ok(()) => Slot::Ready { bytes: Arc::new(buffer), unread, place },
+            Err(error) => Slot::Failed(error),
+        };
+        self.lock().blocks.insert(key, slot);
+        self.changed.notify_all();
+    }
+
+    fn range(&self, remote: &Remote, (file, number): Key) -> Range<u64> {
+        let start = number * self.block;
+        start..(start + self.block).min(remote.size(file))
+    }
+
+    /// Fills `buf` with the bytes of a file from `offset` on.
+    pub(super) fn read(
+        &self,
+        remote: &Remote,
+        file: usize,
+        mut offset: u64,
+        mut buf: &mut [u8],
+    ) -> Result<(), FetchError> {
+        while !buf.is_empty() {
+            let number = offset / self.block;
+            let within = (offset - number * self.block) as usize;
+            let n = buf.len().min(self.block as usize - within);
+            let (piece, rest) = buf.split_at_mut(n);
+            let bytes = self.get(remote, (file, number), n as u64)?;
+            piece.copy_from_slice(&bytes[within..within + n]);
+            (buf, offset) = (rest, offset + n as u64);
+        }
+        Ok(())
+    }
+
+    /// Returns a block, of which `n` bytes are read.
+    fn get(&self, remote: &Remote, key: Key, n: u64) -> Result<Arc<Vec<u8>>, FetchError> {
+        let mut state = self.lock();
+        let place = self.reach(&mut state, key);
+        loop {
+            match state.blocks.get_mut(&key) {
+                Some(Slot::Ready { bytes, unread, .. }) => {
+                    *unread = unread.saturating_sub(n);
+                    let (bytes, is_read) = (Arc::clone(bytes), *unread == 0);
+                    drop(state);
+                    if is_read {
+                        self.changed.notify_all();
+                    }
+                    return Ok(bytes);
+                }
+                Some(Slot::Failed(error)) => return Err(error.clone()),
+                Some(Slot::Fetching) => {
+                    if remote.is_cancelled() {
+                        return Err(FetchError::Cancelled);
+                    }
+                    let waited = self.changed.wait_timeout(state, TICK);
+                    state = waited.unwrap_or_else(|p| p.into_inner()).0;
+                }
+                None => {
+                    self.force_room(&mut state);
+                    state.blocks.insert(key, Slot::Fetching);
+                    let buffer = state.free.pop().unwrap_or_default();
+                    // A block that is read once more is wanted now, although its place has passed.
+                    let now = place.map_or(state.front, |place| place.max(state.front.saturating_sub(1)));
+                    drop(state);
+                    let unread = place.map_or(self.block, |place| self.schedule[place].1);
+                    self.fetch(remote, key, now, unread, buffer);
+                    state = self.lock();
+                }
+            }
+        }
+    }
+
+    /// Notes that the pass has come to a block, and returns its place in the schedule, if it has one.
+    fn reach(&self, state: &mut State, key: Key) -> Option<usize> {
+        let places = self.places.get(&key)?;
+        let from = state.front.saturating_sub(self.capacity);
+        let place = *places.iter().find(|&&place| place >= from).unwrap_or(&places[0]);
+        if place >= state.front {
+            state.front = place + 1;
+            self.changed.notify_all();
+        }
+        Some(place)
+    }
+}
+
+impl State {
+    fn remove(&mut self, key: Key) {
+        if let Some(Slot::Ready { bytes, .. }) = self.blocks.remove(&key)
+            && let Ok(buffer) = Arc::try_unwrap(bytes)
+        {
+            self.free.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(file: usize, start: u64, bytes: u64) -> Extent {
+        Extent { file, start, bytes }
+    }
+
+    #[test]
+    fn extents_are_cut_into_blocks_and_neighbours_share_one() {
+        let memory = MIN_BLOCK * BLOCKS;
+        let b = MIN_BLOCK;
+        let ahead = Ahead::new(&[extent(0, 10, b), extent(0, b + 10, 5), extent(1, 0, 0)], memory, 8);
+        assert_eq!(ahead.schedule, [((0, 0), b - 10), ((0, 1), 15)]);
+        assert_eq!(ahead.capacity, BLOCKS as usize);
+    }
+
+    #[test]
+    fn a_schedule_is_fetched_in_its_order_within_the_buffer() {
+        let b = MIN_BLOCK;
+        let ahead = Ahead::new(&[extent(0, 0, 100 * b), extent(0, 0, 3 * b)], 8 * b, 1);
+        let mut state = ahead.lock();
+        let taken: Vec<u64> = std::iter::from_fn(|| ahead.next(&mut state)).map(|(key, _)| key.1).collect();
+        assert_eq!(taken, [0, 1, 2, 3, 4, 5, 6, 7]);
+        // Block 0 was read: there is room for one more.
+        state.blocks.insert((0, 0), Slot::Ready { bytes: Arc::default(), unread: 0, place: 0 });
+        assert_eq!(ahead.reach(&mut state, (0, 0)), Some(0));
+        assert_eq!(ahead.next(&mut state), Some(((0, 8), 8)));
+        assert_eq!(ahead.next(&mut state), None);
+        // A reader that needs a block at once displaces the one that is read last.
+        state
+            .blocks
+            .values_mut()
+            .for_each(|s| *s = Slot::Ready { bytes: Arc::default(), unread: 1, place: 0 });
+        state.blocks.insert((0, 8), Slot::Ready { bytes: Arc::default(), unread: 1, place: 8 });
+        ahead.force_room(&mut state);
+        assert!(!state.blocks.contains_key(&(0, 8)));
+        assert_eq!(state.cursor, 8);
+    }
+}
