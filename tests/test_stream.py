@@ -152,7 +152,7 @@ def test_a_server_may_ask_to_wait(hub: dict[str, str], tmp_path: Path) -> None:
     begun = time.monotonic()
     streamed(tmp_path / "m.gguf", hub)
     assert time.monotonic() - begun > 1
-    Hub.requests, Hub.faults = 0, Faults(statuses={0: 429}, retry_after="86400")
+    Hub.requests, Hub.faults = 0, Faults(statuses=dict.fromkeys(range(99), 429), retry_after="86400")
     run = srd("convert", "org/model", "--stream", "-o", tmp_path / "n.gguf", *FAST, env=hub)
     assert run.code == 1 and "asks to wait 86400 seconds" in only_line(run)
 
