@@ -3,17 +3,22 @@ read. Their tensors are held against what the model's own code does with the wei
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from interpreter import run
 from patterns import pattern, write_shards
 from srd_rs.checkpoint import Checkpoint
+from srd_rs.errors import ModelError
 from srd_rs.families import describe
 from test_families_tables import LLAMA
 
+GOLDENS = Path(__file__).parent / "data" / "families"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -105,3 +110,26 @@ def test_plamo_puts_the_queries_of_a_key_side_by_side(tmp_path: Path) -> None:
     assert np.array_equal(tensors["blk.0.attn_q.weight"], heads[order].reshape(24, 24))
     columns = pattern(o, (24, 24)).reshape(24, 6, 4)
     assert np.array_equal(tensors["blk.0.attn_output.weight"], columns[:, order].reshape(24, 24))
+
+
+def test_gemma3n_without_keys_of_layers_that_share_them(tmp_path: Path) -> None:
+    # transformers 5 saves no keys and values of layers that attend with those of an earlier layer.
+    golden = json.loads((GOLDENS / "gemma3n-text.json").read_text(encoding="utf-8"))
+    last = f"model.layers.{golden['config']['num_hidden_layers'] - 1}.self_attn."
+    unused = {last + name for name in ("k_proj.weight", "v_proj.weight", "k_norm.weight")}
+    assert unused <= golden["sources"].keys()
+    left = {name: source for name, source in golden["sources"].items() if name not in unused}
+    shapes = {name: tuple(shape) for name, (_, shape) in left.items()}
+    tensors = written(golden["config"], shapes, tmp_path)
+    wanted = {name: row[0] for name, row in golden["text"]["tensors"].items()}
+    assert {name: list(values.shape) for name, values in tensors.items()} == wanted
+    zeros = {name for name, values in tensors.items() if not values.any()}
+    assert zeros == {f"blk.3.{name}.weight" for name in ("attn_k", "attn_v", "attn_k_norm")}
+
+
+def test_gemma3n_needs_the_keys_of_other_layers(tmp_path: Path) -> None:
+    golden = json.loads((GOLDENS / "gemma3n-text.json").read_text(encoding="utf-8"))
+    name = "model.layers.0.self_attn.k_proj.weight"
+    shapes = {n: tuple(shape) for n, (_, shape) in golden["sources"].items() if n != name}
+    with pytest.raises(ModelError, match=re.escape(name)):
+        written(golden["config"], shapes, tmp_path)

@@ -111,6 +111,14 @@ GEMMA_3: Final = FamilyTable(
     rope_theta_sliding=10_000.0,
 )
 
+_NO_KEYS: Final = (
+    "self_attn.q_proj > attn_k | q d | pad_rows(q + k) rows(q, k)",
+    "self_attn.q_proj > attn_v | q d | pad_rows(q + k) rows(q, k)",
+    "self_attn.q_norm > attn_k_norm | h | pad_rows(2 * h) rows(h, h)",
+)
+"""Zeros for the layers that attend with the keys and values of an earlier layer. Such a layer does not use its own, and
+transformers 5 does not save them, but llama.cpp does not load a file without them."""
+
 GEMMA3N: Final = FamilyTable(
     arch="gemma3n",
     classes=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
@@ -140,6 +148,7 @@ GEMMA3N: Final = FamilyTable(
         "pl": "p * n_layer",
         "a": "altup_num_inputs",
         "sliding": "layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 5 != 0",
+        "keyless": "layer >= n_layer - num_kv_shared_layers and not layer_has('self_attn.k_proj.weight')",
         "sparsity": "activation_sparsity_pattern[layer] if is_list(activation_sparsity_pattern)"
         " else first(activation_sparsity_pattern, 0.95 if layer < 10 else 0.0)",
     },
@@ -167,8 +176,9 @@ GEMMA3N: Final = FamilyTable(
         Rows(
             (
                 *_NORMS,
-                *ATTENTION,
-                *HEAD_NORMS,
+                ATTENTION[0],
+                ATTENTION[3],
+                HEAD_NORMS[0],
                 *GATED_FFN,
                 "per_layer_input_gate > inp_gate | p d",
                 "per_layer_projection > proj | d p",
@@ -183,6 +193,8 @@ GEMMA3N: Final = FamilyTable(
                 "laurel.post_laurel_norm > laurel_post_norm | d",
             )
         ),
+        Rows((*ATTENTION[1:3], HEAD_NORMS[1]), "not keyless"),
+        Rows(_NO_KEYS, "keyless"),
     ),
     skip=(*_LM_HEAD, (r"embed_(vision|audio)\.", names.OTHER_MODALITY)),
     metadata=(
