@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import gguf
 import pytest
 
 import srd_rs
-from srd_rs.errors import UsageError
+from large_projector import large
+from srd_rs.errors import ModelError, UsageError
 from srd_rs.families import projectors
 from support import EXAMPLE, srd
 from test_family_goldens import opened
@@ -200,6 +202,73 @@ def test_names_of_published_omni_models(tmp_path: Path) -> None:
     shapes = {t.name: (t.shape, t.store) for t in published.tensors}
     assert shapes == {t.name: (t.shape, t.store) for t in written.tensors}
     assert published.metadata.get("clip.audio.projector_type") == "qwen3a"
+
+
+@pytest.mark.parametrize(
+    ("name", "renames"),
+    [
+        ("qwen2-audio", [(r"^(audio_tower|multi_modal_projector)\.", r"model.\1.")]),
+        ("voxtral", [(r"^(audio_tower|multi_modal_projector)\.", r"model.\1.")]),
+        ("qwen2-vl-vision", [(r"^visual\.", "model.visual.")]),
+        ("qwen2.5-vl-vision", [(r"^visual\.", "model.visual.")]),
+        ("qwen3-vl-vision", [(r"^model\.visual\.", "visual.")]),
+        (
+            "gemma3-vision",
+            [(r"^vision_tower\.vision_model\.", "model.vision_tower."), (r"^multi", "model.multi")],
+        ),
+        ("gemma4-unified", [(r"^model\.vision_embedder\.", "model.embed_vision.")]),
+        ("mistral3-vision", [(r"^(vision_tower|multi_modal_projector)\.", r"model.\1.")]),
+        ("internvl3-hf-vision", [(r"^model\.(vision_tower|multi_modal_projector)\.", r"\1.")]),
+        ("llama4-scout", [(r"^(vision_model|multi_modal_projector)\.", r"model.\1.")]),
+    ],
+)
+def test_names_of_other_versions_of_transformers(
+    name: str, renames: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    """Files that other versions of transformers saved. llama.cpp's converter writes empty files for some of them."""
+    golden = json.loads((GOLDEN.parent / f"{name}.json").read_text())
+    expected = projectors.describe(opened(golden, tmp_path))
+    names = list(golden["sources"])
+    for pattern, replacement in renames:
+        names = [re.sub(pattern, replacement, each) for each in names]
+    assert names != list(golden["sources"])
+    golden["sources"] = dict(zip(names, golden["sources"].values(), strict=True))
+    golden["name"] = "renamed"
+    found = projectors.describe(opened(golden, tmp_path), name=expected.metadata.get("general.name"))
+    assert {t.name: (t.shape, t.store) for t in found.tensors} == {
+        t.name: (t.shape, t.store) for t in expected.tensors
+    }
+    assert found.metadata.get("general.size_label") == expected.metadata.get("general.size_label")
+
+
+def test_the_windows_of_qwen_may_be_absent(tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    vision = golden["config"]["vision_config"]
+    del vision["fullatt_block_indexes"], vision["window_size"]
+    golden["name"] = "absent"
+    spec = projectors.describe(opened(golden, tmp_path))
+    assert spec.metadata.get("clip.vision.n_wa_pattern") == 8  # as transformers fills [7, 15, 23, 31] in
+    vision["fullatt_block_indexes"], golden["name"] = [0, 3], "uneven"
+    with pytest.raises(ModelError, match="equal distances"):
+        projectors.describe(opened(golden, tmp_path))
+
+
+def test_the_width_of_the_text_model_may_be_absent(tmp_path: Path) -> None:
+    """Qwen2-Audio is published without it: it is that of the class."""
+    golden = json.loads((GOLDEN.parent / "qwen2-audio.json").read_text())
+    del golden["config"]["text_config"]["hidden_size"]
+    golden["sources"]["multi_modal_projector.linear.weight"][1] = [4096, 32]
+    golden["sources"]["multi_modal_projector.linear.bias"][1] = [4096]
+    spec = projectors.describe(opened(golden, tmp_path))
+    assert spec.metadata.get("clip.audio.projection_dim") == 4096
+
+
+def test_a_large_projector_is_not_held_as_a_whole(tmp_path: Path) -> None:
+    """`scripts/projector_memory.py` prints peaks and times of more sizes, and of the text half."""
+    model = large(tmp_path / "model", depth=4)
+    run = srd("convert", model, "--mmproj-only", "--no-axm", "-o", tmp_path / "eyes.gguf")
+    assert run.code == 0, run.stderr
+    assert (tmp_path / "eyes.gguf").stat().st_size > 200e6 and run.peak_rss < 80e6
 
 
 def test_norms_of_convolutions_over_sound_of_gemma_3n(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from srd_rs.checkpoint import Checkpoint, SourceTensor, flatten, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families import names
-from srd_rs.families.aliases import others_of
+from srd_rs.families.aliases import others_of, text_class
 from srd_rs.families.base import ModelFacts, ModelSpec
 from srd_rs.families.config import Config
 from srd_rs.families.general import Size, write_general
@@ -23,6 +23,7 @@ from srd_rs.families.lora import merged
 from srd_rs.families.projectors import tables
 from srd_rs.families.quantized import plain
 from srd_rs.families.table import TensorSpec
+from srd_rs.families.tables import tables as text_tables
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json
 
@@ -58,7 +59,7 @@ class ProjectorFamily(TableFamily):
         whole = checkpoint.config
         vision, audio = _encoders(whole)
         values: dict[str, Any] = dict(vision or audio or {})
-        values |= {"text": {**flatten(whole), **text_part(whole)}, "whole": whole, "audio": audio}
+        values |= {"text": _text(whole), "whole": whole, "audio": audio}
         values["preprocessor"] = self._preprocessor()
         self.config = Config(values, self.defaults, self.file)
 
@@ -119,6 +120,20 @@ class ProjectorFamily(TableFamily):
     def write_metadata(self, metadata: Metadata) -> None:
         for key, (kind, expression) in self._lines().items():
             self._write_line(metadata, key, kind, expression)
+
+
+def _text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the text model. A text part may leave out its width, if that is the width by default
+    of the class of the text model."""
+    part = text_part(config)
+    found = {**flatten(config), **part}
+    if found.get("hidden_size") is None:
+        classes = part.get("architectures") or config.get("architectures")
+        name = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+        stands_for = text_class(name, config)
+        defaults = next((table.defaults for table in text_tables() if stands_for in table.classes), {})
+        found["hidden_size"] = found.get("n_embd") or defaults.get("hidden_size")
+    return found
 
 
 def _encoders(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -16,7 +16,11 @@ _DEFAULTS: Final = {
     "patch_size": 16,
     "hidden_act": "gelu",
 }
-_SIZES: Final = {**SIZES, "merged": "whole['spatial_merge_size'] * whole['spatial_merge_size'] * hidden_size"}
+_SIZES: Final = {
+    **SIZES,
+    "merge": "first(whole['spatial_merge_size'], None if class_name == 'LlavaForConditionalGeneration' else 2)",
+    "merged": "first(merge, 1) * first(merge, 1) * hidden_size",
+}
 _LAYER: Final = (
     Rows(
         (
@@ -48,7 +52,7 @@ _LINES: Final = (
     "f32 ~vision.attention.layer_norm_epsilon = first(layer_norm_eps, 1e-5)",
     "bool ~use_silu = None if hidden_act != 'silu' else 1 == 1",
     "bool ~use_gelu = None if hidden_act != 'gelu' else 1 == 1",
-    "u32 ~vision.spatial_merge_size = whole['spatial_merge_size']",
+    "u32 ~vision.spatial_merge_size = merge",
 )
 
 PIXTRAL: Final = FamilyTable(

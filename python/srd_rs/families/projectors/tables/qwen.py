@@ -19,7 +19,7 @@ _QWEN_DEFAULTS: Final = {"depth": 32, "patch_size": 14, "spatial_merge_size": 2,
 QWEN2_VL: Final = FamilyTable(
     arch="clip",
     classes=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
-    defaults={**_QWEN_DEFAULTS, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4},
+    defaults={**_QWEN_DEFAULTS, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 3584},
     sizes={
         **SIZES,
         "w": "embed_dim",
@@ -51,7 +51,7 @@ QWEN2_VL: Final = FamilyTable(
         ),
     ),
     metadata=(
-        *head("first(hidden_size, t)"),  # llama.cpp's converter writes the width of the text model
+        *head("hidden_size"),  # llama.cpp's converter writes the width of the text model
         "str ~projector_type = 'qwen2vl_merger'",
         "f32 ~vision.attention.layer_norm_epsilon = first(whole['rms_norm_eps'], 1e-6)",
     ),
@@ -59,16 +59,29 @@ QWEN2_VL: Final = FamilyTable(
 
 SARASHINA2: Final = replace(QWEN2_VL, classes=("Sarashina2VisionForCausalLM",))
 
+_UNEVEN: Final = Refusal(
+    "(1 == 1) in [(n + 1) % window != 0 for n in fullatt_block_indexes]"
+    " or not len(fullatt_block_indexes) * window in [n + 1 for n in fullatt_block_indexes]",
+    "the layers with full attention (fullatt_block_indexes) do not follow at equal distances",
+)
+
 QWEN25_VL: Final = FamilyTable(
     arch="clip",
     classes=("Qwen2_5_VLForConditionalGeneration",),
-    defaults={**_QWEN_DEFAULTS, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16},
+    defaults={
+        **_QWEN_DEFAULTS,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+    },
     sizes={
         **SIZES,
         "n_image": "first(image_size, 560)",
         "m": "spatial_merge_size * spatial_merge_size * hidden_size",
         "window": "fullatt_block_indexes[0] + 1",
     },
+    refusals=(_UNEVEN,),
     renames=VISUAL,
     n_layer="depth",
     n_head="num_heads",

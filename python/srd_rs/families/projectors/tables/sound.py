@@ -21,12 +21,12 @@ def sound_head(layers: str = "n_layer", heads: str = "n_head") -> tuple[str, ...
 
 
 WHISPER_SIZES: Final = {
-    "a": "first(audio['hidden_size'], audio['d_model'])",
-    "ai": "first(audio['intermediate_size'], audio['encoder_ffn_dim'])",
-    "mel": "audio['num_mel_bins']",
+    "a": "first(audio['hidden_size'], audio['d_model'], 1280)",
+    "ai": "first(audio['intermediate_size'], audio['encoder_ffn_dim'], 5120)",
+    "mel": "first(audio['num_mel_bins'], 128)",
     "t": "text['hidden_size']",
-    "n_sound": "first(audio['encoder_layers'], audio['num_hidden_layers'])",
-    "sound_heads": "first(audio['encoder_attention_heads'], audio['num_attention_heads'])",
+    "n_sound": "first(audio['encoder_layers'], audio['num_hidden_layers'], 32)",
+    "sound_heads": "first(audio['encoder_attention_heads'], audio['num_attention_heads'], 20)",
 }
 WHISPER_LINES: Final = (
     "u32 ~audio.num_mel_bins = mel",

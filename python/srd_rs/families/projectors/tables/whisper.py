@@ -40,9 +40,11 @@ def _whisper(
 ) -> FamilyTable:
     """Return the table of a model that hears with the encoder of Whisper."""
     lines = more.pop("metadata", ())
+    renames = (*more.pop("renames", ()), (r"^model\.(audio_tower|multi_modal_projector)\.", r"\1."))
     return FamilyTable(
         arch="clip",
         classes=classes,
+        renames=renames,
         defaults=_WHISPER,
         sizes={
             **WHISPER_SIZES,
