@@ -27,7 +27,14 @@ from srd_rs import (
     signing,
     sniff,
 )
-from srd_rs.errors import FormatError, ModelError, UsageError, VerificationError, message
+from srd_rs.errors import (
+    FormatError,
+    ModelError,
+    SrdFileNotFoundError,
+    UsageError,
+    VerificationError,
+    message,
+)
 from srd_rs.hub import Source, locate, model_files
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
 from srd_rs.planning import (
@@ -251,6 +258,45 @@ def _check_neighbours(gguf: Path, options: ConvertOptions) -> None:
         raise UsageError(message(container, what, fix))
 
 
+def _check_outputs(planner: Planner, native: _core.Plan, beside: Plan | None, *, gguf: bool) -> None:
+    """Refuse, before hours of work, outputs that would replace an input, a key, weights of another kind or each other,
+    and outputs whose folder is not there.
+
+    The native module compares the GGUF and the container with what it reads. Here all outputs are compared.
+    """
+    options, model = planner.options, planner.source.path
+    ggufs = [file.path for file in native.files] if gguf else []
+    ggufs += [beside.output] if beside is not None and gguf else []
+    containers = [native.container.path] if native.container is not None else []
+    first = native.files[0].path
+    texts = [Path(options.recipe_out)] if options.recipe_out is not None else []
+    if gguf:
+        asked = (options.card, ".md"), (options.modelfile, ".Modelfile"), (options.bom, materials.SUFFIX)
+        texts += [first.with_suffix(suffix) for wanted, suffix in asked if wanted]
+        texts += [first.with_suffix(".sig")] if options.oms_key is not None else []
+        texts += [hydration.sidecar_path(first)] if options.met else []
+    seen: dict[tuple[str, str], Path] = {}
+    for path in (*ggufs, *containers, *texts):
+        if not path.parent.is_dir():
+            fix = f"Make it, or name a folder that is made: -o {path.parent}{os.sep}"
+            raise SrdFileNotFoundError(message(path.parent, "the folder of the output is not there", fix))
+        if seen.setdefault((os.path.realpath(path.parent), path.name), path) is not path:
+            raise UsageError(message(path, "two outputs would have this name", "Give them different names"))
+    read = [path for path in (options.calibrate, options.imatrix, options.recipe) if path is not None]
+    read += [path for path in (options.key_file, options.sign_key, options.oms_key) if path is not None]
+    inputs = [*model_files(model), *model.glob("*.safetensors")] if model.is_dir() else [model]
+    inputs += [Path(path) for path in read if path not in ("builtin", "random")]
+    mains = ((ggufs, sniff.GGUFS), (containers, ("axm",)))
+    for path, kinds in ((path, kinds) for paths, kinds in mains for path in paths if path.is_file()):
+        if not any(other.exists() and path.samefile(other) for other in inputs):
+            sniff.check_output(path, replaces=kinds)
+    for path in texts:
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            what = "this is a link, a folder or a device, and an output replaces files alone"
+            raise UsageError(message(path, what, "Choose another name, or remove what is there"))
+        sniff.check_output(path, inputs=inputs)
+
+
 def _container_of(path: Path) -> tuple[str, ...]:
     """The names of the GGUF files that the container at `path` holds; none for anything else."""
     if not path.is_file() or sniff.identify(path).kind != "axm":
@@ -301,6 +347,7 @@ def run(
             projector = beside = None
         elif gguf:
             _check_neighbours(beside.output, projector_options(planner.options))
+    _check_outputs(planner, native, beside, gguf=gguf)
     # Within a budget the sizes are known only when the types are chosen.
     budgeted = planner.options.budget is not None
     if on_plan is not None and not budgeted:

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from srd_rs import _core, effects, recipe, sniff
 from srd_rs.errors import ModelError, UsageError, io_error, message
@@ -345,12 +345,27 @@ def _embedding_rows(spec: ModelSpec, model: Path) -> int:
 def output_path(source: Source, output: StrPath | None, quant: str, suffix: str = ".gguf") -> Path:
     """Name of the output: `output`, or the default name in the folder `output` or in the current folder."""
     default = f"{source.stem}-{quant.upper()}{suffix}"
-    return Path(default) if output is None else named(output, default, suffix)
+    return _checked_name(Path(default) if output is None else named(output, default, suffix))
+
+
+MAX_NAME: Final = 240
+"""The name of an output has at most this many bytes: systems allow 255, and names of files beside it are longer."""
+
+
+def _checked_name(path: Path) -> Path:
+    size = len(os.fsencode(path.name))
+    if size > MAX_NAME:
+        what = f"the name of the output has {size} bytes, and at most {MAX_NAME} are possible"
+        raise UsageError(message(shown(path.name), what, "Choose a shorter name with -o"))
+    return path
 
 
 def named(output: StrPath, default: str, suffix: str) -> Path:
     """`output`, with `suffix` where the name has none, or the name `default` in the folder `output`."""
-    path = Path(output)
+    path = _checked_name(Path(output))
+    if os.fspath(output) == "-":
+        what = "an output is a file, because its parts are not written in order"
+        raise UsageError(message("-", what, "Name a file, or ./- for a file of this name"))
     if is_folder(output):
         return path / default
     # The end of a name such as Qwen2.5-7B is no suffix.

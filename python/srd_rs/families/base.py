@@ -589,7 +589,7 @@ def _pooling_folder(folder: Path) -> Path | None:
     for module in modules if isinstance(modules, list) else []:
         kind, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
         if isinstance(kind, str) and kind.endswith("Pooling") and isinstance(path, str):
-            inside = (folder / path).resolve()
+            inside = (folder / path.replace("\0", "\ufffd")).resolve()
             if not inside.is_relative_to(folder.resolve()):
                 raise FormatError(
                     message(file, f"path {shown(path)} leaves the folder", "Correct modules.json")
