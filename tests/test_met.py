@@ -168,8 +168,12 @@ def test_the_schema_is_sound_and_strict(gguf: Path) -> None:
         lambda s: s["hydration_policy"].update(LEARN=["early"]),
         lambda s: s["file"].update(header_sha256="x"),
         lambda s: s.update(met_version=1),
-        lambda s: s.update(met_version=3),
+        lambda s: s.update(met_version=2),
+        lambda s: s.update(met_version=4),
         lambda s: s.pop("access"),
+        lambda s: s.pop("tensors"),
+        lambda s: s["tensors"]["output_norm.weight"].update(error=-1),
+        lambda s: s.update(expert_heat={"tokens": 1, "layers": {}}),
         lambda s: s["access"]["early"].update(often={}),
     ):
         spoilt = json.loads(json.dumps(sidecar))
@@ -203,7 +207,7 @@ def test_met_writes_beside_and_replaces_only_its_own_name(gguf: Path) -> None:
     other.write_text("mine")
     assert srd("met", gguf, "-o", other).code == 2 and other.read_text() == "mine"
     assert srd("met", gguf, "-o", other, "-f").code == 0
-    assert json.loads(other.read_text())["met_version"] == 2
+    assert json.loads(other.read_text())["met_version"] == 3
 
 
 def sidecar_bytes(hydrator: Hydrator, part: str) -> int:
@@ -213,7 +217,7 @@ def sidecar_bytes(hydrator: Hydrator, part: str) -> int:
 def old_version(sidecar: dict[str, Any]) -> dict[str, Any]:
     """The sidecar of version 1 of the same file: the tables belong to the embedding part."""
     old = json.loads(json.dumps(sidecar))
-    tables, _ = old.pop("tables"), old.pop("access")
+    tables, _, _ = old.pop("tables"), old.pop("access"), old.pop("tensors")
     embedding, runs = old["embedding_slot"], []
     for run in sorted(embedding["byte_ranges"] + tables["byte_ranges"], key=lambda r: r["offset"]):
         if runs and runs[-1]["offset"] + runs[-1]["bytes"] == run["offset"]:
@@ -242,7 +246,16 @@ def test_old_sidecars_are_still_read(gguf: Path) -> None:
         assert done.hydrated_bytes == gguf.stat().st_size
     assert srd("hydrate", gguf, "--intent", "INFORM").code == 0
     path.write_text(json.dumps({**old, "met_version": 2}))
-    assert "version 2 alone" in failure("hydrate", gguf, "--intent", "INFORM")
+    assert "version 2 and later" in failure("hydrate", gguf, "--intent", "INFORM")
+    # Version 2 lists no tensors.
+    second = {**new, "met_version": 2}
+    path.write_text(json.dumps(second))
+    assert "version 3" in failure("hydrate", gguf, "--intent", "INFORM")
+    del second["tensors"]
+    VALIDATOR.validate(second)
+    path.write_text(json.dumps(second))
+    with Hydrator(gguf) as hydrator:
+        assert hydrator.sidecar == second
 
 
 def test_tables_are_not_brought_in(gguf: Path) -> None:
@@ -453,7 +466,7 @@ def test_wrong_and_changed_files_are_refused(gguf: Path, tmp_path: Path) -> None
     [
         (lambda s: "", "not a MET sidecar"),
         (lambda s: s[: len(s) // 2], "not a MET sidecar"),
-        (lambda s: s.replace('"met_version": 2', '"met_version": 7'), "version 7"),
+        (lambda s: s.replace('"met_version": 3', '"met_version": 7'), "version 7"),
         (lambda s: s.replace('"bytes"', '"byte"', 1), "not a sound MET sidecar"),
         (lambda s: s.replace('"early"', '"earl"'), "not a sound MET sidecar"),
         (lambda s: s.replace('"offset": 0,', '"offset": 18446744073709551615,'), "embedding_slot"),

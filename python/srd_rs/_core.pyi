@@ -180,6 +180,7 @@ class RunReport(_Record):
     resumed_bytes: Final[int]
     threads: Final[int]
     container: Final[SealedContainer | None]
+    errors: Final[list[float | None]]
 
 @final
 class Plan:
@@ -293,6 +294,7 @@ def met_sidecar(
     digest: bool = True,
     overwrite: bool = False,
     projector: _Path | None = None,
+    known: str | None = None,
 ) -> str: ...
 
 @final

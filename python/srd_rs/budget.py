@@ -198,12 +198,14 @@ class Choice:
     """What was chosen: what was measured of each tensor, and how the choice compares with a mix.
 
     types: empty where the types of the mix are written. check: None where the model was not run. whole: whether the
-    budget holds the whole model, so that nothing is quantised.
+    budget holds the whole model, so that nothing is quantised. costs_measured: whether the costs come from a run of the
+    model, and not from a table.
     """
 
     types: tuple[ChosenType, ...] = ()
     check: MixCheck | None = None
     whole: bool = False
+    costs_measured: bool = False
 
 
 def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Choice:
@@ -225,7 +227,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     # A mix has types that the user may not want.
     mix = None if found is None or options.types else _mix_within(planner, options, made, limit)
     if mix is None or found is None:
-        return Choice(types)
+        return Choice(types, costs_measured=found is not None)
     # The check runs the plan of the source, of which `base` is one.
     kinds = [
         {t.name: t.type for t in plan.tensors if t.type not in FLOAT_TYPES.union(t.source_types)}
@@ -238,7 +240,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     written = "choice" if of_choice * expected <= MARGIN * of_mix else "mix"
     check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, expected, tokens, found.held_out, written)
     if written == "choice":
-        return Choice(types, check)
+        return Choice(types, check, costs_measured=True)
     log.warning("the mix %s is written, because the choice is not expected to be clearly better", mix.quant)
     planner.options = replace(options, quant=mix.quant)
     return Choice((), check)

@@ -290,6 +290,18 @@ def _request(
     )
 
 
+def expert_tokens(made: _core.Calibration) -> dict[int, tuple[int, ...]]:
+    """For each layer with experts, the number of tokens that used each expert.
+
+    The matrices of an expert see the same tokens, so one stack of each layer is enough.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for tensor in made.tensors:
+        if "_exps." in tensor.name and len(tensor.tokens) > 1:
+            found.setdefault(int(tensor.name.split(".")[1]), tuple(tensor.tokens))
+    return found
+
+
 def default_tokens(plan: _core.Plan) -> int:
     """Number of tokens that a calibration of the model takes by default."""
     return _default_tokens(_multiplied_weights(plan))

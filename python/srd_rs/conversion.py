@@ -52,7 +52,7 @@ from srd_rs.planning import (
 )
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import shown
-from srd_rs.report import ConvertReport, Plan, Progress
+from srd_rs.report import ConvertReport, Measurements, Plan, Progress
 
 log = logging.getLogger("srd_rs.conversion")
 
@@ -376,6 +376,7 @@ def run(
     return clock.set_in(
         replace(
             report,
+            measured=_measurements(report.measured, made, chosen),
             calibration_tokens=None if made is None else made.tokens,
             calibration_found=found,
             srd_tokens=calibration.default_tokens(native) if possible else None,
@@ -456,7 +457,19 @@ def run_plan(
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     method = "srd" if options.effort == "srd" else "search"
     report = native.run(options, gguf, forward, resume=resume).to_dict()
-    return ConvertReport(plan=planned or Plan.of(native), method=method, **report)
+    shares = zip(native.tensors, report.pop("errors"), strict=True)
+    measured = Measurements({tensor.name: share for tensor, share in shares if share is not None})
+    return ConvertReport(plan=planned or Plan.of(native), method=method, measured=measured, **report)
+
+
+def _measurements(
+    measured: Measurements, made: _core.Calibration | None, chosen: budget.Choice
+) -> Measurements:
+    """What was measured of the tensors, with the costs of their types and with the use of the experts."""
+    costs = {c.name: float(f"{c.cost:.3e}") for c in chosen.types} if chosen.costs_measured else {}
+    if made is None:
+        return replace(measured, klds=costs)
+    return replace(measured, klds=costs, expert_tokens=calibration.expert_tokens(made), tokens=made.tokens)
 
 
 def _write_sidecar(report: ConvertReport) -> Path | None:
@@ -464,7 +477,9 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
     path = hydration.sidecar_path(report.output)
     fingerprint = report.container.fingerprint if report.container else None
     try:
-        hydration.met(report.output, path, fingerprint=fingerprint, digest=False, overwrite=True)
+        hydration.met(
+            report.output, path, fingerprint=fingerprint, digest=False, overwrite=True, known=report.measured
+        )
     except ModelError:
         # The input was a GGUF without layers: there is nothing to put into slots, and nothing failed.
         return None

@@ -17,6 +17,7 @@ from srd_rs import _core, effects, hub, sniff
 from srd_rs._core import Hydration, Residency
 from srd_rs.errors import FormatError, ModelError, io_error
 from srd_rs.reading import load_json
+from srd_rs.report import Measurements
 
 __all__ = ["INTENTS", "PARTS", "Hydration", "Hydrator", "Residency", "check", "met", "sidecar_path"]
 
@@ -89,6 +90,7 @@ def met(
     fingerprint: str | None = None,
     digest: bool = True,
     overwrite: bool = False,
+    known: Measurements | None = None,
 ) -> dict[str, Any]:
     """Measure a GGUF, or the GGUF that a signed container (.axm) holds, and return its sidecar.
 
@@ -99,6 +101,8 @@ def met(
     digest: read the whole file for its SHA-256; without, and for a container, `file.sha256` is None and only the
         header is read.
     overwrite: replace an existing output.
+    known: what the conversion has measured (`ConvertReport.measured`), which no GGUF says. By default, what the sidecar
+        beside the GGUF says of the importance of tensors and of the use of experts is kept, if that sidecar fits.
 
     A split GGUF is measured as a whole, whichever part is named. A projector that lies beside the GGUF under its usual
     name is listed.
@@ -119,7 +123,8 @@ def met(
     if output is not None:
         sniff.check_output(Path(output))
     projector = sniff.projector_beside(Path(gguf)) if thing.kind == "gguf" else None
-    text = _core.met_sidecar(gguf, output, slots, fingerprint, digest, overwrite, projector)
+    facts = None if known is None else known.to_json()
+    text = _core.met_sidecar(gguf, output, slots, fingerprint, digest, overwrite, projector, facts)
     result: dict[str, Any] = json.loads(text)
     return result
 
@@ -167,7 +172,10 @@ class Hydrator:
         evict_others: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Hydration:
-        """Bring in what `intent` needs: the embedding part, then its slots by depth. Returns when done.
+        """Bring in what `intent` needs. Returns when done.
+
+        The embedding part comes first, then what every token reads of the slots, by depth, and then the experts of the
+        slots, those first that the calibration used most.
 
         The tables are not brought in, because a token reads one row of each.
 

@@ -1,4 +1,4 @@
-"""A picture of a GGUF: its slots in file order, their sizes, and what of them is in memory.
+"""A picture of a GGUF: its slots in file order, their sizes, what of them is in memory, and how hot the experts are.
 
 Needs matplotlib.
 """
@@ -40,11 +40,14 @@ def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | 
 
     Raises UsageError for another ending, or where matplotlib is missing.
     """
-    figure = check_output(output)(figsize=(9, 4.8), layout="constrained")
-    file_map, sizes = figure.subplots(2, 1, height_ratios=[1, 4])
+    heat = sidecar.get("expert_heat")
+    figure = check_output(output)(figsize=(9, 7.6 if heat else 4.8), layout="constrained")
+    file_map, sizes, *more = figure.subplots(2 + bool(heat), 1, height_ratios=[1, 4, 3] if heat else [1, 4])
     figure.suptitle(sidecar["file"]["name"])
     _draw_file(file_map, sidecar)
     _draw_sizes(sizes, sidecar, {r.slot: r for r in residency})
+    if heat:
+        _draw_heat(figure, more[0], heat)
     figure.savefig(output, dpi=150)
 
 
@@ -92,6 +95,18 @@ def _draw_sizes(axes: Any, sidecar: dict[str, Any], resident: dict[str, Residenc
     axes.set_xlabel(
         "GB; a token reads all of a plain bar, some experts of a striped one, one row of a dotted one"
     )
+
+
+def _draw_heat(figure: Any, axes: Any, heat: dict[str, Any]) -> None:
+    """The share of the tokens that used each expert, a row for each layer, the expert that is used most on the left."""
+    layers = sorted(heat["layers"], key=int)
+    shares = [[n / heat["tokens"] for n in sorted(heat["layers"][layer], reverse=True)] for layer in layers]
+    image = axes.imshow(shares, aspect="auto", interpolation="nearest", cmap="inferno", vmin=0)
+    figure.colorbar(image, ax=axes, label="share of the tokens")
+    # As many labels as have room.
+    every = -(-len(layers) // 10)
+    axes.set_yticks(range(0, len(layers), every), layers[::every])
+    axes.set(xlabel="experts, the most used first", ylabel="layer")
 
 
 def _label(sidecar: dict[str, Any], part: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,6 +16,7 @@ from srd_rs.text import bytes_text, count_text, html_table, printable
 __all__ = [
     "ChosenType",
     "ConvertReport",
+    "Measurements",
     "MixCheck",
     "Plan",
     "PlannedContainer",
@@ -181,6 +183,28 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Measurements:
+    """What a conversion has measured of the tensors; nothing where no calibration was used.
+
+    errors: The energy that rounding adds to the output of a matrix, as a share of the energy of the output, by the name
+    of the tensor. klds: The estimate of what rounding adds to the KLD of the model, in nats, where the types were
+    chosen within a budget and the model was run. expert_tokens: For each layer with experts, the number of calibration tokens
+    that used each expert. tokens: The number of calibration tokens.
+    """
+
+    errors: Mapping[str, float] = field(default_factory=dict)
+    klds: Mapping[str, float] = field(default_factory=dict)
+    expert_tokens: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    tokens: int = 0
+
+    def to_json(self) -> str:
+        """The form in which the native module takes what a sidecar cannot measure."""
+        layers = {str(layer): list(counts) for layer, counts in self.expert_tokens.items()}
+        heat = {"tokens": self.tokens, "layers": layers} if layers else None
+        return json.dumps({"errors": dict(self.errors), "klds": dict(self.klds), "expert_heat": heat})
+
+
+@dataclass(frozen=True)
 class ConvertReport:
     """What a conversion wrote and what the conversion cost.
 
@@ -193,7 +217,7 @@ class ConvertReport:
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
     says whether a kept calibration was found in the cache; `srd_tokens` is the
     number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
-    otherwise.
+    otherwise; `measured` is what the sidecar says of the importance of the tensors and of the use of the experts.
     """
 
     plan: Plan
@@ -215,6 +239,7 @@ class ConvertReport:
     bom: Path | None = None
     signature: Path | None = None
     resumed_bytes: int = 0
+    measured: Measurements = field(default=Measurements(), repr=False)
 
     def _summary(self) -> str:
         size = f"{bytes_text(self.file_bytes)}, {self.plan.bpw:.2f} bits per weight"

@@ -3,6 +3,7 @@
 use crate::convert::factor_cache::FactorCache;
 use crate::convert::options::{Effort, RunOptions};
 use crate::convert::planned::{Plan, PlannedTensor};
+use crate::convert::report::RowErrors;
 use crate::convert::units::{Chunk, whole_blocks};
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
@@ -23,6 +24,10 @@ const BYTES_PER_WEIGHT: u64 = 20;
 const CALIBRATED_ROWS: u64 = 64;
 /// Rows on which the amplitude of the dither is chosen.
 const SAMPLE_ROWS: u64 = 16;
+/// Rows of a tensor from which the mean energy of its output is taken, at least; they are spread evenly over the tensor.
+const ENERGY_ROWS: u64 = 256;
+/// One row in so many is taken at least. All rows of a large tensor would take a tenth of the time of the conversion.
+const ENERGY_EVERY: u64 = 32;
 /// Bytes of factors that are kept in case that another tensor has the same inputs.
 const FACTOR_BYTES: u64 = 256 << 20;
 
@@ -34,12 +39,19 @@ pub struct Buffers {
     blocks: Vec<u8>,
     /// Number of weights that were replaced since the last [`Buffers::take_replaced`].
     replaced: u64,
+    /// What rounding cost since the last [`Buffers::take_errors`].
+    errors: RowErrors,
 }
 
 impl Buffers {
     /// Returns how many weights were replaced, because they are not finite or too large, since the last call.
     pub fn take_replaced(&mut self) -> u64 {
         std::mem::take(&mut self.replaced)
+    }
+
+    /// Returns what rounding cost the rows whose inputs are known, since the last call.
+    pub fn take_errors(&mut self) -> RowErrors {
+        std::mem::take(&mut self.errors)
     }
 
     /// Returns the blocks of the last chunk.
@@ -127,7 +139,7 @@ impl<'a> Converter<'a> {
         tensor.bound.source.read(&self.plan.model.source, chunk.start, weights, &mut buffers.scratch)?;
         buffers.replaced += self.check(chunk, weights)?;
         if let Some(moments) = &tensor.moments {
-            return self.calibrated(chunk, moments, weights, &mut buffers.blocks);
+            return self.calibrated(chunk, moments, weights, &mut buffers.blocks, &mut buffers.errors);
         }
         if tensor.weightings.is_empty() {
             quant::quantize_weighted(tensor.ty, weights, None, &mut buffers.blocks);
@@ -149,14 +161,22 @@ impl<'a> Converter<'a> {
         feedback::SolverOptions { beam_width, ..self.effort.feedback }
     }
 
-    /// Quantizes whole rows under the second moments of their inputs. Each expert has its own moments.
-    fn calibrated(&self, chunk: &Chunk, moments: &Moments, weights: &[f32], blocks: &mut [u8]) -> Result<()> {
+    /// Quantizes whole rows under the second moments of their inputs, and adds up the errors. Each expert has its own moments.
+    fn calibrated(
+        &self,
+        chunk: &Chunk,
+        moments: &Moments,
+        weights: &[f32],
+        blocks: &mut [u8],
+        errors: &mut RowErrors,
+    ) -> Result<()> {
         let (tensor, row) = (chunk.tensor, chunk.tensor.bound.row_len());
         let rows_per_expert = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
         let options = self.solver_options(tensor);
         let noise = Noise::new(self.effort.seed, &format!("dither {}", tensor.bound.name));
         let bytes = |rows: u64| tensor.ty.row_bytes(rows * row).expect("rows are whole blocks") as usize;
         let (first, rows) = (chunk.start / row, chunk.len / row);
+        let every = (tensor.bound.n_weights() / row / ENERGY_ROWS).clamp(1, ENERGY_EVERY);
         let mut at = 0;
         while at < rows {
             let expert = (first + at) / rows_per_expert;
@@ -168,7 +188,15 @@ impl<'a> Converter<'a> {
                     let sample = || self.sampled(tensor, &factor, expert, &options, &noise);
                     let options = self.factors.options(tensor, expert as usize, sample)?;
                     let rows = feedback::Rows { weights, noise: &noise, first: first + at };
-                    feedback::quantize_rows(tensor.ty, rows, &factor, &options, out);
+                    errors.error += feedback::quantize_rows(tensor.ty, rows, &factor, &options, out);
+                    errors.rows += n;
+                    let numbers = first + at..first + at + n;
+                    for (row, _) in
+                        weights.chunks_exact(row as usize).zip(numbers).filter(|(_, i)| i % every == 0)
+                    {
+                        errors.energy += factor.energy(row);
+                        errors.sampled += 1;
+                    }
                 }
                 None => quant::quantize(tensor.ty, weights, row as usize, None, out),
             }

@@ -6,10 +6,10 @@
 //! line ends with the first 16 digits of its own SHA-256, so a line that was cut off is not taken for one.
 //!
 //! ```text
-//! head {"journal":2,"program":"...","input":"...","options":"...","plan":"..."} 0123456789abcdef
+//! head {"journal":3,"program":"...","input":"...","options":"...","plan":"..."} 0123456789abcdef
 //! source 0 HASH 0123456789abcdef
-//! unit 17 65536 0 HASH,HASH 0123456789abcdef
-//! unit 17 884736 0 HASH,HASH 0123456789abcdef
+//! unit 17 65536 0 HASH,HASH ERROR,ROWS,ENERGY,SAMPLED 0123456789abcdef
+//! unit 17 884736 0 HASH,HASH ERROR,ROWS,ENERGY,SAMPLED 0123456789abcdef
 //! complete 0123456789abcdef
 //! ```
 //!
@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::convert::options::{Resume, RunOptions};
 use crate::convert::planned::Plan;
+use crate::convert::report::RowErrors;
 use crate::error::{Error, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::sink::{self, Left};
@@ -42,7 +43,7 @@ const CHECK_DIGITS: usize = 16;
 /// A worker that is within a unit adds at most one line in this share of the time that the run has taken.
 const SHARE_OF_TIME: u32 = 1000;
 /// The form of the journal.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What two runs must have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +88,7 @@ impl Head {
 }
 
 /// What a run has written of a unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WrittenUnit {
     /// Number of weights, from the first one of the unit.
     pub done: u64,
@@ -95,6 +96,8 @@ pub struct WrittenUnit {
     pub replaced: u64,
     /// The hashes of their bytes, as [`Outputs::resume`](crate::convert::outputs::Outputs::resume) gets them.
     pub hashes: Vec<Hash>,
+    /// What rounding cost these weights.
+    pub errors: RowErrors,
 }
 
 /// What the journal of an earlier run says.
@@ -191,7 +194,10 @@ impl Journal {
     /// [`Error::Io`] from the disk.
     pub fn add_unit(&self, number: usize, unit: &WrittenUnit) -> Result<()> {
         let hashes: Vec<_> = unit.hashes.iter().map(|h| to_hex(h)).collect();
-        self.add(&format!("unit {number} {} {} {}", unit.done, unit.replaced, hashes.join(",")))
+        let RowErrors { error, rows, energy, sampled } = unit.errors;
+        // A number is written with all of its digits, so that it is read back as it was.
+        let errors = format!("{error:e},{rows},{energy:e},{sampled}");
+        self.add(&format!("unit {number} {} {} {} {errors}", unit.done, unit.replaced, hashes.join(",")))
     }
 
     /// Returns whether a worker is to note how far it has come within a unit. `last` is when it did so, or began the unit.
@@ -255,7 +261,8 @@ impl Records {
                 let number = words.next()?.parse().ok()?;
                 let (done, replaced) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
                 let hashes = words.next()?.split(',').map(from_hex).collect::<Option<_>>()?;
-                self.units.insert(number, WrittenUnit { done, replaced, hashes });
+                let errors = row_errors(words.next()?)?;
+                self.units.insert(number, WrittenUnit { done, replaced, hashes, errors });
             }
             ("replaces", Some(_)) => self.head.iter_mut().for_each(|head| head.replaces = true),
             ("complete", Some(_)) => self.complete = true,
@@ -263,6 +270,17 @@ impl Records {
         }
         Some(())
     }
+}
+
+/// Reads what rounding cost a unit.
+fn row_errors(text: &str) -> Option<RowErrors> {
+    let mut words = text.split(',');
+    Some(RowErrors {
+        error: words.next()?.parse().ok()?,
+        rows: words.next()?.parse().ok()?,
+        energy: words.next()?.parse().ok()?,
+        sampled: words.next()?.parse().ok()?,
+    })
 }
 
 /// The line of a record: the record, a space, and the first digits of its SHA-256.
@@ -410,7 +428,8 @@ mod tests {
     #[test]
     fn lines_are_read_up_to_the_first_that_is_not_whole() {
         let json = serde_json::to_string(&head()).unwrap();
-        let unit = |n| line_of(&format!("unit {n} 256 3 {},{}", "ab".repeat(32), "cd".repeat(32)));
+        let unit =
+            |n| line_of(&format!("unit {n} 256 3 {},{} 1.5e-3,64,2e0,2", "ab".repeat(32), "cd".repeat(32)));
         let whole =
             [line_of(&format!("head {json}")), line_of(&format!("source 1 {}", "0f".repeat(32))), unit(5)];
         let whole = whole.concat();
@@ -426,7 +445,9 @@ mod tests {
             assert_eq!(records.head, Some(head()));
             assert_eq!(records.sources, [(1, [0x0f; 32])]);
             let hashes = vec![[0xab; 32], [0xcd; 32]];
-            assert_eq!(records.units, BTreeMap::from([(5, WrittenUnit { done: 256, replaced: 3, hashes })]));
+            let errors = RowErrors { error: 0.0015, rows: 64, energy: 2.0, sampled: 2 };
+            let unit = WrittenUnit { done: 256, replaced: 3, hashes, errors };
+            assert_eq!(records.units, BTreeMap::from([(5, unit)]));
             assert!(!records.complete);
         }
     }

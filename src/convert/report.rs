@@ -33,6 +33,40 @@ pub struct Report {
     pub threads: usize,
     /// The container that was written, if there is one.
     pub container: Option<Sealed>,
+    /// For each tensor of the plan the energy that rounding adds to its output, as a share of the energy of the output, to
+    /// four digits. `None` where the inputs of the tensor are not known.
+    pub errors: Vec<Option<f64>>,
+}
+
+/// What the rounding of some rows of a tensor costs under the second moments `H` of their inputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RowErrors {
+    /// The sum of `(v - w) H (v - w)^T` over all rows.
+    pub error: f64,
+    /// The number of these rows.
+    pub rows: u64,
+    /// The sum of `w H w^T` over a sample of the rows.
+    pub energy: f64,
+    /// The number of rows in the sample.
+    pub sampled: u64,
+}
+
+impl RowErrors {
+    /// Adds the sums of other rows of the same tensor.
+    pub fn add(&mut self, other: &Self) {
+        self.error += other.error;
+        self.rows += other.rows;
+        self.energy += other.energy;
+        self.sampled += other.sampled;
+    }
+
+    /// Returns the mean error of a row as a share of the mean energy, to four digits. The digits hide the order in which the
+    /// errors were added, which depends on the memory limit. `None` if nothing was measured.
+    pub fn share(&self) -> Option<f64> {
+        let share = (self.error / self.rows as f64) / (self.energy / self.sampled as f64);
+        let known = self.rows > 0 && self.sampled > 0 && share.is_finite() && share >= 0.0;
+        known.then(|| format!("{share:.3e}").parse().unwrap_or(share))
+    }
 }
 
 /// What a finished container is known by.
@@ -72,5 +106,20 @@ impl Clock {
     /// Returns the user and system time of the process in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         os::cpu_time().saturating_sub(self.cpu).as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_of_the_mean_row() {
+        let mut sums = RowErrors { error: 2.0, rows: 4, energy: 30.0, sampled: 1 };
+        assert_eq!(sums.share(), Some(0.01667));
+        sums.add(&RowErrors { error: 2.0, rows: 4, energy: 10.0, sampled: 1 });
+        assert_eq!(sums.share(), Some(0.025));
+        assert_eq!(RowErrors::default().share(), None);
+        assert_eq!(RowErrors { energy: 0.0, ..sums }.share(), None);
     }
 }

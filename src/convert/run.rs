@@ -14,7 +14,7 @@
 //! }
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -25,7 +25,7 @@ use crate::convert::journal::{Journal, WrittenUnit};
 use crate::convert::options::RunOptions;
 use crate::convert::outputs::{Outputs, Writers};
 use crate::convert::planned::Plan;
-use crate::convert::report::{Clock, Report};
+use crate::convert::report::{Clock, Report, RowErrors};
 use crate::convert::source_hashes::{SourceHashes, Step};
 use crate::convert::units::{Unit, Units};
 use crate::error::Result;
@@ -72,6 +72,7 @@ fn convert(
     let units = Units::cut(plan);
     let hashes = SourceHashes::new(plan);
     let (replaced, resumed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let errors: Mutex<BTreeMap<usize, RowErrors>> = Mutex::default();
     progress.start("", plan.tensor_bytes());
     let taken = match journal {
         Some(journal) => {
@@ -79,6 +80,7 @@ fn convert(
             let taken = take(journal, &units, &outputs, threads, progress)?;
             replaced.fetch_add(taken.replaced, Ordering::Relaxed);
             resumed.fetch_add(taken.bytes, Ordering::Relaxed);
+            *errors.lock().unwrap_or_else(|p| p.into_inner()) = taken.errors;
             taken.units
         }
         None => BTreeSet::new(),
@@ -111,6 +113,7 @@ fn convert(
             return Ok(());
         };
         replaced.fetch_add(complete.replaced, Ordering::Relaxed);
+        errors.lock().unwrap_or_else(|p| p.into_inner()).insert(number, complete.errors);
         note(&complete)
     })?;
     let container = outputs.commit(&hashes.finish(), || journal.map_or(Ok(()), Journal::add_complete))?;
@@ -123,6 +126,7 @@ fn convert(
         resumed_bytes: resumed.into_inner(),
         threads,
         container,
+        errors: shares(plan, &units, &errors.into_inner().unwrap_or_else(|p| p.into_inner())),
     })
 }
 
@@ -147,6 +151,13 @@ fn wanted(steps: &[Step], units: &Units) -> Vec<Wanted> {
     wanted
 }
 
+/// Adds up what rounding cost the units of each tensor, in the order of the units. `errors` has the numbers of the units.
+fn shares(plan: &Plan, units: &Units, errors: &BTreeMap<usize, RowErrors>) -> Vec<Option<f64>> {
+    let mut sums = vec![RowErrors::default(); plan.tensors.len()];
+    errors.iter().for_each(|(&number, cost)| sums[units.get(number).index].add(cost));
+    sums.iter().map(RowErrors::share).collect()
+}
+
 /// What a run takes from an interrupted one.
 #[derive(Default)]
 struct Taken {
@@ -156,6 +167,8 @@ struct Taken {
     bytes: u64,
     /// The weights in them that were replaced.
     replaced: u64,
+    /// What rounding cost them.
+    errors: BTreeMap<usize, RowErrors>,
 }
 
 /// Takes the units that the journal says are complete, if their bytes are the ones that were written.
@@ -182,6 +195,7 @@ fn take(
             taken.units.insert(number);
             taken.bytes += bytes;
             taken.replaced += complete.replaced;
+            taken.errors.insert(number, complete.errors);
             progress.add(bytes);
         }
         Ok(())
@@ -201,11 +215,13 @@ struct Begun<'u> {
     done: u64,
     /// Number of these weights that were replaced.
     replaced: u64,
+    /// What rounding cost these weights.
+    errors: RowErrors,
 }
 
 impl<'u> Begun<'u> {
     fn new(unit: &Unit<'u>, outputs: &'u Outputs) -> Self {
-        Self { writers: outputs.begin(unit), done: 0, replaced: 0 }
+        Self { writers: outputs.begin(unit), done: 0, replaced: 0, errors: RowErrors::default() }
     }
 
     /// Goes on with a unit that an earlier run has begun. Returns `None` if there is nothing of it that can be used.
@@ -219,9 +235,9 @@ impl<'u> Begun<'u> {
         let Some(written) = journal.units.get(&number).filter(|w| unit.has_cut(w.done)) else {
             return Ok(None);
         };
-        let (done, replaced) = (written.done, written.replaced);
+        let &WrittenUnit { done, replaced, errors, .. } = written;
         let writers = outputs.resume(unit, done, &written.hashes, progress)?;
-        Ok(writers.map(|writers| Self { writers, done, replaced }))
+        Ok(writers.map(|writers| Self { writers, done, replaced, errors }))
     }
 }
 
@@ -239,7 +255,7 @@ impl Worker {
     fn convert(
         &mut self,
         unit: &Unit,
-        Begun { mut writers, done, mut replaced }: Begun,
+        Begun { mut writers, done, mut replaced, mut errors }: Begun,
         converter: &Converter,
         (active, progress): (&Active, &Progress),
         (is_due, note): (&dyn Fn(Instant) -> bool, &dyn Fn(&WrittenUnit) -> Result<()>),
@@ -247,6 +263,7 @@ impl Worker {
         // An unfinished unit may have left bytes behind.
         self.unwritten.clear();
         self.chunk.take_replaced();
+        self.chunk.take_errors();
         let mut start = unit.start + done;
         let mut noted = Instant::now();
         while start < unit.end {
@@ -266,11 +283,13 @@ impl Worker {
                 self.unwritten.clear();
             }
             replaced += self.chunk.take_replaced();
+            errors.add(&self.chunk.take_errors());
             if is_due {
-                note(&WrittenUnit { done: start - unit.start, replaced, hashes: writers.hashes()? })?;
+                let (done, hashes) = (start - unit.start, writers.hashes()?);
+                note(&WrittenUnit { done, replaced, hashes, errors })?;
                 noted = Instant::now();
             }
         }
-        Ok(Some(WrittenUnit { done: unit.weights(), replaced, hashes: writers.finish()? }))
+        Ok(Some(WrittenUnit { done: unit.weights(), replaced, hashes: writers.finish()?, errors }))
     }
 }

@@ -13,6 +13,7 @@
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
+use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
@@ -23,11 +24,12 @@ use serde::Serialize;
 
 use super::map::{self, FileMap, Locked};
 use super::policy::Intent;
-use super::sidecar::{ByteRange, Options, Part, Sidecar, sidecar_path};
+use super::sidecar::{Access, ByteRange, Options, Part, Sidecar, sidecar_path};
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::{Gguf, GgufFile};
 use crate::os;
 use crate::progress::Progress;
+use crate::quant::recipe::layer_of;
 
 /// The number of bytes that are requested and read at a time. Kernels limit a single request to read ahead, and some
 /// have this limit.
@@ -38,8 +40,9 @@ const AHEAD: usize = 32;
 /// How to hydrate.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HydrateOptions {
-    /// The largest number of bytes to read, counted in whole pages. The embedding part comes first, then the slots by
-    /// depth; bytes beyond the budget are left out.
+    /// The largest number of bytes to read, counted in whole pages. The embedding part comes first, then what every token
+    /// reads of the slots, by depth, then the experts, those first that were used most in the calibration. Bytes beyond the
+    /// budget are left out.
     pub budget: Option<u64>,
     /// Lock the pages in memory until the hydrator is dropped or evicts them.
     pub lock: bool,
@@ -81,8 +84,17 @@ pub struct Residency {
 pub struct Hydrator {
     files: Vec<MappedFile>,
     sidecar: Sidecar,
+    /// The experts of all slots, those that are used most first.
+    experts: Vec<Expert>,
     /// Locked pages, with the numbers of their files.
     locked: Vec<(usize, Locked)>,
+}
+
+/// The bytes of one expert in one stack.
+#[derive(Debug)]
+struct Expert {
+    part: Part,
+    span: Span,
 }
 
 /// One file of the GGUF.
@@ -146,7 +158,8 @@ impl Hydrator {
             None => Sidecar::measure(&gguf, &Options::default())?,
         };
         let files = gguf.parts().iter().map(MappedFile::new).collect::<Result<_>>()?;
-        Ok(Self { files, sidecar, locked: Vec::new() })
+        let experts = experts(&gguf, &sidecar)?;
+        Ok(Self { files, sidecar, experts, locked: Vec::new() })
     }
 
     /// The number of bytes in a page.
@@ -245,14 +258,25 @@ impl Hydrator {
         self.drop_pages(&whole);
     }
 
-    /// Returns the pages of `parts` in order, each page once, up to `budget` bytes.
+    /// Returns the bytes of `parts`, what is needed most first: all but the experts, part by part, then the experts by their
+    /// heat.
+    fn by_need(&self, parts: &[Part]) -> Vec<Span> {
+        let experts = || self.experts.iter().filter(|e| parts.contains(&e.part)).map(|e| &e.span);
+        let mut stacks: Vec<Span> = experts().cloned().collect();
+        stacks.sort_by_key(|s| (s.file, s.bytes.start));
+        let stacks = merged(stacks);
+        let ranges = parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(Span::from);
+        ranges.flat_map(|range| without(&range, &stacks)).chain(experts().cloned()).collect()
+    }
+
+    /// Returns the pages of `parts` in file order, each page once, up to `budget` bytes of what is needed most.
     fn pages(&self, parts: &[Part], budget: u64) -> Vec<Span> {
         let page = self.page();
         // Only the first page and the last page of a range can hold bytes of another range.
         let mut shared = HashSet::new();
         let mut left = budget;
         let mut chosen = Vec::new();
-        for span in parts.iter().flat_map(|&p| self.sidecar.ranges(p)).map(Span::from) {
+        for span in self.by_need(parts) {
             let (file, range) = (span.file, span.bytes);
             let (mut first, mut last) = (range.start / page, (range.end - 1) / page);
             let edges = [(file, first), (file, last)];
@@ -268,6 +292,7 @@ impl Hydrator {
                 chosen.push(Span { file, bytes: first * page..end.min(self.files[file].size) });
             }
         }
+        chosen.sort_by_key(|s| (s.file, s.bytes.start));
         merged(chosen)
     }
 
@@ -348,6 +373,54 @@ impl Hydrator {
     }
 }
 
+/// Returns the experts of a GGUF, those first that the sidecar says were used most. Without heat, or at the same heat, they
+/// are in file order.
+fn experts(gguf: &Gguf, sidecar: &Sidecar) -> Result<Vec<Expert>> {
+    let Some(moe) = &sidecar.moe else { return Ok(Vec::new()) };
+    let measured;
+    let tensors = match &sidecar.tensors {
+        Some(tensors) => tensors,
+        None => {
+            let options = Options { split: sidecar.split(), ..Options::default() };
+            measured = Sidecar::measure(gguf, &options)?.tensors.unwrap_or_default();
+            &measured
+        }
+    };
+    let heat = |layer: u32| sidecar.expert_heat.as_ref().and_then(|h| h.layers.get(&layer));
+    let mut found = Vec::new();
+    for (name, facts) in tensors.iter().filter(|(_, facts)| facts.access == Access::Experts) {
+        let counts = layer_of(name).and_then(heat);
+        let part = Part::parse(&facts.part)?;
+        let bytes = facts.bytes / moe.num_experts;
+        for expert in 0..moe.num_experts {
+            let used = counts.and_then(|c| c.get(expert as usize)).copied().unwrap_or(0);
+            let start = facts.offset + expert * bytes;
+            found.push((used, Expert { part, span: Span { file: facts.file, bytes: start..start + bytes } }));
+        }
+    }
+    found.sort_by_key(|(used, e)| (Reverse(*used), e.span.file, e.span.bytes.start));
+    Ok(found.into_iter().map(|(_, expert)| expert).collect())
+}
+
+/// Returns what is left of a range without `holes`, which are in file order and do not overlap.
+fn without(range: &Span, holes: &[Span]) -> Vec<Span> {
+    let mut left = Vec::new();
+    let mut start = range.bytes.start;
+    for hole in holes.iter().filter(|h| h.file == range.file) {
+        let (from, to) = (hole.bytes.start.max(start), hole.bytes.end.min(range.bytes.end));
+        if from < to {
+            if start < from {
+                left.push(Span { file: range.file, bytes: start..from });
+            }
+            start = to;
+        }
+    }
+    if start < range.bytes.end {
+        left.push(Span { file: range.file, bytes: start..range.bytes.end });
+    }
+    left
+}
+
 fn total(spans: &[Span]) -> u64 {
     spans.iter().map(Span::len).sum()
 }
@@ -389,6 +462,7 @@ fn complement(spans: &[Span], sizes: &[u64]) -> Vec<Span> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::met::sidecar::{ExpertHeat, Known, TensorFacts};
     use crate::met::testing::{Model, PAGE};
 
     fn opened(model: &Model) -> (tempfile::TempDir, Hydrator) {
@@ -498,6 +572,70 @@ mod tests {
         progress.cancel();
         let ended = h.hydrate(Intent::Harm, &HydrateOptions::default(), &progress);
         assert!(matches!(ended, Err(Error::Interrupted)));
+    }
+
+    #[test]
+    fn the_experts_that_are_used_most_come_first() {
+        let model = Model::moe(10, 8, 2).wide();
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+        let dir = tempfile::tempdir_in(target).unwrap();
+        let path = model.write(dir.path());
+        let gguf = Gguf::open(&path).unwrap();
+        // In each layer expert 5 was used by all tokens, and expert 2 by half of them.
+        let counts = vec![1, 1, 50, 1, 1, 100, 1, 1];
+        let layers = (0..10).map(|layer| (layer, counts.clone())).collect();
+        let known = Known { expert_heat: Some(ExpertHeat { tokens: 100, layers }), ..Known::default() };
+        let sidecar = Sidecar::measure(&gguf, &Options { known, ..Options::default() }).unwrap();
+        std::fs::write(sidecar_path(&path), sidecar.to_json()).unwrap();
+        let mut h = Hydrator::open(&path, None).unwrap();
+        let evicts = evict_all(&mut h);
+        let tensors = sidecar.tensors.as_ref().unwrap();
+        let (stacks, others): (Vec<_>, Vec<_>) = tensors.values().partition(|t| t.access == Access::Experts);
+        assert_eq!(stacks.len(), 10);
+        let expert = stacks[0].bytes / 8;
+        let rest = sidecar.file.bytes - stacks.iter().map(|t| t.bytes).sum::<u64>();
+        assert!(others.iter().map(|t| t.bytes).sum::<u64>() <= rest);
+        // The budget has room for everything but experts, and for the two experts of each layer that are used most.
+        let budget = rest + 20 * expert + 12 * PAGE;
+        let options = HydrateOptions { budget: Some(budget), ..HydrateOptions::default() };
+        let outcome = h.hydrate(Intent::Harm, &options, &Progress::default()).unwrap();
+        assert_eq!(outcome.wanted_bytes, sidecar.file.bytes.next_multiple_of(PAGE).min(sidecar.file.bytes));
+        let there = |t: &TensorFacts, e: u64| {
+            let start = t.offset + e * expert;
+            h.files[0].map.resident(start..start + expert).unwrap()
+        };
+        for stack in &stacks {
+            assert!(near(there(stack, 5), expert) && near(there(stack, 2), expert));
+            let cold: u64 = [0, 1, 3, 4, 6, 7].map(|e| there(stack, e)).iter().sum();
+            assert!(!evicts || cold <= 16 * PAGE, "{cold} bytes of experts that are hardly used");
+        }
+        // A budget below that gets the hottest alone.
+        let spans = h.pages(&h.sidecar.parts(Intent::Harm).unwrap(), rest + 10 * expert);
+        let holds = |t: &TensorFacts, e: u64| {
+            let middle = t.offset + e * expert + expert / 2;
+            spans.iter().any(|s| s.bytes.contains(&middle))
+        };
+        assert!(stacks.iter().all(|t| !holds(t, 2) && !holds(t, 0)));
+        assert!(stacks.iter().filter(|t| holds(t, 5)).count() >= 9);
+        // Without heat the experts come in file order, behind everything else.
+        std::fs::remove_file(sidecar_path(&path)).unwrap();
+        let h = Hydrator::open(&path, None).unwrap();
+        let spans = h.pages(&h.sidecar.parts(Intent::Harm).unwrap(), rest + 8 * expert);
+        let holds = |t: &TensorFacts| spans.iter().any(|s| s.bytes.contains(&(t.offset + t.bytes / 2)));
+        let mut by_offset = stacks.clone();
+        by_offset.sort_by_key(|t| t.offset);
+        assert!(holds(by_offset[0]) && by_offset[2..].iter().all(|t| !holds(t)));
+        assert!(others.iter().all(|t| holds(t)));
+    }
+
+    #[test]
+    fn holes_are_left_out() {
+        let span = |file, bytes: Range<u64>| Span { file, bytes };
+        let holes = [span(0, 2..4), span(0, 6..9), span(1, 0..5)];
+        assert_eq!(without(&span(0, 0..7), &holes), [span(0, 0..2), span(0, 4..6)]);
+        assert_eq!(without(&span(0, 3..10), &holes), [span(0, 4..6), span(0, 9..10)]);
+        assert_eq!(without(&span(1, 1..4), &holes), []);
+        assert_eq!(without(&span(2, 1..4), &holes), [span(2, 1..4)]);
     }
 
     #[test]

@@ -71,6 +71,8 @@ record! {
     ///
     /// `seconds` is wall time, `cpu_seconds` is user and system time, `peak_rss_bytes` is the peak memory of the process;
     /// `replaced` counts weights that were made finite; `resumed_bytes` are the bytes that an interrupted run had written.
+    /// `errors` has what rounding adds to the energy of the output of each tensor of the plan, as a share of this energy;
+    /// None where the inputs of the tensor are not known.
     RunReport {
         seconds: f64,
         cpu_seconds: f64,
@@ -79,6 +81,7 @@ record! {
         resumed_bytes: u64,
         threads: usize,
         container: Option<SealedContainer>,
+        errors: Vec<Option<f64>>,
     }
 }
 
@@ -543,6 +546,7 @@ impl Plan {
             resumed_bytes: report.resumed_bytes,
             threads: report.threads,
             container: report.container.map(|c| SealedContainer::new(c, keys.as_ref().map(|k| &k.1))),
+            errors: report.errors,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Sidecars and hydration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
@@ -10,7 +10,7 @@ use crate::formats::gguf::Gguf;
 use crate::met;
 use crate::met::hydrate::{self, HydrateOptions};
 use crate::met::policy::Intent;
-use crate::met::sidecar::{self, FileFacts, Options, Part, Sidecar};
+use crate::met::sidecar::{self, FileFacts, Known, Options, Part, Sidecar};
 use crate::met::slots::Split;
 use crate::progress::Progress;
 use crate::py::files::write_whole;
@@ -18,9 +18,10 @@ use crate::py::records::record;
 use crate::py::watch::{detached, watched};
 
 /// Measures a GGUF, or the one a container holds, and returns its sidecar as JSON; with `output`, writes it there as well. `digest`: read
-/// the whole file for its SHA-256. `projector`: the projector beside the GGUF.
+/// the whole file for its SHA-256. `projector`: the projector beside the GGUF. `known`: what is known from the conversion, as JSON
+/// (`errors`, `klds`, `expert_heat`); without it, what the sidecar beside the file knows is kept if that sidecar fits.
 #[pyfunction]
-#[pyo3(signature = (path, output=None, slots=None, fingerprint=None, digest=true, overwrite=false, projector=None))]
+#[pyo3(signature = (path, output=None, slots=None, fingerprint=None, digest=true, overwrite=false, projector=None, known=None))]
 #[expect(clippy::too_many_arguments, reason = "they are the options of the command")]
 pub fn met_sidecar(
     py: Python<'_>,
@@ -31,14 +32,26 @@ pub fn met_sidecar(
     digest: bool,
     overwrite: bool,
     projector: Option<PathBuf>,
+    known: Option<String>,
 ) -> PyResult<String> {
     let state = Progress::default();
     let build = || {
         let (gguf, signed) = met::open::open(&path)?;
         // Of a container only the GGUF's header is at hand, so there is nothing to digest.
         let digest = (digest && signed.is_none()).then_some(&state);
-        let mut measured = measure(&gguf, slots.as_deref(), fingerprint.or(signed), digest)?;
-        measured.projector = projector.as_deref().map(FileFacts::of).transpose()?;
+        let known = match &known {
+            Some(json) => serde_json::from_str(json).map_err(|e| {
+                Error::usage(format!("known: {e}"), "Pass 'errors', 'klds' and 'expert_heat'")
+            })?,
+            None => known_beside(&path, &gguf),
+        };
+        let options = Options {
+            fingerprint: fingerprint.or(signed),
+            projector: projector.as_deref().map(FileFacts::of).transpose()?,
+            known,
+            ..Options::default()
+        };
+        let measured = measure(&gguf, slots.as_deref(), options, digest)?;
         let text = measured.to_json();
         if let Some(output) = &output {
             write_whole(output, text.as_bytes(), overwrite)?;
@@ -69,13 +82,19 @@ pub fn met_check(py: Python<'_>, path: PathBuf, sidecar: Option<PathBuf>) -> PyR
     watched(py, check, || state.cancel(), || Ok(()))
 }
 
+/// What the sidecar beside a GGUF knows from the conversion; nothing if there is none, or if the sidecar is of another file.
+fn known_beside(path: &Path, gguf: &Gguf) -> Known {
+    let place = sidecar::sidecar_path(path);
+    let read = Sidecar::read(&place).ok().filter(|sidecar| sidecar.check(gguf, &place).is_ok());
+    read.map(|sidecar| sidecar.known()).unwrap_or_default()
+}
+
 fn measure(
     gguf: &Gguf,
     slots: Option<&str>,
-    fingerprint: Option<String>,
+    mut options: Options,
     digest: Option<&Progress>,
 ) -> Result<Sidecar> {
-    let mut options = Options { fingerprint, ..Options::default() };
     let mut measured = Sidecar::measure(gguf, &options)?;
     if let Some(slots) = slots {
         options.split = Some(Split::parse(slots, measured.model.n_layer)?);

@@ -40,6 +40,7 @@ impl Sidecar {
             fingerprint: self.fingerprint.clone(),
             version: Some(self.met_version),
             projector: self.projector.clone(),
+            known: self.known(),
         };
         for (own, file) in self.files().zip(gguf.parts()) {
             let facts = file_facts(file)?;
@@ -92,6 +93,8 @@ impl Sidecar {
             ("intent_ram_budget", self.intent_ram_budget == measured.intent_ram_budget),
             ("moe", self.moe == measured.moe),
             ("access", self.access == measured.access),
+            ("tensors", self.tensors == measured.tensors),
+            ("expert_heat", self.expert_heat == measured.expert_heat),
         ];
         fields.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
     }

@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::schema::{
-    Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts,
-    Moe, Part, Sidecar, SlotFacts, TableFacts,
+    Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, ExpertHeat, FileFacts, Known, LayerRange,
+    MET_VERSION, ModelFacts, Moe, Part, Sidecar, SlotFacts, TableFacts, TensorFacts,
 };
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::{Gguf, GgufFile, GgufTensor};
@@ -36,6 +36,8 @@ pub struct Options {
     pub version: Option<u32>,
     /// The projector beside the GGUF.
     pub projector: Option<FileFacts>,
+    /// What is known from the conversion. What does not fit the GGUF is left out.
+    pub known: Known,
 }
 
 impl FileFacts {
@@ -69,7 +71,7 @@ impl Sidecar {
         }
         let moe = moe(gguf, &split)?;
         let version = options.version.unwrap_or(MET_VERSION);
-        let tally = Tally::of(gguf, &split, moe.as_ref(), version > 1)?;
+        let mut tally = Tally::of(gguf, &split, moe.as_ref(), version > 1)?;
         let embedding_slot = tally.embedding();
         let slots: BTreeMap<_, _> = Slot::ALL.into_iter().map(|s| (s, tally.slot(s, &split))).collect();
         let hydration_policy = options.policy.clone().unwrap_or_else(policy::standard);
@@ -90,6 +92,8 @@ impl Sidecar {
             chunk_map: (0..n_layer).filter_map(|l| Some((l, split.slot_of(l)?))).collect(),
             slots,
             hydration_policy,
+            tensors: (version > 2).then(|| tally.listed(&options.known)),
+            expert_heat: heat(&options.known, moe.as_ref(), n_layer).filter(|_| version > 2),
             moe,
         })
     }
@@ -125,6 +129,7 @@ struct Tally {
     parts: BTreeMap<Part, Count>,
     /// The tensors of which a token reads one row.
     tables: Vec<&'static str>,
+    listed: BTreeMap<String, TensorFacts>,
 }
 
 impl Tally {
@@ -132,7 +137,11 @@ impl Tally {
         let tied = !gguf.tensors().any(|(_, t)| t.name == "output.weight");
         let is_table = |name: &&str| with_tables && !(tied && *name == TABLES[0]);
         let tables = TABLES.into_iter().filter(is_table).collect();
-        let mut tally = Self { parts: Part::all().map(|p| (p, Count::default())).collect(), tables };
+        let mut tally = Self {
+            parts: Part::all().map(|p| (p, Count::default())).collect(),
+            tables,
+            listed: BTreeMap::new(),
+        };
         for (number, file) in gguf.parts().iter().enumerate() {
             tally.add_file(number, file, split, moe)?;
         }
@@ -163,6 +172,17 @@ impl Tally {
             facts.tensors += 1;
             facts.bytes += tensor.bytes;
             facts.token_bytes += read;
+            let listed = TensorFacts {
+                part: part.name().into(),
+                access: class,
+                file: number,
+                offset: tensor.offset,
+                bytes: tensor.bytes,
+                token_bytes: read,
+                error: None,
+                kld: None,
+            };
+            self.listed.insert(tensor.name.clone(), listed);
         }
         // Bytes that someone has appended to the file belong to the embedding part.
         self.part(Part::Embedding).add(number, end..gguf.file_size);
@@ -188,6 +208,17 @@ impl Tally {
         TableFacts { tensors: count.tensors, bytes: count.bytes(), byte_ranges: count.ranges.clone() }
     }
 
+    /// Takes the list of the tensors, with what is known of each.
+    fn listed(&mut self, known: &Known) -> BTreeMap<String, TensorFacts> {
+        let mut listed = std::mem::take(&mut self.listed);
+        let sound = |value: Option<&f64>| value.copied().filter(|v| v.is_finite() && *v >= 0.0);
+        for (name, facts) in &mut listed {
+            facts.error = sound(known.errors.get(name));
+            facts.kld = sound(known.klds.get(name));
+        }
+        listed
+    }
+
     fn access(&self) -> BTreeMap<String, BTreeMap<Access, AccessFacts>> {
         self.parts.iter().map(|(part, count)| (part.name().to_string(), count.access.clone())).collect()
     }
@@ -209,6 +240,15 @@ impl Tally {
             byte_ranges: count.ranges.clone(),
         }
     }
+}
+
+/// Returns the heat that is known, if it is of the layers and of the number of experts of this model.
+fn heat(known: &Known, moe: Option<&Moe>, n_layer: u32) -> Option<ExpertHeat> {
+    let (heat, moe) = (known.expert_heat.as_ref()?, moe?);
+    let fits = |(&layer, counts): (&u32, &Vec<u64>)| {
+        layer < n_layer && counts.len() as u64 == moe.num_experts && counts.iter().all(|&n| n <= heat.tokens)
+    };
+    (!heat.layers.is_empty() && heat.layers.iter().all(fits)).then(|| heat.clone())
 }
 
 fn part_of(gguf: &GgufFile, tensor: &GgufTensor, split: &Split) -> Result<Part> {

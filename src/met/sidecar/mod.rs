@@ -22,8 +22,9 @@ mod schema;
 
 pub use measure::{Options, TABLES, file_sha256};
 pub use schema::{
-    Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, FileFacts, LayerRange, MET_VERSION, ModelFacts,
-    Moe, OLDEST_VERSION, Part, Sidecar, SlotFacts, TableFacts, sidecar_path,
+    Access, AccessFacts, Budget, ByteRange, EmbeddingSlot, ExpertHeat, FileFacts, Known, LayerRange,
+    MET_VERSION, ModelFacts, Moe, OLDEST_VERSION, Part, Sidecar, SlotFacts, TableFacts, TensorFacts,
+    sidecar_path,
 };
 
 #[cfg(test)]
@@ -170,16 +171,82 @@ mod tests {
         // What belongs to one version is refused in the other.
         for mixed in [
             Sidecar { met_version: 1, ..new.clone() },
-            Sidecar { met_version: 2, ..old.clone() },
+            Sidecar { met_version: 3, ..old.clone() },
             Sidecar { tables: None, ..new.clone() },
         ] {
             let path = written(&dir, &mixed);
-            assert!(Sidecar::read(&path).unwrap_err().to_string().contains("version 2 alone"));
+            assert!(Sidecar::read(&path).unwrap_err().to_string().contains("version 2 and later"));
         }
         let edited = Sidecar { access: Some(Default::default()), ..new };
         let path = written(&dir, &edited);
         let text = Sidecar::read(&path).unwrap().check(&gguf, &path).unwrap_err().to_string();
         assert!(text.contains("'access'"), "{text}");
+    }
+
+    #[test]
+    fn a_sidecar_of_version_2_is_read() {
+        let (dir, gguf, new) = measured(&Model::moe(10, 8, 2));
+        let old = Sidecar::measure(&gguf, &Options { version: Some(2), ..Options::default() }).unwrap();
+        assert!(!old.to_json().contains("\"error\"") && old.tensors.is_none());
+        let path = written(&dir, &old);
+        let read = Sidecar::read(&path).unwrap();
+        assert_eq!(read, old);
+        read.check(&gguf, &path).unwrap();
+        for mixed in [
+            Sidecar { met_version: 2, ..new.clone() },
+            Sidecar { met_version: 3, ..old.clone() },
+            Sidecar { expert_heat: Some(ExpertHeat::default()), ..old },
+        ] {
+            let path = written(&dir, &mixed);
+            assert!(Sidecar::read(&path).unwrap_err().to_string().contains("version 3"));
+        }
+    }
+
+    #[test]
+    fn what_the_conversion_knows_is_kept_and_what_fits_no_tensor_is_found() {
+        let (dir, gguf, plain) = measured(&Model::moe(10, 8, 2));
+        let heat = ExpertHeat { tokens: 9, layers: [(3, vec![9, 0, 1, 2, 3, 1, 1, 1])].into() };
+        let known = Known {
+            errors: [("blk.0.attn_q.weight".to_string(), 0.25)].into(),
+            klds: [("blk.1.attn_q.weight".to_string(), 1e-9)].into(),
+            expert_heat: Some(heat.clone()),
+        };
+        let measure = |known: &Known| {
+            Sidecar::measure(&gguf, &Options { known: known.clone(), ..Options::default() }).unwrap()
+        };
+        let s = measure(&known);
+        assert_eq!(s.known(), known);
+        let path = written(&dir, &s);
+        let read = Sidecar::read(&path).unwrap();
+        assert_eq!(read, s);
+        read.check(&gguf, &path).unwrap();
+        // Every tensor is listed, with its place.
+        let listed = s.tensors.as_ref().unwrap();
+        assert_eq!(listed.len(), gguf.tensors().count());
+        for (_, t) in gguf.tensors() {
+            assert_eq!((listed[&t.name].offset, listed[&t.name].bytes), (t.offset, t.bytes));
+        }
+        assert_eq!(
+            (listed["blk.0.attn_q.weight"].error, listed["blk.0.attn_q.weight"].kld),
+            (Some(0.25), None)
+        );
+        // What is not of this model is left out, and an edited sidecar that has it is refused.
+        let with =
+            |layers: &[(u32, Vec<u64>)]| ExpertHeat { tokens: 9, layers: layers.iter().cloned().collect() };
+        for wrong in
+            [with(&[(10, vec![1; 8])]), with(&[(0, vec![1; 7])]), with(&[(0, vec![10; 8])]), with(&[])]
+        {
+            assert_eq!(measure(&Known { expert_heat: Some(wrong.clone()), ..Known::default() }), plain);
+            let edited = Sidecar { expert_heat: Some(wrong), ..plain.clone() };
+            let text = edited.check(&gguf, &path).unwrap_err().to_string();
+            assert!(text.contains("'expert_heat'"), "{text}");
+        }
+        let mut edited = s.clone();
+        edited.tensors.as_mut().unwrap().get_mut("blk.0.attn_q.weight").unwrap().error = Some(-1.0);
+        assert!(edited.check(&gguf, &path).unwrap_err().to_string().contains("'tensors'"));
+        let mut edited = s;
+        edited.tensors.as_mut().unwrap().get_mut("blk.0.attn_q.weight").unwrap().offset += 1;
+        assert!(edited.check(&gguf, &path).unwrap_err().to_string().contains("'tensors'"));
     }
 
     #[test]
@@ -254,7 +321,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.met.json");
         let (_dir, _, s) = measured(&Model::dense(4));
-        let newer = s.to_json().replacen("\"met_version\": 2", "\"met_version\": 3", 1);
+        let newer = s.to_json().replacen("\"met_version\": 3", "\"met_version\": 4", 1);
         let cut = s.to_json()[..300].to_string();
         for (text, what) in [
             ("", "not a MET sidecar"),
@@ -262,7 +329,7 @@ mod tests {
             ("[1]", "not a sound MET sidecar"),
             (cut.as_str(), "not a MET sidecar"),
             ("{\"met_version\": 1}", "not a sound MET sidecar"),
-            (newer.as_str(), "version 3"),
+            (newer.as_str(), "version 4"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Sidecar::read(&path).unwrap_err();

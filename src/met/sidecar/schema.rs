@@ -14,8 +14,9 @@ use crate::met::policy::{Intent, Policy};
 use crate::met::slots::{Slot, Split};
 
 /// The version of the JSON that this crate writes.
-pub const MET_VERSION: u32 = 2;
+pub const MET_VERSION: u32 = 3;
 /// The oldest version that this crate reads. Version 1 knows no access classes: the tables belong to the embedding part.
+/// Version 2 lists no tensors and no heat.
 pub const OLDEST_VERSION: u32 = 1;
 /// The largest sidecar that is read, in bytes. A usual sidecar has a thousandth of this.
 const MAX_SIDECAR: u64 = 16 << 20;
@@ -60,6 +61,60 @@ pub struct Sidecar {
     /// The tensors of each part by the name of the part and the access class. `None` in version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<BTreeMap<String, BTreeMap<Access, AccessFacts>>>,
+    /// The tensors by their names. `None` before version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<BTreeMap<String, TensorFacts>>,
+    /// How often the experts were used while the model was calibrated, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_heat: Option<ExpertHeat>,
+}
+
+/// A tensor: where it lies, how a token reads it, and what its rounding costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorFacts {
+    /// The name of the part that the tensor belongs to.
+    pub part: String,
+    /// The access class.
+    pub access: Access,
+    /// The number of the file, as in [`ByteRange`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub file: usize,
+    /// The offset of the first byte in the file. Expert `e` of a stack begins at `offset + e * bytes / num_experts`.
+    pub offset: u64,
+    /// The number of bytes, without padding.
+    pub bytes: u64,
+    /// The number of bytes that one token reads.
+    pub token_bytes: u64,
+    /// The energy that rounding adds to the output of the matrix, as a share of the energy of the output, where SRD has
+    /// measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// What rounding adds to the KLD of the model, in nats, where the choice of types within a budget has measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kld: Option<f64>,
+}
+
+/// How often the experts were used while the model was calibrated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertHeat {
+    /// The number of tokens of the calibration.
+    pub tokens: u64,
+    /// For each layer with experts, the number of tokens that used each expert.
+    pub layers: BTreeMap<u32, Vec<u64>>,
+}
+
+/// What is known from the conversion alone: no GGUF says it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Known {
+    /// `error` of [`TensorFacts`], by the name of the tensor.
+    pub errors: BTreeMap<String, f64>,
+    /// `kld` of [`TensorFacts`], by the name of the tensor.
+    pub klds: BTreeMap<String, f64>,
+    /// How often the experts were used.
+    pub expert_heat: Option<ExpertHeat>,
 }
 
 /// The GGUF that a sidecar is about.
@@ -299,10 +354,13 @@ impl Sidecar {
         }
         let read: Self =
             serde_json::from_slice(bytes).map_err(|e| bad(format!("is not a sound MET sidecar: {e}")))?;
-        let classes = version.met_version > 1;
+        let (classes, listed) = (version.met_version > 1, version.met_version > 2);
         if read.tables.is_some() != classes || read.access.is_some() != classes {
-            let what =
-                "is not a sound MET sidecar: 'tables' and 'access' belong to version 2 alone, which has both";
+            let what = "is not a sound MET sidecar: 'tables' and 'access' belong to version 2 and later, which have both";
+            return Err(bad(what.into()));
+        }
+        if read.tensors.is_some() != listed || read.expert_heat.is_some() && !listed {
+            let what = "is not a sound MET sidecar: 'tensors' and 'expert_heat' belong to version 3, which has tensors";
             return Err(bad(what.into()));
         }
         Ok(read)
@@ -313,8 +371,18 @@ impl Sidecar {
         std::iter::once(&self.file).chain(&self.more_files)
     }
 
+    /// Returns what the sidecar knows from the conversion.
+    pub fn known(&self) -> Known {
+        let tensors = || self.tensors.iter().flatten();
+        Known {
+            errors: tensors().filter_map(|(name, t)| Some((name.clone(), t.error?))).collect(),
+            klds: tensors().filter_map(|(name, t)| Some((name.clone(), t.kld?))).collect(),
+            expert_heat: self.expert_heat.clone(),
+        }
+    }
+
     /// The split that the slots describe; `None` if the slots are not the layers in order.
-    pub(super) fn split(&self) -> Option<Split> {
+    pub(in crate::met) fn split(&self) -> Option<Split> {
         let range = |slot: Slot| {
             let layers = self.slots.get(&slot)?.layers;
             layers.map_or(Some(0..0), |l| Some(l.first..l.last.checked_add(1)?))
