@@ -187,9 +187,11 @@ class Measurements:
     """What a conversion has measured of the tensors; nothing where no calibration was used.
 
     errors: The energy that rounding adds to the output of a matrix, as a share of the energy of the output, by the name
-    of the tensor. klds: The estimate of what rounding adds to the KLD of the model, in nats, where the types were
-    chosen within a budget and the model was run. expert_tokens: For each layer with experts, the number of calibration tokens
-    that used each expert. tokens: The number of calibration tokens.
+        of the tensor.
+    klds: The estimate of what rounding adds to the KLD of the model, in nats, where the types were chosen within a
+        budget and the model was run.
+    expert_tokens: For each layer with experts, the number of calibration tokens that used each expert.
+    tokens: The number of calibration tokens.
     """
 
     errors: Mapping[str, float] = field(default_factory=dict)
