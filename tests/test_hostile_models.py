@@ -16,6 +16,7 @@ import pytest
 from srd_rs.errors import ModelError
 from srd_rs.vocab.tokenizer import from_metadata
 from support import EXAMPLE, Run, srd
+from test_hub import bert
 
 MAX_RSS = 150 * 10**6
 MAX_CPU = 2.0
@@ -168,6 +169,14 @@ def test_a_pipe_does_not_block(model: Path, name: str) -> None:
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name)
     assert dry_run(model).code in (0, 1)
+
+
+@pytest.mark.parametrize("path", ["1_Pooling\0", "\0", "../\0x", "a" * 5000])
+def test_a_null_byte_in_a_path_is_one_line(tmp_path: Path, path: str) -> None:
+    folder = bert(tmp_path / "bert")
+    modules = [{"idx": 1, "type": "sentence_transformers.models.Pooling", "path": path}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(dry_run(folder))
 
 
 def test_a_long_token_takes_no_square_of_its_length() -> None:
