@@ -28,7 +28,7 @@ EXAONE_45: Final = replace(
         "n_image": "first(image_size, 560)",
         "kv": "num_key_value_heads * (w // num_heads)",
         "m": "spatial_merge_size * spatial_merge_size * w",
-        "every_nth": "fullatt_block_indexes[0] + 1 if len(fullatt_block_indexes) > 0 else None",
+        "window": "fullatt_block_indexes[0] + 1 if len(fullatt_block_indexes) > 0 else None",
     },
     layer=(
         Rows(
@@ -50,6 +50,6 @@ EXAONE_45: Final = replace(
         "u32 ~vision.attention.head_count_kv = num_key_value_heads",
         "f32 ~vision.attention.layer_norm_epsilon = first(rms_norm_eps, whole['rms_norm_eps'], 1e-6)",
         "u32 ~vision.window_size = window_size",
-        "u32 ~vision.n_wa_pattern = every_nth",
+        "u32 ~vision.n_wa_pattern = window",
     ),
 )

@@ -60,8 +60,8 @@ QWEN2_VL: Final = FamilyTable(
 SARASHINA2: Final = replace(QWEN2_VL, classes=("Sarashina2VisionForCausalLM",))
 
 _UNEVEN: Final = Refusal(
-    "(1 == 1) in [(n + 1) % window != 0 for n in fullatt_block_indexes]"
-    " or not len(fullatt_block_indexes) * window in [n + 1 for n in fullatt_block_indexes]",
+    "window != None and ((1 == 1) in [(n + 1) % window != 0 for n in fullatt_block_indexes]"
+    " or not len(fullatt_block_indexes) * window in [n + 1 for n in fullatt_block_indexes])",
     "the layers with full attention (fullatt_block_indexes) do not follow at equal distances",
 )
 
