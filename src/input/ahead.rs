@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::remote::Remote;
 use crate::error::FetchError;
 
 /// Largest and smallest number of bytes of a block.
@@ -74,38 +73,25 @@ enum Slot {
     Failed(FetchError),
 }
 
-/// A pass whose bytes are fetched ahead. Fetching ends when it is dropped.
-pub struct Reading {
-    remote: Arc<Remote>,
-    ahead: Arc<Ahead>,
-}
-
-impl Reading {
-    /// Begins to fetch `extents` in this order. At most `memory` bytes are in the buffer, and at least four small blocks.
-    pub fn begin(remote: &Arc<Remote>, extents: &[Extent], memory: u64) -> Self {
-        let ahead = Arc::new(Ahead::new(extents, memory, remote.connections()));
-        remote.set_ahead(Some(Arc::clone(&ahead)));
-        for number in 0..remote.connections().min(ahead.capacity / 2) {
-            let (remote, ahead) = (Arc::clone(remote), Arc::clone(&ahead));
-            let worker = std::thread::Builder::new().name(format!("fetch-{number}"));
-            // Without a thread the readers fetch for themselves.
-            drop(worker.spawn(move || ahead.work(&remote)));
-        }
-        Self { remote: Arc::clone(remote), ahead }
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.remote.set_ahead(None);
-        self.ahead.ended.store(true, Ordering::Relaxed);
-        let _state = self.ahead.lock();
-        self.ahead.changed.notify_all();
-    }
+/// What the bytes are fetched from.
+pub(super) trait Fetch: Send + Sync {
+    /// Fetches the bytes of a file from `start` on. `is_wanted` is asked between pieces.
+    fn fetch(
+        &self,
+        file: usize,
+        start: u64,
+        buf: &mut [u8],
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), FetchError>;
+    /// Returns the size of a file in bytes.
+    fn size(&self, file: usize) -> u64;
+    /// Returns whether all reads were ended.
+    fn is_cancelled(&self) -> bool;
 }
 
 impl Ahead {
-    fn new(extents: &[Extent], memory: u64, connections: usize) -> Self {
+    /// Plans to fetch `extents` in this order. At most `memory` bytes are in the buffer, and at least four small blocks.
+    pub(super) fn new(extents: &[Extent], memory: u64, connections: usize) -> Self {
         let block = (memory / BLOCKS).clamp(MIN_BLOCK, MAX_BLOCK);
         let capacity = ((memory / block) as usize).clamp(MIN_BLOCKS, MIN_BLOCKS.max(8 * connections));
         let mut schedule: Vec<(Key, u64)> = Vec::new();
@@ -132,16 +118,28 @@ impl Ahead {
         self.state.lock().unwrap_or_else(|p| p.into_inner())
     }
 
+    /// Returns the number of threads that are of use.
+    pub(super) fn workers(&self, connections: usize) -> usize {
+        connections.min(self.capacity / 2)
+    }
+
+    /// Ends the threads that fetch.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        let _state = self.lock();
+        self.changed.notify_all();
+    }
+
     fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
 
     /// Fetches one block after another until the pass ends.
-    fn work(&self, remote: &Remote) {
+    pub(super) fn work(&self, source: &dyn Fetch) {
         loop {
             let mut state = self.lock();
             let (key, place) = loop {
-                if self.is_ended() || remote.is_cancelled() {
+                if self.is_ended() || source.is_cancelled() {
                     return;
                 }
                 match self.next(&mut state) {
@@ -154,7 +152,7 @@ impl Ahead {
             };
             let buffer = state.free.pop().unwrap_or_default();
             drop(state);
-            self.fetch(remote, key, place, self.schedule[place].1, buffer);
+            self.fetch(source, key, place, self.schedule[place].1, buffer);
         }
     }
 
@@ -217,10 +215,10 @@ impl Ahead {
     }
 
     /// Fetches a block that is marked, of which `unread` bytes will be read.
-    fn fetch(&self, remote: &Remote, key: Key, place: usize, unread: u64, mut buffer: Vec<u8>) {
-        let range = self.range(remote, key);
+    fn fetch(&self, source: &dyn Fetch, key: Key, place: usize, unread: u64, mut buffer: Vec<u8>) {
+        let range = self.range(source, key);
         buffer.resize((range.end - range.start) as usize, 0);
-        let result = remote.fetch(key.0, range.start, &mut buffer, &|| !self.is_ended());
+        let result = source.fetch(key.0, range.start, &mut buffer, &|| !self.is_ended());
         let slot = match result {
             Ok(()) => Slot::Ready { bytes: Arc::new(buffer), unread, place },
             Err(error) => Slot::Failed(error),
@@ -229,15 +227,15 @@ impl Ahead {
         self.changed.notify_all();
     }
 
-    fn range(&self, remote: &Remote, (file, number): Key) -> Range<u64> {
+    fn range(&self, source: &dyn Fetch, (file, number): Key) -> Range<u64> {
         let start = number * self.block;
-        start..(start + self.block).min(remote.size(file))
+        start..(start + self.block).min(source.size(file))
     }
 
     /// Fills `buf` with the bytes of a file from `offset` on.
     pub(super) fn read(
         &self,
-        remote: &Remote,
+        source: &dyn Fetch,
         file: usize,
         mut offset: u64,
         mut buf: &mut [u8],
@@ -247,7 +245,7 @@ impl Ahead {
             let within = (offset - number * self.block) as usize;
             let n = buf.len().min(self.block as usize - within);
             let (piece, rest) = buf.split_at_mut(n);
-            let bytes = self.get(remote, (file, number), n as u64)?;
+            let bytes = self.get(source, (file, number), n as u64)?;
             piece.copy_from_slice(&bytes[within..within + n]);
             (buf, offset) = (rest, offset + n as u64);
         }
@@ -255,7 +253,7 @@ impl Ahead {
     }
 
     /// Returns a block, of which `n` bytes are read.
-    fn get(&self, remote: &Remote, key: Key, n: u64) -> Result<Arc<Vec<u8>>, FetchError> {
+    fn get(&self, source: &dyn Fetch, key: Key, n: u64) -> Result<Arc<Vec<u8>>, FetchError> {
         let mut state = self.lock();
         let place = self.reach(&mut state, key);
         loop {
@@ -271,7 +269,7 @@ impl Ahead {
                 }
                 Some(Slot::Failed(error)) => return Err(error.clone()),
                 Some(Slot::Fetching) => {
-                    if remote.is_cancelled() {
+                    if source.is_cancelled() {
                         return Err(FetchError::Cancelled);
                     }
                     let waited = self.changed.wait_timeout(state, TICK);
@@ -285,7 +283,7 @@ impl Ahead {
                     let now = place.map_or(state.front, |place| place.max(state.front.saturating_sub(1)));
                     drop(state);
                     let unread = place.map_or(self.block, |place| self.schedule[place].1);
-                    self.fetch(remote, key, now, unread, buffer);
+                    self.fetch(source, key, now, unread, buffer);
                     state = self.lock();
                 }
             }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::ReadAt;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Extent, Fetch};
 pub use super::client::Listed;
 use super::client::{Client, Known, TRY_AGAIN, Trouble};
 use crate::error::FetchError;
@@ -140,11 +140,6 @@ impl Remote {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of requests at a time.
-    pub fn connections(&self) -> usize {
-        self.connections
-    }
-
     /// Ends all reads, also those that wait. They fail with [`FetchError::Cancelled`].
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
@@ -167,7 +162,7 @@ impl Remote {
     }
 
     /// Fetches the bytes `start .. start + buf.len()` of a file. `is_wanted` is asked between pieces.
-    pub(super) fn fetch(
+    fn fetch(
         &self,
         file: usize,
         start: u64,
@@ -258,15 +253,50 @@ impl Remote {
         Ok(Arc::clone(&head))
     }
 
-    pub(super) fn set_ahead(&self, ahead: Option<Arc<Ahead>>) -> Option<Arc<Ahead>> {
-        std::mem::replace(&mut *lock(&self.ahead), ahead)
+    /// Begins to fetch `extents` in this order, before they are read. At most `memory` bytes wait to be read. Fetching ends when
+    /// the [`Reading`] is dropped.
+    pub fn read_ahead(self: &Arc<Self>, extents: &[Extent], memory: u64) -> Reading {
+        let ahead = Arc::new(Ahead::new(extents, memory, self.connections));
+        *lock(&self.ahead) = Some(Arc::clone(&ahead));
+        for number in 0..ahead.workers(self.connections) {
+            let (remote, ahead) = (Arc::clone(self), Arc::clone(&ahead));
+            let worker = std::thread::Builder::new().name(format!("fetch-{number}"));
+            // Without a thread the readers fetch for themselves.
+            drop(worker.spawn(move || ahead.work(&*remote)));
+        }
+        Reading { remote: Arc::clone(self), ahead }
+    }
+}
+
+/// A pass whose bytes are fetched ahead. Fetching ends when it is dropped.
+pub struct Reading {
+    remote: Arc<Remote>,
+    ahead: Arc<Ahead>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        *lock(&self.remote.ahead) = None;
+        self.ahead.end();
+    }
+}
+
+impl Fetch for Remote {
+    fn fetch(
+        &self,
+        file: usize,
+        start: u64,
+        buf: &mut [u8],
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), FetchError> {
+        Remote::fetch(self, file, start, buf, is_wanted)
     }
 
-    pub(super) fn size(&self, file: usize) -> u64 {
+    fn size(&self, file: usize) -> u64 {
         self.files[file].listed.size
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 }
@@ -320,7 +350,7 @@ impl ReadAt for RemoteFile {
         let (remote, file) = (&self.remote, self.index);
         let ahead = lock(&remote.ahead).clone();
         if let Some(ahead) = ahead {
-            return ahead.read(remote, file, offset, buf).map_err(io::Error::from);
+            return ahead.read(&**remote, file, offset, buf).map_err(io::Error::from);
         }
         // A header begins within the first bytes and is read more than once.
         let kept = lock(&remote.files[file].head).len() as u64;

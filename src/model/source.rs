@@ -27,7 +27,8 @@ use crate::formats::axm::shards::ShardReader;
 use crate::formats::decode;
 use crate::formats::gguf::Gguf;
 use crate::formats::safetensors::Checkpoint;
-use crate::input::ahead::{Extent as RemoteExtent, Reading};
+use crate::input::ahead::Extent as RemoteExtent;
+use crate::input::remote::Reading;
 use crate::input::{Input, ReadAt};
 use crate::noise::Noise;
 use crate::os::{self, FileId};
@@ -297,7 +298,7 @@ impl Source {
             extents.push(RemoteExtent { file: input.index(), start, bytes });
             remote.get_or_insert_with(|| input.remote());
         }
-        remote.map(|remote| Reading::begin(remote, &extents, memory))
+        remote.map(|remote| remote.read_ahead(&extents, memory))
     }
 
     /// Returns whether a file is read over the network.
