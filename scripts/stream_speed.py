@@ -4,7 +4,8 @@
 
 A hub on this machine serves a checkpoint of 2 GB (sparse files). `--rates` are the limits of each of the eight
 connections in MB/s; 0 is no limit. The server takes its time from the same CPUs. The disk is all that was written
-on the file system meanwhile, by other programs as well. The bar is 80 % of the smaller of the link and the local conversion.
+on the file system meanwhile, by other programs as well. The bar is 80 % of the smaller of the link and the
+local conversion.
 """
 
 from __future__ import annotations

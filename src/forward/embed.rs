@@ -7,20 +7,10 @@ use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
 use crate::forward::pass::{Group, Pass, RunOptions, scale};
-use crate::forward::spill::SpillBuffer;
+use crate::forward::spill::{Found, SpillBuffer};
 
 /// Number of rows of the table of embeddings for each layer that are in memory.
 const LOOKED_UP: usize = 256;
-
-/// What was looked up of tables that come over the network.
-pub(super) struct Found {
-    /// Number of tokens.
-    n: usize,
-    /// The inputs of the first layer, `[tokens, width]`.
-    embedded: SpillBuffer,
-    /// `[layers, tokens, values of a layer]`.
-    per_layer: SpillBuffer,
-}
 
 impl Pass<'_> {
     /// Returns the scaled embeddings of the tokens, plus the embeddings of their positions and types if the model has

@@ -57,6 +57,16 @@ impl SpillBuffer {
     }
 }
 
+/// What was looked up of tables of embeddings that come over the network.
+pub struct Found {
+    /// Number of tokens.
+    pub n: usize,
+    /// The inputs of the first layer, `[tokens, width]`.
+    pub embedded: SpillBuffer,
+    /// `[layers, tokens, values of a layer]`.
+    pub per_layer: SpillBuffer,
+}
+
 /// Returns the offset of a value in the file.
 fn byte(value: usize) -> u64 {
     (value * size_of::<f32>()) as u64
