@@ -29,10 +29,12 @@ def encoded(name: str, dtype: str, shape: tuple[int, ...], scale: float = 1.0) -
     """The bytes of the pattern of a tensor in BF16, F16, F32 or a type of whole numbers. `scale` is a power of two that
     values with a fraction are multiplied by."""
     values = pattern(name, shape)
-    if "F" in dtype:
+    if "F" in dtype and dtype != "F8_E8M0":
         values = values * np.float32(scale)
     if dtype == "BF16":
         return to_bf16(values)
+    if dtype == "F8_E8M0":  # scales: powers of two near 1
+        return (values.astype("<i4") % 8 + 120).astype("u1").tobytes()
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
     if dtype == "I64":  # constants of hashes, which are positive
         values = abs(values)

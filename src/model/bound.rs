@@ -52,7 +52,11 @@ impl BoundTensor {
 
     fn unchanged(source: &Source, name: &str, ne: &[u64], stored: Option<GgmlType>) -> Result<Arc<Self>> {
         let shape: Vec<u64> = ne.iter().rev().copied().collect();
-        let bound = BoundTransform::bind(name, &shape, &Transform::Source { tensor: name.into() }, source)?;
+        let leaf = Transform::Source { tensor: name.into() };
+        let bound = match stored {
+            Some(GgmlType::I32) => BoundTransform::integers(name, &shape, &leaf, source)?,
+            _ => BoundTransform::bind(name, &shape, &leaf, source)?,
+        };
         Ok(Arc::new(Self { name: name.to_string(), ne: ne.to_vec(), stored, kept: false, source: bound }))
     }
 }
@@ -87,10 +91,16 @@ impl BoundModel {
                 ne: spec.shape.iter().rev().copied().collect(),
                 stored: match spec.store {
                     Placement::F32 => Some(GgmlType::F32),
+                    Placement::I32 => Some(GgmlType::I32),
                     Placement::Auto => None,
                 },
-                kept: spec.store == Placement::F32,
-                source: BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
+                kept: spec.store != Placement::Auto,
+                source: match spec.store {
+                    Placement::I32 => {
+                        BoundTransform::integers(&spec.name, &spec.shape, &spec.transform, &source)?
+                    }
+                    _ => BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
+                },
             }))
         };
         let tensors = specs.iter().map(bind).collect::<Result<Vec<_>>>()?;

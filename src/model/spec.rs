@@ -24,6 +24,8 @@ pub enum Placement {
     Auto,
     /// F32 in every mix: norms, biases, routers and other tensors of one dimension.
     F32,
+    /// Integers that are copied: the source is a tensor of type I32.
+    I32,
 }
 
 /// One output tensor.

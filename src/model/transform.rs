@@ -23,6 +23,7 @@
 
 use std::sync::OnceLock;
 
+use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::model::dequantize::Dequantizer;
 use crate::model::lowrank::Merged;
@@ -142,6 +143,25 @@ impl BoundTransform {
             )));
         }
         Ok(bound)
+    }
+
+    /// Binds a tensor of integers, which is copied: it must be a tensor of the source of the type I32 and of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Model`], which names the tensor.
+    pub fn integers(name: &str, shape: &[u64], transform: &Transform, source: &Source) -> Result<Self> {
+        let binder = Binder { name, source };
+        let Transform::Source { tensor } = transform else {
+            return Err(binder.fail("is made of integers, which are copied only".into()));
+        };
+        let index = binder.found(tensor)?;
+        if source.encoding(index).as_ggml() != Some(GgmlType::I32) || source.shape(index) != shape {
+            let (found, ty) = (source.shape(index), source.encoding(index).name());
+            return Err(binder.fail(format!(
+                "has the shape {found:?} and the type {ty} in the source, where {shape:?} and I32 are expected"
+            )));
+        }
+        binder.node(Op::Source { index }, shape.to_vec())
     }
 
     /// Returns the index of the source tensor if the output is that very tensor.
@@ -637,13 +657,15 @@ impl Binder<'_> {
     }
 
     fn source_tensor(&self, tensor: &str) -> Result<BoundTransform> {
-        let index = self
-            .source
-            .find(tensor)
-            .ok_or_else(|| self.fail(format!("needs '{tensor}', which the checkpoint does not have")))?;
+        let index = self.found(tensor)?;
         self.source.check_decodable(index)?;
         let shape = self.source.shape(index).to_vec();
         self.node(Op::Source { index }, shape)
+    }
+
+    fn found(&self, tensor: &str) -> Result<usize> {
+        let missing = || self.fail(format!("needs '{tensor}', which the checkpoint does not have"));
+        self.source.find(tensor).ok_or_else(missing)
     }
 
     /// Returns the number of rows and the length of a row. Rows run along the first axis; a vector, such as a bias, has rows of

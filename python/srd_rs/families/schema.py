@@ -4,9 +4,9 @@ A row is one string, ``source > target | sizes | flags``. Source and target are 
 and without ``.weight``; a ``!`` behind the source says that its name has no such suffix, and ``=.bias`` behind the
 target is the suffix that the target has. Sizes are those of the source, rows first. ``a + b > target`` puts the rows
 of several sources one after another. Flags are ``bias``, ``bias?`` (where present), ``?`` (the tensor may be missing),
-``f32`` (never quantised), ``auto`` (the mix decides, though the name looks like one that is never quantised), and the
-steps of `STEPS`, which are done from left to right. ``steps + steps`` puts the results of several lists of steps one
-after another: of the one source, or of each source its own.
+``f32`` (never quantised), ``i32`` (integers, which are copied), ``auto`` (the mix decides, though the name
+looks like one that is never quantised), and the steps of `STEPS`, which are done from left to right. ``steps + steps``
+puts the results of several lists of steps one after another: of the one source, or of each source its own.
 
 A line of metadata is one string, ``type key = expression``; ``~`` stands for the architecture and a dot. A value of
 None writes nothing. Expressions are those of `srd_rs.families.expressions`, over the values of config.json and the
@@ -102,6 +102,8 @@ class TableRow:
     f32: bool | None = None
     """True: never quantised. False: the mix decides, whatever the name says. None: the name decides."""
     target_suffix: str = ".weight"
+    i32: bool = False
+    """The tensor holds integers, which are copied."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +350,7 @@ def row_of(text: str) -> TableRow:
     if len(dims) not in (1, len(sources)):
         raise ValueError(f"{text!r} is not 'source > target | sizes': it has {len(sources)} sources")
     dims = dims * len(sources) if len(dims) == 1 else dims
-    bias, needed, f32 = "no", True, None
+    bias, needed, f32, i32 = "no", True, None, False
     steps: list[list[Step]] = [[]]
     for flag in filter(None, (part.strip() for part in _outside(flags.strip(), " "))):
         if flag in ("bias", "bias?"):
@@ -359,6 +361,8 @@ def row_of(text: str) -> TableRow:
             f32 = True
         elif flag == "auto":
             f32 = False
+        elif flag == "i32":
+            i32 = True
         elif flag == "+":
             steps.append([])
         else:
@@ -378,6 +382,7 @@ def row_of(text: str) -> TableRow:
         needed,
         f32,
         target_suffix if equals else ".weight",
+        i32,
     )
 
 

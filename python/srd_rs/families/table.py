@@ -52,7 +52,7 @@ _LISTED: Final = 4
 @dataclass(frozen=True)
 class TensorSpec:
     """This is a tensor of the GGUF. The shape is row-major. `store` is "f32" if the tensor stays F32 in every
-    mix, else "auto"."""
+    mix, "i32" for integers, which are copied, else "auto"."""
 
     name: str
     shape: Shape
@@ -83,6 +83,7 @@ class _Entry:
     needed: bool
     group: str
     f32: bool | None = None
+    i32: bool = False
 
 
 @dataclass
@@ -100,12 +101,14 @@ class Table:
         needed: bool = True,
         group: str | None = None,
         f32: bool | None = None,
+        i32: bool = False,
     ) -> None:
         """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
-        any has been met. `f32` says whether the tensor stays F32 in every mix; None lets the name decide."""
+        any has been met. `f32` says whether the tensor stays F32 in every mix; None lets the name decide. `i32`
+        says that the tensor holds integers, which are copied."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
-        self.entries[name] = _Entry(name, transform, needed, group or name, f32)
+        self.entries[name] = _Entry(name, transform, needed, group or name, f32, i32)
 
     def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
         """Return the tensors to write: generated ones first, then the others in the order of the checkpoint's
@@ -171,7 +174,7 @@ class Table:
 def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
     for source in entry.transform.sources():
         tensor = tensors[source.tensor]
-        if tensor.shape == source.shape and tensor.dtype in READABLE:
+        if tensor.shape == source.shape and tensor.dtype in (("I32",) if entry.i32 else READABLE):
             continue
         place = f"{folder / tensor.shard}: tensor '{tensor.name}'"
         if tensor.shape != source.shape:
@@ -179,6 +182,9 @@ def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Pa
             raise ModelError(
                 message(place, what, "Correct the sizes in config.json, or download the tensor again")
             )
+        if entry.i32:
+            what = f"has type {tensor.dtype}, where integers of type I32 are expected"
+            raise ModelError(message(place, what, "Convert from a checkpoint with such integers"))
         what = f"has type {tensor.dtype}, which holds no plain weights"
         raise ModelError(message(place, what, f"Convert from a checkpoint in {', '.join(PLAIN)}"))
     if len(entry.transform.shape) > MAX_DIMENSIONS:
@@ -209,6 +215,7 @@ def _spec(entry: _Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
         )
     transform = entry.transform.to_json(lambda name: tensors[name].to_json())
     store = store_of(entry.name, shape) if entry.f32 is None else "f32" if entry.f32 else "auto"
+    store = "i32" if entry.i32 else store
     return TensorSpec(entry.name, shape, store, transform)
 
 
