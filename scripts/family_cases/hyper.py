@@ -463,7 +463,149 @@ _DOTS3_NEXTN = {
     ),
 }
 
+_NOTE = {
+    **_DOTS3,
+    "audio_config": {
+        "audio_token_id": 5,
+        "chunk_seconds": 60,
+        "downsample_hidden_size": 24,
+        "merge_factor": 1,
+        "model_type": "dots3_note_audio_encoder",
+        "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 10000.0, "rope_type": "default"},
+        "use_causal": False,
+        "use_conv2d_stem": True,
+        "use_rms_norm": True,
+        "use_rope": True,
+        "whisper_adapter_in_dim": 32,
+        "whisper_adapter_out_dim": 64,
+        "whisper_config": {
+            "activation_function": "swiglu",
+            "d_model": 32,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 48,
+            "encoder_layers": 2,
+            "num_mel_bins": 16,
+        },
+    },
+    "vision_config": {
+        "adapter_in_dim": 32,
+        "adapter_out_dim": 64,
+        "adapter_type": "patch_merger",
+        "capacity_factor": 2,
+        "embed_dim": 32,
+        "hidden_size": 64,
+        "intermediate_size": 48,
+        "model_type": "dots3_note_vision_encoder",
+        "num_channels": 3,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 4,
+        "patch_size": 14,
+        "pre_pixel_shuffle": True,
+        "pyramid_num_routed": [-1, -1, 4, 3],
+        "rms_norm_eps": 1e-05,
+        "router_scale": 1.0,
+        "router_scoring_func": "sigmoid",
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 1,
+        "use_bias": False,
+        "use_qk_norm": True,
+    },
+}
+
+
+def _with_bias(shapes: Shapes) -> Shapes:
+    return {
+        f"{name}.{part}": shape if part == "weight" else shape[:1]
+        for name, shape in shapes.items()
+        for part in ("weight", "bias")
+    }
+
+
+_NOTE_SEEING: dict[str, Any] = {
+    **_with_bias(
+        {
+            "vision_encoder.patch_embed.proj": (32, 3, 14, 14),
+            "vision_encoder.adapter.ln_q": (32,),
+            "vision_encoder.adapter.mlp.0": (128, 128),
+            "vision_encoder.adapter.mlp.2": (64, 128),
+        }
+    ),
+    "vision_encoder.patch_embed.norm.weight": (32,),
+    "vision_encoder.post_trunk_norm.weight": (32,),
+}
+for _layer in range(4):
+    _block = {
+        "attn.k_norm.weight": (16,),
+        "attn.proj.weight": (32, 32),
+        "attn.q_norm.weight": (16,),
+        "attn.qkv.weight": (96, 32),
+        "norm_1.weight": (32,),
+        "norm_2.weight": (32,),
+    }
+    if _layer < 2:
+        _block |= {"mlp.fc1.weight": (48, 32), "mlp.fc2.weight": (32, 48), "mlp.fc3.weight": (48, 32)}
+    else:
+        _count = 6 - _layer
+        _block |= {"mlp.gate_weight": (_count, 32), "mlp.router_bias": (_count,)}
+        for _expert in range(_count):
+            _block |= {
+                f"mlp.experts.{_expert}.fc1.weight": (24, 32),
+                f"mlp.experts.{_expert}.fc2.weight": (32, 24),
+                f"mlp.experts.{_expert}.fc3.weight": (24, 32),
+            }
+    _NOTE_SEEING |= {f"vision_encoder.blocks.{_layer}.{name}": shape for name, shape in _block.items()}
+_SPEECH = "audio_encoder.dots_encoder.speech_encoder"
+_NOTE_HEARING: dict[str, Any] = {
+    **_with_bias(
+        {
+            f"{_SPEECH}.conv2d1": (24, 1, 3, 3),
+            f"{_SPEECH}.conv2d2": (24, 24, 3, 3),
+            f"{_SPEECH}.conv2d3": (24, 24, 3, 3),
+            "audio_encoder.audio_adapter.proj.0": (32,),
+            "audio_encoder.audio_adapter.proj.1": (64, 32),
+            "audio_encoder.audio_adapter.proj.3": (64, 64),
+            **{
+                f"{_SPEECH}.layers.{i}.{name}": shape
+                for i in range(2)
+                for name, shape in {
+                    "fc1": (96, 32),
+                    "fc2": (32, 48),
+                    "self_attn.out_proj": (32, 32),
+                    "self_attn.q_proj": (32, 32),
+                    "self_attn.v_proj": (32, 32),
+                }.items()
+            },
+        }
+    ),
+    **{
+        f"{_SPEECH}.layers.{i}.{name}.weight": shape
+        for i in range(2)
+        for name, shape in {
+            "final_layer_norm": (32,),
+            "self_attn.k_proj": (32, 32),
+            "self_attn_layer_norm": (32,),
+        }.items()
+    },
+    f"{_SPEECH}.conv_out.weight": (32, 48),
+    f"{_SPEECH}.layer_norm.weight": (32,),
+}
+
 CASES = (
+    Case(
+        "dots3-note-senses",
+        _NOTE,
+        {**_DOTS3_LAYERS, **_NOTE_SEEING, **_NOTE_HEARING},
+        {
+            "preprocessor_config.json": {
+                "image_mean": [0.48, 0.46, 0.41],
+                "image_std": [0.27, 0.26, 0.28],
+                "max_pixels": 12544,
+                "min_pixels": 3136,
+            }
+        },
+        mmproj=True,
+        raw_config=True,
+    ),
     Case("hy4", {**_HY4, "num_nextn_predict_layers": 1}, _HY4_LAYERS),
     Case(
         "glm-5.3-flash",
