@@ -2,12 +2,15 @@
 """Print tokens/s of llama-server under a limit of memory: by default, with --fit, and as `srd-rs met --for` says.
 
     sudo python scripts/placement_table.py MODEL.gguf [MODEL.gguf ...] [--limit 0.8] [--tokens 16] [--ctx 512]
+        [--engine 400]
 
 Each run is a process of its own in a control group (v1 or v2) whose memory limit is a share of the size of the file,
 and the file is taken out of the page cache before. "resident" are the bytes of the file in memory after the last
-token. The column "bound" is what the bandwidth of the memory allows (`srd_rs.place`), as if everything were in memory.
-Needs xllamacpp, which is llama-server in a process, and the rights to make a control group; without them the runs have
-no limit, and the table says so.
+token. In the last row of a model, `srd-rs hydrate --lock` holds what tokens read most in memory, in the same control
+group: as much as the limit allows beside the memory that the engine needs for itself (--engine). The column "bound"
+is what the bandwidth of the memory allows (`srd_rs.place`), as if everything were in memory. Needs xllamacpp, which
+is llama-server in a process, and the rights to make a control group; without them the runs have no limit, and the
+table says so.
 """
 
 from __future__ import annotations
@@ -45,6 +48,23 @@ print(json.dumps([timings.get("predicted_per_second") or tokens / seconds, secon
 """
 
 
+LOCK = """
+import os, sys
+path, budget, group = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if group:
+    open(group + "/cgroup.procs", "w").write(str(os.getpid()))
+import resource
+try:
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+except (ValueError, OSError):
+    pass
+import srd_rs
+hydrator = srd_rs.Hydrator(path)
+print(hydrator.hydrate("HARM", budget=budget, lock=True).locked_bytes, flush=True)
+sys.stdin.read()
+"""
+
+
 def control_group(limit: int) -> Path | None:
     """A new control group with a limit of memory; None where none can be made."""
     for root, name in (
@@ -61,14 +81,37 @@ def control_group(limit: int) -> Path | None:
     return None
 
 
-def run(model: Path, how: dict[str, bool], group: Path | None, ctx: int, tokens: int) -> tuple[float, int]:
-    """Tokens per second, and the bytes of the file that are in memory afterwards."""
+def locked(model: Path, budget: int, group: Path | None) -> subprocess.Popen[str] | None:
+    """A process that holds the bytes of the model that tokens read most in memory, until its input is closed.
+
+    None where so much memory may not be locked (`ulimit -l`).
+    """
+    words = [sys.executable, "-c", LOCK, str(model), str(budget), str(group or "")]
+    holder = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert holder.stdout is not None
+    return holder if holder.stdout.readline() else None
+
+
+def run(
+    model: Path, how: dict[str, bool], group: Path | None, ctx: int, tokens: int, lock: int = 0
+) -> tuple[float, int] | None:
+    """Tokens per second, and the bytes of the file that are in memory afterwards.
+
+    lock: bytes to hold there. None where they may not be locked.
+    """
     with srd_rs.Hydrator(model) as hydrator:
         hydrator.evict()
+        holder = locked(model, lock, group) if lock else None
+        if lock and holder is None:
+            return None
         words = [str(model), str(ctx), str(tokens), json.dumps(how), str(group or "")]
         done = subprocess.run(
             [sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False
         )
+        if holder is not None:
+            holder.communicate()
         if done.returncode != 0:
             sys.exit(f"error: {model}: {how}: {done.stderr[-2000:]}")
         speed, _ = json.loads(done.stdout.splitlines()[-1])
@@ -83,6 +126,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=0.8, help="memory limit as a share of the file")
     parser.add_argument("--tokens", type=int, default=16, help="tokens to generate")
     parser.add_argument("--ctx", type=int, default=512, help="tokens of the context")
+    parser.add_argument("--engine", type=int, default=400, help="MiB that the engine needs beside the file")
     args = parser.parse_args()
     print("| model | size, MB | limit, MB | arguments | tokens/s | resident, MB | bound, tokens/s |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
@@ -94,8 +138,16 @@ def main() -> None:
         ours = {"fit": False} | ({"lazy": True} if "--lazy-mode" in short.arguments else {})
         bound = placed.tokens_per_second[0] if placed.tokens_per_second else float("nan")
         group = control_group(limit)
-        for name, how in (("defaults", {}), ("--fit on", {"fit": True}), ("met --for llama-server", ours)):
-            speed, resident = run(model, how, group, args.ctx, args.tokens)
+        rows = [("defaults", {}, 0), ("--fit on", {"fit": True}, 0), ("met --for llama-server", ours, 0)]
+        budget = limit - (args.engine << 20)
+        if budget > 0:
+            rows.append(("the same, and hydrate --lock", ours, budget))
+        for name, how, lock in rows:
+            measured = run(model, how, group, args.ctx, args.tokens, lock)
+            if measured is None:
+                print(f"{model.name}: {lock >> 20} MiB may not be locked here (ulimit -l)", file=sys.stderr)
+                continue
+            speed, resident = measured
             shown = f"{limit / 1e6:.0f}" if group else "none could be set"
             cells = (model.name, f"{size / 1e6:.0f}", shown, name, f"{speed:.2f}", f"{resident / 1e6:.0f}")
             print(f"| {' | '.join(cells)} | {bound:.1f} |", flush=True)
