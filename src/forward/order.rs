@@ -5,6 +5,7 @@
 
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::source::Wanted;
+use crate::quant::recipe::layer_of;
 
 /// Parts of the names of the tensors of a layer, in the order of their use. Names that have none of these parts come first.
 const USE: [&str; 10] = [
@@ -31,7 +32,7 @@ pub fn order(model: &BoundModel, groups: usize) -> Vec<Wanted> {
     let (mut tables, mut rest): (Vec<&BoundTensor>, Vec<&BoundTensor>) = (Vec::new(), Vec::new());
     let mut layers: Vec<Vec<&BoundTensor>> = Vec::new();
     for tensor in model.tensors.iter().map(AsRef::as_ref) {
-        match layer_of(&tensor.name) {
+        match layer_of(&tensor.name).map(|layer| layer as usize) {
             Some(layer) if layer < model.tensors.len() => {
                 layers.resize_with(layers.len().max(layer + 1), Vec::new);
                 layers[layer].push(tensor);
@@ -86,21 +87,4 @@ fn sources_of(tensor: &BoundTensor) -> Vec<usize> {
     let mut found = Vec::new();
     tensor.source.for_each_source(&mut |index| found.push(index));
     found
-}
-
-/// Parses the number of the layer: `blk.12.attn_q.weight` is of layer 12.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_have_layers() {
-        assert_eq!(layer_of("blk.12.attn_q.weight"), Some(12));
-        assert_eq!(layer_of("output.weight"), None);
-        assert_eq!(layer_of("blk.x.attn_q.weight"), None);
-    }
 }
