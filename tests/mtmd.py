@@ -33,6 +33,7 @@ SECONDS = 2
 STAND_INS = {
     "kimi-vl-vision": "llama.cpp takes a deepseek2 without a query rank only with certain numbers of layers",
     "glm-5.3-flash-vision": "llama.cpp does not load this tiny text half, nor that of its own converter",
+    "dots3-note-senses": "llama.cpp does not load the tiny text half: its indexer has other sizes",
     "meralion-2": "the case has no text half that is converted",
 }
 """Projectors that are tried beside another text model of the same width."""

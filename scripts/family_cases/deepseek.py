@@ -436,7 +436,54 @@ _YOUTU_VL = {
     },
 }
 
+_V4_SEEN = {
+    **{
+        f"{name}.{part}": shape if part == "weight" else shape[:1]
+        for name, shape in {"aligner.w1": (64, 128), "aligner.w2": (64, 64)}.items()
+        for part in ("weight", "bias")
+    },
+    **{f"image_{part}": (64,) for part in ("end", "newline", "pad", "start")},
+    "vision.norm.weight": (32,),
+    "vision.patch_embed.proj.weight": (32, 588),
+    **{
+        f"vision.blocks.{i}.{name}.weight": shape
+        for i in range(3)
+        for name, shape in {
+            "attn.wo": (32, 32),
+            "attn.wqkv": (96, 32),
+            "mlp.w1": (96, 32),
+            "mlp.w2": (32, 48),
+            "norm1": (32,),
+            "norm2": (32,),
+        }.items()
+    },
+}
 CASES = (
+    Case(
+        "deepseek-v4-vision",
+        {
+            "architectures": ["DeepseekV4ForCausalLM"],
+            "hidden_size": 64,
+            "model_type": "deepseek_v4",
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "vision_dim": 32,
+            "vision_downsample_ratio": 2,
+            "vision_inter_dim": 48,
+            "vision_max_n_token": 384,
+            "vision_max_wh_ratio": 8,
+            "vision_min_pixels": 3136,
+            "vision_n_heads": 2,
+            "vision_n_layers": 3,
+            "vision_patch_size": 14,
+            "vision_rope_theta": 10000.0,
+            "vocab_size": 96,
+        },
+        _V4_SEEN,
+        mmproj=True,
+        text=False,
+        raw_config=True,
+    ),
     Case("deepseek-moe-16b", _V1, _V1_LAYERS),
     Case("deepseek-v2-lite", _V2_LITE),
     Case("deepseek-v2", _V2),

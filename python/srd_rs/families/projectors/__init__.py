@@ -143,6 +143,8 @@ def _encoders(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[st
     vision, *audio = (
         part if isinstance(part, dict) else None for part in map(parts.get, ("vision_config", *_AUDIO))
     )
+    if vision is None and config.get("vision_n_layers"):
+        vision = dict(config)  # DeepSeek V4 has no part of its own for the encoder
     return vision, next((part for part in audio if part is not None), None)
 
 

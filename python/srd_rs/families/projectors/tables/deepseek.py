@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.projectors.tables.common import SIZES, head
-from srd_rs.families.schema import FamilyTable, Rows, Stack
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, Stack
 
 _SAM_SIZES: Final = {
     "sam": "width['sam_vit_b']",
@@ -177,5 +177,68 @@ DEEPSEEK_OCR2: Final = FamilyTable(
         "str ~projector_type = 'deepseekocr2'",
         "u32 ~vision.attention.head_count_kv = 2",
         "u32 ~vision.preproc_max_tiles = 6",
+    ),
+)
+
+DEEPSEEK_V4: Final = FamilyTable(
+    arch="clip",
+    classes=("DeepseekV4ForCausalLM",),
+    sizes={
+        "w": "vision_dim",
+        "i": "vision_inter_dim",
+        "t": "text['hidden_size']",
+        "p": "vision_patch_size",
+        "c": "3",
+        "n_image": "vision_patch_size * vision_downsample_ratio * 16",
+        "m": "vision_dim * vision_downsample_ratio * vision_downsample_ratio",
+        "wide": "rows_of('aligner.w1.weight')",
+    },
+    n_layer="vision_n_layers",
+    n_head="vision_n_heads",
+    n_head_kv="vision_n_heads",
+    keep=(r"^(aligner\.|image_)",),
+    layer_prefix="vision.blocks",
+    layer_target="v.blk",
+    output=None,
+    top=(
+        "vision.patch_embed.proj > v.patch_embd | w c*p*p | reshape(w, c, p, p)",
+        "vision.patch_embed.proj.bias! > v.patch_embd=.bias | w | ?",
+        "vision.norm > v.post_ln | w",
+        "aligner.w1 > mm.1 | wide m | bias",
+        "aligner.w2 > mm.2 | t wide | bias",
+        "image_newline! > v.image_newline= | t",
+        "image_start! > v.token_embd.img_start= | t",
+        "image_end! > v.token_embd.img_end= | t",
+        "image_pad! > v.token_embd.img_pad= | t",
+    ),
+    layer=(
+        Rows(
+            (
+                "norm1 > ln1 | w",
+                "norm2 > ln2 | w",
+                "attn.wqkv > attn_qkv | 3*w w | bias?",
+                "attn.wo > attn_out | w w | bias?",
+                "mlp.w1 > ffn_gate | 2*i w | bias? rows(0, i)",
+                "mlp.w1 > ffn_up | 2*i w | bias? rows(i, i)",
+                "mlp.w2 > ffn_down | w i | bias?",
+            )
+        ),
+    ),
+    metadata=(
+        *(line for line in head() if "image_mean" not in line and "image_std" not in line),
+        # The models have no preprocessor_config.json.
+        "f32s ~vision.image_mean = first(preprocessor['image_mean'], [0.5, 0.5, 0.5])",
+        "f32s ~vision.image_std = first(preprocessor['image_std'], [0.5, 0.5, 0.5])",
+        "str ~projector_type = 'deepseek4v'",
+        "f32 ~vision.attention.layer_norm_epsilon = 1e-6",
+        "bool ~use_silu = 1 == 1",
+        "u32 ~vision.projector.scale_factor = vision_downsample_ratio",
+        "u32 ~vision.image_min_pixels = vision_min_pixels",
+    ),
+    refusals=(
+        Refusal(
+            "vision_max_n_token != 384 or vision_max_wh_ratio != 8",
+            "the largest number of tokens or ratio of sides of a picture is not what llama.cpp takes for granted",
+        ),
     ),
 )
