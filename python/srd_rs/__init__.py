@@ -1,6 +1,7 @@
 """srd-rs: a Hugging Face checkpoint in, a GGUF for llama.cpp out.
 
 * `convert` writes a GGUF; `plan` says what `convert` would write; `ConvertOptions` holds the options of both.
+* `lora` writes a GGUF adapter of a LoRA adapter.
 * `open` looks into a GGUF, a container or a checkpoint: tensors as lazily mapped numpy views. `inspect` reads headers.
 * `calibrate` measures the inputs of the matrices of a model; `evaluate` measures how far a GGUF is from another.
 * `met` measures which bytes belong to which slot of depth; `Hydrator` brings those into memory.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from srd_rs import errors
     from srd_rs._core import __version__
+    from srd_rs.adapters import lora
     from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import KeyFile, extract, keygen, pack, resign, verify, write_manifest
     from srd_rs.conversion import convert, plan
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 #: Module -> its names that are the interface of the package.
 _NAMES = {
     "srd_rs._core": ("__version__",),
+    "srd_rs.adapters": ("lora",),
     "srd_rs.calibration": ("CalibrationReport", "calibrate"),
     "srd_rs.container": ("KeyFile", "extract", "keygen", "pack", "resign", "verify", "write_manifest"),
     "srd_rs.conversion": ("convert", "plan"),
@@ -122,6 +125,7 @@ __all__ = [
     "extract",
     "inspect",
     "keygen",
+    "lora",
     "met",
     "modelfile",
     "open",

@@ -28,6 +28,9 @@ _NUMBERED: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 OWN_FORMAT: Final = "MistralOwnFormat"
 """Stands for the class of a model in Mistral's own format: params.json and consolidated.safetensors."""
 
+MAX_TENSORS: Final = 1 << 16
+"""A model whose tensors are not listed has at most this many."""
+
 MAX_INTEGERS: Final = 1 << 16
 """A tensor of integers that becomes metadata has at most this many bytes."""
 
@@ -99,17 +102,30 @@ class Checkpoint:
     """Folders of LoRA adapters that are merged into the weights."""
     remote: _core.RemoteFiles | None = None
     """The weight files, if they are not in the folder."""
+    complete: bool = True
+    """Whether all tensors are listed. Of the base of a GGUF adapter, only those that the adapter changes may be."""
 
     @property
     def stem(self) -> str:
         """What the model is called: a snapshot of the hub lies in a folder named by its commit."""
         return self.hub_name or self.folder.resolve().name
 
+    @property
+    def most_tensors(self) -> int:
+        """What counts of config.json are held against before anything is done so many times."""
+        return len(self.tensors) if self.complete else MAX_TENSORS
+
     @classmethod
     def open(
-        cls, folder: str | Path, hub_name: str | None = None, remote: _core.RemoteFiles | None = None
+        cls,
+        folder: str | Path,
+        hub_name: str | None = None,
+        remote: _core.RemoteFiles | None = None,
+        *,
+        bare: bool = False,
     ) -> Checkpoint:
-        """Read config.json, generation_config.json and the shard headers of `folder`.
+        """Read config.json, generation_config.json and the shard headers of `folder`. With `bare`, there may be no
+        weights.
 
         Raises SrdIOError if a file cannot be read, FormatError if one breaks its format. A broken
         generation_config.json is passed over: it only holds advice, and published ones are not always valid.
@@ -121,6 +137,8 @@ class Checkpoint:
         if generation.is_file():
             with suppress(FormatError):
                 generation_config = load_json(generation)
+        if bare and not pickled.is_pickled(folder) and not any(folder.glob("*.safetensors")):
+            return cls(folder, config, generation_config, hub_name=hub_name, complete=False)
         tensors = {tensor.name: tensor for tensor in layout(folder, remote)}
         if remote is None:
             _note_unread(folder, {tensor.shard for tensor in tensors.values()})

@@ -121,6 +121,12 @@ def locate(model: str | os.PathLike[str], *, stream: bool = False) -> Source:
     return source
 
 
+def headers(model: str | os.PathLike[str]) -> Source:
+    """The model called `model`, for a look at its small files and at the headers of its weights, which are read over
+    the network if the model is on the hub."""
+    return _located(model, stream=True)
+
+
 def _located(model: str | os.PathLike[str], stream: bool) -> Source:
     path = Path(model)
     if isinstance(model, str) and not stream and _HUB_FILE.fullmatch(model):

@@ -85,6 +85,11 @@ def describe(
     into a file of their own, so that no warning names them. Raises ModelError, which names config.json or the
     tensor, if the class of the model is not known or if the configuration and the tensors do not fit each other.
     """
+    return opened(checkpoint, mtp=mtp, with_projector=with_projector).describe(name)
+
+
+def opened(checkpoint: Checkpoint, *, mtp: bool | None = None, with_projector: bool = False) -> Family:
+    """Return the family of a checkpoint, with the options of `describe`. Raises ModelError."""
     kind = class_name(checkpoint)
     family = _families().get(kind)
     if family is None:
@@ -93,9 +98,9 @@ def describe(
         meant = f"; similar names are {', '.join(near)}" if near else ""
         fix = f"Convert a model of one of the {len(supported())} classes that srd-rs models lists{meant}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
-    opened = family(checkpoint, kind)
-    opened.mtp, opened.with_projector = mtp, with_projector
-    while (variant := opened.variant()) is not None:
-        opened = variant(checkpoint, kind)
-        opened.mtp, opened.with_projector = mtp, with_projector
-    return opened.describe(name)
+    found = family(checkpoint, kind)
+    found.mtp, found.with_projector = mtp, with_projector
+    while (variant := found.variant()) is not None:
+        found = variant(checkpoint, kind)
+        found.mtp, found.with_projector = mtp, with_projector
+    return found

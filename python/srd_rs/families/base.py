@@ -150,7 +150,7 @@ class Family:
         """Return the number of layers. The number is held against the tensors that are there before anything is
         done per layer."""
         count = self.config.count("num_hidden_layers")
-        present = len(self.checkpoint.tensors)
+        present = self.checkpoint.most_tensors
         if count > present:
             what = f"num_hidden_layers is {count}, but the checkpoint has only {present} tensors"
             raise self.config.error(what, "Correct num_hidden_layers, or download the missing shards")

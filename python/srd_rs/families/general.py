@@ -64,7 +64,8 @@ _ORDER: Final = (
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers of parameters of the whole model, of the part that every token uses, and of one expert."""
+    """The numbers of parameters of the whole model, of the part that every token uses, and of one expert. The total of
+    an adapter is negative: its model may be larger, and the size says nothing of it."""
 
     total: int
     shared: int
@@ -179,7 +180,8 @@ def _size_part(part: str, total: int) -> tuple[str, str]:
             label = float(part[:-1]) * 1000 ** " KMBT".find(part[-1])
         except (ValueError, ZeroDivisionError):
             return part, "size"
-        if abs(label - total) > 7 * total // 8:  # far from the size of the model: a context length
+        far = label < -total // 8 if total < 0 else abs(label - total) > 7 * total // 8
+        if far:  # far from the size of the model: a context length
             return part[:-1] + part[-1].lower(), "finetune"
     return part, "size"
 
@@ -229,7 +231,8 @@ def write_general(
     _add_name_parts(values, config.get("_name_or_path"), size.total, most_slashes=1)
     _add_name_parts(values, stem, size.total)
     values["name"] = name or values.get("name") or stem
-    values.setdefault("size_label", size.label())
+    if size.total > 0:
+        values.setdefault("size_label", size.label())
     for key in _ORDER:
         if values.get(key):
             metadata.string(f"general.{key}", values[key])

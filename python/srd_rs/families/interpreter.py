@@ -248,9 +248,9 @@ class TableFamily(Family):
         if self.data.n_layer is None:
             return self.stated_layers()
         count = self.count(self.data.n_layer)
-        if count > len(self.checkpoint.tensors):
+        if count > self.checkpoint.most_tensors:
             what = (
-                f"there are {count} layers ({self.data.n_layer}), but {len(self.checkpoint.tensors)} tensors"
+                f"there are {count} layers ({self.data.n_layer}), but {self.checkpoint.most_tensors} tensors"
             )
             raise self.config.error(what, "Correct the number of layers, or download the missing shards")
         return count
@@ -284,7 +284,7 @@ class TableFamily(Family):
         if stated is None or stated == 0:
             stated = max(found) + 1 - self.n_main
         count = self.config.check_count(mtp.count, stated)
-        if count > len(self.checkpoint.tensors):
+        if count > self.checkpoint.most_tensors:
             raise self.config.error(f"{mtp.count} is {count}, which is more than the tensors that are there")
         return count
 
@@ -422,9 +422,9 @@ class TableFamily(Family):
                 raise self.config.error(f"{expression}: {error}") from None
         for stack in self.data.stacks:
             count = self.count(stack.count, least=0)
-            if count > len(present):
+            if count > self.checkpoint.most_tensors:
                 raise self.config.error(
-                    f"{stack.count} is {count}, but there are only {len(present)} tensors"
+                    f"{stack.count} is {count}, but there are only {self.checkpoint.most_tensors} tensors"
                 )
             for layer in range(count):
                 number = layer + self.count(stack.offset, least=0)
@@ -493,7 +493,7 @@ class TableFamily(Family):
         if not isinstance(of, Source):
             raise ValueError(f"{step.name} must be the first step of its source")
         count = self.count(step.arguments[0], layer)
-        if count > len(self.checkpoint.tensors):
+        if count > self.checkpoint.most_tensors:
             raise self.config.error(
                 f"{step.arguments[0]} is {count}, which is more than the tensors there are"
             )
@@ -605,8 +605,9 @@ class TableFamily(Family):
                 table.add(f"{place.target}ffn_down_exps.weight", fused[2])
                 return
         # The count may be any number: never loop over more experts than there can be.
-        if count * self.n_layer > len(present):
-            what = f"{count} experts in {self.n_layer} layers, but only {len(present)} tensors are there"
+        most = self.checkpoint.most_tensors
+        if count * self.n_layer > most:
+            what = f"{count} experts in {self.n_layer} layers, but only {most} tensors are there"
             raise self.config.error(what, "Correct the number of experts, or download the missing shards")
         for row in rows.values():
             ((part, suffix, dims),) = row.sources

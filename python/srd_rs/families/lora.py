@@ -38,7 +38,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Adapter:
+class Adapter:
     """An open adapter. `number` is its place among the adapters of the conversion."""
 
     folder: Path
@@ -65,22 +65,27 @@ def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
     Raises ModelError if an adapter is of a kind that is not known, or if it does not fit the model.
     """
     for number, folder in enumerate(folders):
-        checkpoint = _merged(checkpoint, _opened(folder, number))
+        adapter = opened(folder, number)
+        if adapter.config.get("alora_invocation_tokens"):
+            what = "the adapter acts only behind certain tokens (aLoRA), which no merged weight can do"
+            raise adapter.error(what, "Write a GGUF adapter with srd-rs lora")
+        checkpoint = _merged(checkpoint, adapter)
     return checkpoint
 
 
-def _opened(folder: Path, number: int) -> _Adapter:
+def opened(folder: Path, number: int = 0) -> Adapter:
+    """Return the adapter in a folder. Raises ModelError if there is none, or if its kind is not known."""
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         what = f"this is no LoRA adapter in safetensors: {CONFIG} and {WEIGHTS} are expected"
         fix = "Name the folder that PEFT wrote, with the weights as safetensors"
         raise ModelError(message(folder, what, fix))
     config = load_json(folder / CONFIG)
-    adapter = _Adapter(folder, number, config, {tensor.name: tensor for tensor in layout(folder / WEIGHTS)})
+    adapter = Adapter(folder, number, config, {tensor.name: tensor for tensor in layout(folder / WEIGHTS)})
     _check_kind(adapter)
     return adapter
 
 
-def _check_kind(adapter: _Adapter) -> None:
+def _check_kind(adapter: Adapter) -> None:
     """Refuse what changes the model in another way than by updates of low rank and by whole tensors."""
     config = adapter.config
     if config.get("peft_type") != "LORA":
@@ -92,16 +97,16 @@ def _check_kind(adapter: _Adapter) -> None:
         )
     for key in (
         "layer_replication", "target_parameters", "trainable_token_indices", "use_qalora", "arrow_config",
-        "monteclora_config", "alora_invocation_tokens", "megatron_config",
+        "monteclora_config", "megatron_config",
     ):  # fmt: skip
         if config.get(key):
             raise adapter.error(f"the adapter uses {key}, which is not known here")
 
 
-def _merged(checkpoint: Checkpoint, adapter: _Adapter) -> Checkpoint:
+def _merged(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     weights = dict(checkpoint.tensors)
-    names = _Names(weights)
-    pairs = list(filter(None, map(_pair, adapter.tensors)))
+    names = Names(weights)
+    pairs = list(filter(None, map(pair_of, adapter.tensors)))
     # A layer of tokens may be there whole, and its update beside it: the update comes on top.
     for name, tensor in adapter.tensors.items():
         if ".lora_" in name:
@@ -131,7 +136,7 @@ def _merged(checkpoint: Checkpoint, adapter: _Adapter) -> Checkpoint:
     return replace(checkpoint, tensors=weights)
 
 
-def _pair(name: str) -> tuple[str, str, str, bool] | None:
+def pair_of(name: str) -> tuple[str, str, str, bool] | None:
     """Return for the first matrix of an update: the module, the names of both matrices, and whether it is an
     embedding."""
     for first, second, embedded in (
@@ -147,7 +152,7 @@ def _pair(name: str) -> tuple[str, str, str, bool] | None:
 
 
 def _updated(
-    adapter: _Adapter,
+    adapter: Adapter,
     module: str,
     target: SourceTensor,
     pair: tuple[SourceTensor, SourceTensor],
@@ -186,8 +191,20 @@ def _updated(
     return replace(target, dtype="F32", decoded=leaf)
 
 
-def _scale(adapter: _Adapter, module: str, rank: int) -> float:
-    """Return the factor of an update: alpha / rank, or alpha / sqrt(rank) in a rank-stabilised adapter."""
+def _scale(adapter: Adapter, module: str, rank: int) -> float:
+    """Return the factor of an update."""
+    alpha, root = _alpha_and_root(adapter, module, rank)
+    return alpha / root
+
+
+def alpha_of(adapter: Adapter, module: str, rank: int) -> float:
+    """Return the factor of an update times its rank."""
+    alpha, root = _alpha_and_root(adapter, module, rank)
+    return alpha if root == rank else alpha * root
+
+
+def _alpha_and_root(adapter: Adapter, module: str, rank: int) -> tuple[float, float]:
+    """Return alpha of a module, and what alpha is divided by: the rank, or its root in a rank-stabilised adapter."""
     config = adapter.config
     alpha = _of_module(adapter, "alpha_pattern", module, config.get("lora_alpha", 8))
     stated = _of_module(adapter, "rank_pattern", module, config.get("r", 8))
@@ -197,15 +214,15 @@ def _scale(adapter: _Adapter, module: str, rank: int) -> float:
     if stated != rank:
         what = f"the rank of '{module}' is {rank}, {CONFIG} says {shown(stated)}"
         raise adapter.error(what, f"Correct {CONFIG}, or download the adapter again")
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha), math.sqrt(rank) if config.get("use_rslora") else rank
 
 
-def _of_module(adapter: _Adapter, key: str, module: str, default: Any) -> Any:
+def _of_module(adapter: Adapter, key: str, module: str, default: Any) -> Any:
     """Return the value of the first pattern that a module ends in."""
     patterns = adapter.config.get(key) or {}
     if not isinstance(patterns, dict) or len(patterns) > _MAX_PATTERNS:
         raise adapter.error(f"{key} is no map from names to numbers", f"Correct {CONFIG}")
-    name = _without_prefix(module)
+    name = without_prefix(module)
     for pattern, value in patterns.items():
         repetitions = sum(map(pattern.count, "*+{"))
         try:
@@ -222,14 +239,15 @@ def _of_module(adapter: _Adapter, key: str, module: str, default: Any) -> Any:
     return default
 
 
-def _without_prefix(name: str) -> str:
+def without_prefix(name: str) -> str:
+    """Return the name of a module without what PEFT puts before it."""
     for prefix in _PREFIXES:
         if name.startswith(prefix):
             return name[len(prefix) :]
     return name
 
 
-class _Names:
+class Names:
     """Names of modules, as transformers loads them, to the names of the files."""
 
     def __init__(self, weights: Mapping[str, SourceTensor]) -> None:
@@ -238,10 +256,10 @@ class _Names:
         for name in weights:
             self._ends.setdefault(_end(name), []).append(name)
 
-    def find(self, adapter: _Adapter, name: str) -> str:
+    def find(self, adapter: Adapter, name: str) -> str:
         """Return the tensor of the base model that a name of the adapter means. The files may have another prefix
         before the layers than the model in memory."""
-        plain = _without_prefix(name).replace(".base_layer.", ".")
+        plain = without_prefix(name).replace(".base_layer.", ".")
         if plain in self._exact:
             return plain
         found = self._ends.get(_end(plain), [])

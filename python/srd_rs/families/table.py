@@ -77,7 +77,9 @@ def store_of(name: str, shape: Sequence[int]) -> str:
 
 
 @dataclass
-class _Entry:
+class Entry:
+    """A declared tensor of the GGUF."""
+
     name: str
     transform: Transform
     needed: bool
@@ -91,7 +93,7 @@ class Table:
     """A table holds declared tensors by canonical source name, that is, by the name without the prefix of a
     multimodal checkpoint."""
 
-    entries: dict[str, _Entry] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
 
     def add(
         self,
@@ -108,7 +110,7 @@ class Table:
         says that the tensor holds integers, which are copied."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
-        self.entries[name] = _Entry(name, transform, needed, group or name, f32, i32)
+        self.entries[name] = Entry(name, transform, needed, group or name, f32, i32)
 
     def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
         """Return the tensors to write: generated ones first, then the others in the order of the checkpoint's
@@ -122,16 +124,16 @@ class Table:
         """Hold the declared tensors against those that are there. Raises ModelError."""
         self._checked(tensors, folder)
 
-    def _checked(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[_Entry]:
+    def _checked(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[Entry]:
         users = self._users()
         self._check_unknown(tensors, users, folder)
         entries = self._present(tensors, folder)
         for entry in entries:
-            _check_shapes(entry, tensors, folder)
+            check_shapes(entry, tensors, folder)
         return entries
 
-    def _users(self) -> dict[str, list[_Entry]]:
-        users: dict[str, list[_Entry]] = {}
+    def _users(self) -> dict[str, list[Entry]]:
+        users: dict[str, list[Entry]] = {}
         for entry in self.entries.values():
             for source in entry.transform.sources():
                 users.setdefault(source.tensor, []).append(entry)
@@ -151,7 +153,7 @@ class Table:
                 )
             )
 
-    def _present(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[_Entry]:
+    def _present(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[Entry]:
         present, missing = [], []
         for entry in self.entries.values():
             absent = [s.tensor for s in entry.transform.sources() if s.tensor not in tensors]
@@ -171,7 +173,8 @@ class Table:
         return present
 
 
-def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
+def check_shapes(entry: Entry, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
+    """Hold the shapes that an entry declares against those of the tensors. Raises ModelError."""
     for source in entry.transform.sources():
         tensor = tensors[source.tensor]
         if tensor.shape == source.shape and tensor.dtype in (("I32",) if entry.i32 else READABLE):
@@ -192,11 +195,11 @@ def _check_shapes(entry: _Entry, tensors: Mapping[str, SourceTensor], folder: Pa
         raise ModelError(message(f"tensor '{entry.name}'", what, "This tensor cannot be converted"))
 
 
-def _in_order(entries: Iterable[_Entry], tensors: Mapping[str, SourceTensor]) -> list[_Entry]:
+def _in_order(entries: Iterable[Entry], tensors: Mapping[str, SourceTensor]) -> list[Entry]:
     """Return generated tensors first, then each group where its last source is met."""
     generated = [entry for entry in entries if not any(entry.transform.sources())]
     position = {name: index for index, name in enumerate(tensors)}
-    groups: dict[str, list[_Entry]] = {}
+    groups: dict[str, list[Entry]] = {}
     last: dict[str, int] = {}
     for entry in entries:
         if any(entry.transform.sources()):
@@ -207,7 +210,7 @@ def _in_order(entries: Iterable[_Entry], tensors: Mapping[str, SourceTensor]) ->
     return generated + [entry for group in ordered for entry in groups[group]]
 
 
-def _spec(entry: _Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
+def _spec(entry: Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
     shape = entry.transform.shape
     if not math.prod(shape):
         raise ModelError(
