@@ -20,9 +20,10 @@ version=${interpreter##*python}
 # All that the wheel needs, for the other processor. pip of this machine fetches it.
 python3 -m pip install -q --target "$made/site" --only-binary :all: --python-version "$version" --implementation cp \
     --platform manylinux2014_aarch64 --platform manylinux_2_28_aarch64 "$wheel"
+# Python starts processes of its own by this name.
 cat > "$made/python" <<END
 #!/usr/bin/env bash
-PYTHONPATH=$made/site exec qemu-aarch64 -L $root $interpreter "\$@"
+PYTHONHOME=$root/usr PYTHONPATH=$made/site exec qemu-aarch64 -0 $made/python -L $root $interpreter "\$@"
 END
 chmod +x "$made/python"
 python3 scripts/try_wheel.py --python "$made/python"

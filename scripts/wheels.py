@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -35,13 +36,21 @@ TARGETS: Final = {
 }
 MAX_BYTES: Final = 10_000_000
 #: For Windows, maturin 1.16 names the exported function after the whole name of the module: `PyInit_srd_rs._core`. The
-#: linker does not find it. This program stands for zig: it corrects the list of exports, and calls zig.
-ZIG: Final = """#!/bin/sh
-for list in '{folder}'/maturin/*.def; do
-    [ -e "$list" ] && printf 'EXPORTS\\n    PyInit__core\\n' > "$list"
-done
-exec '{python}' -m ziglang "$@"
+#: linker does not find it. This module stands for ziglang: it corrects the list of exports, and becomes zig.
+ZIGLANG: Final = """
+import os, pathlib, re, sys
+for path in pathlib.Path({folder!r}, "maturin").glob("*.def"):
+    path.write_text(re.sub(r"PyInit_[\\w.]*[.]", "PyInit_", path.read_text()))
+os.execv({zig!r}, [{zig!r}, *sys.argv[1:]])
 """
+
+
+def zig() -> Path:
+    """The program that the package ziglang brings."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        sys.exit("ziglang is missing: pip install ziglang")
+    return Path(spec.origin).with_name("zig")
 
 
 def build(target: str, profile: str, out: Path) -> Path | None:
@@ -54,10 +63,11 @@ def build(target: str, profile: str, out: Path) -> Path | None:
     environment = dict(os.environ)
     with tempfile.TemporaryDirectory() as made:
         if "windows" in target:
-            zig = Path(made) / "zig"
-            zig.write_text(ZIG.format(folder=folder, python=sys.executable))
-            zig.chmod(0o755)
-            environment["CARGO_ZIGBUILD_ZIG_PATH"] = str(zig)
+            stand_in = Path(made) / "ziglang" / "__main__.py"
+            stand_in.parent.mkdir()
+            (stand_in.parent / "__init__.py").touch()
+            stand_in.write_text(ZIGLANG.format(folder=str(folder), zig=str(zig())))
+            environment["PYTHONPATH"] = made
         before = set(out.glob("*.whl"))
         begin = time.time()
         done = subprocess.run(command, cwd=REPO, env=environment, check=False)
