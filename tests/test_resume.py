@@ -287,7 +287,7 @@ def test_a_unit_goes_on_where_it_was_cut(tmp_path: Path, changed: str | None) ->
     if output.exists():
         pytest.skip("the conversion was complete before it could be stopped")
     notes = [line.split() for line in journal.read_text().splitlines(True) if line.startswith("unit 0 ")]
-    done = int([words for words in notes if len(words) == 6][-1][2])
+    done = int([words for words in notes if len(words) == 7][-1][2])  # a whole line has seven words
     assert 0 < done < 16384 * 1024 and done % 1024 == 0
     if changed:
         size = 16384 * 1024 // 256 * 66
