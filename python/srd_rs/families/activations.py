@@ -12,65 +12,19 @@ from srd_rs.families.config import Config
 from srd_rs.reading import shown
 
 _KEYS: Final = ("hidden_act", "hidden_activation", "activation_function")
-_SILU: Final = frozenset(
-    (
-        *(
-            "llama",
-            "llama-embed",
-            "llama4",
-            "mistral3",
-            "mistral4",
-            "deci",
-            "eagle3",
-            "baichuan",
-            "internlm2",
-        ),
-        *("qwen", "qwen2", "qwen2vl", "qwen2moe", "qwen3", "qwen3vl", "qwen3moe", "qwen3vlmoe", "qwen3next"),
-        *("qwen35", "qwen35moe", "dream", "rnd1", "deepseek", "deepseek2", "deepseek32", "glm4", "glm4moe"),
-        *(
-            "chatglm",
-            "glm-dsa",
-            "phi3",
-            "phimoe",
-            "granite",
-            "granitemoe",
-            "minicpm",
-            "minicpm3",
-            "olmo",
-            "olmo2",
-        ),
-        *(
-            "olmoe",
-            "stablelm",
-            "command-r",
-            "cohere2",
-            "exaone",
-            "exaone4",
-            "exaone-moe",
-            "ernie4_5",
-            "seed_oss",
-        ),
-        *("ernie4_5-moe", "smollm3", "hunyuan-dense", "hunyuan-moe", "bailingmoe", "bailingmoe2", "dots1"),
-        *(
-            "orion",
-            "xverse",
-            "plamo",
-            "arctic",
-            "dbrx",
-            "jamba",
-            "falcon-h1",
-            "minimax-m2",
-            "afmoe",
-            "mellum",
-        ),
-    )
-)
-_GELU: Final = frozenset(
-    (
-        *("gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "gemma-embedding", "gpt2", "gptneox", "falcon"),
-        *("phi2", "starcoder", "starcoder2", "codeshell", "mpt", "bert", "grok"),
-    )
-)
+_SILU: Final = frozenset((
+    "llama", "llama-embed", "llama4", "mistral3", "mistral4", "deci", "eagle3", "baichuan", "internlm2", "qwen",
+    "qwen2", "qwen2vl", "qwen2moe", "qwen3", "qwen3vl", "qwen3moe", "qwen3vlmoe", "qwen3next", "qwen35",
+    "qwen35moe", "dream", "rnd1", "deepseek", "deepseek2", "deepseek32", "glm4", "glm4moe", "chatglm",
+    "glm-dsa", "phi3", "phimoe", "granite", "granitemoe", "minicpm", "minicpm3", "olmo", "olmo2", "olmoe",
+    "stablelm", "command-r", "cohere2", "exaone", "exaone4", "exaone-moe", "ernie4_5", "seed_oss",
+    "ernie4_5-moe", "smollm3", "hunyuan-dense", "hunyuan-moe", "bailingmoe", "bailingmoe2", "dots1", "orion",
+    "xverse", "plamo", "arctic", "dbrx", "jamba", "falcon-h1", "minimax-m2", "afmoe", "mellum",
+))  # fmt: skip
+_GELU: Final = frozenset((
+    "gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "gemma-embedding", "gpt2", "gptneox", "falcon", "phi2",
+    "starcoder", "starcoder2", "codeshell", "mpt", "bert", "grok",
+))  # fmt: skip
 _SQUARED_RELU: Final = frozenset(("nemotron", "arcee", "plm", "jais2"))
 
 
