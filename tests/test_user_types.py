@@ -65,6 +65,8 @@ def main(model: str, folder: Path) -> None:
     signed: srd_rs.Signed = srd_rs.sign([report.output], key=folder / "key.pem")
     fits: srd_rs.SignatureCheck = srd_rs.verify_signature(signed.path, public_key=folder / "key.pub")
     print(placed.arguments, again.seconds, fits.files, srd_rs.bom(report.output)["bomFormat"])
+    adapter: srd_rs.ConvertReport = srd_rs.lora(folder / "adapter", base=model, quant="F16")
+    print(adapter.output)
     print(score.name, srd_rs.card(report.output), srd_rs.modelfile(report.output), srd_rs.__version__)
     try:
         srd_rs.push("org/name", [report.output])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
@@ -235,8 +236,7 @@ def _download(hub_id: re.Match[str]) -> Path:
 
 def _streamed(hub_id: re.Match[str]) -> Source:
     """A model whose small files are downloaded, and whose weight files are listed."""
-    from huggingface_hub import HfApi, hf_hub_url, snapshot_download
-    from huggingface_hub.utils import build_hf_headers, filter_repo_objects
+    from huggingface_hub import HfApi, constants, get_token, hf_hub_url, snapshot_download
 
     repo = f"{hub_id['org']}/{hub_id['name']}"
     try:
@@ -251,7 +251,7 @@ def _streamed(hub_id: re.Match[str]) -> Source:
     files = {file.rfilename: file for file in info.siblings or ()}
     for name, file in files.items():
         _check_small(folder / name, file)
-    names = filter_repo_objects(files, allow_patterns=list(WEIGHT_FILES), ignore_patterns=list(UNWANTED))
+    names = [name for name in files if _matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED)]
     listed = [
         (name, hf_hub_url(repo, name, revision=commit), files[name].size or 0, _sha256(files[name]))
         for name in names
@@ -259,9 +259,14 @@ def _streamed(hub_id: re.Match[str]) -> Source:
     if not listed:
         fix = "Leave out --stream to download the model"
         raise ModelError(message(hub_id[0], "the model has no safetensors files to stream", fix))
-    authorization = str(build_hf_headers().get("authorization", ""))
-    remote = _core.RemoteFiles(f"hf://{repo}", listed, authorization.removeprefix("Bearer ") or None, commit)
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    remote = _core.RemoteFiles(f"hf://{repo}", listed, token, commit)
     return Source(folder, hub_id["name"], repo, f"{repo}@{commit}", remote)
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    """Say whether one of the patterns fits, as for `snapshot_download`."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _sha256(file: Any) -> str | None:
