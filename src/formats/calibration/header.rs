@@ -77,9 +77,8 @@ pub struct Quantized {
     pub error: f64,
     /// Number of rows.
     pub rows: u64,
-    /// Sum of `w H w^T` over the rows that were sampled.
+    /// Sum of `w H w^T` over the rows that were sampled, and the number of these rows.
     pub energy: f64,
-    /// The number of rows whose energy is in `energy`.
     pub sampled: u64,
 }
 
