@@ -12,13 +12,7 @@ import srd_rs
 from srd_rs import ConvertOptions, _core, calibration, errors, planning
 from support import EXAMPLE, WIKI_TEST, require
 
-OPTIONS: dict[str, Any] = {
-    "quant": "Q4_K_M",
-    "calibrate_tokens": 2048,
-    "met": False,
-    "cache": False,
-    "axm": False,
-}
+OPTIONS: dict[str, Any] = {"quant": "Q4_K_M", "calibrate_tokens": 2048, "met": False, "cache": False, "axm": False}
 
 
 @pytest.fixture(scope="module")

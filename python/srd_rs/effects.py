@@ -60,10 +60,7 @@ def check(
         what = "effort max runs the model itself, and a calibration file holds the inputs of the original model alone"
         raise UsageError(message("--calibrate", what, "Name a text, or use --effort srd"))
     if options.is_measured and options.imatrix is not None and not measured:
-        what = (
-            f"effort {options.effort} measures the second moments of the inputs itself, and an imatrix holds only"
-            " their diagonal"
-        )
+        what = f"effort {options.effort} measures the second moments of the inputs itself, and an imatrix holds only their diagonal"
         raise UsageError(message("--imatrix", what, "Leave --imatrix out, or use --effort fast"))
 
 

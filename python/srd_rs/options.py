@@ -82,9 +82,9 @@ class ConvertOptions:
         None,
         "Quality",
         "srd measures the inputs of each matrix on a short text and diffuses each rounding error into the weights that"
-        " are not yet quantised; fast only searches the scales of each block; max is srd for the inputs that the"
-        " quantised model gives each matrix, and makes good for a part of the errors of the matrices before, in two to"
-        " three times the time. The default is srd, or fast where srd has nothing to do or cannot run the model.",
+        " are not yet quantised; fast only searches the scales of each block; max is srd for the inputs that the matrices"
+        " get in the quantised model, and makes good for a part of the errors of the layers before, in about three times"
+        " the time. The default is srd, or fast where srd has nothing to do or cannot run the model.",
     )
     tensor_types: Sequence[str] = _option(
         (),

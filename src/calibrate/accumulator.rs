@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
-use crate::formats::calibration::{
-    Calibration, Info, Input, Output, Quantized, SecondMoments, Writer, block_side,
-};
+use crate::formats::calibration::{Calibration, Info, Input, Output, Quantized, SecondMoments, Writer, block_side};
 use crate::forward::Observer;
 use crate::linalg::moments;
 use crate::quant::recipe::layer_of;

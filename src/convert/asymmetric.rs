@@ -60,10 +60,8 @@ pub fn quantize(
     let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
     let block = info.block as usize;
     let accumulator = Accumulator::create_with(&shapes, info, output, corrected(plan).count())?;
-    let embedding = plan.tensors.iter().find(|t| t.bound.name == EMBEDDING && t.copy.is_none());
-    let embedding = embedding.map_or(GgmlType::F32, |t| t.ty);
-    let mut corrector =
-        Corrector { plan, effort, block, accumulator, open: None, progress: options.progress };
+    let embedding = plan.tensors.iter().find(|t| t.bound.name == EMBEDDING).map_or(GgmlType::F32, |t| t.ty);
+    let mut corrector = Corrector { plan, effort, block, accumulator, open: None, progress: options.progress };
     forward::run_two_streams(&plan.model, tokens, &mut corrector, options, embedding)?;
     corrector.accumulator.finish()
 }
@@ -76,8 +74,7 @@ const EMBEDDING: &str = "token_embd.weight";
 pub fn corrected(plan: &Plan) -> impl Iterator<Item = &PlannedTensor> {
     plan.tensors.iter().filter(|t| {
         let name = &t.bound.name;
-        let is_matrix =
-            t.bound.ne.iter().skip(2).all(|&n| n == 1) && t.bound.ne.get(1).is_some_and(|&n| n > 1);
+        let is_matrix = t.bound.ne.iter().skip(2).all(|&n| n == 1) && t.bound.ne.get(1).is_some_and(|&n| n > 1);
         let is_reached = recipe::layer_of(name).is_some() || name == "output.weight";
         t.copy.is_none() && feedback::supports(t.ty) && is_matrix && is_reached
     })
@@ -236,13 +233,10 @@ impl Corrector<'_> {
         let n = sums.n;
         let mut weights = vec![0.0; count * n];
         let rows = (PIECE / n).max(1) * n;
-        weights.par_chunks_mut(rows).enumerate().try_for_each_init(
-            Scratch::default,
-            |scratch, (i, out)| {
-                let start = (first * n + i * rows) as u64;
-                tensor.bound.source.read(&self.plan.model.source, start, out, scratch)
-            },
-        )?;
+        weights.par_chunks_mut(rows).enumerate().try_for_each_init(Scratch::default, |scratch, (i, out)| {
+            let start = (first * n + i * rows) as u64;
+            tensor.bound.source.read(&self.plan.model.source, start, out, scratch)
+        })?;
         if let Some(factor) = factor {
             let mut change = vec![0.0; count * n];
             for (start, len) in blocks(n, sums.block) {
@@ -284,7 +278,8 @@ impl Quantizer for Corrector<'_> {
     }
 
     fn pairs(&mut self, tensors: &[&str], pairs: &Pairs) -> Result<()> {
-        let others: Vec<&str> = tensors.iter().copied().filter(|name| self.find(name).is_none()).collect();
+        let others: Vec<&str> =
+            tensors.iter().copied().filter(|name| self.find(name).is_none()).collect();
         self.accumulator.inputs(&others, None, pairs.n, pairs.x)?;
         let block = block_side(self.block, pairs.n)?;
         self.open.get_or_insert_with(|| Sums::new(tensors[0], pairs.n, block)).add(pairs);

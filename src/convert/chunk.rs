@@ -142,8 +142,7 @@ impl<'a> Converter<'a> {
             let start = tensor.ty.row_bytes(chunk.start).expect("chunks are cut at block boundaries");
             if chunk.start == 0 {
                 let of = &made.of;
-                let all =
-                    RowErrors { error: of.error, rows: of.rows, energy: of.energy, sampled: of.sampled };
+                let all = RowErrors { error: of.error, rows: of.rows, energy: of.energy, sampled: of.sampled };
                 buffers.errors.add(&all);
             }
             return made.read(start, &mut buffers.blocks);

@@ -499,8 +499,7 @@ impl Pass<'_> {
         let before = if named("attn_norm_2") { "attn_norm_2" } else { family.attention_norm };
         let own_norm = named(family.ffn_norm) && family.ffn_norm != before;
         self.layer_norm(layer, before, &mut input)?;
-        let is_plain =
-            |post: &str| !after && (family.norms_without_weights || post.is_empty() || !named(post));
+        let is_plain = |post: &str| !after && (family.norms_without_weights || post.is_empty() || !named(post));
         let one_mixer = layer.mixer != Mixer::AttentionAndMamba2;
         let is_plain = [family.attention_post_norm, family.ffn_post_norm].map(is_plain);
         self.note_missing(x, None, one_mixer && is_plain[0]);

@@ -264,8 +264,7 @@ impl<'a> Weights<'a> {
         let rows = (PIECE / matrix.cols).max(1) * matrix.cols;
         if let Some(blocks) = blocks {
             out.par_chunks_mut(rows).enumerate().for_each(|(i, out)| {
-                let bytes =
-                    |weights: u64| blocks.ty.row_bytes(weights).expect("rows are whole blocks") as usize;
+                let bytes = |weights: u64| blocks.ty.row_bytes(weights).expect("rows are whole blocks") as usize;
                 let first = matrix.first + (i * rows) as u64;
                 let range = bytes(first)..bytes(first + out.len() as u64);
                 quant::dequantize(blocks.ty, &blocks.bytes[range], out);

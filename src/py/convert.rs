@@ -163,8 +163,7 @@ impl Asked<'_> {
                 "Use a recipe that was made for this model, or take the line out",
             ));
         }
-        let known =
-            |t: &planned::PlannedTensor| t.moments.is_some() || t.made.is_some() || !t.weightings.is_empty();
+        let known = |t: &planned::PlannedTensor| t.moments.is_some() || t.made.is_some() || !t.weightings.is_empty();
         let moments = plan.tensors.iter().any(known);
         if let Some(calibration) = self.calibration.filter(|_| self.options.feedback() && !moments) {
             let what = "the calibration file knows the inputs of no tensor that is quantised";
