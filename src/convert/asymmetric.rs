@@ -125,8 +125,8 @@ impl Sums {
         let (n, block, tokens) = (self.n, self.block, self.tokens);
         let mut values = std::mem::take(&mut self.moments);
         moments::symmetrize(&mut values, n, block, tokens);
-        let mut all = values.iter().chain(&self.inputs).chain(&self.residual);
-        if all.any(|v| !v.is_finite()) {
+        let all = values.iter().chain(&self.inputs).chain(&self.residual);
+        if all.into_iter().any(|v| !v.is_finite()) {
             let what = "has inputs that overflow in the forward pass";
             let fix = "Check that the weights are finite, or use --effort fast, which needs no calibration";
             return Err(Error::model(Place::named_tensor(&self.first), what, fix));

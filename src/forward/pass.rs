@@ -106,7 +106,7 @@ pub fn run_two_streams(
     embedding: GgmlType,
 ) -> Result<()> {
     if !has_two_streams(source)? {
-        let what = "has a layer in which the two streams of tokens cannot be kept apart";
+        let what = "has a layer in which the two streams of tokens cannot be kept apart".into();
         return Err(Error::model(Place::file(source.path()), what, "Use --effort srd"));
     }
     let rounded = |name: &str| (name == "token_embd.weight").then_some(embedding);
@@ -143,7 +143,7 @@ fn run_on(
         let pass = Pass {
             model: &model,
             weights: &weights,
-            seen: seen.shortened(),
+            seen,
             tables,
             kv: BTreeMap::new(),
             found: None,
@@ -250,18 +250,6 @@ enum Seen<'a> {
     By(&'a mut dyn Observer),
     /// All rows of activations are those of two streams, one half after the other.
     WithSecondStream(&'a mut dyn Quantizer),
-}
-
-impl<'a> Seen<'a> {
-    fn shortened<'b>(self) -> Seen<'b>
-    where
-        'a: 'b,
-    {
-        match self {
-            Seen::By(observer) => Seen::By(observer),
-            Seen::WithSecondStream(quantizer) => Seen::WithSecondStream(quantizer),
-        }
-    }
 }
 
 /// How far a layer is that all groups of chunks go through again and again, each time up to the first input whose matrices are
@@ -501,8 +489,7 @@ impl Pass<'_> {
         self.layer_norm(layer, before, &mut input)?;
         let is_plain = |post: &str| !after && (family.norms_without_weights || post.is_empty() || !named(post));
         let one_mixer = layer.mixer != Mixer::AttentionAndMamba2;
-        let is_plain = [family.attention_post_norm, family.ffn_post_norm].map(is_plain);
-        self.note_missing(x, None, one_mixer && is_plain[0]);
+        self.note_missing(x, None, one_mixer && is_plain(family.attention_post_norm));
         let mut attended = self.mix(layer, group, &input)?;
         let parallel = model.parallel;
         if let Some(attended) = &mut attended {
@@ -522,7 +509,7 @@ impl Pass<'_> {
                 self.layer_norm(layer, family.ffn_norm, &mut input)?;
             }
             let added = attended.as_deref().filter(|_| parallel);
-            self.note_missing(x, added, is_plain[1]);
+            self.note_missing(x, added, is_plain(family.ffn_post_norm));
             let mut y = self.feed_forward(layer, x, &input)?;
             self.missing = None;
             if let Some(attended) = attended.filter(|_| parallel) {

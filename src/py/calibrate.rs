@@ -83,7 +83,7 @@ pub fn calibrate(
             spill_folder: plan.inner.folder(),
             progress: &state,
         };
-        if let Some(options) = &options {
+        if let Some(options) = options {
             let to = (request.info(), &output);
             return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
         }
