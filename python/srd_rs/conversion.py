@@ -392,8 +392,6 @@ _NOT_RESUMED: Final = (
 and those whose effect the native module compares."""
 
 
-METHODS: Final = {"srd": "srd", "max": "srd-max", "fast": "search"}
-"""Effort -> `srd.method` of the output."""
 KEPT: Final = "what is complete is kept beside the output"
 """What the `KeyboardInterrupt` says of a conversion that the same call goes on with."""
 
@@ -405,7 +403,7 @@ def _first_output(native: _core.Plan, gguf: bool) -> Path:
 
 def _resume(options: ConvertOptions) -> tuple[str, str] | None:
     """The program and the options, as an interrupted conversion must have had them; None to keep nothing."""
-    if not (options.is_measured if options.resume is None else options.resume):
+    if not (options.effort == "srd" if options.resume is None else options.resume):
         return None
     asked = {f.name: str(getattr(options, f.name)) for f in fields(options) if f.name not in _NOT_RESUMED}
     return " ".join(map(str, cache.program())), json.dumps(asked, sort_keys=True)
@@ -430,20 +428,13 @@ def prepared(
     The last value says whether the calibration was found in the cache. `native` is the plan without calibration, and
     of the mix or of any mix where there is a budget.
     """
-    is_max, budgeted = planner.options.effort == "max", planner.options.budget is not None
-    if is_max:
-        _check_two_streams(native)
-    # The types come before the calibration of effort max, which quantises to them.
-    first = not is_max or budgeted
-    made, found = _calibration(planner, native, progress) if first else (None, False)
+    made, found = _calibration(planner, native, progress)
     chosen = budget.Choice()
+    budgeted = planner.options.budget is not None
     if budgeted:
         chosen = budget.choose(planner, made, progress)
         made = None if chosen.whole else made
-        native = planner.plan(made)
-    if is_max:
-        made, found = _calibration(planner, native, progress, quantizes=True)
-    if made is not None:
+    if made is not None or budgeted:
         native = planner.plan(made)
     path = planner.options.recipe_out
     if path is not None:
@@ -451,18 +442,6 @@ def prepared(
         sniff.check_output(Path(path), inputs=model_files(folder) if folder.is_dir() else [folder])
         recipe.write(path, native, chosen.types, overwrite=planner.options.overwrite)
     return native, chosen, made, found
-
-
-def _check_two_streams(native: _core.Plan) -> None:
-    """Refuse effort max where the model cannot be run in two streams, and say what of the model gets SRD alone."""
-    if not native.has_two_streams():
-        what = f"effort max cannot run this model of the architecture {shown(native.arch)} in two streams of tokens"
-        raise ModelError(message(native.files[0].path, what, "Use --effort srd"))
-    rest = {t.name for t in native.tensors if t.type in _core.FEEDBACK_TYPES and t.type not in t.source_types}
-    rest -= set(native.corrected)
-    if rest:
-        what = "effort max quantises %d tensors as effort srd does, because they are experts or looked up: %s"
-        log.warning(what, len(rest), ", ".join(sorted(rest)[:4]) + (", ..." if len(rest) > 4 else ""))
 
 
 def run_plan(
@@ -476,7 +455,7 @@ def run_plan(
 ) -> ConvertReport:
     """Convert what was planned. `resume` is what `_resume` returns."""
     forward = None if progress is None else lambda *state: progress(Progress(*state))
-    method = METHODS[options.effort or "fast"]
+    method = "srd" if options.effort == "srd" else "search"
     report = native.run(options, gguf, forward, resume=resume).to_dict()
     shares = zip(native.tensors, report.pop("errors"), strict=True)
     measured = Measurements({tensor.name: share for tensor, share in shares if share is not None})
@@ -508,15 +487,9 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
 
 
 def _calibration(
-    planner: Planner,
-    native: _core.Plan,
-    progress: Callable[[Progress], None] | None,
-    *,
-    quantizes: bool = False,
+    planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
 ) -> tuple[_core.Calibration | None, bool]:
     """The native calibration that the options ask for: a file's, a kept one or one that is made now; None without.
-
-    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types.
 
     The second value says whether the calibration was found in the cache.
     """
@@ -533,9 +506,11 @@ def _calibration(
         if progress is not None:
             progress(Progress(done, total, "", "calibrate"))
 
-    planned = NativeModel(model, native)
-    if native.source_digest is None and not quantizes:
-        planned = native_model(planner.source, planner.gguf, options.lora)
+    planned = (
+        native_model(planner.source, planner.gguf, options.lora)
+        if native.source_digest is None
+        else NativeModel(model, native)
+    )
     asked: dict[str, Any] = {
         "text": text,
         "tokens": options.calibrate_tokens,
@@ -544,7 +519,6 @@ def _calibration(
         "threads": options.threads,
         "max_memory": options.max_memory,
         "progress": progress and tell,
-        "options": options if quantizes else None,
     }
     if options.cache:
         return calibration.measure_or_find(planned, planner.gguf, **asked)

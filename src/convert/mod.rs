@@ -22,7 +22,6 @@
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
-pub mod asymmetric;
 mod chunk;
 mod compare;
 pub mod container;
