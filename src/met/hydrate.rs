@@ -595,8 +595,9 @@ mod tests {
         let expert = stacks[0].bytes / 8;
         let rest = sidecar.file.bytes - stacks.iter().map(|t| t.bytes).sum::<u64>();
         assert!(others.iter().map(|t| t.bytes).sum::<u64>() <= rest);
-        // The budget has room for everything but experts, and for the two experts of each layer that are used most.
-        let budget = rest + 20 * expert + 12 * PAGE;
+        // The budget has room for everything but experts, and for the two experts of each layer that are used most. It counts
+        // whole pages, so that an expert costs up to two pages more than its bytes.
+        let budget = rest + 20 * expert + 30 * PAGE;
         let options = HydrateOptions { budget: Some(budget), ..HydrateOptions::default() };
         let outcome = h.hydrate(Intent::Harm, &options, &Progress::default()).unwrap();
         assert_eq!(outcome.wanted_bytes, sidecar.file.bytes.next_multiple_of(PAGE).min(sidecar.file.bytes));
@@ -605,16 +606,10 @@ mod tests {
             h.files[0].map.resident(start..start + expert).unwrap()
         };
         for stack in &stacks {
+            assert!(near(there(stack, 5), expert) && near(there(stack, 2), expert));
             let cold: u64 = [0, 1, 3, 4, 6, 7].map(|e| there(stack, e)).iter().sum();
             assert!(!evicts || cold <= 16 * PAGE, "{cold} bytes of experts that are hardly used");
         }
-        // Which pages are wanted is exact; which of them the system keeps is not.
-        let wanted = h.pages(&h.sidecar.parts(Intent::Harm).unwrap(), budget);
-        let is_wanted = |t: &TensorFacts, e: u64| {
-            let middle = t.offset + e * expert + expert / 2;
-            wanted.iter().any(|s| s.bytes.contains(&middle))
-        };
-        assert!(stacks.iter().filter(|t| is_wanted(t, 5) && is_wanted(t, 2)).count() >= 9);
         // A budget below that gets the hottest alone.
         let spans = h.pages(&h.sidecar.parts(Intent::Harm).unwrap(), rest + 10 * expert);
         let holds = |t: &TensorFacts, e: u64| {
