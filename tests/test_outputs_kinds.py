@@ -113,3 +113,18 @@ def test_a_card_does_not_replace_that_of_the_model(place: Path) -> None:
     with pytest.raises(errors.UsageError, match="an input is never replaced"):
         srd_rs.convert(model, model / "README.gguf", quant="Q8_0", effort="fast", overwrite=True, card=True)
     assert state(place) == before
+
+
+@pytest.mark.parametrize("suffix", [".md", ".cdx.json"])
+def test_texts_beside_the_first_part_are_not_replaced(tmp_path: Path, suffix: str) -> None:
+    """The texts of a split output have the name of its first part."""
+    options = {"quant": "Q8_0", "effort": "fast", "split_max_size": 4_000_000, "met": False}
+    parts = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", **options).outputs
+    assert len(parts) > 1
+    for part in parts:
+        part.unlink()
+    text = parts[0].with_suffix(suffix)
+    text.write_text("mine")
+    with pytest.raises(errors.UsageError, match="the file exists already"):
+        srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", **options, card=True, bom=True)
+    assert list(tmp_path.iterdir()) == [text] and text.read_text() == "mine"

@@ -202,12 +202,21 @@ def _check_beside(gguf: Path, options: ConvertOptions, *, is_resumed: bool) -> N
         signing.check_key(options.oms_key)
     if is_resumed:
         return
-    texts = ((options.card, ".md"), (options.modelfile, ".Modelfile"), (options.bom, materials.SUFFIX))
-    for wanted, suffix in (*texts, (options.oms_key is not None, ".sig")):
-        path = gguf.with_suffix(suffix)
-        if wanted and not options.overwrite and path.exists():
+    for path in _texts_beside(gguf, options):
+        if not options.overwrite and path.exists():
             fix = "Choose another name, or replace the file with --overwrite"
             raise UsageError(message(path, "the file exists already", fix))
+
+
+def _texts_beside(gguf: Path, options: ConvertOptions) -> list[Path]:
+    """The texts and the signature that are written under the name of the GGUF."""
+    suffixes = (
+        (options.card, ".md"),
+        (options.modelfile, ".Modelfile"),
+        (options.bom, materials.SUFFIX),
+        (options.oms_key is not None, ".sig"),
+    )
+    return [gguf.with_suffix(suffix) for wanted, suffix in suffixes if wanted]
 
 
 class _Clock:
@@ -265,18 +274,15 @@ def _check_outputs(planner: Planner, native: _core.Plan, beside: Plan | None, *,
     The native module compares the GGUF and the container with what it reads. Here all outputs are compared.
     """
     options, model = planner.options, planner.source.path
-    ggufs = [file.path for file in native.files] if gguf else []
-    ggufs += [beside.output] if beside is not None and gguf else []
-    containers = [native.container.path] if native.container is not None else []
+    models = [*_written(native, gguf), *(_written(beside, gguf) if beside is not None else [])]
+    containers = {plan.container.path for plan in (native, beside) if plan is not None and plan.container}
     first = native.files[0].path
     texts = [Path(options.recipe_out)] if options.recipe_out is not None else []
     if gguf:
-        asked = (options.card, ".md"), (options.modelfile, ".Modelfile"), (options.bom, materials.SUFFIX)
-        texts += [first.with_suffix(suffix) for wanted, suffix in asked if wanted]
-        texts += [first.with_suffix(".sig")] if options.oms_key is not None else []
+        texts += _texts_beside(first, options)
         texts += [hydration.sidecar_path(first)] if options.met else []
     seen: dict[tuple[str, str], Path] = {}
-    for path in (*ggufs, *containers, *texts):
+    for path in (*models, *texts):
         if not path.parent.is_dir():
             fix = f"Make it, or name a folder that is made: -o {path.parent}{os.sep}"
             raise SrdFileNotFoundError(message(path.parent, "the folder of the output is not there", fix))
@@ -286,10 +292,9 @@ def _check_outputs(planner: Planner, native: _core.Plan, beside: Plan | None, *,
     read += [path for path in (options.key_file, options.sign_key, options.oms_key) if path is not None]
     inputs = [*model_files(model), *model.glob("*.safetensors")] if model.is_dir() else [model]
     inputs += [Path(path) for path in read if path not in ("builtin", "random")]
-    mains = ((ggufs, sniff.GGUFS), (containers, ("axm",)))
-    for path, kinds in ((path, kinds) for paths, kinds in mains for path in paths if path.is_file()):
+    for path in filter(Path.is_file, models):
         if not any(other.exists() and path.samefile(other) for other in inputs):
-            sniff.check_output(path, replaces=kinds)
+            sniff.check_output(path, replaces=("axm",) if path in containers else sniff.GGUFS)
     for path in texts:
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
             what = "this is a link, a folder or a device, and an output replaces files alone"
@@ -332,7 +337,7 @@ def run(
         native.discard(gguf)
     native.check_resume(planner.options, gguf, kept)
     is_resumed = _core.journal_path(_first_output(native, gguf)).exists()
-    _check_beside(planner.gguf, planner.options, is_resumed=is_resumed)
+    _check_beside(native.files[0].path, planner.options, is_resumed=is_resumed)
     projector = projector_plan(source, _beside(planner), planner.options)
     beside = projector and Plan.of(projector)
     if beside is not None:
@@ -414,7 +419,7 @@ def _beside(planner: Planner) -> Path:
     return planner.gguf.with_name(projector_name(planner.source, planner.options))
 
 
-def _written(planned: Plan, gguf: bool) -> list[Path]:
+def _written(planned: Plan | _core.Plan, gguf: bool) -> list[Path]:
     """The files that a plan writes; False as `gguf` for the container alone."""
     files = [file.path for file in planned.files] if gguf else []
     return files if planned.container is None else [*files, planned.container.path]

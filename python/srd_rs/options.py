@@ -267,7 +267,7 @@ class ConvertOptions:
         True,
         "Output",
         "Write the MET sidecar NAME.met.json beside the GGUF, which says which bytes belong to which layers. A split"
-        " output and a GGUF without layers get no sidecar.",
+        " output has one sidecar, beside its first part. A GGUF without layers gets none.",
     )
 
     @property
