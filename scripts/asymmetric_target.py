@@ -203,17 +203,8 @@ def judge(model: Llama, settings: list[Setting], chunks: np.ndarray) -> None:
         true = model.log_probabilities(model.weights, some)
         for s, found in zip(settings, klds, strict=True):
             found.append((true.exp() * (true - model.log_probabilities(s.matrices, some))).sum(-1))
-    first = torch.cat(klds[0]).double()
-    print("| setting | KLD | of the first | of its median |\n| --- | ---: | ---: | ---: |")
-    for s, found in zip(settings, klds, strict=True):
-        kld = torch.cat(found).double()
-        ratio, root = kld.mean() / first.mean(), len(kld) ** 0.5
-        error = (kld - ratio * first).std() / root / first.mean()
-        own = f"{kld.mean():.5f} ± {kld.std() / root:.5f}"
-        print(
-            f"| {s.name} | {own} | {ratio:.3f} ± {error:.3f} | {kld.median() / first.median():.3f} |",
-            flush=True,
-        )
+    rows = [(s.name, torch.cat(found).double().numpy()) for s, found in zip(settings, klds, strict=True)]
+    forward_kld.print_table("setting", rows)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,21 @@ def main() -> None:
                 (np.exp(p) * (p - q)).sum(-1, dtype=np.float64) for p, q in zip(true, other, strict=True)
             ]
     columns = [np.concatenate(klds) for klds in found]
-    first, root = columns[0], np.sqrt(len(columns[0]))
     print(f"{len(chunks)} chunks of {args.ctx} tokens of {args.text.name}")
-    print("| file | KLD | of the first | of its median |\n| --- | ---: | ---: | ---: |")
-    for path, kld in zip(args.files, columns, strict=True):
+    print_table("file", [(path.name, kld) for path, kld in zip(args.files, columns, strict=True)])
+
+
+def print_table(what: str, klds: Sequence[tuple[str, Floats]]) -> None:
+    """Print the means of KLDs of the same tokens, and compare them with those of the first row."""
+    first = klds[0][1]
+    root = np.sqrt(len(first))
+    print(f"| {what} | KLD | of the first | of its median |\n| --- | ---: | ---: | ---: |")
+    for name, kld in klds:
         ratio = kld.mean() / first.mean()
         error = (kld - ratio * first).std() / root / first.mean()
         medians = np.median(kld) / np.median(first)
         own = f"{kld.mean():.5f} ± {kld.std() / root:.5f}"
-        print(f"| {path.name} | {own} | {ratio:.3f} ± {error:.3f} | {medians:.3f} |")
+        print(f"| {name} | {own} | {ratio:.3f} ± {error:.3f} | {medians:.3f} |")
 
 
 if __name__ == "__main__":

@@ -298,8 +298,13 @@ def expert_tokens(made: _core.Calibration) -> dict[int, tuple[int, ...]]:
     found: dict[int, tuple[int, ...]] = {}
     for tensor in made.tensors:
         if "_exps." in tensor.name and len(tensor.tokens) > 1:
-            found.setdefault(int(tensor.name.split(".")[1]), tuple(tensor.tokens))
+            found.setdefault(_block_of(tensor.name), tuple(tensor.tokens))
     return found
+
+
+def _block_of(name: str) -> int:
+    """The number of the layer in the name of a tensor of a layer, ``blk.<layer>.<rest>``."""
+    return int(name.split(".")[1])
 
 
 def default_tokens(plan: _core.Plan) -> int:
@@ -324,14 +329,14 @@ def _default_block(plan: _core.Plan, weights: int, tokens: int) -> int:
     return min(max(side // BLOCKS[0] * BLOCKS[0], BLOCKS[0]), BLOCKS[1])
 
 
-def _inputs_of_layers(plan: _core.Plan) -> Counter[str]:
+def _inputs_of_layers(plan: _core.Plan) -> Counter[int]:
     """For each layer the number of values in the inputs of its matrices, every expert counted. Inputs that two
     matrices share count twice."""
-    values: Counter[str] = Counter()
+    values: Counter[int] = Counter()
     for tensor in plan.tensors:
         if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
             experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-            values[tensor.name.split(".")[1]] += tensor.shape[0] * experts
+            values[_block_of(tensor.name)] += tensor.shape[0] * experts
     return values
 
 

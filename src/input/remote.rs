@@ -161,40 +161,6 @@ impl Remote {
         });
     }
 
-    /// Fetches the bytes `start .. start + buf.len()` of a file. `is_wanted` is asked between pieces.
-    fn fetch(
-        &self,
-        file: usize,
-        start: u64,
-        buf: &mut [u8],
-        is_wanted: &dyn Fn() -> bool,
-    ) -> Result<(), FetchError> {
-        let (mut got, mut tries) = (0, 0);
-        while got < buf.len() {
-            self.check(is_wanted)?;
-            let before = got;
-            let Err(trouble) = self.attempt(file, start, buf, &mut got, is_wanted) else { continue };
-            if got > before {
-                tries = 0;
-            }
-            tries += 1;
-            let (why, wait) = match trouble {
-                Trouble::Final(error) => return Err(error),
-                Trouble::Expired(why) => {
-                    lock(&self.files[file].known).resolved = None;
-                    (why, (tries == 1).then_some(Duration::ZERO))
-                }
-                Trouble::Passing { why, wait } => (why, wait),
-            };
-            if tries >= self.tries {
-                return Err(FetchError::failed(format!("{why} ({tries} times)"), TRY_AGAIN));
-            }
-            let backoff = (FIRST_WAIT * 2u32.pow((tries - 1).min(16))).min(LONGEST_WAIT);
-            self.wait(wait.unwrap_or(backoff), is_wanted)?;
-        }
-        Ok(())
-    }
-
     /// Makes one request and reads its answer. `got` counts the bytes of `buf` that are there.
     fn attempt(
         &self,
@@ -289,7 +255,30 @@ impl Fetch for Remote {
         buf: &mut [u8],
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), FetchError> {
-        Remote::fetch(self, file, start, buf, is_wanted)
+        let (mut got, mut tries) = (0, 0);
+        while got < buf.len() {
+            self.check(is_wanted)?;
+            let before = got;
+            let Err(trouble) = self.attempt(file, start, buf, &mut got, is_wanted) else { continue };
+            if got > before {
+                tries = 0;
+            }
+            tries += 1;
+            let (why, wait) = match trouble {
+                Trouble::Final(error) => return Err(error),
+                Trouble::Expired(why) => {
+                    lock(&self.files[file].known).resolved = None;
+                    (why, (tries == 1).then_some(Duration::ZERO))
+                }
+                Trouble::Passing { why, wait } => (why, wait),
+            };
+            if tries >= self.tries {
+                return Err(FetchError::failed(format!("{why} ({tries} times)"), TRY_AGAIN));
+            }
+            let backoff = (FIRST_WAIT * 2u32.pow((tries - 1).min(16))).min(LONGEST_WAIT);
+            self.wait(wait.unwrap_or(backoff), is_wanted)?;
+        }
+        Ok(())
     }
 
     fn size(&self, file: usize) -> u64 {
