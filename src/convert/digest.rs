@@ -1,7 +1,7 @@
 //! The source digest: one SHA-256 that changes when any config file, tokenizer file or shard header of a checkpoint
 //! changes. The weights are not read for it, because a container's shards sign the converted weights.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::error::Result;
 use crate::formats::axm::layout::SourceFile;
@@ -44,7 +44,7 @@ pub fn gguf_headers(gguf: &Gguf) -> Result<Vec<Part>> {
 ///
 /// # Errors
 /// [`crate::Error::Io`] when the file cannot be opened.
-pub fn whole(path: &PathBuf) -> Result<Part> {
+pub fn whole(path: &Path) -> Result<Part> {
     Ok(Part { input: open_input(path)?, header_bytes: None })
 }
 

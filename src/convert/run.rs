@@ -105,16 +105,13 @@ fn convert(
         let bytes = bytes_of(&unit, begun.done);
         resumed.fetch_add(bytes, Ordering::Relaxed);
         progress.add(bytes);
-        let note = |written: &WrittenUnit| journal.map_or(Ok(()), |j| j.add_unit(number, written));
-        let is_due = |last| journal.is_some_and(|j| j.is_due(last));
-        let Some(complete) =
-            worker.convert(&unit, begun, &converter, (active, progress), (&is_due, &note))?
-        else {
+        let notes = journal.map(|journal| (journal, number));
+        let Some(complete) = worker.convert(&unit, begun, &converter, (active, progress), notes)? else {
             return Ok(());
         };
         replaced.fetch_add(complete.replaced, Ordering::Relaxed);
         errors.lock().unwrap_or_else(|p| p.into_inner()).insert(number, complete.errors);
-        note(&complete)
+        journal.map_or(Ok(()), |journal| journal.add_unit(number, &complete))
     })?;
     let container = outputs.commit(&hashes.finish(), || journal.map_or(Ok(()), Journal::add_complete))?;
     Ok(Report {
@@ -250,15 +247,15 @@ struct Worker {
 }
 
 impl Worker {
-    /// Converts what is not yet written of one unit. Returns `None` when the unit is no longer wanted and stays unfinished. Where
-    /// `is_due` says so of the time of the last note, `note` gets what is written.
+    /// Converts what is not yet written of one unit. Returns `None` when the unit is no longer wanted and stays unfinished. The
+    /// journal, which knows the unit by its number, gets from time to time how far the unit is.
     fn convert(
         &mut self,
         unit: &Unit,
         Begun { mut writers, done, mut replaced, mut errors }: Begun,
         converter: &Converter,
         (active, progress): (&Active, &Progress),
-        (is_due, note): (&dyn Fn(Instant) -> bool, &dyn Fn(&WrittenUnit) -> Result<()>),
+        notes: Option<(&Journal, usize)>,
     ) -> Result<Option<WrittenUnit>> {
         // An unfinished unit may have left bytes behind.
         self.unwritten.clear();
@@ -277,16 +274,16 @@ impl Worker {
             progress.add(blocks.len() as u64);
             writers.see(&Converted { chunk, blocks, weights })?;
             self.unwritten.extend_from_slice(blocks);
-            let is_due = start < unit.end && is_due(noted);
-            if start == unit.end || is_due || self.unwritten.len() >= WRITE {
+            let due = notes.filter(|(journal, _)| start < unit.end && journal.is_due(noted));
+            if start == unit.end || due.is_some() || self.unwritten.len() >= WRITE {
                 writers.write(&self.unwritten)?;
                 self.unwritten.clear();
             }
             replaced += self.chunk.take_replaced();
             errors.add(&self.chunk.take_errors());
-            if is_due {
+            if let Some((journal, number)) = due {
                 let (done, hashes) = (start - unit.start, writers.hashes()?);
-                note(&WrittenUnit { done, replaced, hashes, errors })?;
+                journal.add_unit(number, &WrittenUnit { done, replaced, hashes, errors })?;
                 noted = Instant::now();
             }
         }

@@ -25,7 +25,7 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
 #[pyfunction]
 pub fn content_digest(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
     detached(py, || {
-        let parts = paths.iter().map(digest::whole).collect::<Result<Vec<_>>>()?;
+        let parts = paths.iter().map(|path| digest::whole(path)).collect::<Result<Vec<_>>>()?;
         Ok(digest::source_digest(&digest::describe(&parts)?))
     })
 }
