@@ -65,12 +65,20 @@ def start(model: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     return user_process(command)
 
 
+def text_of(journal: Path) -> str:
+    """What the journal says; nothing where there is none. A conversion that ends removes it at any moment."""
+    try:
+        return journal.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def stopped(model: Path, output: Path, units: int, how: int = signal.SIGKILL) -> str:
     """Stop a conversion when its journal names so many units; what it said. Skips where it was done sooner."""
     journal = output.with_name(f".{output.name}.journal")
     process = start(model, output)
     while process.poll() is None:
-        if journal.exists() and journal.read_text().count("\nunit ") >= units:
+        if text_of(journal).count("\nunit ") >= units:
             process.send_signal(how)
             break
         time.sleep(0.001)
@@ -138,7 +146,7 @@ def test_named_outputs_are_compared_and_the_rest_is_made(
         shutil.copy(tmp_path / name, kept)
     process = start(model, begun)
     while process.poll() is None and journal.exists():
-        text = journal.read_text() if journal.exists() else text
+        text = text_of(journal) or text
     process.communicate(timeout=60)
     if "\ncomplete " not in text:
         pytest.skip("the last line of the journal was not seen")
@@ -279,7 +287,7 @@ def test_a_unit_goes_on_where_it_was_cut(tmp_path: Path, changed: str | None) ->
         [sys.executable, "-m", "srd_rs", "convert", str(model), "-o", str(output), *options]
     )
     while process.poll() is None:
-        if journal.exists() and journal.read_text().count("\nunit ") >= 2:
+        if text_of(journal).count("\nunit ") >= 2:
             process.kill()
             break
         time.sleep(0.001)
