@@ -1,7 +1,8 @@
 """This module finds chat templates as transformers finds them and copies them. No template is ever rendered.
 
 The files ``chat_template.jinja`` and ``additional_chat_templates/*.jinja`` replace what tokenizer_config.json
-holds. ``chat_template.json``, which belongs to the processor of a multimodal model, comes last.
+holds. Then come ``processor_config.json`` and ``chat_template.json``, which belong to the processor of a multimodal
+model: the tokenizer of transformers does not read the two files, but the processor does.
 """
 
 from __future__ import annotations
@@ -10,34 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from srd_rs.metadata import Metadata
-from srd_rs.reading import read_text
-from srd_rs.vocab.files import log, read_json
+from srd_rs.reading import read_text, shown
+from srd_rs.vocab.files import fail, log, read_json, refuse
 
 DEFAULT = "default"
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def find(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Return Jinja texts by name; the usual template is named `DEFAULT`. `config` is tokenizer_config.json."""
+    """Return Jinja texts by name; the usual template is named `DEFAULT`. `config` is tokenizer_config.json.
+
+    Raises FormatError for a text that a C string cannot hold, ModelError for two names of one GGUF key.
+    """
+    return _checked(_resolved(folder, config), folder)
+
+
+def _resolved(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     templates = _from_files(folder)
     if templates:
         return templates
-    for name, entry in (
-        ("tokenizer_config.json", config),
-        ("chat_template.json", read_json(folder / "chat_template.json") or {}),
-    ):
-        value = entry.get("chat_template")
+    if (value := config.get("chat_template")) is not None:
+        return _from_json(value, folder / "tokenizer_config.json")
+    for name in ("processor_config.json", "chat_template.json"):
+        value = (read_json(folder / name) or {}).get("chat_template")
         if value is not None:
             return _from_json(value, folder / name)
     return {}
 
 
 def _from_files(folder: Path) -> dict[str, str]:
-    named = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    templates = {path.stem: read_text(path, root=folder) for path in named}
+    """Read the files of templates. An additional one that is named `DEFAULT` replaces the usual one, as in
+    transformers."""
     usual = folder / "chat_template.jinja"
-    if usual.is_file():
-        templates[DEFAULT] = read_text(usual)
+    templates = {DEFAULT: _text(usual, folder)} if usual.is_file() else {}
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        templates[path.name.removesuffix(".jinja")] = _text(path, folder)
     return templates
+
+
+def _text(path: Path, folder: Path) -> str:
+    """Return the text of a file with the line ends that Python gives to a text."""
+    return read_text(path, root=folder).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _from_json(value: object, place: Path) -> dict[str, str]:
@@ -45,15 +59,53 @@ def _from_json(value: object, place: Path) -> dict[str, str]:
     if isinstance(value, str):
         return {DEFAULT: value}
     if isinstance(value, list):
-        pairs = [(entry.get("name"), entry.get("template")) for entry in value if isinstance(entry, dict)]
+        pairs = [
+            (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, entry)
+            for entry in value
+        ]
     elif isinstance(value, dict):
-        pairs = list(value.items())
+        pairs = [(name, text) for name, text in value.items() if text is not None]
     else:
         log.warning(
             "%s: 'chat_template' is neither text nor a list of texts; the template is left out", place
         )
         return {}
-    return {name: text for name, text in pairs if isinstance(name, str) and name and isinstance(text, str)}
+    found = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+    odd = [pair for pair in pairs if not all(isinstance(part, str) for part in pair)]
+    if odd:
+        what = "%s: %d of the chat templates have no name or no text and are left out, such as %s"
+        log.warning(what, place, len(odd), shown(odd[0]))
+    return found
+
+
+def _checked(templates: dict[str, str], folder: Path) -> dict[str, str]:
+    """Leave out templates that say nothing, and name what llama.cpp will do with the others."""
+    for name, text in templates.items():
+        if "\0" in text:
+            what = f"the chat template {shown(name)} has a null byte, at which llama.cpp ends the text"
+            fail(folder, what, "Correct the template")
+        if text.startswith(_BYTE_ORDER_MARK):
+            what = "%s: the chat template %s begins with a byte order mark, so every prompt begins with one"
+            log.warning(what, folder, shown(name))
+    empty = [name for name, text in templates.items() if not text]
+    if empty:
+        what = "%s: the chat template %s is empty and is left out"
+        log.warning(what, folder, ", ".join(map(shown, empty)))
+    found = {name: text for name, text in templates.items() if text}
+    keys: dict[str, str] = {}
+    for name in found:
+        other = keys.setdefault(_key(name), name)
+        if other != name:
+            what = f"the chat templates {shown(other)} and {shown(name)} have the same key in a GGUF"
+            refuse(folder, what, "Rename or remove one of the two")
+    if "" in found:
+        del found[""]
+        log.warning("%s: a chat template without a name is left out", folder)
+    if found and DEFAULT not in found:
+        what = "%s: none of the chat templates (%s) is named 'default', so llama.cpp takes %s"
+        taken = "the one named 'tool_use'" if "tool_use" in found else "ChatML"
+        log.warning(what, folder, ", ".join(map(shown, sorted(found))), taken)
+    return found
 
 
 def write(metadata: Metadata, templates: dict[str, str]) -> None:
