@@ -366,7 +366,7 @@ class _Loader:
         elif vocabulary.merges is not None and model != "bert":
             fail(vocabulary.place, "a BPE tokenizer without merges", "Fetch the tokenizer's files again")
         found = special.find(
-            file, self.tokenizer_config, self.folder, self.config, added, vocabulary, self.rules
+            file, self.tokenizer_config, self.folder, self.config, added, vocabulary, self.rules, model
         )
         for role, value in ends.items():
             found.add.setdefault(role, value)

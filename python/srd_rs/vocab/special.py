@@ -9,9 +9,9 @@ over ``add_bos_token`` and ``add_eos_token``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ _ID_KEYS: Final = {
     "eot": "eot_token_id",
     "eom": "eom_token_id",
 }
+_NAMED_IF_MISSING: Final = ("bos", "eos")
 _ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ADD_KEYS: Final = ("bos", "eos", "sep")
 _FURTHER_ENDS: Final = ("eot", "eom")
@@ -46,6 +47,15 @@ _KNOWN_ENDS: Final = frozenset(
     )
 )
 """llama.cpp ends its turn at these texts without being told."""
+_DEFAULT_ENDS: Final = {"gpt2": 11, "whitespace": 11, "llama": 2, "plamo2": 2, "t5": 1}
+"""Model of a tokenizer to the id at which llama.cpp ends a text where the GGUF names none."""
+_OPEN_ENDS: Final = (
+    ("<|end|>", tuple({a, b} for a in ("<|return|>", "<|flush|>") for b in ("<|call|>", "<|calls|>"))),
+    ("</s>", ({"<|tool_response>"}, {"<|plamo:eos|>"})),
+)
+"""llama.cpp does not end at these texts, even where files name them as ends, if it ends at all texts of one of the
+sets."""
+_LISTED: Final = 4
 
 
 @dataclass
@@ -95,15 +105,28 @@ class _Finder:
 
     def has_token(self, role: str, token_id: int, place: Path) -> bool:
         """Say whether the vocabulary has a slot of this id. Raises ModelError if no token fills the slot."""
+        return bool(self.with_tokens(role, [token_id], place))
+
+    def with_tokens(self, role: str, token_ids: list[int], place: Path) -> list[int]:
+        """Return the ids that have a slot in the vocabulary. Raises ModelError if no token fills a slot. One
+        warning names the ids beyond the vocabulary."""
         size = self.vocabulary.size
-        if token_id >= size:
+        beyond = [token_id for token_id in token_ids if token_id >= size]
+        if len(beyond) == 1:
             what = "%s: the %s token's id %s is beyond the vocabulary of %d tokens and is left out"
-            log.warning(what, place, role, shown(token_id), size)
-            return False
+            log.warning(what, place, role, shown(beyond[0]), size)
+        elif beyond:
+            what = "%s: %d ids of %s tokens are beyond the vocabulary of %d tokens and are left out: %s"
+            log.warning(what, place, len(beyond), role, size, _some(map(shown, beyond)))
+        inside = [token_id for token_id in token_ids if token_id < size]
+        for token_id in inside:
+            self.check_filled(role, token_id, place)
+        return inside
+
+    def check_filled(self, role: str, token_id: int, place: Path) -> None:
         if not self.vocabulary.filled[token_id]:
             what = f"the {role} token has the id {token_id}, and no tokenizer file has a token of that id"
             refuse(place, what, "Add the tokenizer files that belong to the weights, or correct the id")
-        return True
 
     def set_by_text(self, place: Path) -> None:
         """Give roles the ids of the texts that tokenizer_config.json names."""
@@ -115,6 +138,9 @@ class _Finder:
                 token_id = ids.get(text, self.added.id_of(text))
                 if token_id is not None:
                     self.set_id(role, token_id, place)
+                elif role in _NAMED_IF_MISSING and role not in self.found.ids:
+                    what = "%s: the vocabulary lacks the token %s that the file names as %s"
+                    log.warning(what, place, shown(text), role)
 
     def set_from_rules(self, tokens: Mapping[str, str | int], place: Path) -> None:
         """Give roles the tokens that the family names, by text or by id. The vocabulary may lack such a token."""
@@ -216,11 +242,12 @@ def find(
     added: AddedTokens,
     vocabulary: Vocabulary,
     rules: VocabularyRules,
+    kind: str,
 ) -> SpecialTokens:
     """Return the special tokens of a folder.
 
     `config` is tokenizer_config.json as `read_config` gives it; `fallback` is used where there is no
-    config.json. Raises ModelError for an id that no token has.
+    config.json. `kind` is the value of ``tokenizer.ggml.model``. Raises ModelError for an id that no token has.
     """
     finder = _Finder(config, added, vocabulary)
     finder.set_from_rules(rules.corrected, folder)
@@ -238,12 +265,15 @@ def find(
     model = read_json(path) or fallback
     if rules.end_key is not None:
         model = {**model, "eos_token_id": fallback.get(rules.end_key, model.get("eos_token_id"))}
-    ends = [token_id for token_id in _stop_ids(folder, model) if finder.has_token("eos", token_id, path)]
+    ends = finder.with_tokens("eos", list(dict.fromkeys(_stop_ids(folder, model))), path)
     for role in finder.roles:
         for token_id in _ids_of(role, model) if role != "eos" else ends:
             finder.set_id(role, token_id, path)
     finder.set_from_rules(rules.tokens, folder)
+    if "eos" not in finder.found.ids:
+        _warn_of_no_end(vocabulary, kind, path)
     _set_further_ends(finder, ends, path)
+    _warn_of_open_ends(finder, ends, path)
     finder.found.add.update(rules.add)
     return finder.found
 
@@ -264,8 +294,10 @@ def _ids_of(role: str, model: dict[str, Any]) -> list[int]:
 def _stop_ids(folder: Path, model: dict[str, Any]) -> list[int]:
     """Return the ids at which transformers stops. If config.json names one of them, that id comes first."""
     generation: dict[str, Any] = {}
-    with suppress(FormatError):  # this file only holds advice, and published ones are not always valid
+    try:  # this file only holds advice, and published ones are not always valid
         generation = read_json(folder / "generation_config.json") or {}
+    except FormatError as error:
+        log.warning("the file is passed over, as transformers does: %s", error)
     named = _ids_of("eos", model)
     stops = _ids_of("eos", generation)
     if not stops:
@@ -273,12 +305,22 @@ def _stop_ids(folder: Path, model: dict[str, Any]) -> list[int]:
     return sorted(dict.fromkeys(stops), key=lambda token_id: token_id not in named[:1])
 
 
+def _warn_of_no_end(vocabulary: Vocabulary, kind: str, place: Path) -> None:
+    """Say at which token llama.cpp ends a text that no file names an end for."""
+    default = _DEFAULT_ENDS.get(kind, vocabulary.size)
+    if default >= vocabulary.size:
+        what = "%s: no file names an end-of-text token, so llama.cpp will not know when to stop"
+        log.warning(what, place)
+    else:
+        what = "%s: no file names an end-of-text token, so llama.cpp will stop at the token %d, which is %s"
+        log.warning(what, place, default, shown(vocabulary.tokens[default]))
+
+
 def _set_further_ends(finder: _Finder, ends: list[int], place: Path) -> None:
     """Write the ends besides eos that llama.cpp does not know by their text as eot and eom."""
     found, tokens = finder.found, finder.vocabulary.tokens
-    if "eos" not in found.ids:
-        log.warning("%s: no file names an end-of-text token, so llama.cpp will not know when to stop", place)
-    for token_id in dict.fromkeys(ends):
+    left: list[int] = []
+    for token_id in ends:
         roles = (found.ids.get(role) for role in ("eos", *_FURTHER_ENDS))
         if token_id in roles or tokens[token_id] in _KNOWN_ENDS:
             continue
@@ -286,8 +328,28 @@ def _set_further_ends(finder: _Finder, ends: list[int], place: Path) -> None:
         if free:
             found.ids[free[0]] = token_id
         else:
-            what = "%s: GGUF has no key for one more end-of-text token: %s (id %d) is left out"
-            log.warning(what, place, shown(tokens[token_id]), token_id)
+            left.append(token_id)
+    if left:
+        what = "%s: GGUF has no key for %d more end-of-text token%s: left out %s"
+        names = _some(f"{shown(tokens[i])} (id {i})" for i in left)
+        log.warning(what, place, len(left), "" if len(left) == 1 else "s", names)
+
+
+def _warn_of_open_ends(finder: _Finder, ends: list[int], place: Path) -> None:
+    """Name an end that llama.cpp takes for no end, because the vocabulary has other tokens."""
+    tokens, eos = finder.vocabulary.tokens, finder.found.ids.get("eos")
+    texts = {tokens[i] for i in (*ends, *([] if eos is None else [eos]))}
+    known = set(tokens)
+    for text, sets in _OPEN_ENDS:
+        if text in texts and any(others <= known for others in sets):
+            what = "%s: llama.cpp does not stop at %s in a vocabulary that has %s too"
+            others = next(others for others in sets if others <= known)
+            log.warning(what, place, shown(text), ", ".join(map(shown, sorted(others))))
+
+
+def _some(names: Iterable[str]) -> str:
+    first = [*islice(names, _LISTED + 1)]
+    return ", ".join(first[:_LISTED]) + (", ..." if len(first) > _LISTED else "")
 
 
 def _look_into(finder: _Finder, file: TokenizerJson) -> None:
