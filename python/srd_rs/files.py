@@ -116,7 +116,7 @@ class Tensor:
             blocks = blocks[rows]
         length = self.shape[-1] if self.shape else 1
         shape = (length,) if isinstance(rows, int) else (len(blocks), length)
-        if self.type in _core.quantizable_types():
+        if self.type in _core.readable_types():
             values = _core.dequantize(np.ascontiguousarray(blocks), self.type)
         elif self.type in _NUMPY:
             values = np.ascontiguousarray(blocks).view(_NUMPY[self.type]).astype(np.float32)

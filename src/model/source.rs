@@ -54,7 +54,7 @@ impl Encoding {
             GgmlType::F32 => Self::Element(SourceType::F32),
             GgmlType::F16 => Self::Element(SourceType::F16),
             GgmlType::BF16 => Self::Element(SourceType::BF16),
-            ty if quant::can_quantize(ty) => Self::Block(ty),
+            ty if quant::can_dequantize(ty) => Self::Block(ty),
             ty => Self::Other(ty.name().into()),
         }
     }

@@ -89,6 +89,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quant::dequantize, module)?)?;
     module.add_function(wrap_pyfunction!(quant::instruction_sets, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantizable_types, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::readable_types, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quant::quantize_calibrated, module)?)
 }

@@ -58,6 +58,12 @@ pub fn quantizable_types() -> Vec<&'static str> {
     quant::QUANTIZABLE.iter().map(|ty| ty.name()).collect()
 }
 
+/// Returns the names of the types that [`dequantize`] reads.
+#[pyfunction]
+pub fn readable_types() -> Vec<&'static str> {
+    quant::QUANTIZABLE.iter().chain(quant::READ_ONLY).map(|ty| ty.name()).collect()
+}
+
 /// Returns the names of the instruction sets that this CPU has and that the crate has code for, the narrowest first.
 /// `SRD_MAX_ISA` takes one of these names.
 #[pyfunction]
@@ -154,7 +160,7 @@ pub fn dequantize<'py>(
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let ty = parse_type(r#type).py(py)?;
     let (rows, bytes) = (blocks.shape()[0], blocks.shape()[1]);
-    if !quant::can_quantize(ty) || bytes % ty.block_bytes() != 0 {
+    if !quant::can_dequantize(ty) || bytes % ty.block_bytes() != 0 {
         let what = format!("rows of {bytes} bytes cannot be read as {}", ty.name());
         return Err(usage(what, "Pass whole blocks of a type that srd_rs reads")).py(py);
     }

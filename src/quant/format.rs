@@ -12,6 +12,24 @@ use super::weighting::Columns;
 use crate::dtype::GgmlType;
 use crate::simd::{Simd, Vector};
 
+/// What is needed to read a type. Every [`Encoding`] can be read; a type that is only read implements this trait alone.
+pub trait Decoding {
+    /// The type, which names the encoding and gives the weights and the bytes of a block.
+    const TYPE: GgmlType;
+
+    /// Reads whole blocks, in ggml's order of operations, so that the bits are ggml's.
+    fn dequantize<S: Simd>(simd: S, bytes: &[u8], out: &mut [f32]);
+}
+
+impl<F: Encoding> Decoding for F {
+    const TYPE: GgmlType = <F as Encoding>::TYPE;
+
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, bytes: &[u8], out: &mut [f32]) {
+        <F as Encoding>::dequantize(simd, bytes, out);
+    }
+}
+
 /// An encoding of weights as bytes: a plain number type or a block format.
 ///
 /// The functions are compiled once per instruction set, see [`dispatch!`](crate::simd::dispatch), and must be

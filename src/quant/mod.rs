@@ -4,8 +4,8 @@
 //! ggml's. Every function gives the same bytes on every CPU.
 //!
 //! A block format is one file here that implements [`BlockFormat`], and one line of the registry below. An encoding
-//! without blocks, such as F16, implements [`Encoding`] instead, and so do the formats whose codes are points of a grid. [`residual`] is the plane of codes that restores what a
-//! format has lost.
+//! without blocks, such as F16, implements [`Encoding`] instead, and so do the formats whose codes are points of a grid. A
+//! format that is only read implements [`Decoding`]. [`residual`] is the plane of codes that restores what a format has lost.
 //!
 //! # Examples
 //!
@@ -29,6 +29,9 @@ mod block32;
 pub mod budget;
 pub mod format;
 mod importance;
+mod iq1;
+pub(crate) mod iq1_m;
+pub(crate) mod iq1_s;
 pub(crate) mod iq2_s;
 pub(crate) mod iq2_xs;
 pub(crate) mod iq2_xxs;
@@ -40,9 +43,12 @@ mod k_affine;
 mod k_symmetric;
 mod lattice;
 pub(crate) mod mxfp4;
+pub(crate) mod nvfp4;
 #[cfg(test)]
 mod oracle;
 pub(crate) mod plain;
+pub(crate) mod q1_0;
+pub(crate) mod q2_0;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
 pub(crate) mod q4_0;
@@ -63,15 +69,18 @@ pub(crate) mod tq2_0;
 mod two_bits;
 pub(crate) mod weighting;
 
-pub use format::{BlockFormat, Encoding};
+pub use format::{BlockFormat, Decoding, Encoding};
 pub use importance::Weighting;
 pub use weighting::Columns;
 
 /// Expands to everything that has one case per encoding.
 macro_rules! registry {
-    (($d:tt) plain { $($plain:ident = $plain_in:ident::$plain_type:ident;)* } lattices { $($lattice:ident = $lattice_in:ident::$lattice_type:ident;)* } blocks { $($block:ident = $block_in:ident::$block_type:ident;)* }) => {
+    (($d:tt) read_only { $($read:ident = $read_in:ident::$read_type:ident;)* } plain { $($plain:ident = $plain_in:ident::$plain_type:ident;)* } lattices { $($lattice:ident = $lattice_in:ident::$lattice_type:ident;)* } blocks { $($block:ident = $block_in:ident::$block_type:ident;)* }) => {
         /// The types that [`quantize`] writes and [`dequantize`] reads.
         pub const QUANTIZABLE: &[GgmlType] = &[$(GgmlType::$plain,)* $(GgmlType::$block,)* $(GgmlType::$lattice,)*];
+
+        /// The types that [`dequantize`] reads and [`quantize`] does not write.
+        pub const READ_ONLY: &[GgmlType] = &[$(GgmlType::$read,)*];
 
         /// The types of [`QUANTIZABLE`] that are block formats.
         pub const BLOCK_FORMATS: &[GgmlType] = &[$(GgmlType::$block,)*];
@@ -84,6 +93,16 @@ macro_rules! registry {
                     $($crate::dtype::GgmlType::$lattice => { type $d F = $crate::quant::$lattice_in::$lattice_type; $d e })*
                     $($crate::dtype::GgmlType::$block => { type $d F = $crate::quant::$block_in::$block_type; $d e })*
                     ty => panic!("{} is no type that can be quantized", ty.name()),
+                }
+            };
+        }
+
+        /// `with_decoding!(ty, F => e)` is `e` with the type `F` that implements [`Decoding`](format::Decoding) for `ty`.
+        macro_rules! with_decoding {
+            ($d ty:expr, $d F:ident => $d e:expr) => {
+                match $d ty {
+                    $($crate::dtype::GgmlType::$read => { type $d F = $crate::quant::$read_in::$read_type; $d e })*
+                    ty => with_encoding!(ty, $d F => $d e),
                 }
             };
         }
@@ -103,6 +122,13 @@ macro_rules! registry {
 
 // The registry. A new format needs its line here, and nothing else in this file but its `mod`.
 registry! { ($)
+    read_only {
+    IQ1_S = iq1_s::Iq1S;
+    IQ1_M = iq1_m::Iq1M;
+    NVFP4 = nvfp4::Nvfp4;
+    Q1_0 = q1_0::Q10;
+    Q2_0 = q2_0::Q20;
+    }
     plain {
     F32 = plain::F32;
     F16 = plain::F16;
@@ -138,6 +164,11 @@ pub(crate) use {with_block_format, with_encoding};
 /// Returns whether [`quantize`] can write the type, and [`dequantize`] can read the type.
 pub fn can_quantize(ty: GgmlType) -> bool {
     QUANTIZABLE.contains(&ty)
+}
+
+/// Returns whether [`dequantize`] can read the type.
+pub fn can_dequantize(ty: GgmlType) -> bool {
+    can_quantize(ty) || READ_ONLY.contains(&ty)
 }
 
 /// Returns the largest `|w|` that [`quantize`] takes: no larger weight is sure to keep the f16 scales of a block (or, for
@@ -184,7 +215,7 @@ pub fn quantize_at(isa: Isa, ty: GgmlType, rows: &[f32], columns: Option<Columns
 /// weight.
 ///
 /// # Panics
-/// If [`can_quantize`] is false for the type, or the lengths do not agree.
+/// If [`can_dequantize`] is false for the type, or the lengths do not agree.
 pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
     dequantize_at(Isa::detect(), ty, bytes, out);
 }
@@ -192,7 +223,7 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
 /// Does the same as [`dequantize`] with a given instruction set. All give the same bits.
 pub fn dequantize_at(isa: Isa, ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
     check_lengths(ty, out.len(), out.len(), bytes.len());
-    with_encoding!(ty, F => dequantize_as::<F>(isa, bytes, out));
+    with_decoding!(ty, F => dequantize_as::<F>(isa, bytes, out));
 }
 
 dispatch! {
@@ -201,7 +232,7 @@ dispatch! {
         F::quantize(simd, rows, columns, out);
     }
 
-    fn dequantize_as<F: Encoding>(simd: S, bytes: &[u8], out: &mut [f32]) {
+    fn dequantize_as<F: Decoding>(simd: S, bytes: &[u8], out: &mut [f32]) {
         F::dequantize(simd, bytes, out);
     }
 }

@@ -47,6 +47,12 @@ const EXPONENTS: [i32; 3] = [0, 1, -1];
 /// The smallest exponent whose reciprocal step is finite.
 const SMALLEST: i32 = 2;
 
+/// Returns the level of a nibble. Zero with a negative sign is zero, as in ggml.
+#[inline(always)]
+pub fn level(nibble: u8) -> f32 {
+    f32::from(CODES[usize::from(nibble)]) - ZERO
+}
+
 /// The format.
 pub struct Mxfp4;
 
