@@ -3,7 +3,8 @@
     python scripts/large_plan.py [--layers 8 61]
 
 The shards are sparse files: they have headers and the right sizes, and take no space on the disk. For each number of
-layers one line is printed: weights, tensors, bytes of the headers, seconds, peak memory of the process.
+layers two lines are printed: weights, tensors, bytes of the headers, seconds and peak memory of the process; first for
+`convert --dry-run`, then for `plan`, which measures this machine as well and estimates the cost with effort srd.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def tensors(config: dict[str, Any]) -> list[tuple[int, str, list[int]]]:
     return found
 
 
-def write(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
+def write(folder: Path, config: dict[str, Any], *, cut: bool = False) -> tuple[int, int]:
     """Write config, a small vocabulary and sparse shards, one for each layer. Returns the numbers of tensors and of the
-    bytes of the headers."""
+    bytes of the headers. With `cut` the shards end behind their headers."""
     (folder / "config.json").write_text(json.dumps(config))
     letters = [chr(i) for i in range(33, 127)]
     vocab = {name: i for i, name in enumerate(["<s>", "</s>", *letters, "ab"])}
@@ -113,12 +114,29 @@ def write(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
         text = json.dumps(header).encode()
         with (folder / file).open("wb") as shard:
             shard.write(struct.pack("<Q", len(text)) + text)
-            shard.truncate(8 + len(text) + at)
+            if not cut:
+                shard.truncate(8 + len(text) + at)
         all_bytes += len(text)
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": weight_map})
     )
     return len(listed), all_bytes
+
+
+def measured(folder: Path, *command: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a command prints about the model of `folder`, and what it costs."""
+    result = folder / "result.json"
+    options = ["--json", "--pre-tokenizer", "gpt-2", "-o", str(folder / "m.gguf")]
+    words = [sys.executable, "-m", "srd_rs", command[0], str(folder), *command[1:], *options]
+    done = subprocess.run(
+        [sys.executable, str(MEASURE), str(result), "600", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or json.loads(result.read_text())["code"]:
+        sys.exit(done.stderr or done.stdout)
+    return json.loads(done.stdout), json.loads(result.read_text())
 
 
 def main() -> None:
@@ -134,31 +152,17 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch)
                 count, header_bytes = write(folder, config)
-                result = folder / "result.json"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "srd_rs",
-                    "convert",
-                    str(folder),
-                    "--fast",
-                    "--dry-run",
-                    "--json",
-                ]
-                command += ["--pre-tokenizer", "gpt-2", "-o", str(folder / "m.gguf")]
-                done = subprocess.run(
-                    [sys.executable, str(MEASURE), str(result), "600", *command],
-                    capture_output=True,
-                    text=True,
-                    check=False,
+                plan, cost = measured(folder, "convert", "--fast", "--dry-run")
+                print(
+                    f"{name:12} {layers:6} {plan['n_weights'] / 1e12:7.3f} T {count:8} {header_bytes / 1e6:5.1f} MB"
+                    f" {plan['total_bytes'] / 1e9:5.0f} GB {cost['wall_s']:8.1f} {cost['peak_rss'] / 1e6:9.0f} MB"
                 )
-                if done.returncode or json.loads(result.read_text())["code"]:
-                    sys.exit(done.stderr or done.stdout)
-                plan, cost = json.loads(done.stdout), json.loads(result.read_text())
-            print(
-                f"{name:12} {layers:6} {plan['n_weights'] / 1e12:7.3f} T {count:8} {header_bytes / 1e6:5.1f} MB"
-                f" {plan['total_bytes'] / 1e9:5.0f} GB {cost['wall_s']:8.1f} {cost['peak_rss'] / 1e6:9.0f} MB"
-            )
+                found, cost = measured(folder, "plan")
+                hours = ", ".join(f"{n['nodes']}: {n['seconds'] / 3600:.1f} h" for n in found["nodes"])
+                print(
+                    f"    plan: {cost['wall_s']:.1f} s ({found['planning_seconds']:.1f} s without measuring),"
+                    f" {cost['peak_rss'] / 1e6:.0f} MB; effort {found['effort']} on machines like this one: {hours}"
+                )
 
 
 if __name__ == "__main__":

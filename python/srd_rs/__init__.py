@@ -1,6 +1,7 @@
 """srd-rs: a Hugging Face checkpoint in, a GGUF for llama.cpp out.
 
 * `convert` writes a GGUF; `plan` says what `convert` would write; `ConvertOptions` holds the options of both.
+* `estimate` says what a conversion costs on one machine or on several.
 * `lora` writes a GGUF adapter of a LoRA adapter.
 * `open` looks into a GGUF, a container or a checkpoint: tensors as lazily mapped numpy views. `inspect` reads headers.
 * `calibrate` measures the inputs of the matrices of a model; `evaluate` measures how far a GGUF is from another.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import KeyFile, extract, keygen, pack, resign, verify, write_manifest
     from srd_rs.conversion import convert, plan
+    from srd_rs.estimating import Estimate, NodeEstimate, Rates, estimate
     from srd_rs.eval.evaluation import Divergence, Evaluation, FileScore, Paired, evaluate
     from srd_rs.files import Axm, Checkpoint, Gguf, Tensor, open
     from srd_rs.hydration import Hydration, Hydrator, Residency, met
@@ -65,6 +67,7 @@ _NAMES = {
     "srd_rs.calibration": ("CalibrationReport", "calibrate"),
     "srd_rs.container": ("KeyFile", "extract", "keygen", "pack", "resign", "verify", "write_manifest"),
     "srd_rs.conversion": ("convert", "plan"),
+    "srd_rs.estimating": ("Estimate", "NodeEstimate", "Rates", "estimate"),
     "srd_rs.eval.evaluation": ("Divergence", "Evaluation", "FileScore", "Paired", "evaluate"),
     "srd_rs.files": ("Axm", "Checkpoint", "Gguf", "Tensor", "open"),
     "srd_rs.hydration": ("Hydration", "Hydrator", "Residency", "met"),
@@ -90,6 +93,7 @@ __all__ = [
     "ConvertOptions",
     "ConvertReport",
     "Divergence",
+    "Estimate",
     "Evaluation",
     "FileScore",
     "Gguf",
@@ -98,6 +102,7 @@ __all__ = [
     "InspectedTensor",
     "Inspection",
     "KeyFile",
+    "NodeEstimate",
     "Paired",
     "Placement",
     "Plan",
@@ -105,6 +110,7 @@ __all__ = [
     "PlannedFile",
     "PlannedTensor",
     "Progress",
+    "Rates",
     "Rebuilt",
     "Residency",
     "SealedContainer",
@@ -121,6 +127,7 @@ __all__ = [
     "convert",
     "dequantize",
     "errors",
+    "estimate",
     "evaluate",
     "extract",
     "inspect",

@@ -174,7 +174,7 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name."""
-    request = _request(
+    request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
         max_memory=max_memory, overwrite=overwrite,
     )  # fmt: skip
@@ -199,7 +199,7 @@ def measure_or_find(
     again by the contents of all files of the model, the tokens and the options, so a model that has changed in any bit
     is measured again.
     """
-    request = _request(
+    request = requested(
         native, output, named=False, text=text, tokens=tokens, ctx=None, block=block, seed=seed, threads=threads,
         max_memory=max_memory, overwrite=False,
     )  # fmt: skip
@@ -250,7 +250,7 @@ def _facts(native: NativeModel, request: Request) -> dict[str, Any]:
     }
 
 
-def _request(
+def requested(
     native: NativeModel,
     output: Path,
     *,

@@ -22,7 +22,7 @@ from srd_rs.cli.output import finish, open_door, say
 #: The commands by the headings of the help. The command NAME is the attribute `command` of the module srd_rs.cli.NAME,
 #: which is imported only when the command is asked for.
 COMMANDS = {
-    "Convert and look": ("convert", "lora", "calibrate", "inspect", "eval", "quality", "models"),
+    "Convert and look": ("convert", "plan", "lora", "calibrate", "inspect", "eval", "quality", "models"),
     "Load only what a request needs": ("met", "hydrate"),
     "Signed containers": ("pack", "verify", "extract", "resign", "keygen"),
     "Publish": ("sign", "bom", "card", "modelfile", "push"),
