@@ -9,9 +9,9 @@ import gguf
 
 import srd_rs
 from patterns import write_config, write_shards
+from splittings import TEKKEN
 from srd_rs.checkpoint import Checkpoint
 from test_family_goldens import GOLDENS
-from test_vocab_pretokenizer import TEKKEN
 from test_vocab_ranks import byte_ranks, tekken
 
 

@@ -249,9 +249,10 @@ def test_bytes_for_unknown_characters(
     assert metadata.get(f"{KEY}token_type").count(BYTE) == 256
 
 
-def test_bpe_stays_bpe(tmp_path: Path, models: dict[str, bytes]) -> None:
+def test_bpe_stays_bpe(tmp_path: Path, models: dict[str, bytes], caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "spiece.model").write_bytes(models["bpe"])
     assert read(tmp_path).get(f"{KEY}model") == "llama"
+    assert "normalizes text, which llama.cpp does not do" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ class Splitting:
     """What llama.cpp does in another way for this name."""
 
 
-_GPT2_SPLITTING: Final = Splitting("gpt-2", marked=(("<|START_OF_TURN_TOKEN|>", "command-r"),))
+_GPT2_SPLITTING: Final = Splitting("gpt-2")
 _DIGITS_SPLITTING: Final = Splitting(
     "starcoder",
     marked=(
@@ -244,7 +244,7 @@ def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
     normalizer = file.section("normalizer") or {}
     processor = file.section("post_processor") or {}
     marked = [name for token, name in splitting.marked if token in texts]
-    if splitting is _GPT2_SPLITTING and not marked:
+    if splitting is _GPT2_SPLITTING:
         return _gpt2_name(normalizer, processor)
     if file.model().get("ignore_merges") is True and splitting.ignoring:
         return "glm4" if "glm4" in marked else splitting.ignoring

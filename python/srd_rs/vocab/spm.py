@@ -37,6 +37,9 @@ def from_model(
     is merged. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp finds
     such tokens in the text as the user writes the text; and a token that looks special is special.
     """
+    if model.charsmap:
+        what = "%s: the tokenizer normalizes text, which llama.cpp does not do with this kind of vocabulary"
+        log.warning(what, model.path)
     vocabulary, ids, user_defined = _from_pieces(model, size)
     tokens = added.with_ids_of(ids)
     vocabulary.put_added(_respelled(tokens, ids) if respell else tokens, by_look=respell)
