@@ -312,6 +312,8 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
             n_vocab=_embedding_rows(spec, model),
             rules=spec.vocabulary,
             pre=options.pre_tokenizer,
+            name=str(metadata.get("general.name")),
+            arch=str(metadata.get("general.architecture")),
         )
     )
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:

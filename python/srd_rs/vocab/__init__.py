@@ -14,6 +14,7 @@ from srd_rs.reading import shown
 from srd_rs.vocab import (
     bpe,
     chat,
+    flags,
     gemma,
     plamo,
     pretokenizer,
@@ -66,20 +67,23 @@ def load(
     n_vocab: int,
     rules: VocabularyRules = FILES_DECIDE,
     pre: str | None = None,
+    name: str = "",
+    arch: str = "",
 ) -> Metadata:
     """Return every ``tokenizer.*`` key for the checkpoint in `folder`, chat template included.
 
     `config` is config.json with its text part merged into the top level. `n_vocab` is the number of rows of the
     embedding; the token list gets as many entries. `rules` is what the family knows beyond the files. `pre` is
-    llama.cpp's name of the pre-tokenizer and replaces the recognised one.
+    llama.cpp's name of the pre-tokenizer and replaces the recognised one. By `name` and `arch`, the name and the
+    architecture of the model, llama.cpp knows the flags of some added tokens.
 
     Raises FormatError if a file breaks its format, ModelError if the tokenizer cannot be converted, SrdIOError
     if a file cannot be read, UsageError if `pre` is unknown.
     """
     folder = Path(folder)
     size = _size(folder, config, n_vocab, rules)
-    name = pretokenizer.checked_override(pre) if pre else None
-    return _Loader(folder, config, rules.sized(size), size, name).load()
+    pre = pretokenizer.checked_override(pre) if pre else None
+    return _Loader(folder, config, rules.sized(size), size, pre, name, arch).load()
 
 
 def _size(folder: Path, config: dict[str, Any], n_vocab: int, rules: VocabularyRules) -> int:
@@ -103,6 +107,8 @@ class _Loader:
     rules: VocabularyRules
     size: int
     pre: str | None
+    name: str
+    arch: str
 
     def __post_init__(self) -> None:
         self.tokenizer_config = read_config(self.folder)
@@ -371,5 +377,12 @@ class _Loader:
         for role, value in ends.items():
             found.add.setdefault(role, value)
         found.write_ids(metadata)
+        known = flags.Known(self.name, self.arch, pre or "")
+        flags.warn(
+            (token for token in added.tokens.values() if token.id < vocabulary.size),
+            file,
+            known,
+            vocabulary.place,
+        )
         chat.write(metadata, self.templates)
         found.write_normalizer(metadata)

@@ -67,7 +67,8 @@ def _checked(
         if not beyond and vocabulary.filled[token.id] and listed.content not in vocab:
             what = f"added token {shown(token.content)} has the id {token.id} of another token"
             fail(vocabulary.place, what, "Correct the added tokens")
-        spaced = token.content.replace(PIECE_SPACE, " ")
+        # Byte-level BPE has its own letter for a space. A visible space is one more character there.
+        spaced = token.content if byte_level else token.content.replace(PIECE_SPACE, " ")
         if type_of(token, by_look=True) == TokenType.USER_DEFINED and spaced not in texts:
             yield replace(token, content=spaced)
         else:

@@ -61,6 +61,9 @@ class AddedToken:
     content: str
     special: bool = False
     normalized: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 @dataclass
@@ -209,7 +212,8 @@ def added_token(entry: Any, token_id: Any, path: Path) -> AddedToken:
     content: str = entry["content"]
     special = entry.get("special") is True
     normalized = entry.get("normalized", not special) is not False
-    return AddedToken(checked_id(token_id, content, path), content, special, normalized)
+    flags = {name: entry.get(name) is True for name in ("lstrip", "rstrip", "single_word")}
+    return AddedToken(checked_id(token_id, content, path), content, special, normalized, **flags)
 
 
 def checked_id(token_id: Any, content: str, path: Path) -> int:
