@@ -73,10 +73,10 @@ def text_of(journal: Path) -> str:
         return ""
 
 
-def stopped(model: Path, output: Path, units: int, how: int = signal.SIGKILL) -> str:
+def stopped(model: Path, output: Path, units: int, how: int = signal.SIGKILL, *more: str) -> str:
     """Stop a conversion when its journal names so many units; what it said. Skips where it was done sooner."""
     journal = output.with_name(f".{output.name}.journal")
-    process = start(model, output)
+    process = start(model, output, *more)
     while process.poll() is None:
         if text_of(journal).count("\nunit ") >= units:
             process.send_signal(how)
@@ -109,6 +109,16 @@ def test_a_killed_conversion_goes_on(model: Path, whole: dict[str, str], tmp_pat
     assert run.json["resumed_bytes"] > 0
     assert digests(tmp_path) == whole
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(NAMES)
+
+
+def test_effort_max_goes_on_too(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    run = convert(model, tmp_path / "whole" / "out.gguf", "--effort", "max")
+    assert run.code == 0, run.stderr
+    stopped(model, tmp_path / "out.gguf", 30, signal.SIGKILL, "--effort", "max")
+    run = convert(model, tmp_path / "out.gguf", "--effort", "max")
+    assert run.code == 0 and run.json["resumed_bytes"] > 0, run.stderr
+    assert digests(tmp_path) == digests(tmp_path / "whole")
 
 
 def test_killed_at_random_moments(model: Path, whole: dict[str, str], tmp_path: Path) -> None:

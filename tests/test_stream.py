@@ -117,8 +117,9 @@ def test_every_form_of_the_name(hub: dict[str, str], tmp_path: Path) -> None:
         assert run.code == 0 and run.json["output"] == "model-Q4_K_M.gguf", run.stderr
 
 
-def test_srd_is_the_same_too(hub: dict[str, str], tmp_path: Path) -> None:
-    options = ("-q", "Q4_K_M", "--no-met", "--no-axm", "--effort", "srd", "--calibrate-tokens", "512")
+@pytest.mark.parametrize("effort", ["srd", "max"])
+def test_srd_is_the_same_too(hub: dict[str, str], tmp_path: Path, effort: str) -> None:
+    options = ("-q", "Q4_K_M", "--no-met", "--no-axm", "--effort", effort, "--calibrate-tokens", "512")
     run = srd("convert", Hub.folders["org/model"], "-o", tmp_path / "local.gguf", *options)
     assert run.code == 0, run.stderr
     assert streamed(tmp_path / "far.gguf", hub, *options) == (tmp_path / "local.gguf").read_bytes()

@@ -18,7 +18,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from srd_rs import _core, cache, effects, sniff
 from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError, UsageError, message
 from srd_rs.hub import locate, model_files
+from srd_rs.options import ConvertOptions
 from srd_rs.planning import NativeModel, native_model
 from srd_rs.progress import counting
 from srd_rs.reading import shown
@@ -172,13 +173,17 @@ def measure(
     max_memory: int = _core.DEFAULT_CALIBRATION_MEMORY,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    options: ConvertOptions | None = None,
 ) -> _core.Calibration:
-    """The native calibration of a planned model; without `named` it lies beside `output` without a name."""
+    """The native calibration of a planned model; without `named` it lies beside `output` without a name.
+
+    With `options`, those of effort max, it also holds the matrices, quantised to the types of the plan.
+    """
     request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
         max_memory=max_memory, overwrite=overwrite,
     )  # fmt: skip
-    return _core.calibrate(native.plan, request, _in_tokens(progress, request.n_tokens))
+    return _core.calibrate(native.plan, request, _in_tokens(progress, request.n_tokens), options)
 
 
 def measure_or_find(
@@ -192,6 +197,7 @@ def measure_or_find(
     threads: int | None,
     max_memory: int,
     progress: Callable[[int, int], None] | None,
+    options: ConvertOptions | None = None,
 ) -> tuple[_core.Calibration, bool]:
     """The native calibration of a planned model, and whether it was found in the cache.
 
@@ -205,8 +211,8 @@ def measure_or_find(
     )  # fmt: skip
     tell = _in_tokens(progress, request.n_tokens)
     if cache.folder() is None:
-        return _core.calibrate(native.plan, request, tell), False
-    key = cache.key(_facts(native, request))
+        return _core.calibrate(native.plan, request, tell, options), False
+    key = cache.key(_facts(native, request, options))
     found = cache.find(key)
     if found is not None:
         try:
@@ -217,7 +223,7 @@ def measure_or_find(
     if place is not None:
         try:
             kept = replace(request, output=place, named=True, overwrite=True)
-            made = _core.calibrate(native.plan, kept, tell)
+            made = _core.calibrate(native.plan, kept, tell, options)
         except SrdIOError as error:
             if error.filename is None or Path(error.filename).parent != place.parent:
                 raise
@@ -225,10 +231,10 @@ def measure_or_find(
         else:
             cache.trim()
             return made, False
-    return _core.calibrate(native.plan, request, tell), False
+    return _core.calibrate(native.plan, request, tell, options), False
 
 
-def _facts(native: NativeModel, request: Request) -> dict[str, Any]:
+def _facts(native: NativeModel, request: Request, options: ConvertOptions | None) -> dict[str, Any]:
     """All that a calibration depends on."""
     model = native.model
     if model.is_dir():
@@ -247,7 +253,13 @@ def _facts(native: NativeModel, request: Request) -> dict[str, Any]:
         "seed": request.seed,
         "ctx": request.ctx,
         "block": request.block,
+        **({} if options is None else _facts_of_max(native.plan, options)),
     }
+
+
+def _facts_of_max(plan: _core.Plan, options: ConvertOptions) -> dict[str, Any]:
+    """What the quantised matrices depend on beside the inputs."""
+    return {"types": [[t.name, t.type] for t in plan.tensors], "srd": asdict(options.srd)}
 
 
 def requested(

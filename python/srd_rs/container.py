@@ -274,7 +274,7 @@ def _default_alpha(opened: _core.Container) -> float | None:
     only in part.
     """
     bits = max((t.residual_bits for t in opened.tensors), default=0)
-    return SRD_ALPHA if bits == 2 and opened.header.method == "srd" else None
+    return SRD_ALPHA if bits == 2 and opened.header.method in ("srd", "srd-max") else None
 
 
 SRD_ALPHA: Final = 0.75

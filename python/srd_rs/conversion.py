@@ -397,6 +397,8 @@ _NOT_RESUMED: Final = (
 and those whose effect the native module compares."""
 
 
+METHODS: Final = {"srd": "srd", "max": "srd-max", "fast": "search"}
+"""Effort -> `srd.method` of the output."""
 KEPT: Final = "what is complete is kept beside the output"
 """What the `KeyboardInterrupt` says of a conversion that the same call goes on with."""
 
@@ -408,7 +410,7 @@ def _first_output(native: _core.Plan, gguf: bool) -> Path:
 
 def _resume(options: ConvertOptions) -> tuple[str, str] | None:
     """The program and the options, as an interrupted conversion must have had them; None to keep nothing."""
-    if not (options.effort == "srd" if options.resume is None else options.resume):
+    if not (options.is_measured if options.resume is None else options.resume):
         return None
     asked = {f.name: str(getattr(options, f.name)) for f in fields(options) if f.name not in _NOT_RESUMED}
     return " ".join(map(str, cache.program())), json.dumps(asked, sort_keys=True)
@@ -433,13 +435,20 @@ def prepared(
     The last value says whether the calibration was found in the cache. `native` is the plan without calibration, and
     of the mix or of any mix where there is a budget.
     """
-    made, found = _calibration(planner, native, progress)
+    is_max, budgeted = planner.options.effort == "max", planner.options.budget is not None
+    if is_max:
+        _say_what_max_leaves_out(planner, native)
+    # The types come before the calibration of effort max, which quantises to them.
+    first = not is_max or budgeted
+    made, found = _calibration(planner, native, progress) if first else (None, False)
     chosen = budget.Choice()
-    budgeted = planner.options.budget is not None
     if budgeted:
         chosen = budget.choose(planner, made, progress)
         made = None if chosen.whole else made
-    if made is not None or budgeted:
+        native = planner.plan(made)
+    if is_max and not chosen.whole:
+        made, found = _calibration(planner, native, progress, quantizes=True)
+    if made is not None:
         native = planner.plan(made)
     path = planner.options.recipe_out
     if path is not None:
@@ -447,6 +456,18 @@ def prepared(
         sniff.check_output(Path(path), inputs=model_files(folder) if folder.is_dir() else [folder])
         recipe.write(path, native, chosen.types, overwrite=planner.options.overwrite)
     return native, chosen, made, found
+
+
+def _say_what_max_leaves_out(planner: Planner, native: _core.Plan) -> None:
+    """Say which tensors effort max quantises as effort srd does, and what it costs to stream the weights."""
+    rest = {t.name for t in native.tensors if t.type in _core.FEEDBACK_TYPES and t.type not in t.source_types}
+    rest -= set(native.corrected)
+    if rest:
+        what = "tensors that effort max quantises as effort srd does, because they are experts or looked up: %d (%s)"
+        log.warning(what, len(rest), ", ".join(sorted(rest)[:4]) + (", ..." if len(rest) > 4 else ""))
+    if planner.source.remote is not None:
+        what = "effort max reads each matrix three times or more, and --stream fetches it each time: %s"
+        log.warning(what, "without --stream the model is downloaded once")
 
 
 def run_plan(
@@ -460,7 +481,7 @@ def run_plan(
 ) -> ConvertReport:
     """Convert what was planned. `resume` is what `_resume` returns."""
     forward = None if progress is None else lambda *state: progress(Progress(*state))
-    method = "srd" if options.effort == "srd" else "search"
+    method = METHODS[options.effort or "fast"]
     report = native.run(options, gguf, forward, resume=resume).to_dict()
     shares = zip(native.tensors, report.pop("errors"), strict=True)
     measured = Measurements({tensor.name: share for tensor, share in shares if share is not None})
@@ -492,9 +513,15 @@ def _write_sidecar(report: ConvertReport) -> Path | None:
 
 
 def _calibration(
-    planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
+    planner: Planner,
+    native: _core.Plan,
+    progress: Callable[[Progress], None] | None,
+    *,
+    quantizes: bool = False,
 ) -> tuple[_core.Calibration | None, bool]:
     """The native calibration that the options ask for: a file's, a kept one or one that is made now; None without.
+
+    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types.
 
     The second value says whether the calibration was found in the cache.
     """
@@ -511,11 +538,9 @@ def _calibration(
         if progress is not None:
             progress(Progress(done, total, "", "calibrate"))
 
-    planned = (
-        native_model(planner.source, planner.gguf, options.lora)
-        if native.source_digest is None
-        else NativeModel(model, native)
-    )
+    planned = NativeModel(model, native)
+    if native.source_digest is None and not quantizes:
+        planned = native_model(planner.source, planner.gguf, options.lora)
     asked: dict[str, Any] = {
         "text": text,
         "tokens": options.calibrate_tokens,
@@ -524,6 +549,7 @@ def _calibration(
         "threads": options.threads,
         "max_memory": options.max_memory,
         "progress": progress and tell,
+        "options": options if quantizes else None,
     }
     if options.cache:
         return calibration.measure_or_find(planned, planner.gguf, **asked)

@@ -35,12 +35,12 @@ def check(
     """
     axm = writes_container(options)
     recorded = options.provenance or axm
-    seeded = options.effort == "srd" or options.calibrate == "random"
+    seeded = options.is_measured or options.calibrate == "random"
     calibration = "the calibration file was measured already" if measured else "no calibration is made"
     if not axm:
         check_container(names)
     rules: list[tuple[bool, Iterable[str], str]] = [
-        (options.effort != "srd", ("srd",), "only effort srd keeps several candidate roundings"),
+        (not options.is_measured, ("srd",), "only the efforts srd and max keep several candidate roundings"),
         (not text, ("calibrate_tokens", "calibrate_block", "cache"), calibration),
         (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
@@ -56,8 +56,14 @@ def check(
         for name in about:
             if applies and name in names:
                 raise without_effect(name, why)
-    if options.effort == "srd" and options.imatrix is not None and not measured:
-        what = "effort srd measures the second moments of the inputs itself, and an imatrix holds only their diagonal"
+    if options.effort == "max" and measured:
+        what = "effort max runs the model itself, and a calibration file holds the inputs of the original model alone"
+        raise UsageError(message("--calibrate", what, "Name a text, or use --effort srd"))
+    if options.is_measured and options.imatrix is not None and not measured:
+        what = (
+            f"effort {options.effort} measures the second moments of the inputs itself, and an imatrix holds only"
+            " their diagonal"
+        )
         raise UsageError(message("--imatrix", what, "Leave --imatrix out, or use --effort fast"))
 
 
@@ -72,11 +78,10 @@ def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
     """Raise UsageError for a method that no planned tensor uses."""
     types = {t.type for t in plan.tensors}
     mix = options.quant.upper()
-    if options.effort == "srd" and types.isdisjoint(_core.FEEDBACK_TYPES):
-        why = f"no tensor of the mix {mix} has a type that effort srd quantises"
-        raise UsageError(
-            message("--effort", f"srd has no effect: {why}", "Choose another mix, or --effort fast")
-        )
+    if options.is_measured and types.isdisjoint(_core.FEEDBACK_TYPES):
+        why = f"no tensor of the mix {mix} has a type that effort {options.effort} quantises"
+        what = f"{options.effort} has no effect: {why}"
+        raise UsageError(message("--effort", what, "Choose another mix, or --effort fast"))
     plain = mix in FLOAT_TYPES and types <= FLOAT_TYPES
     for name in ("imatrix", "calibrate"):
         if plain and getattr(options, name) is not None:

@@ -69,7 +69,7 @@ def calibration_text(options: ConvertOptions) -> StrPath | None:
     """The text to calibrate on, None for no calibration. An imatrix takes its place."""
     if options.calibrate is not None or options.imatrix is not None:
         return options.calibrate
-    return "builtin" if options.effort == "srd" else None
+    return "builtin" if options.is_measured else None
 
 
 class Planner:
@@ -82,7 +82,7 @@ class Planner:
     def __init__(self, source: Source, output: StrPath | None, options: ConvertOptions) -> None:
         if options.effort not in (*EFFORTS, None):
             what = f"effort '{options.effort}' is not known"
-            raise UsageError(message("effort", what, "Use 'srd' or 'fast'"))
+            raise UsageError(message("effort", what, "Use 'srd', 'max' or 'fast'"))
         if source.remote is None:
             sniff.check_model(source.path)
         options = recipe.resolved(options)
@@ -102,6 +102,10 @@ class Planner:
         """The native plan. `calibration` is the native calibration, where one was made already."""
         planned = self._native(self.options, calibration)
         effects.check_plan(self.options, planned)
+        if self.options.effort == "max" and not planned.has_two_streams():
+            model = f"this model of the architecture {shown(planned.arch)}"
+            what = f"effort max cannot run {model} in two streams of tokens"
+            raise ModelError(message(self.source.path, what, "Use --effort srd"))
         return planned
 
     def describe(self, native: _core.Plan, chosen: tuple[ChosenType, ...] = ()) -> Plan:

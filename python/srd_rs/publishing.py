@@ -175,7 +175,8 @@ def _method(file: Gguf) -> str:
     text = metadata.get("srd.calibration.text")
     tokens = metadata.get("srd.calibration.tokens")
     calibrated = f", calibrated on {tokens} tokens of {printable(str(text))}" if text and tokens else ""
-    names = {"srd": "SRD (Stochastic Residual Dithering)", "search": "search of the scales"}
+    srd = "SRD (Stochastic Residual Dithering)"
+    names = {"srd": srd, "srd-max": f"{srd}, effort max", "search": "search of the scales"}
     return f"{names.get(str(method), printable(str(method)))}{calibrated}"
 
 

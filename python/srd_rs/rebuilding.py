@@ -28,7 +28,7 @@ from srd_rs.progress import Wanted, showing
 from srd_rs.reading import parse_object, shown
 from srd_rs.report import Progress
 
-_METHODS: Final = {"srd": "srd", "search": "fast"}
+_METHODS: Final = {method: effort for effort, method in conversion.METHODS.items()}
 """`srd.method` -> the effort that gives it."""
 
 

@@ -119,12 +119,13 @@ class Plan:
     """What a conversion will write, known before a weight is read.
 
     `total_bytes` is the exact size of all output files; `bpw` is the number of bits per weight over all tensors.
-    `effort` is ``"srd"`` or ``"fast"``; `why_fast` is a sentence where `effort` is ``"fast"`` although nobody asked for
-    that, and None otherwise; `text` names the calibration text, None without calibration; `calibrates` says whether
-    the model is run on that text first, which it is not where a calibration file is named. `chosen`
-    says what was measured of each tensor whose type was chosen within a budget. `mmproj` is the plan of the projector
-    that is written beside the model, None without one. `check` compares the choice with a mix, None where the model was
-    not run for that. `memory` is what llama.cpp needs beside the weights, where the budget is `ConvertOptions.fit`.
+    `effort` is ``"srd"``, ``"max"`` or ``"fast"``; `why_fast` is a sentence where `effort` is ``"fast"`` although
+    nobody asked for that, and None otherwise; `text` names the calibration text, None without calibration;
+    `calibrates` says whether the model is run on that text first, which it is not where a calibration file is named.
+    `chosen` says what was measured of each tensor whose type was chosen within a budget.
+    `mmproj` is the plan of the projector that is written beside the model, None without one. `check` compares the
+    choice with a mix, None where the model was not run for that. `memory` is what llama.cpp needs beside the weights,
+    where the budget is `ConvertOptions.fit`.
     """
 
     arch: str

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
-use crate::formats::calibration::{Calibration, Info, Input, Output, SecondMoments, Writer, block_side};
+use crate::formats::calibration::{
+    Calibration, Info, Input, Output, Quantized, SecondMoments, Writer, block_side,
+};
 use crate::forward::Observer;
 use crate::linalg::moments;
 use crate::quant::recipe::layer_of;
@@ -57,6 +59,19 @@ impl Accumulator {
     /// Returns [`Error::Usage`] if `info.block` is not a multiple of 256 or if the output exists, and [`Error::Io`] if the
     /// output cannot be written.
     pub fn create(tensors: &[(&str, &[u64])], info: Info, output: &Output) -> Result<Self> {
+        Self::create_with(tensors, info, output, 0)
+    }
+
+    /// Begins a file that gets at most `quantized` quantized tensors as well; see [`Accumulator::add_quantized`].
+    ///
+    /// # Errors
+    /// As [`Accumulator::create`].
+    pub fn create_with(
+        tensors: &[(&str, &[u64])],
+        info: Info,
+        output: &Output,
+        quantized: usize,
+    ) -> Result<Self> {
         let block = usize::try_from(info.block).unwrap_or(usize::MAX);
         block_side(block, block)?;
         let shapes: HashMap<_, _> = tensors
@@ -68,8 +83,16 @@ impl Accumulator {
             })
             .collect();
         let experts = shapes.values().map(|s| s.1).sum();
-        let writer = Writer::create(output, info, shapes.len(), experts)?;
+        let writer = Writer::create(output, info, shapes.len(), experts, quantized)?;
         Ok(Self { writer, block, shapes, open: Vec::new(), written: HashSet::new(), layer: None })
+    }
+
+    /// Adds a tensor that is quantized already.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full.
+    pub fn add_quantized(&mut self, quantized: Quantized, blocks: &[u8]) -> Result<()> {
+        self.writer.add_quantized(quantized, blocks)
     }
 
     /// Writes the remaining sums and completes the file.

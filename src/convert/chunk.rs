@@ -23,11 +23,11 @@ const BYTES_PER_WEIGHT: u64 = 20;
 /// Rows of a calibrated tensor in a chunk, so that one fetch of the factors from memory serves many rows.
 const CALIBRATED_ROWS: u64 = 64;
 /// Rows on which the amplitude of the dither is chosen.
-const SAMPLE_ROWS: u64 = 16;
+pub(super) const SAMPLE_ROWS: u64 = 16;
 /// Rows of a tensor from which the mean energy of its output is taken, at least; they are spread evenly over the tensor.
-const ENERGY_ROWS: u64 = 256;
+pub(super) const ENERGY_ROWS: u64 = 256;
 /// One row in so many is taken at least. All rows of a large tensor would take a tenth of the time of the conversion.
-const ENERGY_EVERY: u64 = 32;
+pub(super) const ENERGY_EVERY: u64 = 32;
 /// Bytes of factors that are kept in case that another tensor has the same inputs.
 const FACTOR_BYTES: u64 = 256 << 20;
 
@@ -138,6 +138,16 @@ impl<'a> Converter<'a> {
         weights.resize(chunk.len as usize, 0.0);
         tensor.bound.source.read(&self.plan.model.source, chunk.start, weights, &mut buffers.scratch)?;
         buffers.replaced += self.check(chunk, weights)?;
+        if let Some(made) = &tensor.made {
+            let start = tensor.ty.row_bytes(chunk.start).expect("chunks are cut at block boundaries");
+            if chunk.start == 0 {
+                let of = &made.of;
+                let all =
+                    RowErrors { error: of.error, rows: of.rows, energy: of.energy, sampled: of.sampled };
+                buffers.errors.add(&all);
+            }
+            return made.read(start, &mut buffers.blocks);
+        }
         if let Some(moments) = &tensor.moments {
             return self.calibrated(chunk, moments, weights, &mut buffers.blocks, &mut buffers.errors);
         }
@@ -147,18 +157,6 @@ impl<'a> Converter<'a> {
             quantize_weighted(chunk, weights, &mut buffers.blocks);
         }
         Ok(())
-    }
-
-    /// Returns the options for a tensor. A tensor outside of the layers of the dither gets one proposal.
-    fn solver_options(&self, tensor: &PlannedTensor) -> feedback::SolverOptions {
-        let layers = f64::from(self.layers.max(1));
-        let depth = recipe::layer_of(&tensor.bound.name).map(|l| (f64::from(l) + 0.5) / layers);
-        let (from, to) = self.effort.dither_layers.unwrap_or((0.0, 1.0));
-        let beam_width = match depth.is_some_and(|d| from <= d && d < to) {
-            true => self.effort.feedback.beam_width,
-            false => 1,
-        };
-        feedback::SolverOptions { beam_width, ..self.effort.feedback }
     }
 
     /// Quantizes whole rows under the second moments of their inputs, and adds up the errors. Each expert has its own moments.
@@ -172,7 +170,7 @@ impl<'a> Converter<'a> {
     ) -> Result<()> {
         let (tensor, row) = (chunk.tensor, chunk.tensor.bound.row_len());
         let rows_per_expert = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
-        let options = self.solver_options(tensor);
+        let options = solver_options(self.effort, self.layers, &tensor.bound.name);
         let noise = Noise::new(self.effort.seed, &format!("dither {}", tensor.bound.name));
         let bytes = |rows: u64| tensor.ty.row_bytes(rows * row).expect("rows are whole blocks") as usize;
         let (first, rows) = (chunk.start / row, chunk.len / row);
@@ -287,6 +285,19 @@ impl<'a> Converter<'a> {
             None => Place::file(source.path()).tensor(&chunk.tensor.bound.name),
         }
     }
+}
+
+/// Returns the options for a tensor of a model of `layers` layers. A tensor outside of the layers of the dither gets one
+/// proposal.
+pub(super) fn solver_options(effort: &Effort, layers: u32, name: &str) -> feedback::SolverOptions {
+    let layers = f64::from(layers.max(1));
+    let depth = recipe::layer_of(name).map(|l| (f64::from(l) + 0.5) / layers);
+    let (from, to) = effort.dither_layers.unwrap_or((0.0, 1.0));
+    let beam_width = match depth.is_some_and(|d| from <= d && d < to) {
+        true => effort.feedback.beam_width,
+        false => 1,
+    };
+    feedback::SolverOptions { beam_width, ..effort.feedback }
 }
 
 /// Returns whether `|w| <= limit`. NaN does not fit.

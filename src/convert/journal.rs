@@ -401,7 +401,7 @@ fn plan_digest(plan: &Plan, options: &RunOptions) -> String {
         hasher.update(&file.header);
     }
     for t in &plan.tensors {
-        let (moments, weightings) = (t.moments.is_some(), t.weightings.len());
+        let (moments, weightings) = (t.moments.is_some() || t.made.is_some(), t.weightings.len());
         let facts = (&t.bound.name, t.ty.name(), t.file, t.offset, t.bytes, t.unit_weights, t.copy);
         hasher.update(format!("{facts:?} {moments} {weightings}\n").as_bytes());
     }

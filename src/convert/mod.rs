@@ -22,6 +22,7 @@
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
+pub mod asymmetric;
 mod chunk;
 mod compare;
 pub mod container;

@@ -74,6 +74,7 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
         let feedback = options.calibration.as_ref().filter(|_| feedback::supports(ty));
         if let Some(calibration) = feedback {
             tensor.moments = calibration.of(&bound.name, &bound.ne)?;
+            tensor.made = calibration.blocks_of(&bound.name, ty, tensor.bytes)?;
         } else if let Some(importance) = importance.filter(|_| ty.block_len() > 1) {
             let h = importance.of(&bound.name, &bound.ne)?.filter(|_| tensor.copy.is_none());
             let experts = h.iter().flat_map(|h| h.chunks_exact(bound.row_len() as usize));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::dtype::GgmlType;
 use crate::formats::axm::layout::{Header, Layout, shard_weights};
-use crate::formats::calibration::Moments;
+use crate::formats::calibration::{Blocks, Moments};
 use crate::formats::imatrix::Importance;
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::quant::Weighting;
@@ -42,6 +42,8 @@ pub struct PlannedTensor {
     pub weightings: Vec<Weighting>,
     /// Second moments of the inputs. They are still in their file.
     pub moments: Option<Moments>,
+    /// The quantized tensor, where the calibration has made it. It is still in its file.
+    pub made: Option<Blocks>,
 }
 
 impl PlannedTensor {
@@ -58,6 +60,7 @@ impl PlannedTensor {
             copy,
             weightings: Vec::new(),
             moments: None,
+            made: None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The second moments of a tensor's inputs, factorized for the solver.
 
+use rayon::prelude::*;
+
 use super::pivot_order::pivot_order;
 use super::scales::Format;
 use super::state::FactorizedBlock;
@@ -17,6 +19,9 @@ pub const DAMPING: f32 = 0.001;
 const MAX_SHRINKAGE: f32 = 0.3;
 /// The number of tokens per side of a block of H up to which the moments are shrunk by [`MAX_SHRINKAGE`].
 const TOKENS_PER_SIDE: f32 = 16.0;
+
+/// Number of rows that are multiplied by the inverse of H together.
+const LANES: usize = 16;
 
 /// Returns the share by which the moments of a block of side `block` are shrunk to their diagonal before the solver uses
 /// them: the mean over `tokens` tokens fits these tokens better than other text, and the more so the fewer tokens there
@@ -99,6 +104,47 @@ impl FactorizedMoments {
         }
         self.order.extend(order);
         Ok(())
+    }
+
+    /// Multiplies whole rows by the inverse of H, in place. The columns of a block of H that is zero become zero.
+    pub fn multiply_by_inverse(&self, rows: &mut [f32]) {
+        rows.par_chunks_mut(LANES * self.n).for_each_init(Vec::new, |lanes, rows| {
+            for &(start, len) in &self.blocks {
+                self.solve(start, len, rows, lanes);
+            }
+        });
+    }
+
+    /// Solves `x H = b` for the rows b under one block of H. `lanes` is scratch memory.
+    ///
+    /// By position H is `U D U^T` with `U = I + A`, so that `(x U) D U^T = b` is solved from the last position to the first one,
+    /// and then x from the first to the last.
+    fn solve(&self, start: usize, len: usize, rows: &mut [f32], lanes: &mut Vec<[f32; LANES]>) {
+        let (a, d) = (&self.a[start * self.block..], &self.d[start..start + len]);
+        let order = &self.order[start..start + len];
+        lanes.clear();
+        lanes.resize(len, [0.0; LANES]);
+        for (lane, row) in rows.chunks_exact(self.n).enumerate() {
+            lanes.iter_mut().zip(order).for_each(|(v, &i)| v[lane] = row[start + i as usize]);
+        }
+        for k in (0..len).rev() {
+            let (before, from_k) = lanes.split_at_mut(k);
+            for (to, &a) in before.iter_mut().zip(&a[k * self.block..]) {
+                to.iter_mut().zip(&from_k[0]).for_each(|(to, v)| *to -= a * v);
+            }
+        }
+        for p in 0..len {
+            let (before, from_p) = lanes.split_at_mut(p);
+            let inverse = if d[p] > 0.0 { 1.0 / d[p] } else { 0.0 };
+            let mut x = from_p[0].map(|v| v * inverse);
+            for (v, &a) in before.iter().zip(&a[p * self.block..]) {
+                x.iter_mut().zip(v).for_each(|(x, v)| *x -= a * v);
+            }
+            from_p[0] = x;
+        }
+        for (lane, row) in rows.chunks_exact_mut(self.n).enumerate() {
+            lanes.iter().zip(order).for_each(|(v, &i)| row[start + i as usize] = v[lane]);
+        }
     }
 
     /// Returns the importance of each input: the diagonal of H, normalized to a mean of 1.

@@ -328,3 +328,24 @@ fn the_solver_is_never_below_the_optimum_and_near_the_best_codes() {
     assert!(feedback < rounding && descent < feedback && best <= descent, "{means:?}");
     assert!(best < 1.1, "{means:?}");
 }
+
+#[test]
+fn the_inverse_undoes_the_product_with_h() {
+    for (n, block) in [(512, 256), (300, 300), (576, 256)] {
+        let h = factorized(moments(7, n, block));
+        let rows = numbers(8, 21 * n);
+        let mut products = vec![0.0; rows.len()];
+        for (product, row) in products.chunks_exact_mut(n).zip(rows.chunks_exact(n)) {
+            for &(start, len) in &h.blocks {
+                for i in 0..len {
+                    let of_h = &h.h[(start + i) * block..][..len];
+                    let sum = of_h.iter().zip(&row[start..]).map(|(h, w)| f64::from(*h) * f64::from(*w));
+                    product[start + i] = sum.sum::<f64>() as f32;
+                }
+            }
+        }
+        h.multiply_by_inverse(&mut products);
+        let worst = products.iter().zip(&rows).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 2e-3, "{worst} for {n} inputs in blocks of {block}");
+    }
+}

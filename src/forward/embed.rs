@@ -20,7 +20,10 @@ impl Pass<'_> {
         let width = model.width;
         let table = weights.matrix("token_embd.weight")?;
         let mut x = weights.buffers.take(group.tokens.len() * width);
-        weights.gather(&table, &group.tokens, 0..width, &mut x)?;
+        let own = group.tokens.len() / self.streams();
+        let (first, second) = x.split_at_mut(own * width);
+        weights.gather(&table, &group.tokens[..own], 0..width, first)?;
+        weights.gather_rounded(&table, &group.tokens[own..], 0..width, second)?;
         scale(&mut x, model.embedding_scale);
         if let Some(types) = weights.find("token_types.weight")? {
             // All tokens are of type 0.

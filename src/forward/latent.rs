@@ -109,7 +109,7 @@ impl Pass<'_> {
         let mut y = weights.buffers.take(tokens * heads * of.value);
         for head in 0..heads {
             let x = weights.buffers.columns(&sums, heads * n, head * n, n);
-            self.observe(&[&of.unpack_values], Some(head), n, &x)?;
+            self.observe(&[&of.unpack_values], Some(head), n, &x[..x.len() / self.streams()])?;
             let unpacked =
                 weights.apply(&of.unpack_values.slice(head * of.value..(head + 1) * of.value), &x, n)?;
             set_columns(&mut y, &unpacked, heads * of.value, head * of.value, of.value);
@@ -143,7 +143,8 @@ impl Pass<'_> {
         let mut absorbed = weights.buffers.take(tokens * heads * to);
         for head in 0..heads {
             let plain = weights.buffers.columns(queries, heads * from, head * from, of.plain);
-            self.observe(&[&of.unpack_keys], Some(head), of.plain, &plain)?;
+            let own = plain.len() / self.streams();
+            self.observe(&[&of.unpack_keys], Some(head), of.plain, &plain[..own])?;
             let unpack = of.unpack_keys.slice(head * of.compressed..(head + 1) * of.compressed);
             let y = weights.apply(&unpack, &plain, of.plain)?;
             set_columns(&mut absorbed, &y, heads * to, head * to, of.compressed);

@@ -51,9 +51,10 @@ mod spill;
 mod tests;
 mod weights;
 
+use crate::dtype::GgmlType;
 use crate::error::Result;
 
-pub use pass::{Logits, RunOptions, check, run, run_rounded};
+pub use pass::{Logits, RunOptions, check, has_two_streams, run, run_rounded, run_two_streams};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {
@@ -65,6 +66,50 @@ pub trait Observer: Send {
     /// # Errors
     /// An error ends the pass; [`run`] returns the error.
     fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()>;
+}
+
+/// A quantized matrix: all of its rows, in blocks.
+#[derive(Debug)]
+pub struct Blocks {
+    /// Type of the blocks.
+    pub ty: GgmlType,
+    /// The blocks, row after row.
+    pub bytes: Vec<u8>,
+}
+
+/// Inputs of matrices for the same tokens in two streams.
+pub struct Pairs<'a> {
+    /// Number of values of an input.
+    pub n: usize,
+    /// Rows of inputs in the original model.
+    pub x: &'a [f32],
+    /// The same rows in the model whose earlier matrices are quantized.
+    pub y: &'a [f32],
+    /// What the residual stream of the original model has more than that of the other one, a row for each token, where the
+    /// output of the matrix is added to the residual stream as it is. The values are divided by the factor of the output.
+    pub missing: Option<&'a [f32]>,
+}
+
+/// Quantizes matrices one input after another, while [`run_two_streams`] computes what becomes of their inputs when the
+/// matrices before them are quantized.
+///
+/// What it gets as an [`Observer`] are the inputs, in the original model, of the matrices that it does not quantize.
+pub trait Quantizer: Observer {
+    /// Returns whether it quantizes matrices that share their input.
+    fn quantizes(&self, tensors: &[&str]) -> bool;
+
+    /// Receives inputs of matrices, in the order of [`Observer::inputs`].
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn pairs(&mut self, tensors: &[&str], pairs: &Pairs) -> Result<()>;
+
+    /// Returns the quantized matrices, in the order of their names; `None` for one that stays as it is. All of their inputs have
+    /// been received.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn quantized(&mut self, tensors: &[&str]) -> Result<Vec<Option<Blocks>>>;
 }
 
 /// An observer that ignores the inputs.

@@ -122,7 +122,10 @@ impl Pass<'_> {
             }
         }
         let observed: Vec<&Linear> = stack.gate.iter().chain([&stack.up]).collect();
-        self.observe(&observed, Some(expert), width, &x)?;
+        // The tokens are in ascending order, so those of the first stream come first.
+        let first_stream = input.len() / width / self.streams();
+        let own = tokens.partition_point(|&(token, _)| token < first_stream);
+        self.observe(&observed, Some(expert), width, &x[..own * width])?;
         let up = of_expert(&stack.up);
         let (gate, up) = match &stack.gate {
             _ if stack.fused => (Some(up.slice(0..n)), up.slice(n..2 * n)),
@@ -136,7 +139,7 @@ impl Pass<'_> {
             }
             None => activation::plain(self.model.activation, &mut hidden),
         }
-        self.observe(&[&stack.down], Some(expert), n, &hidden)?;
+        self.observe(&[&stack.down], Some(expert), n, &hidden[..own * n])?;
         let out = self.weights.apply(&of_expert(&stack.down), &hidden, n)?;
         let scale = stack.scales.as_ref().map_or(1.0, |s| s[expert]);
         for (out, &(token, weight)) in out.chunks_exact(width).zip(tokens) {

@@ -3,25 +3,28 @@
 //! A layer is computed for all tokens before the next layer begins, so that an observer can complete the statistics of a
 //! layer before it gets those of the next. The weights of a layer are read once for each group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
-use crate::forward::Observer;
+use crate::dtype::GgmlType;
+use crate::error::{Error, Place, Result};
 use crate::forward::activation;
 use crate::forward::arch::{Order, Reach};
 use crate::forward::attention::{self, Shape};
 use crate::forward::buffers::Buffer;
+use crate::forward::mixer::Mixer;
 use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
 use crate::forward::order;
 use crate::forward::rope::{Rope, Table};
 use crate::forward::spill::{Found, SpillBuffer};
 use crate::forward::weights::{Linear, Rounded, Weights};
+use crate::forward::{Observer, Pairs, Quantizer};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
+use crate::quant::recipe::split_layer;
 use crate::work;
 
 /// Number of values in a parallel piece of work.
@@ -82,8 +85,53 @@ pub fn run_rounded(
     options: &RunOptions,
     rounded: Rounded,
 ) -> Result<Option<Logits>> {
+    let weights = Weights::new(source, options.progress, options.max_memory / 8).rounded_by(rounded);
+    run_on(source, tokens, Seen::By(observer), options, weights)
+}
+
+/// Runs two streams of the same tokens: that of the model, and that of the model with the matrices that `quantizer` has made
+/// so far. Each matrix is quantized when its inputs in both streams are known, before the second stream goes on. The second
+/// stream looks up embeddings that are rounded to the type `embedding`.
+///
+/// The pass takes about twice the time and memory of [`run`]. Where the tokens do not fit into `max_memory` at once, each layer
+/// begins again after each of its inputs, which takes twice the time once more.
+///
+/// # Errors
+/// As [`run`], and [`Error::Model`] if [`has_two_streams`] says no.
+pub fn run_two_streams(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    quantizer: &mut dyn Quantizer,
+    options: &RunOptions,
+    embedding: GgmlType,
+) -> Result<()> {
+    if !has_two_streams(source)? {
+        let what = "has a layer in which the two streams of tokens cannot be kept apart";
+        return Err(Error::model(Place::file(source.path()), what, "Use --effort srd"));
+    }
+    let rounded = |name: &str| (name == "token_embd.weight").then_some(embedding);
+    let weights = Weights::new(source, options.progress, options.max_memory / 8).with_two_streams(&rounded);
+    run_on(source, tokens, Seen::WithSecondStream(quantizer), options, weights).map(drop)
+}
+
+/// Returns whether [`run_two_streams`] can run a model: a token has one state.
+///
+/// # Errors
+/// As [`check`].
+pub fn has_two_streams(source: &BoundModel) -> Result<bool> {
+    let progress = Progress::default();
+    let weights = Weights::new(source, &progress, 0);
+    Ok(Model::read(source, &weights, 1)?.states == 1)
+}
+
+fn run_on(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    seen: Seen,
+    options: &RunOptions,
+    weights: Weights,
+) -> Result<Option<Logits>> {
     work::pool("srd-forward", options.threads)?.install(|| {
-        let weights = Weights::new(source, options.progress, options.max_memory / 8).rounded_by(rounded);
         let longest = longest(tokens)?;
         let model = Model::read(source, &weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;
@@ -92,8 +140,16 @@ pub fn run_rounded(
         let is_used = |i: usize| model.layers.iter().any(|layer| layer.rope == Some(i));
         let table = |(i, rope): (usize, &Rope)| rope.table(if is_used(i) { longest } else { 0 });
         let tables = model.ropes.iter().enumerate().map(table).collect();
-        let pass =
-            Pass { model: &model, weights: &weights, observer, tables, kv: BTreeMap::new(), found: None };
+        let pass = Pass {
+            model: &model,
+            weights: &weights,
+            seen: seen.shortened(),
+            tables,
+            kv: BTreeMap::new(),
+            found: None,
+            sweep: Sweep::default(),
+            missing: None,
+        };
         pass.run(source, tokens, options)
     })
 }
@@ -140,6 +196,21 @@ pub(super) struct Group {
     pub lengths: Vec<usize>,
 }
 
+impl Group {
+    /// Returns the group with every chunk twice, first in one stream and then in the other.
+    fn doubled(self) -> Self {
+        fn twice<T: Copy>(values: &[T]) -> Vec<T> {
+            [values, values].concat()
+        }
+        Self {
+            first: 2 * self.first,
+            tokens: twice(&self.tokens),
+            positions: twice(&self.positions),
+            lengths: twice(&self.lengths),
+        }
+    }
+}
+
 /// Cuts the chunks into groups of at most `limit` tokens, but of at least one chunk.
 fn groups(tokens: &[Vec<u32>], limit: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
@@ -161,13 +232,52 @@ fn groups(tokens: &[Vec<u32>], limit: usize) -> Vec<Group> {
 pub(super) struct Pass<'a> {
     pub model: &'a Model,
     pub weights: &'a Weights<'a>,
-    observer: &'a mut dyn Observer,
+    seen: Seen<'a>,
     /// The table of layers without a window, then that of layers with one.
     pub(super) tables: Vec<Table>,
     /// Keys and values that later layers use, by layer.
     kv: BTreeMap<usize, [SpillBuffer; 2]>,
     /// What was looked up of remote tables.
     pub(super) found: Option<Found>,
+    sweep: Sweep,
+    /// What the residual stream of the first stream has more than that of the second one, while a part of a layer is computed
+    /// whose output is added to it.
+    missing: Option<Buffer>,
+}
+
+/// Who sees the inputs of the matrices.
+enum Seen<'a> {
+    By(&'a mut dyn Observer),
+    /// All rows of activations are those of two streams, one half after the other.
+    WithSecondStream(&'a mut dyn Quantizer),
+}
+
+impl<'a> Seen<'a> {
+    fn shortened<'b>(self) -> Seen<'b>
+    where
+        'a: 'b,
+    {
+        match self {
+            Seen::By(observer) => Seen::By(observer),
+            Seen::WithSecondStream(quantizer) => Seen::WithSecondStream(quantizer),
+        }
+    }
+}
+
+/// How far a layer is that all groups of chunks go through again and again, each time up to the first input whose matrices are
+/// not quantized: what comes behind needs the quantized matrices.
+#[derive(Default)]
+struct Sweep {
+    /// Number of the group, and whether it is the last one and the only one.
+    group: usize,
+    is_last: bool,
+    is_only: bool,
+    /// True if a group waits for quantized matrices.
+    is_waiting: bool,
+    /// Inputs whose matrices are quantized, by the name of the first matrix.
+    quantized: HashSet<String>,
+    /// Inputs that were shown to the observer, with the expert and the group.
+    shown: HashSet<(String, Option<usize>, usize)>,
 }
 
 impl Pass<'_> {
@@ -178,9 +288,12 @@ impl Pass<'_> {
         options: &RunOptions,
     ) -> Result<Option<Logits>> {
         let model = self.model;
-        let per_token = model.values_per_token(source) * size_of::<f32>();
+        let per_token = model.values_per_token(source) * size_of::<f32>() * self.streams();
         let limit = (options.max_memory / 2) as usize / per_token;
-        let groups = groups(tokens, limit);
+        let mut groups = groups(tokens, limit);
+        if self.streams() == 2 {
+            groups = groups.into_iter().map(Group::doubled).collect();
+        }
         let steps = &options.progress;
         steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
         let order = order::order(source, groups.len());
@@ -188,28 +301,64 @@ impl Pass<'_> {
         let mut x = self.begin(tokens, options, &groups)?;
         let width = model.width * model.states;
         for layer in &model.layers {
-            for group in &groups {
-                let mut rows = self.weights.buffers.take(group.tokens.len() * width);
+            self.sweep(&groups, |pass, group| {
+                let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
                 x.load(group.first * width, &mut rows)?;
-                self.layer(layer, group, &mut rows)?;
+                pass.layer(layer, group, &mut rows)?;
                 x.save(group.first * width, &rows)?;
                 steps.add(1);
-            }
+                Ok(())
+            })?;
             self.drop_keys(layer.index);
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
-        for group in &groups {
-            let mut rows = self.weights.buffers.take(group.tokens.len() * width);
+        self.sweep(&groups, |pass, group| {
+            let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
             x.load(group.first * width, &mut rows)?;
-            self.lm_head(rows, logits.as_mut())?;
+            pass.lm_head(rows, logits.as_mut())?;
             steps.add(1);
-        }
+            Ok(())
+        })?;
         Ok(logits)
+    }
+
+    /// Computes a part of the model for all groups, until no group waits for quantized matrices.
+    fn sweep(
+        &mut self,
+        groups: &[Group],
+        mut compute: impl FnMut(&mut Self, &Group) -> Result<()>,
+    ) -> Result<()> {
+        self.sweep = Sweep::default();
+        loop {
+            let mut waited = false;
+            for (i, group) in groups.iter().enumerate() {
+                (self.sweep.group, self.sweep.is_last) = (i, i + 1 == groups.len());
+                self.sweep.is_only = groups.len() == 1;
+                let result = compute(self, group);
+                if !std::mem::take(&mut self.sweep.is_waiting) {
+                    result?;
+                    continue;
+                }
+                waited = true;
+            }
+            if !waited {
+                self.weights.drop_second();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns the number of streams of tokens.
+    pub(super) fn streams(&self) -> usize {
+        match self.seen {
+            Seen::By(_) => 1,
+            Seen::WithSecondStream(_) => 2,
+        }
     }
 
     /// Makes the buffers that live from layer to layer, and computes the inputs of the first layer.
     fn begin(&mut self, tokens: &[Vec<u32>], options: &RunOptions, groups: &[Group]) -> Result<SpillBuffer> {
-        let (model, n) = (self.model, tokens.iter().map(Vec::len).sum::<usize>());
+        let (model, n) = (self.model, self.streams() * tokens.iter().map(Vec::len).sum::<usize>());
         let shared: Vec<&Layer> = model.layers.iter().filter(|l| l.kv_shared).collect();
         let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head_dim + l.head_dim_v)).sum();
         let width = model.width * model.states;
@@ -224,7 +373,8 @@ impl Pass<'_> {
         if model.per_layer > 0 && self.weights.is_remote() {
             self.found = Some(self.look_up(n, groups, options)?);
         }
-        for group in groups {
+        for (i, group) in groups.iter().enumerate() {
+            self.sweep.group = i;
             let mut rows = self.embedded(group)?;
             if let Some(projection) = &per_layer {
                 self.weights.check_inputs(&projection.matrix, model.width)?;
@@ -244,7 +394,8 @@ impl Pass<'_> {
         self.kv.retain(|of, _| layers[done + 1..].iter().any(|l| l.index == *of || l.kv_of == Some(*of)));
     }
 
-    /// Shows the observer `x`, rows of `n` values, the inputs of `linears`.
+    /// Shows the observer `x`, rows of `n` values, the inputs of `linears`. The inputs of an expert are those of the first
+    /// stream alone.
     pub(super) fn observe(
         &mut self,
         linears: &[&Linear],
@@ -253,7 +404,51 @@ impl Pass<'_> {
         x: &[f32],
     ) -> Result<()> {
         let names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
-        self.observer.inputs(&names, expert, n, x)
+        let quantizer = match &mut self.seen {
+            Seen::By(observer) => return observer.inputs(&names, expert, n, x),
+            Seen::WithSecondStream(quantizer) => quantizer,
+        };
+        let sweep = &mut self.sweep;
+        if expert.is_some() || !quantizer.quantizes(&names) {
+            let is_new = sweep.shown.insert((names[0].to_string(), expert, sweep.group));
+            // The rows of experts are those of the first stream already.
+            let own = if expert.is_some() { x } else { &x[..x.len() / 2] };
+            return if is_new { quantizer.inputs(&names, expert, n, own) } else { Ok(()) };
+        }
+        if sweep.quantized.contains(names[0]) {
+            return Ok(());
+        }
+        let (first, second) = x.split_at(x.len() / 2);
+        let missing = self.missing.as_deref().filter(|_| is_added(names[0]));
+        quantizer.pairs(&names, &Pairs { n, x: first, y: second, missing })?;
+        if sweep.is_last {
+            let made = quantizer.quantized(&names)?;
+            for (name, blocks) in names.iter().zip(made) {
+                blocks.into_iter().for_each(|blocks| self.weights.set_second(name, blocks));
+            }
+            sweep.quantized.insert(names[0].to_string());
+        }
+        sweep.is_waiting = !sweep.is_only;
+        if sweep.is_waiting { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Notes what the residual stream `x`, and where it is given `added`, which is still to be added to it, have more in the
+    /// first stream. Nothing is noted where `is_plain` is false: the output of the next part is not added as it is.
+    fn note_missing(&mut self, x: &[f32], added: Option<&[f32]>, is_plain: bool) {
+        self.missing = None;
+        if self.streams() == 1 || !is_plain {
+            return;
+        }
+        let mut missing = self.weights.buffers.take(x.len() / 2);
+        let (first, second) = x.split_at(x.len() / 2);
+        let factor = 1.0 / self.model.residual_scale;
+        let values = missing.iter_mut().zip(first).zip(second);
+        values.for_each(|((to, x), y)| *to = factor * (x - y));
+        if let Some(added) = added {
+            let (first, second) = added.split_at(added.len() / 2);
+            missing.iter_mut().zip(first).zip(second).for_each(|((to, x), y)| *to += x - y);
+        }
+        self.missing = Some(missing);
     }
 
     /// Applies the norm `STEM.weight`, `STEM.bias` to rows of the hidden size. Does nothing if the model has no such norm.
@@ -304,6 +499,11 @@ impl Pass<'_> {
         let before = if named("attn_norm_2") { "attn_norm_2" } else { family.attention_norm };
         let own_norm = named(family.ffn_norm) && family.ffn_norm != before;
         self.layer_norm(layer, before, &mut input)?;
+        let is_plain =
+            |post: &str| !after && (family.norms_without_weights || post.is_empty() || !named(post));
+        let one_mixer = layer.mixer != Mixer::AttentionAndMamba2;
+        let is_plain = [family.attention_post_norm, family.ffn_post_norm].map(is_plain);
+        self.note_missing(x, None, one_mixer && is_plain[0]);
         let mut attended = self.mix(layer, group, &input)?;
         let parallel = model.parallel;
         if let Some(attended) = &mut attended {
@@ -322,7 +522,10 @@ impl Pass<'_> {
                 input.copy_from_slice(x);
                 self.layer_norm(layer, family.ffn_norm, &mut input)?;
             }
+            let added = attended.as_deref().filter(|_| parallel);
+            self.note_missing(x, added, is_plain[1]);
             let mut y = self.feed_forward(layer, x, &input)?;
+            self.missing = None;
             if let Some(attended) = attended.filter(|_| parallel) {
                 add(x, &attended, model.residual_scale);
             }
@@ -527,6 +730,13 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns whether the output of a matrix is added to the residual stream, unless a norm comes before.
+fn is_added(name: &str) -> bool {
+    let (layer, inner) = split_layer(name);
+    let names = ["attn_output.weight", "ffn_down.weight", "ssm_out.weight", "shortconv.out_proj.weight"];
+    layer.is_some() && names.contains(&inner)
 }
 
 /// The matrices of a layer's attention. Those of queries, keys and values may be parts of one tensor.

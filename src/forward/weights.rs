@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
+use crate::forward::Blocks;
 use crate::forward::buffers::{Buffer, Buffers};
 use crate::linalg::gemm::{Update, gemm};
 use crate::linalg::matrix::{MatMut, MatRef};
@@ -81,6 +83,10 @@ pub struct Weights<'a> {
     panel: usize,
     /// The type that each tensor is rounded to.
     rounded: Vec<Option<GgmlType>>,
+    /// True if the second half of all rows of activations is a second stream. Then only [`Weights::gather_rounded`] rounds.
+    has_two_streams: bool,
+    /// The matrices of the second stream that differ from the model's, by the index of the tensor.
+    second: RwLock<HashMap<usize, Arc<Blocks>>>,
     pub buffers: Buffers,
 }
 
@@ -90,7 +96,31 @@ impl<'a> Weights<'a> {
         let by_name = model.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
         let rounded = vec![None; model.tensors.len()];
-        Self { model, by_name, progress, panel, rounded, buffers: Buffers::default() }
+        let (second, buffers) = (RwLock::default(), Buffers::default());
+        Self { model, by_name, progress, panel, rounded, has_two_streams: false, second, buffers }
+    }
+
+    /// Lets the second half of all rows of activations be a second stream, for which [`Weights::set_second`] names other
+    /// matrices. `rounded` gives the type to which the tables of this stream are rounded.
+    pub fn with_two_streams(self, rounded: Rounded) -> Self {
+        Self { has_two_streams: true, ..self.rounded_by(rounded) }
+    }
+
+    /// Sets a matrix of the second stream.
+    pub fn set_second(&self, name: &str, blocks: Blocks) {
+        if let Some(&tensor) = self.by_name.get(name) {
+            let mut second = self.second.write().unwrap_or_else(PoisonError::into_inner);
+            second.insert(tensor, Arc::new(blocks));
+        }
+    }
+
+    /// Drops the matrices of the second stream, whose layer is done.
+    pub fn drop_second(&self) {
+        self.second.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn second_of(&self, tensor: usize) -> Option<Arc<Blocks>> {
+        self.second.read().unwrap_or_else(PoisonError::into_inner).get(&tensor).map(Arc::clone)
     }
 
     /// Rounds tensors before they are used.
@@ -224,13 +254,30 @@ impl<'a> Weights<'a> {
 
     /// Decodes all of `matrix` into `out`, in parallel.
     fn read(&self, matrix: &Matrix, out: &mut [f32]) -> Result<()> {
+        self.read_of(matrix, None, out)
+    }
+
+    /// Decodes all of `matrix`, or the same rows of `blocks`.
+    fn read_of(&self, matrix: &Matrix, blocks: Option<&Blocks>, out: &mut [f32]) -> Result<()> {
         self.progress.check()?;
         let of = &self.model.tensors[matrix.tensor].source;
         let rows = (PIECE / matrix.cols).max(1) * matrix.cols;
+        if let Some(blocks) = blocks {
+            out.par_chunks_mut(rows).enumerate().for_each(|(i, out)| {
+                let bytes =
+                    |weights: u64| blocks.ty.row_bytes(weights).expect("rows are whole blocks") as usize;
+                let first = matrix.first + (i * rows) as u64;
+                let range = bytes(first)..bytes(first + out.len() as u64);
+                quant::dequantize(blocks.ty, &blocks.bytes[range], out);
+            });
+            return Ok(());
+        }
         let scratch = || (Scratch::default(), Vec::new());
         out.par_chunks_mut(rows).enumerate().try_for_each_init(scratch, |(scratch, blocks), (i, out)| {
             of.read(&self.model.source, matrix.first + (i * rows) as u64, out, scratch)?;
-            self.round(matrix.tensor, out, blocks);
+            if !self.has_two_streams {
+                self.round(matrix.tensor, out, blocks);
+            }
             Ok(())
         })
     }
@@ -249,6 +296,34 @@ impl<'a> Weights<'a> {
         columns: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
+        self.gather_as(matrix, rows, columns, out, !self.has_two_streams)
+    }
+
+    /// Computes [`Weights::gather`] for the second stream.
+    ///
+    /// # Errors
+    /// Returns the errors of reading.
+    ///
+    /// # Panics
+    /// As [`Weights::gather`].
+    pub fn gather_rounded(
+        &self,
+        matrix: &Matrix,
+        rows: &[u32],
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.gather_as(matrix, rows, columns, out, true)
+    }
+
+    fn gather_as(
+        &self,
+        matrix: &Matrix,
+        rows: &[u32],
+        columns: Range<usize>,
+        out: &mut [f32],
+        is_rounded: bool,
+    ) -> Result<()> {
         let of = &self.model.tensors[matrix.tensor].source;
         assert!(columns.end <= matrix.cols && rows.iter().all(|&row| (row as usize) < matrix.rows));
         // In the order of the rows, so that a table that comes over the network is read once from its start to its end.
@@ -261,7 +336,9 @@ impl<'a> Weights<'a> {
                 |(scratch, blocks), (out, row)| {
                     let start = matrix.first + (**row as usize * matrix.cols + columns.start) as u64;
                     of.read(&self.model.source, start, out, scratch)?;
-                    self.round(matrix.tensor, out, blocks);
+                    if is_rounded {
+                        self.round(matrix.tensor, out, blocks);
+                    }
                     Ok(())
                 },
             )
@@ -311,7 +388,8 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    /// Computes `y = x W^T` for the rows of `x`. While a panel of W is multiplied, the next panel is read.
+    /// Computes `y = x W^T` for the rows of `x`. While a panel of W is multiplied, the next panel is read. Where the second
+    /// stream has a matrix of its own, this is the W of the second half of the rows.
     ///
     /// # Errors
     /// Returns the errors of reading, and [`Error::Interrupted`] if the run was cancelled.
@@ -319,6 +397,16 @@ impl<'a> Weights<'a> {
     /// # Panics
     /// Panics if `x` or `y` does not have the length of its shape.
     pub fn multiply(&self, matrix: &Matrix, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let Some(blocks) = self.second_of(matrix.tensor) else {
+            return self.multiply_by(matrix, None, x, y);
+        };
+        assert!((x.len() / matrix.cols).is_multiple_of(2), "two streams of different lengths");
+        let ((x, x2), (y, y2)) = (x.split_at(x.len() / 2), y.split_at_mut(y.len() / 2));
+        self.multiply_by(matrix, None, x, y)?;
+        self.multiply_by(matrix, Some(&blocks), x2, y2)
+    }
+
+    fn multiply_by(&self, matrix: &Matrix, blocks: Option<&Blocks>, x: &[f32], y: &mut [f32]) -> Result<()> {
         let (rows, cols) = (matrix.rows, matrix.cols);
         let tokens = x.len() / cols;
         assert_eq!((tokens * cols, tokens * rows), (x.len(), y.len()));
@@ -329,7 +417,7 @@ impl<'a> Weights<'a> {
         let spare = if step < rows { step * cols } else { 0 };
         let (mut now, mut next) = (self.buffers.take(step * cols), self.buffers.take(spare));
         let first = panel(0);
-        self.read(&first, &mut now[..first.rows * cols])?;
+        self.read_of(&first, blocks, &mut now[..first.rows * cols])?;
         for at in (0..rows).step_by(step) {
             let n = step.min(rows - at);
             let product = || {
@@ -340,7 +428,7 @@ impl<'a> Weights<'a> {
             let read = || match at + step < rows {
                 true => {
                     let following = panel(at + step);
-                    self.read(&following, &mut next[..following.rows * cols])
+                    self.read_of(&following, blocks, &mut next[..following.rows * cols])
                 }
                 false => Ok(()),
             };

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::calibrate::{self as calibration_pass, Accumulator};
+use crate::convert::asymmetric;
 use crate::formats::calibration::{Info, Output};
 use crate::formats::sink::check_not_input;
 use crate::forward::{self, RunOptions};
 use crate::progress::Progress;
 use crate::py::calibration::Calibration;
 use crate::py::convert::Plan;
-use crate::py::options::cpus;
+use crate::py::options::{ConvertOptions, cpus};
 use crate::py::watch::{detached, watched};
 
 /// What to measure, from `srd_rs.calibration.Request`.
@@ -55,15 +56,17 @@ impl Request {
     }
 }
 
-/// Runs the model of `plan` on chunks of tokens and writes the second moments of the inputs of its matrices.
-/// `progress(done, total)` is called about 20 times a second with steps of the pass.
+/// Runs the model of `plan` on chunks of tokens and writes the second moments of the inputs of its matrices. With `options`,
+/// those of effort max, the matrices are quantized to the types of the plan as well. `progress(done, total)` is called about 20
+/// times a second with steps of the pass.
 #[pyfunction]
-#[pyo3(signature = (plan, request, progress=None))]
+#[pyo3(signature = (plan, request, progress=None, options=None))]
 pub fn calibrate(
     py: Python<'_>,
     plan: &Plan,
     request: Request,
     progress: Option<Py<PyAny>>,
+    options: Option<ConvertOptions>,
 ) -> PyResult<Calibration> {
     let state = Progress::default();
     let work = || {
@@ -73,7 +76,6 @@ pub fn calibrate(
         if let Output::File { path, .. } = &output {
             check_not_input(path, &plan.inner.model.source.file_ids()?)?;
         }
-        let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
         let run = RunOptions {
             logits: false,
             threads: request.threads.unwrap_or_else(cpus),
@@ -81,6 +83,11 @@ pub fn calibrate(
             spill_folder: plan.inner.folder(),
             progress: &state,
         };
+        if let Some(options) = &options {
+            let to = (request.info(), &output);
+            return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
+        }
+        let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
         forward::run(&plan.inner.model, &request.tokens, &mut observer, &run)?;
         observer.finish()
     };

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::convert::options::{Calibrated, PlanOptions, Provenance, Resume, RunOptions};
-use crate::convert::{digest, journal, measure, plan, planned, run, sensitivity};
+use crate::convert::{asymmetric, digest, journal, measure, plan, planned, run, sensitivity};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
@@ -163,7 +163,8 @@ impl Asked<'_> {
                 "Use a recipe that was made for this model, or take the line out",
             ));
         }
-        let known = |t: &planned::PlannedTensor| t.moments.is_some() || !t.weightings.is_empty();
+        let known =
+            |t: &planned::PlannedTensor| t.moments.is_some() || t.made.is_some() || !t.weightings.is_empty();
         let moments = plan.tensors.iter().any(known);
         if let Some(calibration) = self.calibration.filter(|_| self.options.feedback() && !moments) {
             let what = "the calibration file knows the inputs of no tensor that is quantised";
@@ -179,9 +180,8 @@ impl Asked<'_> {
         }
         let sources = digest::describe(&parts)?;
         let source_digest = digest::source_digest(&sources);
-        let method = if self.options.feedback() { "srd" } else { "search" };
         Ok(Provenance {
-            method: method.into(),
+            method: self.options.method().into(),
             seed: self.options.seed,
             source_digest,
             options: self.options.recorded.clone(),
@@ -395,6 +395,17 @@ impl Plan {
     /// Raises ModelError where the forward pass cannot run the model, so that no calibration can be made.
     fn check_runnable(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, || forward::check(&self.inner.model))
+    }
+
+    /// Whether the model can be run in two streams, which effort max needs.
+    fn has_two_streams(&self, py: Python<'_>) -> PyResult<bool> {
+        detached(py, || forward::has_two_streams(&self.inner.model))
+    }
+
+    /// Names of the tensors that effort max corrects.
+    #[getter]
+    fn corrected(&self) -> Vec<String> {
+        asymmetric::corrected(&self.inner).map(|t| t.bound.name.clone()).collect()
     }
 
     /// The metadata of the output as (key, kind, value), arrays in full.

@@ -78,7 +78,16 @@ enum Counts {
 impl ConvertOptions {
     /// Whether second moments are used; otherwise the diagonals of a calibration weigh the errors.
     pub fn feedback(&self) -> bool {
-        self.effort.as_deref() == Some("srd")
+        matches!(self.effort.as_deref(), Some("srd" | "max"))
+    }
+
+    /// The name of the method that quantizes the weights.
+    pub fn method(&self) -> &'static str {
+        match self.effort.as_deref() {
+            Some("srd") => "srd",
+            Some("max") => "srd-max",
+            _ => "search",
+        }
     }
 
     /// Whether a container is written beside the GGUF.

@@ -131,8 +131,8 @@ def plan_text(plan: Plan) -> str:
         if packed := plan.mmproj.container:
             path = printable(str(packed.path))
             lines.append(f"{path}: {packed.bytes} bytes ({bytes_text(packed.bytes)})")
-    if plan.effort == "srd":
-        lines.append(f"effort srd{f', calibrated on {printable(plan.text)}' if plan.text else ''}")
+    if plan.effort != "fast":
+        lines.append(f"effort {plan.effort}{f', calibrated on {printable(plan.text)}' if plan.text else ''}")
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     return "\n".join([*lines, "nothing was written"])
@@ -223,7 +223,7 @@ def next_step(plan: Plan, mmproj: Path | None = None) -> str:
 
 def method_text(report: ConvertReport) -> str:
     """How the weights were quantised: ``SRD, calibrated on 16384 tokens of builtin``."""
-    names = {"srd": "SRD", "search": "search"}
+    names = {"srd": "SRD", "srd-max": "SRD with effort max", "search": "search"}
     if report.calibration_tokens is None:
         return names[report.method]
     text = f" of {printable(report.plan.text)}" if report.plan.text else ""

@@ -18,6 +18,9 @@ pub const SUFFIX: &str = ".moments";
 
 pub const NOT_CALIBRATION: &str = "Name a calibration file that srd-rs calibrate wrote, or make it again";
 
+/// Suffix of the name of a quantized tensor.
+pub const BLOCKS_SUFFIX: &str = ".blocks";
+
 /// Which tokens the statistics come from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +65,31 @@ impl Input {
     }
 }
 
+/// A tensor that was quantized while the statistics were taken, under the inputs that the quantized tensors before it give it.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantized {
+    /// GGUF name of the tensor.
+    pub tensor: String,
+    /// Name of its type.
+    pub r#type: String,
+    /// Sum of `(v - w) H (v - w)^T` over the rows.
+    pub error: f64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Sum of `w H w^T` over the sampled rows.
+    pub energy: f64,
+    /// Number of the sampled rows, so that `energy * rows / sampled` estimates the sum over all rows.
+    pub sampled: u64,
+}
+
+impl Quantized {
+    /// Returns the name of the blocks in the file.
+    pub fn blocks_name(&self) -> String {
+        format!("{}{BLOCKS_SUFFIX}", self.tensor)
+    }
+}
+
 /// Returns the side of the blocks of an input of `n` values, where `wanted` was asked for (0 for all of H).
 ///
 /// # Errors
@@ -75,7 +103,12 @@ pub fn block_side(wanted: usize, n: usize) -> Result<usize> {
 }
 
 /// Encodes the metadata of a complete file. `data_sha256` is the SHA-256 of everything behind the header.
-pub fn encode(info: &Info, inputs: &[Input], data_sha256: &str) -> Map<String, Value> {
+pub fn encode(
+    info: &Info,
+    inputs: &[Input],
+    quantized: &[Quantized],
+    data_sha256: &str,
+) -> Map<String, Value> {
     let text = |v: &str| Value::String(v.to_string());
     let number = |v: u64| Value::String(v.to_string());
     let mut map = Map::new();
@@ -94,6 +127,10 @@ pub fn encode(info: &Info, inputs: &[Input], data_sha256: &str) -> Map<String, V
     map.insert("data.sha256".into(), text(data_sha256));
     let inputs = serde_json::to_string(inputs).expect("names and numbers");
     map.insert("inputs".into(), Value::String(inputs));
+    if !quantized.is_empty() {
+        let quantized = serde_json::to_string(quantized).expect("names and numbers");
+        map.insert("quantized".into(), Value::String(quantized));
+    }
     map
 }
 
@@ -155,6 +192,12 @@ impl<'a> Metadata<'a> {
             true => Err(self.wrong("has an input without tensors or counts".into())),
             false => Ok(inputs),
         }
+    }
+
+    pub fn quantized(&self) -> Result<Vec<Quantized>> {
+        let Some(text) = self.strings.get("quantized") else { return Ok(Vec::new()) };
+        serde_json::from_str(text)
+            .map_err(|e| self.wrong(format!("the metadata 'quantized' is not valid: {e}")))
     }
 
     fn get(&self, key: &str) -> Result<&str> {

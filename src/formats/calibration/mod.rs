@@ -19,8 +19,8 @@ mod header;
 mod reader;
 mod writer;
 
-pub use header::{Info, Input, block_side};
-pub use reader::{Calibration, Moments};
+pub use header::{Info, Input, Quantized, block_side};
+pub use reader::{Blocks, Calibration, Moments};
 pub use writer::{Output, Writer};
 
 /// The second moments of an input of `n` values, as diagonal blocks of `block` values.

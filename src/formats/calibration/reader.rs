@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SecondMoments;
-use super::header::{FORMAT, GRANULE, Info, Input, Metadata, NOT_CALIBRATION};
+use super::header::{FORMAT, GRANULE, Info, Input, Metadata, NOT_CALIBRATION, Quantized};
+use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::safetensors::{self, TensorInfo};
 use crate::formats::source::open_regular;
@@ -32,6 +33,8 @@ pub struct Calibration {
     pub digest: String,
     inputs: Vec<Stored>,
     by_tensor: HashMap<String, usize>,
+    /// The quantized tensors by name, with the place of their blocks.
+    quantized: HashMap<String, (Quantized, TensorInfo)>,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,27 @@ struct Stored {
 pub struct Moments {
     calibration: Arc<Calibration>,
     input: usize,
+}
+
+/// The blocks of a quantized tensor. They are still in their file.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    calibration: Arc<Calibration>,
+    /// What is known of the tensor.
+    pub of: Quantized,
+    /// Offset of the blocks in the file.
+    offset: u64,
+}
+
+impl Blocks {
+    /// Reads the bytes from `start` on. They must be inside the tensor.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk.
+    pub fn read(&self, start: u64, out: &mut [u8]) -> Result<()> {
+        let Calibration { file, path, .. } = &*self.calibration;
+        file.read_exact_from(self.offset + start, out).map_err(|e| Error::io(path, "read", e))
+    }
 }
 
 impl Calibration {
@@ -103,12 +127,24 @@ impl Calibration {
                 None => Err(bad(path, &input.moments_name(), "is named in 'inputs', but not there".into())),
             })
             .collect::<Result<Vec<_>>>()?;
+        let mut quantized = HashMap::new();
+        for of in metadata.quantized()? {
+            match by_name.remove(&of.blocks_name()) {
+                Some(tensor) if tensor.dtype.name() == "U8" => {
+                    quantized.insert(of.tensor.clone(), (of, tensor));
+                }
+                _ => return Err(bad(path, &of.tensor, "is named in 'quantized', but not there".into())),
+            }
+        }
         if let Some(name) = by_name.keys().min() {
             return Err(bad(path, name, "belongs to no input".into()));
         }
         let by_tensor = index(&stored, path)?;
+        if by_tensor.is_empty() && quantized.is_empty() {
+            return Err(Error::format(Place::file(path), "holds no statistics", NOT_CALIBRATION));
+        }
         let digest = format!("sha256:{}", to_hex(&sha256(&[&json])));
-        Ok(Self { path: path.to_path_buf(), file, info, digest, inputs: stored, by_tensor })
+        Ok(Self { path: path.to_path_buf(), file, info, digest, inputs: stored, by_tensor, quantized })
     }
 
     /// Returns the path of the file.
@@ -116,14 +152,14 @@ impl Calibration {
         &self.path
     }
 
-    /// Returns the number of tensors whose inputs are known.
+    /// Returns the number of tensors whose inputs are known, or that are quantized.
     pub fn len(&self) -> usize {
-        self.by_tensor.len()
+        self.by_tensor.len() + self.quantized.len()
     }
 
     /// Returns whether there are no tensors.
     pub fn is_empty(&self) -> bool {
-        self.by_tensor.is_empty()
+        self.len() == 0
     }
 
     /// Returns the names of the tensors whose inputs are known, sorted.
@@ -137,6 +173,25 @@ impl Calibration {
     pub fn get(self: &Arc<Self>, name: &str) -> Option<Moments> {
         let input = *self.by_tensor.get(name)?;
         Some(Moments { calibration: Arc::clone(self), input })
+    }
+
+    /// Returns the quantized form of a tensor of the type `ty` that has `bytes` bytes; `None` if the file has none.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file has the tensor in another type or size.
+    pub fn blocks_of(self: &Arc<Self>, name: &str, ty: GgmlType, bytes: u64) -> Result<Option<Blocks>> {
+        let Some((of, tensor)) = self.quantized.get(name) else { return Ok(None) };
+        if of.r#type == ty.name() && tensor.shape.as_slice() == [bytes] {
+            let calibration = Arc::clone(self);
+            return Ok(Some(Blocks { calibration, of: of.clone(), offset: tensor.offset }));
+        }
+        let what = format!(
+            "is quantized as {} in the calibration, and the output has it as {} of {bytes} bytes",
+            of.r#type,
+            ty.name()
+        );
+        let place = Place::file(&self.path).tensor(name);
+        Err(Error::model(place, what, "Use a calibration that was made for this very model and mix"))
     }
 
     /// Returns the statistics for a tensor of shape `ne`, and checks that they fit the tensor.
@@ -337,10 +392,7 @@ fn index(stored: &[Stored], path: &Path) -> Result<HashMap<String, usize>> {
             }
         }
     }
-    match by_tensor.is_empty() {
-        true => Err(Error::format(Place::file(path), "holds no statistics", NOT_CALIBRATION)),
-        false => Ok(by_tensor),
-    }
+    Ok(by_tensor)
 }
 
 /// Reads the JSON of a header whose length has been checked.

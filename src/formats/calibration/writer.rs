@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::header::{self, Info, Input};
+use super::header::{self, Info, Input, Quantized};
 use super::reader::Calibration;
 use crate::error::{Error, Place, Result};
 use crate::formats::sink::Sink;
@@ -15,6 +15,8 @@ use crate::sign::{Sha256, to_hex};
 const HEADER_BASE: u64 = 8 << 10;
 /// Bytes of the header for a tensor: its name twice (moments, input), shape, offsets, and the JSON around them.
 const HEADER_TENSOR: u64 = 512;
+/// Bytes of the header for a quantized tensor: its name twice, type, costs, offsets, and the JSON around them.
+const HEADER_QUANTIZED: u64 = 768;
 /// Bytes of the header for an expert: its count.
 const HEADER_EXPERT: u64 = 24;
 /// Floats that are turned into bytes at a time.
@@ -61,18 +63,27 @@ pub struct Writer {
     at: u64,
     hash: Sha256,
     inputs: Vec<Input>,
+    quantized: Vec<Quantized>,
     entries: Map<String, Value>,
 }
 
 impl Writer {
-    /// Creates the file. At most `tensors` tensors will be named, with at most `experts` experts in all of them.
+    /// Creates the file. At most `tensors` tensors will be named, with at most `experts` experts in all of them, and at most
+    /// `quantized` quantized tensors.
     ///
     /// # Errors
     /// As [`Sink::create`].
-    pub fn create(output: &Output, info: Info, tensors: usize, experts: usize) -> Result<Self> {
+    pub fn create(
+        output: &Output,
+        info: Info,
+        tensors: usize,
+        experts: usize,
+        quantized: usize,
+    ) -> Result<Self> {
         let path = output.path();
         let overwrite = matches!(output, Output::File { overwrite: true, .. });
         let reserved = HEADER_BASE + tensors as u64 * HEADER_TENSOR + experts as u64 * HEADER_EXPERT;
+        let reserved = reserved + quantized as u64 * HEADER_QUANTIZED;
         let sink = Sink::create(&path, 0, overwrite)?;
         Ok(Self {
             sink,
@@ -83,6 +94,7 @@ impl Writer {
             at: 0,
             hash: Sha256::default(),
             inputs: Vec::new(),
+            quantized: Vec::new(),
             entries: Map::new(),
         })
     }
@@ -112,10 +124,29 @@ impl Writer {
         for piece in values.chunks(PIECE) {
             bytes.clear();
             bytes.extend(piece.iter().flat_map(|v| v.to_le_bytes()));
-            self.hash.update(&bytes);
-            self.sink.write_at(&bytes, 8 + self.reserved + self.at)?;
-            self.at += bytes.len() as u64;
+            self.write(&bytes)?;
         }
+        Ok(())
+    }
+
+    /// Adds a quantized tensor.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full.
+    pub fn add_quantized(&mut self, quantized: Quantized, blocks: &[u8]) -> Result<()> {
+        let end = self.at + blocks.len() as u64;
+        self.entries.insert(
+            quantized.blocks_name(),
+            json!({"dtype": "U8", "shape": [blocks.len()], "data_offsets": [self.at, end]}),
+        );
+        self.quantized.push(quantized);
+        self.write(blocks)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.sink.write_at(bytes, 8 + self.reserved + self.at)?;
+        self.at += bytes.len() as u64;
         Ok(())
     }
 
@@ -124,12 +155,12 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`] from the disk; [`Error::Model`] when nothing was added.
     pub fn finish(mut self) -> Result<Calibration> {
-        if self.inputs.is_empty() {
+        if self.inputs.is_empty() && self.quantized.is_empty() {
             let fix = "Report this: the forward pass reached no matrix";
             return Err(Error::model(Place::file(&self.path), "would hold no statistics", fix));
         }
         let data_sha256 = to_hex(&self.hash.clone().finish());
-        let metadata = header::encode(&self.info, &self.inputs, &data_sha256);
+        let metadata = header::encode(&self.info, &self.inputs, &self.quantized, &data_sha256);
         let mut json = Map::new();
         json.insert("__metadata__".into(), Value::Object(metadata));
         json.append(&mut self.entries);

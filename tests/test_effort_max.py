@@ -1,0 +1,130 @@
+"""Effort max: each matrix is quantised for the inputs that the quantised model gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import srd_rs
+from forward_tools import families, plan_variant
+from srd_rs import ConvertOptions, _core, calibration, errors, planning
+from support import EXAMPLE
+
+OPTIONS: dict[str, Any] = {
+    "quant": "Q4_K_M",
+    "calibrate_tokens": 2048,
+    "met": False,
+    "cache": False,
+    "axm": False,
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("max")
+    for effort in ("srd", "max"):
+        srd_rs.convert(EXAMPLE, folder / f"{effort}.gguf", effort=effort, **OPTIONS)
+    srd_rs.convert(EXAMPLE, folder / "base.gguf", quant="BF16", met=False)
+    return folder
+
+
+def log_probabilities(path: Path, chunks: list[list[int]]) -> np.ndarray:
+    options = ConvertOptions(quant="F32", allow_requantize=True)
+    plan = planning.native_plan(planning.Source(path), Path("unwritten"), options)
+    logits = np.asarray(_core.forward_logits(plan, chunks, 2)[0], np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_the_text_of_the_calibration_diverges_less(made: Path) -> None:
+    """On other text this toy gains nothing (decision 0016 has the gain of real models)."""
+    native = planning.native_model(planning.Source(made / "base.gguf"), Path("unwritten"))
+    metadata = {key: value for key, _, value in native.metadata()}
+    tokens = calibration.choose_tokens(native.model, metadata, "builtin", OPTIONS["calibrate_tokens"], 512, 0)
+    true = log_probabilities(made / "base.gguf", tokens.chunks)
+    klds = {}
+    for effort in ("srd", "max"):
+        other = log_probabilities(made / f"{effort}.gguf", tokens.chunks)
+        klds[effort] = (np.exp(true) * (true - other)).sum(-1).mean()
+    print(klds)
+    assert klds["max"] < 0.97 * klds["srd"]
+
+
+def test_types_and_size_are_those_of_srd(made: Path) -> None:
+    srd, best = (srd_rs.inspect(made / f"{effort}.gguf") for effort in ("srd", "max"))
+    assert [(t.name, t.type) for t in srd.tensors] == [(t.name, t.type) for t in best.tensors]
+    assert dict((key, value) for key, _, value in best.metadata)["srd.method"] == "srd-max"
+
+
+@pytest.mark.parametrize("more", [{"threads": 1}, {"max_memory": 24 << 20}])
+def test_neither_threads_nor_memory_change_a_byte(made: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    """With little memory each layer runs again and again, a group of chunks at a time."""
+    srd_rs.convert(EXAMPLE, tmp_path / "max.gguf", effort="max", **OPTIONS, **more)
+    assert (tmp_path / "max.gguf").read_bytes() == (made / "max.gguf").read_bytes()
+
+
+def test_a_mix_does_not_find_the_calibration_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRD_CACHE", str(tmp_path / "cache"))
+    options = {**OPTIONS, "effort": "max", "cache": True, "calibrate_tokens": 512}
+    found = [
+        srd_rs.convert(EXAMPLE, tmp_path / f"{i}.gguf", **{**options, "quant": mix}).calibration_found
+        for i, mix in enumerate(("Q4_K_M", "Q5_K_M", "Q4_K_M"))
+    ]
+    assert found == [False, False, True]
+    assert (tmp_path / "0.gguf").read_bytes() == (tmp_path / "2.gguf").read_bytes()
+
+
+def test_a_calibration_file_is_refused(tmp_path: Path) -> None:
+    srd_rs.calibrate(EXAMPLE, tmp_path / "c", tokens=512)
+    with pytest.raises(errors.UsageError, match="effort max runs the model itself"):
+        srd_rs.plan(EXAMPLE, tmp_path / "a.gguf", effort="max", calibrate=tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma4_e2b", "phi3", "mixtral", "gemma4_moe"])
+def test_every_shape_is_converted(
+    name: str, fixtures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {**OPTIONS, "calibrate": "random", "calibrate_tokens": 256}
+    reports = [
+        srd_rs.convert(fixtures / name, tmp_path / f"{effort}.gguf", effort=effort, **options)
+        for effort in ("srd", "max")
+    ]
+    assert reports[0].plan.tensor_bytes == reports[1].plan.tensor_bytes
+    assert reports[0].output.read_bytes() != reports[1].output.read_bytes()
+    has_experts = name in ("mixtral", "gemma4_moe")
+    assert ("as effort srd does" in caplog.text and "_exps" in caplog.text) or not has_experts
+
+
+SMALL: dict[str, Any] = {"calibrate": "random", "calibrate_tokens": 256, "effort": "max", "cache": False}
+
+
+def test_a_budget_a_container_and_the_same_bytes_again(fixtures: Path, tmp_path: Path) -> None:
+    made = srd_rs.convert(
+        fixtures / "llama", tmp_path / "m.gguf", like="Q4_K_M", axm=True, met=False, **SMALL
+    )
+    gguf = made.output
+    mix = srd_rs.plan(fixtures / "llama", tmp_path / "n.gguf", quant="Q4_K_M", effort="fast")
+    assert 0.98 * mix.tensor_bytes < made.plan.tensor_bytes <= mix.tensor_bytes
+    srd_rs.verify(tmp_path / "m.axm")
+    srd_rs.extract(tmp_path / "m.axm", tmp_path / "extracted.gguf")
+    assert (tmp_path / "extracted.gguf").read_bytes() == gguf.read_bytes()
+    srd_rs.rebuild(gguf, fixtures / "llama", cache=False)
+    raw = bytearray(gguf.read_bytes())
+    raw[-100] ^= 1
+    gguf.write_bytes(raw)
+    with pytest.raises(errors.VerificationError):
+        srd_rs.rebuild(gguf, fixtures / "llama", cache=False)
+
+
+def test_a_model_whose_tokens_have_several_states_is_refused_before_anything_is_run(tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    plan_variant(families(["gemma3n"])["gemma3n-text"], tmp_path, model).run(ConvertOptions(quant="F32"))
+    with pytest.raises(
+        errors.ModelError, match="effort max cannot run this model of the architecture 'gemma3n'"
+    ):
+        srd_rs.plan(model, tmp_path / "a.gguf", quant="Q4_0", **SMALL)
