@@ -173,11 +173,10 @@ def estimate(
     chosen = changed(options, changes)
     if not nodes or min(nodes) < 1:
         raise UsageError(message("nodes", "a conversion needs one machine or more", "Pass 1 or more"))
-    if calibration_file(chosen) is not None or chosen.budget is not None:
-        what = "the cost of a budget and of a calibration file is not estimated"
-        raise UsageError(
-            message("plan", what, "Leave the option out; a budget costs about as much as a conversion")
-        )
+    if calibration_file(chosen) is not None or chosen.budget is not None or chosen.effort == "max":
+        what = "the cost of a budget, of a calibration file and of effort max is not estimated"
+        fix = "Leave the option out; a budget costs about as much as a conversion, and effort max three times effort srd"
+        raise UsageError(message("plan", what, fix))
     begin, cpu = time.perf_counter(), sum(os.times()[:4])
     source = hub.headers(model)
     with _whole_files(source) as whole:
