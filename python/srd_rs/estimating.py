@@ -175,7 +175,7 @@ def estimate(
         raise UsageError(message("nodes", "a conversion needs one machine or more", "Pass 1 or more"))
     if calibration_file(chosen) is not None or chosen.budget is not None or chosen.effort == "max":
         what = "the cost of a budget, of a calibration file and of effort max is not estimated"
-        fix = "Leave the option out; a budget costs about as much as a conversion, and effort max three times effort srd"
+        fix = "Leave the option out; a budget costs about as much as a conversion, and effort max three times srd"
         raise UsageError(message("plan", what, fix))
     begin, cpu = time.perf_counter(), sum(os.times()[:4])
     source = hub.headers(model)
