@@ -245,6 +245,11 @@ def extract(
             f"the container holds a projector, which comes out as {opened.header.quant}, the type that it was packed in"
             " (--mmproj-type)",
         ),
+        (
+            safetensors and bool(tensor_types),
+            "--tensor-type",
+            "all tensors of a safetensors file have one type",
+        ),
         (alpha is not None and not any(t.residual_bits for t in opened.tensors), "--alpha", _NO_RESIDUALS),
         (alpha is not None and _is_copy(quant, opened, tensor_types, safetensors), "--alpha", _COPIED),
     )

@@ -47,6 +47,7 @@ def check(
         (from_gguf, ("lora",), "adapters are merged into checkpoints of Hugging Face only"),
         (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
         (from_gguf, ("mmproj_type",), "a GGUF holds no projector"),
+        (from_gguf, ("mtp",), "all blocks of a GGUF are kept"),
         (options.mmproj is False and not options.mmproj_only, ("mmproj_type",), "no projector is written"),
         (options.split_max_size is not None, ("modelfile",), "Ollama takes no split GGUF"),
         (options.calibrate is not None, ("imatrix",), "the calibration weighs the errors"),

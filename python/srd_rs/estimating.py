@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from srd_rs import _core, calibration, hub, reading
+from srd_rs import _core, calibration, effects, hub, reading
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
@@ -179,6 +179,11 @@ def estimate(
         raise UsageError(message("plan", what, fix))
     begin, cpu = time.perf_counter(), sum(os.times()[:4])
     source = hub.headers(model)
+    local = source.remote is None
+    effects.refuse(
+        (local and network is not None, "--network-rate", "the model is on this machine"),
+        (local and chosen.stream, "--stream", "the model is on this machine"),
+    )
     with _whole_files(source) as whole:
         planner = Planner(whole, output, chosen)
         native = planner.plan()

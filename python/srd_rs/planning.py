@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from srd_rs import _core, effects, recipe, sniff
 from srd_rs.errors import ModelError, UsageError, io_error, message
 from srd_rs.hub import Source, model_files
-from srd_rs.options import EFFORTS, ConvertOptions, StrPath, writes_container
+from srd_rs.options import DEFAULTS, EFFORTS, ConvertOptions, StrPath, writes_container
 from srd_rs.reading import shown
 from srd_rs.report import ChosenType, Plan
 
@@ -306,7 +306,10 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
 
     model = source.path
     checkpoint = replace(Checkpoint.open(model, source.name, source.remote), adapters=_adapters(options))
-    seen = options.mmproj is not False and projectors.has_projector(checkpoint)
+    has_projector = projectors.has_projector(checkpoint)
+    if not has_projector and options.mmproj_type != DEFAULTS.mmproj_type:
+        raise effects.without_effect("mmproj_type", "the model has no projector that can be written")
+    seen = options.mmproj is not False and has_projector
     spec = families.describe(checkpoint, name=options.name, mtp=options.mtp, with_projector=seen)
     metadata = spec.metadata
     metadata.update(

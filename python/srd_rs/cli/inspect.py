@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from srd_rs import effects
 from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import print_json, say
 from srd_rs.text import bytes_text, printable, shortened, table, type_table, types_json
@@ -72,6 +73,8 @@ def command(path: str, show_metadata: bool, show_tensors: bool, as_json: bool) -
 
     # On a terminal a few values of an array are enough; a machine that asks for metadata gets all of it.
     found = srd_rs.inspect(path, max_items=ALL_ITEMS if as_json and show_metadata else 8)
+    if show_metadata and found.kind == "safetensors":
+        raise effects.without_effect("metadata", "safetensors files have no metadata of a model")
     if as_json:
         print_json(as_dict(found, metadata=show_metadata, tensors=show_tensors))
         return

@@ -197,6 +197,8 @@ def _place(gguf: str, explicit: set[str], given: dict[str, Any], *, as_json: boo
         raise effects.without_effect(_FLAGS.get(name, name), "--for writes no sidecar")
     if given["ram"] is None:
         raise click.UsageError("--for needs the memory of the machine: name it with --ram")
+    no_gpu = given["vram_bandwidth"] is not None and given["vram"] is None
+    effects.refuse((no_gpu, "--vram-bandwidth", "no GPU is named (--vram)"))
     chosen = {name: value for name, value in given.items() if value is not None}
     placed = srd_rs.place(gguf, **chosen)
     show(lambda: placement_json(placed), lambda: placement_text(placed), as_json=as_json)
