@@ -1,11 +1,13 @@
 """A hub of our own on this machine: as much of the interface of the hub as srd-rs uses, with faults on request.
 
 Weight files (safetensors) are large files: the hub redirects to a second server, which stands for a content network and
-sends ranges. `Hub.faults` says what goes wrong.
+sends ranges. What is uploaded goes to this network as well (the batch interface of Git LFS). A commit names it.
+`Hub.faults` says what goes wrong.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -43,6 +45,12 @@ class Faults:
     """After so many requests for weights the hub answers for another commit, and its addresses have expired."""
     expire_every: int = 0
     """An address of the network is taken for so many requests."""
+    upload_statuses: dict[int, int] = field(default_factory=dict)
+    """Number of an upload to the network -> the status that answers it instead."""
+    upload_rate: float = 0.0
+    """Bytes per second that the network takes of an upload; 0 for no limit."""
+    commit_status: int | None = None
+    """The status that answers a commit."""
     no_ranges: bool = False
     wrong_sha256: bool = False
 
@@ -60,15 +68,24 @@ class Hub(BaseHTTPRequestHandler):
     sent: ClassVar[int] = 0
     requests: ClassVar[int] = 0
     lock: ClassVar[threading.Lock] = threading.Lock()
-    uploads: ClassVar[dict[str, bytes]] = {}
+    stored: ClassVar[dict[str, bytes]] = {}
+    """SHA-256 -> what was uploaded to the network. It has no name before a commit."""
+    commits: ClassVar[dict[str, list[dict[str, bytes]]]] = {}
+    """Repository -> the files of each commit."""
+    uploads: ClassVar[int] = 0
+    multipart_above: ClassVar[int] = 1 << 62
+    """Larger files are uploaded in pieces of half of this size."""
+    pieces: ClassVar[dict[tuple[str, int], bytes]] = {}
     _hashes: ClassVar[dict[tuple[Path, int], str]] = {}
 
     @classmethod
     def forget(cls) -> None:
         """Forget what was asked, and what goes wrong."""
-        for kept in (cls.folders, cls.fetched, cls.tokens, cls.ranges, cls.uploads):
-            kept.clear()  # type: ignore[attr-defined]
-        cls.faults, cls.sent, cls.requests = Faults(), 0, 0
+        kept = (cls.folders, cls.fetched, cls.tokens, cls.ranges, cls.stored, cls.commits, cls.pieces)
+        for each in kept:
+            each.clear()  # type: ignore[attr-defined]
+        cls.faults, cls.sent, cls.requests, cls.uploads = Faults(), 0, 0, 0
+        cls.multipart_above = 1 << 62
 
     @property
     def role(self) -> str:
@@ -120,7 +137,128 @@ class Hub(BaseHTTPRequestHandler):
                 if file.suffix == ".safetensors" and file.is_file() and self.server.network:  # type: ignore[attr-defined]
                     return self._redirect(name, folder, file)
                 return self._file(file)
+        for name, commits in self.commits.items():
+            if path.startswith(f"/api/models/{name}/tree/"):
+                made = {file: data for commit in commits for file, data in commit.items()}
+                tree = [{"type": "file", "path": f, "size": len(d), "oid": "0" * 40} for f, d in made.items()]
+                return self._json(tree)
         return self._json({"error": "Repository not found"}, 404, "RepoNotFound")
+
+    def _received(self) -> bytes:
+        """The body of a request, which may come in chunks."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self._read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self._read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _read(self, size: int) -> bytes:
+        rate, pieces = self.faults.upload_rate if self.command == "PUT" else 0, []
+        while size:
+            piece = self.rfile.read(min(size, 1 << 16))
+            if not piece:
+                raise ConnectionResetError
+            pieces.append(piece)
+            size -= len(piece)
+            if rate:
+                time.sleep(len(piece) / rate)
+        return b"".join(pieces)
+
+    def do_POST(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._post(self._received())
+
+    def _post(self, body: bytes) -> None:
+        path = unquote(urlparse(self.path).path)
+        if self.role == "network":  # the end of an upload in pieces
+            return self._join(path.rsplit("/", 1)[1], len(json.loads(body)["parts"]))
+        wanted = self.faults.token
+        if wanted is not None and self.headers.get("Authorization") != f"Bearer {wanted}":
+            return self._json({"error": "Invalid credentials"}, 401)
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            is_new = name not in self.commits
+            self.commits.setdefault(name, [])
+            return self._json({"url": f"{self._address()}/{name}"}, 200 if is_new else 409)
+        for name in self.commits:
+            if path == f"/api/models/{name}/preupload/main":
+                return self._json({"files": [self._mode(file) for file in json.loads(body)["files"]]})
+            if path == f"/{name}.git/info/lfs/objects/batch":
+                objects = [self._place(asked) for asked in json.loads(body)["objects"]]
+                return self._json({"transfer": "basic", "objects": objects})
+            if path == f"/api/models/{name}/commit/main":
+                return self._commit(name, [json.loads(line) for line in body.splitlines()])
+        return self._json({"error": "Repository not found"}, 404, "RepoNotFound")
+
+    def _address(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
+
+    def _mode(self, file: dict[str, Any]) -> dict[str, Any]:
+        """Text is kept in git, everything else is a large file."""
+        is_text = file["path"].endswith((".md", ".json", ".Modelfile"))
+        return {"path": file["path"], "uploadMode": "regular" if is_text else "lfs", "shouldIgnore": False}
+
+    def _place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Where an object is to be sent; nowhere if it is there already."""
+        oid, size, network = asked["oid"], asked["size"], self.server.network  # type: ignore[attr-defined]
+        if oid in self.stored:
+            return {"oid": oid, "size": size}
+        upload: dict[str, Any] = {"href": f"{network}/objects/{oid}"}
+        if size > self.multipart_above:
+            piece = self.multipart_above // 2
+            numbers = range(1, -(-size // piece) + 1)
+            upload["header"] = {"chunk_size": str(piece)}
+            upload["header"] |= {f"{n:05}": f"{network}/pieces/{n}/{oid}" for n in numbers}
+        return {"oid": oid, "size": size, "actions": {"upload": upload}}
+
+    def do_PUT(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._put()
+
+    def _put(self) -> None:
+        kind, *number, oid = urlparse(self.path).path.strip("/").split("/")
+        with self.lock:
+            count = Hub.uploads
+            Hub.uploads += 1
+        body = self._received()
+        status = self.faults.upload_statuses.get(count)
+        if status is None and kind == "objects" and hashlib.sha256(body).hexdigest() != oid:
+            status = 400
+        if status is None and kind == "objects":
+            self.stored[oid] = body
+        elif status is None:
+            self.pieces[oid, int(number[0])] = body
+        self.send_response(status or 200)
+        self.send_header("ETag", f'"{hashlib.md5(body).hexdigest()}"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _join(self, oid: str, count: int) -> None:
+        body = b"".join(self.pieces[oid, number + 1] for number in range(count))
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self._json({"error": "the pieces have another SHA-256"}, 400)
+        self.stored[oid] = body
+        return self._json({})
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        if self.faults.commit_status is not None:
+            return self._json({"error": "no commit"}, self.faults.commit_status)
+        files = {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "lfsFile":
+                files[value["path"]] = self.stored[value["oid"]]
+            elif line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+        self.commits[name].append(files)
+        url = f"{self._address()}/{name}/commit/{OTHER_COMMIT}"
+        return self._json({"commitUrl": url, "commitOid": OTHER_COMMIT, "success": True})
 
     def _entry(self, folder: Path, name: str) -> dict[str, Any]:
         data = (folder / name).read_bytes()

@@ -154,6 +154,7 @@ class PlannedFile(_Record):
     path: Final[Path]
     bytes: Final[int]
     header_bytes: Final[int]
+    def at(self, path: _Path) -> PlannedFile: ...
 
 @final
 class PlannedContainer(_Record):
@@ -240,6 +241,7 @@ class Plan:
         progress: Callable[[int, int, str], None] | None = None,
         against: _Path | None = None,
         resume: tuple[str, str] | None = None,
+        handover: Handover | None = None,
     ) -> RunReport: ...
 
 @final
@@ -270,6 +272,14 @@ class RemoteFiles:
     def names(self) -> list[str]: ...
     @property
     def received(self) -> int: ...
+
+@final
+class Handover:
+    def __new__(cls) -> Handover: ...
+    def next(self) -> Path | None: ...
+    def give_back(self, path: _Path) -> None: ...
+    def fail(self, why: str) -> None: ...
+    def close(self) -> None: ...
 
 @final
 class Hydrator:

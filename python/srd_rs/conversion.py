@@ -26,6 +26,7 @@ from srd_rs import (
     recipe,
     signing,
     sniff,
+    uploading,
 )
 from srd_rs.errors import (
     FormatError,
@@ -72,7 +73,9 @@ def convert(
     model: Folder with config.json, tokenizer files and safetensors files; or a GGUF file; or a model id on the hub
         (``ORG/NAME`` or ``ORG/NAME@REVISION``), which is downloaded.
     output: The GGUF to write, or a folder for the GGUF. The default is ``<model name>-<quant>.gguf`` in the current
-        folder.
+        folder. ``hf://ORG/NAME`` uploads the output to a repository of the hub, which is made (private) where it is
+        missing: each file leaves the disk when it is complete, and one commit at the end names them all. A folder or a
+        file in the repository is ``hf://ORG/NAME/FOLDER/`` or ``hf://ORG/NAME/FILE.gguf``.
     options: All options in one object. Options that are given by name replace those of `options`.
     on_plan: Called once with what will be written: before a weight is read, or within a budget when the types are
     chosen.
@@ -88,11 +91,29 @@ def convert(
         ('model-Q5_K_M.gguf', 'search')
     """
     chosen = changed(options, changes)
+    target = uploading.target(output)
+    if target is None:
+        return _converted(model, output, chosen, progress, on_plan)
+    chosen = uploading.checked(chosen)
+    with uploading.Upload(target, chosen) as upload:
+        told = upload.told(on_plan)
+        return upload.complete(_converted(model, upload.output, chosen, progress, told, upload))
+
+
+def _converted(
+    model: StrPath,
+    output: StrPath | None,
+    chosen: ConvertOptions,
+    progress: Wanted,
+    on_plan: Callable[[Plan], None] | None,
+    upload: uploading.Upload | None = None,
+) -> ConvertReport:
+    """Convert, and write what belongs beside the GGUF."""
     source = locate(model, stream=chosen.stream)
     with showing(progress) as tell:
         if chosen.mmproj_only:
             return _projector_alone(source, output, chosen, tell, on_plan)
-        report = run(source, output, chosen, progress=tell, on_plan=on_plan)
+        report = run(source, output, chosen, progress=tell, on_plan=on_plan, upload=upload)
     clock = _Clock()
     sidecar = _write_sidecar(report) if chosen.met else None
     if sidecar is None:
@@ -158,6 +179,9 @@ def plan(
     Raises the errors of `srd_rs.convert`, except those that only weights can cause.
     """
     given = changed(options, changes)
+    target = uploading.target(output)
+    if target is not None:
+        return target.renamed(plan(model, target.file, uploading.checked(given)))
     source = locate(model, stream=given.stream)
     if given.mmproj_only:
         return Plan.of(_projector_plan(source, output, given))
@@ -320,8 +344,11 @@ def run(
     gguf: bool = True,
     progress: Callable[[Progress], None] | None,
     on_plan: Callable[[Plan], None] | None = None,
+    upload: uploading.Upload | None = None,
 ) -> ConvertReport:
-    """Plan and convert; False as `gguf` writes the container alone. The cost includes the calibration."""
+    """Plan and convert; False as `gguf` writes the container alone. The cost includes the calibration.
+
+    `upload` takes the files of the model when they are complete."""
     if options.threads is not None and options.threads < 1:
         raise UsageError(message("threads", f"{options.threads} is no number of workers", "Pass 1 or more"))
     clock = _Clock()
@@ -363,7 +390,9 @@ def run(
     if on_plan is not None and budgeted:
         on_plan(planned)
     try:
-        report = run_plan(native, planner.options, planned, gguf=gguf, resume=kept, progress=progress)
+        report = run_plan(
+            native, planner.options, planned, gguf=gguf, resume=kept, progress=progress, upload=upload
+        )
     except KeyboardInterrupt:
         if kept is None or not _core.journal_path(_first_output(native, gguf)).exists():
             raise
@@ -478,11 +507,13 @@ def run_plan(
     gguf: bool = True,
     resume: tuple[str, str] | None = None,
     progress: Callable[[Progress], None] | None,
+    upload: uploading.Upload | None = None,
 ) -> ConvertReport:
-    """Convert what was planned. `resume` is what `_resume` returns."""
+    """Convert what was planned. `resume` is what `_resume` returns; `upload` takes the files."""
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     method = METHODS[options.effort or "fast"]
-    report = native.run(options, gguf, forward, resume=resume).to_dict()
+    handover = None if upload is None else upload.handover
+    report = native.run(options, gguf, forward, resume=resume, handover=handover).to_dict()
     shares = zip(native.tensors, report.pop("errors"), strict=True)
     measured = Measurements({tensor.name: share for tensor, share in shares if share is not None})
     return ConvertReport(plan=planned or Plan.of(native), method=method, measured=measured, **report)

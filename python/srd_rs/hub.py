@@ -199,18 +199,19 @@ def upload(repo: str, files: Mapping[str, Path], *, private: bool, note: str | N
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.create_commit(repo, added, commit_message=note or "Upload GGUF files of srd-rs")
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
-        raise _upload_failure(repo, error) from error
+        raise upload_failure(repo, error) from error
     return str(commit.commit_url)
 
 
-def _upload_failure(repo: str, error: Exception) -> SrdIOError:
+def upload_failure(repo: str, error: Exception, *, what: str = "", state: str = "") -> SrdIOError:
+    """The error of an upload that failed. `what` names what was sent, and `state` says how the repository is now."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = str(error).strip().split("\n")[0]
     if status in (401, 403):
-        what, fix = "the hub refuses the upload", "Run: hf auth login, with a token that may write to it"
+        said, fix = "the hub refuses the upload", "Run: hf auth login, with a token that may write to it"
     else:
-        what, fix = f"the upload failed ({type(error).__name__}: {said})", "Check the network, and try again"
-    return SrdIOError(message(repo, what, fix))
+        said, fix = f"the upload failed ({type(error).__name__}: {said})", "Check the network, and try again"
+    return SrdIOError(message(repo, f"{what}{said}{state}", fix))
 
 
 def _download(hub_id: re.Match[str]) -> Path:

@@ -217,6 +217,7 @@ class ConvertReport:
     `sidecar` is the MET sidecar beside the GGUF, `card` the model card and `modelfile`
     the Modelfile for Ollama, `mmproj` the GGUF of the projector, `mmproj_container` its container, `bom` the CycloneDX
     document, `signature` the signature of all files, each None where none was written;
+    `commit` is the address of the commit where the output is on the hub; all paths are then names in the repository;
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
     says whether a kept calibration was found in the cache; `srd_tokens` is the
     number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
@@ -242,6 +243,7 @@ class ConvertReport:
     bom: Path | None = None
     signature: Path | None = None
     resumed_bytes: int = 0
+    commit: str | None = None
     measured: Measurements = field(default=Measurements(), repr=False)
 
     def _summary(self) -> str:

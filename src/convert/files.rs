@@ -42,7 +42,7 @@ impl Files {
     }
 
     /// The offset of weight `at` of the tensor of a unit.
-    fn offset(unit: &Unit, at: u64) -> u64 {
+    pub fn offset(unit: &Unit, at: u64) -> u64 {
         unit.tensor.offset + unit.tensor.ty.row_bytes(at).expect("units are cut at block boundaries")
     }
 }

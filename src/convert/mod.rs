@@ -3,7 +3,7 @@
 //! First a plan is made: [`options`] say what the user asks, [`plan`] gives every tensor its type, `metadata` adds keys,
 //! `layout` gives every tensor its place, and [`planned`] holds the result. Then [`run`] carries the plan out: `units` cut
 //! the plan into work, `chunk` converts rows to blocks, and each `destination` writes them: `files` (GGUF and safetensors) and
-//! [`container`] (.axm); `compare` compares instead of writing. `outputs` opens the destinations and names their files when all are
+//! [`container`] (.axm); [`parts`] hands the parts of a GGUF over instead of keeping them; `compare` compares instead of writing. `outputs` opens the destinations and names their files when all are
 //! complete. [`journal`] keeps what is complete when a run is interrupted. [`extract`] plans files
 //! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source. [`measure`] finds what other types
 //! would cost each tensor, and [`sensitivity`] what the errors of a kind of matrix cost the answers.
@@ -37,6 +37,7 @@ pub mod measure;
 mod metadata;
 pub mod options;
 mod outputs;
+pub mod parts;
 pub mod plan;
 pub mod planned;
 pub mod report;

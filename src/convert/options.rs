@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::convert::parts::Handover;
 use crate::feedback;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::calibration::Calibration;
@@ -156,6 +157,8 @@ pub struct RunOptions<'a> {
     pub effort: Effort,
     /// Compares what is made with this GGUF, byte by byte, and writes nothing.
     pub against: Option<&'a Path>,
+    /// Hands each file over when it is written, instead of keeping it.
+    pub handover: Option<&'a Handover>,
     /// Keeps what is complete when the run is interrupted, and goes on from what an interrupted run has left.
     pub resume: Option<Resume>,
 }
@@ -189,6 +192,7 @@ impl RunOptions<'_> {
             gguf: true,
             effort: Effort::default(),
             against: None,
+            handover: None,
             resume: None,
         }
     }

@@ -7,6 +7,7 @@ use crate::convert::container::ContainerDestination;
 use crate::convert::destination::{Converted, Destination, UnitWriter};
 use crate::convert::files::Files;
 use crate::convert::options::RunOptions;
+use crate::convert::parts::Parts;
 use crate::convert::planned::Plan;
 use crate::convert::report::Sealed;
 use crate::convert::source_hashes::SourceHash;
@@ -29,7 +30,12 @@ impl<'a> Outputs<'a> {
     /// # Errors
     /// As [`Sink::create`](sink::Sink::create); [`Error::Usage`] when there is a container to sign and no key;
     /// [`Error::Verification`] when a GGUF is compared and is another one.
-    pub fn create(plan: &'a Plan, options: &RunOptions<'a>, left: Option<Left>) -> Result<Self> {
+    pub fn create(
+        plan: &'a Plan,
+        options: &RunOptions<'a>,
+        left: Option<Left>,
+        progress: &'a Progress,
+    ) -> Result<Self> {
         if let Some(gguf) = options.against {
             return Ok(Self { destinations: vec![Box::new(Comparison::open(plan, gguf)?)] });
         }
@@ -48,8 +54,14 @@ impl<'a> Outputs<'a> {
             sink::check_not_input(path, &inputs)
         })?;
         let mut destinations: Vec<Box<dyn Destination + 'a>> = Vec::new();
-        if options.gguf {
-            destinations.push(Box::new(Files::create(plan, options.overwrite, left)?));
+        match options.handover {
+            Some(handover) => {
+                destinations.push(Box::new(Parts::new(plan, options.overwrite, handover, progress)));
+            }
+            None if options.gguf => {
+                destinations.push(Box::new(Files::create(plan, options.overwrite, left)?));
+            }
+            None => {}
         }
         if let Some(planned) = &plan.container {
             let key = options.key.ok_or_else(|| {

@@ -67,7 +67,7 @@ fn convert(
 ) -> Result<Report> {
     let clock = Clock::start();
     let threads = options.threads.max(1);
-    let outputs = Outputs::create(plan, options, journal.map(|j| j.left))?;
+    let outputs = Outputs::create(plan, options, journal.map(|j| j.left), progress)?;
     let converter = Converter::new(plan, options, threads);
     let units = Units::cut(plan);
     let hashes = SourceHashes::new(plan);

@@ -409,6 +409,20 @@ pub fn check_owner(file: &File, path: &Path) -> Result<()> {
     }
 }
 
+/// Frees the disk space of a file behind its first `bytes` bytes. The size of the file stays: what was freed reads as zeros. Windows keeps
+/// the space.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be cut.
+pub fn keep_start(path: &Path, bytes: u64) -> Result<()> {
+    let cut = || {
+        let file = os::open_own(path, Opening::Existing)?;
+        let size = file.metadata()?.len();
+        file.set_len(bytes.min(size)).and_then(|()| file.set_len(size))
+    };
+    cut().map_err(|e| Error::io(path, "free the space of", e))
+}
+
 /// Removes what an earlier run has left of an output that is not complete.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ use crate::model::spec::TensorSpec;
 use crate::progress::Progress;
 use crate::py::calibration::Calibration as CalibrationFile;
 use crate::py::errors::ToPy;
+use crate::py::handover::Handover;
 use crate::py::metadata;
 use crate::py::options::{ConvertOptions, Facts};
 use crate::py::records::{Names, Shape, record};
@@ -53,6 +54,11 @@ record! {
         path: PathBuf,
         bytes: u64,
         header_bytes: usize,
+    }
+
+    /// The same file under another path.
+    fn at(&self, path: PathBuf) -> Self {
+        Self { path, ..self.clone() }
     }
 }
 
@@ -514,8 +520,10 @@ impl Plan {
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor
     /// data written. False as `gguf` writes the container alone. With `against` nothing is written: what is made is compared
     /// with this GGUF. `resume` is (program, options): what an interrupted conversion with the same has left is taken, and what is
-    /// complete is kept when this one is interrupted. `forget_journal` ends it.
-    #[pyo3(signature = (options, gguf=true, progress=None, against=None, resume=None))]
+    /// complete is kept when this one is interrupted. `forget_journal` ends it. With `handover` each file is handed over when it is
+    /// written; another thread has to take and return the files.
+    #[pyo3(signature = (options, gguf=true, progress=None, against=None, resume=None, handover=None))]
+    #[allow(clippy::too_many_arguments)]
     fn run(
         &self,
         py: Python<'_>,
@@ -524,6 +532,7 @@ impl Plan {
         progress: Option<Py<PyAny>>,
         against: Option<PathBuf>,
         resume: Option<(String, String)>,
+        handover: Option<&Handover>,
     ) -> PyResult<RunReport> {
         let sealed = self.inner.container.is_some() && against.is_none();
         let keys = sealed.then(|| detached(py, || options.signing().load())).transpose()?;
@@ -537,6 +546,7 @@ impl Plan {
             gguf,
             effort: options.effort(),
             against: against.as_deref(),
+            handover: handover.map(|h| &h.inner),
             resume: resume.map(Resume::from),
         };
         let state = Progress::default();

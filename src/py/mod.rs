@@ -7,6 +7,7 @@ mod convert;
 mod errors;
 mod files;
 mod forward;
+mod handover;
 mod inspect;
 mod met;
 mod metadata;
@@ -53,6 +54,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<axm::Verification>()?;
     module.add_class::<calibration::CalibratedTensor>()?;
     module.add_class::<calibration::Calibration>()?;
+    module.add_class::<handover::Handover>()?;
     module.add_class::<met::Hydration>()?;
     module.add_class::<met::Hydrator>()?;
     module.add_class::<met::Residency>()?;

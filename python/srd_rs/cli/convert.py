@@ -44,7 +44,10 @@ Examples:
 
 @click.command("convert", cls=GroupedCommand, short_help="Turn a checkpoint into a GGUF.", epilog=EXAMPLES)
 @click.argument("model")
-@output_option("The GGUF to write, or a folder for it. The default is MODEL-MIX.gguf in the current folder.")
+@output_option(
+    "The GGUF to write, or a folder for it, or hf://ORG/NAME to upload it. The default is MODEL-MIX.gguf in the current"
+    " folder."
+)
 @convert_options()
 @fast_option()
 @option(
@@ -194,6 +197,8 @@ def report_text(report: ConvertReport) -> str:
     lines += [printable(str(path)) for path in written]
     for sealed in filter(None, (report.container, report.mmproj_container)):
         lines += container_lines(sealed)
+    if report.commit is not None:
+        lines.append(f"uploaded: {printable(report.commit)}")
     lines.append(next_step(plan, report.mmproj))
     if report.modelfile:
         from srd_rs.publishing import ollama_name
@@ -284,6 +289,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "modelfile": str(report.modelfile) if report.modelfile else None,
         "bom": str(report.bom) if report.bom else None,
         "signature": str(report.signature) if report.signature else None,
+        "commit": report.commit,
         "container": report.container and container_json(report.container),
         "mmproj_container": report.mmproj_container and container_json(report.mmproj_container),
     }
