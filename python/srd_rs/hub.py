@@ -51,20 +51,22 @@ MODEL_FILES: Final = (
     "modules.json",
     "preprocessor_config.json",
     "processor_config.json",
-    "*_Pooling/config.json",
+    "*[Pp]ool*/config.json",
     "README.md",
 )
 """Files of a model folder that a conversion reads beside the weights. No `.bin`, `.pt` or `.py`: those can run code."""
 WEIGHT_FILES: Final = ("*.safetensors",)
 _VARIANTS: Final = ("fp16", "bf16", "fp32", "fp8", "int8", "ema", "non_ema")
+NEVER_WANTED: Final = ("*/*.safetensors", "adapter*")
+"""What other tools keep in sub-folders, and adapters."""
 UNWANTED: Final = (
-    "*/*.safetensors",
-    "adapter*",
+    *NEVER_WANTED,
     "consolidated*",
     *(f"*.{variant}.*" for variant in _VARIANTS),
     *(f"*.{variant}-*" for variant in _VARIANTS),
 )
-"""Second copies of the weights: adapters, Mistral's own layout, variants, and what other tools keep in sub-folders."""
+"""These, and second copies of the weights: Mistral's own layout and variants. Where there are no other weights,
+the second copies count."""
 _ADDRESS: Final = r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)"
 _REPO: Final = r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+?)"
 _HUB_ID: Final = re.compile(
@@ -219,15 +221,17 @@ def _download(hub_id: re.Match[str]) -> Path:
 
     repo = f"{hub_id['org']}/{hub_id['name']}"
 
-    def download(files: Sequence[str]) -> Path:
-        wanted, unwanted = [*MODEL_FILES, *files], list(UNWANTED)
+    def download(files: Sequence[str], unwanted: Sequence[str] = UNWANTED) -> Path:
+        wanted = [*MODEL_FILES, *files]
         kept = snapshot_download(
-            repo, revision=hub_id["revision"], allow_patterns=wanted, ignore_patterns=unwanted
+            repo, revision=hub_id["revision"], allow_patterns=wanted, ignore_patterns=list(unwanted)
         )
         return Path(kept)
 
     try:
         folder = download(WEIGHT_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = download(WEIGHT_FILES, NEVER_WANTED)
         if not any(folder.glob("*.safetensors")):
             folder = download(pickled.FILES)  # a model that was never saved as safetensors
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
@@ -253,6 +257,9 @@ def _streamed(hub_id: re.Match[str]) -> Source:
     for name, file in files.items():
         _check_small(folder / name, file)
     names = [name for name in files if _matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED)]
+    names = names or [
+        name for name in files if _matches(name, WEIGHT_FILES) and not _matches(name, NEVER_WANTED)
+    ]
     listed = [
         (name, hf_hub_url(repo, name, revision=commit), files[name].size or 0, _sha256(files[name]))
         for name in names
