@@ -89,8 +89,6 @@ def _gemma3n(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_published(case: dict[str, Any]) -> dict[str, Any]:
-    if case["name"] in ("deepseek-v2-lite", "kimi-vl"):
-        return _with_layers(case, 27)
     if case["arch"] == "gemma3n":
         return _gemma3n(case)
     return _with_square_queries(case) if case["arch"] == "bailingmoe2" else case

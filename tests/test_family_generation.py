@@ -19,6 +19,11 @@ CHUNK = 16
 WITH_TOKENS = [path for path in WITH_TEXT if '"generated": {' in path.read_text(encoding="utf-8")]
 CHUNKS = [WITH_TOKENS[start : start + CHUNK] for start in range(0, len(WITH_TOKENS), CHUNK)]
 BETTER = (
+    "deepseek-v2-lite",
+    "deepseek-v3-without-q-lora",
+    "kimi-vl",
+    "kimi-vl-vision",
+    "modernbert-three-labels",
     "exaone-plain",
     "exaone-tied",
     "minicpm-v-4-6",
@@ -48,7 +53,7 @@ def test_generates_as_the_reference(paths: list[Path], tmp_path: Path) -> None:
     wrong = {}
     for golden, found in zip(goldens, generated(jobs), strict=True):
         if golden["name"] in BETTER and "refused" in golden["generated"]:
-            if "tokens" not in found:
+            if not found.keys() & {"tokens", "embedding"}:
                 wrong[golden["name"]] = found
         elif not alike(found, golden["generated"]):
             wrong[golden["name"]] = {"found": found, "expected": golden["generated"]}

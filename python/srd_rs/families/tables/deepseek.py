@@ -212,7 +212,13 @@ DEEPSEEK2: Final = FamilyTable(
     layer=(Rows(NORMS), *MLA, *MOE),
     experts=ROUTED,
     n_head_kv="1",
-    metadata=(*MLA_METADATA, *MOE_METADATA),
+    metadata=(
+        *(line for line in MLA_METADATA if "q_lora_rank" not in line),
+        # llama.cpp does without the key in models with the layers of published ones; elsewhere, 0 means plain queries.
+        "u32 ~attention.q_lora_rank = first(q_lora_rank, None if n_layer in [26, 27]"
+        " or (n_layer == 48 and n_vocab == 128256) else 0)",
+        *MOE_METADATA,
+    ),
     refusals=(_EVERY_LAYER,),
     skip=TIED_HEAD,
 )

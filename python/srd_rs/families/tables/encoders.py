@@ -330,7 +330,7 @@ MODERN_BERT: Final = FamilyTable(
         ),
     ),
     metadata=(
-        "f32 ~attention.layer_norm_epsilon = layer_norm_eps",
+        "f32 ~attention.layer_norm_epsilon = first(layer_norm_eps, norm_eps)",
         "f32 ~attention.layer_norm_rms_epsilon = norm_eps",
         _NOT_CAUSAL,
         "u32 ~classifier.pooling_type = 1 if classifier_pooling == 'mean' else 2",
