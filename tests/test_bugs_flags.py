@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from srd_rs.errors import ModelError
 from srd_rs.vocab import FILES_DECIDE, VocabularyRules, load
 from srd_rs.vocab.rules import ENCODER
 from test_vocab_chat import word_pieces
@@ -144,6 +146,28 @@ def test_what_llama_cpp_knows_by_the_name(
     assert bool(different) == (rstrip is not known), different
     assert (TOKEN in warning) == (rstrip is not known)
     assert bool(warning) == (not known or not rstrip)
+
+
+@pytest.mark.parametrize("missing", [None, "</s>", "<unk>", "<s>", "<|endoftext|>"])
+@pytest.mark.parametrize("name", ["Phi-3 tuned", "my-PHI3.5", "phi-3", "Phi 3", "Phi-4", "phi_3"])
+def test_a_name_that_stops_llama_cpp_is_refused(tmp_path: Path, name: str, missing: str | None) -> None:
+    """llama.cpp does not load a model with 'phi-3' in its name whose vocabulary lacks a token of Phi-3."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    vocab, merges = byte_vocabulary(("t", "h"))
+    texts = [text for text in ("</s>", "<unk>", "<s>", "<|endoftext|>") if text != missing]
+    tokens = [{**entry(257 + i, text), "special": True} for i, text in enumerate(texts)]
+    write_folder(tmp_path, tokenizer_json=byte_bpe(vocab, merges, added_tokens=tokens))
+    known = "phi-3" in name.lower() or "phi3" in name.lower()
+    if known and missing:
+        with pytest.raises(ModelError, match=re.escape(repr(missing))):
+            load(tmp_path, config={}, n_vocab=270, name=name)
+    metadata = load(tmp_path, config={}, n_vocab=270, name="x" if known and missing else name)
+    metadata.string("general.name", name)
+    if known and missing:
+        with pytest.raises(AssertionError, match="refused"):
+            LlamaVocab(metadata, tmp_path / "vocab.gguf")
+    else:
+        LlamaVocab(metadata, tmp_path / "vocab.gguf").close()
 
 
 def test_many_tokens_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -378,6 +378,7 @@ class _Loader:
             found.add.setdefault(role, value)
         found.write_ids(metadata)
         known = flags.Known(self.name, self.arch, pre or "")
+        flags.check_name(known, set(vocabulary.tokens), vocabulary.place)
         flags.warn(
             (token for token in added.tokens.values() if token.id < vocabulary.size),
             file,

@@ -7,19 +7,21 @@ changed. A GGUF has no place for flags. llama.cpp knows a few of them by the nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 from unicodedata import normalize
 
 from srd_rs.reading import shown
-from srd_rs.vocab.files import AddedToken, TokenizerJson, log
+from srd_rs.vocab.files import AddedToken, TokenizerJson, log, refuse
 
 _MASK_BY_PRE: Final = ("jina-v2-de", "jina-v2-es", "jina-v2-code")
 _MASK_BY_ARCH: Final = ("nomic-bert-moe", "jina-bert-v3")
 _PHI_3: Final = ("phi-3", "phi3")
 _NOT_STRIPPED: Final = ("<unk>", "<s>", "<|endoftext|>")
+_PHI_3_TOKENS: Final = ("</s>", *_NOT_STRIPPED)
+"""llama.cpp looks for these tokens in a model that is named Phi-3."""
 _Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 _FORMS: Final[dict[str, _Form]] = {
     "NFC": "NFC",
@@ -43,18 +45,31 @@ class Known:
         """Say whether llama.cpp takes the spaces before a token along."""
         if self._mask():
             return text == "<mask>"
-        return text == "[MASK]" and "modern-bert" in self.name.lower() and not self._phi_3()
+        return text == "[MASK]" and "modern-bert" in self.name.lower() and not self.is_phi_3()
 
     def strips_behind(self, text: str) -> bool:
         """Say whether llama.cpp takes the spaces behind a token along."""
-        return not self._mask() and self._phi_3() and text not in _NOT_STRIPPED
+        return self.is_phi_3() and text not in _NOT_STRIPPED
 
     def _mask(self) -> bool:
         by_pre = any(name in self.pre for name in _MASK_BY_PRE)
         return by_pre or any(name in self.arch for name in _MASK_BY_ARCH)
 
-    def _phi_3(self) -> bool:
-        return any(sign in self.name.lower() for sign in _PHI_3)
+    def is_phi_3(self) -> bool:
+        """Say whether llama.cpp takes the vocabulary for that of Phi-3."""
+        return not self._mask() and any(sign in self.name.lower() for sign in _PHI_3)
+
+
+def check_name(known: Known, texts: Collection[str], place: Path) -> None:
+    """Refuse the name of a model by which llama.cpp takes the vocabulary for that of Phi-3, and then does not load it.
+    Raises ModelError, which names the token that is missing."""
+    missing = [text for text in _PHI_3_TOKENS if text not in texts]
+    if missing and known.is_phi_3():
+        what = (
+            f"the name of the model is {shown(known.name)}. By 'phi-3' or 'phi3' in a name llama.cpp takes the"
+            f" vocabulary for that of Phi-3, and it does not load one without the token {shown(missing[0])}"
+        )
+        refuse(place, what, "Give another name with --name")
 
 
 def warn(tokens: Iterable[AddedToken], file: TokenizerJson | None, known: Known, place: Path) -> None:
