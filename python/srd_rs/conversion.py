@@ -420,7 +420,7 @@ def run(
 
 _NOT_RESUMED: Final = (
     "allow_nonfinite", "axm_output", "bom", "cache", "card", "key_file", "max_memory", "met", "mmproj", "mmproj_only",
-    "mmproj_type", "modelfile", "oms_key", "overwrite", "recipe_out", "resume", "sign_key", "threads",
+    "mmproj_type", "modelfile", "oms_key", "overwrite", "read", "recipe_out", "resume", "sign_key", "threads",
 )  # fmt: skip
 """The options that may differ between an interrupted conversion and the one that goes on: those that decide no byte,
 and those whose effect the native module compares."""

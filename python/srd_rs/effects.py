@@ -46,6 +46,8 @@ def check(
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
         (from_gguf, ("lora",), "adapters are merged into checkpoints of Hugging Face only"),
         (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
+        (from_gguf, ("read",), "a GGUF is read at offsets"),
+        (options.stream, ("read",), "the weights come over the network"),
         (from_gguf, ("mmproj_type",), "a GGUF holds no projector"),
         (from_gguf, ("mtp",), "all blocks of a GGUF are kept"),
         (options.mmproj is False and not options.mmproj_only, ("mmproj_type",), "no projector is written"),

@@ -26,6 +26,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 EFFORTS: Final = ("fast", "srd", "max")
+READS: Final = ("auto", "map", "pread")
 MIXES: Final[dict[str, int]] = dict(_core.MIXES)
 """Name of a mix -> `general.file_type` of its GGUFs."""
 
@@ -243,6 +244,12 @@ class ConvertOptions:
     )
     max_memory: int = _option(
         _core.DEFAULT_MAX_MEMORY, "Running", "Bytes of weights that are in memory at any time.", "SIZE"
+    )
+    read: str = _option(
+        "auto",
+        "Running",
+        "How local safetensors files are read: pread reads them at offsets, map reads them through maps of the files,"
+        " and auto takes what measured best: pread. The output has the same bytes.",
     )
     resume: bool | None = _option(
         None,

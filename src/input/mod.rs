@@ -23,7 +23,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::os;
+use crate::os::{self, FileMap};
 use remote::RemoteFile;
 
 /// Bytes that can be read at any offset, by several threads at the same time.
@@ -62,6 +62,7 @@ pub struct Input {
 #[derive(Clone)]
 enum Place {
     Local(Arc<File>),
+    Mapped(Arc<File>, Arc<FileMap>),
     Remote(RemoteFile),
 }
 
@@ -76,10 +77,25 @@ impl Input {
         Self { path: file.address().into(), size: file.size(), place: Place::Remote(file) }
     }
 
+    /// Returns the same input, read through a map of the file. A remote file stays as it is.
+    ///
+    /// # Errors
+    /// What the system says when it cannot map the file.
+    pub fn mapped(self) -> io::Result<Self> {
+        let place = match self.place {
+            Place::Local(file) if self.size > 0 => {
+                let map = FileMap::new(&file)?;
+                Place::Mapped(file, Arc::new(map))
+            }
+            place => place,
+        };
+        Ok(Self { place, ..self })
+    }
+
     /// Returns the local file. `None` if the bytes come from a server.
     pub fn as_local(&self) -> Option<&File> {
         match &self.place {
-            Place::Local(file) => Some(file),
+            Place::Local(file) | Place::Mapped(file, _) => Some(file),
             Place::Remote(_) => None,
         }
     }
@@ -87,7 +103,7 @@ impl Input {
     /// Returns the remote file. `None` if the bytes come from a local file.
     pub fn as_remote(&self) -> Option<&RemoteFile> {
         match &self.place {
-            Place::Local(_) => None,
+            Place::Local(_) | Place::Mapped(..) => None,
             Place::Remote(file) => Some(file),
         }
     }
@@ -102,6 +118,7 @@ impl ReadAt for Input {
     fn read_exact_from(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match &self.place {
             Place::Local(file) => file.read_exact_from(offset, buf),
+            Place::Mapped(file, map) => map.read_exact_at(file, buf, offset),
             Place::Remote(file) => file.read_exact_from(offset, buf),
         }
     }

@@ -254,6 +254,19 @@ impl Source {
         Self { path: path.to_path_buf(), files, entries, shards: None, by_name }
     }
 
+    /// Reads the local files through maps.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be mapped.
+    pub fn mapped(mut self) -> Result<Self> {
+        let map = |input: Input| {
+            let path = input.path.clone();
+            input.mapped().map_err(|e| Error::io(path, "map", e))
+        };
+        self.files = self.files.into_iter().map(map).collect::<Result<_>>()?;
+        Ok(self)
+    }
+
     /// Returns what the user named: the folder or the file.
     pub fn path(&self) -> &Path {
         &self.path

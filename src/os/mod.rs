@@ -17,6 +17,7 @@
 //! | [`advise`] | A hint how a range of a file will be used. |
 //! | [`set_readers`], [`secrecy`] | Sets who may read a file; tells whether a file is closed to all but this user. |
 //! | [`create_private_folder`] | Makes a folder, with its parents, that is closed to other users. |
+//! | [`FileMap`] | A map of a file that bytes are copied from. A file that shrinks, or a disk that fails, gives an error and never ends the process. [`Unsupported`](std::io::ErrorKind::Unsupported) where the system has no such maps. |
 //! | [`residency_is_reliable`] | Whether the system tells the process which pages of a file are in memory. |
 //! | [`resident_pages`] | One byte for each page of a part of a map, whose lowest bit says whether the page is in memory; [`Unsupported`](std::io::ErrorKind::Unsupported) where the system does not tell. |
 //! | [`lock_map`] | The pages of a map stay in memory until the map is dropped. |
@@ -33,11 +34,15 @@ use std::path::Path;
 #[cfg(unix)]
 mod unix;
 
+#[cfg_attr(unix, path = "map.rs")]
+#[cfg_attr(not(unix), path = "no_map.rs")]
+mod map;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(target_os = "macos", path = "macos.rs")]
 #[cfg_attr(windows, path = "windows.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "macos", windows)), path = "portable.rs")]
 mod system;
+pub use map::FileMap;
 pub use system::{
     CAN_EVICT, FileId, advise, cpu_time, create_private_folder, create_unnamed, file_id, file_id_of,
     free_bytes, link_unnamed, lock_map, open_without_waiting, page_out, page_size, peak_rss_bytes,

@@ -272,6 +272,9 @@ pub fn plan_checkpoint(
         for (number, path) in adapters.iter().enumerate() {
             source = source.with_adapter(&Checkpoint::open(path)?, &format!("adapter {number}: "))?;
         }
+        if asked.options.maps()? {
+            source = source.mapped()?;
+        }
         let model = BoundModel::from_checkpoint(source, &specs, kv, &facts.arch)?;
         asked.used(plan::plan(model, &facts, &options)?)
     })

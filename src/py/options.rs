@@ -35,6 +35,7 @@ pub struct ConvertOptions {
     pub sign_key: Option<PathBuf>,
     pub threads: Option<usize>,
     pub max_memory: u64,
+    read: String,
     pub allow_nonfinite: bool,
     pub allow_requantize: bool,
     pub overwrite: bool,
@@ -87,6 +88,15 @@ impl ConvertOptions {
             Some("srd") => "srd",
             Some("max") => "srd-max",
             _ => "search",
+        }
+    }
+
+    /// Whether local weights are read through maps. `auto` reads them at offsets: docs/decisions/0017-map.md has the measurement.
+    pub fn maps(&self) -> Result<bool> {
+        match self.read.as_str() {
+            "auto" | "pread" => Ok(false),
+            "map" => Ok(true),
+            other => Err(Error::usage(format!("'{other}' is no way to read"), "Use auto, map or pread")),
         }
     }
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from srd_rs import _core
-from srd_rs.options import EFFORTS, MIXES, ConvertOptions
+from srd_rs.options import EFFORTS, MIXES, READS, ConvertOptions
 from srd_rs.text import size_text
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -102,6 +102,7 @@ def parse_layers(text: str) -> tuple[float, float]:
 _TYPES: Final[dict[str, Any]] = {
     "quant": parse_quant,
     "effort": click.Choice(EFFORTS),
+    "read": click.Choice(READS),
     "tensor_types": parse_tensor_type,
     "like": parse_quant,
     "types": parse_types,
