@@ -125,7 +125,7 @@ def only_line(run: Run) -> str:
     [
         (Faults(upload_statuses={2: 403}), "model-Q4_K_M-00003-of-"),
         (Faults(upload_statuses=dict.fromkeys(range(2, 99), 418)), "2 of "),
-        (Faults(commit_status=500), "the commit: the upload failed"),
+        (Faults(commit_status=500), "giving the files their names: the upload failed"),
     ],
 )
 def test_a_failure_says_what_is_where(
@@ -136,7 +136,7 @@ def test_a_failure_says_what_is_where(
     run = convert(hub, tmp_path / "work")
     line = only_line(run)
     assert run.code == 1 and said in line, run.stderr
-    assert "have no name there, the repository is as it was, and nothing is left on this disk" in line
+    assert "have no name there, the place is as it was, and nothing is left on this disk" in line
     assert Hub.commits["org/made"] == [] and not list((tmp_path / "work").iterdir())
     # The same command sends only what the hub does not have.
     stored = len(Hub.stored)

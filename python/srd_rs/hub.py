@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs import _core, pickled
+from srd_rs import _core, pickled, storage
 from srd_rs.errors import (
     ModelError,
     SrdFileNotFoundError,
@@ -119,8 +119,9 @@ def locate(model: str | os.PathLike[str], *, stream: bool = False) -> Source:
     """
     source = _located(model, stream)
     if stream and source.remote is None:
-        what = "only a model on the hub with safetensors files can be streamed"
-        raise UsageError(message(model, what, "Name ORG/NAME or hf://ORG/NAME, or leave out --stream"))
+        what = "only a model on the hub or in a bucket with safetensors files can be streamed"
+        fix = "Name ORG/NAME, hf://ORG/NAME or s3://BUCKET/FOLDER/, or leave out --stream"
+        raise UsageError(message(model, what, fix))
     return source
 
 
@@ -131,13 +132,15 @@ def headers(model: str | os.PathLike[str]) -> Source:
 
 
 def _located(model: str | os.PathLike[str], stream: bool) -> Source:
+    if isinstance(model, str) and storage.is_address(model):
+        return _in_bucket(model, stream)
     path = Path(model)
     if isinstance(model, str) and not stream and _HUB_FILE.fullmatch(model):
         return Source(file(model))
     hub_id = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
     if isinstance(model, str) and not hub_id and not path.exists() and _REMOTE.fullmatch(model):
         what = "srd-rs reads no such address"
-        fix = "Name a path, ORG/NAME, hf://ORG/NAME or an address of huggingface.co"
+        fix = "Name a path, ORG/NAME, hf://ORG/NAME, an address of huggingface.co, or one of s3://, gs:// and az://"
         raise UsageError(message(model, what, fix))
     if path.exists() or not hub_id or {hub_id["org"], hub_id["name"]} & {".", ".."}:
         return Source(path)
@@ -148,6 +151,19 @@ def _located(model: str | os.PathLike[str], stream: bool) -> Source:
     folder, repo = _download(hub_id), f"{hub_id['org']}/{hub_id['name']}"
     commit = folder.name if _COMMIT.fullmatch(folder.name) else hub_id["revision"]
     return Source(folder, hub_id["name"], repo, f"{repo}@{commit}" if commit else None)
+
+
+def _in_bucket(address: str, stream: bool) -> Source:
+    """A model in a bucket of an object store, whose weights are read over the network."""
+    if not stream:
+        what = "a model in a bucket is read over the network, and not downloaded"
+        raise UsageError(message(address, what, "Add --stream"))
+    found = storage.open(
+        address,
+        lambda name: _matches(name, MODEL_FILES) and not _matches(name, UNWANTED),
+        lambda name: _matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED),
+    )
+    return Source(found.folder, found.name, remote=found.remote)
 
 
 def file(path: str | os.PathLike[str]) -> Path:

@@ -137,7 +137,8 @@ impl Client {
                 known.resolved = Some(url.clone());
                 continue;
             }
-            if let Some(trouble) = refusal(status, response.headers(), here != home, &here) {
+            let server = Server { elsewhere: here != home, hub: self.commit.is_some(), host: &here };
+            if let Some(trouble) = refusal(status, response.headers(), &server) {
                 return Err(trouble);
             }
             return take(response, file, (start, end), &here, asked_with_version, known);
@@ -214,8 +215,21 @@ fn take(
     Ok(Answer { body: response.into_body().into_reader() })
 }
 
-/// What a status other than 200 and 206 means. `elsewhere` says that not the hub has answered.
-fn refusal(status: StatusCode, headers: &HeaderMap, elsewhere: bool, host: &str) -> Option<Trouble> {
+/// Who has answered.
+struct Server<'a> {
+    /// Whether the answer is from a server that the first one redirects to.
+    elsewhere: bool,
+    /// Whether the first server is the hub. An object store has no commits.
+    hub: bool,
+    host: &'a str,
+}
+
+/// What a status other than 200 and 206 means.
+fn refusal(
+    status: StatusCode,
+    headers: &HeaderMap,
+    &Server { elsewhere, hub, host }: &Server,
+) -> Option<Trouble> {
     let code = status.as_u16();
     let failed = |what: String, fix| Some(Trouble::Final(FetchError::failed(what, fix)));
     match code {
@@ -236,7 +250,11 @@ fn refusal(status: StatusCode, headers: &HeaderMap, elsewhere: bool, host: &str)
         }
         401 | 403 => failed(
             format!("{host} refuses the file ({code})"),
-            "Accept the license of the model on its page, then run: hf auth login",
+            if hub {
+                "Accept the license of the model on its page, then run: hf auth login"
+            } else {
+                "Check the credentials: the address of a file is valid for as long as they are, and for seven days at most"
+            },
         ),
         404 | 410 => failed(
             format!("{host} no longer has the file ({code}): the revision changed while it was read"),
