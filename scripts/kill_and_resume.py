@@ -7,9 +7,14 @@ quantisation, and the command is repeated. All outputs must have the bytes of an
 is made once and found in the cache, as it is for a user whose conversion is killed after the calibration; with
 ``--calibration`` the cache is emptied before each begin, and the moment may be one of the calibration as well.
 
-The repeated work is the CPU time of both runs less that of an undisturbed run, as a share of that. Beside it stands the
-share without the cost of starting Python and making the plan, which a second run always has and which does not grow
-with the model (measured by ``--dry-run``).
+The repeated work is the CPU time of both runs less that of an undisturbed run, as a share of that: everything that a
+user pays for the kill, starting Python and making the plan included. Without ``--calibration`` the undisturbed run has
+no calibration in it either, so the share is one of a short run. Beside it stands the share without the cost of starting
+Python and making the plan, which a second run always has and which does not grow with the model (measured by
+``--dry-run``).
+
+CPU time depends on what else runs on the machine. The undisturbed conversion is therefore repeated between the kills
+(``--undisturbed``); its mean counts, and the spread of its runs is printed: no share is known better than that.
 """
 
 from __future__ import annotations
@@ -82,6 +87,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--undisturbed", type=int, default=3, help="undisturbed conversions (default: 3)")
     parser.add_argument("--calibration", action="store_true", help="kill calibrations as well")
     parser.add_argument("options", nargs="*", help="more options of srd-rs convert, behind --")
     chosen = parser.parse_args()
@@ -120,9 +126,13 @@ def main() -> None:
         clear()
         total = json.loads(whole.output)["tensor_bytes"]
         span = whole.seconds if chosen.calibration else whole.seconds - whole.begun
-        identical, killed, by_cpu = 0, 0, []
-        for _ in range(chosen.kills):
+        identical, killed, by_cpu, undisturbed = 0, 0, [], [whole.cpu]
+        every = max(chosen.kills // max(chosen.undisturbed - 1, 1), 1)
+        for number in range(chosen.kills):
             clear()
+            if number % every == every - 1 and len(undisturbed) < chosen.undisturbed:
+                undisturbed.append(run(command, folder).cpu)
+                clear()
             first = run(command, folder, moments.uniform(0, span), from_journal=not chosen.calibration)
             if output.exists() and not (folder / ".out.gguf.journal").exists():
                 identical += digests(folder) == expected  # it was done sooner than it was killed
@@ -135,12 +145,14 @@ def main() -> None:
                 print(f"differs or failed: {second.output}", file=sys.stderr)
                 continue
             by_cpu.append(first.cpu + second.cpu)
+            print(f"killed after {first.cpu:.1f} s, went on for {second.cpu:.1f} s of CPU time", flush=True)
     print(f"{chosen.kills} runs, {killed} killed before they were done, {identical} with identical outputs")
-    print(f"undisturbed: {whole.seconds:.1f} s, {whole.cpu:.1f} s of CPU time, {total} bytes of tensors")
+    cpu = statistics.mean(undisturbed)
+    spread = f"{min(undisturbed):.1f} to {max(undisturbed):.1f} s in {len(undisturbed)} runs"
+    print(f"undisturbed: {whole.seconds:.1f} s, {cpu:.1f} s of CPU time ({spread}), {total} bytes of tensors")
     if killed:
-        shares = sorted(by_cpu)
         for name, more in (("all", 0.0), ("without the start and the plan", fixed)):
-            shares = sorted((cpu - more) / whole.cpu - 1 for cpu in by_cpu)
+            shares = sorted((both - more) / cpu - 1 for both in by_cpu)
             mean, median = statistics.mean(shares), statistics.median(shares)
             print(
                 f"repeated CPU time, {name}: mean {mean:.1%}, median {median:.1%}, largest {shares[-1]:.1%}"
