@@ -148,6 +148,7 @@ class Candidate(_Record):
     bytes: Final[int]
     error: Final[float]
     energy: Final[float]
+    rounding: Final[float]
 
 @final
 class PlannedFile(_Record):
@@ -224,7 +225,7 @@ class Plan:
     ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
     def sensitivity(
         self,
-        groups: Sequence[Mapping[str, str | None]],
+        groups: Sequence[Mapping[str, tuple[str | None, float]]],
         tokens: Sequence[Sequence[int]],
         threads: int,
         max_memory: int,

@@ -9,6 +9,7 @@ the choice and with those of a mix on text that was not used before, and the bet
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,13 +49,15 @@ MAX_LOGITS: Final = 1 << 26
 CTX: Final = 8192
 #: Mixes that a choice is not compared with: those for special models, and those that quantise nothing.
 SPECIAL: Final = ("TQ", "MXFP", "F", "BF")
-#: The choice is written if it promises at most this share of the KLD of the mix. At the size of Q8_0 it promised 0.87,
-#: and the files had 1.12.
+#: The choice is written if it has at most this share of the KLD of the mix. At the size of Q8_0 the run gave
+#: 0.87, and the files had 1.12.
 MARGIN: Final = 0.85
 #: Types in which nothing is quantised.
 WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
 _Show = Callable[[Progress], None] | None
+#: How the tensors of a name are rounded: the type, None for that of the probe, and the share of the error that stays.
+_Group = Mapping[str, tuple[str | None, float]]
 
 
 class Candidate(NamedTuple):
@@ -64,6 +67,7 @@ class Candidate(NamedTuple):
     bytes: int
     error: float
     energy: float
+    rounding: float
 
 
 _Measured = Mapping[str, tuple[tuple[Candidate, ...], float | None]]
@@ -159,7 +163,7 @@ def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
 def _run(
     planner: Planner,
     plan: _core.Plan,
-    groups: Sequence[Mapping[str, str | None]],
+    groups: Sequence[_Group],
     chunks: list[list[int]],
     show: _Show,
 ) -> list[float]:
@@ -173,7 +177,7 @@ def _run(
     return plan.sensitivity(groups, chunks, options.threads or _core.cpus(), options.max_memory, forward)
 
 
-_Runner = Callable[[Sequence[Mapping[str, str | None]], list[list[int]], _Show], list[float]]
+_Runner = Callable[[Sequence[_Group], list[list[int]], _Show], list[float]]
 
 
 def measured_costs(
@@ -184,7 +188,7 @@ def measured_costs(
     for name, (_, probe) in measured.items():
         if probe:
             kinds.setdefault(kind_of(name), []).append(name)
-    klds = run([dict.fromkeys(names) for names in kinds.values()], chunks, show)
+    klds = run([dict.fromkeys(names, (None, 1.0)) for names in kinds.values()], chunks, show)
     costs: dict[str, float] = {}
     for names, kld in zip(kinds.values(), klds, strict=True):
         probes = sum(measured[name][1] or 0.0 for name in names)
@@ -229,21 +233,35 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     if mix is None or found is None:
         return Choice(types, costs_measured=found is not None)
     # The check runs the plan of the source, of which `base` is one.
-    kinds = [
-        {t.name: t.type for t in plan.tensors if t.type not in FLOAT_TYPES.union(t.source_types)}
-        for plan in (mix, planner.plan(made))
-    ]
-    of_mix, of_choice = run(kinds, found.check, show)
+    groups = [_as_converted(plan, measured) for plan in (mix, planner.plan(made))]
+    of_mix, of_choice = run(groups, found.check, show)
     tokens = sum(map(len, found.check))
     expected = _expected_ratio(mix, types, measured, costs)
-    # The run knows the model but not SRD, the costs know SRD but take the errors of all matrices for independent.
-    written = "choice" if of_choice * expected <= MARGIN * of_mix else "mix"
+    written = "choice" if of_choice <= MARGIN * of_mix else "mix"
     check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, expected, tokens, found.held_out, written)
     if written == "choice":
         return Choice(types, check, costs_measured=True)
     log.warning("the mix %s is written, because the choice is not expected to be clearly better", mix.quant)
     planner.options = replace(options, quant=mix.quant)
     return Choice((), check)
+
+
+def _as_converted(plan: _core.Plan, measured: _Measured) -> _Group:
+    """How the tensors of a plan are rounded so that their errors are as large as those that the conversion will leave.
+
+    The run rounds by the search for scales. An error has twice the size of another one where it has four times the
+    energy. A type that was not measured is rounded as it is.
+    """
+    group: dict[str, tuple[str | None, float]] = {}
+    for tensor in plan.tensors:
+        if tensor.type in FLOAT_TYPES.union(tensor.source_types):
+            continue
+        share = 1.0
+        for candidate in measured.get(tensor.name, ((), None))[0]:
+            if candidate.type == tensor.type and candidate.rounding > 0:
+                share = math.sqrt(candidate.error / candidate.rounding)
+        group[tensor.name] = (tensor.type, share)
+    return group
 
 
 def _expected_ratio(
@@ -270,7 +288,7 @@ def _measured(planner: Planner, base: _core.Plan, show: _Show) -> _Measured:
 
     measured = base.measure(types, small, options, forward)
     plain = {
-        name: (tuple(Candidate(c.type, c.bytes, c.error, c.energy) for c in candidates), probe)
+        name: (tuple(Candidate(c.type, c.bytes, c.error, c.energy, c.rounding) for c in candidates), probe)
         for name, (candidates, probe) in measured.items()
     }
     return plain if options.types else _with_whole(base, plain)
@@ -360,7 +378,7 @@ def _with_whole(base: _core.Plan, measured: _Measured) -> _Measured:
         whole = candidates
         if types <= {"BF16"} or types <= {"F16"}:
             size = 2 * tensors[name].n_weights
-            whole = (*candidates, Candidate(types.pop(), size, 0.0, candidates[0].energy))
+            whole = (*candidates, Candidate(types.pop(), size, 0.0, candidates[0].energy, 0.0))
         found[name] = (whole, probe)
     return found
 

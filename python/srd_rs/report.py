@@ -92,10 +92,10 @@ class MixCheck:
     """How the types that were chosen within a budget compare with a mix of at most the same bytes.
 
     The model was run on `tokens` tokens as it is and with the types of both. `mix_kld` and `choice_kld` are the KLDs,
-    in nats, with the weights rounded by the search for scales alone, so SRD has less. `expected_ratio` is the cost of
-    the choice over that of the mix by the errors that were measured with SRD. `held_out` says whether the calibration
-    has not seen the tokens. `written` is ``"choice"`` or ``"mix"``: the choice where `choice_kld` times
-    `expected_ratio` is at most 0.85 of `mix_kld`.
+    in nats, with errors in the weights that have the direction of a plain rounding and the size that the conversion
+    leaves. `expected_ratio` is the cost of the choice over that of the mix by the errors of the single matrices.
+    `held_out` says whether the calibration has not seen the tokens. `written` is ``"choice"`` or ``"mix"``: the choice
+    where `choice_kld` is at most 0.85 of `mix_kld`.
     """
 
     mix: str

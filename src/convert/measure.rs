@@ -61,6 +61,9 @@ pub struct Candidate {
     pub error: f64,
     /// Mean energy of one output: the mean of `w H w^T` over the sampled rows.
     pub energy: f64,
+    /// The error when the tensor is rounded to the type by the search for scales, without importances: what
+    /// [`super::sensitivity`] does.
+    pub rounding: f64,
 }
 
 /// The candidates of a tensor, the smallest first.
@@ -149,13 +152,26 @@ struct Sums {
     energy: f64,
 }
 
+impl Sums {
+    fn add(&mut self, more: Self) {
+        self.error += more.error;
+        self.energy += more.energy;
+    }
+
+    /// Returns the error as a share of the energy.
+    fn share(self) -> f64 {
+        if self.energy > 0.0 { self.error / self.energy } else { 0.0 }
+    }
+}
+
 impl Sample<'_> {
     fn measure(&self, types: &[GgmlType], scratch: &mut Scratch) -> Result<(Vec<Candidate>, Option<f64>)> {
         let tensor = self.tensor;
         let rows = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
         let experts = (tensor.bound.n_weights() / tensor.bound.row_len() / rows).max(1);
         let taken = (SAMPLE_ROWS / experts).max(EXPERT_ROWS).min(rows);
-        let mut sums = vec![Sums::default(); types.len()];
+        // As the conversion quantizes the tensor, and by the search for scales without importances.
+        let mut sums = vec![[Sums::default(); 2]; types.len()];
         let mut probe = Sums::default();
         let importance = match &self.plan.importance {
             Some(importance) => importance.of(&tensor.bound.name, &tensor.bound.ne)?,
@@ -173,34 +189,35 @@ impl Sample<'_> {
                 Some(moments) => self.factors.get(tensor, moments, expert as usize)?,
                 None => None,
             };
-            for (ty, sums) in types.iter().zip(&mut sums) {
+            for (ty, [converted, rounded]) in types.iter().zip(&mut sums) {
                 let limit = quant::max_abs(*ty);
                 let fits = |w: f32| if w.abs() <= limit { w } else { 0.0 };
                 let weights: Vec<f32> = weights.iter().map(|&w| fits(w)).collect();
-                let more = match &moments {
+                converted.add(match &moments {
                     Some(moments) if feedback::supports(*ty) => self.with_feedback(*ty, &weights, moments),
                     Some(moments) => by_rounding(*ty, &weights, moments, Some(moments.importance())),
-                    None => by_search(*ty, &weights, n, h),
-                };
-                sums.error += more.error;
-                sums.energy += more.energy;
+                    None => by_search(*ty, &weights, n, h, h),
+                });
+                rounded.add(match &moments {
+                    Some(moments) => by_rounding(*ty, &weights, moments, None),
+                    None => by_search(*ty, &weights, n, None, h),
+                });
             }
             if n.is_multiple_of(PROBE.block_len()) {
-                let more = match &moments {
+                probe.add(match &moments {
                     Some(moments) => by_rounding(PROBE, &weights, moments, None),
-                    None => by_search(PROBE, &weights, n, h),
-                };
-                probe.error += more.error;
-                probe.energy += more.energy;
+                    None => by_search(PROBE, &weights, n, h, h),
+                });
             }
         }
-        let candidate = |(&ty, sums): (&GgmlType, &Sums)| Candidate {
+        let candidate = |(&ty, [converted, rounded]): (&GgmlType, &[Sums; 2])| Candidate {
             ty,
             bytes: ty.row_bytes(tensor.bound.n_weights()).expect("rows are whole blocks"),
-            error: if sums.energy > 0.0 { sums.error / sums.energy } else { 0.0 },
-            energy: sums.energy / (experts * taken) as f64,
+            error: converted.share(),
+            energy: converted.energy / (experts * taken) as f64,
+            rounding: rounded.share(),
         };
-        let probe = (probe.energy > 0.0).then(|| probe.error / probe.energy);
+        let probe = (probe.energy > 0.0).then(|| probe.share());
         Ok((types.iter().zip(&sums).map(candidate).collect(), probe))
     }
 
@@ -234,9 +251,16 @@ fn searched(ty: GgmlType, weights: &[f32], h: Option<&[f32]>) -> Vec<f32> {
     back
 }
 
-/// Quantizes rows of `n` weights by the search for scales, and weighs the squared errors by the importances `h`.
-fn by_search(ty: GgmlType, weights: &[f32], n: usize, h: Option<&[f32]>) -> Sums {
-    let back = searched(ty, weights, h);
+/// Quantizes rows of `n` weights by the search for scales under the importances `searched_under`, and weighs the squared errors
+/// by the importances `h`.
+fn by_search(
+    ty: GgmlType,
+    weights: &[f32],
+    n: usize,
+    searched_under: Option<&[f32]>,
+    h: Option<&[f32]>,
+) -> Sums {
+    let back = searched(ty, weights, searched_under);
     let mut sums = Sums::default();
     for (i, (&w, &v)) in weights.iter().zip(&back).enumerate() {
         let (h, w, v) = (h.map_or(1.0, |h| f64::from(h[i % n])), f64::from(w), f64::from(v));

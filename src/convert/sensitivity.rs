@@ -7,13 +7,13 @@
 //!
 //! ```no_run
 //! use srd_rs::convert::measure::PROBE;
-//! use srd_rs::convert::sensitivity::{Pass, Types, divergences};
+//! use srd_rs::convert::sensitivity::{Group, Pass, divergences};
 //! use srd_rs::formats::gguf::split::Gguf;
 //! use srd_rs::model::bound::BoundModel;
 //! use srd_rs::progress::Progress;
 //!
 //! let model = BoundModel::from_gguf(&Gguf::open("model-BF16.gguf")?)?;
-//! let rounded = |name: &str| Types::from([(name.to_string(), PROBE)]);
+//! let rounded = |name: &str| Group::from([(name.to_string(), PROBE.into())]);
 //! let groups = [rounded("blk.0.ffn_down.weight"), rounded("output.weight")];
 //! let pass = Pass { threads: 4, max_memory: 1 << 30, spill_folder: ".".as_ref(), progress: &Progress::default() };
 //! let klds = divergences(&model, &groups, &[vec![1, 2, 3, 4]], &pass)?;
@@ -26,9 +26,8 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::dtype::GgmlType;
 use crate::error::Result;
-use crate::forward::{self, Logits, NoObserver, RunOptions};
+use crate::forward::{self, Logits, NoObserver, Rounding, RunOptions};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 
@@ -45,8 +44,8 @@ pub struct Pass<'a> {
     pub progress: &'a Progress,
 }
 
-/// The types to which the tensors of a group are rounded, by their names.
-pub type Types = HashMap<String, GgmlType>;
+/// How the tensors of a group are rounded, by their names.
+pub type Group = HashMap<String, Rounding>;
 
 /// Returns for each group of tensors the mean divergence `KL(model || model with the group rounded)` over the tokens, in nats.
 /// The matrices are rounded by the search for scales; a matrix whose rows are no whole blocks of its type stays as it is.
@@ -55,13 +54,13 @@ pub type Types = HashMap<String, GgmlType>;
 /// The errors of [`forward::run`].
 pub fn divergences(
     model: &BoundModel,
-    groups: &[Types],
+    groups: &[Group],
     tokens: &[Vec<u32>],
     pass: &Pass,
 ) -> Result<Vec<f64>> {
     pass.progress.start("", groups.len() as u64 + 1);
     let inner = Progress::default();
-    let logits = |group: &Types| -> Result<Logits> {
+    let logits = |group: &Group| -> Result<Logits> {
         pass.progress.check()?;
         let rounded = |name: &str| group.get(name).copied();
         let options = RunOptions {
@@ -75,7 +74,7 @@ pub fn divergences(
         pass.progress.add(1);
         Ok(logits.expect("logits were asked for"))
     };
-    let base = logits(&Types::new())?;
+    let base = logits(&Group::new())?;
     groups.iter().map(|group| Ok(divergence(&base, &logits(group)?))).collect()
 }
 

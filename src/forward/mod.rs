@@ -55,6 +55,7 @@ use crate::dtype::GgmlType;
 use crate::error::Result;
 
 pub use pass::{Logits, RunOptions, check, has_two_streams, run, run_rounded, run_two_streams};
+pub use weights::Rounding;
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {

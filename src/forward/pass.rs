@@ -73,8 +73,8 @@ pub fn run(
     run_rounded(source, tokens, observer, options, &|_| None)
 }
 
-/// Does the same as [`run`] for the model with some matrices rounded: `rounded` gives the type to which the tensor of a name is
-/// quantized before it is used. A matrix whose rows are no whole blocks of the type stays as it is.
+/// Does the same as [`run`] for the model with some matrices rounded: `rounded` says how the tensor of a name is rounded
+/// before it is used. A matrix whose rows are no whole blocks of the type stays as it is.
 ///
 /// # Errors
 /// As [`run`].
@@ -109,7 +109,7 @@ pub fn run_two_streams(
         let what = "has a layer in which the two streams of tokens cannot be kept apart";
         return Err(Error::model(Place::file(source.path()), what, "Use --effort srd"));
     }
-    let rounded = |name: &str| (name == "token_embd.weight").then_some(embedding);
+    let rounded = |name: &str| (name == "token_embd.weight").then_some(embedding.into());
     let weights = Weights::new(source, options.progress, options.max_memory / 8).with_two_streams(&rounded);
     run_on(source, tokens, Seen::WithSecondStream(quantizer), options, weights).map(drop)
 }

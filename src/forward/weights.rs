@@ -71,8 +71,23 @@ impl Linear {
     }
 }
 
-/// The type to which the tensor of a name is rounded; `None` if the tensor stays as it is.
-pub type Rounded<'a> = &'a (dyn Fn(&str) -> Option<GgmlType> + Sync);
+/// How a tensor is rounded before it is used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounding {
+    /// The type to which the search for scales quantizes the tensor.
+    pub ty: GgmlType,
+    /// The share of the error of each weight that stays: the tensor is `w + share (v - w)`, where `v` is `w` quantized.
+    pub share: f32,
+}
+
+impl From<GgmlType> for Rounding {
+    fn from(ty: GgmlType) -> Self {
+        Self { ty, share: 1.0 }
+    }
+}
+
+/// The rounding of the tensor of a name; `None` if the tensor stays as it is.
+pub type Rounded<'a> = &'a (dyn Fn(&str) -> Option<Rounding> + Sync);
 
 /// The tensors of a model by name, and the buffers that products use.
 pub struct Weights<'a> {
@@ -81,8 +96,8 @@ pub struct Weights<'a> {
     progress: &'a Progress,
     /// Number of weights in a panel.
     panel: usize,
-    /// The type that each tensor is rounded to.
-    rounded: Vec<Option<GgmlType>>,
+    /// The rounding of each tensor.
+    rounded: Vec<Option<Rounding>>,
     /// True if the second half of all rows of activations is a second stream. Then only [`Weights::gather_rounded`] rounds.
     has_two_streams: bool,
     /// The matrices of the second stream that differ from the model's, by the index of the tensor.
@@ -125,22 +140,27 @@ impl<'a> Weights<'a> {
 
     /// Rounds tensors before they are used.
     pub fn rounded_by(mut self, rounded: Rounded) -> Self {
-        let fits = |ty: &GgmlType, row: u64| row.is_multiple_of(ty.block_len() as u64);
+        let fits = |by: &Rounding, row: u64| row.is_multiple_of(by.ty.block_len() as u64);
         for (tensor, to) in self.model.tensors.iter().zip(&mut self.rounded) {
-            *to = rounded(&tensor.name).filter(|ty| fits(ty, tensor.row_len()));
+            *to = rounded(&tensor.name).filter(|by| fits(by, tensor.row_len()));
         }
         self
     }
 
     /// Rounds weights of a tensor: whole blocks.
     fn round(&self, tensor: usize, weights: &mut [f32], blocks: &mut Vec<u8>) {
-        let Some(ty) = self.rounded[tensor] else { return };
+        let Some(Rounding { ty, share }) = self.rounded[tensor] else { return };
         let Some(bytes) = ty.row_bytes(weights.len() as u64) else { return };
         let limit = quant::max_abs(ty);
         weights.iter_mut().for_each(|w| *w = w.clamp(-limit, limit));
         blocks.resize(bytes as usize, 0);
         quant::quantize(ty, weights, weights.len(), None, blocks);
-        quant::dequantize(ty, blocks, weights);
+        if share == 1.0 {
+            return quant::dequantize(ty, blocks, weights);
+        }
+        let mut back = vec![0.0; weights.len()];
+        quant::dequantize(ty, blocks, &mut back);
+        weights.iter_mut().zip(back).for_each(|(w, v)| *w += share * (v - *w));
     }
 
     /// Returns whether the tensors come over the network.

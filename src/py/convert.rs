@@ -14,7 +14,7 @@ use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
 use crate::formats::imatrix::Importance;
 use crate::formats::safetensors::{Checkpoint, Listed};
-use crate::forward;
+use crate::forward::{self, Rounding};
 use crate::model::bound::BoundModel;
 use crate::model::source::Source;
 use crate::model::spec::TensorSpec;
@@ -93,12 +93,14 @@ record! {
 
 record! {
     /// A type that a tensor could have: the size of the tensor, and what the type adds to the energy of its output, as a
-    /// share of this energy. `energy` is the mean energy of one output.
+    /// share of this energy. `energy` is the mean energy of one output, and `rounding` is the error where the tensor is rounded as
+    /// `sensitivity` rounds it.
     Candidate {
         r#type: String,
         bytes: u64,
         error: f64,
         energy: f64,
+        rounding: f64,
     }
 }
 
@@ -455,6 +457,7 @@ impl Plan {
                 bytes: c.bytes,
                 error: c.error,
                 energy: c.energy,
+                rounding: c.rounding,
             });
             let name = &self.inner.tensors[measured.index].bound.name;
             found.set_item(name, (PyTuple::new(py, candidates.collect::<Vec<_>>())?, measured.probe))?;
@@ -463,12 +466,12 @@ impl Plan {
     }
 
     /// Returns the KLD of the model with the tensors of each group rounded, on chunks of tokens. A group maps the names of
-    /// tensors to types; None is the type of the probe, whose error `measure` gives.
+    /// tensors to (type, share): so much of the error of the rounding stays. The type None is that of the probe, whose error `measure` gives.
     #[pyo3(signature = (groups, tokens, threads, max_memory, progress=None))]
     fn sensitivity(
         &self,
         py: Python<'_>,
-        groups: Vec<HashMap<String, Option<String>>>,
+        groups: Vec<HashMap<String, (Option<String>, f32)>>,
         tokens: Vec<Vec<u32>>,
         threads: usize,
         max_memory: u64,
@@ -479,10 +482,11 @@ impl Plan {
             Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
             None => Ok(()),
         };
-        let parse = |(name, ty): (String, Option<String>)| -> Result<_> {
-            Ok((name, ty.map_or(Ok(measure::PROBE), |ty| Overrides::parse_type(&ty))?))
+        let parse = |(name, (ty, share)): (String, (Option<String>, f32))| -> Result<_> {
+            let ty = ty.map_or(Ok(measure::PROBE), |ty| Overrides::parse_type(&ty))?;
+            Ok((name, Rounding { ty, share }))
         };
-        let groups: Vec<sensitivity::Types> = groups
+        let groups: Vec<sensitivity::Group> = groups
             .into_iter()
             .map(|group| group.into_iter().map(parse).collect::<Result<_>>())
             .collect::<Result<_>>()

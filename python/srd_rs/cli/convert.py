@@ -157,9 +157,8 @@ def budget_lines(plan: Plan) -> list[str]:
         c = plan.check
         text = "held-out text" if c.held_out else "the text of the calibration"
         lines.append(
-            f"estimated KLD on {c.tokens} tokens of {text}, weights rounded without SRD: the choice {c.choice_kld:.3e},"
-            f" the mix {c.mix} {c.mix_kld:.3e} ({bytes_text(c.mix_bytes)}); expected of SRD by the measured errors:"
-            f" {c.expected_ratio:.3f} of the mix; the {c.written} is written"
+            f"estimated KLD on {c.tokens} tokens of {text}: the choice {c.choice_kld:.3e}, the mix {c.mix}"
+            f" {c.mix_kld:.3e} ({bytes_text(c.mix_bytes)}); the {c.written} is written"
         )
     if plan.memory:
         m = plan.memory
