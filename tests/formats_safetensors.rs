@@ -184,6 +184,7 @@ fn one_file_of_another_name_is_the_model_and_two_are_not() {
 /// Download caches keep the files elsewhere and link them: the link is followed, the name is not
 /// allowed to point there itself.
 #[test]
+#[cfg(unix)]
 fn links_out_of_the_folder_work_where_names_out_of_it_do_not() {
     let cache = tempfile::tempdir().unwrap();
     let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshots/1"));

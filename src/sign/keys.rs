@@ -316,6 +316,7 @@ pub fn find_or_make(key_file: Option<&Path>) -> Result<(MasterKey, Origin)> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(unix)]
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -341,12 +342,14 @@ mod tests {
         let path = dir.path().join("k");
         let key = MasterKey::generate().unwrap();
         key.save(&path).unwrap();
+        #[cfg(unix)]
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read_file(&path).unwrap().id(), key.id());
         assert!(matches!(key.save(&path), Err(Error::Usage { .. })), "a key was overwritten");
     }
 
     #[test]
+    #[cfg(unix)]
     fn a_key_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
@@ -377,6 +380,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn pipes_and_devices_are_refused_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
@@ -396,6 +400,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn a_key_of_another_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
