@@ -24,6 +24,7 @@ __all__ = [
     "MIXES",
     "PARTS",
     "TABLES",
+    "WEIGHED_TYPES",
     "CalibratedTensor",
     "Calibration",
     "Candidate",
@@ -94,6 +95,7 @@ __version__: str
 MIXES: tuple[tuple[str, int], ...]
 DEFAULT_MIX: str
 FEEDBACK_TYPES: tuple[str, ...]
+WEIGHED_TYPES: tuple[str, ...]
 INTENTS: tuple[str, ...]
 PARTS: tuple[str, ...]
 TABLES: tuple[str, ...]
@@ -209,6 +211,8 @@ class Plan:
     def bpw(self) -> float: ...
     @property
     def without_importance(self) -> list[str]: ...
+    @property
+    def unseen_experts(self) -> list[tuple[str, int]]: ...
     @property
     def source_digest(self) -> str | None: ...
     def check_runnable(self) -> None: ...

@@ -89,6 +89,9 @@ def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
     for name in ("imatrix", "calibrate"):
         if plain and getattr(options, name) is not None:
             raise without_effect(name, f"no tensor of the mix {mix} is quantised")
+    quantized = {t.type for t in plan.tensors if t.type not in FLOAT_TYPES and t.type not in t.source_types}
+    if options.imatrix is not None and quantized and quantized.isdisjoint(_core.WEIGHED_TYPES):
+        raise without_effect("imatrix", f"the type {', '.join(sorted(quantized))} does not weigh the errors")
 
 
 def warn_of_plan(plan: _core.Plan) -> None:
@@ -98,6 +101,10 @@ def warn_of_plan(plan: _core.Plan) -> None:
         log.warning(
             "the imatrix lacks %d tensors, which are quantised without it: %s", len(unknown), _listed(unknown)
         )
+    if plan.unseen_experts:
+        names = [f"{name} ({count})" for name, count in plan.unseen_experts]
+        what = "the imatrix has nothing of some experts of %d tensors, whose inputs count the same: %s"
+        log.warning(what, len(names), _listed(names))
     again = [
         t.name
         for t in plan.tensors

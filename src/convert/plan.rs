@@ -87,15 +87,28 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
         return Err(already_quantized(tensor, &model.source));
     }
     metadata::add_keys(&mut model.metadata, options, &requantized);
-    let without_importance = match &options.importance {
-        Some(importance) => without_importance(importance, &model, &tensors)?,
-        None => Vec::new(),
+    let (without_importance, unseen_experts) = match &options.importance {
+        Some(importance) => {
+            (without_importance(importance, &model, &tensors)?, unseen_experts(importance, &tensors))
+        }
+        None => Default::default(),
     };
     let (files, container) = layout::lay_out(&mut tensors, &model.metadata, &facts.arch, options)?;
     let (recipe, inputs) = (options.recipe, options.inputs.clone());
     let importance = options.importance.clone();
     let calibration = options.calibrated.as_ref().map(|c| c.digest.clone());
-    Ok(Plan { model, recipe, tensors, files, container, without_importance, importance, inputs, calibration })
+    Ok(Plan {
+        model,
+        recipe,
+        tensors,
+        files,
+        container,
+        without_importance,
+        unseen_experts,
+        importance,
+        inputs,
+        calibration,
+    })
 }
 
 /// Returns the tensors whose source is quantized and whose blocks are not copied.
@@ -137,9 +150,23 @@ fn without_importance(
         return Err(Error::model(Place::file(importance.path()), what, fix));
     }
     let looked_up = |name: &str| matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
-    let missing =
-        tensors.iter().filter(|t| t.ty.block_len() > 1 && t.copy.is_none() && t.weightings.is_empty());
-    Ok(missing.map(|t| t.bound.name.clone()).filter(|name| !looked_up(name)).collect())
+    let quantized = || tensors.iter().filter(|t| t.ty.block_len() > 1 && t.copy.is_none());
+    let missing = quantized().filter(|t| t.weightings.is_empty() && !looked_up(&t.bound.name));
+    let missing: Vec<_> = missing.map(|t| t.bound.name.clone()).collect();
+    if !missing.is_empty() && quantized().all(|t| t.weightings.is_empty()) {
+        let what = format!("has nothing for the {} tensors that are quantised", missing.len());
+        let fix = "Use an imatrix of all matrices of the model";
+        return Err(Error::model(Place::file(importance.path()), what, fix));
+    }
+    Ok(missing)
+}
+
+/// Returns the stacks of experts of which the imatrix knows only some, with the number of the others.
+fn unseen_experts(importance: &Importance, tensors: &[PlannedTensor]) -> Vec<(String, usize)> {
+    let weighed = tensors.iter().filter(|t| !t.weightings.is_empty());
+    let counts =
+        weighed.map(|t| (t.bound.name.clone(), importance.unseen_experts(&t.bound.name, &t.bound.ne)));
+    counts.filter(|(_, unseen)| *unseen > 0).collect()
 }
 
 /// Reads what the mix needs to know from the metadata of a GGUF.

@@ -102,6 +102,8 @@ pub struct Plan {
     pub container: Option<PlannedContainer>,
     /// Quantized tensors that the imatrix has nothing for. Tables that are looked up are in no imatrix and not listed.
     pub without_importance: Vec<String>,
+    /// Stacks of experts of which the imatrix knows only some, with the number of the others.
+    pub unseen_experts: Vec<(String, usize)>,
     /// The importances of the columns, where the weights of the errors are known but no second moments.
     pub importance: Option<Arc<Importance>>,
     /// Files that the conversion reads beside the weights.
@@ -118,9 +120,20 @@ impl Plan {
         tensors: Vec<PlannedTensor>,
         files: Vec<PlannedFile>,
     ) -> Self {
-        let (without_importance, inputs) = (Vec::new(), Vec::new());
+        let (without_importance, unseen_experts, inputs) = (Vec::new(), Vec::new(), Vec::new());
         let (container, importance, calibration) = (None, None, None);
-        Self { model, recipe, tensors, files, container, without_importance, importance, inputs, calibration }
+        Self {
+            model,
+            recipe,
+            tensors,
+            files,
+            container,
+            without_importance,
+            unseen_experts,
+            importance,
+            inputs,
+            calibration,
+        }
     }
 
     /// Returns the size of all files in bytes. The container is not counted.

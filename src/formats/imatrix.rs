@@ -32,12 +32,22 @@ const MAX_FILE: u64 = 4 << 30;
 #[derive(Debug)]
 pub struct Importance {
     path: PathBuf,
-    /// `h_ii` of the columns. A stack of experts has the values of its experts one after another.
-    entries: HashMap<String, Vec<f32>>,
+    entries: HashMap<String, Squares>,
     /// Names of the texts that the statistics were taken from.
     pub datasets: Vec<String>,
     /// Number of chunks of text, 0 where the file does not say.
     pub chunks: u32,
+}
+
+/// The statistics of one matrix or stack of experts.
+#[derive(Debug, Clone)]
+struct Squares {
+    /// `h_ii` of the columns. A stack of experts has the values of its experts one after another.
+    values: Vec<f32>,
+    /// The number of counts that the file has: one for each expert, or one for all of them.
+    counts: usize,
+    /// The number of these counts that are zero.
+    unseen: usize,
 }
 
 impl Importance {
@@ -65,7 +75,9 @@ impl Importance {
     pub fn from_calibration(calibration: &Arc<Calibration>) -> Result<Self> {
         let mut entries = HashMap::new();
         for name in calibration.tensors() {
-            entries.insert(name.to_string(), moments_of(calibration, name).diagonal()?);
+            let moments = moments_of(calibration, name);
+            let squares = Squares { values: moments.diagonal()?, counts: moments.experts(), unseen: 0 };
+            entries.insert(name.to_string(), squares);
         }
         Ok(Self {
             path: calibration.path().to_path_buf(),
@@ -95,6 +107,15 @@ impl Importance {
         self.entries.contains_key(name) || self.experts(name, ne).any(|e| e.is_some())
     }
 
+    /// Returns the number of experts of a stack that the file has no statistics of, although it has some of others.
+    pub fn unseen_experts(&self, name: &str, ne: &[u64]) -> usize {
+        match self.entries.get(name) {
+            Some(squares) => squares.unseen,
+            None if self.names(name, ne) => self.experts(name, ne).filter(Option::is_none).count(),
+            None => 0,
+        }
+    }
+
     /// Returns the importance for a tensor of shape `ne`: `ne[0]` values, or as many for each of its `ne[2]` experts; `None`
     /// if the file has nothing for the tensor. Older files name each expert: `blk.0.ffn_up.3.weight` is expert 3 of
     /// `blk.0.ffn_up_exps.weight`. An expert that such a file leaves out counts every input the same.
@@ -104,16 +125,25 @@ impl Importance {
     /// values of token embeddings are ignored, as llama-quantize does: an embedding is looked up and never multiplied.
     pub fn of(&self, name: &str, ne: &[u64]) -> Result<Option<Vec<f32>>> {
         let dim = |i: usize| ne.get(i).copied().unwrap_or(1);
-        let Some(values) = self.entries.get(name).cloned().or_else(|| self.stack(name, ne)) else {
+        let Some(Squares { values, counts, .. }) =
+            self.entries.get(name).cloned().or_else(|| self.stack(name, ne))
+        else {
             return Ok(None);
         };
-        if values.len() as u64 == dim(0) * dim(2) {
+        if values.len() as u64 == dim(0) * dim(2) && (counts == 1 || counts as u64 == dim(2)) {
             return Ok(Some(values));
         }
         if matches!(name, "token_embd.weight" | "per_layer_token_embd.weight") {
             return Ok(None);
         }
-        let what = format!("has {} values where the model has {} inputs", values.len(), dim(0) * dim(2));
+        let has = match counts {
+            1 => format!("{} values", values.len()),
+            counts => format!("{counts} rows of {} values", values.len() / counts),
+        };
+        let what = match dim(2) {
+            1 => format!("has {has} where the model has {} inputs", dim(0)),
+            experts => format!("has {has} where the model has {experts} experts of {} inputs", dim(0)),
+        };
         Err(Error::model(
             Place::file(&self.path).tensor(name),
             what,
@@ -122,7 +152,7 @@ impl Importance {
     }
 
     /// Returns the entry of each expert of a stack, where experts have entries of their own.
-    fn experts<'a>(&'a self, name: &'a str, ne: &[u64]) -> impl Iterator<Item = Option<&'a Vec<f32>>> {
+    fn experts<'a>(&'a self, name: &'a str, ne: &[u64]) -> impl Iterator<Item = Option<&'a Squares>> {
         let (parts, count) = (name.split_once("_exps."), ne.get(2).copied().unwrap_or(0));
         parts.into_iter().flat_map(move |(stem, end)| {
             (0..count).map(move |expert| self.entries.get(&format!("{stem}.{expert}.{end}")))
@@ -130,13 +160,13 @@ impl Importance {
     }
 
     /// Puts the entries of the experts of a stack together.
-    fn stack(&self, name: &str, ne: &[u64]) -> Option<Vec<f32>> {
+    fn stack(&self, name: &str, ne: &[u64]) -> Option<Squares> {
         if !self.names(name, ne) {
             return None;
         }
         let unseen = vec![1.0; ne[0] as usize];
-        let experts = self.experts(name, ne).map(|e| e.map_or(unseen.as_slice(), Vec::as_slice));
-        Some(experts.collect::<Vec<_>>().concat())
+        let experts = self.experts(name, ne).map(|e| e.map_or(unseen.as_slice(), |e| e.values.as_slice()));
+        Some(Squares { values: experts.collect::<Vec<_>>().concat(), counts: 1, unseen: 0 })
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
@@ -150,12 +180,16 @@ impl Importance {
                 let place = Place::file(path).tensor(&sums.name);
                 Error::format(place, "has no counts beside it", NOT_IMATRIX)
             })?;
-            let means = means(&read_f32(&file, sums)?, &read_f32(&file, counts)?);
-            let means = means.ok_or_else(|| {
+            let counts = read_f32(&file, counts)?;
+            let values = means(&read_f32(&file, sums)?, &counts).ok_or_else(|| {
                 let place = Place::file(path).tensor(&sums.name);
                 Error::format(place, "has sums or counts that do not fit or are not finite", NOT_IMATRIX)
             })?;
-            entries.insert(name.to_string(), means);
+            let unseen = counts.iter().filter(|count| count.round() == 0.0).count();
+            // A matrix that saw no token has no statistics.
+            if unseen < counts.len() {
+                entries.insert(name.to_string(), Squares { values, counts: counts.len(), unseen });
+            }
         }
         let datasets = match file.kv.get("imatrix.datasets") {
             Some(Value::Array(Array::String(names))) => names.iter().map(str::to_string).collect(),
@@ -173,13 +207,16 @@ impl Importance {
         let mut entries = HashMap::new();
         for _ in 0..count {
             let name = dat.text()?;
-            let calls = dat.count("calls")?.max(1) as f32;
+            let calls = dat.count("calls")?;
             let sums = dat.floats()?;
             if !sums.iter().all(|s| s.is_finite() && *s >= 0.0) {
                 let place = Place::file(path).tensor(name);
                 return Err(Error::format(place, "has sums that are not finite", NOT_IMATRIX));
             }
-            entries.insert(name, sums.iter().map(|s| s / calls).collect());
+            if calls > 0 {
+                let values = sums.iter().map(|s| s / calls as f32).collect();
+                entries.insert(name, Squares { values, counts: 1, unseen: 0 });
+            }
         }
         // Files from before 2024 end here.
         let (mut chunks, mut datasets) = (0, Vec::new());
@@ -385,6 +422,16 @@ mod tests {
                 && !read.names("blk.1.ffn_up_exps.weight", &[2, 8, 3])
         );
         assert!(read.of("blk.0.ffn_up_exps.weight", &[4, 8, 3]).is_err());
+    }
+
+    #[test]
+    fn what_saw_no_token_has_no_statistics() {
+        let read = open(&dat(&[("a.weight", 1, &[1.0; 4]), ("b.weight", 0, &[0.0; 4])])).unwrap();
+        assert!(read.names("a.weight", &[4, 8]) && !read.names("b.weight", &[4, 8]));
+        assert!(open(&dat(&[("b.weight", 0, &[0.0; 4])])).unwrap_err().to_string().contains("no statistics"));
+        let read = open(&dat(&[("blk.0.ffn_up.1.weight", 1, &[1.0; 4])])).unwrap();
+        assert_eq!(read.unseen_experts("blk.0.ffn_up_exps.weight", &[4, 8, 3]), 2);
+        assert_eq!(read.unseen_experts("blk.1.ffn_up_exps.weight", &[4, 8, 3]), 0);
     }
 
     #[test]

@@ -397,6 +397,12 @@ impl Plan {
         self.inner.without_importance.clone()
     }
 
+    /// Stacks of experts of which the imatrix knows only some, with the number of the others.
+    #[getter]
+    fn unseen_experts(&self) -> Vec<(String, usize)> {
+        self.inner.unseen_experts.clone()
+    }
+
     /// The digest of the model, as the key `srd.source.digest` has it; None where no provenance was asked for.
     #[getter]
     fn source_digest(&self) -> Option<&str> {

@@ -26,6 +26,7 @@ use crate::feedback;
 use crate::met::policy::Intent;
 use crate::met::sidecar::{Part, TABLES};
 use crate::quant::recipe::Recipe;
+use crate::quant::weighs;
 
 /// The mix that a conversion writes by default.
 const DEFAULT_MIX: Recipe = Recipe::Q4_K_M;
@@ -105,6 +106,8 @@ fn lists(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let with_feedback =
         (0..256).filter_map(GgmlType::from_id).filter(|&ty| feedback::supports(ty)).map(GgmlType::name);
     module.add("FEEDBACK_TYPES", PyTuple::new(py, with_feedback.collect::<Vec<_>>())?)?;
+    let weighed = (0..256).filter_map(GgmlType::from_id).filter(|&ty| weighs(ty)).map(GgmlType::name);
+    module.add("WEIGHED_TYPES", PyTuple::new(py, weighed.collect::<Vec<_>>())?)?;
     module.add("INTENTS", PyTuple::new(py, Intent::ALL.map(Intent::name))?)?;
     module.add("PARTS", PyTuple::new(py, Part::all().map(Part::name).collect::<Vec<_>>())?)?;
     module.add("TABLES", PyTuple::new(py, TABLES)?)?;

@@ -166,6 +166,14 @@ pub fn can_quantize(ty: GgmlType) -> bool {
     QUANTIZABLE.contains(&ty)
 }
 
+/// Returns whether the importances of the columns change what [`quantize`] gives for the type.
+pub fn weighs(ty: GgmlType) -> bool {
+    let rising: Vec<f32> = (1..=256u16).map(f32::from).collect();
+    can_quantize(ty)
+        && ty.block_len() > 1
+        && Weighting::new(ty, &rising).columns(0..ty.block_len() as usize).is_some()
+}
+
 /// Returns whether [`dequantize`] can read the type.
 pub fn can_dequantize(ty: GgmlType) -> bool {
     can_quantize(ty) || READ_ONLY.contains(&ty)
