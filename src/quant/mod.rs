@@ -169,9 +169,7 @@ pub fn can_quantize(ty: GgmlType) -> bool {
 /// Returns whether the importances of the columns change what [`quantize`] gives for the type.
 pub fn weighs(ty: GgmlType) -> bool {
     let rising: Vec<f32> = (1..=256u16).map(f32::from).collect();
-    can_quantize(ty)
-        && ty.block_len() > 1
-        && Weighting::new(ty, &rising).columns(0..ty.block_len() as usize).is_some()
+    can_quantize(ty) && ty.block_len() > 1 && Weighting::new(ty, &rising).columns(0..ty.block_len()).is_some()
 }
 
 /// Returns whether [`dequantize`] can read the type.
