@@ -32,6 +32,7 @@ __all__ = [
     "ContainerHeader",
     "ContainerTensor",
     "FormatError",
+    "Handover",
     "Hydration",
     "Hydrator",
     "InternalError",
