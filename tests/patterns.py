@@ -13,15 +13,20 @@ import numpy as np
 
 from interpreter import to_bf16
 
+_FACTORS = (".weight_scale_2", ".input_scale", ".weight_global_scale", ".input_global_scale")
+"""Scales of whole tensors, which are positive."""
+
 
 def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Whole numbers from -127 to 127, which every source type holds exactly. Logarithms are a 32nd of them, so that
-    e to their power is a finite number. Variances are not negative."""
+    e to their power is a finite number. Variances are not negative, scales of tensors are positive fractions."""
     index = np.arange(int(np.prod(shape)), dtype=np.int64)
     values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
     if name.endswith("running_var"):
         values = abs(values)
-    scale = np.float32(1 / 32 if name.endswith("A_log") else 1)
+    elif name.endswith(_FACTORS):
+        values = abs(values) + 1
+    scale = np.float32(1 / 32 if name.endswith("A_log") else 1 / 256 if name.endswith(_FACTORS) else 1)
     return (values.astype(np.float32) * scale).reshape(shape)
 
 
@@ -35,6 +40,10 @@ def encoded(name: str, dtype: str, shape: tuple[int, ...], scale: float = 1.0) -
         return to_bf16(values)
     if dtype == "F8_E8M0":  # scales: powers of two near 1
         return (values.astype("<i4") % 8 + 120).astype("u1").tobytes()
+    if dtype == "U8" and name.endswith("_scales"):  # exponents of MXFP4 near 127
+        return (values.astype("<i4") % 40 + 100).astype("u1").tobytes()
+    if dtype == "F8_E4M3":  # positive scales of blocks
+        return (values.astype("<i4") % 100 + 20).astype("u1").tobytes()
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
     if dtype == "I64":  # constants of hashes, which are positive
         values = abs(values)

@@ -15,7 +15,7 @@ from srd_rs import convert
 from srd_rs.errors import ModelError
 from srd_rs.families import describe
 from srd_rs.families.quantized import E2M1
-from test_family_goldens import GOLDENS, converted, opened
+from test_family_goldens import GOLDENS, converted, digest, opened
 
 IDS = "blk.0.ffn_gate_tid2eid.weight"
 SOURCE = "layers.0.ffn.gate.tid2eid"
@@ -50,6 +50,7 @@ def test_experts_keep_their_values(golden: dict[str, Any], tmp_path: Path) -> No
             wanted = np.stack([fp4(golden["sources"], name) for name in names])
             assert tensor.tensor_type.name == "MXFP4"
             assert (gguf.quants.dequantize(tensor.data, tensor.tensor_type) == wanted).all(), tensor.name
+            assert digest(tensor.data) == golden["text"]["tensors"][tensor.name][2], tensor.name
 
 
 @pytest.mark.parametrize("quant", ["F32", "F16", "BF16", "Q8_0", "Q4_K_M", "Q2_K"])

@@ -48,7 +48,7 @@ MAX_LOGITS: Final = 1 << 26
 #: Context that `fit` makes room for if `ctx` says no other.
 CTX: Final = 8192
 #: Mixes that a choice is not compared with: those for special models, and those that quantise nothing.
-SPECIAL: Final = ("TQ", "MXFP", "F", "BF")
+SPECIAL: Final = ("TQ", "MXFP", "NVFP", "F", "BF")
 #: The choice is written if it has at most this share of the KLD of the mix. At the size of Q8_0 the run gave
 #: 0.87, and the files had 1.12.
 MARGIN: Final = 0.85

@@ -153,7 +153,7 @@ class Checkpoint:
 
     def number_in(self, tensor: SourceTensor) -> float:
         """Return the number of a tensor that holds one number. Raises FormatError."""
-        number = _decoded(tensor.dtype, self._bytes_of(tensor))
+        number = number_of(tensor.dtype, self._bytes_of(tensor))
         if number is None or not math.isfinite(number):
             what = f"tensor '{tensor.name}' ({tensor.dtype}) does not hold one finite number"
             raise FormatError(message(self.folder / tensor.shard, what, "Download the checkpoint again"))
@@ -198,7 +198,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return load_json(folder / "config.json")
 
 
-def _decoded(dtype: str, data: bytes) -> float | None:
+def number_of(dtype: str, data: bytes) -> float | None:
     """Return the number that the bytes hold; None if they are not one number of a plain type."""
     if dtype == "BF16" and len(data) == 2:
         return float(struct.unpack("<f", b"\0\0" + data)[0])

@@ -302,7 +302,7 @@ not safetensors."""
 def _described(source: Source, options: ConvertOptions) -> _Description:
     from srd_rs import families, vocab
     from srd_rs.checkpoint import Checkpoint, flatten
-    from srd_rs.families import lora, projectors
+    from srd_rs.families import lora, nvfp4, projectors
 
     model = source.path
     checkpoint = replace(Checkpoint.open(model, source.name, source.remote), adapters=_adapters(options))
@@ -311,6 +311,8 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
         raise effects.without_effect("mmproj_type", "the model has no projector that can be written")
     seen = options.mmproj is not False and has_projector
     spec = families.describe(checkpoint, name=options.name, mtp=options.mtp, with_projector=seen)
+    if options.quant.upper() == nvfp4.MIX:
+        spec = nvfp4.kept(spec, checkpoint)
     metadata = spec.metadata
     metadata.update(
         vocab.load(

@@ -81,7 +81,7 @@ pub fn corrected(plan: &Plan) -> impl Iterator<Item = &PlannedTensor> {
         let is_matrix =
             t.bound.ne.iter().skip(2).all(|&n| n == 1) && t.bound.ne.get(1).is_some_and(|&n| n > 1);
         let is_reached = recipe::layer_of(name).is_some() || name == "output.weight";
-        t.copy.is_none() && feedback::supports(t.ty) && is_matrix && is_reached
+        !t.is_unchanged() && feedback::supports(t.ty) && is_matrix && is_reached
     })
 }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Place, Result};
 use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::Moments;
 use crate::formats::decode;
+use crate::model::kept;
 use crate::model::source::Encoding;
 use crate::model::transform::Scratch;
 use crate::noise::Noise;
@@ -36,6 +37,8 @@ const FACTOR_BYTES: u64 = 256 << 20;
 pub struct Buffers {
     scratch: Scratch,
     weights: Vec<f32>,
+    /// The scales of weights that are packed.
+    scales: Vec<f32>,
     blocks: Vec<u8>,
     /// Number of weights that were replaced since the last [`Buffers::take_replaced`].
     replaced: u64,
@@ -111,8 +114,29 @@ impl<'a> Converter<'a> {
                 buffers.weights.clear();
                 self.copy(chunk, index, &mut buffers.blocks)
             }
+            None if tensor.packed => self.pack(chunk, buffers),
             None => self.quantize(chunk, buffers),
         }
+    }
+
+    /// Packs the codes and scales of the checkpoint, which are FP4 of the wanted type.
+    fn pack(&self, chunk: &Chunk, buffers: &mut Buffers) -> Result<()> {
+        let Some(kept) = &chunk.tensor.bound.blocks else {
+            unreachable!("a tensor is planned as packed only if it has blocks")
+        };
+        let Buffers { scratch, weights, scales, blocks, replaced, .. } = buffers;
+        let source = &self.plan.model.source;
+        let found = kept.read(source, chunk.start, [&mut *weights, scales], blocks, scratch)?;
+        weights.clear();
+        let place = || Place::file(source.path()).tensor(&chunk.tensor.bound.name);
+        if let Some(error) = kept::misfit(found, kept.ty(), place()) {
+            return Err(error);
+        }
+        if let Some(at) = found.no_number.filter(|_| !self.allow_nonfinite) {
+            return Err(self.non_finite(chunk, at as u64, f32::NAN));
+        }
+        *replaced += found.replaced;
+        Ok(())
     }
 
     /// Copies the bytes of the source, which has the wanted type already. Plain types are checked for NaN and infinity.

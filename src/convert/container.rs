@@ -118,7 +118,7 @@ fn tensor(t: &PlannedTensor, bits: Option<Bits>) -> Tensor {
     let n = t.bound.n_weights();
     let shards = n.div_ceil(t.unit_weights) as u32;
     // A copied tensor has lost nothing, so it needs no residual.
-    let bits = bits.filter(|_| residual::wanted(t.ty) && t.copy.is_none());
+    let bits = bits.filter(|_| residual::wanted(t.ty) && !t.is_unchanged());
     let residual = bits
         .and_then(|bits| Some(ResidualInfo { bits: bits.get() as u64, bytes: bits.plane_bytes(n)?, shards }));
     Tensor {

@@ -403,7 +403,7 @@ fn plan_digest(plan: &Plan, options: &RunOptions) -> String {
     for t in &plan.tensors {
         let (moments, weightings) = (t.moments.is_some() || t.made.is_some(), t.weightings.len());
         let facts = (&t.bound.name, t.ty.name(), t.file, t.offset, t.bytes, t.unit_weights, t.copy);
-        hasher.update(format!("{facts:?} {moments} {weightings}\n").as_bytes());
+        hasher.update(format!("{facts:?} {} {moments} {weightings}\n", t.packed).as_bytes());
     }
     if let Some(container) = &plan.container {
         hasher.update(format!("{:?}\n", container.path.file_name()).as_bytes());

@@ -29,6 +29,7 @@ use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::imatrix::Importance;
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::check::check_metadata;
+use crate::model::kept::KeptBlocks;
 use crate::model::source::{Encoding, Source};
 use crate::quant::recipe::{self, ModelFacts, Recipe, TensorInfo};
 use crate::quant::{self, Weighting};
@@ -59,6 +60,7 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
         infos.map(|(t, stored)| TensorInfo { name: &t.name, ne: &t.ne, stored, kept: t.kept }).collect();
     let known = options.importance.is_some() || options.calibrated.is_some();
     let types = recipe::assign(options.recipe, facts, known, &options.overrides, &infos)?;
+    let types = kept_fp4(&model, types, options)?;
     // A type without feedback takes the mean squares of the inputs alone.
     let without_feedback = |ty: &GgmlType| ty.block_len() > 1 && !feedback::supports(*ty);
     let diagonals = match &options.calibration {
@@ -71,12 +73,12 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     for (bound, ty) in model.tensors.iter().zip(types) {
         let mut tensor = planned(bound, ty, &model.source)?;
         let importance = options.importance.as_deref().or(diagonals.as_ref());
-        let feedback = options.calibration.as_ref().filter(|_| feedback::supports(ty));
+        let feedback = options.calibration.as_ref().filter(|_| feedback::supports(ty) && !tensor.packed);
         if let Some(calibration) = feedback {
             tensor.moments = calibration.of(&bound.name, &bound.ne)?;
             tensor.made = calibration.blocks_of(&bound.name, ty, tensor.bytes)?;
         } else if let Some(importance) = importance.filter(|_| ty.block_len() > 1) {
-            let h = importance.of(&bound.name, &bound.ne)?.filter(|_| tensor.copy.is_none());
+            let h = importance.of(&bound.name, &bound.ne)?.filter(|_| !tensor.is_unchanged());
             let experts = h.iter().flat_map(|h| h.chunks_exact(bound.row_len() as usize));
             tensor.weightings = experts.map(|h| Weighting::new(ty, h)).collect();
         }
@@ -111,6 +113,48 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
     })
 }
 
+/// Lets weights that are FP4 in the source stay FP4 where a mix gives them blocks of as many bits or more: such blocks
+/// would only lose. What the user names is done.
+///
+/// # Errors
+/// [`Error::Usage`] when the mix NVFP4 finds no weights of NVFP4, and [`Error::Model`] when a tensor with a scale of its own
+/// should get another type.
+fn kept_fp4(model: &BoundModel, types: Vec<GgmlType>, options: &PlanOptions) -> Result<Vec<GgmlType>> {
+    let is_fp4 = |ty: &GgmlType| matches!(ty, GgmlType::MXFP4 | GgmlType::NVFP4);
+    let stored = |t: &BoundTensor| {
+        let blocks = t.blocks.as_ref().map(KeptBlocks::ty);
+        let same = || t.source.as_source().and_then(|i| model.source.encoding(i).as_ggml());
+        blocks.or_else(same).filter(is_fp4)
+    };
+    let by_mix = |t: &BoundTensor| !options.overrides.pure && !options.overrides.names(&t.name);
+    let output_scale = model.tensors.iter().any(|t| t.name == "output.scale");
+    let mut kept = Vec::with_capacity(types.len());
+    for (t, ty) in model.tensors.iter().zip(types) {
+        let own = t.stored == Some(GgmlType::NVFP4) && t.kept;
+        kept.push(match stored(t) {
+            Some(GgmlType::NVFP4) if by_mix(t) && options.recipe == Recipe::NVFP4 => GgmlType::NVFP4,
+            Some(fp4) if by_mix(t) && ty.block_len() > 1 && ty.bpw() >= fp4.bpw() => fp4,
+            _ if own && ty != GgmlType::NVFP4 => {
+                let place = Place::file(model.path()).tensor(&t.name);
+                let what = format!("stays NVFP4 with a scale of its own, and cannot be {}", ty.name());
+                return Err(Error::model(place, what, "Choose another mix than NVFP4"));
+            }
+            // llama.cpp applies the scale of the output matrix to NVFP4 only.
+            Some(GgmlType::NVFP4) if t.name == "output.weight" && output_scale && ty != GgmlType::NVFP4 => {
+                let place = Place::file(model.path()).tensor(&t.name);
+                let what = format!("has a scale of its own ('output.scale'), and cannot be {}", ty.name());
+                return Err(Error::model(place, what, "Choose a mix or a type that keeps it NVFP4"));
+            }
+            _ => ty,
+        });
+    }
+    if options.recipe == Recipe::NVFP4 && !kept.contains(&GgmlType::NVFP4) {
+        let what = format!("{} has no weights of NVFP4 that could stay", model.path().display());
+        return Err(Error::usage(what, "Choose another mix with --quant, for example Q4_K_M"));
+    }
+    Ok(kept)
+}
+
 /// Returns the tensors whose source is quantized and whose blocks are not copied.
 fn requantized<'a>(tensors: &'a [PlannedTensor], source: &Source) -> Vec<&'a PlannedTensor> {
     let is_quantized = |t: &PlannedTensor| {
@@ -120,7 +164,7 @@ fn requantized<'a>(tensors: &'a [PlannedTensor], source: &Source) -> Vec<&'a Pla
         });
         quantized
     };
-    tensors.iter().filter(|t| t.copy.is_none() && is_quantized(t)).collect()
+    tensors.iter().filter(|t| !t.is_unchanged() && is_quantized(t)).collect()
 }
 
 fn already_quantized(tensor: &PlannedTensor, source: &Source) -> Error {
@@ -150,7 +194,7 @@ fn without_importance(
         return Err(Error::model(Place::file(importance.path()), what, fix));
     }
     let looked_up = |name: &str| matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
-    let quantized = || tensors.iter().filter(|t| t.ty.block_len() > 1 && t.copy.is_none());
+    let quantized = || tensors.iter().filter(|t| t.ty.block_len() > 1 && !t.is_unchanged());
     let missing = quantized().filter(|t| t.weightings.is_empty() && !looked_up(&t.bound.name));
     let missing: Vec<_> = missing.map(|t| t.bound.name.clone()).collect();
     if !missing.is_empty() && quantized().all(|t| t.weightings.is_empty()) {
@@ -248,7 +292,8 @@ pub(super) fn sort_as_file(model: &mut BoundModel) -> Result<()> {
 pub(super) fn planned(bound: &Arc<BoundTensor>, ty: GgmlType, source: &Source) -> Result<PlannedTensor> {
     let place = || Place::file(source.path()).tensor(&bound.name);
     let same = bound.source.as_source().filter(|&i| source.encoding(i).as_ggml() == Some(ty));
-    if same.is_none() && !quant::can_quantize(ty) {
+    let packed = bound.blocks.as_ref().is_some_and(|blocks| blocks.ty() == ty);
+    if same.is_none() && !packed && !quant::can_quantize(ty) {
         let names: Vec<_> = quant::QUANTIZABLE.iter().map(|ty| ty.name()).collect();
         let fix = format!("Choose one of {}", names.join(", "));
         return Err(Error::model(place(), format!("cannot be written as {}", ty.name()), fix));

@@ -37,6 +37,8 @@ pub struct PlannedTensor {
     pub unit_weights: u64,
     /// Index of the source tensor whose bytes are copied, where the source has the wanted type already.
     pub copy: Option<usize>,
+    /// Whether the blocks are packed from the codes and scales of the checkpoint, which are FP4 of the wanted type already.
+    pub packed: bool,
     /// The importances of the columns (an imatrix), prepared for the type: one element for each expert of a stack. Empty
     /// if there are none.
     pub weightings: Vec<Weighting>,
@@ -47,12 +49,19 @@ pub struct PlannedTensor {
 }
 
 impl PlannedTensor {
+    /// Returns whether the tensor loses nothing, because the source has its type already.
+    pub fn is_unchanged(&self) -> bool {
+        self.copy.is_some() || self.packed
+    }
+
     /// A tensor of `bytes` bytes that has no place in a file yet, and whose inputs are not known.
     pub fn new(bound: Arc<BoundTensor>, ty: GgmlType, bytes: u64, copy: Option<usize>) -> Self {
         let unit_weights = shard_weights(ty, bound.row_len(), bound.n_weights());
+        let packed = bound.blocks.as_ref().is_some_and(|blocks| blocks.ty() == ty);
         Self {
             bound,
             ty,
+            packed,
             file: 0,
             offset: 0,
             bytes,

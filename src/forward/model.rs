@@ -211,6 +211,7 @@ impl Model {
         }
         model.check_experts(source)?;
         model.check_recurrent(source)?;
+        check_scales(source)?;
         if model.active_state >= model.states || model.states > MAX_STATES {
             let what =
                 format!("state {} of {} states of a token is computed", model.active_state, model.states);
@@ -266,6 +267,19 @@ impl Model {
 
 fn path_error(source: &BoundModel) -> impl Fn(String) -> Error {
     move |what| Error::model(Place::file(source.path()), what, "Check that the model loads in llama.cpp")
+}
+
+/// Refuses matrices whose scale is in a tensor of its own, as those of NVFP4 are: products here do not know such scales.
+fn check_scales(source: &BoundModel) -> Result<()> {
+    let known = |name: &str| ["ffn_gate_inp.scale", "ffn_down_exps.scale"].iter().any(|k| name.ends_with(k));
+    match source.tensors.iter().find(|t| t.name.ends_with(".scale") && !known(&t.name)) {
+        None => Ok(()),
+        Some(scale) => Err(Error::model(
+            Place::file(source.path()).tensor(&scale.name),
+            "is the scale of a matrix, which a calibration does not know",
+            "Calibrate the original checkpoint, or use --effort fast",
+        )),
+    }
 }
 
 fn unknown(source: &BoundModel) -> Error {

@@ -142,7 +142,7 @@ impl<'a> Weights<'a> {
     pub fn rounded_by(mut self, rounded: Rounded) -> Self {
         let fits = |by: &Rounding, row: u64| row.is_multiple_of(by.ty.block_len() as u64);
         for (tensor, to) in self.model.tensors.iter().zip(&mut self.rounded) {
-            *to = rounded(&tensor.name).filter(|by| fits(by, tensor.row_len()));
+            *to = rounded(&tensor.name).filter(|by| quant::can_quantize(by.ty) && fits(by, tensor.row_len()));
         }
         self
     }

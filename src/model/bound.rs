@@ -20,6 +20,7 @@ use crate::formats::axm::Container;
 use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::values::KeyValues;
 use crate::formats::gguf::{FILE_KEYS, Gguf, GgufTensor};
+use crate::model::kept::KeptBlocks;
 use crate::model::source::Source;
 use crate::model::spec::{Placement, TensorSpec, Transform};
 use crate::model::transform::BoundTransform;
@@ -37,6 +38,8 @@ pub struct BoundTensor {
     pub kept: bool,
     /// Reads the values of the tensor.
     pub source: BoundTransform,
+    /// Reads the tensor as blocks of FP4, where the checkpoint has it so.
+    pub blocks: Option<KeptBlocks>,
 }
 
 impl BoundTensor {
@@ -57,7 +60,8 @@ impl BoundTensor {
             Some(GgmlType::I32) => BoundTransform::integers(name, &shape, &leaf, source)?,
             _ => BoundTransform::bind(name, &shape, &leaf, source)?,
         };
-        Ok(Arc::new(Self { name: name.to_string(), ne: ne.to_vec(), stored, kept: false, source: bound }))
+        let (name, ne) = (name.to_string(), ne.to_vec());
+        Ok(Arc::new(Self { name, ne, stored, kept: false, source: bound, blocks: None }))
     }
 }
 
@@ -92,6 +96,7 @@ impl BoundModel {
                 stored: match spec.store {
                     Placement::F32 => Some(GgmlType::F32),
                     Placement::I32 => Some(GgmlType::I32),
+                    Placement::Nvfp4 => Some(GgmlType::NVFP4),
                     Placement::Auto => None,
                 },
                 kept: spec.store != Placement::Auto,
@@ -101,6 +106,7 @@ impl BoundModel {
                     }
                     _ => BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
                 },
+                blocks: KeptBlocks::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
             }))
         };
         let tensors = specs.iter().map(bind).collect::<Result<Vec<_>>>()?;

@@ -63,6 +63,9 @@ pub enum Code {
     Float,
     /// Every code is a signed byte.
     Int8,
+    /// The codes are not read: each stands for 1, so that the weights are the scales.
+    #[serde(skip)]
+    One,
     /// Codes of a few bits.
     Packed {
         /// Bits of a code: 1 to 8.
@@ -112,6 +115,9 @@ pub struct Grid {
     /// The bytes of the tensor are exponents: byte `b` is `2^(b - 127)` (E8M0).
     #[serde(default)]
     pub exponents: bool,
+    /// The values are the bytes of the tensor, as numbers.
+    #[serde(skip)]
+    pub bytes: bool,
     /// The bytes of the tensor are codes of scales that were quantized themselves.
     #[serde(default)]
     pub nested: Option<Nested>,
@@ -340,6 +346,7 @@ struct BoundGrid {
     /// Lines of one matrix.
     lines: u64,
     exponents: bool,
+    bytes: bool,
     nested: Option<BoundNested>,
     factor: f32,
     divide_by_factor: bool,
@@ -371,6 +378,10 @@ impl BoundGrid {
             raw.resize(out.len(), 0);
             source.read_raw(self.index, first, raw)?;
             out.iter_mut().zip(raw.iter()).for_each(|(v, &b)| *v = power_of_two(b));
+        } else if self.bytes {
+            raw.resize(out.len(), 0);
+            source.read_raw(self.index, first, raw)?;
+            out.iter_mut().zip(raw.iter()).for_each(|(v, &b)| *v = f32::from(b));
         } else {
             source.read_f32(self.index, first, out, raw)?;
         }
@@ -432,6 +443,10 @@ impl Codes {
                 raw.resize(out.len(), 0);
                 source.read_raw(self.index, row * self.cols + col, raw)?;
                 out.iter_mut().zip(raw.iter()).for_each(|(v, &b)| *v = f32::from(b as i8));
+                return Ok(());
+            }
+            Code::One => {
+                out.fill(1.0);
                 return Ok(());
             }
             Code::Packed { bits, order } => (bits, order),
@@ -566,6 +581,7 @@ impl Binding<'_> {
         match code {
             Code::Float => self.check_floats(index, rows.checked_mul(cols))?,
             Code::Int8 => self.check_bytes(index, rows.checked_mul(cols))?,
+            Code::One => {}
             Code::Packed { bits, order } => {
                 if !(1..=8).contains(&bits) {
                     return Err(format!("has codes of {bits} bits, 1 to 8 are known"));
@@ -644,7 +660,7 @@ impl Binding<'_> {
             None => self.shape.rows.div_ceil(height),
         };
         let needed = lines.checked_mul(cells).and_then(|n| n.checked_mul(self.shape.matrices));
-        if said.exponents || said.nested.is_some() {
+        if said.exponents || said.bytes || said.nested.is_some() {
             fit!(self.check_bytes(index, needed));
         } else {
             fit!(self.check_floats(index, needed));
@@ -668,9 +684,18 @@ impl Binding<'_> {
                 None => return Ok(Err(format!("needs one value in '{name}', which is empty"))),
             },
         };
-        let (block, exponents, inverse) = (said.block, said.exponents, said.inverse);
-        let divide_by_factor = said.divide_by_factor;
-        Ok(Ok(BoundGrid { index, block, cells, lines, exponents, nested, factor, divide_by_factor, inverse }))
+        Ok(Ok(BoundGrid {
+            index,
+            block: said.block,
+            cells,
+            lines,
+            exponents: said.exponents,
+            bytes: said.bytes,
+            nested,
+            factor,
+            divide_by_factor: said.divide_by_factor,
+            inverse: said.inverse,
+        }))
     }
 
     /// Reads a small tensor of floats whole.

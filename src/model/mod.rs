@@ -15,6 +15,7 @@
 pub mod bound;
 pub mod check;
 pub mod dequantize;
+pub mod kept;
 mod lowrank;
 pub mod source;
 pub mod spec;

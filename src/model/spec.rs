@@ -26,6 +26,9 @@ pub enum Placement {
     F32,
     /// Integers that are copied: the source is a tensor of type I32.
     I32,
+    /// Blocks of NVFP4 that are packed from the codes and scales of the checkpoint. The scale of the whole tensor is another
+    /// tensor.
+    Nvfp4,
 }
 
 /// One output tensor.
@@ -198,6 +201,39 @@ fn one_slice() -> u64 {
 }
 
 impl Transform {
+    /// Calls `f` with each declaration of weights that are decoded from codes, as long as weights are only moved.
+    pub fn for_each_leaf<'a>(&'a self, f: &mut impl FnMut(&'a Dequantize)) {
+        match self {
+            Self::Dequantize(leaf) => f(leaf),
+            Self::Concat { of } => of.iter().for_each(|part| part.for_each_leaf(f)),
+            Self::PermuteHeads { of, .. }
+            | Self::Rows { of, .. }
+            | Self::Transpose { of, .. }
+            | Self::View { of, .. }
+            | Self::Reshape { of, .. } => of.for_each_leaf(f),
+            _ => {}
+        }
+    }
+
+    /// Returns the same moves of other leaves. `None` if weights are computed or if some of them are in no code.
+    pub fn moved(&self, leaf: &impl Fn(&Dequantize) -> Dequantize) -> Option<Self> {
+        let part = |of: &Self| of.moved(leaf).map(Box::new);
+        Some(match self {
+            Self::Dequantize(of) => Self::Dequantize(Box::new(leaf(of))),
+            Self::Concat { of } => {
+                Self::Concat { of: of.iter().map(|of| of.moved(leaf)).collect::<Option<_>>()? }
+            }
+            Self::PermuteHeads { of, heads } => Self::PermuteHeads { of: part(of)?, heads: *heads },
+            Self::Rows { of, start, count } => Self::Rows { of: part(of)?, start: *start, count: *count },
+            Self::Transpose { of, slices } => Self::Transpose { of: part(of)?, slices: *slices },
+            Self::Reshape { of, shape } => Self::Reshape { of: part(of)?, shape: shape.clone() },
+            Self::View { of, shape, strides, offset } => {
+                Self::View { of: part(of)?, shape: shape.clone(), strides: strides.clone(), offset: *offset }
+            }
+            _ => return None,
+        })
+    }
+
     /// Calls `f` with the name of every source tensor, in order.
     pub fn for_each_source<'a>(&'a self, f: &mut impl FnMut(&'a str)) {
         match self {

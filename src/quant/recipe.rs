@@ -46,6 +46,7 @@ pub enum Recipe {
     IQ4_XS,
     IQ4_NL,
     MXFP4_MOE,
+    NVFP4,
     Q4_0,
     Q4_1,
     Q4_K_S,
@@ -250,6 +251,7 @@ const MIXES: &[Mix] = {
             ..mix(Recipe::IQ4_NL, "IQ4_NL", 25, T::IQ4_NL)
         },
         Mix { dense: Some(T::Q8_0), ..mix(Recipe::MXFP4_MOE, "MXFP4_MOE", 38, T::MXFP4) },
+        mix(Recipe::NVFP4, "NVFP4", 39, T::BF16),
         Mix { ffn_down: &[(W::FirstEighthKnown, T::Q4_1)], ..mix(Recipe::Q4_0, "Q4_0", 2, T::Q4_0) },
         mix(Recipe::Q4_1, "Q4_1", 3, T::Q4_1),
         Mix {

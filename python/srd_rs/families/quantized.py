@@ -95,7 +95,7 @@ def plain(checkpoint: Checkpoint, config: Config) -> Checkpoint:
 
     Raises ModelError if there are codes that are not known, or if their sizes do not fit.
     """
-    settings = _settings(checkpoint.config)
+    settings = settings_of(checkpoint.config)
     tensors = _Tensors(checkpoint, settings, dict(checkpoint.tensors))
     for rule in _RULES:
         rule(tensors)
@@ -125,7 +125,7 @@ def is_code(name: str) -> bool:
     return name.endswith(_CODE_NAMES) or ".quant_state." in name
 
 
-def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def settings_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     for part in (config, text_part(config)):
         for key in ("quantization_config", "compression_config", "quantization"):
             if isinstance(part.get(key), dict):

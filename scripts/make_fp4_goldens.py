@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Convert the tiny checkpoints of `tests/fp4_cases.py` with llama.cpp's own converter and keep hashes of the files.
+
+    python scripts/make_fp4_goldens.py --llama-cpp vendor/llama.cpp
+
+The folder of llama.cpp is in the source distribution of llama-cpp-python. The script needs torch, transformers and
+llama-cpp-python; the tests need none of them. It writes ``tests/data/fp4.json``: for each case the metadata without
+the tokenizer's, ``general.file_type``, and for each tensor its shape, its type and the first 16 digits of the SHA-256
+of its bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
+
+from fp4_cases import Case, cases  # noqa: E402
+from make_family_goldens import convert, lines, written  # noqa: E402
+from patterns import write_config, write_shards  # noqa: E402
+
+GOLDENS = REPO / "tests" / "data" / "fp4.json"
+
+
+def write_checkpoint(case: Case, folder: Path) -> None:
+    """Write the files of a case."""
+    folder.mkdir()
+    write_config(case.config, folder)
+    for name, value in case.files.items():
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    sources = {name: [kind, list(shape), "model.safetensors"] for name, (kind, shape) in case.sources.items()}
+    write_shards(sources, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--llama-cpp", type=Path, required=True, help="folder with conversion/ and gguf-py/")
+    options = parser.parse_args()
+    sys.path[:0] = [str(options.llama_cpp), str(options.llama_cpp / "gguf-py")]
+    logging.disable(logging.WARNING)
+    import gguf
+
+    goldens = {}
+    for case in cases():
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, output = Path(scratch) / case.name, Path(scratch) / "out.gguf"
+            write_checkpoint(case, folder)
+            convert(folder, output, False, True)
+            metadata, tensors = written(output)
+            kind = gguf.GGUFReader(output).fields["general.file_type"].contents()
+        goldens[case.name] = {"file_type": kind, "metadata": metadata, "tensors": tensors}
+        print(f"{case.name}: {len(tensors)} tensors", flush=True)
+    GOLDENS.write_text("".join(lines(goldens, 4)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
