@@ -6,8 +6,9 @@ command must end with a result or with one line, in bounded time and memory.
 
 A case runs in a process that was forked from one with the package loaded. A case fails if the process ends by a
 signal, prints a traceback, "internal error" or more than one line for a failure, ends with an unknown exit code, takes
-more than `MAX_SECONDS` of CPU time or `MAX_BYTES` of memory. The inputs of a failed case are kept. `--seed N --only`
-runs one case again. `tests/test_fuzz_cli.py` runs each command for a moment.
+more than `MAX_SECONDS` of CPU time or `MAX_BYTES` of memory beyond that of the process it was forked from. The inputs
+of a failed case are kept. `--seed N --only` runs one case again. `tests/test_fuzz_cli.py` runs each command for a
+moment.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python")]
+# Where the package is installed, the installed one is used: the folder of the sources may lack the native module.
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.append(str(ROOT / "python"))
 
 MAX_SECONDS = 20
 MAX_BYTES = 1 << 30
@@ -649,6 +652,11 @@ def run_here(args: list[str]) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has had. A forked process begins with the memory of its parent."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def child(args: list[str], report: Path) -> None:
     """Run a case with limits and write what came out of it."""
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS + 1))
@@ -661,8 +669,9 @@ def child(args: list[str], report: Path) -> None:
     log = os.open(report.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    inherited = peak_bytes()
     code, out, err = run_here(args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes() - inherited
     report.write_text(json.dumps({"code": code, "out": out[-20000:], "err": err[-20000:], "peak": peak}))
     os._exit(0)
 

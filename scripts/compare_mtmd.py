@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests"), str(REPO / "python")]
+# Where the package is installed, the installed one is used: the folder of the sources may lack the native module.
+sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
+sys.path.append(str(REPO / "python"))
 
 from family_cases import all_cases  # noqa: E402
 from make_family_goldens import GOLDENS, convert  # noqa: E402

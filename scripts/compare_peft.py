@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO / "python"), str(REPO / "tests")]
+# Where the package is installed, the installed one is used: the folder of the sources may lack the native module.
+sys.path.insert(0, str(REPO / "tests"))
+sys.path.append(str(REPO / "python"))
 
 import gguf  # noqa: E402
 import numpy as np  # noqa: E402
