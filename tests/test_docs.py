@@ -26,6 +26,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "org/name": "it fetches a model from the hub",
     "google/gemma": "it fetches a model from the hub",
+    "s3://": "it reads a bucket; tests/test_storage.py runs it",
     "--slots early=0-5,factual=6-11,reasoning=12-22": "it is for a model of 30 layers",
     "--image": "the example cannot see; tests/test_senses.py runs it",
     "--audio": "the example cannot hear; tests/test_senses.py runs it",

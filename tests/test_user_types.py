@@ -30,6 +30,8 @@ def tell(step: srd_rs.Progress) -> None:
 def main(model: str, folder: Path) -> None:
     options = srd_rs.ConvertOptions(quant="Q5_K_M", srd=srd_rs.SrdOptions(beam_width=2))
     plan = srd_rs.plan(model, options=options)
+    estimate: srd_rs.Estimate = srd_rs.estimate(model, options=options, nodes=(1, 4), disk=1e9)
+    print([(of.nodes, of.seconds) for of in estimate.nodes])
     tensor: srd_rs.PlannedTensor = plan.tensors[0]
     file: srd_rs.PlannedFile = plan.files[0]
     container: srd_rs.PlannedContainer | None = plan.container
