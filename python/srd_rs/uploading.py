@@ -268,7 +268,8 @@ class Upload:
 
     def _tried(self, what: str, send: Callable[[], Any]) -> Any:
         """Try to send something, again where the reason passes. The error says what is where."""
-        tries = int(os.environ.get("SRD_HTTP_TRIES") or _TRIES)
+        asked = os.environ.get("SRD_HTTP_TRIES", "")
+        tries = max(int(asked), 1) if asked.isdecimal() else _TRIES
         for number in range(1, tries + 1):
             try:
                 return send()
