@@ -12,7 +12,6 @@ of its bytes.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -21,21 +20,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
 
-from fp4_cases import Case, cases  # noqa: E402
+from fp4_cases import cases, write_checkpoint  # noqa: E402
 from make_family_goldens import convert, lines, written  # noqa: E402
-from patterns import write_config, write_shards  # noqa: E402
 
 GOLDENS = REPO / "tests" / "data" / "fp4.json"
-
-
-def write_checkpoint(case: Case, folder: Path) -> None:
-    """Write the files of a case."""
-    folder.mkdir()
-    write_config(case.config, folder)
-    for name, value in case.files.items():
-        (folder / name).write_text(json.dumps(value), encoding="utf-8")
-    sources = {name: [kind, list(shape), "model.safetensors"] for name, (kind, shape) in case.sources.items()}
-    write_shards(sources, folder)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from patterns import write_config, write_shards
+
 Shape = tuple[int, ...]
 
 
@@ -18,6 +20,16 @@ class Case:
     config: dict[str, Any]
     sources: dict[str, tuple[str, Shape]]
     files: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(case: Case, folder: Path) -> None:
+    """Write the files of a case into a new folder."""
+    folder.mkdir()
+    write_config(case.config, folder)
+    for name, value in case.files.items():
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    sources = {name: [kind, list(shape), "model.safetensors"] for name, (kind, shape) in case.sources.items()}
+    write_shards(sources, folder)
 
 
 def modelopt(name: str, rows: int, columns: int, *, inputs: bool = True) -> dict[str, tuple[str, Shape]]:

@@ -17,8 +17,7 @@ import pytest
 
 import ggml
 import srd_rs
-from fp4_cases import Case, cases
-from patterns import write_config, write_shards
+from fp4_cases import Case, cases, write_checkpoint
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError, NonFiniteError, UsageError
 from srd_rs.families import describe
@@ -36,12 +35,7 @@ SCALE = "model.layers.1.mlp.up_proj.weight_scale"
 
 def opened(case: Case, folder: Path) -> Checkpoint:
     folder = folder / case.name
-    folder.mkdir()
-    write_config(case.config, folder)
-    for name, value in case.files.items():
-        (folder / name).write_text(json.dumps(value), encoding="utf-8")
-    sources = {name: [kind, list(shape), "model.safetensors"] for name, (kind, shape) in case.sources.items()}
-    write_shards(sources, folder)
+    write_checkpoint(case, folder)
     return Checkpoint.open(folder)
 
 

@@ -17,7 +17,6 @@ use crate::error::{Error, Place, Result};
 use crate::formats::axm::reader::parse_gguf_header;
 use crate::formats::gguf::{Gguf, GgufFile, KeyValues};
 use crate::input::ReadAt;
-use crate::progress::Progress;
 use crate::sign::Hash;
 
 const FIX: &str = "The GGUF was not made from this checkpoint in this way, or it was changed afterwards";
@@ -80,17 +79,6 @@ impl Destination for Comparison {
         let offset = unit.tensor.ty.row_bytes(unit.start).expect("units are cut at block boundaries");
         let (part, index) = self.places[&unit.tensor.bound.name];
         Box::new(Compared { file: &self.gguf.parts()[part], index, offset, found: Vec::new() })
-    }
-
-    /// A comparison leaves nothing, so there is never anything to go on with.
-    fn resume<'u>(
-        &'u self,
-        _: &Unit<'u>,
-        _: u64,
-        _: &mut dyn Iterator<Item = Hash>,
-        _: &Progress,
-    ) -> Result<Option<Box<dyn UnitWriter + 'u>>> {
-        Ok(None)
     }
 
     fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {

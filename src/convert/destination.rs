@@ -17,7 +17,7 @@ pub trait Destination: Sync {
 
     /// Goes on with a unit of which an earlier run has written the first `done` weights, if their bytes have the hashes that
     /// [`UnitWriter::hashes`] or [`UnitWriter::finish`] returned in that run. The writer takes the weights behind them. Returns
-    /// `None` if the bytes are other ones.
+    /// `None` if the bytes are other ones, as a destination does that leaves nothing to go on with.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) from reading; [`Error::Interrupted`](crate::Error::Interrupted) when the run was
@@ -28,7 +28,10 @@ pub trait Destination: Sync {
         done: u64,
         hashes: &mut dyn Iterator<Item = Hash>,
         progress: &Progress,
-    ) -> Result<Option<Box<dyn UnitWriter + 'u>>>;
+    ) -> Result<Option<Box<dyn UnitWriter + 'u>>> {
+        let _ = (unit, done, hashes, progress);
+        Ok(None)
+    }
 
     /// Completes the output after the last unit. `sources` has the hashes of the whole source files, if they were made.
     ///

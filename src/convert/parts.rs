@@ -220,16 +220,6 @@ impl Destination for Parts<'_> {
         Box::new(Run { parts: self, number: unit.tensor.file, start, offset: start, sink: None })
     }
 
-    fn resume<'u>(
-        &'u self,
-        _: &Unit<'u>,
-        _: u64,
-        _: &mut dyn Iterator<Item = Hash>,
-        _: &Progress,
-    ) -> Result<Option<Box<dyn UnitWriter + 'u>>> {
-        Ok(None)
-    }
-
     fn finish(self: Box<Self>, _: &[SourceHash]) -> Result<Finished> {
         self.handover.wait_for_all(self.progress)?;
         Ok(Finished { sinks: Vec::new(), sealed: None })

@@ -96,20 +96,14 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
         None => Default::default(),
     };
     let (files, container) = layout::lay_out(&mut tensors, &model.metadata, &facts.arch, options)?;
-    let (recipe, inputs) = (options.recipe, options.inputs.clone());
-    let importance = options.importance.clone();
-    let calibration = options.calibrated.as_ref().map(|c| c.digest.clone());
     Ok(Plan {
-        model,
-        recipe,
-        tensors,
-        files,
         container,
         without_importance,
         unseen_experts,
-        importance,
-        inputs,
-        calibration,
+        importance: options.importance.clone(),
+        inputs: options.inputs.clone(),
+        calibration: options.calibrated.as_ref().map(|c| c.digest.clone()),
+        ..Plan::of_files(model, options.recipe, tensors, files)
     })
 }
 
