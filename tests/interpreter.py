@@ -41,6 +41,15 @@ def flat_rows(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(-1, 1)
 
 
+def _between(count: int, to: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two positions that each of `to` places on an axis lies between, with their weights."""
+    step = np.float32(count - 1) / np.float32(max(to - 1, 1)) if to > 1 else np.float32(0)
+    place = step * np.arange(to, dtype=np.float32)
+    first = np.minimum(place.astype(np.int64), count - 1)
+    second = np.clip(place - first.astype(np.float32), np.float32(0), np.float32(1))
+    return np.stack([first, np.minimum(first + 1, count - 1)]), np.float32(1) - second, second
+
+
 def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
     """The transform's rows; the tensor's shape is its own affair."""
     op = transform["op"]
@@ -57,6 +66,11 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
         first, *others = (run(part, weights) for part in transform["of"])
         for other in others:
             first = first * other.reshape(first.shape)
+        return first
+    if op == "sum":
+        first, *others = (run(part, weights) for part in transform["of"])
+        for other in others:
+            first = first + other.reshape(first.shape)
         return first
     if op == "sinusoids":
         half = transform["columns"] // 2
@@ -90,6 +104,18 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
     if op == "pad_rows":
         missing = transform["rows"] - of.shape[0]
         return np.concatenate([of, np.full((missing, *of.shape[1:]), transform["value"], np.float32)])
+    if op == "bilinear":
+        (h, w), to = transform["from"], transform["to"]
+        (y, ya, yb), (x, xa, xb) = (_between(*sides) for sides in zip((h, w), to, strict=True))
+        grid = of.reshape(h, w, -1)
+        result = np.zeros((*to, grid.shape[2]), np.float32)
+        for rows, down, columns, across in (
+            (y[1], yb, x[0], xa), (y[1], yb, x[1], xb), (y[0], ya, x[1], xb), (y[0], ya, x[0], xa),
+        ):  # fmt: skip
+            weight = (down[:, None] * across).astype(np.float64)[..., None]
+            # In f64 the product is exact, and the sum is rounded once more than by a fused step: rarely to other bits.
+            result = (weight * grid[rows][:, columns] + result).astype(np.float32)
+        return result.reshape(-1, grid.shape[2])
     if op == "softplus":
         return np.logaddexp(0.0, of.astype(np.float64)).astype(np.float32)
     if op == "neg_exp":

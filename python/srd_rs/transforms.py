@@ -201,6 +201,50 @@ class Product(Transform):
 
 
 @dataclass(frozen=True)
+class Sum(Transform):
+    """The sums of the elements of parts with equally many elements, in f32 and from the first part to the last."""
+
+    of: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        if len({math.prod(part.shape) for part in self.of}) != 1:
+            raise ValueError(f"{[part.shape for part in self.of]} have no sum")
+
+    @property
+    def parts(self) -> Sequence[Transform]:
+        return self.of
+
+    @property
+    def shape(self) -> Shape:
+        return self.of[0].shape
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        return {"op": "sum", "of": [part.to_json(leaf_of) for part in self.of]}
+
+
+@dataclass(frozen=True)
+class Bilinear(_Unary):
+    """A table with a row for each position of a grid, for a grid of another size whose corners stay where they are.
+    Between positions, rows are interpolated linearly along both axes."""
+
+    grid: tuple[int, int]
+    to: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        rows = math.prod(self.grid)
+        if not all(1 <= side <= 1 << 16 for side in (*self.grid, *self.to)) or self.of.shape[:1] != (rows,):
+            raise ValueError(f"{self.of.shape} is no table for a grid of {self.grid}, or {self.to} is no grid")
+
+    @property
+    def shape(self) -> Shape:
+        return (math.prod(self.to), *self.of.shape[1:])
+
+    def to_json(self, leaf_of: Leaf = source) -> Json:
+        of = self.of.to_json(leaf_of)
+        return {"op": "bilinear", "of": of, "from": list(self.grid), "to": list(self.to)}
+
+
+@dataclass(frozen=True)
 class NegExp(_Unary):
     """-exp(x), rounded to f32: the decay rates of state space models, which checkpoints store as logarithms."""
 

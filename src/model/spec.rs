@@ -120,6 +120,21 @@ pub enum Transform {
         /// The factors, at least one.
         of: Vec<Transform>,
     },
+    /// The sums of the elements of several parts with equally many elements, in f32 and from the first part to the last.
+    Sum {
+        /// The summands, at least one.
+        of: Vec<Transform>,
+    },
+    /// A table with a row for each position of a grid, for a grid of another size whose corners stay where they are: between
+    /// positions, rows are interpolated linearly along both axes. The result has a row for each position of the new grid.
+    Bilinear {
+        /// The table.
+        of: Box<Transform>,
+        /// Rows and columns of the grid of the table.
+        from: (u64, u64),
+        /// Rows and columns of the new grid.
+        to: (u64, u64),
+    },
     /// `-exp(x)`, rounded to f32. State space models store their decay rates as logarithms.
     NegExp {
         /// The values `x`.
@@ -238,12 +253,15 @@ impl Transform {
     pub fn for_each_source<'a>(&'a self, f: &mut impl FnMut(&'a str)) {
         match self {
             Self::Source { tensor } => f(tensor),
-            Self::Concat { of } | Self::Product { of } => of.iter().for_each(|part| part.for_each_source(f)),
+            Self::Concat { of } | Self::Product { of } | Self::Sum { of } => {
+                of.iter().for_each(|part| part.for_each_source(f));
+            }
             Self::PermuteHeads { of, .. }
             | Self::Affine { of, .. }
             | Self::Rows { of, .. }
             | Self::Transpose { of, .. }
             | Self::PadRows { of, .. }
+            | Self::Bilinear { of, .. }
             | Self::NegExp { of }
             | Self::Softplus { of }
             | Self::Ternary { of }

@@ -81,6 +81,17 @@ enum Op {
     Product {
         parts: Vec<BoundTransform>,
     },
+    Sum {
+        parts: Vec<BoundTransform>,
+    },
+    Bilinear {
+        of: Box<BoundTransform>,
+        /// Columns of the grid of the part.
+        across: u64,
+        /// For each row and for each column of the new grid, what it lies between.
+        rows: Vec<Between>,
+        columns: Vec<Between>,
+    },
     NegExp {
         of: Box<BoundTransform>,
     },
@@ -113,6 +124,13 @@ enum Op {
     Generated {
         values: Vec<f32>,
     },
+}
+
+/// A place on an axis: the two positions that it lies between, each with its weight.
+#[derive(Debug, Clone, Copy)]
+struct Between {
+    positions: [u64; 2],
+    weights: [f32; 2],
 }
 
 /// Buffers that a thread keeps between calls.
@@ -177,7 +195,9 @@ impl BoundTransform {
     pub fn for_each_source(&self, f: &mut impl FnMut(usize)) {
         match &self.op {
             Op::Source { index } => f(*index),
-            Op::Concat { parts } | Op::Product { parts } => parts.iter().for_each(|p| p.for_each_source(f)),
+            Op::Concat { parts } | Op::Product { parts } | Op::Sum { parts } => {
+                parts.iter().for_each(|p| p.for_each_source(f));
+            }
             Op::Dequantize { sources, .. } => sources.iter().for_each(|&index| f(index)),
             Op::Generated { .. } | Op::Sinusoids { .. } => {}
             Op::FoldedNorm { weight, variance, shift, .. } => {
@@ -194,6 +214,7 @@ impl BoundTransform {
             | Op::Slice { of, .. }
             | Op::Transpose { of, .. }
             | Op::Pad { of, .. }
+            | Op::Bilinear { of, .. }
             | Op::NegExp { of }
             | Op::Softplus { of }
             | Op::Ternary { of, .. }
@@ -233,7 +254,31 @@ impl BoundTransform {
                 }
                 Ok(())
             }
-            Op::Product { parts } => read_product(parts, source, start, out, scratch),
+            Op::Product { parts } => read_combined(parts, |x, y| x * y, source, start, out, scratch),
+            Op::Sum { parts } => read_combined(parts, |x, y| x + y, source, start, out, scratch),
+            Op::Bilinear { of, across, rows, columns } => {
+                let mut corner = std::mem::take(&mut scratch.factor);
+                let width = self.len / (rows.len() * columns.len()) as u64;
+                let done = for_each_row(start, width, out, |at, column, piece| {
+                    let (row, place) = (at / columns.len() as u64, at % columns.len() as u64);
+                    let (y, x) = (rows[row as usize], columns[place as usize]);
+                    corner.resize(piece.len(), 0.0);
+                    piece.fill(0.0);
+                    // Sums of four products depend on their order: this is the order of PyTorch.
+                    for (i, j) in [(1, 0), (1, 1), (0, 1), (0, 0)] {
+                        let from = (y.positions[i] * across + x.positions[j]) * width + column;
+                        of.read(source, from, &mut corner, scratch)?;
+                        let weight = y.weights[i] * x.weights[j];
+                        piece
+                            .iter_mut()
+                            .zip(&corner)
+                            .for_each(|(sum, &value)| *sum = weight.mul_add(value, *sum));
+                    }
+                    Ok(())
+                });
+                scratch.factor = corner;
+                done
+            }
             Op::NegExp { of } => {
                 of.read(source, start, out, scratch)?;
                 out.iter_mut().for_each(|x| *x = -exp(*x));
@@ -307,22 +352,24 @@ impl BoundTransform {
     }
 }
 
-fn read_product(
+/// Reads a run of each part and combines the elements, from the first part to the last.
+fn read_combined(
     parts: &[BoundTransform],
+    combine: impl Fn(f32, f32) -> f32,
     source: &Source,
     start: u64,
     out: &mut [f32],
     scratch: &mut Scratch,
 ) -> Result<()> {
-    out.fill(1.0);
-    let mut factor = std::mem::take(&mut scratch.factor);
-    factor.resize(out.len(), 0.0);
-    let mut done = Ok(());
-    for part in parts {
-        done = done.and_then(|()| part.read(source, start, &mut factor, scratch));
-        out.iter_mut().zip(&factor).for_each(|(x, y)| *x *= y);
+    let Some((first, others)) = parts.split_first() else { return Ok(()) };
+    let mut buffer = std::mem::take(&mut scratch.factor);
+    buffer.resize(out.len(), 0.0);
+    let mut done = first.read(source, start, out, scratch);
+    for part in others {
+        done = done.and_then(|()| part.read(source, start, &mut buffer, scratch));
+        out.iter_mut().zip(&buffer).for_each(|(x, &y)| *x = combine(*x, y));
     }
-    scratch.factor = factor;
+    scratch.factor = buffer;
     done
 }
 
@@ -507,6 +554,20 @@ fn mean_magnitude(of: &BoundTransform, source: &Source, scratch: &mut Scratch) -
     Ok((sum / of.len as f64) as f32)
 }
 
+/// Returns the places of `to` positions on an axis of `from` positions. The first and the last positions of both are the same.
+fn between(from: u64, to: u64) -> Vec<Between> {
+    let last = from - 1;
+    let step = if to > 1 { last as f32 / (to - 1) as f32 } else { 0.0 };
+    (0..to)
+        .map(|index| {
+            let place = step * index as f32;
+            let first = (place as u64).min(last);
+            let second = (place - first as f32).clamp(0.0, 1.0);
+            Between { positions: [first, (first + 1).min(last)], weights: [1.0 - second, second] }
+        })
+        .collect()
+}
+
 /// Builds the nodes of one output tensor.
 struct Binder<'a> {
     name: &'a str,
@@ -555,15 +616,14 @@ impl Binder<'_> {
                 self.node(Op::Dequantize { of: Box::new(of), sources }, said.shape.clone())
             }
             Transform::Product { of } => {
-                let parts = of.iter().map(|t| self.bind(t)).collect::<Result<Vec<_>>>()?;
-                let Some(shape) = parts.first().map(|p| p.shape.clone()) else {
-                    return Err(self.fail("is a product of no parts".into()));
-                };
-                if parts.iter().any(|p| p.len != parts[0].len) {
-                    return Err(self.fail("is a product of parts of different sizes".into()));
-                }
+                let (parts, shape) = self.equal_parts(of, "product")?;
                 self.node(Op::Product { parts }, shape)
             }
+            Transform::Sum { of } => {
+                let (parts, shape) = self.equal_parts(of, "sum")?;
+                self.node(Op::Sum { parts }, shape)
+            }
+            Transform::Bilinear { of, from, to } => self.bilinear(self.bind(of)?, *from, *to),
             Transform::NegExp { of } => {
                 let of = self.bind(of)?;
                 let shape = of.shape.clone();
@@ -599,6 +659,34 @@ impl Binder<'_> {
                 self.node(Op::Generated { values: values.clone() }, vec![values.len() as u64])
             }
         }
+    }
+
+    /// Returns parts with equally many elements, and the shape of the first.
+    fn equal_parts(&self, of: &[Transform], what: &str) -> Result<(Vec<BoundTransform>, Vec<u64>)> {
+        let parts = of.iter().map(|t| self.bind(t)).collect::<Result<Vec<_>>>()?;
+        let Some(shape) = parts.first().map(|p| p.shape.clone()) else {
+            return Err(self.fail(format!("is a {what} of no parts")));
+        };
+        if parts.iter().any(|p| p.len != parts[0].len) {
+            return Err(self.fail(format!("is a {what} of parts of different sizes")));
+        }
+        Ok((parts, shape))
+    }
+
+    fn bilinear(&self, of: BoundTransform, from: (u64, u64), to: (u64, u64)) -> Result<BoundTransform> {
+        let sides = [from.0, from.1, to.0, to.1];
+        let positions = from.0.saturating_mul(from.1);
+        // So many positions are exact in f32.
+        if sides.iter().any(|side| !(1..=1 << 16).contains(side)) || !of.len.is_multiple_of(positions.max(1))
+        {
+            let shape = &of.shape;
+            return Err(
+                self.fail(format!("{shape:?} is no table for a grid of {from:?}, or {to:?} is no grid"))
+            );
+        }
+        let shape = vec![to.0 * to.1, of.len / positions];
+        let (rows, columns) = (between(from.0, to.0), between(from.1, to.1));
+        self.node(Op::Bilinear { of: Box::new(of), across: from.1, rows, columns }, shape)
     }
 
     fn folded_norm(
@@ -913,6 +1001,27 @@ mod tests {
     }
 
     #[test]
+    fn sums_are_taken_element_by_element() {
+        let values = all(&[2, 2], r#"{"op": "sum", "of": [T, {"op": "affine", "add": 1.0, "of": T}]}"#, &[4]);
+        assert_eq!(values, [1., 3., 5., 7.]);
+    }
+
+    #[test]
+    fn a_grid_of_another_size_lies_between_the_old_positions() {
+        // The positions of a grid of 2 rows and 3 columns have two values each: 0, 1; 2, 3; ...
+        let of = |to: &str| format!(r#"{{"op": "bilinear", "from": [2, 3], "to": {to}, "of": T}}"#);
+        let same = all(&[6, 2], &of("[2, 3]"), &[6, 2]);
+        assert_eq!(same, (0..12).map(|x| x as f32).collect::<Vec<_>>());
+        assert_eq!(all(&[6, 2], &of("[1, 1]"), &[1, 2]), [0., 1.]);
+        // Along an axis of linear values, interpolation gives linear values.
+        let finer = all(&[6, 2], &of("[3, 5]"), &[15, 2]);
+        let wanted: Vec<f32> = (0..15)
+            .flat_map(|at| [0., 1.].map(|part| (at / 5) as f32 * 3. + (at % 5) as f32 + part))
+            .collect();
+        assert_eq!(finer, wanted);
+    }
+
+    #[test]
     fn rows_concat_pad_affine_generated() {
         let values = all(
             &[3, 2],
@@ -944,6 +1053,10 @@ mod tests {
             (r#"{"op": "concat", "of": []}"#, vec![0]),
             (r#"{"op": "product", "of": []}"#, vec![0]),
             (r#"{"op": "product", "of": [T, {"op": "rows", "start": 0, "count": 1, "of": T}]}"#, vec![3, 2]),
+            (r#"{"op": "sum", "of": []}"#, vec![0]),
+            (r#"{"op": "bilinear", "from": [2, 2], "to": [1, 1], "of": T}"#, vec![1, 1]),
+            (r#"{"op": "bilinear", "from": [3, 0], "to": [1, 1], "of": T}"#, vec![1, 1]),
+            (r#"{"op": "bilinear", "from": [3, 1], "to": [3, 4294967296], "of": T}"#, vec![1, 1]),
             (r#"{"op": "sinusoids", "rows": 3, "columns": 3}"#, vec![3, 3]),
             (r#"{"op": "sinusoids", "rows": 0, "columns": 4}"#, vec![0, 4]),
             (r#"{"op": "sinusoids", "rows": 3, "columns": 18446744073709551614}"#, vec![3]),

@@ -32,6 +32,7 @@ from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json
 from srd_rs.transforms import (
     Affine,
+    Bilinear,
     Concat,
     FoldedNorm,
     NegExp,
@@ -42,6 +43,7 @@ from srd_rs.transforms import (
     Sinusoids,
     Softplus,
     Source,
+    Sum,
     Ternary,
     Transform,
     Transpose,
@@ -82,6 +84,7 @@ _ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp", "softplus")
 _OF_COLUMNS: Final = ("transpose", "squeeze", "cols", "pad_rows")
 _MAX_INTEGERS: Final = 1 << 16
 """A tensor of integers that is read for an expression has at most this many bytes."""
+_MAX_SUMMANDS: Final = 64
 _MAX_NAME: Final = 1024
 """Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
 
@@ -553,6 +556,11 @@ class TableFamily(Family):
                 case "zero_first":
                     padded = PadRows(of, of.shape[0] + 1)
                     return Concat((taken(padded, 0, of.shape[0], 1), of))
+                case "sum":
+                    return _summed(of, axis())
+                case "bilinear":
+                    grid, to = (number(0), number(1)), (number(2), number(3))
+                    return of if grid == to else Bilinear(of, grid, to)
                 case "permute_neox":
                     return _to_halves(of, number(0), number(1))
                 case "permute":
@@ -719,6 +727,14 @@ def _by_kind(of: Transform, groups: int, parts: list[int]) -> Transform:
         kind = taken(whole, 1, sum(parts[:index]), count)
         kinds.append(Reshape(kind, (groups * count, *rest)))
     return Concat(tuple(kinds))
+
+
+def _summed(of: Transform, axis: int) -> Transform:
+    """Return the sums along an axis, which is gone."""
+    if of.shape[axis] > _MAX_SUMMANDS:
+        raise ValueError(f"{of.shape[axis]} entries are more than the {_MAX_SUMMANDS} that are added")
+    parts = (taken(of, axis, index, 1) for index in range(of.shape[axis]))
+    return Reshape(Sum(tuple(parts)), (*of.shape[:axis], *of.shape[axis + 1 :]))
 
 
 def _half_negative(of: Transform, head: int) -> Transform:

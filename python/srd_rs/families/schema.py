@@ -63,6 +63,8 @@ STEPS: Final[Mapping[str, tuple[int, int]]] = {
     "rows": (2, 2),
     "cols": (2, 2),
     "pad_rows": (1, 2),
+    "bilinear": (4, 4),
+    "sum": (1, 1),
     "stack": (1, 1),
     "product": (0, 0),
     "parts": (1, 1),
