@@ -8,6 +8,7 @@ from family_cases import Case, Shapes, layers
 from family_cases.deepseek import at, ends, experts, gated
 from family_cases.glm import attention
 from family_cases.minimax import mixtral
+from family_cases.vision import SEES
 
 _SLIDING = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
 
@@ -631,6 +632,28 @@ _MUSE: dict[str, Any] = {
         "patch_size": 14,
     },
 }
+_MUSE_SEES: dict[str, Any] = {
+    **_MUSE,
+    "image_token_id": 90,
+    "out_hidden_size": 128,
+    "projector_hidden_act": "gelu",
+    "projector_hidden_size": 48,
+    "vision_config": {
+        "hidden_act": "gelu",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 16,
+        "merge_size": 2,
+        "model_type": "muse_glimmer_vision",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 5,
+        "patch_size": 14,
+        "patch_temporal": 2,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+    },
+}
 
 CASES = (
     Case("exaone-moe", _EXAONE, {**_EXAONE_LAYERS, **_EXAONE_NEXTN}),
@@ -685,4 +708,5 @@ CASES = (
         },
     ),
     Case("muse-glimmer", _MUSE),
+    Case("muse-glimmer-vision", _MUSE_SEES, files=SEES, mmproj=True),
 )

@@ -66,3 +66,62 @@ LLAMA4: Final = FamilyTable(
     ),
     refusals=(Refusal("hidden_act != 'gelu'", "the activation of the encoder of pictures is not gelu"),),
 )
+
+MUSE_GLIMMER: Final = FamilyTable(
+    arch="clip",
+    classes=("MuseGlimmerForConditionalGeneration",),
+    defaults={
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "layer_norm_eps": 1e-5,
+        "merge_size": 2,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 50,
+        "patch_size": 14,
+        "patch_temporal": 2,
+        "pos_emb_height": 32,
+        "pos_emb_width": 32,
+    },
+    sizes={
+        **SIZES,
+        "n_image": "pos_emb_height * patch_size * merge_size",
+        "fold": "merge_size * merge_size * w",
+        "o": "first(whole['projector_hidden_size'], 4096)",
+    },
+    renames=((r"^model\.(vision_)", r"\1"),),
+    layer_prefix="vision_tower.layers",
+    layer_target="v.blk",
+    output=None,
+    top=(
+        # A picture is the same in all frames that a patch covers.
+        "vision_tower.patch_embedder.patch_embedding > v.patch_embd"
+        " | w patch_temporal*c*p*p | reshape(w, patch_temporal, c, p, p) sum(1)",
+        "vision_tower.patch_embedder.position_embedding_table > v.position_embd"
+        " | pos_emb_height*pos_emb_width w | f32",
+        "vision_tower.ln_pre > v.pre_ln | w | bias",
+        "vision_tower.ln_post > v.post_ln | w | bias",
+        "vision_adapter.fc1 > mm.0 | o fold",
+        "vision_adapter.fc2 > mm.1 | o o",
+        "vision_projection > mm.2 | t o",
+    ),
+    layer=(
+        Rows(
+            (
+                "norm1 > ln1 | w | bias",
+                "norm2 > ln2 | w | bias",
+                "attn.q_proj > attn_q | w w | bias permute_q",
+                "attn.k_proj > attn_k | w w | bias permute_q",
+                "attn.v_proj > attn_v | w w | bias",
+                "attn.proj > attn_out | w w | bias",
+                "mlp.fc1 > ffn_up | i w | bias",
+                "mlp.fc2 > ffn_down | w i | bias",
+            )
+        ),
+    ),
+    metadata=(
+        *head(),
+        "str ~projector_type = 'muse-glimmer'",
+        "f32 ~vision.attention.layer_norm_epsilon = layer_norm_eps",
+        "u32 ~vision.spatial_merge_size = merge_size",
+    ),
+)
