@@ -26,7 +26,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
 sys.path.append(str(REPO / "python"))
 
-from family_cases import all_cases  # noqa: E402
+from family_cases import Case, all_cases  # noqa: E402
 from make_family_goldens import GOLDENS, convert  # noqa: E402
 from mtmd import ADDED, RENAMED, ROUNDED, prepared, stand_in  # noqa: E402
 
@@ -49,7 +49,7 @@ def made_of(model: Path, projector: Path, sense: str) -> dict[str, Any] | str:
     return answer
 
 
-def compared(golden: dict[str, Any], raw: bool, folder: Path) -> dict[str, str]:
+def compared(golden: dict[str, Any], case: Case, folder: Path) -> dict[str, str]:
     """Return for each sense of a model one line about what the two files make of the same input."""
     import srd_rs
 
@@ -61,7 +61,7 @@ def compared(golden: dict[str, Any], raw: bool, folder: Path) -> dict[str, str]:
         text, folder / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
     ).output
     reference = folder / "reference.gguf"
-    convert(source, reference, True, raw)
+    convert(source, reference, True, case.raw_config, case.constants)
     name = golden["name"]
     if name in (*RENAMED, *ADDED):
         reference = rewritten(reference, ours, RENAMED.get(name), tuple(ADDED.get(name, ())))
@@ -132,7 +132,7 @@ def main() -> None:
         golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found = compared(golden, cases[name].raw_config, Path(folder))
+                found = compared(golden, cases[name], Path(folder))
             except Exception as error:
                 found = {sense: f"stopped: {error}" for sense in SENSES}
         for sense, line in found.items():

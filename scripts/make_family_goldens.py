@@ -22,9 +22,10 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
@@ -80,9 +81,15 @@ def names_of_llama_cpp() -> Any:
     return dict(gguf.TensorNameMap.block_mappings_cfg)
 
 
-def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
+def convert(
+    folder: Path,
+    output: Path,
+    mmproj: bool,
+    raw_config: bool,
+    constants: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Run llama.cpp's converter without its tokenizer. With `raw_config`, config.json does not go through
-    transformers."""
+    transformers. `constants` are attributes that its class gets."""
     import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
@@ -99,6 +106,8 @@ def convert(folder: Path, output: Path, mmproj: bool, raw_config: bool) -> None:
         model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 
     without_vocabulary(ModelBase)
+    for name, value in constants.items():
+        setattr(model_class, name, value)
     getattr(model_class, "lerp_weights", {}).clear()  # RWKV keeps weights of the last model in its class
     with torch.inference_mode():
         written_type = gguf.LlamaFileType.MOSTLY_F16 if mmproj else gguf.LlamaFileType.MOSTLY_BF16
@@ -176,7 +185,8 @@ def golden_of(case: Case) -> dict[str, Any]:
         result["sources"] = {name: [case.dtypes.get(name, "BF16"), list(s)] for name, s in shapes.items()}
         for part in [part for part in ("text", "mmproj") if getattr(case, part)]:
             output = Path(scratch) / f"{part}.gguf"
-            convert(folder, output, part == "mmproj", case.raw_config)
+            constants = case.constants if part == "mmproj" else {}
+            convert(folder, output, part == "mmproj", case.raw_config, constants)
             metadata, tensors = written(output)
             if part == "text":
                 types = quantised_types(output, Path(scratch) / "q4.gguf")

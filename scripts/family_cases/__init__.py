@@ -25,7 +25,8 @@ class Case:
     folder by name: JSON values or text. `dtypes` names the types of tensors that are not BF16.
     `mmproj` says that the reference writes a file of the projector as well, and `text` that it writes the text half.
     `raw_config` says that the reference reads config.json as it is, because transformers translates keys that the
-    reference asks for.
+    reference asks for. `constants` are attributes of the reference's class: sizes of published models that stand in its
+    code, made small.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Case:
     mmproj: bool = False
     text: bool = True
     raw_config: bool = False
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 def layers(count: int, shapes: Mapping[str, tuple[int, ...]], prefix: str = "model.layers") -> Shapes:
