@@ -5,8 +5,8 @@
 
 The folder of llama.cpp is in the source distribution of llama-cpp-python. The script needs torch, transformers and
 llama-cpp-python; the tests need none of them. It writes ``tests/data/fp4.json``: for each case the metadata without
-the tokenizer's, ``general.file_type``, and for each tensor its shape, its type and the first 16 digits of the SHA-256
-of its bytes.
+the tokenizer's, ``general.file_type``, for each tensor its shape, its type and the first 16 digits of the SHA-256
+of its bytes, and the 16 tokens that llama.cpp generates with the file (of smaller weights).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
 
 from fp4_cases import cases, write_checkpoint  # noqa: E402
+from generation import SCALE, generated, with_vocabulary  # noqa: E402
 from make_family_goldens import convert, lines, written  # noqa: E402
 
 GOLDENS = REPO / "tests" / "data" / "fp4.json"
@@ -42,7 +43,17 @@ def main() -> None:
             convert(folder, output, False, True)
             metadata, tensors = written(output)
             kind = gguf.GGUFReader(output).fields["general.file_type"].contents()
-        goldens[case.name] = {"file_type": kind, "metadata": metadata, "tensors": tensors}
+            (Path(scratch) / "small").mkdir()
+            write_checkpoint(case, Path(scratch) / "small" / case.name, SCALE)
+            convert(Path(scratch) / "small" / case.name, output, False, True)
+            with_vocabulary(output, Path(scratch) / "text.gguf")
+            tokens = generated([(Path(scratch) / "text.gguf", None)])[0]
+        goldens[case.name] = {
+            "file_type": kind,
+            "metadata": metadata,
+            "tensors": tensors,
+            "generated": tokens,
+        }
         print(f"{case.name}: {len(tensors)} tensors", flush=True)
     GOLDENS.write_text("".join(lines(goldens, 4)) + "\n", encoding="utf-8")
 

@@ -22,14 +22,14 @@ class Case:
     files: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(case: Case, folder: Path) -> None:
-    """Write the files of a case into a new folder."""
+def write_checkpoint(case: Case, folder: Path, scale: float = 1.0) -> None:
+    """Write the files of a case into a new folder. Weights in floats are multiplied by `scale`."""
     folder.mkdir()
     write_config(case.config, folder)
     for name, value in case.files.items():
         (folder / name).write_text(json.dumps(value), encoding="utf-8")
     sources = {name: [kind, list(shape), "model.safetensors"] for name, (kind, shape) in case.sources.items()}
-    write_shards(sources, folder)
+    write_shards(sources, folder, scale)
 
 
 def modelopt(name: str, rows: int, columns: int, *, inputs: bool = True) -> dict[str, tuple[str, Shape]]:

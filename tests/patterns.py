@@ -32,9 +32,9 @@ def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def encoded(name: str, dtype: str, shape: tuple[int, ...], scale: float = 1.0) -> bytes:
     """The bytes of the pattern of a tensor in BF16, F16, F32 or a type of whole numbers. `scale` is a power of two that
-    values with a fraction are multiplied by."""
+    values with a fraction are multiplied by, but scales in one byte are not."""
     values = pattern(name, shape)
-    if "F" in dtype and dtype != "F8_E8M0":
+    if "F" in dtype and not dtype.startswith("F8"):
         values = values * np.float32(scale)
     if dtype == "BF16":
         return to_bf16(values)

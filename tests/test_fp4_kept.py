@@ -18,11 +18,14 @@ import pytest
 import ggml
 import srd_rs
 from fp4_cases import Case, cases, write_checkpoint
+from generation import SCALE as SMALL
+from generation import generated, with_vocabulary
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError, NonFiniteError, UsageError
 from srd_rs.families import describe
 from srd_rs.families.nvfp4 import kept
 from support import EXAMPLE
+from test_family_generation import alike
 from test_family_goldens import converted, digest, metadata_of
 from test_read_only_types import gguf_of
 
@@ -33,9 +36,9 @@ CASES = {case.name: case for case in cases()}
 SCALE = "model.layers.1.mlp.up_proj.weight_scale"
 
 
-def opened(case: Case, folder: Path) -> Checkpoint:
+def opened(case: Case, folder: Path, scale: float = 1.0) -> Checkpoint:
     folder = folder / case.name
-    write_checkpoint(case, folder)
+    write_checkpoint(case, folder, scale)
     return Checkpoint.open(folder)
 
 
@@ -66,6 +69,20 @@ def test_the_file_is_that_of_the_reference(name: str, tmp_path: Path) -> None:
     found = {t.name: [t.shape.tolist()[::-1], t.tensor_type.name, digest(t.data)] for t in tensors}
     assert found == golden["tensors"]
     assert gguf.GGUFReader(output).fields["general.file_type"].contents() == golden["file_type"] == 39
+
+
+def test_llama_cpp_generates_what_it_generates_with_the_file_of_the_reference(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    jobs = []
+    for name in NVFP4:
+        checkpoint = opened(CASES[name], tmp_path, SMALL)
+        bare = tmp_path / f"{name}.bare.gguf"
+        converted(checkpoint, kept(describe(checkpoint), checkpoint), "NVFP4", bare)
+        with_vocabulary(bare, tmp_path / f"{name}.gguf")
+        jobs.append((tmp_path / f"{name}.gguf", GOLDENS[name]["generated"]))
+    assert sum("tokens" in expected for _, expected in jobs) >= 4
+    for (path, expected), found in zip(jobs, generated(jobs), strict=True):
+        assert alike(found, expected), path.name
 
 
 @pytest.mark.parametrize("name", ["llama-modelopt", "qwen3-compressed", "qwen3moe-modelopt"])

@@ -233,7 +233,9 @@ class Bilinear(_Unary):
     def __post_init__(self) -> None:
         rows = math.prod(self.grid)
         if not all(1 <= side <= 1 << 16 for side in (*self.grid, *self.to)) or self.of.shape[:1] != (rows,):
-            raise ValueError(f"{self.of.shape} is no table for a grid of {self.grid}, or {self.to} is no grid")
+            raise ValueError(
+                f"{self.of.shape} is no table for a grid of {self.grid}, or {self.to} is no grid"
+            )
 
     @property
     def shape(self) -> Shape:

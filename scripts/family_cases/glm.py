@@ -146,7 +146,7 @@ _GLM45V = {
     "architectures": ["Glm4vMoeForConditionalGeneration"],
     "model_type": "glm4v_moe",
     "text_config": _GLM45V_TEXT,
-    "vision_config": {**_GLM4V_VISION, "model_type": "glm4v_moe_vision"},
+    "vision_config": {**_GLM4V_VISION, "intermediate_size": 48, "model_type": "glm4v_moe_vision"},
 }
 _FLASH: dict[str, Any] = {
     "architectures": ["Glm4MoeLiteForCausalLM"],

@@ -98,7 +98,9 @@ _SOUND_CONFIG: dict[str, Any] = {
     "subsampling_factor": 8,
 }
 _SOUND_LAYER = {
-    **biased({f"norm_{part}": (32,) for part in ("feed_forward1", "feed_forward2", "self_att", "conv", "out")}),
+    **biased(
+        {f"norm_{part}": (32,) for part in ("feed_forward1", "feed_forward2", "self_att", "conv", "out")}
+    ),
     **biased({"conv.norm": (32,)}),
     "conv.norm.running_mean": (32,),
     "conv.norm.running_var": (32,),

@@ -92,6 +92,9 @@ def opened(checkpoint: Checkpoint, *, mtp: bool | None = None, with_projector: b
     """Return the family of a checkpoint, with the options of `describe`. Raises ModelError."""
     kind = class_name(checkpoint)
     family = _families().get(kind)
+    if family is None and kind in other_names().refused:
+        what, fix = other_names().refused[kind]
+        raise ModelError(message(checkpoint.folder / "config.json", f"models of class {kind} {what}", fix))
     if family is None:
         what = f"models of class {shown(kind)} are not supported"
         near = get_close_matches(kind[:200], supported(), n=3)

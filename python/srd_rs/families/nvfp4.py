@@ -7,6 +7,7 @@ weights are decoded as in any other mix.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -53,6 +54,8 @@ _NEAR_ONE: Final = 1e-6
 
 Json = Mapping[str, Any]
 
+log = logging.getLogger("srd_rs.families")
+
 
 def kept(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Return the model with its NVFP4 weights as blocks, and with the scales of these tensors.
@@ -86,6 +89,7 @@ def kept(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     metadata.update(spec.metadata)
     _write_precision(metadata, checkpoint, found)
     merged = [added.pop(t.name, t) for t in tensors]
+    log.info("%s: %d NVFP4 matrices stay as they are", checkpoint.folder, len(found))
     return replace(spec, metadata=metadata, tensors=[*merged, *added.values()])
 
 

@@ -112,7 +112,7 @@ def plain(checkpoint: Checkpoint, config: Config) -> Checkpoint:
         raise tensors.error(code, "belongs to a quantized weight of a kind that is not known")
     kinds = ", ".join(f"{count} in {method}" for method, count in tensors.methods.items())
     log.warning(
-        "%s: the checkpoint is quantized (%s): its weights are decoded, and what the first rounding lost stays lost",
+        "%s: the checkpoint is quantized (%s): what that rounding lost stays lost",
         checkpoint.folder,
         kinds,
     )

@@ -1,7 +1,7 @@
 """The families that are data: one file per vendor.
 
 Every `FamilyTable` that a module of this package holds is a family, so adding a model is adding a constant.
-`docs/adding-a-model.md` shows how. A module may hold five more constants:
+`docs/adding-a-model.md` shows how. A module may hold six more constants:
 
 - `SPELLINGS`: a class name -> the class that it stands for. The two differ in their name only, as far as text goes.
 - `COMPOSITES`: classes of multimodal models whose text part is a model of its own. The text part names its class, or it
@@ -10,6 +10,7 @@ Every `FamilyTable` that a module of this package holds is a family, so adding a
 - `OTHERS`: a class of multimodal models -> how names of other modalities begin in it, where text models of other
   classes have such names.
 - `WHOLE`: classes of multimodal models that read the text part themselves, whatever class the text part names.
+- `REFUSED`: a class that is known and not converted -> what its models are, and what to do instead.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Names:
     model_types: Mapping[str, str]
     whole: frozenset[str]
     others: Mapping[str, tuple[str, ...]]
+    refused: Mapping[str, tuple[str, str]]
 
 
 @cache
@@ -53,6 +55,7 @@ def names() -> Names:
     composites: set[str] = set()
     whole: set[str] = set()
     others: dict[str, tuple[str, ...]] = {}
+    refused: dict[str, tuple[str, str]] = {}
     for info in iter_modules(__path__):
         module = import_module(f"{__name__}.{info.name}")
         for found, key in ((spellings, "SPELLINGS"), (model_types, "MODEL_TYPES")):
@@ -66,4 +69,5 @@ def names() -> Names:
         composites.update(getattr(module, "COMPOSITES", ()))
         whole.update(getattr(module, "WHOLE", ()))
         others.update(getattr(module, "OTHERS", {}))
-    return Names(spellings, frozenset(composites), model_types, frozenset(whole), others)
+        refused.update(getattr(module, "REFUSED", {}))
+    return Names(spellings, frozenset(composites), model_types, frozenset(whole), others, refused)

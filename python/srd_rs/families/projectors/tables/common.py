@@ -78,5 +78,8 @@ GATED: Final = (
 VISUAL: Final = ((r"^model\.visual\.", "visual."),)
 """Newer files of Qwen and GLM put `model.` before the names of the encoder."""
 
-VISION_MODEL: Final = ((r"^model\.(vision_tower|multi_modal_projector|vision_model)\.", r"\1."),)
-"""Newer files put `model.` before the names of the encoder and of the projector."""
+VISION_MODEL: Final = (
+    (r"^model\.(vision_tower|multi_modal_projector|vision_model)\.", r"\1."),
+    (r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
+)
+"""Newer files put `model.` before the names of the encoder and of the projector, and leave out `vision_model.`."""

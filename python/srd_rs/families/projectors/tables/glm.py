@@ -78,9 +78,10 @@ GLM4V: Final = FamilyTable(
                 "norm2 > ln2 | w",
                 "attn.qkv > attn_qkv | 3*w w | bias?",
                 "attn.proj > attn_out | w w",
-                "mlp.gate_proj > ffn_gate | i w",
-                "mlp.up_proj > ffn_up | i w",
-                "mlp.down_proj > ffn_down | w i",
+                # The layers are as wide as the output, and intermediate_size is the width of the merger.
+                "mlp.gate_proj > ffn_gate | o w",
+                "mlp.up_proj > ffn_up | o w",
+                "mlp.down_proj > ffn_down | w o",
             )
         ),
     ),
