@@ -19,6 +19,7 @@ use std::path::Path;
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::GgufTensor;
 use crate::formats::gguf::values::{Array, KeyValues, Value};
+use crate::quant::recipe::layer_of;
 
 /// Most values of an attention head, and most rotary dimensions. Real models have up to 576.
 const MAX_HEAD: u64 = 1 << 16;
@@ -122,6 +123,9 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
     };
     // Every layer has at least one tensor.
     positive("block_count", MAX_LAYERS.min(tensors.len() as u64))?;
+    if let Some(n) = count("block_count")? {
+        check_layers(n, kv.get(&key("attention.head_count")), tensors)?;
+    }
     positive("embedding_length", u64::from(u32::MAX))?;
     positive("context_length", u64::from(u32::MAX))?;
     let has_attention =
@@ -140,6 +144,26 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
     match used.filter(|&used| used > experts || (experts > 0 && used == 0)) {
         Some(used) => Err(format!("'{}' is {used} of {experts} experts", key("expert_used_count"))),
         None => Ok(()),
+    }
+}
+
+/// A file that has the first layer has all layers: otherwise it is one part of a model. A draft model that predicts further
+/// tokens has the last layers alone, and a model with numbers of heads of its own for each layer may have empty layers.
+fn check_layers(n: u64, heads: Option<&Value>, tensors: &[&GgufTensor]) -> Checked {
+    if matches!(heads, Some(Value::Array(_))) {
+        return Ok(());
+    }
+    let mut found = vec![false; n.min(MAX_LAYERS) as usize];
+    for tensor in tensors {
+        if let Some(slot) = layer_of(&tensor.name).and_then(|layer| found.get_mut(layer as usize)) {
+            *slot = true;
+        }
+    }
+    match found.iter().position(|found| !found) {
+        Some(layer) if found.first() == Some(&true) => Err(format!(
+            "there are {n} layers, but layer {layer} has no tensor, so the file is a part of a model"
+        )),
+        _ => Ok(()),
     }
 }
 

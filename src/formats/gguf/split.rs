@@ -41,13 +41,29 @@ pub fn part_path(whole: &Path, index: usize, count: usize) -> PathBuf {
 /// assert_eq!(first_part("m.gguf".as_ref()).to_str(), Some("m.gguf"));
 /// ```
 pub fn first_part(path: &Path) -> PathBuf {
+    let named = path.file_name().and_then(|name| name.to_str()).and_then(numbered);
+    named.map_or_else(
+        || path.to_path_buf(),
+        |(stem, _, count)| path.with_file_name(format!("{stem}-00001-of-{count}.gguf")),
+    )
+}
+
+/// Returns the stem, the number and the count, as texts, of a name that ends as those of parts do.
+fn numbered(name: &str) -> Option<(&str, &str, &str)> {
     let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
-    let named = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
-        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (stem, number) = rest.rsplit_once('-')?;
-        (is_number(number) && is_number(count)).then(|| format!("{stem}-00001-of-{count}.gguf"))
-    });
-    named.map_or_else(|| path.to_path_buf(), |name| path.with_file_name(name))
+    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    (is_number(number) && is_number(count)).then_some((stem, number, count))
+}
+
+/// Returns the file beside `path` that has the name of the part before or behind it, if there is one.
+fn neighbour_of(path: &Path) -> Option<PathBuf> {
+    let (stem, number, count) = numbered(path.file_name()?.to_str()?)?;
+    let (number, of) = (number.parse::<u64>().ok()?, count.parse::<u64>().ok()?);
+    let near = [number.checked_sub(1), number.checked_add(1)].into_iter().flatten();
+    near.filter(|n| (1..=of).contains(n))
+        .map(|n| path.with_file_name(format!("{stem}-{n:05}-of-{count}.gguf")))
+        .find(|neighbour| neighbour.exists())
 }
 
 impl Gguf {
@@ -59,8 +75,24 @@ impl Gguf {
         let path = path.as_ref();
         let named = GgufFile::open(path)?;
         let number = |key: &str| named.kv.get(key).and_then(|v| v.as_u64());
+        if let Some(key) = [SPLIT_NO, SPLIT_COUNT]
+            .into_iter()
+            .find(|key| named.kv.get(key).is_some() && number(key).is_none())
+        {
+            let what = format!("has a '{key}' that is no number, so the other parts cannot be found");
+            let fix = "Get the file again from where the model was published";
+            return Err(Error::model(Place::file(path), what, fix));
+        }
         let (no, count) = (number(SPLIT_NO).unwrap_or(0), number(SPLIT_COUNT).unwrap_or(1));
         if count <= 1 {
+            if let Some(neighbour) = neighbour_of(path) {
+                let of = neighbour.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let what = format!(
+                    "has the name of a part, and {of} lies beside it, but it does not say that it is one"
+                );
+                let fix = "Get all parts again from where the model was published, or rename the file if it is whole";
+                return Err(Error::model(Place::file(path), what, fix));
+            }
             return Ok(Self { path: path.to_path_buf(), parts: vec![named] });
         }
         let whole = whole_name(path, no, count)?;
