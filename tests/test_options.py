@@ -72,6 +72,9 @@ WITHOUT_EFFECT = {
     "-q F16 --calibrate random": "--calibrate",
     "-q F32 --pure": "--pure",
     "--tensor-type nothing=Q6_K": "finds no tensor",
+    "--tensor-type norm=Q6_K": "decides the type of no tensor",
+    "--tensor-type ffn=Q4_K --tensor-type ffn_down=Q6_K": "'ffn_down' decides the type of no tensor",
+    "--tensor-type ^token_embd=Q4_K --token-embedding-type Q6_K": "decides the type of no tensor",
 }
 
 
@@ -242,6 +245,8 @@ OTHER_COMMANDS = {
     "met {gguf} --for ollama --ram 5GB -o x.json": "--output",
     "inspect {model} --metadata": "--metadata",
     "extract {axm} --no-key --safetensors --tensor-type ffn=Q6_K": "--tensor-type",
+    "extract {axm} --no-key -q Q8_0 --tensor-type nothing=Q6_K": "finds no tensor",
+    "extract {axm} --no-key -q Q8_0 --tensor-type norm=Q6_K": "decides the type of no tensor",
     "resign {axm} -o x.axm --no-old-key --drop-signature --sign-key k": "--drop-signature",
     "verify {axm} --no-key --from {model}": "--from",
     "verify {axm} --no-key --calibrate random": "--calibrate",

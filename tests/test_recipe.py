@@ -74,7 +74,7 @@ def assign(case: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
         if any(re.search(rule.rsplit("=", 1)[0], name) for name in names)
     ]
 
-    def planned(*, pure: bool) -> srd_rs.Plan:
+    def planned(patterns: list[str], *, pure: bool) -> srd_rs.Plan:
         return srd_rs.plan(
             model,
             folder / "out.gguf",
@@ -87,11 +87,16 @@ def assign(case: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
             imatrix=imatrix,
         )
 
-    try:
-        plan = planned(pure=asked.get("pure", False))
-    except errors.UsageError as error:
-        assert "--pure: the option has no effect" in str(error)
-        plan = planned(pure=False)
+    pure = asked.get("pure", False)
+    while True:
+        try:
+            plan = planned(patterns, pure=pure)
+            break
+        except errors.UsageError as error:
+            refused = re.search(r"the expression '(.*)' decides the type of no tensor", str(error))
+            assert refused or "--pure: the option has no effect" in str(error)
+            pure = pure and refused is not None
+            patterns = [rule for rule in patterns if refused is None or not rule.startswith(f"{refused[1]}=")]
     return [t.name for t in plan.tensors], [t.type for t in plan.tensors]
 
 

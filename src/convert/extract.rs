@@ -117,7 +117,9 @@ fn plan_other(container: &Container, recipe: Recipe, options: &ExtractOptions) -
         allow_requantize: true,
         ..PlanOptions::new(&options.output, recipe)
     };
-    plan::plan(model, &facts, &plan_options)
+    let planned = plan::plan(model, &facts, &plan_options)?;
+    plan::check_overrides(&planned, &options.overrides)?;
+    Ok(planned)
 }
 
 /// Plans a safetensors file with the names of the GGUF and row-major shapes, in F32, F16 or BF16.

@@ -31,7 +31,7 @@ use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::check::check_metadata;
 use crate::model::kept::KeptBlocks;
 use crate::model::source::{Encoding, Source};
-use crate::quant::recipe::{self, ModelFacts, Recipe, TensorInfo};
+use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 use crate::quant::{self, Weighting};
 
 /// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept, but for what it says of its own conversion.
@@ -205,6 +205,44 @@ fn unseen_experts(importance: &Importance, tensors: &[PlannedTensor]) -> Vec<(St
     let counts =
         weighed.map(|t| (t.bound.name.clone(), importance.unseen_experts(&t.bound.name, &t.bound.ne)));
     counts.filter(|(_, unseen)| *unseen > 0).collect()
+}
+
+/// Checks that every type that the user asks for is of use: whoever asks believes that it is.
+///
+/// # Errors
+/// [`Error::Usage`] for a pattern that decides the type of no tensor, and for the name of a tensor that the plan does not have
+/// or does not give the type.
+pub fn check_overrides(plan: &Plan, overrides: &Overrides) -> Result<()> {
+    for (index, (pattern, ty)) in overrides.tensor_type.iter().enumerate() {
+        let mut found = plan.tensors.iter().filter(|t| pattern.is_match(&t.bound.name)).peekable();
+        if found.peek().is_none() {
+            let what = format!("--tensor-type: the expression '{pattern}' finds no tensor");
+            return Err(Error::usage(what, "--dry-run --json lists the names of the tensors"));
+        }
+        let arch = &plan.model.arch;
+        let decides = |t: &PlannedTensor| {
+            t.ty == *ty || overrides.is_decided_by(index, arch, &t.bound.name, &t.bound.ne)
+        };
+        if !found.any(decides) {
+            let what = format!(
+                "--tensor-type: the expression '{pattern}' decides the type of no tensor. What it finds is never quantised, \
+                 or an option before it names the type"
+            );
+            return Err(Error::usage(what, "Leave the expression out, or put it before the others"));
+        }
+    }
+    let unknown = |name: &&String| !plan.tensors.iter().any(|t| t.bound.name == **name);
+    if let Some(name) = overrides.exact.keys().filter(unknown).min() {
+        let what = format!("the recipe names the tensor '{name}', which the model does not have");
+        return Err(Error::usage(what, "Use a recipe that was made for this model, or take the line out"));
+    }
+    let kept = |t: &&PlannedTensor| overrides.exact.get(&t.bound.name).is_some_and(|&ty| ty != t.ty);
+    if let Some(t) = plan.tensors.iter().find(kept) {
+        let what =
+            format!("the recipe gives '{}' another type than {}, which it keeps", t.bound.name, t.ty.name());
+        return Err(Error::usage(what, "Take the line out of the recipe"));
+    }
+    Ok(())
 }
 
 /// Reads what the mix needs to know from the metadata of a GGUF.

@@ -155,22 +155,7 @@ impl Asked<'_> {
 
     /// The plan, if every pattern and the calibration are of use: whoever gives them believes that they are.
     fn used(&self, plan: planned::Plan) -> Result<Plan> {
-        for (pattern, _) in &self.options.overrides()?.tensor_type {
-            let finds = |t: &planned::PlannedTensor| pattern.is_match(&t.bound.name);
-            if !plan.tensors.iter().any(finds) {
-                let what = format!("--tensor-type: the expression '{pattern}' finds no tensor");
-                return Err(Error::usage(what, "--dry-run --json lists the names of the tensors"));
-            }
-        }
-        let overrides = self.options.overrides()?;
-        let unknown = |name: &&String| !plan.tensors.iter().any(|t| t.bound.name == **name);
-        if let Some(name) = overrides.exact.keys().filter(unknown).min() {
-            let what = format!("the recipe names the tensor '{name}', which the model does not have");
-            return Err(Error::usage(
-                what,
-                "Use a recipe that was made for this model, or take the line out",
-            ));
-        }
+        plan::check_overrides(&plan, &self.options.overrides()?)?;
         let known =
             |t: &planned::PlannedTensor| t.moments.is_some() || t.made.is_some() || !t.weightings.is_empty();
         let moments = plan.tensors.iter().any(known);

@@ -430,8 +430,28 @@ impl Overrides {
         fixed || self.exact.contains_key(tensor) || self.named(tensor).is_some()
     }
 
+    /// Returns whether the pattern with this index decides the type of a tensor of the shape `ne`. A pattern does not where
+    /// the tensor is never quantized, or where another option or an earlier pattern names the type.
+    pub fn is_decided_by(&self, index: usize, arch: &str, tensor: &str, ne: &[u64]) -> bool {
+        let first = self.tensor_type.iter().position(|(pattern, _)| pattern.is_match(tensor));
+        let others = self.exact.contains_key(tensor) || self.asked_for(tensor).is_some();
+        first == Some(index) && !others && may_quantize(arch, tensor, ne)
+    }
+
     fn named(&self, tensor: &str) -> Option<GgmlType> {
         self.tensor_type.iter().find(|(pattern, _)| pattern.is_match(tensor)).map(|&(_, ty)| ty)
+    }
+
+    /// The types given for embeddings and output. The per-layer embeddings follow the token
+    /// embeddings, unless a pattern names them.
+    fn asked_for(&self, name: &str) -> Option<GgmlType> {
+        let per_layer = name == "per_layer_token_embd.weight";
+        match category(name) {
+            Category::TokenEmbedding if per_layer && self.named(name).is_some() => None,
+            Category::TokenEmbedding => self.token_embedding,
+            Category::Output => self.output_tensor,
+            _ => None,
+        }
     }
 }
 
@@ -686,7 +706,7 @@ impl<'a> Chooser<'a> {
         if let Some(&ty) = self.overrides.exact.get(t.name) {
             return check_fit(ty, t);
         }
-        if let Some(ty) = self.asked_for(t.name, kind) {
+        if let Some(ty) = self.overrides.asked_for(t.name) {
             return check_fit(ty, t);
         }
         let ty = match self.overrides.named(t.name) {
@@ -696,18 +716,6 @@ impl<'a> Chooser<'a> {
             None => self.mixed(t, kind)?,
         };
         Ok(fallback(ty, t.ne[0]))
-    }
-
-    /// The types given for embeddings and output. The per-layer embeddings follow the token
-    /// embeddings, unless a pattern names them.
-    fn asked_for(&self, name: &str, kind: Category) -> Option<GgmlType> {
-        let per_layer = name == "per_layer_token_embd.weight";
-        match kind {
-            Category::TokenEmbedding if per_layer && self.overrides.named(name).is_some() => None,
-            Category::TokenEmbedding => self.overrides.token_embedding,
-            Category::Output => self.overrides.output_tensor,
-            _ => None,
-        }
     }
 
     /// Returns the type that the mix gives, before the row length is looked at.
