@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import signal
@@ -137,3 +139,26 @@ def _checked(folder: Path, hint: str) -> Path:
     if not any(folder.glob("*/expected.json")):
         pytest.skip(f"{folder} holds no reference checkpoints ({hint})")
     return folder
+
+
+def here(*args: object) -> tuple[int, str, str]:
+    """Run `srd-rs ARGS` in this process: the exit code, stdout and stderr. A tenth of the time of `srd`."""
+    from srd_rs import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run([str(arg) for arg in args])
+    return code, out.getvalue(), err.getvalue()
+
+
+#: What no output of the command line has.
+FAULTS = ("Traceback", "panicked", "internal error", "PanicException", "\x1b")
+
+
+def refused(*args: object) -> tuple[int, str]:
+    """Run `srd-rs ARGS` in this process, which must end with one line of error. Returns the exit code and the line."""
+    code, out, err = here(*args)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code in (1, 2, 3) and len(lines) == 1, (args, code, out, err)
+    assert not any(sign in out + err for sign in FAULTS), (args, err)
+    return code, lines[0]

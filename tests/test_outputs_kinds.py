@@ -12,7 +12,7 @@ import pytest
 import srd_rs
 from axm_tools import tiny_model
 from srd_rs import errors
-from support import EXAMPLE, srd
+from support import EXAMPLE, refused, srd
 
 KEY = "5d" * 32
 
@@ -128,3 +128,134 @@ def test_texts_beside_the_first_part_are_not_replaced(tmp_path: Path, suffix: st
     with pytest.raises(errors.UsageError, match="the file exists already"):
         srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", **options, card=True, bom=True)
     assert list(tmp_path.iterdir()) == [text] and text.read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file of each kind that a command reads."""
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_model(folder / "m.gguf")
+    (folder / "k").write_text(KEY)
+    (folder / "k").chmod(0o600)
+    srd_rs.keygen(folder / "ed", ed25519=True)
+    common = {"effort": "fast", "quant": "Q8_0"}
+    srd_rs.convert(
+        folder / "m.gguf",
+        folder / "o.gguf",
+        **common,
+        axm=True,
+        key_file=folder / "k",
+        sign_key=folder / "ed",
+    )
+    model = folder / "model"
+    model.mkdir()
+    for path in EXAMPLE.iterdir():
+        if path.is_file():
+            shutil.copy(path, model)
+    srd_rs.calibrate(
+        EXAMPLE, folder / "c.calib", text="random", tokens=64, block=256, imatrix=folder / "i.gguf"
+    )
+    srd_rs.convert(EXAMPLE, folder / "e.gguf", **common, met=False, recipe_out=folder / "r.json")
+    (folder / "t.txt").write_text("The river runs through the old town. " * 200)
+    return folder
+
+
+def jobs(box: Path) -> dict[str, tuple[list[object], str, list[str]]]:
+    """Command -> its arguments, the option of its output, and its inputs."""
+    model, gguf, key, ed = box / "model", box / "m.gguf", box / "k", box / "ed"
+    convert = ["convert", model, "--fast", "--no-met", "-o", box / "new.gguf"]
+    signing = ["--axm", "--key-file", key, "--sign-key", ed]
+    small = ["model/config.json", "model/tokenizer.json", "model/model.safetensors"]
+    return {
+        "convert": (["convert", model, "--fast", "--no-met", *signing], "-o", [*small, "k", "ed"]),
+        "convert a GGUF": (["convert", gguf, "--fast", "--no-met"], "-o", ["m.gguf"]),
+        "convert --imatrix": (
+            ["convert", model, "--fast", "--no-met", "--imatrix", box / "i.gguf"],
+            "-o",
+            ["i.gguf"],
+        ),
+        "convert --calibrate": (
+            ["convert", model, "--no-met", "--calibrate", box / "c.calib", "--effort", "srd"],
+            "-o",
+            ["c.calib"],
+        ),
+        "convert --recipe": (
+            ["convert", model, "--fast", "--no-met", "--recipe", box / "r.json"],
+            "-o",
+            ["r.json"],
+        ),
+        "the container": ([*convert, *signing], "--axm-output", [*small, "k", "ed"]),
+        "the recipe": (convert, "--recipe-out", small),
+        "calibrate": (
+            ["calibrate", model, "--text", box / "t.txt", "--tokens", "64"],
+            "-o",
+            [*small, "t.txt"],
+        ),
+        "an imatrix": (
+            ["calibrate", model, "--text", "random", "--tokens", "64", "-o", box / "new"],
+            "--imatrix",
+            small,
+        ),
+        "pack": (["pack", gguf, "--fast", "--key-file", key, "--sign-key", ed], "-o", ["m.gguf", "k", "ed"]),
+        "extract": (["extract", box / "o.axm", "--key-file", key], "-o", ["o.axm", "k"]),
+        "resign": (
+            ["resign", box / "o.axm", "--old-key-file", key, "--key-file", key, "--sign-key", ed],
+            "-o",
+            ["o.axm", "k", "ed"],
+        ),
+        "a statement": (
+            ["verify", box / "o.gguf", "--axm", box / "o.axm", "--key-file", key, "--sign-key", ed],
+            "--attest",
+            ["o.gguf", "o.axm", "k", "ed"],
+        ),
+        "a manifest": (
+            ["verify", box / "o.axm", "--public-key", box / "ed.pub"],
+            "--write-manifest",
+            ["o.axm", "ed.pub"],
+        ),
+        "met": (["met", box / "o.gguf"], "-o", ["o.gguf"]),
+        "a plot": (["met", box / "o.gguf", "-o", box / "new.json"], "--plot", ["o.gguf"]),
+        "card": (["card", box / "o.gguf"], "-o", ["o.gguf"]),
+        "modelfile": (["modelfile", box / "o.gguf"], "-o", ["o.gguf"]),
+        "bom": (
+            ["bom", box / "o.gguf", "--from", model, "--calibrate", box / "t.txt"],
+            "-o",
+            ["o.gguf", *small, "t.txt"],
+        ),
+        "keygen": (["keygen"], "", ["k", "ed", "ed.pub", "o.axm"]),
+    }
+
+
+def facts(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What changes when a file is written or replaced."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("way", ["itself", "hard link", "link", "detour"])
+@pytest.mark.parametrize("name", list(jobs(Path())))
+def test_no_output_takes_the_place_of_an_input(inputs: Path, tmp_path: Path, name: str, way: str) -> None:
+    """Every output of every command under the name of each of its inputs: nothing that was read is lost."""
+    box = tmp_path / "box"
+    shutil.copytree(inputs, box, copy_function=os.link)
+    arguments, option, named = jobs(box)[name]
+    before = facts(inputs)
+    for file in named:
+        target = box / file
+        if way == "hard link":
+            target = box / "other"
+            target.hardlink_to(box / file)
+        elif way == "link":
+            target = box / "other"
+            target.symlink_to(file)
+        elif way == "detour":
+            target = box / "model" / ".." / file
+        force = ["-f"] if arguments[0] != "keygen" else []
+        refused(*arguments, *([option] if option else []), target, *force)
+        assert facts(inputs) == before and (box / file).samefile(inputs / file), file
+        (box / "other").unlink(missing_ok=True)
+        for path in box.glob("new*"):
+            path.unlink()

@@ -118,7 +118,14 @@ def calibrate(
     sniff.check_output(Path(output), replaces=("calibration",))
     if imatrix is not None:
         sniff.check_output(Path(imatrix), replaces=("imatrix",))
-    native = native_model(locate(model), Path(output))
+    source = locate(model)
+    folder = source.path
+    inputs = model_files(folder) if folder.is_dir() else [folder]
+    inputs += [] if text in ("builtin", "random") else [Path(text)]
+    for path in (output, imatrix):
+        if path is not None:
+            sniff.check_output(Path(path), replaces=("calibration", "imatrix"), inputs=inputs)
+    native = native_model(source, Path(output))
     with counting(progress) as tell:
         made = measure(
             native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,

@@ -316,9 +316,12 @@ def _check_outputs(planner: Planner, native: _core.Plan, beside: Plan | None, *,
     read += [path for path in (options.key_file, options.sign_key, options.oms_key) if path is not None]
     inputs = [*model_files(model), *model.glob("*.safetensors")] if model.is_dir() else [model]
     inputs += [Path(path) for path in read if path not in ("builtin", "random")]
+    # What the native module does not read itself.
+    others = [Path(path) for path in (options.recipe, options.calibrate, options.oms_key) if path is not None]
+    others += [file for adapter in options.lora for file in Path(adapter).glob("*") if file.is_file()]
     for path in filter(Path.is_file, models):
-        if not any(other.exists() and path.samefile(other) for other in inputs):
-            sniff.check_output(path, replaces=("axm",) if path in containers else sniff.GGUFS)
+        if not any(other.exists() and path.samefile(other) for other in set(inputs) - set(others)):
+            sniff.check_output(path, replaces=("axm",) if path in containers else sniff.GGUFS, inputs=others)
     for path in texts:
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
             what = "this is a link, a folder or a device, and an output replaces files alone"
