@@ -206,6 +206,9 @@ def estimate(
     rates = replace(rates, network=network or rates.network)
     if disk is not None:
         rates = replace(rates, disk_read=disk, disk_write=disk)
+    if min(rates.disk_read, rates.disk_write, rates.network) <= 0:
+        what = "the disk or the network has a rate of 0, so that the conversion never ends"
+        raise UsageError(message("rates", what, "State the rates with --disk-rate and --network-rate"))
     return _estimate(planner, native, source, request, work, rates, nodes, cost_per_hour, base, planning, measured,
                      given=(network is not None, disk is not None))  # fmt: skip
 
@@ -218,7 +221,9 @@ def rates_from(path: StrPath) -> Rates:
         rates = Rates(**found)
         numbers = [rates.threads, rates.copy, rates.product, rates.decode, rates.disk_read, rates.disk_write]
         numbers += [rates.network, *rates.search.values(), *rates.rows.values(), *rates.columns.values()]
-        is_sound = rates.threads >= 1 and all(isinstance(n, (int, float)) and n >= 0 for n in numbers)
+        is_sound = 1 <= rates.threads <= 1 << 20 and all(
+            isinstance(n, (int, float)) and 0 <= n <= 1e30 for n in numbers
+        )
     except (TypeError, AttributeError):
         is_sound = False
     if not is_sound:

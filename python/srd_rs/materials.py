@@ -267,7 +267,7 @@ def _metrics(path: Path, report: Path) -> list[dict[str, Any]]:
             scores |= {"KL divergence from the base": kld, "same top token as the base": same}
         where = f"{data['n_chunks']} chunks of {Path(data['text']).name}"
         return [_metric(name, score["value"], score["error"], where) for name, score in scores.items()]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
         what = f"this is no report of srd-rs eval: {error!r}"

@@ -205,7 +205,9 @@ def _quality(files: Sequence[Gguf], report: Path) -> str:
             )
             rows.append(f"| {' | '.join(cells)} |")
         where = f"{data['n_chunks']} chunks of {printable(Path(data['text']).name)}"
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, SrdError):
+            raise
         what = f"this is no report of srd-rs eval: {error!r}"
         raise FormatError(message(path, what, "Name the folder that srd-rs eval --report wrote")) from None
     return "\n".join(["## Quality", "", f"Measured by llama.cpp over {where}.", "", *rows, ""])
@@ -253,12 +255,13 @@ def _origin(files: Sequence[Gguf]) -> str:
         if not container.exists():
             continue
         try:
-            fingerprint = _core.open_container(container).header.fingerprint
+            header = _core.open_container(container).header
         except SrdError:
             continue
-        lines.append(
-            f"- Fingerprint of the signed container of {printable(file.path.name)}: `{fingerprint}`."
-        )
+        # The container of an earlier conversion may still lie there.
+        if header.id == file.metadata.get("srd.axm.id"):
+            name, fingerprint = printable(file.path.name), header.fingerprint
+            lines.append(f"- Fingerprint of the signed container of {name}: `{fingerprint}`.")
     return "\n".join([*lines, ""])
 
 
@@ -289,6 +292,8 @@ def push(
     for path in [*paths, *([Path(card)] if card is not None else [])]:
         if not path.is_file():
             raise UsageError(text(path, "there is no such file to upload", "Check the path"))
+        if sniff.identify(path).is_secret:
+            raise UsageError(text(path, "this is a secret key, which is not published", "Leave it out"))
     names = [path.name for path in paths] + (["README.md"] if card is not None else [])
     if not names:
         raise UsageError(text("push", "there are no files", "Name one file or more"))

@@ -32,6 +32,37 @@ _METHODS: Final = {method: effort for effort, method in conversion.METHODS.items
 """`srd.method` -> the effort that gives it."""
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1 << 20
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _are_shares(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+#: What each option in ``srd.options`` can be, where it is not None.
+_VALUES: Final[Mapping[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(("calibrate_block", "calibrate_tokens", "residual_bits", "split_max_size"), _is_count),
+    **dict.fromkeys(("descent_rounds", "beam_width"), _is_count),
+    **dict.fromkeys(("allow_nonfinite", "allow_requantize", "mtp", "feedback"), _is_flag),
+    **dict.fromkeys(("name", "pre_tokenizer"), _is_text),
+    "dither": _is_number,
+    "dither_layers": _are_shares,
+}
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """A GGUF that is equal to what its checkpoint gives. `bytes` counts all of its files, and `options` are the options
@@ -180,9 +211,14 @@ class _Record:
         found = parse_object(str(text).encode(), self.path)
         known = {f.name for f in fields(SrdOptions)}
         detail = found.get("srd", {})
+        fix = "Name a GGUF that srd-rs convert made"
         if not set(found) <= set(RECORDED) or not isinstance(detail, dict) or not set(detail) <= known:
             what = "the key srd.options holds options that srd-rs does not know"
-            raise FormatError(message(self.path, what, "Name a GGUF that srd-rs convert made"))
+            raise FormatError(message(self.path, what, fix))
+        for name, value in (*found.items(), *detail.items()):
+            if name != "srd" and value is not None and not _VALUES[name](value):
+                what = f"the key srd.options has the value {shown(value)} for {name}, which no conversion has"
+                raise FormatError(message(self.path, what, fix))
         if "srd" in found:
             layers = detail.get("dither_layers")
             detail = {**detail, "dither_layers": None if layers is None else tuple(layers)}

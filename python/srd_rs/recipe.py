@@ -76,6 +76,9 @@ def read(path: StrPath, options: ConvertOptions) -> ConvertOptions:
         if not isinstance(kind, str):
             what = f"the tensor '{name}' has no type"
             raise UsageError(message(file, what, 'Write, for example, "type": "Q4_K"'))
+        if not (name.isascii() and kind.isascii()):
+            what = f"the tensor {name!r} of the type {kind!r} is none of a GGUF, whose names are ASCII"
+            raise UsageError(message(file, what, "Name a file that --recipe-out wrote"))
         pairs.append((name, kind))
     quant = recipe.get("mix", options.quant)
     if not isinstance(quant, str):

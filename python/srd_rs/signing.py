@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 from srd_rs import _core, hub, sniff
 from srd_rs.errors import FormatError, UsageError, VerificationError, io_error, message
 from srd_rs.options import StrPath
-from srd_rs.reading import parse_object, read_limited, shown
+from srd_rs.reading import open_without_waiting, parse_object, read_limited, shown
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -164,6 +164,9 @@ def verify_signature(
 
     Raises VerificationError for a wrong signature, and for a file that was changed, removed or added.
     """
+    if public_key is not None and trust_root:
+        what = "the option has no effect: the signature is held against --public-key"
+        raise UsageError(message("--trust-root", what, "Name one of the two"))
     path = hub.file(signature)
     root = path.parent if folder is None else Path(folder)
     bundle = parse_object(read_limited(path, MAX_BYTES), path)
@@ -461,7 +464,7 @@ def _private_key(path: Path) -> EllipticCurvePrivateKey:
     _cryptography()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = _key_bytes(path)
+    data, facts = _key_file(path)
     try:
         key = load_pem_private_key(data, None)
     except TypeError:
@@ -471,7 +474,12 @@ def _private_key(path: Path) -> EllipticCurvePrivateKey:
         raise UsageError(message(path, f"this is no private {_KINDS}", _MAKE)) from None
     if not _is_known_private(key):
         raise UsageError(message(path, f"this is no private {_KINDS}", _MAKE))
-    if path.stat().st_mode & 0o077:
+    # The facts of Windows have no owner and no modes.
+    user = os.geteuid() if hasattr(os, "geteuid") else facts.st_uid
+    if facts.st_uid != user:
+        what = f"the key belongs to the user {facts.st_uid}, and this process runs as the user {user}"
+        raise UsageError(message(path, what, f"Run chown {user} {path.name} if the key is yours"))
+    if hasattr(os, "geteuid") and facts.st_mode & 0o077:
         what = "others than the owner may read or change the key"
         raise UsageError(message(path, what, f"Change its mode: chmod 600 {path.name}"))
     return key
@@ -484,7 +492,7 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     _cryptography()
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    data = _key_bytes(path)
+    data, _ = _key_file(path)
     try:
         key = load_pem_public_key(data)
     except Exception:
@@ -495,18 +503,22 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     return key
 
 
-def _key_bytes(path: Path) -> bytes:
-    """The bytes of a key or a certificate. It may be a link, as in a keyring of the system."""
+def _key_file(path: Path) -> tuple[bytes, os.stat_result]:
+    """The bytes of a key or a certificate, and the facts of the very file that they were read from. It may be a link,
+    as in a keyring of the system."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(message(path, "this is not a regular file", "Name a file in PEM"))
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_without_waiting) as file:  # Path.open takes no opener
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise UsageError(message(path, "this is not a regular file", "Name a file in PEM"))
             data = file.read(_MAX_KEY_BYTES + 1)
+    except IsADirectoryError:
+        raise UsageError(message(path, "this is a folder", "Name a file in PEM")) from None
     except OSError as error:
         raise io_error(path, "read", error, "Check the path and the permissions") from None
     if len(data) > _MAX_KEY_BYTES:
         raise UsageError(message(path, "the file is too large for keys", "Name a file in PEM"))
-    return data
+    return data, facts
 
 
 def _public_pem(key: EllipticCurvePublicKey) -> bytes:
@@ -542,7 +554,7 @@ def _certificates(path: Path) -> list[Certificate]:
     from cryptography.x509 import load_pem_x509_certificates
 
     try:
-        found: list[Certificate] = load_pem_x509_certificates(_key_bytes(path))
+        found: list[Certificate] = load_pem_x509_certificates(_key_file(path)[0])
     except ValueError:
         raise UsageError(message(path, "this is no certificate in PEM", "Name a certificate")) from None
     return found

@@ -69,6 +69,11 @@ class Thing:
     what: str
     fix: str = ""
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether the thing is a key that only its owner may read."""
+        return self.kind == "key" and "public" not in self.what
+
 
 def identify(path: Path) -> Thing:
     """What lies at `path`. Raises SrdFileNotFoundError where nothing does."""

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::formats::axm;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::axm::reader::Expected;
+use crate::os;
 use crate::progress::Progress;
 use crate::py::convert::Plan;
 use crate::py::errors::ToPy;
@@ -142,10 +143,14 @@ fn parse_fingerprint(text: &str) -> Result<Hash> {
 #[pyo3(signature = (path=None))]
 pub fn make_master_key(py: Python<'_>, path: Option<PathBuf>) -> PyResult<(PathBuf, String)> {
     detached(py, || {
+        let is_default = path.is_none();
         let path = path.map_or_else(keys::default_file, Ok)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|f| !f.exists()) {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+            // Nobody else has to see what lies in the folder of the default key file.
+            let made =
+                if is_default { os::create_private_folder(folder) } else { std::fs::create_dir_all(folder) };
+            made.map_err(|e| Error::io(folder, "create", e))?;
         }
         let key = MasterKey::generate()?;
         key.save(&path)?;

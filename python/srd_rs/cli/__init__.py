@@ -112,6 +112,9 @@ def run(args: Sequence[str]) -> int:
     as_json = "--json" in args
     door = open_door(as_json=as_json)
     try:
+        for text in args:
+            if "\0" in text:  # which no system takes for a name, and click does not expect
+                raise click.UsageError(f"the argument {text!r} has a null byte")
         # Not `cli.main`, which prints on its own when it is interrupted.
         with cli.make_context("srd-rs", list(args) or ["--help"]) as context:
             cli.invoke(context)

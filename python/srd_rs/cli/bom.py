@@ -55,6 +55,7 @@ def command(
         (as_json and overwrite, "--overwrite", "no file is written"),
     )
     path = hub.file(gguf)
+    sniff.check_gguf(path)
     beside = path.with_suffix(materials.SUFFIX)
     target = output or (Path(beside.name) if "://" in gguf else beside)
     if not as_json:

@@ -135,7 +135,15 @@ class Option(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists the options by group."""
+    """A command whose help lists the options by group, and which refuses text that is no text."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for parameter in self.get_params(ctx):
+            found = ctx.params.get(parameter.name or "")
+            for value in found if isinstance(found, tuple) else (found,):
+                if isinstance(value, (str, Path)):
+                    _check_text(str(value), ctx, parameter)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for group in (*GROUPS, None):
@@ -148,6 +156,21 @@ class GroupedCommand(click.Command):
             if records:
                 with formatter.section(group or "Options"):
                     formatter.write_dl(records)
+
+
+def _check_text(text: str, ctx: click.Context, parameter: click.Parameter) -> None:
+    """Refuse what a script gives by mistake: an empty name, and bytes that are no text where text is wanted.
+
+    The name of a file may have any bytes.
+    """
+    names_a_file = isinstance(parameter, click.Argument) or isinstance(parameter.type, click.Path)
+    if not text and names_a_file:
+        raise click.BadParameter("the name is empty", ctx, parameter)
+    if not names_a_file and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise click.BadParameter(f"{text!r} is no text in UTF-8", ctx, parameter) from None
 
 
 def explicit_options(context: click.Context) -> set[str]:

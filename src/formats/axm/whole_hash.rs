@@ -42,14 +42,20 @@ impl Container {
         }
         runs.push((layout.file_bytes - layout.manifest_offset, Run::Collected));
         let (hash, collected) = self.hash_runs(&self.file, &self.path, &runs, progress)?;
-        // What was collected is the manifest file. Its seal is outside the fingerprint, and so the seals are compared.
-        let size = collected.len() as u64;
-        let same = check_metadata(collected.as_slice(), size, &self.path)? == self.fingerprint;
-        if !same || !self.has_seal(&collected) {
-            let what = "was replaced or changed while it was verified";
-            return Err(Error::verification(Place::file(&self.path), what, DAMAGED));
-        }
+        // What was collected is the manifest file.
+        self.check_detached(&collected)?;
         Ok(hash)
+    }
+
+    /// Checks that `bytes` are the manifest file of this container: everything but the shards. The seal is outside the
+    /// fingerprint, and so the seals are compared as well.
+    pub(super) fn check_detached(&self, bytes: &[u8]) -> Result<()> {
+        let same = check_metadata(bytes, bytes.len() as u64, &self.path)? == self.fingerprint;
+        if same && self.has_seal(bytes) {
+            return Ok(());
+        }
+        let what = "was replaced or changed while it was verified";
+        Err(Error::verification(Place::file(&self.path), what, DAMAGED))
     }
 
     /// Returns the SHA-256 of each part of the GGUF, after checking every byte that went into the hashes.
