@@ -14,17 +14,19 @@ import numpy as np
 from interpreter import to_bf16
 
 _FACTORS = (".weight_scale_2", ".input_scale", ".weight_global_scale", ".input_global_scale")
-"""Scales of whole tensors, which are positive."""
+"""Scales of whole tensors."""
+_POSITIVE = (*_FACTORS, ".conv.norm.running_var")
+"""Scales, and variances that llama.cpp divides by as they are."""
 
 
 def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Whole numbers from -127 to 127, which every source type holds exactly. Logarithms are a 32nd of them, so that
-    e to their power is a finite number. Variances are not negative, scales of tensors are positive fractions."""
+    e to their power is a finite number. Variances and filters are not negative, scales of tensors are positive fractions."""
     index = np.arange(int(np.prod(shape)), dtype=np.int64)
     values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
-    if name.endswith("running_var"):
+    if name.endswith(("batch_norm.running_var", "bn.running_var", "featurizer.fb")):
         values = abs(values)
-    elif name.endswith(_FACTORS):
+    elif name.endswith(_POSITIVE):
         values = abs(values) + 1
     scale = np.float32(1 / 32 if name.endswith("A_log") else 1 / 256 if name.endswith(_FACTORS) else 1)
     return (values.astype(np.float32) * scale).reshape(shape)

@@ -154,7 +154,7 @@ CASES = (
     ),
     Case(
         "nemotron-nano-omni",
-        {**_VL, "sound_config": _SOUND_CONFIG, "force_image_size": 80},
+        {**_VL, "sound_config": _SOUND_CONFIG, "force_image_size": 96},
         {**_SEEN, **_VIDEO, **_HEARD},
         files={"preprocessor_config.json": MEANS},
         dtypes={"sound_encoder.encoder.feature_extractor.featurizer.fb": "F32"},
