@@ -176,6 +176,9 @@ def with_other_values(case: Case, dice: random.Random) -> tuple[Case, str]:
     for place, key in dice.sample(choices, min(len(choices), dice.randint(1, 4))):
         place[key] = copy.deepcopy(dice.choice(VALUES[key]))
         changed.append(f"{key}={place[key]!r}")
+    text, vision = (config.get(part) or {} for part in ("text_config", "vision_config"))
+    if "out_hidden_size" in vision:  # that of the text model, whatever becomes of it
+        vision["out_hidden_size"] = text.get("hidden_size", config.get("hidden_size"))
     if dice.random() < 0.3:
         for place in places(config):
             if "rope_theta" in place and "rope_parameters" not in place:
@@ -328,6 +331,7 @@ def main() -> None:
         else:
             continue
         known = {*DIFFERENCES.get(name, {}), *ADDED.get(name, {})}
+        known |= {"general.size_label"} if name in ADDED else set()
         for half in ("mmproj", "text"):
             if getattr(case, half) and (half == "mmproj" or not options.mmproj):
                 jobs += [(variant, half, what, known, case.tensors) for variant, what in variants]

@@ -21,7 +21,8 @@ _POSITIVE = (*_FACTORS, ".conv.norm.running_var")
 
 def pattern(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Whole numbers from -127 to 127, which every source type holds exactly. Logarithms are a 32nd of them, so that
-    e to their power is a finite number. Variances and filters are not negative, scales of tensors are positive fractions."""
+    e to their power is a finite number. Variances and filters are not negative, scales of tensors are positive
+    fractions."""
     index = np.arange(int(np.prod(shape)), dtype=np.int64)
     values = (index * 7 + (index >> 3) + zlib.crc32(name.encode())) % 255 - 127
     if name.endswith(("batch_norm.running_var", "bn.running_var", "featurizer.fb")):

@@ -53,7 +53,7 @@ QWEN2_VL: Final = FamilyTable(
     metadata=(
         *head("hidden_size"),  # llama.cpp's converter writes the width of the text model
         "str ~projector_type = 'qwen2vl_merger'",
-        "f32 ~vision.attention.layer_norm_epsilon = first(whole['rms_norm_eps'], 1e-6)",
+        "f32 ~vision.attention.layer_norm_epsilon = 1e-6",
     ),
 )
 
@@ -109,7 +109,7 @@ QWEN25_VL: Final = FamilyTable(
         "str ~projector_type = 'qwen2.5vl_merger'",
         "bool ~use_silu = 1 == 1",
         "u32 ~vision.n_wa_pattern = window",
-        "f32 ~vision.attention.layer_norm_epsilon = first(whole['rms_norm_eps'], 1e-6)",
+        "f32 ~vision.attention.layer_norm_epsilon = 1e-6",
     ),
 )
 
