@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ import pytest
 
 import srd_rs
 from forward_tools import families, plan_variant
-from srd_rs import ConvertOptions, _core, calibration, errors, planning
+from srd_rs import ConvertOptions, _core, calibration, conversion, errors, planning
+from srd_rs.cli.convert import report_json, report_text
 from support import EXAMPLE
 
 OPTIONS: dict[str, Any] = {
@@ -20,6 +24,17 @@ OPTIONS: dict[str, Any] = {
     "cache": False,
     "axm": False,
 }
+
+
+#: Effort max gives way to effort srd where that diverges less. Most of these tests are about the bytes of effort max.
+TOKENS_TO_COMPARE = conversion._tokens_to_compare
+
+
+@pytest.fixture(autouse=True, scope="module")
+def not_compared() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "_tokens_to_compare", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +55,7 @@ def log_probabilities(path: Path, chunks: list[list[int]]) -> np.ndarray:
 
 
 def test_the_text_of_the_calibration_diverges_less(made: Path) -> None:
-    """On other text this toy gains nothing (decision 0016 has the gain of real models)."""
+    """The strengths of the corrections are chosen for other text, so this text gains less than it could."""
     native = planning.native_model(planning.Source(made / "base.gguf"), Path("unwritten"))
     metadata = {key: value for key, _, value in native.metadata()}
     tokens = calibration.choose_tokens(native.model, metadata, "builtin", OPTIONS["calibrate_tokens"], 512, 0)
@@ -50,7 +65,7 @@ def test_the_text_of_the_calibration_diverges_less(made: Path) -> None:
         other = log_probabilities(made / f"{effort}.gguf", tokens.chunks)
         klds[effort] = (np.exp(true) * (true - other)).sum(-1).mean()
     print(klds)
-    assert klds["max"] < 0.97 * klds["srd"]
+    assert klds["max"] < 0.985 * klds["srd"]
 
 
 def test_types_and_size_are_those_of_srd(made: Path) -> None:
@@ -128,3 +143,57 @@ def test_a_model_whose_tokens_have_several_states_is_refused_before_anything_is_
         errors.ModelError, match="effort max cannot run this model of the architecture 'gemma3n'"
     ):
         srd_rs.plan(model, tmp_path / "a.gguf", quant="Q4_0", **SMALL)
+
+
+@pytest.mark.parametrize("better", ["max", "srd"])
+def test_the_effort_that_diverges_less_is_written(
+    better: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The report has what was measured, which is changed here so that either effort is better."""
+    options = {**OPTIONS, "calibrate_tokens": 1024}
+    measure, measured = conversion._divergence, []
+
+    def changed(*args: Any) -> float:
+        measured.append(measure(*args))
+        return measured[-1] / (1000 if (len(measured) == 2) == (better == "max") else 1)
+
+    monkeypatch.setattr(conversion, "_tokens_to_compare", TOKENS_TO_COMPARE)
+    monkeypatch.setattr(conversion, "_divergence", changed)
+    report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", effort="max", **options)
+    found = report.plan.effort_check
+    assert found is not None and (found.written, found.held_out, found.tokens) == (better, True, 1024)
+    assert [found.srd_kld, found.max_kld] == [
+        kld / (1000 if effort == better else 1) for effort, kld in zip(("srd", "max"), measured, strict=True)
+    ]
+    print(measured)
+    # Text that the calibration has not seen diverges less too, on this model with norms behind each part of a layer.
+    assert 1e-3 < measured[1] < 0.985 * measured[0] < 1e-1
+    assert report.method == conversion.METHODS[better] and report.plan.effort == better
+    assert ("effort srd is written" in caplog.text) == (better == "srd")
+    text = report_text(report)
+    assert f"effort {better} is written" in text
+    assert json.loads(json.dumps(report_json(report)))["effort_check"] == asdict(found)
+    monkeypatch.setattr(conversion, "_tokens_to_compare", lambda *_: None)
+    srd_rs.convert(EXAMPLE, tmp_path / "n.gguf", effort=better, **options)
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "n.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("effort", ["srd", "max"])
+def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path, tmp_path: Path) -> None:
+    """Where the model has an output matrix of its own, every quantised matrix is corrected."""
+    model, options = fixtures / "llama", {**OPTIONS, "calibrate": "random", "calibrate_tokens": 256}
+    srd_rs.convert(model, tmp_path / "base.gguf", quant="F32", met=False)
+    written = srd_rs.convert(model, tmp_path / "m.gguf", effort=effort, **options).output
+    planner = planning.Planner(
+        planning.Source(model), tmp_path / "unwritten", ConvertOptions(effort=effort, **options)
+    )
+    native = planner.plan()
+    names = {t.name for t in native.tensors if t.type in _core.FEEDBACK_TYPES}
+    assert "output.weight" in names and names - set(native.corrected) <= {"token_embd.weight"}
+    made, _ = conversion._calibration(planner, native, None, quantizes=effort == "max")
+    chunks = calibration.choose_tokens(
+        model, {k: v for k, _, v in native.metadata()}, "random", 96, 48, 7
+    ).chunks
+    found = planner.plan(made).written_divergences(planner.options, chunks)
+    true, other = (log_probabilities(path, chunks) for path in (tmp_path / "base.gguf", written))
+    np.testing.assert_allclose(found, (np.exp(true) * (true - other)).sum(-1), rtol=1e-3, atol=1e-7)

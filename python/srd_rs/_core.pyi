@@ -228,6 +228,12 @@ class Plan:
         options: ConvertOptions,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
+    def written_divergences(
+        self,
+        options: ConvertOptions,
+        tokens: list[list[int]],
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[float]: ...
     def sensitivity(
         self,
         groups: Sequence[Mapping[str, tuple[str | None, float]]],

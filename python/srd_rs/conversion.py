@@ -53,7 +53,7 @@ from srd_rs.planning import (
 )
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import shown
-from srd_rs.report import ConvertReport, Measurements, Plan, Progress
+from srd_rs.report import ConvertReport, EffortCheck, Measurements, Plan, Progress
 
 log = logging.getLogger("srd_rs.conversion")
 
@@ -188,11 +188,12 @@ def plan(
     planner = Planner(source, output, given)
     native = planner.plan()
     projector = projector_plan(source, _beside(planner), planner.options)
-    chosen = budget.Choice()
+    chosen, compared = budget.Choice(), None
     if planner.options.budget is not None or planner.options.recipe_out is not None:
-        native, chosen, *_ = prepared(planner, native, None)
+        native, chosen, _, _, compared = prepared(planner, native, None)
     effects.warn_of_plan(native)
-    return replace(_described(planner, native, chosen), mmproj=projector and Plan.of(projector))
+    mmproj = projector and Plan.of(projector)
+    return replace(_described(planner, native, chosen), mmproj=mmproj, effort_check=compared)
 
 
 def _described(planner: Planner, native: _core.Plan, chosen: budget.Choice) -> Plan:
@@ -387,9 +388,9 @@ def run(
     budgeted = planner.options.budget is not None
     if on_plan is not None and not budgeted:
         on_plan(replace(planner.describe(native), mmproj=beside))
-    native, chosen, made, found = prepared(planner, native, progress)
+    native, chosen, made, found, compared = prepared(planner, native, progress)
     effects.warn_of_plan(native)
-    planned = replace(_described(planner, native, chosen), mmproj=beside)
+    planned = replace(_described(planner, native, chosen), mmproj=beside, effort_check=compared)
     if on_plan is not None and budgeted:
         on_plan(planned)
     try:
@@ -460,12 +461,17 @@ def _written(planned: Plan | _core.Plan, gguf: bool) -> list[Path]:
 
 
 def prepared(
-    planner: Planner, native: _core.Plan, progress: Callable[[Progress], None] | None
-) -> tuple[_core.Plan, budget.Choice, _core.Calibration | None, bool]:
+    planner: Planner,
+    native: _core.Plan,
+    progress: Callable[[Progress], None] | None,
+    *,
+    compares: bool = True,
+) -> tuple[_core.Plan, budget.Choice, _core.Calibration | None, bool, EffortCheck | None]:
     """Calibrate, choose the types within a budget, and plan again. Writes the recipe where one is asked for.
 
-    The last value says whether the calibration was found in the cache. `native` is the plan without calibration, and
-    of the mix or of any mix where there is a budget.
+    `native` is the plan without calibration, and of the mix or of any mix where there is a budget. The fourth value
+    says whether the calibration was found in the cache. Effort max gives way to effort srd where effort srd diverges
+    less, unless `compares` is False.
     """
     is_max, budgeted = planner.options.effort == "max", planner.options.budget is not None
     if is_max:
@@ -473,13 +479,20 @@ def prepared(
     # The types come before the calibration of effort max, which quantises to them.
     first = not is_max or budgeted
     made, found = _calibration(planner, native, progress) if first else (None, False)
-    chosen = budget.Choice()
+    chosen, compared = budget.Choice(), None
     if budgeted:
         chosen = budget.choose(planner, made, progress)
         made = None if chosen.whole else made
         native = planner.plan(made)
     if is_max and not chosen.whole:
+        of_srd = made
         made, found = _calibration(planner, native, progress, quantizes=True)
+        tokens = _tokens_to_compare(planner, native) if compares else None
+        if tokens is not None:
+            if of_srd is None:
+                of_srd, _ = _calibration(planner, native, progress)
+            compared = _compared(planner, (of_srd, made), tokens, progress)
+            made = made if compared.written == "max" else of_srd
     if made is not None:
         native = planner.plan(made)
     path = planner.options.recipe_out
@@ -487,7 +500,64 @@ def prepared(
         folder = planner.source.path
         sniff.check_output(Path(path), inputs=model_files(folder) if folder.is_dir() else [folder])
         recipe.write(path, native, chosen.types, overwrite=planner.options.overwrite)
-    return native, chosen, made, found
+    return native, chosen, made, found, compared
+
+
+_COMPARED: Final = (512, 512)
+"""The lengths of the chunks that effort max and effort srd are compared on."""
+
+
+def _tokens_to_compare(planner: Planner, native: _core.Plan) -> tuple[list[list[int]], bool] | None:
+    """The chunks to compare the efforts on, and whether the calibration has not seen them; None without logits."""
+    options, path = planner.options, planner.source.path
+    text, metadata = calibration_text(options), {key: value for key, _, value in native.metadata()}
+    if text is None or metadata.get(f"{native.arch}.attention.causal", True) is False:
+        return None
+    if text == "random":
+        count, seed = sum(_COMPARED), options.seed + 1
+        return calibration.choose_tokens(path, metadata, text, count, max(_COMPARED), seed).chunks, True
+    used = options.calibrate_tokens or calibration.default_tokens(native)
+    chunks, held_out = calibration.other_tokens(path, metadata, text, used, _COMPARED)
+    if not held_out and text != "builtin":
+        # What the calibration fits is no measure of it.
+        return calibration.other_tokens(path, metadata, "builtin", 0, _COMPARED)
+    return chunks, held_out
+
+
+def _divergence(
+    planner: Planner,
+    made: _core.Calibration | None,
+    chunks: list[list[int]],
+    tell: Callable[[int, int], None],
+) -> float:
+    """The KLD that the matrices which effort max corrects cause, quantised by a calibration."""
+    found = planner.plan(made).written_divergences(planner.options, chunks, tell)
+    return sum(found) / len(found)
+
+
+def _compared(
+    planner: Planner,
+    made: tuple[_core.Calibration | None, _core.Calibration | None],
+    tokens: tuple[list[list[int]], bool],
+    progress: Callable[[Progress], None] | None,
+) -> EffortCheck:
+    """Compare what the calibrations of effort srd and of effort max give, and give the planner the better effort."""
+    chunks, held_out = tokens
+    klds: list[float] = []
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(len(klds) * total + done, 2 * total, "", "sensitivity"))
+
+    for calibrated in made:
+        klds.append(_divergence(planner, calibrated, chunks, tell))
+    srd, best = klds
+    written = "max" if best <= srd else "srd"
+    if written == "srd":
+        what = "effort srd is written, because effort max diverges more from the model (KLD %.3e, and %.3e with srd)"
+        log.warning(what, best, srd)
+        planner.options = replace(planner.options, effort="srd")
+    return EffortCheck(srd, best, sum(map(len, chunks)), held_out, written)
 
 
 def _say_what_max_leaves_out(planner: Planner, native: _core.Plan) -> None:

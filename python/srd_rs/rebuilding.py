@@ -273,7 +273,8 @@ def _planned(
         if (found := record.types.get(t.name)) is not None and (found not in FLOAT_TYPES or found != t.type)
     }
     planner = Planner(source, output, replace(options, exact_types=tuple(types.items())))
-    native, _, made, _ = conversion.prepared(planner, planner.plan(), progress)
+    # The effort that was written is known.
+    native, _, made, *_ = conversion.prepared(planner, planner.plan(), progress, compares=False)
     if made is not None and made.digest != record.metadata.get("srd.calibration.digest"):
         what = "the calibration is not the one of the conversion: its digest is another one"
         fix = "Name the model that was converted, and with --calibrate the text or the calibration file"

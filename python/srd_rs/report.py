@@ -16,6 +16,7 @@ from srd_rs.text import bytes_text, count_text, html_table, printable
 __all__ = [
     "ChosenType",
     "ConvertReport",
+    "EffortCheck",
     "Measurements",
     "MixCheck",
     "Plan",
@@ -108,6 +109,22 @@ class MixCheck:
     written: str
 
 
+@dataclass(frozen=True)
+class EffortCheck:
+    """How the matrices that effort max corrects compare with those of effort srd.
+
+    The model was run on `tokens` tokens as it is and with both. `srd_kld` and `max_kld` are the KLDs, in nats, that
+    these matrices cause, quantised as the conversion writes them; all other matrices stay as they are. `held_out` says
+    whether the calibration has not seen the tokens. `written` is the effort with the lower KLD: ``"max"`` or ``"srd"``.
+    """
+
+    srd_kld: float
+    max_kld: float
+    tokens: int
+    held_out: bool
+    written: str
+
+
 def type_rows(types: dict[str, TypeTotals]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of a table of the types."""
     rows = [(name, str(t.tensors), count_text(t.weights), bytes_text(t.bytes)) for name, t in types.items()]
@@ -124,8 +141,9 @@ class Plan:
     `calibrates` says whether the model is run on that text first, which it is not where a calibration file is named.
     `chosen` says what was measured of each tensor whose type was chosen within a budget.
     `mmproj` is the plan of the projector that is written beside the model, None without one. `check` compares the
-    choice with a mix, None where the model was not run for that. `memory` is what llama.cpp needs beside the weights,
-    where the budget is `ConvertOptions.fit`.
+    choice with a mix, None where the model was not run for that. `effort_check` compares effort max with effort srd,
+    None where effort max was not asked for or the model was not run for that. `memory` is what llama.cpp needs beside
+    the weights, where the budget is `ConvertOptions.fit`.
     """
 
     arch: str
@@ -145,6 +163,7 @@ class Plan:
     chosen: tuple[ChosenType, ...] = field(default=(), repr=False)
     mmproj: Plan | None = field(default=None, repr=False)
     check: MixCheck | None = field(default=None, repr=False)
+    effort_check: EffortCheck | None = field(default=None, repr=False)
     memory: Memory | None = field(default=None, repr=False)
 
     @classmethod

@@ -5,14 +5,17 @@
 //! g the residual streams that the output of W is added to, and H the second moments of y, shrunk and damped as for
 //! [`feedback`]. SRD rounds, under H, the matrix
 //!
-//! `W + ALPHA W E[(x - y) y^T] H^-1 + BETA E[(h - g) y^T] H^-1`
+//! `W + a W E[(x - y) y^T] H^-1 + b E[(h - g) y^T] H^-1`
 //!
 //! instead of W: with both factors 1 it would be the matrix whose outputs are nearest to what is missing, on the tokens of the
 //! calibration. The second term is that of GPTAQ (Li et al. 2025). The third one is for matrices whose output is added to the
-//! residual stream. `docs/decisions/0013-asymmetric-target.md` has the measurements.
+//! residual stream. The strengths a and b are those that suit tokens which are held out from the sums.
+//! `docs/decisions/0013-asymmetric-target.md` and `0016-effort-max.md` have the measurements.
 //!
 //! The quantized matrices stand in the calibration file, beside the second moments of the inputs of all other matrices: experts,
 //! tied embeddings, and matrices of types without feedback. [`run`](crate::convert::run) copies them from there.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -33,10 +36,15 @@ use crate::noise::Noise;
 use crate::progress::Progress;
 use crate::quant::{self, recipe};
 
-/// Strength of the correction of the inputs. The full strength gains nothing on other text than that of the calibration.
-const ALPHA: f32 = 0.5;
-/// Strength of the correction of the residual stream.
-const BETA: f32 = 0.5;
+/// Strength of both corrections where no tokens can be held out. The full strength gains nothing on other text than that of the
+/// calibration.
+const STRENGTH: f32 = 0.5;
+/// Number of tokens that are held out, about.
+const HELD_OUT: u64 = 1024;
+/// The share of the product of the squares of two corrections below which they count as parallel.
+const SINGULAR: f64 = 1e-9;
+/// Rows of a matrix on which the strengths are chosen.
+const SAMPLED: usize = 256;
 /// Number of weights that are corrected together.
 const PANEL: usize = 1 << 22;
 /// Tokens whose differences are in memory at a time: whole pieces of the sums of a product, so that the number changes no bit.
@@ -61,17 +69,23 @@ pub fn quantize(
     effort.feedback.check()?;
     let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
     let block = info.block as usize;
+    let held_out = HeldOut::new(info.tokens, info.ctx);
     let accumulator = Accumulator::create_with(&shapes, info, output, corrected(plan).count())?;
-    let embedding = plan.tensors.iter().find(|t| t.bound.name == EMBEDDING && t.copy.is_none());
-    let embedding = embedding.map_or(GgmlType::F32, |t| t.ty);
+    let embedding = embedding_type(plan);
     let mut corrector =
-        Corrector { plan, effort, block, accumulator, open: None, progress: options.progress };
+        Corrector { plan, effort, block, held_out, accumulator, open: None, progress: options.progress };
     forward::run_two_streams(&plan.model, tokens, &mut corrector, options, embedding)?;
     corrector.accumulator.finish()
 }
 
 /// The table that may be the output matrix as well. It is looked up, so its own error counts too.
 const EMBEDDING: &str = "token_embd.weight";
+
+/// Returns the type to which the second stream rounds the embeddings that it looks up.
+pub fn embedding_type(plan: &Plan) -> GgmlType {
+    let embedding = plan.tensors.iter().find(|t| t.bound.name == EMBEDDING && t.copy.is_none());
+    embedding.map_or(GgmlType::F32, |t| t.ty)
+}
 
 /// Returns the tensors of a plan that [`quantize`] corrects. The others of the types of [`feedback`] are quantized under the
 /// inputs that the original model gives them.
@@ -85,12 +99,66 @@ pub fn corrected(plan: &Plan) -> impl Iterator<Item = &PlannedTensor> {
     })
 }
 
+/// Which tokens the strengths of the corrections are chosen on: chunks that the sums do not have when this is done.
+#[derive(Clone, Copy)]
+struct HeldOut {
+    /// Tokens of a chunk.
+    ctx: u64,
+    /// One chunk in so many is held out: the last one of them. None if there is one chunk.
+    every: Option<u64>,
+}
+
+impl HeldOut {
+    fn new(tokens: u64, ctx: u64) -> Self {
+        let chunks = tokens.div_ceil(ctx.max(1));
+        let at_most = chunks.div_ceil(HELD_OUT.div_ceil(ctx.max(1)));
+        Self { ctx, every: (chunks > 1).then(|| at_most.max(8).min(chunks)) }
+    }
+
+    /// Returns the ranges of `count` tokens from number `first` on that are held out or are not.
+    fn ranges(self, first: u64, count: u64) -> Vec<(Range<usize>, bool)> {
+        let mut all = Vec::new();
+        let mut at = first;
+        while at < first + count {
+            let chunk = at / self.ctx;
+            let end = ((chunk + 1) * self.ctx).min(first + count);
+            let is_held_out = self.every.is_some_and(|every| chunk % every + 1 == every);
+            all.push(((at - first) as usize..(end - first) as usize, is_held_out));
+            at = end;
+        }
+        all
+    }
+}
+
+/// The inputs of tokens that are held out.
+#[derive(Default)]
+struct Rows {
+    /// `x - y`, `y`, and `h - g`.
+    differences: Vec<f32>,
+    inputs: Vec<f32>,
+    missing: Vec<f32>,
+}
+
+/// The products aa, ab, bb, ae and be of the two corrections a and b of outputs and of the error e that they are for.
+type Products = [f64; 5];
+
+/// The strengths of the two corrections of a matrix.
+#[derive(Clone, Copy)]
+struct Strengths {
+    inputs: f32,
+    residual: f32,
+}
+
 /// Sums over the tokens of one input.
 struct Sums {
     first: String,
     n: usize,
     block: usize,
+    /// Number of tokens seen, and of those in the sums.
+    seen: u64,
     tokens: u64,
+    held_out: HeldOut,
+    rows: Rows,
     /// `y^T y` in diagonal blocks, `[n, block]`: the upper triangle of each.
     moments: Vec<f32>,
     /// `(x - y)^T y` in the same blocks.
@@ -100,37 +168,88 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(first: &str, n: usize, block: usize) -> Self {
+    fn new(first: &str, n: usize, block: usize, held_out: HeldOut) -> Self {
         let zeros = || vec![0.0; n * block];
         let (moments, inputs, residual) = (zeros(), zeros(), Vec::new());
-        Self { first: first.into(), n, block, tokens: 0, moments, inputs, residual }
+        let (first, rows) = (first.into(), Rows::default());
+        Self { first, n, block, seen: 0, tokens: 0, held_out, rows, moments, inputs, residual }
     }
 
     fn add(&mut self, &Pairs { n, x, y, missing }: &Pairs) {
         let tokens = y.len() / n;
+        let width = missing.map_or(0, |missing| missing.len() / tokens);
+        // Runs of tokens that are in the sums are added together.
+        let mut run = Range::<usize>::default();
+        for (range, is_held_out) in self.held_out.ranges(self.seen, tokens as u64) {
+            let cut = |values: &[f32], n: usize, range: &Range<usize>| {
+                values[range.start * n..range.end * n].to_vec()
+            };
+            if is_held_out {
+                let y = cut(y, n, &range);
+                self.rows.differences.extend(cut(x, n, &range).iter().zip(&y).map(|(x, y)| x - y));
+                self.rows.inputs.extend(y);
+                self.rows.missing.extend(missing.map(|m| cut(m, width, &range)).unwrap_or_default());
+                continue;
+            }
+            if range.start == run.end && run.len() + range.len() <= TOKENS {
+                run.end = range.end;
+                continue;
+            }
+            self.add_run(n, x, y, missing, width, run);
+            run = range;
+        }
+        self.add_run(n, x, y, missing, width, run);
+        self.seen += tokens as u64;
+    }
+
+    fn add_run(
+        &mut self,
+        n: usize,
+        x: &[f32],
+        y: &[f32],
+        missing: Option<&[f32]>,
+        width: usize,
+        run: Range<usize>,
+    ) {
+        if run.is_empty() {
+            return;
+        }
+        let of = |n: usize| run.start * n..run.end * n;
+        let (x, y) = (&x[of(n)], &y[of(n)]);
+        let differences: Vec<f32> = x.par_iter().zip(y).map(|(x, y)| x - y).collect();
+        self.add_rows(&differences, y, missing.map_or(&[][..], |m| &m[of(width)]));
+    }
+
+    fn add_rows(&mut self, differences: &[f32], y: &[f32], missing: &[f32]) {
+        let n = self.n;
+        let tokens = y.len() / n;
         self.tokens += tokens as u64;
         moments::accumulate(y, n, self.block, &mut self.moments);
-        for (x, y) in x.chunks(TOKENS * n).zip(y.chunks(TOKENS * n)) {
-            let difference: Vec<f32> = x.par_iter().zip(y).map(|(x, y)| x - y).collect();
-            let (difference, y) = (rows_of(&difference, n), rows_of(y, n));
-            for (start, len) in blocks(n, self.block) {
-                let to = &mut self.inputs[start * self.block..];
-                let to = MatMut::from_row_major_slice_with_stride(to, len, len, self.block);
-                gemm(difference.subcols(start, len).transpose(), y.subcols(start, len), to, Update::Add);
-            }
+        let (differences, y) = (rows_of(differences, n), rows_of(y, n));
+        for (start, len) in blocks(n, self.block) {
+            let to = &mut self.inputs[start * self.block..];
+            let to = MatMut::from_row_major_slice_with_stride(to, len, len, self.block);
+            gemm(differences.subcols(start, len).transpose(), y.subcols(start, len), to, Update::Add);
         }
-        if let Some(missing) = missing {
+        if !missing.is_empty() {
             let width = missing.len() / tokens;
             self.residual.resize(width * n, 0.0);
             let to = MatMut::from_row_major_slice(&mut self.residual, width, n);
-            gemm(rows_of(missing, width).transpose(), rows_of(y, n), to, Update::Add);
+            gemm(rows_of(missing, width).transpose(), y, to, Update::Add);
         }
     }
 
-    /// Returns the factorized moments; `None` if all inputs are zero.
-    fn factorized(&mut self) -> Result<Option<FactorizedMoments>> {
+    /// Adds the tokens that were held out to the sums.
+    fn add_held_out(&mut self) {
+        let rows = std::mem::take(&mut self.rows);
+        if !rows.inputs.is_empty() {
+            self.add_rows(&rows.differences, &rows.inputs, &rows.missing);
+        }
+    }
+
+    /// Returns the factorized moments of sums of `y^T y`; `None` if all inputs are zero.
+    fn factorized(&self, mut values: Vec<f32>) -> Result<Option<FactorizedMoments>> {
         let (n, block, tokens) = (self.n, self.block, self.tokens);
-        let mut values = std::mem::take(&mut self.moments);
         moments::symmetrize(&mut values, n, block, tokens);
         let mut all = values.iter().chain(&self.inputs).chain(&self.residual);
         if all.any(|v| !v.is_finite()) {
@@ -153,6 +272,7 @@ struct Corrector<'a> {
     effort: &'a Effort,
     /// Side of the blocks of the moments that was asked for.
     block: usize,
+    held_out: HeldOut,
     /// Writes the calibration file, and sums what is not corrected.
     accumulator: Accumulator,
     open: Option<Sums>,
@@ -170,6 +290,7 @@ impl Corrector<'_> {
         tensor: &PlannedTensor,
         sums: &Sums,
         factor: Option<&FactorizedMoments>,
+        strengths: Strengths,
     ) -> Result<(Quantized, Blocks)> {
         let (n, ty) = (sums.n, tensor.ty);
         let rows = tensor.bound.n_weights() as usize / n;
@@ -178,7 +299,7 @@ impl Corrector<'_> {
         let noise = Noise::new(self.effort.seed, &format!("dither {}", tensor.bound.name));
         let options = chunk::solver_options(self.effort, self.plan.layers(), &tensor.bound.name);
         let options = match factor {
-            Some(factor) => self.with_dither(tensor, sums, factor, &options, &noise)?,
+            Some(factor) => self.with_dither(tensor, sums, (factor, strengths), &options, &noise)?,
             None => options,
         };
         let every = (rows as u64 / chunk::ENERGY_ROWS).clamp(1, chunk::ENERGY_EVERY) as usize;
@@ -187,7 +308,7 @@ impl Corrector<'_> {
         for first in (0..rows).step_by(panel) {
             self.progress.check()?;
             let count = panel.min(rows - first);
-            let weights = self.target(tensor, sums, factor, first, count)?;
+            let weights = self.target(tensor, sums, factor.map(|f| (f, strengths)), first, count)?;
             let out = &mut bytes[first * row_bytes..(first + count) * row_bytes];
             let Some(factor) = factor else {
                 quant::quantize(ty, &weights, n, None, out);
@@ -201,10 +322,10 @@ impl Corrector<'_> {
                 })
                 .collect();
             error += costs.iter().sum::<f64>();
-            for (row, _) in weights.chunks_exact(n).zip(first..).filter(|(_, i)| i % every == 0) {
-                energy += factor.energy(row);
-                sampled += 1;
-            }
+            let rows: Vec<_> = weights.chunks_exact(n).zip(first..).filter(|(_, i)| i % every == 0).collect();
+            let energies: Vec<f64> = rows.par_iter().map(|(row, _)| factor.energy(row)).collect();
+            energy += energies.iter().sum::<f64>();
+            sampled += energies.len() as u64;
         }
         let (name, ty_name) = (tensor.bound.name.clone(), ty.name().to_string());
         let of = Quantized { tensor: name, r#type: ty_name, error, rows: rows as u64, energy, sampled };
@@ -216,28 +337,71 @@ impl Corrector<'_> {
         &self,
         tensor: &PlannedTensor,
         sums: &Sums,
-        factor: &FactorizedMoments,
+        (factor, strengths): (&FactorizedMoments, Strengths),
         options: &SolverOptions,
         noise: &Noise,
     ) -> Result<SolverOptions> {
         let rows = tensor.bound.n_weights() as usize / sums.n;
         let count = rows.min(chunk::SAMPLE_ROWS as usize);
         let first = (rows - count) / 2;
-        let weights = self.target(tensor, sums, Some(factor), first, count)?;
+        let weights = self.target(tensor, sums, Some((factor, strengths)), first, count)?;
         let rows = feedback::Rows { weights: &weights, noise, first: first as u64 };
         Ok(feedback::choose_dither(tensor.ty, rows, factor, options))
     }
 
-    /// Returns rows of the matrix that is to be rounded.
-    fn target(
+    /// Returns the strengths that suit a matrix: those with which the corrections, made without the tokens that are held out,
+    /// bring the outputs of rows of the matrix nearest to what they should be on these tokens.
+    fn strengths(
         &self,
         tensor: &PlannedTensor,
         sums: &Sums,
-        factor: Option<&FactorizedMoments>,
-        first: usize,
-        count: usize,
-    ) -> Result<Vec<f32>> {
-        let n = sums.n;
+        factor: &FactorizedMoments,
+    ) -> Result<Strengths> {
+        let (n, held) = (sums.n, &sums.rows);
+        let tokens = held.inputs.len() / n;
+        let rows = tensor.bound.n_weights() as usize / n;
+        let pieces = rows.div_ceil(ROWS).min(SAMPLED / ROWS);
+        // For each token the products of the two changes and of the error, and the square of the error.
+        let mut of = vec![(Products::default(), 0.0); tokens];
+        for piece in 0..pieces {
+            let first = (piece * rows / pieces).min(rows.saturating_sub(ROWS));
+            let count = ROWS.min(rows - first);
+            let weights = self.weights(tensor, n, first, count)?;
+            let [a, b] = corrections(&weights, sums, first, count).map(|mut change| {
+                factor.multiply_by_inverse(&mut change);
+                change
+            });
+            let product = |matrix: &[f32], inputs: &[f32]| {
+                let mut out = vec![0.0; tokens * count];
+                if !matrix.is_empty() {
+                    let to = MatMut::from_row_major_slice(&mut out, tokens, count);
+                    gemm(rows_of(inputs, n), rows_of(matrix, n).transpose(), to, Update::Set);
+                }
+                out
+            };
+            let (a, b) = (product(&a, &held.inputs), product(&b, &held.inputs));
+            let mut e = product(&weights, &held.differences);
+            if !held.missing.is_empty() {
+                let width = held.missing.len() / tokens;
+                for (e, missing) in e.chunks_exact_mut(count).zip(held.missing.chunks_exact(width)) {
+                    e.iter_mut().zip(&missing[first..]).for_each(|(e, m)| *e += m);
+                }
+            }
+            let outputs = a.par_chunks(count).zip(b.par_chunks(count)).zip(e.par_chunks(count));
+            of.par_iter_mut().zip(outputs).for_each(|((of, square), ((a, b), e))| {
+                for (i, v) in [dot(a, a), dot(a, b), dot(b, b), dot(a, e), dot(b, e)].into_iter().enumerate()
+                {
+                    of[i] += v;
+                }
+                *square += dot(e, e);
+            });
+        }
+        let (inputs, residual) = best_strengths(weighted(&of));
+        Ok(Strengths { inputs: inputs as f32, residual: residual as f32 })
+    }
+
+    /// Reads rows of a matrix.
+    fn weights(&self, tensor: &PlannedTensor, n: usize, first: usize, count: usize) -> Result<Vec<f32>> {
         let mut weights = vec![0.0; count * n];
         let rows = (PIECE / n).max(1) * n;
         weights.par_chunks_mut(rows).enumerate().try_for_each_init(
@@ -247,23 +411,26 @@ impl Corrector<'_> {
                 tensor.bound.source.read(&self.plan.model.source, start, out, scratch)
             },
         )?;
-        if let Some(factor) = factor {
-            let mut change = vec![0.0; count * n];
-            for (start, len) in blocks(n, sums.block) {
-                let inputs = &sums.inputs[start * sums.block..];
-                let inputs = MatRef::from_slice_with_strides(inputs, len, len, sums.block, 1);
-                let to = &mut change[start..];
-                let to = MatMut::from_row_major_slice_with_stride(to, count, len, n);
-                gemm(rows_of(&weights, n).subcols(start, len), inputs, to, Update::Set);
-            }
-            let mean = 1.0 / sums.tokens as f32;
-            change.par_iter_mut().for_each(|c| *c *= ALPHA * mean);
-            if !sums.residual.is_empty() {
-                let residual = &sums.residual[first * n..(first + count) * n];
-                change.par_iter_mut().zip(residual).for_each(|(c, r)| *c += BETA * mean * r);
-            }
+        Ok(weights)
+    }
+
+    /// Returns rows of the matrix that is to be rounded.
+    fn target(
+        &self,
+        tensor: &PlannedTensor,
+        sums: &Sums,
+        factor: Option<(&FactorizedMoments, Strengths)>,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<f32>> {
+        let n = sums.n;
+        let mut weights = self.weights(tensor, n, first, count)?;
+        if let Some((factor, by)) = factor {
+            let [mut change, residual] = corrections(&weights, sums, first, count);
+            change.par_iter_mut().for_each(|c| *c *= by.inputs);
+            change.par_iter_mut().zip(residual).for_each(|(c, r)| *c += by.residual * r);
             factor.multiply_by_inverse(&mut change);
-            weights.par_iter_mut().zip(&change).for_each(|(w, c)| *w += c);
+            weights.par_iter_mut().zip(change).for_each(|(w, c)| *w += c);
         }
         let limit = quant::max_abs(tensor.ty);
         if let Some(bad) = weights.iter().find(|w| !w.is_finite()) {
@@ -274,6 +441,72 @@ impl Corrector<'_> {
         weights.par_iter_mut().for_each(|w| *w = w.clamp(-limit, limit));
         Ok(weights)
     }
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+}
+
+/// Adds up the products of tokens. A token whose error is far above the median counts by the share of the error that is taken away:
+/// the first token of a chunk, whose inputs may be a thousand times as large, would decide alone.
+fn weighted(of: &[(Products, f64)]) -> Products {
+    let mut squares: Vec<f64> = of.iter().map(|(_, square)| *square).collect();
+    squares.sort_by(f64::total_cmp);
+    let median = squares.get(squares.len() / 2).copied().unwrap_or_default();
+    let mut sums = [0.0; 5];
+    for (products, square) in of {
+        let weight = 1.0 / (square + median).max(f64::MIN_POSITIVE);
+        sums.iter_mut().zip(products).for_each(|(sum, v)| *sum += weight * v);
+    }
+    sums
+}
+
+/// Returns what is left of `|e|^2` beyond `|e|^2` itself when `s a + t b` is taken from e.
+fn cost([aa, ab, bb, ae, be]: Products, (s, t): (f64, f64)) -> f64 {
+    s * s * aa + 2.0 * s * t * ab + t * t * bb - 2.0 * (s * ae + t * be)
+}
+
+/// Returns s and t, each from 0 to 1, with the least [`cost`].
+fn best_strengths(products: Products) -> (f64, f64) {
+    let [aa, ab, bb, ae, be] = products;
+    let ratio = |x: f64, y: f64| if y > 0.0 { (x / y).clamp(0.0, 1.0) } else { 0.0 };
+    // The least of a convex function on a square is inside or on one of the four sides.
+    let mut all = Vec::new();
+    for fixed in [0.0, 1.0] {
+        all.push((fixed, ratio(be - fixed * ab, bb)));
+        all.push((ratio(ae - fixed * ab, aa), fixed));
+    }
+    let determinant = aa * bb - ab * ab;
+    if determinant > SINGULAR * aa * bb {
+        let inside = ((ae * bb - be * ab) / determinant, (be * aa - ae * ab) / determinant);
+        if [inside.0, inside.1].iter().all(|s| (0.0..=1.0).contains(s)) {
+            all.push(inside);
+        }
+    }
+    let less = |a: &(f64, f64), b: &(f64, f64)| cost(products, *a).total_cmp(&cost(products, *b));
+    all.into_iter().min_by(less).unwrap_or_default()
+}
+
+/// Returns the two corrections of rows of a matrix at full strength, times H. The second one is empty where the output is not added
+/// to the residual stream.
+fn corrections(weights: &[f32], sums: &Sums, first: usize, count: usize) -> [Vec<f32>; 2] {
+    let n = sums.n;
+    let mut change = vec![0.0; count * n];
+    for (start, len) in blocks(n, sums.block) {
+        let inputs = &sums.inputs[start * sums.block..];
+        let inputs = MatRef::from_slice_with_strides(inputs, len, len, sums.block, 1);
+        let to = MatMut::from_row_major_slice_with_stride(&mut change[start..], count, len, n);
+        gemm(rows_of(weights, n).subcols(start, len), inputs, to, Update::Set);
+    }
+    let residual = match sums.residual.is_empty() {
+        true => Vec::new(),
+        false => sums.residual[first * n..(first + count) * n].to_vec(),
+    };
+    let mean = 1.0 / sums.tokens as f32;
+    [change, residual].map(|mut change| {
+        change.par_iter_mut().for_each(|c| *c *= mean);
+        change
+    })
 }
 
 impl Observer for Corrector<'_> {
@@ -291,18 +524,31 @@ impl Quantizer for Corrector<'_> {
         let others: Vec<&str> = tensors.iter().copied().filter(|name| self.find(name).is_none()).collect();
         self.accumulator.inputs(&others, None, pairs.n, pairs.x)?;
         let block = block_side(self.block, pairs.n)?;
-        self.open.get_or_insert_with(|| Sums::new(tensors[0], pairs.n, block)).add(pairs);
+        let held_out = self.held_out;
+        self.open.get_or_insert_with(|| Sums::new(tensors[0], pairs.n, block, held_out)).add(pairs);
         Ok(())
     }
 
     fn quantized(&mut self, tensors: &[&str]) -> Result<Vec<Option<Blocks>>> {
         let fail = || Error::model(Place::named_tensor(tensors[0]), "has no inputs", "Report this");
         let mut sums = self.open.take().filter(|sums| sums.first == tensors[0]).ok_or_else(fail)?;
-        let factor = sums.factorized()?;
+        let mut strengths = vec![Strengths { inputs: STRENGTH, residual: STRENGTH }; tensors.len()];
+        if !sums.rows.inputs.is_empty() {
+            if let Some(factor) = sums.factorized(sums.moments.clone())? {
+                for (name, to) in tensors.iter().zip(&mut strengths) {
+                    if let Some(tensor) = self.find(name) {
+                        *to = self.strengths(tensor, &sums, &factor)?;
+                    }
+                }
+            }
+            sums.add_held_out();
+        }
+        let moments = std::mem::take(&mut sums.moments);
+        let factor = sums.factorized(moments)?;
         let mut all = Vec::new();
-        for name in tensors {
+        for (name, strengths) in tensors.iter().zip(strengths) {
             let made = match self.find(name) {
-                Some(tensor) => Some(self.quantize(tensor, &sums, factor.as_ref())?),
+                Some(tensor) => Some(self.quantize(tensor, &sums, factor.as_ref(), strengths)?),
                 None => None,
             };
             all.push(match made {
@@ -314,5 +560,63 @@ impl Quantizer for Corrector<'_> {
             });
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strengths_are_the_best_ones_from_0_to_1() {
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let (a, b) = ([1.0, 0.5, -0.5], [0.25, 1.0, 0.5]);
+        for e in [[0.5, 0.7, 0.1], [-1.0, 2.0, 0.0], [3.0, 3.0, 0.0], [0.6, -0.2, 0.3], [-1.0, -1.0, 0.0]] {
+            let products = [dot(&a, &a), dot(&a, &b), dot(&b, &b), dot(&a, &e), dot(&b, &e)];
+            let found = best_strengths(products);
+            let grid =
+                (0..=100).flat_map(|s| (0..=100).map(move |t| (f64::from(s) / 100.0, f64::from(t) / 100.0)));
+            let least = grid.map(|by| cost(products, by)).fold(f64::INFINITY, f64::min);
+            assert!((0.0..=1.0).contains(&found.0) && (0.0..=1.0).contains(&found.1), "{found:?}");
+            assert!(cost(products, found) <= least + 1e-12, "{found:?} for {e:?}");
+        }
+        // Without a second correction, and without any.
+        assert_eq!(best_strengths([2.0, 0.0, 0.0, 1.0, 0.0]).0, 0.5);
+        assert_eq!(best_strengths([0.0; 5]), (0.0, 0.0));
+    }
+
+    #[test]
+    fn a_token_with_large_errors_does_not_decide_alone() {
+        // Half of the correction suits nine tokens, and all of it suits one whose values are a thousand times as large.
+        let token = |scale: f64, best: f64| ([scale, 0.0, 0.0, best * scale, 0.0], scale);
+        let mut of = vec![token(1.0, 0.5); 9];
+        of.push(token(1e6, 1.0));
+        let (strength, _) = best_strengths(weighted(&of));
+        assert!((0.55..0.65).contains(&strength), "{strength}");
+        assert_eq!(weighted(&[]), Products::default());
+    }
+
+    #[test]
+    fn some_chunks_are_held_out_and_the_ranges_are_all_tokens() {
+        for (tokens, ctx, held) in
+            [(4096, 512, 512), (16384, 512, 1024), (2048, 512, 512), (1000, 512, 488), (512, 512, 0)]
+        {
+            let of = HeldOut::new(tokens, ctx);
+            let ranges: Vec<_> = [(0, tokens / 3), (tokens / 3, tokens - tokens / 3)]
+                .into_iter()
+                .flat_map(|(first, count)| {
+                    of.ranges(first, count)
+                        .into_iter()
+                        .map(move |(range, held)| (first as usize + range.start, range.len(), held))
+                })
+                .collect();
+            let mut at = 0;
+            for &(start, len, _) in &ranges {
+                assert_eq!(start, at);
+                at += len;
+            }
+            assert_eq!(at, tokens as usize);
+            assert_eq!(ranges.iter().filter(|r| r.2).map(|r| r.1).sum::<usize>(), held, "{tokens} tokens");
+        }
     }
 }

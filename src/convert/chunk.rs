@@ -1,5 +1,7 @@
 //! Converts one chunk: source bytes in, blocks out.
 
+use rayon::prelude::*;
+
 use crate::convert::factor_cache::FactorCache;
 use crate::convert::options::{Effort, RunOptions};
 use crate::convert::planned::{Plan, PlannedTensor};
@@ -99,6 +101,27 @@ impl<'a> Converter<'a> {
             Some(_) => self.chunk.max(CALIBRATED_ROWS * tensor.bound.row_len()),
             None => self.chunk,
         }
+    }
+
+    /// Makes the blocks of a whole tensor, on rayon's current pool.
+    ///
+    /// # Errors
+    /// As [`Converter::convert`].
+    pub fn whole(&self, tensor: &PlannedTensor) -> Result<Vec<u8>> {
+        let bytes = |weights: u64| tensor.ty.row_bytes(weights).expect("rows are whole blocks") as usize;
+        let (all, row) = (tensor.bound.n_weights(), tensor.bound.row_len().max(1));
+        let rows = (self.chunk_weights(tensor) / row).max(1) * row;
+        let mut out = vec![0; bytes(all)];
+        out.par_chunks_mut(bytes(rows)).enumerate().try_for_each_init(
+            Buffers::default,
+            |buffers, (i, out)| -> Result<()> {
+                let start = i as u64 * rows;
+                self.convert(&Chunk { tensor, start, len: rows.min(all - start) }, buffers)?;
+                out.copy_from_slice(buffers.blocks());
+                Ok(())
+            },
+        )?;
+        Ok(out)
     }
 
     /// Makes the blocks of a chunk.

@@ -26,8 +26,12 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::convert::chunk::Converter;
+use crate::convert::planned::Plan;
+use crate::convert::{self, asymmetric};
 use crate::error::Result;
-use crate::forward::{self, Logits, NoObserver, Rounding, RunOptions};
+use crate::forward::divergence::divergence;
+use crate::forward::{self, Blocks, Logits, NoObserver, Rounding, RunOptions};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 
@@ -75,44 +79,40 @@ pub fn divergences(
         Ok(logits.expect("logits were asked for"))
     };
     let base = logits(&Group::new())?;
-    groups.iter().map(|group| Ok(divergence(&base, &logits(group)?))).collect()
+    groups.iter().map(|group| Ok(mean_divergence(&base, &logits(group)?))).collect()
 }
 
-/// Returns the mean of `KL(softmax(p) || softmax(q))` over the rows.
-fn divergence(p: &Logits, q: &Logits) -> f64 {
-    let rows: Vec<f64> = p
-        .values
-        .par_chunks(p.columns)
-        .zip(q.values.par_chunks(q.columns))
-        .map(|(p, q)| {
-            let (of_p, of_q) = (log_sum(p), log_sum(q));
-            let term = |(&p, &q): (&f32, &f32)| {
-                let (p, q) = (f64::from(p) - of_p, f64::from(q) - of_q);
-                p.exp() * (p - q)
-            };
-            p.iter().zip(q).map(term).sum::<f64>().max(0.0)
-        })
-        .collect();
+/// Returns the mean divergence over the rows.
+fn mean_divergence(p: &Logits, q: &Logits) -> f64 {
+    let rows = p.values.par_chunks(p.columns).zip(q.values.par_chunks(q.columns));
+    let rows: Vec<f64> = rows.map(|(p, q)| divergence(p, q)).collect();
     rows.iter().sum::<f64>() / rows.len().max(1) as f64
 }
 
-/// Returns the logarithm of the sum of the exponentials.
-fn log_sum(row: &[f32]) -> f64 {
-    let largest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    largest + row.iter().map(|&x| (f64::from(x) - largest).exp()).sum::<f64>().ln()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_divergence_is_that_of_the_formula() {
-        let logits = |values: &[f32]| Logits { values: values.to_vec(), columns: 2 };
-        // Half and half against a quarter and three quarters, and a row that is the same but for a constant.
-        let (p, q) = (logits(&[1.0, 1.0, 5.0, 6.0]), logits(&[0.0, 3.0f32.ln(), 7.0, 8.0]));
-        let expected = 0.5 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln();
-        assert!((divergence(&p, &q) - expected / 2.0).abs() < 1e-7);
-        assert_eq!(divergence(&p, &p), 0.0);
-    }
+/// Returns for each token the divergence of the model with the matrices that effort max corrects as `plan` will write them,
+/// quantized by its calibration. All other matrices stay as they are.
+///
+/// # Errors
+/// The errors of [`forward::run_replaced`] and of [`Converter::convert`].
+pub fn written_divergences(
+    plan: &Plan,
+    options: &convert::options::RunOptions,
+    tokens: &[Vec<u32>],
+    pass: &Pass,
+) -> Result<Vec<f64>> {
+    let converter = Converter::new(plan, options, pass.threads);
+    let by_name: HashMap<_, _> = asymmetric::corrected(plan).map(|t| (t.bound.name.as_str(), t)).collect();
+    let replaced = |name: &str| -> Result<Option<Blocks>> {
+        let Some(&tensor) = by_name.get(name) else { return Ok(None) };
+        Ok(Some(Blocks { ty: tensor.ty, bytes: converter.whole(tensor)? }))
+    };
+    let options = forward::RunOptions {
+        logits: false,
+        threads: pass.threads,
+        max_memory: pass.max_memory,
+        spill_folder: pass.spill_folder,
+        progress: pass.progress,
+    };
+    let embedding = asymmetric::embedding_type(plan);
+    forward::run_replaced(&plan.model, tokens, &replaced, &options, embedding)
 }

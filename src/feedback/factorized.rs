@@ -10,6 +10,7 @@ use crate::formats::calibration::SecondMoments;
 use crate::linalg::matrix::MatRef;
 use crate::linalg::udu;
 use crate::quant::weighting::normalize;
+use crate::simd::{Isa, dispatch};
 
 /// The share of the mean diagonal that is added to the diagonal before the factorization. It is a tenth of the share of GPTQ
 /// (Frantar et al. 2022), because [`shrinkage`] comes first. `docs/decisions/0010-damping.md` has the measurement.
@@ -21,7 +22,7 @@ const MAX_SHRINKAGE: f32 = 0.3;
 const TOKENS_PER_SIDE: f32 = 16.0;
 
 /// Number of rows that are multiplied by the inverse of H together.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 /// Returns the share by which the moments of a block of side `block` are shrunk to their diagonal before the solver uses
 /// them: the mean over `tokens` tokens fits these tokens better than other text, and the more so the fewer tokens there
@@ -127,21 +128,7 @@ impl FactorizedMoments {
         for (lane, row) in rows.chunks_exact(self.n).enumerate() {
             lanes.iter_mut().zip(order).for_each(|(v, &i)| v[lane] = row[start + i as usize]);
         }
-        for k in (0..len).rev() {
-            let (before, from_k) = lanes.split_at_mut(k);
-            for (to, &a) in before.iter_mut().zip(&a[k * self.block..]) {
-                to.iter_mut().zip(&from_k[0]).for_each(|(to, v)| *to -= a * v);
-            }
-        }
-        for p in 0..len {
-            let (before, from_p) = lanes.split_at_mut(p);
-            let inverse = if d[p] > 0.0 { 1.0 / d[p] } else { 0.0 };
-            let mut x = from_p[0].map(|v| v * inverse);
-            for (v, &a) in before.iter().zip(&a[p * self.block..]) {
-                x.iter_mut().zip(v).for_each(|(x, v)| *x -= a * v);
-            }
-            from_p[0] = x;
-        }
+        solve_lanes(Isa::detect(), a, d, self.block, lanes);
         for (lane, row) in rows.chunks_exact_mut(self.n).enumerate() {
             lanes.iter().zip(order).for_each(|(v, &i)| row[start + i as usize] = v[lane]);
         }
@@ -154,15 +141,11 @@ impl FactorizedMoments {
 
     /// Returns the sum of `w H w^T` over whole rows.
     pub fn energy(&self, rows: &[f32]) -> f64 {
-        let mut sum = 0.0;
+        let (mut sum, mut products) = (0.0, Vec::new());
         for row in rows.chunks_exact(self.n) {
             for &(start, len) in &self.blocks {
-                let part = &row[start..start + len];
-                for (i, &w) in part.iter().enumerate() {
-                    let h = &self.h[(start + i) * self.block..][..len];
-                    let product: f32 = h.iter().zip(part).map(|(h, w)| h * w).sum();
-                    sum += f64::from(w) * f64::from(product);
-                }
+                let h = &self.h[start * self.block..];
+                add_energy(Isa::detect(), h, self.block, &row[start..start + len], &mut products, &mut sum);
             }
         }
         sum
@@ -185,6 +168,52 @@ impl FactorizedMoments {
             d: &self.d[start..start + len],
             order: &self.order[start..start + len],
             importance: &self.importance[start..start + len],
+        }
+    }
+}
+
+dispatch! {
+    /// Adds `w H w^T` to `sum`. H is symmetric, so that the products with its rows are summed side by side.
+    fn add_energy(_simd: S, h: &[f32], stride: usize, w: &[f32], products: &mut Vec<f32>, sum: &mut f64) {
+        products.clear();
+        products.resize(w.len(), 0.0);
+        for (j, &w_j) in w.iter().enumerate() {
+            let row = &h[j * stride..][..w.len()];
+            for (to, &h) in products.iter_mut().zip(row) {
+                *to += h * w_j;
+            }
+        }
+        for (&w, &product) in w.iter().zip(products.iter()) {
+            *sum += f64::from(w) * f64::from(product);
+        }
+    }
+
+    /// Solves `x (U D U^T) = b` in place for b by position: `lanes[p]` has position p of all rows.
+    fn solve_lanes(_simd: S, a: &[f32], d: &[f32], stride: usize, lanes: &mut [[f32; LANES]]) {
+        let len = lanes.len();
+        for k in (0..len).rev() {
+            let (before, from_k) = lanes.split_at_mut(k);
+            let row = &a[k * stride..][..k];
+            for (to, &a) in before.iter_mut().zip(row) {
+                for lane in 0..LANES {
+                    to[lane] -= a * from_k[0][lane];
+                }
+            }
+        }
+        for p in 0..len {
+            let (before, from_p) = lanes.split_at_mut(p);
+            let inverse = if d[p] > 0.0 { 1.0 / d[p] } else { 0.0 };
+            let mut x = from_p[0];
+            for lane in 0..LANES {
+                x[lane] *= inverse;
+            }
+            let row = &a[p * stride..][..p];
+            for (v, &a) in before.iter().zip(row) {
+                for lane in 0..LANES {
+                    x[lane] -= a * v[lane];
+                }
+            }
+            from_p[0] = x;
         }
     }
 }

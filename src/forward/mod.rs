@@ -31,6 +31,7 @@ pub mod attention;
 mod buffers;
 mod convolution;
 mod delta_net;
+pub mod divergence;
 mod embed;
 mod ffn;
 mod keys;
@@ -54,8 +55,8 @@ mod weights;
 use crate::dtype::GgmlType;
 use crate::error::Result;
 
-pub use pass::{Logits, RunOptions, check, has_two_streams, run, run_rounded, run_two_streams};
-pub use weights::Rounding;
+pub use pass::{Logits, RunOptions, check, has_two_streams, run, run_replaced, run_rounded, run_two_streams};
+pub use weights::{Replaced, Rounding};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {
@@ -87,7 +88,8 @@ pub struct Pairs<'a> {
     /// The same rows in the model whose earlier matrices are quantized.
     pub y: &'a [f32],
     /// What the residual stream of the original model has more than that of the other one, a row for each token, where the
-    /// output of the matrix is added to the residual stream as it is. The values are divided by the factor of the output.
+    /// output of the matrix is added to the residual stream: by how much the output should be larger. Behind an RMSNorm this holds to
+    /// first order, and all rows of a token, those of x and y too, are divided by the root mean square of its output.
     pub missing: Option<&'a [f32]>,
 }
 

@@ -11,24 +11,29 @@ use rayon::prelude::*;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::forward::activation;
-use crate::forward::arch::{Order, Reach};
+use crate::forward::arch::{NormKind, Order, Reach};
 use crate::forward::attention::{self, Shape};
 use crate::forward::buffers::Buffer;
+use crate::forward::divergence::divergence;
 use crate::forward::mixer::Mixer;
 use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
 use crate::forward::order;
 use crate::forward::rope::{Rope, Table};
 use crate::forward::spill::{Found, SpillBuffer};
-use crate::forward::weights::{Linear, Rounded, Weights};
+use crate::forward::weights::{Linear, Replaced, Rounded, Weights};
 use crate::forward::{Observer, Pairs, Quantizer};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 use crate::quant::recipe::split_layer;
 use crate::work;
 
+/// Number of logits of a model that are in memory at a time while divergences are computed.
+const LOGITS: usize = 1 << 24;
 /// Number of values in a parallel piece of work.
 const PIECE: usize = 1 << 14;
+/// The share of the median of the squares of a norm's weights below which a square counts as small.
+const SMALL_WEIGHTS: f32 = 0.1;
 
 /// Options of [`run`].
 pub struct RunOptions<'a> {
@@ -105,13 +110,40 @@ pub fn run_two_streams(
     options: &RunOptions,
     embedding: GgmlType,
 ) -> Result<()> {
+    let weights = two_streams(source, options, embedding)?;
+    run_on(source, tokens, Seen::WithSecondStream(quantizer), options, weights).map(drop)
+}
+
+/// Runs a model, and beside it the same model with the matrices of `replaced` and with embeddings that are rounded to the type
+/// `embedding`. Returns for each token the divergence `KL(model || changed model)` of the next token, in nats.
+///
+/// # Errors
+/// As [`run_two_streams`], the errors of `replaced`, and [`Error::Model`] where the model has no logits.
+pub fn run_replaced(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    replaced: Replaced,
+    options: &RunOptions,
+    embedding: GgmlType,
+) -> Result<Vec<f64>> {
+    let weights = two_streams(source, options, embedding)?.replaced_by(replaced);
+    let mut divergences = Vec::new();
+    run_on(source, tokens, Seen::Divergences(&mut divergences), options, weights)?;
+    Ok(divergences)
+}
+
+/// Returns the weights of two streams, the second one with embeddings of a type.
+fn two_streams<'a>(
+    source: &'a BoundModel,
+    options: &RunOptions<'a>,
+    embedding: GgmlType,
+) -> Result<Weights<'a>> {
     if !has_two_streams(source)? {
         let what = "has a layer in which the two streams of tokens cannot be kept apart";
         return Err(Error::model(Place::file(source.path()), what, "Use --effort srd"));
     }
     let rounded = |name: &str| (name == "token_embd.weight").then_some(embedding.into());
-    let weights = Weights::new(source, options.progress, options.max_memory / 8).with_two_streams(&rounded);
-    run_on(source, tokens, Seen::WithSecondStream(quantizer), options, weights).map(drop)
+    Ok(Weights::new(source, options.progress, options.max_memory / 8).with_two_streams(&rounded))
 }
 
 /// Returns whether [`run_two_streams`] can run a model: a token has one state.
@@ -242,7 +274,25 @@ pub(super) struct Pass<'a> {
     sweep: Sweep,
     /// What the residual stream of the first stream has more than that of the second one, while a part of a layer is computed
     /// whose output is added to it.
-    missing: Option<Buffer>,
+    missing: Option<Missing>,
+}
+
+/// What the residual stream lacks while a part of a layer is computed.
+struct Missing {
+    /// What the first stream has more, a row for each token.
+    values: Buffer,
+    /// The weights of the norm that stands between the part of the layer and the residual stream; empty if there is none.
+    norm: Vec<f32>,
+}
+
+/// How the output of a part of a layer gets to the residual stream.
+enum Way {
+    /// It is added as it is.
+    Plain,
+    /// It is added after the RMSNorm of a name.
+    Normed(String),
+    /// In another way.
+    Other,
 }
 
 /// Who sees the inputs of the matrices.
@@ -250,6 +300,8 @@ enum Seen<'a> {
     By(&'a mut dyn Observer),
     /// All rows of activations are those of two streams, one half after the other.
     WithSecondStream(&'a mut dyn Quantizer),
+    /// Two streams of which only the divergences are wanted.
+    Divergences(&'a mut Vec<f64>),
 }
 
 impl<'a> Seen<'a> {
@@ -260,6 +312,7 @@ impl<'a> Seen<'a> {
         match self {
             Seen::By(observer) => Seen::By(observer),
             Seen::WithSecondStream(quantizer) => Seen::WithSecondStream(quantizer),
+            Seen::Divergences(to) => Seen::Divergences(to),
         }
     }
 }
@@ -352,7 +405,7 @@ impl Pass<'_> {
     pub(super) fn streams(&self) -> usize {
         match self.seen {
             Seen::By(_) => 1,
-            Seen::WithSecondStream(_) => 2,
+            Seen::WithSecondStream(_) | Seen::Divergences(_) => 2,
         }
     }
 
@@ -407,6 +460,7 @@ impl Pass<'_> {
         let quantizer = match &mut self.seen {
             Seen::By(observer) => return observer.inputs(&names, expert, n, x),
             Seen::WithSecondStream(quantizer) => quantizer,
+            Seen::Divergences(_) => return Ok(()),
         };
         let sweep = &mut self.sweep;
         if expert.is_some() || !quantizer.quantizes(&names) {
@@ -419,8 +473,29 @@ impl Pass<'_> {
             return Ok(());
         }
         let (first, second) = x.split_at(x.len() / 2);
-        let missing = self.missing.as_deref().filter(|_| is_added(names[0]));
-        quantizer.pairs(&names, &Pairs { n, x: first, y: second, missing })?;
+        let missing = self.missing.as_ref().filter(|_| is_added(names[0]));
+        match missing {
+            Some(Missing { values, norm }) if !norm.is_empty() => {
+                // To first order an error of the outputs of a token counts by one over their root mean square.
+                let outputs = self.weights.apply(linears[0], first, n)?;
+                let scales: Vec<f32> = outputs
+                    .par_chunks(norm.len())
+                    .map(|outputs| 1.0 / root_mean_square(outputs, self.model.eps))
+                    .collect();
+                let (mut x, mut y) = (self.weights.buffers.copy(first), self.weights.buffers.copy(second));
+                scale_rows(&mut x, &scales);
+                scale_rows(&mut y, &scales);
+                let (mut values, inverse) = (self.weights.buffers.copy(values), inverse_of(norm));
+                values.par_chunks_mut(norm.len()).for_each(|row| {
+                    row.iter_mut().zip(&inverse).for_each(|(v, factor)| *v *= factor);
+                });
+                quantizer.pairs(&names, &Pairs { n, x: &x, y: &y, missing: Some(&values) })?;
+            }
+            _ => {
+                let missing = missing.map(|missing| &*missing.values);
+                quantizer.pairs(&names, &Pairs { n, x: first, y: second, missing })?;
+            }
+        }
         if sweep.is_last {
             let made = quantizer.quantized(&names)?;
             for (name, blocks) in names.iter().zip(made) {
@@ -433,22 +508,29 @@ impl Pass<'_> {
     }
 
     /// Notes what the residual stream `x`, and where it is given `added`, which is still to be added to it, have more in the
-    /// first stream. Nothing is noted where `is_plain` is false: the output of the next part is not added as it is.
-    fn note_missing(&mut self, x: &[f32], added: Option<&[f32]>, is_plain: bool) {
+    /// first stream, unless the output of the next part gets there in another way than the two that are known.
+    fn note_missing(&mut self, x: &[f32], added: Option<&[f32]>, way: &Way) -> Result<()> {
         self.missing = None;
-        if self.streams() == 1 || !is_plain {
-            return;
+        if !matches!(self.seen, Seen::WithSecondStream(_)) {
+            return Ok(());
         }
-        let mut missing = self.weights.buffers.take(x.len() / 2);
+        let width = self.model.width;
+        let norm = match way {
+            Way::Plain => Vec::new(),
+            Way::Normed(name) => self.weights.required_vector(name, width)?,
+            Way::Other => return Ok(()),
+        };
+        let mut values = self.weights.buffers.take(x.len() / 2);
         let (first, second) = x.split_at(x.len() / 2);
         let factor = 1.0 / self.model.residual_scale;
-        let values = missing.iter_mut().zip(first).zip(second);
-        values.for_each(|((to, x), y)| *to = factor * (x - y));
+        let rows = values.iter_mut().zip(first).zip(second);
+        rows.for_each(|((to, x), y)| *to = factor * (x - y));
         if let Some(added) = added {
             let (first, second) = added.split_at(added.len() / 2);
-            missing.iter_mut().zip(first).zip(second).for_each(|((to, x), y)| *to += x - y);
+            values.iter_mut().zip(first).zip(second).for_each(|((to, x), y)| *to += x - y);
         }
-        self.missing = Some(missing);
+        self.missing = Some(Missing { values, norm });
+        Ok(())
     }
 
     /// Applies the norm `STEM.weight`, `STEM.bias` to rows of the hidden size. Does nothing if the model has no such norm.
@@ -499,11 +581,20 @@ impl Pass<'_> {
         let before = if named("attn_norm_2") { "attn_norm_2" } else { family.attention_norm };
         let own_norm = named(family.ffn_norm) && family.ffn_norm != before;
         self.layer_norm(layer, before, &mut input)?;
-        let is_plain =
-            |post: &str| !after && (family.norms_without_weights || post.is_empty() || !named(post));
-        let one_mixer = layer.mixer != Mixer::AttentionAndMamba2;
-        let is_plain = [family.attention_post_norm, family.ffn_post_norm].map(is_plain);
-        self.note_missing(x, None, one_mixer && is_plain[0]);
+        let way = |post: &str, is_one: bool| match post {
+            _ if after => Way::Other,
+            _ if family.norms_without_weights || post.is_empty() || !named(post) => Way::Plain,
+            _ if is_one && family.norm == NormKind::Rms => {
+                Way::Normed(format!("blk.{}.{post}.weight", layer.index))
+            }
+            _ => Way::Other,
+        };
+        let attention_way = match layer.mixer {
+            Mixer::AttentionAndMamba2 => Way::Other,
+            _ => way(family.attention_post_norm, true),
+        };
+        let ffn_way = way(family.ffn_post_norm, !named("ffn_gate_inp"));
+        self.note_missing(x, None, &attention_way)?;
         let mut attended = self.mix(layer, group, &input)?;
         let parallel = model.parallel;
         if let Some(attended) = &mut attended {
@@ -523,7 +614,7 @@ impl Pass<'_> {
                 self.layer_norm(layer, family.ffn_norm, &mut input)?;
             }
             let added = attended.as_deref().filter(|_| parallel);
-            self.note_missing(x, added, is_plain[1]);
+            self.note_missing(x, added, &ffn_way)?;
             let mut y = self.feed_forward(layer, x, &input)?;
             self.missing = None;
             if let Some(attended) = attended.filter(|_| parallel) {
@@ -700,6 +791,10 @@ impl Pass<'_> {
             x = self.join_states(&x)?;
         }
         if !model.family.lm_head {
+            if matches!(self.seen, Seen::Divergences(_)) {
+                let what = "has no output matrix, so there are no logits to compare";
+                return Err(Error::model(Place::file(self.weights.path()), what, "Use --effort srd"));
+            }
             self.normalize(model.family.output_norm, &mut x)?;
             if let Some(logits) = logits {
                 logits.columns = model.width;
@@ -718,18 +813,53 @@ impl Pass<'_> {
         };
         weights.check_inputs(&output.matrix, model.width)?;
         self.observe(&[&output], None, model.width, &x)?;
+        if let Seen::Divergences(to) = &mut self.seen {
+            let (first, second) = x.split_at(x.len() / 2);
+            let rows = (LOGITS / output.rows()).max(1) * model.width;
+            for (first, second) in first.chunks(rows).zip(second.chunks(rows)) {
+                let mut y = weights.apply(&output, &[first, second].concat(), model.width)?;
+                finish_logits(model, &mut y);
+                let (first, second) = y.split_at(y.len() / 2);
+                let pairs = first.par_chunks(output.rows()).zip(second.par_chunks(output.rows()));
+                to.par_extend(pairs.map(|(p, q)| divergence(p, q)));
+            }
+        }
         let Some(logits) = logits else { return Ok(()) };
         let start = logits.values.len();
         logits.columns = output.rows();
         logits.values.resize(start + x.len() / model.width * output.rows(), 0.0);
         let y = &mut logits.values[start..];
         weights.apply_to(&output, &x, model.width, y)?;
-        scale(y, model.logit_scale);
-        if let Some(cap) = model.logit_cap {
-            activation::soft_cap(y, cap);
-        }
+        finish_logits(model, y);
         Ok(())
     }
+}
+
+/// Turns products with the output matrix into logits.
+fn finish_logits(model: &Model, y: &mut [f32]) {
+    scale(y, model.logit_scale);
+    if let Some(cap) = model.logit_cap {
+        activation::soft_cap(y, cap);
+    }
+}
+
+/// Multiplies each row by its factor.
+fn scale_rows(rows: &mut [f32], factors: &[f32]) {
+    let n = rows.len() / factors.len();
+    rows.par_chunks_mut(n).zip(factors).for_each(|(row, factor)| row.iter_mut().for_each(|v| *v *= factor));
+}
+
+fn root_mean_square(row: &[f32], eps: f32) -> f32 {
+    (row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32 + eps).sqrt()
+}
+
+/// Returns factors that undo the weights of a norm: less than one over the weight where this is far below the median, because a
+/// change of the output counts little there and would have to be large.
+fn inverse_of(norm: &[f32]) -> Vec<f32> {
+    let mut squares: Vec<f32> = norm.iter().map(|w| w * w).collect();
+    squares.sort_by(f32::total_cmp);
+    let small = (SMALL_WEIGHTS * squares[squares.len() / 2]).max(f32::MIN_POSITIVE);
+    norm.iter().map(|w| w / (w * w + small)).collect()
 }
 
 /// Returns whether the output of a matrix is added to the residual stream, unless a norm comes before.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -89,6 +90,9 @@ impl From<GgmlType> for Rounding {
 /// The rounding of the tensor of a name; `None` if the tensor stays as it is.
 pub type Rounded<'a> = &'a (dyn Fn(&str) -> Option<Rounding> + Sync);
 
+/// Makes the matrix of a name that takes the place of the model's; `None` where the model's own stays.
+pub type Replaced<'a> = &'a (dyn Fn(&str) -> Result<Option<Blocks>> + Sync);
+
 /// The tensors of a model by name, and the buffers that products use.
 pub struct Weights<'a> {
     model: &'a BoundModel,
@@ -102,6 +106,8 @@ pub struct Weights<'a> {
     has_two_streams: bool,
     /// The matrices of the second stream that differ from the model's, by the index of the tensor.
     second: RwLock<HashMap<usize, Arc<Blocks>>>,
+    /// Makes the matrices of the second stream when they are needed.
+    replaced: Option<Replaced<'a>>,
     pub buffers: Buffers,
 }
 
@@ -112,13 +118,28 @@ impl<'a> Weights<'a> {
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
         let rounded = vec![None; model.tensors.len()];
         let (second, buffers) = (RwLock::default(), Buffers::default());
-        Self { model, by_name, progress, panel, rounded, has_two_streams: false, second, buffers }
+        Self {
+            model,
+            by_name,
+            progress,
+            panel,
+            rounded,
+            has_two_streams: false,
+            second,
+            replaced: None,
+            buffers,
+        }
     }
 
     /// Lets the second half of all rows of activations be a second stream, for which [`Weights::set_second`] names other
     /// matrices. `rounded` gives the type to which the tables of this stream are rounded.
     pub fn with_two_streams(self, rounded: Rounded) -> Self {
         Self { has_two_streams: true, ..self.rounded_by(rounded) }
+    }
+
+    /// Takes the matrices of the second stream from `replaced`, each when it is needed first in a layer.
+    pub fn replaced_by(self, replaced: Replaced<'a>) -> Self {
+        Self { replaced: Some(replaced), ..self }
     }
 
     /// Sets a matrix of the second stream.
@@ -134,8 +155,14 @@ impl<'a> Weights<'a> {
         self.second.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn second_of(&self, tensor: usize) -> Option<Arc<Blocks>> {
-        self.second.read().unwrap_or_else(PoisonError::into_inner).get(&tensor).map(Arc::clone)
+    fn second_of(&self, tensor: usize) -> Result<Option<Arc<Blocks>>> {
+        let known = self.second.read().unwrap_or_else(PoisonError::into_inner).get(&tensor).map(Arc::clone);
+        let (None, Some(replaced)) = (&known, self.replaced) else { return Ok(known) };
+        let made = replaced(&self.model.tensors[tensor].name)?.map(Arc::new);
+        if let Some(blocks) = &made {
+            self.second.write().unwrap_or_else(PoisonError::into_inner).insert(tensor, Arc::clone(blocks));
+        }
+        Ok(made)
     }
 
     /// Rounds tensors before they are used.
@@ -161,6 +188,11 @@ impl<'a> Weights<'a> {
         let mut back = vec![0.0; weights.len()];
         quant::dequantize(ty, blocks, &mut back);
         weights.iter_mut().zip(back).for_each(|(w, v)| *w += share * (v - *w));
+    }
+
+    /// Returns the path of the model.
+    pub fn path(&self) -> &Path {
+        self.model.path()
     }
 
     /// Returns whether the tensors come over the network.
@@ -417,7 +449,7 @@ impl<'a> Weights<'a> {
     /// # Panics
     /// Panics if `x` or `y` does not have the length of its shape.
     pub fn multiply(&self, matrix: &Matrix, x: &[f32], y: &mut [f32]) -> Result<()> {
-        let Some(blocks) = self.second_of(matrix.tensor) else {
+        let Some(blocks) = self.second_of(matrix.tensor)? else {
             return self.multiply_by(matrix, None, x, y);
         };
         assert!((x.len() / matrix.cols).is_multiple_of(2), "two streams of different lengths");

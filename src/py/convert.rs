@@ -488,6 +488,33 @@ impl Plan {
         watched(py, work, || self.cancel(&state), tick)
     }
 
+    /// Returns for each token the KLD, in nats, of the model with the matrices that effort max corrects as this plan will write
+    /// them, quantized by its calibration. All other matrices stay as they are.
+    #[pyo3(signature = (options, tokens, progress=None))]
+    fn written_divergences(
+        &self,
+        py: Python<'_>,
+        options: ConvertOptions,
+        tokens: Vec<Vec<u32>>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<f64>> {
+        let state = Progress::default();
+        let tick = || match &progress {
+            Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
+            None => Ok(()),
+        };
+        let (threads, max_memory) = (options.threads(), options.max_memory);
+        let how = RunOptions {
+            effort: options.effort(),
+            allow_nonfinite: options.allow_nonfinite,
+            ..RunOptions::new(threads, max_memory)
+        };
+        let spill_folder = self.inner.folder();
+        let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
+        let work = || sensitivity::written_divergences(&self.inner, &how, &tokens, &pass);
+        watched(py, work, || self.cancel(&state), tick)
+    }
+
     /// Raises UsageError where an interrupted conversion of something else has left files beside the output, as far as that can be
     /// seen before the calibration. `resume` is (program, options), or None.
     #[pyo3(signature = (options, gguf=true, resume=None))]

@@ -151,7 +151,7 @@ def chosen_table(chosen: Sequence[ChosenType]) -> str:
 
 
 def budget_lines(plan: Plan) -> list[str]:
-    """What the check of a choice found, and the memory that a budget of memory is for."""
+    """What the checks of a choice of types and of effort max found, and the memory that a budget of memory is for."""
     lines = []
     if plan.check:
         c = plan.check
@@ -159,6 +159,13 @@ def budget_lines(plan: Plan) -> list[str]:
         lines.append(
             f"estimated KLD on {c.tokens} tokens of {text}: the choice {c.choice_kld:.3e}, the mix {c.mix}"
             f" {c.mix_kld:.3e} ({bytes_text(c.mix_bytes)}); the {c.written} is written"
+        )
+    if plan.effort_check:
+        e = plan.effort_check
+        text = "held-out text" if e.held_out else "the text of the calibration"
+        lines.append(
+            f"KLD on {e.tokens} tokens of {text}: effort srd {e.srd_kld:.3e}, effort max {e.max_kld:.3e}; effort"
+            f" {e.written} is written"
         )
     if plan.memory:
         m = plan.memory
@@ -328,6 +335,7 @@ def _sizes_json(plan: Plan) -> dict[str, Any]:
         "calibration": plan.text,
         "types": types_json(plan.types),
         "check": plan.check and asdict(plan.check),
+        "effort_check": plan.effort_check and asdict(plan.effort_check),
         "memory": plan.memory and {**asdict(plan.memory), "total": plan.total_bytes + plan.memory.total},
         "mmproj": plan.mmproj and _projector_json(plan.mmproj),
     }
