@@ -188,22 +188,36 @@ class Input:
     path: Path
 
 
-def inputs(part: str, scratch: Path, box: Path) -> Iterator[Input]:
+class Chosen:
+    """The inputs of this run: those with a text in their name, of which one in `count` is taken."""
+
+    def __init__(self, only: str, number: int, count: int) -> None:
+        self.only, self.number, self.count, self.seen = only, number, count, 0
+
+    def __call__(self, name: str) -> bool:
+        self.seen += 1
+        return self.only in name and self.seen % self.count == self.number % self.count
+
+
+def inputs(part: str, scratch: Path, box: Path, is_chosen: Chosen) -> Iterator[Input]:
+    """The chosen inputs of a part."""
     shared = Path(os.environ.get("SRD_SHARED", ROOT.parent / "shared")) / "fixtures"
     if part == "bad" and (shared / "bad" / "MANIFEST.json").exists():
         for case in json.loads((shared / "bad" / "MANIFEST.json").read_text()):
-            yield Input(f"bad/{case['file']}", shared / "bad" / case["file"])
+            if is_chosen(f"bad/{case['file']}"):
+                yield Input(f"bad/{case['file']}", shared / "bad" / case["file"])
     elif part == "bugs" and (shared / "bugs" / "bugs.tar.xz").exists():
         from support import unpacked
 
         for path in sorted(unpacked(shared / "bugs" / "bugs.tar.xz").iterdir()):
-            yield Input(f"bugs/{path.name}", path)
+            if is_chosen(f"bugs/{path.name}"):
+                yield Input(f"bugs/{path.name}", path)
     elif part == "corpus":
         for path in sorted((ROOT / "fuzz" / "corpus").rglob("*")):
-            if path.is_file():
+            if path.is_file() and is_chosen(f"corpus/{path.parent.name}/{path.name}"):
                 yield Input(f"corpus/{path.parent.name}/{path.name}", path)
     elif part == "made":
-        yield from made(scratch, box)
+        yield from made(scratch, box, is_chosen)
 
 
 FLOOD = "[" + "[]," * 5_000_000 + "[]]"
@@ -412,7 +426,7 @@ def gguf_with(
     def string(value: str) -> bytes:
         return struct.pack("<Q", len(value.encode())) + value.encode()
 
-    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors or []), len(keys))
+    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors or []), len(keys)))
     for key, kind, value in keys:
         out += string(key) + struct.pack("<I", kind)
         out += (
@@ -429,7 +443,7 @@ def gguf_with(
             + b"".join(struct.pack("<Q", n) for n in ne)
             + struct.pack("<IQ", kind, 0)
         )
-    return out + bytes(-len(out) % 32) + extra
+    return bytes(out + bytes(-len(out) % 32) + extra)
 
 
 LLAMA = ("general.architecture", 8, "llama")
@@ -478,11 +492,11 @@ def files(box: Path) -> Iterator[tuple[str, bytes]]:
     )
     yield "version 4.gguf", base[:4] + struct.pack("<I", 4) + base[8:]
     yield "big endian.gguf", base[:4] + struct.pack(">I", 3) + base[8:]
-    entry = struct.pack("<i", 60_000)
+    entry = bytearray(struct.pack("<i", 60_000))
     for i in range(60_000):
         name = b"blk.%d.x.weight" % i
         entry += struct.pack("<i", len(name)) + name + struct.pack("<iif", 1, 1, 1.0)
-    yield "many entries.dat", entry
+    yield "many entries.dat", bytes(entry)
     yield "2^31 values.dat", struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 2**31 - 1)
     yield "a name of 2^31.dat", struct.pack("<ii", 1, 2**31 - 1)
     shards, header = (1 << 32) - 1, 400
@@ -568,10 +582,12 @@ def pickles(trace: Path) -> dict[str, bytes]:
     }
 
 
-def made(scratch: Path, box: Path) -> Iterator[Input]:
+def made(scratch: Path, box: Path, is_chosen: Chosen) -> Iterator[Input]:
     """The inputs of this script, one at a time: each is removed behind its runs."""
     (scratch / "secret").write_text("{}")
     for name, change in FOLDERS.items():
+        if not is_chosen(f"made/folder: {name}"):
+            continue
         folder = scratch / "folder" / "model"
         shutil.rmtree(folder.parent, ignore_errors=True)
         shutil.copytree(box / "llama", folder)
@@ -579,6 +595,8 @@ def made(scratch: Path, box: Path) -> Iterator[Input]:
         yield Input(f"made/folder: {name}", folder)
     shutil.rmtree(scratch / "folder", ignore_errors=True)
     for name, data in pickles(scratch / "code was run").items():
+        if not is_chosen(f"made/pickle: {name}"):
+            continue
         folder = scratch / "pickle"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(box / "llama", folder, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -586,6 +604,8 @@ def made(scratch: Path, box: Path) -> Iterator[Input]:
             archive.writestr("archive/data.pkl", data)
         yield Input(f"made/pickle: {name}", folder)
     for name, data in files(box):
+        if not is_chosen(f"made/{name}"):
+            continue
         path = scratch / name
         path.write_bytes(data)
         yield Input(f"made/{name}", path)
@@ -604,7 +624,8 @@ def made(scratch: Path, box: Path) -> Iterator[Input]:
             "is a socket",
             "is not there",
         ):
-            yield Input(f"made/{name}", scratch / name)
+            if is_chosen(f"made/{name}"):
+                yield Input(f"made/{name}", scratch / name)
     for device in (
         "/dev/null",
         "/dev/zero",
@@ -615,11 +636,13 @@ def made(scratch: Path, box: Path) -> Iterator[Input]:
         "/",
         ".",
     ):
-        yield Input(f"made/{device}", Path(device))
+        if is_chosen(f"made/{device}"):
+            yield Input(f"made/{device}", Path(device))
     with (scratch / "sparse.gguf").open("wb") as file:
         file.write((box / "base.gguf").read_bytes())
         file.truncate(1 << 40)
-    yield Input("made/sparse.gguf", scratch / "sparse.gguf")
+    if is_chosen("made/sparse.gguf"):
+        yield Input("made/sparse.gguf", scratch / "sparse.gguf")
 
 
 # The runs.
@@ -692,11 +715,12 @@ def main() -> int:
     parser.add_argument(
         "--commands", default="", help="only these commands, comma-separated: convert,verify --axm"
     )
-    parser.add_argument(
-        "--every", type=int, default=1, help="only one in so many of the files of the corpora"
-    )
+    parser.add_argument("--slice", default="0/1", help="only one in so many inputs: 0/10, 1/10 and so on")
+    parser.add_argument("--without", default="", help="leave these commands out, comma-separated: eval")
+    parser.add_argument("--box", type=Path, help="keep the sound files in this folder for the next slice")
     chosen = parser.parse_args()
     wanted = [name for name in chosen.commands.split(",") if name]
+    is_chosen = Chosen(chosen.only, *map(int, chosen.slice.split("/")))
     os.environ.pop("SRD_DEBUG", None)
     fuzz = fuzzer()
     fuzz.load()
@@ -713,15 +737,15 @@ def main() -> int:
             SRD_CACHE="off",
         )
         os.environ.pop("SRD_MASTER_KEY", None)
-        sound_files(fuzz, box)
+        box = (chosen.box or box).absolute()
+        if not box.exists():
+            sound_files(fuzz, box)
         os.chdir(scratch)
         for part in chosen.part or PARTS:
-            for number, item in enumerate(inputs(part, scratch, box)):
-                if chosen.only not in item.name or (part == "corpus" and number % chosen.every):
-                    continue
+            for item in inputs(part, scratch, box, is_chosen):
                 n_inputs += 1
                 for name, args in commands(item.path, box, out):
-                    if wanted and name not in wanted:
+                    if (wanted and name not in wanted) or name.split()[0] in chosen.without.split(","):
                         continue
                     out.mkdir()
                     end = run(fuzz, [str(arg) for arg in args], Path(folder) / "report")
