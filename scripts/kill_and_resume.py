@@ -2,16 +2,15 @@
 
     python scripts/kill_and_resume.py MODEL --kills 50
 
-Each time a conversion with SRD, a container and a sidecar is begun and killed (SIGKILL) at a random moment of its
-quantisation, and the command is repeated. All outputs must have the bytes of an undisturbed conversion. The calibration
-is made once and found in the cache, as it is for a user whose conversion is killed after the calibration; with
-``--calibration`` the cache is emptied before each begin, and the moment may be one of the calibration as well.
+Each time a conversion with SRD, a container and a sidecar is begun with an empty cache and killed (SIGKILL) at a random
+moment between its begin and the time that an undisturbed one takes: while the model is read, in the calibration or in
+the quantisation. The command is repeated. All outputs must have the bytes of an undisturbed conversion. With
+``--found`` the calibration is there before each begin, as for a second mix, and the moments are those behind the plan;
+such a conversion is short, so that the same seconds are a larger share.
 
 The repeated work is the CPU time of both runs less that of an undisturbed run, as a share of that: everything that a
-user pays for the kill, starting Python and making the plan included. Without ``--calibration`` the undisturbed run has
-no calibration in it either, so the share is one of a short run. Beside it stands the share without the cost of starting
-Python and making the plan, which a second run always has and which does not grow with the model (measured by
-``--dry-run``).
+user pays for the kill, starting Python included. The CPU time of ``srd-rs --version`` (a start of Python alone) and of
+``--dry-run`` (a start and a plan) stand beside it; they are in the share.
 
 CPU time depends on what else runs on the machine. The undisturbed conversion is therefore repeated between the kills
 (``--undisturbed``); its mean counts, and the spread of its runs is printed: no share is known better than that.
@@ -88,7 +87,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--undisturbed", type=int, default=3, help="undisturbed conversions (default: 3)")
-    parser.add_argument("--calibration", action="store_true", help="kill calibrations as well")
+    parser.add_argument("--found", action="store_true", help="the calibration is in the cache already")
     parser.add_argument("options", nargs="*", help="more options of srd-rs convert, behind --")
     chosen = parser.parse_args()
     moments = random.Random(chosen.seed)
@@ -96,6 +95,8 @@ def main() -> None:
         folder, cache = Path(top) / "out", Path(top) / "cache"
         folder.mkdir()
         os.environ |= {"SRD_MASTER_KEY": "5d" * 32, "SRD_CACHE": str(cache)}
+        # Python keeps what it compiles, as for a user, so that only the first start compiles.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         output = folder / "out.gguf"
         command = [
             sys.executable,
@@ -113,19 +114,21 @@ def main() -> None:
         def clear() -> None:
             for path in folder.iterdir():
                 path.unlink()
-            if chosen.calibration:
+            if not chosen.found:
                 shutil.rmtree(cache, ignore_errors=True)
 
-        run(command, folder)  # the calibration is kept
+        run([*command, *(() if chosen.found else ("--dry-run",))], folder)
         clear()
         whole = run(command, folder)
         if whole.code or whole.begun is None:
             sys.exit(f"the undisturbed conversion failed: {whole.output}")
         expected = digests(folder)
+        bare = run([*command[:3], "--version"], folder).cpu
+        clear()
         fixed = run([*command, "--dry-run"], folder).cpu
         clear()
         total = json.loads(whole.output)["tensor_bytes"]
-        span = whole.seconds if chosen.calibration else whole.seconds - whole.begun
+        span = whole.seconds - whole.begun if chosen.found else whole.seconds
         identical, killed, by_cpu, undisturbed = 0, 0, [], [whole.cpu]
         every = max(chosen.kills // max(chosen.undisturbed - 1, 1), 1)
         for number in range(chosen.kills):
@@ -133,7 +136,7 @@ def main() -> None:
             if number % every == every - 1 and len(undisturbed) < chosen.undisturbed:
                 undisturbed.append(run(command, folder).cpu)
                 clear()
-            first = run(command, folder, moments.uniform(0, span), from_journal=not chosen.calibration)
+            first = run(command, folder, moments.uniform(0, span), from_journal=chosen.found)
             if output.exists() and not (folder / ".out.gguf.journal").exists():
                 identical += digests(folder) == expected  # it was done sooner than it was killed
                 continue
@@ -145,18 +148,20 @@ def main() -> None:
                 print(f"differs or failed: {second.output}", file=sys.stderr)
                 continue
             by_cpu.append(first.cpu + second.cpu)
-            print(f"killed after {first.cpu:.1f} s, went on for {second.cpu:.1f} s of CPU time", flush=True)
+            phase = "quantisation" if first.begun else "calibration"
+            print(
+                f"killed in the {phase} after {first.cpu:.2f} s, went on for {second.cpu:.2f} s of CPU time",
+                flush=True,
+            )
     print(f"{chosen.kills} runs, {killed} killed before they were done, {identical} with identical outputs")
     cpu = statistics.mean(undisturbed)
     spread = f"{min(undisturbed):.1f} to {max(undisturbed):.1f} s in {len(undisturbed)} runs"
     print(f"undisturbed: {whole.seconds:.1f} s, {cpu:.1f} s of CPU time ({spread}), {total} bytes of tensors")
     if killed:
-        for name, more in (("all", 0.0), ("without the start and the plan", fixed)):
-            shares = sorted((both - more) / cpu - 1 for both in by_cpu)
-            mean, median = statistics.mean(shares), statistics.median(shares)
-            print(
-                f"repeated CPU time, {name}: mean {mean:.1%}, median {median:.1%}, largest {shares[-1]:.1%}"
-            )
+        shares = sorted(both / cpu - 1 for both in by_cpu)
+        mean, median = statistics.mean(shares), statistics.median(shares)
+        print(f"repeated CPU time: mean {mean:.1%}, median {median:.1%}, largest {shares[-1]:.1%}")
+        print(f"in it: a start of Python {bare / cpu:.1%}, with the plan {fixed / cpu:.1%}")
     sys.exit(0 if identical == chosen.kills else 1)
 
 

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from srd_rs import _core
 from support import EXAMPLE, Run, srd, user_process
 
 #: SRD on few tokens, with a container: every kind of output.
@@ -39,7 +41,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the example, whose files may be changed."""
     folder = tmp_path_factory.mktemp("model") / "example"
     shutil.copytree(EXAMPLE, folder)
+    settle()
     return folder
+
+
+def settle() -> None:
+    """Wait until files that were just written have an identity: a second change could no longer have the same time."""
+    time.sleep(2.1)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +213,138 @@ def test_other_options_are_refused(model: Path, whole: dict[str, str], begun: Pa
 
 def digests_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+#: Runs the command in a process that can neither read the whole model nor choose tokens.
+WITHOUT_READING = """
+import sys
+from srd_rs import _core, calibration
+from srd_rs.cli import start
+
+def refuse(*args, **kwargs):
+    sys.exit("the model or the text is read")
+
+calibration.requested = _core.content_digest = refuse
+start()
+"""
+
+has_identities = pytest.mark.skipif(
+    _core.file_identity(EXAMPLE / "config.json") is None,
+    reason="the file system does not note each change with a time that no program can set",
+)
+
+
+def without_reading(model: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_READING, "convert", model, "-o", output, *OPTIONS, *more]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+@has_identities
+def test_what_goes_on_reads_neither_the_model_nor_the_text(
+    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path
+) -> None:
+    run = without_reading(model, begun)
+    assert run.returncode == 0, run.stderr
+    assert digests(tmp_path) == whole
+
+
+@has_identities
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("how", ["other bytes", "same bytes", "moved"])
+def test_a_file_that_may_have_changed_is_read(
+    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path, name: str, how: str
+) -> None:
+    """Size and time of writing say nothing: `cp -p` and `touch -r` set them. No program can set the time of change."""
+    path = model / name
+    before, raw = path.stat(), path.read_bytes()
+    if how == "moved":
+        shutil.copy2(path, tmp_path / "copy")
+        (tmp_path / "copy").replace(path)
+    else:
+        path.write_bytes(raw if how == "same bytes" else raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    try:
+        run = without_reading(model, begun)
+        assert run.returncode == 1 and not begun.exists(), run
+        if how != "other bytes":
+            assert "the model or the text is read" in run.stderr
+            assert convert(model, begun).code == 0
+            assert digests(tmp_path) == whole
+        elif name == "model.safetensors":
+            other = convert(model, begun)
+            assert other.code == 2 and "another calibration" in other.json["error"]["message"], other
+    finally:
+        path.write_bytes(raw)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        settle()
+        # The note is that of these files again.
+        assert convert(model, tmp_path / "noted.gguf", "--overwrite").code == 0
+
+
+def states_in(cache: Path) -> set[tuple[str, int]]:
+    """What is there of calibrations that are being made: names and times."""
+    found = set()
+    for path in cache.glob(".*.state"):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+@pytest.mark.parametrize("effort", ["srd", "max"])
+def test_a_killed_calibration_goes_on_behind_a_layer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: str
+) -> None:
+    """What is complete of a calibration is kept in the cache, and the same command goes on from there."""
+    kept = tmp_path / "cache"
+    monkeypatch.setenv("SRD_CACHE", str(kept))
+    # So many tokens take long enough to be killed behind a layer.
+    tokens = 8192 if effort == "srd" else 4096
+    more = ("--calibrate-tokens", str(tokens), "--effort", effort)
+    for _ in range(2):
+        before = states_in(kept)
+        process = start(model, tmp_path / "out.gguf", *more)
+        while process.poll() is None:
+            if states_in(kept) != before:
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.communicate(timeout=120)
+        left = sorted(path.suffix for path in kept.glob("*.calib*"))
+        if ".calib" in left:
+            pytest.skip("the calibration was complete before it could be stopped")
+        assert left[:2] == [".partial", ".state"] and not (tmp_path / "out.gguf").exists()
+    run = convert(model, tmp_path / "out.gguf", *more)
+    assert run.code == 0 and run.json["calibration_found"] is False, run.stderr
+    lines = run.stderr.splitlines()
+    steps = [json.loads(line)["progress"] for line in lines if line.startswith('{"progress"')]
+    of_pass = [step["done"] for step in steps if step["phase"] == "calibrate"]
+    # Each of the two passes that were killed has completed a layer, of six and the output matrix.
+    assert next(done for done in of_pass if done > 0) >= 2 * tokens // 7, of_pass
+    assert {path.suffix for path in kept.glob("*.calib*")} == {".calib", ".sums"}
+    monkeypatch.setenv("SRD_CACHE", str(tmp_path / "other"))
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    assert convert(model, undisturbed / "out.gguf", *more).code == 0
+    assert digests(tmp_path) == digests(undisturbed)
+
+
+def test_what_is_kept_of_a_calibration_serves_no_other_input_or_options(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each model, text and set of options has a name of its own in the cache, so that nothing is mixed."""
+    kept = tmp_path / "cache"
+    monkeypatch.setenv("SRD_CACHE", str(kept))
+    names: set[str] = set()
+    for more in ((), ("--seed", "1"), ("--calibrate", "random"), ("--effort", "max")):
+        process = start(model, tmp_path / "out.gguf", "--calibrate-tokens", "16384", *more)
+        while process.poll() is None and not {path.name for path in kept.glob(".*.partial")} - names:
+            time.sleep(0.001)
+        process.kill()
+        process.communicate(timeout=60)
+        names |= {path.name for path in kept.glob(".*.partial")}
+    assert len(names) == 4 and not (tmp_path / "out.gguf").exists()
 
 
 @pytest.mark.parametrize("flag", ["--overwrite", "--no-resume"])

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -58,6 +58,8 @@ _BUILTIN: Final = "builtin.txt.gz"
 _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random), which needs no tokenizer"
 _SPECIAL_TYPES: Final = (2, 3, 5)
 """Values of `tokenizer.ggml.token_type` that random tokens leave out: unknown, control and unused."""
+_READ_KEYS: Final = (".context_length", ".attention.causal")
+"""The ends of the metadata keys beside those of the tokenizer that the choice of the tokens depends on."""
 _BOS_KINDS: Final = ("llama", "gemma4")
 
 
@@ -157,6 +159,7 @@ class Request:
     source_digest: str
     output: Path
     named: bool
+    kept: bool
     overwrite: bool
     threads: int | None
     max_memory: int
@@ -205,31 +208,48 @@ def measure_or_find(
     max_memory: int,
     progress: Callable[[int, int], None] | None,
     options: ConvertOptions | None = None,
+    is_local: bool = True,
 ) -> tuple[_core.Calibration, bool]:
     """The native calibration of a planned model, and whether it was found in the cache.
 
     A new one is kept in the cache; where that is not possible, it lies beside `output` without a name. It is found
     again by the contents of all files of the model, the tokens and the options, so a model that has changed in any bit
-    is measured again.
+    is measured again. Where all weights come from the files of the model (`is_local`), the files are read for that
+    once: while no file changes, a note in the cache says what was found.
     """
-    request = requested(
-        native, output, named=False, text=text, tokens=tokens, ctx=None, block=block, seed=seed, threads=threads,
-        max_memory=max_memory, overwrite=False,
-    )  # fmt: skip
+    asked = {"text": os.fspath(text), "tokens": tokens, "block": block, "seed": seed}
+    states = None
+    if is_local and cache.folder() is not None:
+        states = _states(native, text, asked, options)
+    note = None if states is None else cache.remembered(states)
+    if note is None:
+        request = requested(
+            native, output, named=False, text=text, tokens=tokens, ctx=None, block=block, seed=seed, threads=threads,
+            max_memory=max_memory, overwrite=False,
+        )  # fmt: skip
+    else:
+        request = Request(
+            **note["request"], source_digest=native.source_digest or "", seed=seed, output=output, named=False,
+            kept=False, overwrite=False, threads=threads, max_memory=max_memory,
+        )  # fmt: skip
     tell = _in_tokens(progress, request.n_tokens)
     if cache.folder() is None:
         return _core.calibrate(native.plan, request, tell, options), False
-    key = cache.key(_facts(native, request, options))
+    key = cache.key(_facts(native, request, options)) if note is None else note["key"]
+    # A file that was changed meanwhile may have been read before or after the change.
+    if note is None and states is not None and states == _states(native, text, asked, options):
+        made_from = {name: getattr(request, name) for name in _NOTED}
+        cache.remember(states, {"key": key, "request": made_from})
     found = cache.find(key)
     if found is not None:
         try:
-            return _core.open_calibration(found), True
+            return _core.open_calibration(found, kept=True), True
         except SrdError:
             log.warning("%s: the kept calibration cannot be read and is made again", found)
     place = cache.place(key)
     if place is not None:
         try:
-            kept = replace(request, output=place, named=True, overwrite=True)
+            kept = replace(request, output=place, named=True, kept=True, overwrite=True)
             made = _core.calibrate(native.plan, kept, tell, options)
         except SrdIOError as error:
             if error.filename is None or Path(error.filename).parent != place.parent:
@@ -243,17 +263,11 @@ def measure_or_find(
 
 def _facts(native: NativeModel, request: Request, options: ConvertOptions | None) -> dict[str, Any]:
     """All that a calibration depends on."""
-    model = native.model
-    if model.is_dir():
-        shards = {tensor.shard for tensor in layout(model)}
-        files = [*model_files(model), *(model / shard for shard in sorted(shards))]
-    else:
-        files = [Path(part) for part, _ in _core.read_gguf(model, 0)["parts"]]
     tokens = hashlib.sha256()
     for chunk in request.tokens:
         tokens.update(array("q", [len(chunk), *chunk]).tobytes())
     return {
-        "model": _core.content_digest(files),
+        "model": _core.content_digest(_files(native.model)),
         "source": request.source_digest,
         "tokens": tokens.hexdigest(),
         "text": [request.text, request.text_sha256],
@@ -267,6 +281,47 @@ def _facts(native: NativeModel, request: Request, options: ConvertOptions | None
 def _facts_of_max(plan: _core.Plan, options: ConvertOptions) -> dict[str, Any]:
     """What the quantised matrices depend on beside the inputs."""
     return {"types": [[t.name, t.type] for t in plan.tensors], "srd": asdict(options.srd)}
+
+
+_NOTED: Final = ("tokens", "text", "text_sha256", "ctx", "block")
+"""The fields of a `Request` that the files of the model and the text decide."""
+
+
+def _states(
+    native: NativeModel,
+    text: str | os.PathLike[str],
+    asked: Mapping[str, Any],
+    options: ConvertOptions | None,
+) -> dict[str, Any] | None:
+    """What decides a calibration, as `_facts`, but with the identities of the files in the place of their contents.
+
+    None where a file has no identity that can be relied on.
+    """
+    texts = {"random": [], "builtin": [Path(__file__).with_name("data") / _BUILTIN]}
+    files = [*_files(native.model), *texts.get(os.fspath(text), [Path(text)])]
+    identities = [_core.file_identity(path) for path in files]
+    if None in identities:
+        return None
+    read = [
+        (key, value)
+        for key, _, value in native.metadata()
+        if key.startswith(("tokenizer.", "general.architecture")) or key.endswith(_READ_KEYS)
+    ]
+    return {
+        **asked,
+        "files": [[os.fspath(path.resolve()), found] for path, found in zip(files, identities, strict=True)],
+        "source": native.source_digest,
+        "metadata": hashlib.sha256(repr(read).encode()).hexdigest(),
+        **({} if options is None else _facts_of_max(native.plan, options)),
+    }
+
+
+def _files(model: Path) -> list[Path]:
+    """All files of a model."""
+    if model.is_dir():
+        shards = {tensor.shard for tensor in layout(model)}
+        return [*model_files(model), *(model / shard for shard in sorted(shards))]
+    return [Path(part) for part, _ in _core.read_gguf(model, 0)["parts"]]
 
 
 def requested(
@@ -303,6 +358,7 @@ def requested(
         source_digest=native.source_digest or "",
         output=output,
         named=named,
+        kept=False,
         overwrite=overwrite,
         threads=threads,
         max_memory=max_memory,

@@ -655,6 +655,8 @@ def _calibration(
         "progress": progress and tell,
         "options": options if quantizes else None,
     }
+    # The weights of a remote model are not here, and merged weights depend on the files of the adapters as well.
+    is_local = planner.source.remote is None and not options.lora
     if options.cache:
-        return calibration.measure_or_find(planned, planner.gguf, **asked)
+        return calibration.measure_or_find(planned, planner.gguf, **asked, is_local=is_local)
     return calibration.measure(planned, planner.gguf, named=False, **asked), False

@@ -1,6 +1,9 @@
 //! Sums second moments while the forward pass computes the inputs of the matrices.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{
@@ -8,11 +11,16 @@ use crate::formats::calibration::{
 };
 use crate::forward::Observer;
 use crate::linalg::moments;
+use crate::progress::Progress;
 use crate::quant::recipe::layer_of;
 
 /// An expert that has seen at least this many tokens for each value of a block has moments of its own. The moments of other
 /// experts are blended with those of their layer; see [`Accumulator`].
 pub const BLEND: u64 = 2;
+/// The shortest time between two moments at which a pass is kept.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// The pass runs at least this many times as long as it took to keep it, before it is kept again.
+const SHARE_OF_TIME: u32 = 40;
 
 /// An [`Observer`] that writes a calibration file.
 ///
@@ -31,6 +39,11 @@ pub struct Accumulator {
     /// The first tensors of the groups that have been written.
     written: HashSet<String>,
     layer: Option<u32>,
+    /// When the pass began or was kept the last time, and how long it took to keep it.
+    kept: (Instant, Duration),
+    /// The shortest time between two moments at which the pass is kept, and how many times as long as it took to keep it.
+    interval: Duration,
+    times: u32,
 }
 
 /// Tensors that share their input, with the sums of its second moments.
@@ -84,7 +97,17 @@ impl Accumulator {
             .collect();
         let experts = shapes.values().map(|s| s.1).sum();
         let writer = Writer::create(output, info, shapes.len(), experts, quantized)?;
-        Ok(Self { writer, block, shapes, open: Vec::new(), written: HashSet::new(), layer: None })
+        Ok(Self {
+            writer,
+            block,
+            shapes,
+            open: Vec::new(),
+            written: HashSet::new(),
+            layer: None,
+            kept: (Instant::now(), Duration::ZERO),
+            interval: INTERVAL,
+            times: SHARE_OF_TIME,
+        })
     }
 
     /// Adds a tensor that is quantized already.
@@ -104,6 +127,17 @@ impl Accumulator {
             group.write(&mut self.writer)?;
         }
         self.writer.finish()
+    }
+
+    /// Ends a pass that failed. What is complete is kept if the output is [`Output::Kept`].
+    pub fn failed(self) {
+        self.writer.failed();
+    }
+
+    /// Keeps the pass after every layer, however short the layers are.
+    #[cfg(test)]
+    pub fn keep_always(&mut self) {
+        (self.interval, self.times) = (Duration::ZERO, 0);
     }
 
     /// Returns the index in `open` of the group of `tensors`. A new group is added.
@@ -170,6 +204,99 @@ impl Observer for Accumulator {
         }
         let at = self.group(tensors, expert.is_some(), n)?;
         self.open[at].add(expert.unwrap_or(0), x)
+    }
+
+    fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
+        let (last, took) = self.kept;
+        if !self.writer.keeps() || last.elapsed() < self.interval.max(took * self.times) {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        // The groups of the layer are kept with their sums, and not written: the order of the file depends on no time.
+        let mut written: Vec<_> = self.written.iter().cloned().collect();
+        written.sort_unstable();
+        let open = self.open.iter().map(OpenGroup::of).collect();
+        let note = serde_json::to_value(Note { layers, states: states.len(), written, open })
+            .expect("names and numbers");
+        let sums = self.open.iter().flat_map(|group| &group.sums).map(|sums| sums.values.as_slice());
+        let values: Vec<_> = states.iter().copied().chain(sums).collect();
+        // A pass that cannot be kept, because the disk is full, goes on all the same.
+        if self.writer.keep(note, &values).is_err() {
+            self.interval = Duration::MAX;
+        }
+        self.kept = (Instant::now(), begin.elapsed());
+        Ok(())
+    }
+
+    fn resume(&mut self, progress: &Progress) -> Result<Option<(usize, Vec<Vec<f32>>)>> {
+        let Some((note, mut values)) = self.writer.resume(progress)? else { return Ok(None) };
+        let wrong =
+            || Error::usage("what is kept of the interrupted calibration is not valid", "Use --no-cache");
+        let note: Note = serde_json::from_value(note).map_err(|_| wrong())?;
+        if note.states > values.len() {
+            return Err(wrong());
+        }
+        let mut sums = values.split_off(note.states).into_iter();
+        self.open = note
+            .open
+            .into_iter()
+            .map(|group| group.with(&mut sums))
+            .collect::<Option<_>>()
+            .ok_or_else(wrong)?;
+        self.written = note.written.into_iter().collect();
+        Ok(Some((note.layers, values)))
+    }
+}
+
+/// What is kept of the accumulator.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    /// Number of layers that are complete.
+    layers: usize,
+    /// Number of buffers of the pass. The sums of the open groups stand behind them.
+    states: usize,
+    written: Vec<String>,
+    open: Vec<OpenGroup>,
+}
+
+/// A [`Group`] without its sums.
+#[derive(Serialize, Deserialize)]
+struct OpenGroup {
+    tensors: Vec<String>,
+    layer: Option<u32>,
+    n: usize,
+    block: usize,
+    stacked: bool,
+    /// The numbers of tokens of the sums.
+    tokens: Vec<u64>,
+}
+
+impl OpenGroup {
+    fn of(group: &Group) -> Self {
+        Self {
+            tensors: group.tensors.clone(),
+            layer: group.layer,
+            n: group.n,
+            block: group.block,
+            stacked: group.stacked,
+            tokens: group.sums.iter().map(|sums| sums.tokens).collect(),
+        }
+    }
+
+    /// The group with the next sums.
+    fn with(self, sums: &mut impl Iterator<Item = Vec<f32>>) -> Option<Group> {
+        let Self { tensors, layer, n, block, stacked, tokens } = self;
+        let sums = tokens.into_iter().map(|tokens| Some(Sums { values: sums.next()?, tokens }));
+        let sums: Vec<Sums> = sums.collect::<Option<_>>()?;
+        let fits = |sums: &Sums| sums.values.is_empty() || Some(sums.values.len()) == n.checked_mul(block);
+        (!tensors.is_empty() && sums.iter().all(fits)).then_some(Group {
+            tensors,
+            layer,
+            n,
+            block,
+            stacked,
+            sums,
+        })
     }
 }
 

@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::{Error, Result};
-use crate::formats::calibration::{Calibration, Info, Output, SecondMoments};
+use crate::formats::calibration::{Calibration, Info, Output, Quantized, SecondMoments};
 use crate::forward::Observer;
+use crate::progress::Progress;
 use crate::sign::{sha256, to_hex};
 
 fn info(block: u64) -> Info {
@@ -282,4 +283,190 @@ fn an_imatrix_of_it_is_read_back_as_its_diagonals() {
         let pair = of(&imatrix).into_iter().zip(of(&own));
         assert!(pair.map(|(a, b)| (a - b).abs() / b).all(|d| d < 1e-6));
     }
+}
+
+const UP: &str = "blk.0.ffn_up.weight";
+const NEXT: &str = "blk.1.ffn_up.weight";
+
+/// The number of layers and the states that a pass went on from.
+type Found = Option<(usize, Vec<Vec<f32>>)>;
+
+/// A pass of two layers, with inputs of no layer before and behind them. `stop` ends it when so many layers are kept, as a kill does.
+/// Returns the calibration, and the number of layers and the states that the pass went on from.
+fn pass(path: &Path, stop: Option<usize>) -> Option<(Calibration, Found)> {
+    let shapes: [(&str, &[u64]); 5] =
+        [(Q, &[600, 8]), (UP, &[600, 8]), (NEXT, &[600, 8]), (DOWN, &[256, 8, 3]), (OUT, &[600, 9])];
+    let output = Output::Kept { path: path.to_path_buf() };
+    let mut accumulator = Accumulator::create_with(&shapes, info(256), &output, 2).unwrap();
+    // A pass that is not killed and goes on from nothing keeps nothing: what is kept changes no byte.
+    if stop.is_some() {
+        accumulator.keep_always();
+    }
+    accumulator.inputs(&[OUT], None, N, &inputs(4, N, 9)).unwrap();
+    let found = accumulator.resume(&Progress::default()).unwrap();
+    let done = found.as_ref().map_or(0, |f| f.0);
+    let layers: [&[&str]; 2] = [&[Q, UP], &[NEXT]];
+    for (layer, names) in layers.iter().enumerate().skip(done) {
+        for (i, name) in names.iter().enumerate() {
+            accumulator.inputs(&[name], None, N, &inputs(32, N, (10 * layer + i) as u64)).unwrap();
+        }
+        if layer == 1 {
+            accumulator.inputs(&[DOWN], Some(1), 256, &inputs(32, 256, 3)).unwrap();
+        }
+        // A number that JSON does not give back as it was.
+        let (error, energy) = (51.248_178_375_505_404 + layer as f64, 1.0 / 3.0);
+        let tensor = format!("blk.{layer}.attn_v.weight");
+        let of = Quantized { tensor, r#type: "Q4_K".into(), error, rows: 8, energy, sampled: 1 };
+        accumulator.add_quantized(of, &[layer as u8; 77]).unwrap();
+        let states = [inputs(5, 7, layer as u64), vec![layer as f32; layer]];
+        accumulator.layers_done(layer + 1, &[&states[0], &states[1]]).unwrap();
+        if stop == Some(layer + 1) {
+            // What was begun behind the last layer that is kept is not taken.
+            accumulator.inputs(&[OUT], None, N, &inputs(3, N, 5)).unwrap();
+            return None;
+        }
+    }
+    accumulator.inputs(&[OUT], None, N, &inputs(8, N, 4)).unwrap();
+    Some((accumulator.finish().unwrap(), found))
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let name = |e: std::io::Result<std::fs::DirEntry>| e.unwrap().file_name().to_string_lossy().into_owned();
+    let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_killed_pass_goes_on_behind_the_last_layer_that_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, path) = (dir.path().join("whole"), dir.path().join("c"));
+    let (digest, found) = pass(&whole, None).map(|(c, found)| (c.digest, found)).unwrap();
+    assert!(found.is_none());
+    for stops in [&[1][..], &[2], &[1, 2], &[]] {
+        for &stop in stops {
+            assert!(pass(&path, Some(stop)).is_none());
+            assert_eq!(names(dir.path()), [".c.partial", ".c.state", ".whole.sums", "whole"]);
+        }
+        let (calibration, found) = pass(&path, None).unwrap();
+        assert_eq!(calibration.digest, digest, "{stops:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
+        let expected =
+            stops.last().map(|&n| (n, vec![inputs(5, 7, n as u64 - 1), vec![n as f32 - 1.0; n - 1]]));
+        assert_eq!(found, expected);
+        assert_eq!(names(dir.path()), [".c.sums", ".whole.sums", "c", "whole"]);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(dir.path().join(".c.sums")).unwrap();
+    }
+}
+
+#[test]
+fn a_part_of_a_kept_calibration_is_verified_when_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    pass(&path, None).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let open = || Calibration::open_kept(&path).map(Arc::new);
+    let blocks = |c: &Arc<Calibration>, layer: usize| {
+        let blocks = c.blocks_of(&format!("blk.{layer}.attn_v.weight"), crate::dtype::GgmlType::Q4_K, 77);
+        let mut bytes = [0; 3];
+        blocks.unwrap().unwrap().read(70, &mut bytes).map(|()| bytes)
+    };
+    let errors = |c: &Arc<Calibration>| -> Vec<bool> {
+        let of = |name: &str, expert| c.get(name).unwrap().read(expert).map(drop);
+        let diagonal = c.get(NEXT).unwrap().diagonal().map(drop);
+        let moments = [of(Q, 0), of(UP, 0), of(NEXT, 0), of(DOWN, 0), of(DOWN, 1), of(OUT, 0), diagonal];
+        let all = moments.into_iter().chain((0..2).map(|layer| blocks(c, layer).map(drop)));
+        all.map(|result| match result {
+            Ok(()) => false,
+            Err(e) => {
+                assert!(e.to_string().contains("has other bytes than when"), "{e}");
+                true
+            }
+        })
+        .collect()
+    };
+    assert_eq!(errors(&open().unwrap()), [false; 9]);
+    assert_eq!(blocks(&open().unwrap(), 1).unwrap(), [1; 3]);
+    // The moments of the second layer, and the last byte of the blocks of the first layer.
+    let at = |name: &str| {
+        let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let json: serde_json::Value = serde_json::from_slice(&whole[8..8 + header]).unwrap();
+        8 + header + json[name]["data_offsets"][0].as_u64().unwrap() as usize
+    };
+    let mut bytes = whole.clone();
+    bytes[at(&format!("{NEXT}.moments")) + 3] ^= 1;
+    bytes[at("blk.0.attn_v.weight.blocks") + 76] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let (next, first) = (2, 7);
+    let expected: Vec<bool> = (0..9).map(|i| [next, 6, first].contains(&i)).collect();
+    assert_eq!(errors(&open().unwrap()), expected);
+    // Without the digests, or with those of another file, all data are read.
+    let sums = dir.path().join(".c.sums");
+    let kept = std::fs::read_to_string(&sums).unwrap();
+    for text in [kept.replacen("sha256:", "sha256;", 1), kept[..kept.len() - 65].into(), String::new()] {
+        std::fs::write(&sums, text).unwrap();
+        assert!(open().unwrap_err().to_string().contains("data.sha256"));
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(errors(&open().unwrap()), [false; 9]);
+    assert_eq!(std::fs::read_to_string(&sums).unwrap(), kept);
+}
+
+#[test]
+fn what_was_kept_of_a_pass_and_is_damaged_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, path) = (dir.path().join("whole"), dir.path().join("c"));
+    pass(&whole, None).unwrap();
+    for (name, part) in [(".c.partial", 0), (".c.state", 1), (".c.state", 20), (".c.state", 1000)] {
+        pass(&path, Some(1));
+        let damaged = dir.path().join(name);
+        let mut bytes = std::fs::read(&damaged).unwrap();
+        let at = bytes.len() - bytes.len().checked_div(part).unwrap_or(1);
+        bytes[at] ^= 1;
+        std::fs::write(&damaged, bytes).unwrap();
+        let (_, found) = pass(&path, None).unwrap();
+        assert!(found.is_none(), "{name} {part}");
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
+        // A state that is cut off, and a file that is shorter than the state says.
+        pass(&path, Some(1));
+        let file = std::fs::OpenOptions::new().write(true).open(&damaged).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        assert!(pass(&path, None).unwrap().1.is_none());
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
+    }
+}
+
+#[test]
+fn what_an_unknown_pass_has_left_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, path) = (dir.path().join("whole"), dir.path().join("c"));
+    pass(&whole, None).unwrap();
+    std::fs::write(dir.path().join(".c.partial"), vec![7; 10 << 20]).unwrap();
+    pass(&path, None).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
+}
+
+#[test]
+fn a_pass_that_fails_before_a_layer_is_kept_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Output::Kept { path: dir.path().join("c") };
+    let shapes: [(&str, &[u64]); 1] = [(Q, &[600, 8])];
+    let create = || Accumulator::create(&shapes, info(256), &output).unwrap();
+    create().failed();
+    assert!(names(dir.path()).is_empty());
+    let mut kept = create();
+    kept.keep_always();
+    // Another process that makes the same file meanwhile keeps nothing, and neither of them fails.
+    let mut second = create();
+    second.keep_always();
+    for accumulator in [&mut kept, &mut second] {
+        accumulator.inputs(&[Q], None, N, &inputs(8, N, 3)).unwrap();
+    }
+    kept.layers_done(1, &[]).unwrap();
+    kept.failed();
+    assert_eq!(names(dir.path()), [".c.partial", ".c.state"]);
+    second.layers_done(1, &[]).unwrap();
+    second.finish().unwrap();
+    assert_eq!(names(dir.path()), [".c.partial", ".c.state", "c"]);
 }

@@ -74,8 +74,14 @@ pub fn quantize(
     let embedding = embedding_type(plan);
     let mut corrector =
         Corrector { plan, effort, block, held_out, accumulator, open: None, progress: options.progress };
-    forward::run_two_streams(&plan.model, tokens, &mut corrector, options, embedding)?;
-    corrector.accumulator.finish()
+    let result = forward::run_two_streams(&plan.model, tokens, &mut corrector, options, embedding);
+    match result {
+        Ok(()) => corrector.accumulator.finish(),
+        Err(e) => {
+            corrector.accumulator.failed();
+            Err(e)
+        }
+    }
 }
 
 /// The table that may be the output matrix as well. It is looked up, so its own error counts too.
@@ -512,6 +518,15 @@ fn corrections(weights: &[f32], sums: &Sums, first: usize, count: usize) -> [Vec
 impl Observer for Corrector<'_> {
     fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()> {
         self.accumulator.inputs(tensors, expert, n, x)
+    }
+
+    // Behind a layer no input waits for the rest of its tokens, so that the accumulator has all that is to be kept.
+    fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
+        self.accumulator.layers_done(layers, states)
+    }
+
+    fn resume(&mut self, progress: &Progress) -> Result<Option<(usize, Vec<Vec<f32>>)>> {
+        self.accumulator.resume(progress)
     }
 }
 

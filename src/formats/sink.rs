@@ -25,7 +25,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,71 @@ impl Sink {
         let sink = Self { target, file, temporary, overwrite, keep: false, named: false };
         sink.reserve(size)?;
         Ok(sink)
+    }
+
+    /// Creates an empty file that never gets a name, in the folder of `beside`. The system removes the file when the file is closed,
+    /// also when the process is killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be written.
+    pub fn create_unnamed(beside: &Path) -> Result<Self> {
+        let folder = folder_of(beside);
+        let file =
+            tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, "make a temporary file in", e))?;
+        let target = beside.to_path_buf();
+        Ok(Self { target, file, temporary: None, overwrite: false, keep: false, named: false })
+    }
+
+    /// Opens the file `.NAME.partial` with what is in it, or makes it. The file is kept when the sink is dropped; under its name it
+    /// replaces an existing file. Returns `None` while another process has the file open so, and where another user has made it.
+    ///
+    /// # Errors
+    /// As [`Sink::create`].
+    pub fn keep(target: &Path) -> Result<Option<Self>> {
+        check_target(target, true)?;
+        let partial = partial_path(target);
+        let file = os::open_own(&partial, Opening::Either).map_err(|e| Error::io(&partial, "open", e))?;
+        if check_owner(&file, &partial).is_err() || matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Ok(None);
+        }
+        // Another process may have named or removed the file before it was locked.
+        let is_still_there =
+            matches!((os::file_id(&file), os::file_id_of(&partial)), (Ok(a), Ok(b)) if a == b);
+        let (target, temporary) = (target.to_path_buf(), Some(partial));
+        let sink = || Self { target, file, temporary, overwrite: true, keep: true, named: false };
+        Ok(is_still_there.then(sink))
+    }
+
+    /// Returns the length of the file, which can grow by writing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk.
+    pub fn len(&self) -> Result<u64> {
+        self.file.metadata().map(|m| m.len()).map_err(|e| Error::io(&self.target, "read", e))
+    }
+
+    /// Returns whether the file has no bytes.
+    ///
+    /// # Errors
+    /// As [`Sink::len`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+
+    /// Cuts off what an earlier run may have left behind the first `size` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk.
+    pub fn cut(&self, size: u64) -> Result<()> {
+        match self.len()? > size {
+            true => self.file.set_len(size).map_err(|e| Error::io(&self.target, "cut", e)),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes the file, also one that is kept.
+    pub fn discard(mut self) {
+        self.keep = false;
     }
 
     /// Opens the file `.NAME.partial` of `size` bytes, which is kept when the sink is dropped. With [`Left::Nothing`] its bytes are
@@ -614,6 +679,36 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"abcd");
         // Without a journal that says so, the name stands for a file of somebody else.
         assert!(matches!(Sink::resume(&target, 4, false, Left::Partial), Err(Error::Usage { .. })));
+    }
+
+    #[test]
+    fn a_kept_file_belongs_to_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a");
+        let keep = || Sink::keep(&target).unwrap();
+        let sink = keep().unwrap();
+        sink.write_at(b"abc", 0).unwrap();
+        assert!(keep().is_none(), "another one uses the file");
+        drop(sink);
+        let sink = keep().unwrap();
+        assert_eq!(sink.len().unwrap(), 3);
+        sink.commit().unwrap();
+        assert_eq!((names(dir.path()), std::fs::read(&target).unwrap()), (vec!["a".into()], b"abc".to_vec()));
+        let sink = keep().unwrap();
+        assert!(sink.is_empty().unwrap());
+        sink.discard();
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_file_without_a_name_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = Sink::create_unnamed(&dir.path().join("a")).unwrap();
+        sink.write_at(b"abc", 0).unwrap();
+        let file = sink.into_unnamed().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 3);
+        drop(file);
+        assert!(names(dir.path()).is_empty());
     }
 
     #[test]

@@ -54,6 +54,7 @@ mod weights;
 
 use crate::dtype::GgmlType;
 use crate::error::Result;
+use crate::progress::Progress;
 
 pub use pass::{Logits, RunOptions, check, has_two_streams, run, run_replaced, run_rounded, run_two_streams};
 pub use weights::{Replaced, Rounding};
@@ -68,6 +69,26 @@ pub trait Observer: Send {
     /// # Errors
     /// An error ends the pass; [`run`] returns the error.
     fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()>;
+
+    /// Is called when the first `layers` layers are complete. `states` are what the pass needs to go on from there. A pass that has its
+    /// activations in a file, because memory is short, does not call this.
+    ///
+    /// # Errors
+    /// An error ends the pass; [`run`] returns the error.
+    fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
+        let _ = (layers, states);
+        Ok(())
+    }
+
+    /// Returns what the last [`Observer::layers_done`] of an interrupted pass got, if this pass is the same and is to go on from there.
+    /// It is called before the first layer. The observer forgets all inputs that it got before.
+    ///
+    /// # Errors
+    /// An error ends the pass; [`run`] returns the error.
+    fn resume(&mut self, progress: &Progress) -> Result<Option<(usize, Vec<Vec<f32>>)>> {
+        let _ = progress;
+        Ok(None)
+    }
 }
 
 /// A quantized matrix: all of its rows, in blocks.

@@ -305,6 +305,14 @@ enum Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
+    fn observer(&mut self) -> Option<&mut dyn Observer> {
+        match self {
+            Seen::By(observer) => Some(&mut **observer),
+            Seen::WithSecondStream(quantizer) => Some(&mut **quantizer),
+            Seen::Divergences(_) => None,
+        }
+    }
+
     fn shortened<'b>(self) -> Seen<'b>
     where
         'a: 'b,
@@ -353,7 +361,9 @@ impl Pass<'_> {
         let _fetching = source.source.read_ahead(order, options.max_memory / 8);
         let mut x = self.begin(tokens, options, &groups)?;
         let width = model.width * model.states;
-        for layer in &model.layers {
+        let done = self.resume(&mut x, options.progress)?;
+        steps.add((done * groups.len()) as u64);
+        for layer in &model.layers[done..] {
             self.sweep(&groups, |pass, group| {
                 let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
                 x.load(group.first * width, &mut rows)?;
@@ -363,6 +373,12 @@ impl Pass<'_> {
                 Ok(())
             })?;
             self.drop_keys(layer.index);
+            let keys = self.kv.range(..=layer.index).flat_map(|(_, kv)| kv);
+            let states: Option<Vec<_>> =
+                std::iter::once(&x).chain(keys).map(SpillBuffer::in_memory).collect();
+            if let (Some(states), Some(observer)) = (states, self.seen.observer()) {
+                observer.layers_done(layer.index + 1, &states)?;
+            }
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
         self.sweep(&groups, |pass, group| {
@@ -407,6 +423,29 @@ impl Pass<'_> {
             Seen::By(_) => 1,
             Seen::WithSecondStream(_) | Seen::Divergences(_) => 2,
         }
+    }
+
+    /// Goes on from what the observer has kept of an interrupted pass: sets `x` and the keys, and returns the number of layers that are
+    /// complete. A pass over the network reads its weights in a fixed order from the start, so it begins with the first layer.
+    fn resume(&mut self, x: &mut SpillBuffer, progress: &Progress) -> Result<usize> {
+        if self.weights.is_remote() {
+            return Ok(0);
+        }
+        let Some(observer) = self.seen.observer() else { return Ok(0) };
+        let Some((done, states)) = observer.resume(progress)? else { return Ok(0) };
+        (0..done.min(self.model.layers.len())).for_each(|layer| self.drop_keys(layer));
+        let keys = self.kv.range_mut(..done).flat_map(|(_, kv)| kv);
+        let mut buffers: Vec<_> = std::iter::once(x).chain(keys).collect();
+        let fits = |(buffer, values): (&&mut SpillBuffer, &Vec<f32>)| {
+            buffer.in_memory().is_none_or(|own| own.len() == values.len())
+        };
+        let fit = buffers.len() == states.len() && buffers.iter().zip(&states).all(fits);
+        if done > self.model.layers.len() || !fit {
+            let what = "what is kept of the interrupted pass is that of another model";
+            return Err(Error::usage(what, "Use --no-cache, or remove what is kept in the cache folder"));
+        }
+        buffers.iter_mut().zip(&states).try_for_each(|(buffer, values)| buffer.save(0, values))?;
+        Ok(done)
     }
 
     /// Makes the buffers that live from layer to layer, and computes the inputs of the first layer.

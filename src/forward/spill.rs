@@ -28,6 +28,14 @@ impl SpillBuffer {
         Ok(Self::File { file, folder: folder.to_path_buf() })
     }
 
+    /// Returns the values, if they are in memory.
+    pub fn in_memory(&self) -> Option<&[f32]> {
+        match self {
+            Self::Memory(values) => Some(values),
+            Self::File { .. } => None,
+        }
+    }
+
     /// Copies the values from `start` on into `out`.
     ///
     /// # Errors

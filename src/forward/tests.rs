@@ -105,6 +105,10 @@ impl Toy {
 
     /// Runs the model on two chunks. The observer checks the shapes that the pass promises.
     fn run(&self, max_memory: u64) -> crate::error::Result<Logits> {
+        self.run_with(max_memory, &mut Shapes(&self.tensors))
+    }
+
+    fn run_with(&self, max_memory: u64, observer: &mut dyn Observer) -> crate::error::Result<Logits> {
         let folder = tempfile::tempdir().unwrap();
         let gguf = Gguf::open(self.write(folder.path()))?;
         let model = BoundModel::from_gguf(&gguf)?;
@@ -112,7 +116,7 @@ impl Toy {
         let spill_folder = folder.path();
         let options = RunOptions { logits: true, threads: 1, max_memory, spill_folder, progress: &progress };
         let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7]];
-        Ok(run(&model, &tokens, &mut Shapes(&self.tensors), &options)?.expect("logits were asked for"))
+        Ok(run(&model, &tokens, observer, &options)?.expect("logits were asked for"))
     }
 
     /// Expects an error about the model whose text contains `message`.
@@ -150,6 +154,66 @@ fn sound_models_run_and_memory_does_not_change_the_bits() {
         assert!(logits.values.iter().all(|x| x.is_finite()));
         let spilled = toy.run(1 << 10).unwrap();
         assert!(logits.values.iter().zip(&spilled.values).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
+
+/// An observer that keeps the states behind each layer, and goes on from one of them.
+#[derive(Default)]
+struct Keeper {
+    kept: Vec<Vec<Vec<f32>>>,
+    from: Option<(usize, Vec<Vec<f32>>)>,
+    /// The names of the matrices whose inputs were seen behind the states.
+    seen: Vec<String>,
+}
+
+impl Observer for Keeper {
+    fn inputs(&mut self, tensors: &[&str], _: Option<usize>, _: usize, _: &[f32]) -> Result<()> {
+        self.seen.extend(tensors.iter().map(ToString::to_string));
+        Ok(())
+    }
+
+    fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
+        assert_eq!(layers, self.from.as_ref().map_or(0, |f| f.0) + self.kept.len() + 1);
+        self.kept.push(states.iter().map(|s| s.to_vec()).collect());
+        Ok(())
+    }
+
+    fn resume(&mut self, _: &Progress) -> Result<Option<(usize, Vec<Vec<f32>>)>> {
+        self.seen.clear();
+        Ok(self.from.clone())
+    }
+}
+
+#[test]
+fn a_pass_goes_on_behind_any_layer_with_the_same_bits() {
+    let mut shared = Toy::new("gemma4");
+    shared.set("attention.shared_kv_layers", Value::U32(1));
+    shared.set("attention.key_length", Value::U32(4));
+    for (toy, states) in [(Toy::new("llama"), [1, 1]), (Toy::mixture(), [1, 1]), (shared, [3, 1])] {
+        let mut keeper = Keeper::default();
+        let whole = toy.run_with(1 << 30, &mut keeper).unwrap();
+        assert_eq!(keeper.kept.iter().map(Vec::len).collect::<Vec<_>>(), states);
+        for (layer, kept) in keeper.kept.iter().enumerate() {
+            // Where memory is short, the states go to a file, from which nothing is kept.
+            for max_memory in [1 << 30, 1 << 10] {
+                let from = Some((layer + 1, kept.clone()));
+                let mut second = Keeper { from, ..Keeper::default() };
+                let logits = toy.run_with(max_memory, &mut second).unwrap();
+                assert!(logits.values.iter().zip(&whole.values).all(|(a, b)| a.to_bits() == b.to_bits()));
+                let rest = if max_memory > 1 << 20 { &keeper.kept[layer + 1..] } else { &[] };
+                assert_eq!(second.kept, rest);
+                let is_of = |i: usize| move |name: &String| name.starts_with(&format!("blk.{i}."));
+                assert!(
+                    !second.seen.iter().any(is_of(layer))
+                        && second.seen.iter().any(|n| n == "output.weight" || n == "token_embd.weight")
+                );
+            }
+        }
+    }
+    for states in [vec![Vec::new(); 5], vec![Vec::new()]] {
+        let mut keeper = Keeper { from: Some((1, states)), ..Keeper::default() };
+        let error = Toy::new("llama").run_with(1 << 30, &mut keeper).unwrap_err();
+        assert!(error.to_string().contains("another model"), "{error}");
     }
 }
 

@@ -15,6 +15,11 @@ pub use super::unix::{
 };
 use super::{Readers, Usage};
 
+/// See [`crate::os`]. Whether a program can set the time of change (`setattrlist`) has not been tried.
+pub fn identity(_: &File) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
 /// See [`crate::os`]. macOS has no call that takes the pages of a file out of memory.
 pub const CAN_EVICT: bool = false;
 

@@ -12,6 +12,7 @@
 //! | [`free_bytes`] | Bytes that the user may still write to the disk of a folder, `None` where the system does not say. |
 //! | [`read_exact_at`], [`write_all_at`] | Read and write at an offset. Threads may use one file at the same time. |
 //! | [`file_id`], [`file_id_of`] | Two files, or two paths, have the same id exactly if they are the same file. |
+//! | [`identity`] | A text that names a file and the state that it is in. While the text is the same, so are the bytes. `None` where the system cannot promise so. |
 //! | [`open_own`] | Opens a file that this program has left or makes, to read and write it. Never follows a link at the end of the path, and refuses all that is no regular file; the answer is about the very file that was opened. |
 //! | [`open_without_waiting`] | Opens a file for reading. Never waits, not even for the writer of a pipe. |
 //! | [`advise`] | A hint how a range of a file will be used. |
@@ -45,7 +46,7 @@ mod system;
 pub use map::FileMap;
 pub use system::{
     CAN_EVICT, FileId, advise, cpu_time, create_private_folder, create_unnamed, file_id, file_id_of,
-    free_bytes, link_unnamed, lock_map, open_without_waiting, page_out, page_size, peak_rss_bytes,
+    free_bytes, identity, link_unnamed, lock_map, open_without_waiting, page_out, page_size, peak_rss_bytes,
     read_exact_at, rename_new, reserve, residency_is_reliable, resident_pages, secrecy, set_readers,
     start_writeback, sync_file, sync_folder, write_all_at,
 };
@@ -129,6 +130,35 @@ mod tests {
             assert_eq!(open_own(&path, opening).unwrap().metadata().unwrap().len(), 3);
         }
         assert!(open_own(dir.path(), Opening::Existing).is_err());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_is_written_has_another_identity() {
+        use std::time::Duration;
+
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("a");
+        let now = |settled| unix::identity(&File::open(&path).unwrap(), settled).unwrap();
+        let at_once = || now(Duration::ZERO);
+        std::fs::write(&path, "abc").unwrap();
+        assert_eq!(now(unix::SETTLED), None, "a second change may have the same time");
+        let (before, written) = (at_once(), path.metadata().unwrap().modified().unwrap());
+        assert!(before.is_some() && at_once() == before);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(at_once(), before);
+        // The same length and the same time of writing, as after `cp -p` or `touch -r`.
+        std::fs::write(&path, "xyz").unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        assert_eq!(path.metadata().unwrap().modified().unwrap(), written);
+        assert_ne!(at_once(), before);
+        // A copy in the place of the file.
+        let before = at_once();
+        std::fs::copy(&path, dir.path().join("b")).unwrap();
+        std::fs::rename(dir.path().join("b"), &path).unwrap();
+        assert_ne!(at_once(), before);
+        // Of a file system that says nothing about its times, nothing is believed.
+        assert_eq!(identity(&File::open("/proc/self/status").unwrap()).unwrap(), None);
     }
 
     #[test]

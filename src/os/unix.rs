@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
+#[cfg(target_os = "linux")]
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use memmap2::Mmap;
 
@@ -46,6 +48,28 @@ pub fn file_id(file: &File) -> io::Result<FileId> {
 /// See [`crate::os`].
 pub fn file_id_of(path: &Path) -> io::Result<FileId> {
     path.metadata().map(|m| (m.dev(), m.ino()))
+}
+
+/// A file has an identity when it was not changed for this long: the clocks of file systems are coarse, and a second change could
+/// have the time of the first one.
+#[cfg(target_os = "linux")]
+pub const SETTLED: Duration = Duration::from_secs(2);
+
+/// Returns the identity of a file on a file system that notes each change of a file with a time (ctime) that no program can set:
+/// device, inode, size, time of writing and time of change. `None` for a file that was changed less than `settled` ago, and for one
+/// whose time is in the future.
+#[cfg(target_os = "linux")]
+pub fn identity(file: &File, settled: Duration) -> io::Result<Option<String>> {
+    let m = file.metadata()?;
+    let changed = u64::try_from(m.ctime()).ok().zip(u32::try_from(m.ctime_nsec()).ok());
+    let changed = changed.and_then(|(s, ns)| UNIX_EPOCH.checked_add(Duration::new(s, ns)));
+    let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+    let (written, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
+    let text = || {
+        let (device, inode, size) = (m.dev(), m.ino(), m.size());
+        format!("{device}:{inode} {size} {}.{:09} {}.{:09}", written.0, written.1, changed.0, changed.1)
+    };
+    Ok(age.filter(|age| *age >= settled).map(|_| text()))
 }
 
 /// Makes an open fail at a link at the end of the path, and not wait for the other end of a pipe.

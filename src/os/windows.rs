@@ -27,6 +27,11 @@ use super::{Readers, Secrecy, Usage};
 /// What tells files apart: number of the volume and of the file.
 pub type FileId = (u64, u64);
 
+/// See [`crate::os`]. A program can set every time of its files.
+pub fn identity(_: &File) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
 /// See [`crate::os`]. Windows has no call that takes the pages of a file out of memory.
 pub const CAN_EVICT: bool = false;
 

@@ -29,6 +29,9 @@ pub struct Request {
     /// The file to write, or where `named` is false, the file beside which a file without a name lies.
     output: PathBuf,
     named: bool,
+    /// Whether what is complete is kept when the pass is interrupted, and taken by the next pass. `output` then says all that the
+    /// calibration depends on.
+    kept: bool,
     overwrite: bool,
     threads: Option<usize>,
     /// Bytes of weights and activations that are in memory at any time.
@@ -38,6 +41,7 @@ pub struct Request {
 impl Request {
     fn output(&self) -> Output {
         match self.named {
+            _ if self.kept => Output::Kept { path: self.output.clone() },
             true => Output::File { path: self.output.clone(), overwrite: self.overwrite },
             false => Output::Unnamed { beside: self.output.clone() },
         }
@@ -73,7 +77,7 @@ pub fn calibrate(
         let shapes: Vec<_> =
             plan.inner.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
         let output = request.output();
-        if let Output::File { path, .. } = &output {
+        if let Output::File { path, .. } | Output::Kept { path } = &output {
             check_not_input(path, &plan.inner.model.source.file_ids()?)?;
         }
         let run = RunOptions {
@@ -88,7 +92,10 @@ pub fn calibrate(
             return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
         }
         let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
-        forward::run(&plan.inner.model, &request.tokens, &mut observer, &run)?;
+        if let Err(e) = forward::run(&plan.inner.model, &request.tokens, &mut observer, &run) {
+            observer.failed();
+            return Err(e);
+        }
         observer.finish()
     };
     let tick = || match &progress {

@@ -83,10 +83,14 @@ impl Calibration {
     }
 }
 
-/// Opens a calibration file.
+/// Opens a calibration file. `kept` says that the file is one of the cache: its parts are then verified when they are used.
 #[pyfunction]
-pub fn open_calibration(py: Python<'_>, path: PathBuf) -> PyResult<Calibration> {
-    let inner = detached(py, || calibration::Calibration::open(&path))?;
+#[pyo3(signature = (path, kept=false))]
+pub fn open_calibration(py: Python<'_>, path: PathBuf, kept: bool) -> PyResult<Calibration> {
+    let inner = detached(py, || match kept {
+        true => calibration::Calibration::open_kept(&path),
+        false => calibration::Calibration::open(&path),
+    })?;
     Ok(Calibration { inner: Arc::new(inner) })
 }
 

@@ -8,6 +8,7 @@ use crate::convert::digest;
 use crate::error::Result;
 use crate::formats::sink::Sink;
 use crate::formats::source::open_regular;
+use crate::os;
 use crate::progress::Progress;
 use crate::py::watch::{detached, watched};
 use crate::sign::file::hash_range;
@@ -28,6 +29,13 @@ pub fn content_digest(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
         let parts = paths.iter().map(|path| digest::whole(path)).collect::<Result<Vec<_>>>()?;
         Ok(digest::source_digest(&digest::describe(&parts)?))
     })
+}
+
+/// Returns a text that names a file and the state that it is in, without reading the file: while the text is the same, so are the
+/// bytes. None where the system cannot promise so, where the file was changed a moment ago, and where it cannot be opened.
+#[pyfunction]
+pub fn file_identity(path: PathBuf) -> Option<String> {
+    open_regular(&path).ok().and_then(|(file, _)| os::identity(&file).ok()?)
 }
 
 /// Returns the number of bytes and the SHA-256 of the whole contents of a regular file, in hexadecimal digits.

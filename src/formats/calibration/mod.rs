@@ -17,6 +17,7 @@
 
 mod header;
 mod reader;
+mod sums;
 mod writer;
 
 pub use header::{Info, Input, Quantized, block_side};

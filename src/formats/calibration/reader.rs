@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::SecondMoments;
 use super::header::{FORMAT, GRANULE, Info, Input, Metadata, NOT_CALIBRATION, Quantized};
+use super::sums;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::safetensors::{self, TensorInfo};
@@ -15,7 +18,7 @@ use crate::formats::source::open_regular;
 use crate::input::ReadAt;
 use crate::progress::Progress;
 use crate::sign::file::hash_range;
-use crate::sign::{sha256, to_hex};
+use crate::sign::{Hash, Sha256, sha256, to_hex};
 
 /// Bytes at the start of a calibration file that contain its `format`.
 const PROBE: u64 = 4 << 10;
@@ -34,7 +37,25 @@ pub struct Calibration {
     inputs: Vec<Stored>,
     by_tensor: HashMap<String, usize>,
     /// The quantized tensors by name, with the place of their blocks.
-    quantized: HashMap<String, (Quantized, TensorInfo)>,
+    quantized: HashMap<String, StoredBlocks>,
+    /// What is verified when it is read; see [`Calibration::open_kept`].
+    unread: Option<Unread>,
+}
+
+/// The parts of a file that are verified when they are read: the moments of each expert of each input, then the quantized tensors.
+#[derive(Debug)]
+struct Unread {
+    parts: Vec<Hash>,
+    /// The quantized tensors that are verified, which are not read in one piece.
+    verified: Vec<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct StoredBlocks {
+    of: Quantized,
+    tensor: TensorInfo,
+    /// Number of the part.
+    part: usize,
 }
 
 #[derive(Debug)]
@@ -44,6 +65,8 @@ struct Stored {
     n: usize,
     block: usize,
     stacked: bool,
+    /// Number of the part of the first expert.
+    part: usize,
 }
 
 /// The statistics of the input of one tensor. They are still in their file.
@@ -59,17 +82,27 @@ pub struct Blocks {
     calibration: Arc<Calibration>,
     /// What is known of the tensor.
     pub of: Quantized,
-    /// Offset of the blocks in the file.
+    /// Offset of the blocks in the file, and the number of bytes.
     offset: u64,
+    bytes: u64,
+    /// Number of the part.
+    part: usize,
 }
 
 impl Blocks {
     /// Reads the bytes from `start` on. They must be inside the tensor.
     ///
     /// # Errors
-    /// [`Error::Io`] from the disk.
+    /// [`Error::Io`] from the disk, [`Error::Format`] when the bytes were changed since they were verified.
     pub fn read(&self, start: u64, out: &mut [u8]) -> Result<()> {
-        let Calibration { file, path, .. } = &*self.calibration;
+        let Calibration { file, path, unread, .. } = &*self.calibration;
+        if let Some(unread) = unread.as_ref().filter(|u| !u.verified[self.part].load(Ordering::Relaxed)) {
+            let range = self.offset..self.offset + self.bytes;
+            if hash_range(file, path, range, &Progress::default())? != unread.parts[self.part] {
+                return Err(changed(Place::file(path).tensor(&self.of.tensor)));
+            }
+            unread.verified[self.part].store(true, Ordering::Relaxed);
+        }
         file.read_exact_from(self.offset + start, out).map_err(|e| Error::io(path, "read", e))
     }
 }
@@ -94,17 +127,60 @@ impl Calibration {
     pub fn open(path: &Path) -> Result<Self> {
         let (file, size) = open_regular(path)?;
         let calibration = Self::from_file(file, path)?;
-        let json = header_json(&calibration.file, path)?;
-        let start = 8 + json.len() as u64;
-        let found = to_hex(&hash_range(&calibration.file, path, start..size, &Progress::default())?);
-        match Metadata::parse(&json, path)?.data_sha256()? == found {
-            true => Ok(calibration),
-            false => {
-                let what = "has data whose SHA-256 is not the one in its header (data.sha256)";
-                let fix = "The file is damaged or was altered: make the calibration again";
-                Err(Error::format(Place::file(path).at(start), what, fix))
+        calibration.verify(size)?;
+        Ok(calibration)
+    }
+
+    /// Opens a calibration file of a cache. The first time all of its data are read, as by [`Calibration::open`], and the digest of
+    /// each part is written beside the file. From then on each part is compared with its digest when it is read.
+    ///
+    /// # Errors
+    /// As [`Calibration::open`].
+    pub fn open_kept(path: &Path) -> Result<Self> {
+        let (file, size) = open_regular(path)?;
+        let mut calibration = Self::from_file(file, path)?;
+        let ranges = calibration.parts();
+        match sums::read(path, &calibration.digest, ranges.len()) {
+            Some(parts) => {
+                let verified = parts.iter().map(|_| AtomicBool::new(false)).collect();
+                calibration.unread = Some(Unread { parts, verified });
+            }
+            None => {
+                calibration.verify(size)?;
+                let hash = |range| hash_range(&calibration.file, path, range, &Progress::default());
+                let parts = ranges.into_iter().map(hash).collect::<Result<Vec<_>>>()?;
+                // Where the digests cannot be kept, all data are read the next time as well.
+                let _ = sums::write(path, &calibration.digest, &parts);
             }
         }
+        Ok(calibration)
+    }
+
+    /// Compares the data of a file of `size` bytes with the header.
+    fn verify(&self, size: u64) -> Result<()> {
+        let path = &self.path;
+        let json = header_json(&self.file, path)?;
+        let start = 8 + json.len() as u64;
+        let found = to_hex(&hash_range(&self.file, path, start..size, &Progress::default())?);
+        if Metadata::parse(&json, path)?.data_sha256()? == found {
+            return Ok(());
+        }
+        let what = "has data whose SHA-256 is not the one in its header (data.sha256)";
+        Err(Error::format(Place::file(path).at(start), what, DAMAGED))
+    }
+
+    /// Returns the ranges of the parts, by their numbers.
+    fn parts(&self) -> Vec<Range<u64>> {
+        let mut parts = Vec::new();
+        for stored in &self.inputs {
+            let bytes = 4 * (stored.n * stored.block) as u64;
+            let starts = (0..stored.input.tokens.len() as u64).map(|e| stored.tensor.offset + e * bytes);
+            parts.extend(starts.map(|start| start..start + bytes));
+        }
+        let mut blocks: Vec<_> = self.quantized.values().collect();
+        blocks.sort_unstable_by_key(|blocks| blocks.part);
+        parts.extend(blocks.iter().map(|b| b.tensor.offset..b.tensor.offset + b.bytes()));
+        parts
     }
 
     /// Reads the header of an open calibration file; `path` is used in messages and metadata. The data are not compared
@@ -120,10 +196,15 @@ impl Calibration {
         let (info, inputs) = (metadata.info()?, metadata.inputs()?);
         let mut by_name: HashMap<String, TensorInfo> =
             tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+        let mut part = 0;
         let stored = inputs
             .into_iter()
             .map(|input| match by_name.remove(&input.moments_name()) {
-                Some(tensor) => Stored::check(input, tensor, path),
+                Some(tensor) => {
+                    let first = part;
+                    part += input.tokens.len();
+                    Stored::check(input, tensor, first, path)
+                }
                 None => Err(bad(path, &input.moments_name(), "is named in 'inputs', but not there".into())),
             })
             .collect::<Result<Vec<_>>>()?;
@@ -131,7 +212,8 @@ impl Calibration {
         for of in metadata.quantized()? {
             match by_name.remove(&of.blocks_name()) {
                 Some(tensor) if tensor.dtype.name() == "U8" => {
-                    quantized.insert(of.tensor.clone(), (of, tensor));
+                    quantized.insert(of.tensor.clone(), StoredBlocks { of, tensor, part });
+                    part += 1;
                 }
                 _ => return Err(bad(path, &of.tensor, "is named in 'quantized', but not there".into())),
             }
@@ -144,7 +226,8 @@ impl Calibration {
             return Err(Error::format(Place::file(path), "holds no statistics", NOT_CALIBRATION));
         }
         let digest = format!("sha256:{}", to_hex(&sha256(&[&json])));
-        Ok(Self { path: path.to_path_buf(), file, info, digest, inputs: stored, by_tensor, quantized })
+        let path = path.to_path_buf();
+        Ok(Self { path, file, info, digest, inputs: stored, by_tensor, quantized, unread: None })
     }
 
     /// Returns the path of the file.
@@ -180,10 +263,10 @@ impl Calibration {
     /// # Errors
     /// [`Error::Model`] when the file has the tensor in another type or size.
     pub fn blocks_of(self: &Arc<Self>, name: &str, ty: GgmlType, bytes: u64) -> Result<Option<Blocks>> {
-        let Some((of, tensor)) = self.quantized.get(name) else { return Ok(None) };
+        let Some(StoredBlocks { of, tensor, part }) = self.quantized.get(name) else { return Ok(None) };
         if of.r#type == ty.name() && tensor.shape.as_slice() == [bytes] {
-            let calibration = Arc::clone(self);
-            return Ok(Some(Blocks { calibration, of: of.clone(), offset: tensor.offset }));
+            let (calibration, offset) = (Arc::clone(self), tensor.offset);
+            return Ok(Some(Blocks { calibration, of: of.clone(), offset, bytes, part: *part }));
         }
         let what = format!(
             "is quantized as {} in the calibration, and the output has it as {} of {bytes} bytes",
@@ -213,8 +296,14 @@ impl Calibration {
     }
 }
 
+impl StoredBlocks {
+    fn bytes(&self) -> u64 {
+        self.tensor.shape.iter().product()
+    }
+}
+
 impl Stored {
-    fn check(input: Input, tensor: TensorInfo, path: &Path) -> Result<Self> {
+    fn check(input: Input, tensor: TensorInfo, part: usize, path: &Path) -> Result<Self> {
         let fail = |what: String| Err(bad(path, &tensor.name, what));
         if tensor.dtype.name() != "F32" {
             return fail(format!("is {}, not F32", tensor.dtype.name()));
@@ -232,7 +321,7 @@ impl Stored {
             return fail(format!("has blocks of {block} for {n} inputs"));
         }
         // Both are below 2^31.
-        Ok(Self { n: n as usize, block: block as usize, stacked, input, tensor })
+        Ok(Self { n: n as usize, block: block as usize, stacked, input, tensor, part })
     }
 }
 
@@ -279,7 +368,7 @@ impl Moments {
     pub fn read(&self, expert: usize) -> Result<SecondMoments> {
         let Stored { n, block, .. } = *self.stored();
         let mut values = Vec::with_capacity(n * block);
-        self.read_values(expert, 0, n * block, &mut |piece| values.extend_from_slice(piece))?;
+        self.read_values(expert, &mut |piece| values.extend_from_slice(piece))?;
         let moments = SecondMoments { n, block, values, tokens: self.tokens(expert) };
         match fault(&moments) {
             None => Ok(moments),
@@ -304,7 +393,7 @@ impl Moments {
                 }
                 at += piece.len();
             };
-            self.read_values(expert, 0, n * block, &mut pick)?;
+            self.read_values(expert, &mut pick)?;
             let own = &diagonal[expert * n..];
             if let Some(i) = own.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
                 return Err(self.wrong(expert, i * block + i % block, not_a_square(own[i])));
@@ -313,31 +402,34 @@ impl Moments {
         Ok(diagonal)
     }
 
-    fn read_values(
-        &self,
-        expert: usize,
-        start: usize,
-        len: usize,
-        take: &mut dyn FnMut(&[f32]),
-    ) -> Result<()> {
+    /// Reads all values of an expert, a piece at a time, and compares them with their digest at the end.
+    fn read_values(&self, expert: usize, take: &mut dyn FnMut(&[f32])) -> Result<()> {
+        let Stored { n, block, part, .. } = *self.stored();
+        let len = n * block;
+        let expected = self.calibration.unread.as_ref().map(|unread| unread.parts[part + expert]);
+        let mut hasher = expected.map(|_| Sha256::default());
         let mut bytes = vec![0; len.min(PIECE) * 4];
         let mut floats = Vec::with_capacity(len.min(PIECE));
         let mut done = 0;
         while done < len {
             let piece = &mut bytes[..(len - done).min(PIECE) * 4];
-            let at = self.offset(expert, start + done);
+            let at = self.offset(expert, done);
             self.calibration.file.read_exact_from(at, piece).map_err(|source| Error::Io {
                 place: self.place().at(at),
                 action: "read",
                 source,
                 fix: "Check the disk, and that nothing writes to the file",
             })?;
+            hasher.iter_mut().for_each(|hasher| hasher.update(piece));
             floats.clear();
             floats.extend(piece.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
             take(&floats);
             done += floats.len();
         }
-        Ok(())
+        match hasher.map(Sha256::finish) == expected {
+            true => Ok(()),
+            false => Err(changed(self.place().at(self.offset(expert, 0)))),
+        }
     }
 
     /// Returns the offset of a value in the file. The value is inside the file, because the header was checked.
@@ -353,6 +445,12 @@ impl Moments {
     fn wrong(&self, expert: usize, value: usize, what: String) -> Error {
         Error::format(self.place().at(self.offset(expert, value)), what, NOT_CALIBRATION)
     }
+}
+
+const DAMAGED: &str = "The file is damaged or was altered: remove the file, and make the calibration again";
+
+fn changed(place: Place) -> Error {
+    Error::format(place, "has other bytes than when the calibration was made", DAMAGED)
 }
 
 fn not_a_square(value: f32) -> String {

@@ -1,15 +1,19 @@
 //! Writes a calibration file. The moments of an input are written when they are complete. The header names all inputs and is
 //! written last, into space that was left for it.
 
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::header::{self, Info, Input, Quantized};
 use super::reader::Calibration;
 use crate::error::{Error, Place, Result};
-use crate::formats::sink::Sink;
-use crate::sign::{Sha256, to_hex};
+use crate::formats::sink::{self, Sink};
+use crate::os::{self, Opening};
+use crate::progress::Progress;
+use crate::sign::{Sha256, sha256, to_hex};
 
 /// Bytes of the header without its inputs.
 const HEADER_BASE: u64 = 8 << 10;
@@ -32,6 +36,12 @@ pub enum Output {
         /// Replaces an existing file.
         overwrite: bool,
     },
+    /// The file gets its name when it is complete, and replaces an existing file. Until then what is complete is kept beside it, so that
+    /// a pass that is killed can go on. The name of the file has to say what the file holds: see [`Writer::resume`].
+    Kept {
+        /// Path of the complete file.
+        path: PathBuf,
+    },
     /// The file never gets a name. It exists for as long as it is open.
     Unnamed {
         /// A path in the folder of the file.
@@ -42,7 +52,7 @@ pub enum Output {
 impl Output {
     fn path(&self) -> PathBuf {
         match self {
-            Self::File { path, .. } => path.clone(),
+            Self::File { path, .. } | Self::Kept { path } => path.clone(),
             Self::Unnamed { beside } => {
                 let name = beside.file_name().unwrap_or_default().to_string_lossy();
                 beside.with_file_name(format!(".{name}.{}.calibration", std::process::id()))
@@ -56,6 +66,8 @@ pub struct Writer {
     sink: Sink,
     path: PathBuf,
     named: bool,
+    /// Whether what is complete is kept.
+    keeps: bool,
     info: Info,
     /// Bytes of the JSON of the header, with padding.
     reserved: u64,
@@ -81,14 +93,22 @@ impl Writer {
         quantized: usize,
     ) -> Result<Self> {
         let path = output.path();
-        let overwrite = matches!(output, Output::File { overwrite: true, .. });
         let reserved = HEADER_BASE + tensors as u64 * HEADER_TENSOR + experts as u64 * HEADER_EXPERT;
         let reserved = reserved + quantized as u64 * HEADER_QUANTIZED;
-        let sink = Sink::create(&path, 0, overwrite)?;
+        let (sink, keeps) = match output {
+            Output::File { overwrite, .. } => (Sink::create(&path, 0, *overwrite)?, false),
+            Output::Unnamed { beside } => (Sink::create_unnamed(beside)?, false),
+            // Where another process makes the same file, this one makes it as well, and keeps nothing.
+            Output::Kept { .. } => match Sink::keep(&path)? {
+                Some(sink) => (sink, true),
+                None => (Sink::create(&path, 0, true)?, false),
+            },
+        };
         Ok(Self {
             sink,
             path,
-            named: matches!(output, Output::File { .. }),
+            named: !matches!(output, Output::Unnamed { .. }),
+            keeps,
             info,
             reserved: reserved.next_multiple_of(8),
             at: 0,
@@ -150,6 +170,91 @@ impl Writer {
         Ok(())
     }
 
+    /// Returns whether what is complete is kept.
+    pub fn keeps(&self) -> bool {
+        self.keeps
+    }
+
+    /// Keeps how far the pass is, with the `values` that the pass needs to go on and `note`, which says what they are. All of it has
+    /// to follow from what the name of the file stands for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk.
+    pub fn keep(&self, note: Value, values: &[&[f32]]) -> Result<()> {
+        let mut hash = Sha256::default();
+        values.iter().for_each(|v| hash.update(bytemuck::cast_slice(v)));
+        let state = State {
+            info: self.info.clone(),
+            reserved: self.reserved,
+            written: self.at,
+            written_sha256: to_hex(&self.hash.clone().finish()),
+            inputs: self.inputs.clone(),
+            errors: self.quantized.iter().map(|q| [q.error.to_bits(), q.energy.to_bits()]).collect(),
+            quantized: self.quantized.clone(),
+            entries: self.entries.clone(),
+            note,
+            values: values.iter().map(|v| v.len()).collect(),
+            values_sha256: to_hex(&hash.finish()),
+        };
+        let json = serde_json::to_vec(&state).expect("names and numbers");
+        let path = state_path(&self.path);
+        let new = sink::hidden(&self.path, "state.new");
+        let write = || {
+            match std::fs::remove_file(&new) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut file = os::open_own(&new, Opening::New)?;
+            file.write_all(&(json.len() as u64).to_le_bytes())?;
+            file.write_all(&sha256(&[&json]))?;
+            file.write_all(&json)?;
+            values.iter().try_for_each(|v| file.write_all(bytemuck::cast_slice(v)))?;
+            drop(file);
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|e| {
+            let _ = std::fs::remove_file(&new);
+            Error::io(&path, "write", e)
+        })
+    }
+
+    /// Takes what a pass that was killed has kept: the note and the values of the last [`Writer::keep`]. Returns `None` if there is
+    /// nothing that is whole. The caller knows by the name of the file that the pass was the same.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after [`Progress::cancel`].
+    pub fn resume(&mut self, progress: &Progress) -> Result<Option<(Value, Vec<Vec<f32>>)>> {
+        if !self.keeps {
+            return Ok(None);
+        }
+        let Some((state, values)) = State::read(&state_path(&self.path)) else { return Ok(None) };
+        let start = 8 + self.reserved;
+        let is_same = state.info == self.info
+            && state.reserved == self.reserved
+            && state.errors.len() == state.quantized.len();
+        // A pass that has written nothing has a file of no bytes.
+        if !is_same || state.written > 0 && self.sink.len()? < start + state.written {
+            return Ok(None);
+        }
+        let hash = self.sink.hasher_of(start..start + state.written, progress)?;
+        if to_hex(&hash.clone().finish()) != state.written_sha256 {
+            return Ok(None);
+        }
+        (self.at, self.hash, self.inputs, self.entries) = (state.written, hash, state.inputs, state.entries);
+        self.quantized = state.quantized;
+        for (of, &[error, energy]) in self.quantized.iter_mut().zip(&state.errors) {
+            (of.error, of.energy) = (f64::from_bits(error), f64::from_bits(energy));
+        }
+        Ok(Some((state.note, values)))
+    }
+
+    /// Ends a pass that failed. The file is kept if the pass can go on from it.
+    pub fn failed(self) {
+        if self.keeps && !state_path(&self.path).exists() {
+            self.sink.discard();
+        }
+    }
+
     /// Writes the header, gives the file its name (if it is to have one), and reads the header back.
     ///
     /// # Errors
@@ -172,11 +277,75 @@ impl Writer {
         }
         bytes.resize(8 + self.reserved as usize, b' ');
         self.sink.write_at(&bytes, 0)?;
+        self.sink.cut(8 + self.reserved + self.at)?;
         if !self.named {
             let path = self.path;
             return Calibration::from_file(self.sink.into_unnamed()?, &path);
         }
         self.sink.commit()?;
-        Calibration::open(&self.path)
+        if !self.keeps {
+            return Calibration::open(&self.path);
+        }
+        let _ = std::fs::remove_file(state_path(&self.path));
+        Calibration::open_kept(&self.path)
     }
+}
+
+/// What is kept of a pass that is not complete, in front of the values.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    info: Info,
+    reserved: u64,
+    /// Bytes of data in the file, and their SHA-256.
+    written: u64,
+    written_sha256: String,
+    inputs: Vec<Input>,
+    quantized: Vec<Quantized>,
+    /// The bits of the error and the energy of each quantized tensor: a number with a point does not come back from JSON as it was.
+    errors: Vec<[u64; 2]>,
+    entries: Map<String, Value>,
+    note: Value,
+    /// Numbers of the values, and the SHA-256 of all of them.
+    values: Vec<usize>,
+    values_sha256: String,
+}
+
+impl State {
+    /// Reads a state with its values. Returns `None` for a file that is not there, not whole, or that another user has made.
+    fn read(path: &Path) -> Option<(Self, Vec<Vec<f32>>)> {
+        let mut file = os::open_own(path, Opening::Existing).ok()?;
+        sink::check_owner(&file, path).ok()?;
+        let size = file.metadata().ok()?.len();
+        let (mut length, mut hash) = ([0; 8], [0; 32]);
+        file.read_exact(&mut length).ok()?;
+        file.read_exact(&mut hash).ok()?;
+        let length = u64::from_le_bytes(length);
+        let rest = size.checked_sub(40)?.checked_sub(length)?;
+        let mut json = vec![0; usize::try_from(length).ok()?];
+        file.read_exact(&mut json).ok()?;
+        if sha256(&[&json]) != hash {
+            return None;
+        }
+        let state: Self = serde_json::from_slice(&json).ok()?;
+        let count = state.values.iter().try_fold(0u64, |sum, &n| sum.checked_add(n as u64))?;
+        if count.checked_mul(4)? != rest {
+            return None;
+        }
+        let mut hash = Sha256::default();
+        let mut all = Vec::with_capacity(state.values.len());
+        for &n in &state.values {
+            let mut values = vec![0f32; n];
+            let bytes = bytemuck::cast_slice_mut(&mut values);
+            file.read_exact(bytes).ok()?;
+            hash.update(bytes);
+            all.push(values);
+        }
+        (to_hex(&hash.finish()) == state.values_sha256).then_some((state, all))
+    }
+}
+
+/// Where the state of a pass that is not complete is kept: `.NAME.state`.
+fn state_path(path: &Path) -> PathBuf {
+    sink::hidden(path, "state")
 }
