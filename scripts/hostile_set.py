@@ -706,6 +706,18 @@ def _child(fuzz: ModuleType, args: list[str], report: Path) -> None:
     os._exit(0)
 
 
+def all_runs(
+    chosen: argparse.Namespace, part: str, scratch: Path, box: Path, out: Path
+) -> Iterator[tuple[str, list[str]]]:
+    """What is run on the inputs of a part: a name and the arguments."""
+    wanted = [name for name in chosen.commands.split(",") if name]
+    is_chosen = Chosen(chosen.only, *map(int, chosen.slice.split("/")))
+    for item in inputs(part, scratch, box, is_chosen):
+        for name, args in commands(item.path, box, out):
+            if (not wanted or name in wanted) and name.split()[0] not in chosen.without.split(","):
+                yield f"{name}, {item.name}", [str(arg) for arg in args]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -719,15 +731,15 @@ def main() -> int:
     parser.add_argument("--without", default="", help="leave these commands out, comma-separated: eval")
     parser.add_argument("--box", type=Path, help="keep the sound files in this folder for the next slice")
     chosen = parser.parse_args()
-    wanted = [name for name in chosen.commands.split(",") if name]
-    is_chosen = Chosen(chosen.only, *map(int, chosen.slice.split("/")))
     os.environ.pop("SRD_DEBUG", None)
     fuzz = fuzzer()
     fuzz.load()
     ends: Counter[str] = Counter()
     dearest: list[tuple[float, str]] = []
     largest: list[tuple[int, str]] = []
-    n_inputs, faults, start = 0, 0, time.monotonic()
+    names: set[str] = set()
+    stopped: list[bool] = []  # SIGTERM ends the run with what was found so far
+    faults, start = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         scratch, box, out = (Path(folder) / name for name in ("scratch", "box", "out"))
         scratch.mkdir()
@@ -741,27 +753,26 @@ def main() -> int:
         if not box.exists():
             sound_files(fuzz, box)
         os.chdir(scratch)
+        signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
         for part in chosen.part or PARTS:
-            for item in inputs(part, scratch, box, is_chosen):
-                n_inputs += 1
-                for name, args in commands(item.path, box, out):
-                    if (wanted and name not in wanted) or name.split()[0] in chosen.without.split(","):
-                        continue
-                    out.mkdir()
-                    end = run(fuzz, [str(arg) for arg in args], Path(folder) / "report")
-                    shutil.rmtree(out)
-                    what = f"{name}, {item.name}"
-                    ends[f"code {end.code}"] += 1
-                    dearest = sorted([*dearest, (end.seconds, what)], reverse=True)[:3]
-                    largest = sorted([*largest, (end.bytes, what)], reverse=True)[:3]
-                    if end.fault is not None:
-                        faults += 1
-                        print(f"FAULT {what}: {end.fault}", flush=True)
+            for what, args in all_runs(chosen, part, scratch, box, out):
+                if stopped:
+                    break
+                names.add(what.partition(", ")[2])
+                out.mkdir()
+                end = run(fuzz, args, Path(folder) / "report")
+                shutil.rmtree(out)
+                ends[f"code {end.code}"] += 1
+                dearest = sorted([*dearest, (end.seconds, what)], reverse=True)[:3]
+                largest = sorted([*largest, (end.bytes, what)], reverse=True)[:3]
+                if end.fault is not None:
+                    faults += 1
+                    print(f"FAULT {what}: {end.fault}", flush=True)
         if (scratch / "code was run").exists():
             faults += 1
             print("FAULT: the code of a pickle was run")
     runs = sum(ends.values())
-    print(f"{n_inputs} inputs, {runs} runs in {time.monotonic() - start:.0f} s, {faults} faults")
+    print(f"{len(names)} inputs, {runs} runs in {time.monotonic() - start:.0f} s, {faults} faults")
     print(", ".join(f"{name}: {count}" for name, count in sorted(ends.items())))
     for size, what in largest:
         print(f"memory: {size / 1e6:.0f} MB beyond the imports ({what})")
