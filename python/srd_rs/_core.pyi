@@ -46,6 +46,7 @@ __all__ = [
     "Residency",
     "RunReport",
     "SealedContainer",
+    "SharedOutput",
     "SrdError",
     "SrdFileNotFoundError",
     "SrdIOError",
@@ -190,6 +191,17 @@ class RunReport(_Record):
     errors: Final[list[float | None]]
 
 @final
+class SharedOutput:
+    @property
+    def identity(self) -> str: ...
+    @property
+    def pending(self) -> list[tuple[int, int]]: ...
+    @property
+    def resumed_bytes(self) -> int: ...
+    def add(self, records: Sequence[str]) -> None: ...
+    def close(self, failed: bool = False) -> None: ...
+
+@final
 class Plan:
     @property
     def arch(self) -> str: ...
@@ -247,6 +259,10 @@ class Plan:
         self, options: ConvertOptions, gguf: bool = True, resume: tuple[str, str] | None = None
     ) -> None: ...
     def discard(self, gguf: bool) -> None: ...
+    def share(self, options: ConvertOptions, resume: tuple[str, str]) -> SharedOutput: ...
+    def convert_units(
+        self, options: ConvertOptions, resume: tuple[str, str], identity: str, numbers: Sequence[int]
+    ) -> list[str]: ...
     def run(
         self,
         options: ConvertOptions,

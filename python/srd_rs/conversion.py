@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -34,6 +35,7 @@ from srd_rs.errors import (
     SrdFileNotFoundError,
     UsageError,
     VerificationError,
+    io_error,
     message,
 )
 from srd_rs.hub import Source, locate, model_files
@@ -357,6 +359,7 @@ def run(
         raise UsageError(message("threads", f"{options.threads} is no number of workers", "Pass 1 or more"))
     clock = _Clock()
     planner = Planner(source, output, options)
+    _check_cluster(planner.options, is_uploaded=upload is not None)
     if gguf:
         _check_neighbours(planner.gguf, options)
     if output is not None and is_folder(output):
@@ -393,7 +396,10 @@ def run(
     planned = replace(_described(planner, native, chosen), mmproj=beside, effort_check=compared)
     if on_plan is not None and budgeted:
         on_plan(planned)
+    before: int | None = None
     try:
+        if planner.options.ray is not None:
+            before = _on_cluster(planner, native, made, kept, progress)
         report = run_plan(
             native, planner.options, planned, gguf=gguf, resume=kept, progress=progress, upload=upload
         )
@@ -401,6 +407,9 @@ def run(
         if kept is None or not _core.journal_path(_first_output(native, gguf)).exists():
             raise
         raise KeyboardInterrupt(KEPT) from None
+    if before is not None:
+        # What the machines wrote is not what an interrupted conversion had written.
+        report = replace(report, resumed_bytes=before)
     if not gguf and report.container is not None:
         _core.forget_journal(report.container.path)
     if projector is not None:
@@ -422,9 +431,56 @@ def run(
     )
 
 
+def _shared_calibration(gguf: Path) -> Path:
+    """Where the machines of a cluster find the calibration, until the conversion ends."""
+    return gguf.with_name(f".{gguf.name}.calibration")
+
+
+def _check_cluster(options: ConvertOptions, *, is_uploaded: bool) -> None:
+    """Refuse, before hours of work, what several machines cannot do together."""
+    if options.ray is None:
+        return
+    if is_uploaded:
+        what = "several machines write one file, and an upload takes the parts of a file away while it is written"
+        raise UsageError(message("--ray", what, "Convert to a folder, and upload with srd-rs push"))
+    if options.resume is False:
+        what = "a conversion on several machines goes on from what they have written"
+        raise UsageError(message("--no-resume", what, "Leave out --no-resume"))
+    if options.axm:
+        what = "a signed container is written by one machine"
+        fix = "Leave out --axm (--no-axm), and make the container with srd-rs pack"
+        raise UsageError(message("--ray", what, fix))
+
+
+def _on_cluster(
+    planner: Planner,
+    native: _core.Plan,
+    made: _core.Calibration | None,
+    kept: tuple[str, str] | None,
+    progress: Callable[[Progress], None] | None,
+) -> int:
+    """Convert on the machines of a cluster all but the last step, which checks and names the output. Returns the bytes
+    that an interrupted conversion had written."""
+    from srd_rs import cluster
+
+    assert kept is not None
+    if made is None or calibration_file(planner.options) is not None:
+        return cluster.convert(native, planner, made, kept, progress)
+    # The cache may be a folder of this machine alone; the folder of the output is shared.
+    shared = _shared_calibration(planner.gguf)
+    try:
+        if made.path != shared:
+            shutil.copyfile(made.path, shared)
+        return cluster.convert(native, planner, _core.open_calibration(shared), kept, progress)
+    except OSError as error:
+        raise io_error(shared, "copy the calibration to", error, "Check the disk and the cache") from None
+    finally:
+        shared.unlink(missing_ok=True)
+
+
 _NOT_RESUMED: Final = (
     "allow_nonfinite", "axm_output", "bom", "cache", "card", "key_file", "max_memory", "met", "mmproj", "mmproj_only",
-    "mmproj_type", "modelfile", "oms_key", "overwrite", "read", "recipe_out", "resume", "sign_key", "threads",
+    "mmproj_type", "modelfile", "oms_key", "overwrite", "ray", "read", "recipe_out", "resume", "sign_key", "threads",
 )  # fmt: skip
 """The options that may differ between an interrupted conversion and the one that goes on: those that decide no byte,
 and those whose effect the native module compares."""
@@ -443,7 +499,8 @@ def _first_output(native: _core.Plan, gguf: bool) -> Path:
 
 def _resume(options: ConvertOptions) -> tuple[str, str] | None:
     """The program and the options, as an interrupted conversion must have had them; None to keep nothing."""
-    if not (options.is_measured if options.resume is None else options.resume):
+    is_kept = options.is_measured or options.ray is not None
+    if not (is_kept if options.resume is None else options.resume):
         return None
     asked = {f.name: str(getattr(options, f.name)) for f in fields(options) if f.name not in _NOT_RESUMED}
     return " ".join(map(str, cache.program())), json.dumps(asked, sort_keys=True)
@@ -657,6 +714,9 @@ def _calibration(
     }
     # The weights of a remote model are not here, and merged weights depend on the files of the adapters as well.
     is_local = planner.source.remote is None and not options.lora
-    if options.cache:
+    if options.cache and (options.ray is None or cache.folder() is not None):
         return calibration.measure_or_find(planned, planner.gguf, **asked, is_local=is_local)
+    if options.ray is not None:
+        path = _shared_calibration(planner.gguf)
+        return calibration.measure(planned, path, named=True, overwrite=True, **asked), False
     return calibration.measure(planned, planner.gguf, named=False, **asked), False

@@ -245,6 +245,14 @@ class ConvertOptions:
     max_memory: int = _option(
         _core.DEFAULT_MAX_MEMORY, "Running", "Bytes of weights that are in memory at any time.", "SIZE"
     )
+    ray: str | None = _option(
+        None,
+        "Running",
+        "Convert on the machines of this Ray cluster: HOST:PORT, auto for the cluster of this machine, or local for one"
+        " that is started here and ends with the conversion. All machines must share the files of the model and the"
+        " folder of the output. The output has the same bytes. Needs the package ray (srd-rs[ray]).",
+        "ADDRESS",
+    )
     read: str = _option(
         "auto",
         "Running",

@@ -100,6 +100,17 @@ pub struct WrittenUnit {
     pub errors: RowErrors,
 }
 
+impl WrittenUnit {
+    /// Returns the record of the unit with this number, without its check.
+    pub fn record(&self, number: usize) -> String {
+        let hashes: Vec<_> = self.hashes.iter().map(|h| to_hex(h)).collect();
+        let RowErrors { error, rows, energy, sampled } = self.errors;
+        // A number is written with all of its digits, so that it is read back as it was.
+        let errors = format!("{error:e},{rows},{energy:e},{sampled}");
+        format!("unit {number} {} {} {} {errors}", self.done, self.replaced, hashes.join(","))
+    }
+}
+
 /// What the journal of an earlier run says.
 #[derive(Debug, Default)]
 struct Records {
@@ -193,11 +204,20 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`] from the disk.
     pub fn add_unit(&self, number: usize, unit: &WrittenUnit) -> Result<()> {
-        let hashes: Vec<_> = unit.hashes.iter().map(|h| to_hex(h)).collect();
-        let RowErrors { error, rows, energy, sampled } = unit.errors;
-        // A number is written with all of its digits, so that it is read back as it was.
-        let errors = format!("{error:e},{rows},{energy:e},{sampled}");
-        self.add(&format!("unit {number} {} {} {} {errors}", unit.done, unit.replaced, hashes.join(",")))
+        self.add(&unit.record(number))
+    }
+
+    /// Notes what another machine has written of a unit, as its [`WrittenUnit::record`] says.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the record is not understood; [`Error::Io`] from the disk.
+    pub fn add_record(&self, record: &str) -> Result<()> {
+        let mut records = Records::default();
+        if !record.starts_with("unit ") || record.contains('\n') || records.add_unit(&record[5..]).is_none() {
+            let what = format!("'{}' is no record of a unit", record.escape_debug());
+            return Err(Error::usage(what, "Use the same version of srd-rs on all machines"));
+        }
+        self.add(record)
     }
 
     /// Returns whether a worker is to note how far it has come within a unit. `last` is when it did so, or began the unit.
@@ -256,20 +276,31 @@ impl Records {
                 let (file, hash) = rest.split_once(' ')?;
                 self.sources.push((file.parse().ok()?, from_hex(hash)?));
             }
-            ("unit", Some(_)) => {
-                let mut words = rest.split(' ');
-                let number = words.next()?.parse().ok()?;
-                let (done, replaced) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-                let hashes = words.next()?.split(',').map(from_hex).collect::<Option<_>>()?;
-                let errors = row_errors(words.next()?)?;
-                self.units.insert(number, WrittenUnit { done, replaced, hashes, errors });
-            }
+            ("unit", Some(_)) => self.add_unit(rest)?,
             ("replaces", Some(_)) => self.head.iter_mut().for_each(|head| head.replaces = true),
             ("complete", Some(_)) => self.complete = true,
             _ => return None,
         }
         Some(())
     }
+
+    /// Takes what is behind the word `unit` of a record.
+    fn add_unit(&mut self, rest: &str) -> Option<()> {
+        let mut words = rest.split(' ');
+        let number = words.next()?.parse().ok()?;
+        let (done, replaced) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let hashes = words.next()?.split(',').map(from_hex).collect::<Option<_>>()?;
+        let errors = row_errors(words.next()?)?;
+        self.units.insert(number, WrittenUnit { done, replaced, hashes, errors });
+        Some(())
+    }
+}
+
+/// What a run converts: by which program, from which input, with which options, to which plan. Runs with the same identity write
+/// the same bytes. `None` if the run is not to be resumed.
+pub fn identity(plan: &Plan, options: &RunOptions) -> Option<String> {
+    let head = Head::new(plan, options, options.resume.as_ref()?);
+    Some(serde_json::to_string(&head).expect("strings and numbers have a JSON form"))
 }
 
 /// Reads what rounding cost a unit.

@@ -201,12 +201,12 @@ fn take(
 }
 
 /// Returns the bytes of the first `weights` weights of a unit.
-fn bytes_of(unit: &Unit, weights: u64) -> u64 {
+pub(super) fn bytes_of(unit: &Unit, weights: u64) -> u64 {
     unit.tensor.ty.row_bytes(weights).expect("units are cut at block boundaries")
 }
 
 /// A unit that is being written.
-struct Begun<'u> {
+pub(super) struct Begun<'u> {
     writers: Writers<'u>,
     /// Number of weights that are written.
     done: u64,
@@ -217,7 +217,7 @@ struct Begun<'u> {
 }
 
 impl<'u> Begun<'u> {
-    fn new(unit: &Unit<'u>, outputs: &'u Outputs) -> Self {
+    pub(super) fn new(unit: &Unit<'u>, outputs: &'u Outputs) -> Self {
         Self { writers: outputs.begin(unit), done: 0, replaced: 0, errors: RowErrors::default() }
     }
 
@@ -240,7 +240,7 @@ impl<'u> Begun<'u> {
 
 /// The buffers of one thread.
 #[derive(Default)]
-struct Worker {
+pub(super) struct Worker {
     chunk: Buffers,
     /// Blocks of a unit that are not yet written.
     unwritten: Vec<u8>,
@@ -249,7 +249,7 @@ struct Worker {
 impl Worker {
     /// Converts what is not yet written of one unit. Returns `None` when the unit is no longer wanted and stays unfinished. The
     /// journal, which knows the unit by its number, gets from time to time how far the unit is.
-    fn convert(
+    pub(super) fn convert(
         &mut self,
         unit: &Unit,
         Begun { mut writers, done, mut replaced, mut errors }: Begun,

@@ -450,6 +450,11 @@ pub fn partial_path(target: &Path) -> PathBuf {
     hidden(target, "partial")
 }
 
+/// Returns whether the output of `size` bytes that [`Sink::resume`] makes is there and has no name yet.
+pub fn has_partial(target: &Path, size: u64) -> bool {
+    partial_path(target).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == size)
+}
+
 /// A hidden name beside the target, the same in every run: `.NAME.SUFFIX`.
 pub fn hidden(target: &Path, suffix: &str) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::convert::options::{Calibrated, PlanOptions, Provenance, Resume, RunOptions};
-use crate::convert::{asymmetric, digest, journal, measure, plan, planned, run, sensitivity};
+use crate::convert::{asymmetric, digest, journal, measure, plan, planned, run, sensitivity, shared};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::{Gguf, Value};
@@ -209,6 +209,47 @@ pub fn choose_within_budget(
 #[pyfunction]
 pub fn mix_of_type(py: Python<'_>, r#type: &str) -> PyResult<&'static str> {
     Overrides::parse_type(r#type).map(|ty| Recipe::of_base(ty).map_or("F16", Recipe::name)).py(py)
+}
+
+/// An output that several machines write; see `Plan.share`. Other processes cannot write the output until `close`.
+#[pyclass(frozen, module = "srd_rs._core")]
+pub struct SharedOutput {
+    inner: Mutex<Option<shared::Shared>>,
+    /// What all machines must agree on.
+    #[pyo3(get)]
+    identity: String,
+    /// Number and bytes of each unit that is to be written.
+    #[pyo3(get)]
+    pending: Vec<(usize, u64)>,
+    /// Bytes that an interrupted run had written.
+    #[pyo3(get)]
+    resumed_bytes: u64,
+}
+
+#[pymethods]
+impl SharedOutput {
+    /// Notes what a machine has written: the records that `Plan.convert_units` returned.
+    fn add(&self, py: Python<'_>, records: Vec<String>) -> PyResult<()> {
+        detached(py, || {
+            let inner = self.inner.lock().unwrap_or_else(|p| p.into_inner());
+            match inner.as_ref() {
+                Some(shared) => shared.add(&records),
+                None => Err(Error::usage("the output is closed", "Share the plan again")),
+            }
+        })
+    }
+
+    /// Ends the sharing, so that `Plan.run` can complete the output. After a failure, nothing is kept where nothing is complete.
+    #[pyo3(signature = (failed=false))]
+    fn close(&self, py: Python<'_>, failed: bool) -> PyResult<()> {
+        detached(py, || {
+            let shared = self.inner.lock().unwrap_or_else(|p| p.into_inner()).take();
+            if let Some(shared) = shared.filter(|_| failed) {
+                shared.failed();
+            }
+            Ok(())
+        })
+    }
 }
 
 /// A planned conversion. Made by `plan_checkpoint` or `plan_gguf`; reads no weight until `run`.
@@ -542,6 +583,40 @@ impl Plan {
         detached(py, || journal::discard_unused(&targets))
     }
 
+    /// Makes the output of the whole size, into which several machines write with `convert_units`. `resume` is as for `run`, which
+    /// completes the output.
+    fn share(
+        &self,
+        py: Python<'_>,
+        options: ConvertOptions,
+        resume: (String, String),
+    ) -> PyResult<SharedOutput> {
+        let how = part_options(&options, resume);
+        let output = detached(py, || shared::Shared::open(&self.inner, &how))?;
+        Ok(SharedOutput {
+            identity: output.identity.clone(),
+            pending: output.pending.iter().map(|unit| (unit.number, unit.bytes)).collect(),
+            resumed_bytes: output.resumed_bytes,
+            inner: Mutex::new(Some(output)),
+        })
+    }
+
+    /// Converts the units with these numbers into the output that `share` made with this identity, in this or in another process.
+    /// Returns a record of each unit. `resume` is as for `run`.
+    fn convert_units(
+        &self,
+        py: Python<'_>,
+        options: ConvertOptions,
+        resume: (String, String),
+        identity: &str,
+        numbers: Vec<usize>,
+    ) -> PyResult<Vec<String>> {
+        let how = part_options(&options, resume);
+        let state = Progress::default();
+        let work = || shared::convert_units(&self.inner, &how, identity, &numbers, &state);
+        watched(py, work, || self.cancel(&state), || Ok(()))
+    }
+
     /// Converts. `progress(done_bytes, total_bytes, tensor)` is called about 20 times a second with the bytes of tensor
     /// data written. False as `gguf` writes the container alone. With `against` nothing is written: what is made is compared
     /// with this GGUF. `resume` is (program, options): what an interrupted conversion with the same has left is taken, and what is
@@ -594,6 +669,17 @@ impl Plan {
             container: report.container.map(|c| SealedContainer::new(c, keys.as_ref().map(|k| &k.1))),
             errors: report.errors,
         })
+    }
+}
+
+/// How a part of a GGUF is converted.
+fn part_options(options: &ConvertOptions, resume: (String, String)) -> RunOptions<'static> {
+    RunOptions {
+        allow_nonfinite: options.allow_nonfinite,
+        overwrite: options.overwrite,
+        effort: options.effort(),
+        resume: Some(Resume::from(resume)),
+        ..RunOptions::new(options.threads(), options.max_memory.max(1))
     }
 }
 

@@ -48,6 +48,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<convert::PlannedFile>()?;
     module.add_class::<convert::PlannedTensor>()?;
     module.add_class::<convert::RunReport>()?;
+    module.add_class::<convert::SharedOutput>()?;
     module.add_class::<axm::Container>()?;
     module.add_class::<axm::ContainerHeader>()?;
     module.add_class::<axm::ContainerTensor>()?;

@@ -1,0 +1,220 @@
+"""One conversion on several machines: the bytes of one machine, also when machines are lost.
+
+The machines are nodes of a Ray cluster on this machine: processes of their own with one CPU each. The parts of a
+conversion are tested without Ray as well.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srd_rs
+from srd_rs import ConvertOptions, _core, cluster
+from srd_rs.errors import UsageError
+from srd_rs.hub import Source
+from srd_rs.planning import Planner
+from support import EXAMPLE, srd
+
+RESUME = ("program", "options")
+FAST: dict[str, Any] = {"effort": "fast", "axm": False, "met": False, "threads": 1}
+SRD: dict[str, Any] = {
+    "effort": "srd", "axm": False, "met": False, "threads": 1, "calibrate": "random", "calibrate_tokens": 64,
+    "calibrate_block": 256, "cache": False,
+}  # fmt: skip
+
+
+def planned(output: Path, **options: Any) -> tuple[_core.Plan, ConvertOptions]:
+    planner = Planner(Source(EXAMPLE), output, ConvertOptions(**{**FAST, **options}))
+    return planner.plan(), planner.options
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of one machine."""
+    folder = tmp_path_factory.mktemp("alone")
+    made = {}
+    for name, options in (("fast", FAST), ("srd", SRD)):
+        srd_rs.convert(EXAMPLE, folder / "m.gguf", overwrite=True, **options)
+        made[name] = (folder / "m.gguf").read_bytes()
+    return made
+
+
+def test_parts_that_are_written_apart_become_the_file_of_one_run(
+    alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    output = tmp_path / "m.gguf"
+    native, options = planned(output)
+    shared = native.share(options, RESUME)
+    numbers = [number for number, _ in shared.pending]
+    assert sum(size for _, size in shared.pending) == native.tensor_bytes and shared.resumed_bytes == 0
+    random.Random(1).shuffle(numbers)
+    for part in (numbers[::2], numbers[1::2]):
+        other, _ = planned(output)  # as another process would plan
+        records = other.convert_units(options, RESUME, shared.identity, part)
+        assert len(records) == len(part)
+        shared.add(records)
+    assert not output.exists()
+    shared.close()
+    native.run(options, True, None, resume=RESUME)
+    assert output.read_bytes() == alone["fast"]
+
+
+def test_what_a_lost_machine_wrote_wrong_or_not_at_all_is_written_again(
+    alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    output = tmp_path / "m.gguf"
+    native, options = planned(output)
+    shared = native.share(options, RESUME)
+    numbers = [number for number, _ in shared.pending]
+    shared.add(native.convert_units(options, RESUME, shared.identity, numbers[3:]))
+    with pytest.raises(UsageError, match="another process"):
+        native.share(options, RESUME)
+    shared.close()
+    partial = tmp_path / ".m.gguf.partial"
+    with partial.open("r+b") as file:
+        file.seek(-1000, 2)
+        file.write(b"\x55" * 100)
+    report = native.run(options, True, None, resume=RESUME)
+    assert 0 < report.resumed_bytes < native.tensor_bytes
+    assert output.read_bytes() == alone["fast"]
+
+
+def test_a_machine_that_sees_something_else_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "m.gguf"
+    native, options = planned(output)
+    shared = native.share(options, RESUME)
+    other, others = planned(output, quant="Q6_K")
+    with pytest.raises(UsageError, match="something else"):
+        other.convert_units(others, RESUME, shared.identity, [0])
+    with pytest.raises(UsageError, match="no unit"):
+        native.convert_units(options, RESUME, shared.identity, [1 << 40])
+    for record in (
+        "complete",
+        "unit 1 2 3",
+        "unit 1 2 3 zz 0,0,0,0",
+        "head {}",
+        "unit 1 1 0  1e0,1,1e0,1\nunit",
+    ):
+        with pytest.raises(UsageError, match="no record"):
+            shared.add([record])
+    shared.close(failed=True)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="closed"):
+        shared.add([])
+    with pytest.raises(UsageError, match="is not there"):
+        native.convert_units(options, RESUME, shared.identity, [0])
+    sealed = Planner(Source(EXAMPLE), output, ConvertOptions(**{**FAST, "axm": True})).plan()
+    with pytest.raises(UsageError, match="container"):
+        sealed.share(ConvertOptions(**{**FAST, "axm": True}), RESUME)
+
+
+def test_parts_are_even_runs() -> None:
+    pending = [(n, 10 + n % 3) for n in range(5, 105)]
+    made = cluster.parts(pending, 8)
+    assert [n for part in made for n in part] == [n for n, _ in pending]
+    sizes = [sum(10 + n % 3 for n in part) for part in made]
+    assert 7 <= len(made) <= 9 and max(sizes) < 2 * sum(sizes) / 8
+    assert cluster.parts([], 8) == [] and cluster.parts([(3, 1)], 8) == [[3]]
+
+
+def test_without_resume_nothing_is_shared(tmp_path: Path) -> None:
+    run = srd(
+        "convert", EXAMPLE, "--fast", "--no-axm", "--ray", "local", "--no-resume", "-o", tmp_path / "m.gguf"
+    )
+    assert run.code == 2 and "--no-resume" in run.stderr
+    for options, what in ((("--axm",), "container"), (("--no-axm", "-o", "hf://org/model"), "upload")):
+        run = srd("convert", EXAMPLE, "--fast", "--ray", "local", *options, cwd=tmp_path)
+        assert run.code == 2 and what in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    """A cluster of a head without CPUs, which is never lost, and three machines with one CPU each."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: nothing was converted on several machines")
+    utils = pytest.importorskip("ray.cluster_utils")
+    # Ray gives way to all other processes by default, and would get nothing beside other tests.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    made = utils.Cluster()
+    node(made, num_cpus=0, include_dashboard=False)
+    nodes = [node(made) for _ in range(3)]
+    ray.init(address=made.address, log_to_driver=False)
+    yield made, nodes
+    ray.shutdown()
+    made.shutdown()
+
+
+def node(made: Any, **options: Any) -> Any:
+    """A new machine of a cluster. Ray gives it half a minute to start, which is too short where many processes run."""
+    asked = {"num_cpus": 1, "object_store_memory": cluster.STORE_BYTES, **options}
+    for attempt in range(6):
+        try:
+            return made.add_node(**asked)
+        except Exception as error:  # Ray raises a plain exception
+            if "timed out during startup" not in str(error) or attempt == 5:
+                raise
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("effort", ["fast", "srd"])
+def test_three_machines_write_the_bytes_of_one(
+    effort: str, machines: Any, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    seen = []
+    options = FAST if effort == "fast" else SRD
+    report = srd_rs.convert(
+        EXAMPLE,
+        tmp_path / "m.gguf",
+        ray="auto",
+        progress=lambda p: seen.append(p.tensor),
+        **options,
+    )
+    assert (tmp_path / "m.gguf").read_bytes() == alone[effort] and report.resumed_bytes == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    assert any("of 4 nodes" in text for text in seen)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("seed", range(2))
+def test_a_lost_machine_changes_nothing(seed: int, machines: Any, wide_model: Path, tmp_path: Path) -> None:
+    made, nodes = machines
+    srd_rs.convert(wide_model, tmp_path / "alone.gguf", **FAST)
+    wait = random.Random(seed).uniform(0.5, 4.0)
+
+    def lose() -> None:
+        time.sleep(wait)
+        made.remove_node(nodes.pop(0), allow_graceful=False)
+
+    killer = threading.Thread(target=lose)
+    killer.start()
+    srd_rs.convert(wide_model, tmp_path / "m.gguf", ray="auto", **FAST)
+    killer.join()
+    nodes.append(node(made))
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_an_error_on_a_machine_is_the_error_of_the_conversion(machines: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(EXAMPLE, model)
+    file = next(model.glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-64:] = b"\xff" * 64
+    file.write_bytes(data)
+    with pytest.raises(srd_rs.errors.NonFiniteError, match="not finite"):
+        srd_rs.convert(model, tmp_path / "m.gguf", ray="auto", **FAST)
+    assert not (tmp_path / "m.gguf").exists()
