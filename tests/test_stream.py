@@ -126,6 +126,46 @@ def test_srd_is_the_same_too(hub: dict[str, str], tmp_path: Path, effort: str) -
     assert not weights_in(tmp_path / "hf")
 
 
+SRD = ("-q", "Q4_K_M", "--no-axm", "--effort", "srd", "--calibrate-tokens", "2048")
+
+
+@pytest.mark.parametrize("memory", ["256MiB", "32MiB"])
+def test_srd_reads_the_matrices_once(hub: dict[str, str], tmp_path: Path, memory: str) -> None:
+    """A calibration whose tokens do not fit into memory goes through each layer again and again, and the quantiser reads
+    it once more. All of that is one read of the network; only the table of tokens is read again."""
+    near, far = (_in(tmp_path / name / "m.gguf") for name in ("near", "far"))
+    run = srd("convert", Hub.folders["org/model"], "-o", near, *SRD)
+    assert run.code == 0, run.stderr
+    run = srd(
+        "convert", "org/model", "--stream", "-o", far, "--json", "--max-memory", memory, *SRD, env=hub
+    )
+    assert run.code == 0 and run.json["resumed_bytes"] == 0, run.stderr
+    assert sorted(p.name for p in far.parent.iterdir()) == ["m.gguf", "m.met.json"]
+    for name in ("m.gguf", "m.met.json"):
+        assert (far.parent / name).read_bytes() == (near.parent / name).read_bytes()
+    shards = list(Hub.folders["org/model"].glob("*.safetensors"))
+    size = sum(p.stat().st_size for p in shards)
+    tables = sum(len(t[2]) for shard in shards for name, t in _raw(shard).items() if "embed_tokens" in name)
+    # The first 128 KiB of each file come with the header, and blocks of 256 KiB begin before a table and end behind it.
+    assert Hub.sent <= size + tables + 3 * (1 << 17) + 8 * (1 << 18), (size, tables, Hub.sent)
+
+
+def _in(path: Path) -> Path:
+    path.parent.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("stop_after", [6, 12])
+def test_a_calibration_that_fails_leaves_nothing(
+    hub: dict[str, str], tmp_path: Path, stop_after: int
+) -> None:
+    Hub.faults = Faults(stop_after=stop_after)
+    output = _in(tmp_path / "out" / "m.gguf")
+    run = srd("convert", "org/model", "--stream", "-o", output, *SRD, env={**hub, "SRD_HTTP_CONNECTIONS": "2"})
+    assert run.code == 1 and "answers 503" in run.stderr, run.stderr
+    assert not list(output.parent.iterdir())
+
+
 def test_the_token_goes_to_the_hub_alone(hub: dict[str, str], local: bytes, tmp_path: Path) -> None:
     Hub.faults = Faults(token="hf_secret")
     assert streamed(tmp_path / "m.gguf", {**hub, "HF_TOKEN": "hf_secret"}) == local

@@ -53,8 +53,10 @@ __all__ = [
     "UsageError",
     "Verification",
     "VerificationError",
+    "Written",
     "__version__",
     "calibrate",
+    "calibrate_and_quantize",
     "check_gguf_model",
     "choose_within_budget",
     "content_digest",
@@ -202,6 +204,9 @@ class SharedOutput:
     def close(self, failed: bool = False) -> None: ...
 
 @final
+class Written: ...
+
+@final
 class Plan:
     @property
     def arch(self) -> str: ...
@@ -271,6 +276,7 @@ class Plan:
         against: _Path | None = None,
         resume: tuple[str, str] | None = None,
         handover: Handover | None = None,
+        written: Written | None = None,
     ) -> RunReport: ...
 
 @final
@@ -463,6 +469,13 @@ def calibrate(
     progress: Callable[[int, int], None] | None = None,
     options: ConvertOptions | None = None,
 ) -> Calibration: ...
+def calibrate_and_quantize(
+    plan: Plan,
+    request: Request,
+    options: ConvertOptions,
+    resume: tuple[str, str],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Calibration, Written]: ...
 def choose_within_budget(
     items: Sequence[Sequence[tuple[int, float]]], budget: int
 ) -> tuple[list[int] | None, int]: ...

@@ -169,6 +169,16 @@ class Request:
         return sum(map(len, self.tokens))
 
 
+@dataclass
+class Output:
+    """An output whose matrices are quantised layer by layer while the calibration has their weights, so that weights
+    which come over the network are read once. `written` is what was written of it."""
+
+    options: ConvertOptions
+    resume: tuple[str, str]
+    written: _core.Written | None = None
+
+
 def measure(
     native: NativeModel,
     output: Path,
@@ -184,16 +194,34 @@ def measure(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     options: ConvertOptions | None = None,
+    quantized: Output | None = None,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name.
 
-    With `options`, those of effort max, it also holds the matrices, quantised to the types of the plan.
+    With `options`, those of effort max, it also holds the matrices, quantised to the types of the plan. With `quantized`
+    the matrices are quantised into this output of the plan.
     """
     request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
         max_memory=max_memory, overwrite=overwrite,
     )  # fmt: skip
-    return _core.calibrate(native.plan, request, _in_tokens(progress, request.n_tokens), options)
+    return _made(native, request, _in_tokens(progress, request.n_tokens), options, quantized)
+
+
+def _made(
+    native: NativeModel,
+    request: Request,
+    tell: Callable[[int, int], None] | None,
+    options: ConvertOptions | None,
+    quantized: Output | None,
+) -> _core.Calibration:
+    """A new calibration."""
+    if quantized is None:
+        return _core.calibrate(native.plan, request, tell, options)
+    made, quantized.written = _core.calibrate_and_quantize(
+        native.plan, request, quantized.options, quantized.resume, tell
+    )
+    return made
 
 
 def measure_or_find(
@@ -209,6 +237,7 @@ def measure_or_find(
     progress: Callable[[int, int], None] | None,
     options: ConvertOptions | None = None,
     is_local: bool = True,
+    quantized: Output | None = None,
 ) -> tuple[_core.Calibration, bool]:
     """The native calibration of a planned model, and whether it was found in the cache.
 
@@ -234,7 +263,7 @@ def measure_or_find(
         )  # fmt: skip
     tell = _in_tokens(progress, request.n_tokens)
     if cache.folder() is None:
-        return _core.calibrate(native.plan, request, tell, options), False
+        return _made(native, request, tell, options, quantized), False
     key = cache.key(_facts(native, request, options)) if note is None else note["key"]
     # A file that was changed meanwhile may have been read before or after the change.
     if note is None and states is not None and states == _states(native, text, asked, options):
@@ -250,7 +279,7 @@ def measure_or_find(
     if place is not None:
         try:
             kept = replace(request, output=place, named=True, kept=True, overwrite=True)
-            made = _core.calibrate(native.plan, kept, tell, options)
+            made = _made(native, kept, tell, options, quantized)
         except SrdIOError as error:
             if error.filename is None or Path(error.filename).parent != place.parent:
                 raise
@@ -258,7 +287,7 @@ def measure_or_find(
         else:
             cache.trim()
             return made, False
-    return _core.calibrate(native.plan, request, tell, options), False
+    return _made(native, request, tell, options, quantized), False
 
 
 def _facts(native: NativeModel, request: Request, options: ConvertOptions | None) -> dict[str, Any]:

@@ -391,7 +391,10 @@ def run(
     budgeted = planner.options.budget is not None
     if on_plan is not None and not budgeted:
         on_plan(replace(planner.describe(native), mmproj=beside))
-    native, chosen, made, found, compared = prepared(planner, native, progress)
+    together = None
+    if kept is not None and gguf and upload is None and not is_resumed and reads_once(planner, native):
+        together = calibration.Output(planner.options, kept)
+    native, chosen, made, found, compared = prepared(planner, native, progress, together)
     effects.warn_of_plan(native)
     planned = replace(_described(planner, native, chosen), mmproj=beside, effort_check=compared)
     if on_plan is not None and budgeted:
@@ -401,14 +404,17 @@ def run(
         if planner.options.ray is not None:
             before = _on_cluster(planner, native, made, kept, progress)
         report = run_plan(
-            native, planner.options, planned, gguf=gguf, resume=kept, progress=progress, upload=upload
-        )
+            native, planner.options, planned, gguf=gguf, resume=kept, progress=progress, upload=upload,
+            written=together and together.written,
+        )  # fmt: skip
     except KeyboardInterrupt:
         if kept is None or not _core.journal_path(_first_output(native, gguf)).exists():
             raise
         raise KeyboardInterrupt(KEPT) from None
+    if together is not None:
+        before = 0
     if before is not None:
-        # What the machines wrote is not what an interrupted conversion had written.
+        # What the machines or the calibration wrote is not what an interrupted conversion had written.
         report = replace(report, resumed_bytes=before)
     if not gguf and report.container is not None:
         _core.forget_journal(report.container.path)
@@ -429,6 +435,15 @@ def run(
             srd_tokens=calibration.default_tokens(native) if possible else None,
         )
     )
+
+
+def reads_once(planner: Planner, native: _core.Plan) -> bool:
+    """Whether the weights come over the network, and can be quantised while the calibration is made."""
+    options = planner.options
+    is_plain = options.effort == "srd" and options.budget is None and native.container is None
+    # Without the digest the model is planned again for its calibration.
+    is_known = native.source_digest is not None
+    return is_plain and is_known and planner.source.remote is not None and options.ray is None
 
 
 def _shared_calibration(gguf: Path) -> Path:
@@ -521,6 +536,7 @@ def prepared(
     planner: Planner,
     native: _core.Plan,
     progress: Callable[[Progress], None] | None,
+    together: calibration.Output | None = None,
     *,
     compares: bool = True,
 ) -> tuple[_core.Plan, budget.Choice, _core.Calibration | None, bool, EffortCheck | None]:
@@ -528,14 +544,14 @@ def prepared(
 
     `native` is the plan without calibration, and of the mix or of any mix where there is a budget. The fourth value
     says whether the calibration was found in the cache. Effort max gives way to effort srd where effort srd diverges
-    less, unless `compares` is False.
+    less, unless `compares` is False. A new calibration quantises the matrices of `native` into `together`.
     """
     is_max, budgeted = planner.options.effort == "max", planner.options.budget is not None
     if is_max:
         _say_what_max_leaves_out(planner, native)
     # The types come before the calibration of effort max, which quantises to them.
     first = not is_max or budgeted
-    made, found = _calibration(planner, native, progress) if first else (None, False)
+    made, found = _calibration(planner, native, progress, together=together) if first else (None, False)
     chosen, compared = budget.Choice(), None
     if budgeted:
         chosen = budget.choose(planner, made, progress)
@@ -638,12 +654,16 @@ def run_plan(
     resume: tuple[str, str] | None = None,
     progress: Callable[[Progress], None] | None,
     upload: uploading.Upload | None = None,
+    written: _core.Written | None = None,
 ) -> ConvertReport:
-    """Convert what was planned. `resume` is what `_resume` returns; `upload` takes the files."""
+    """Convert what was planned. `resume` is what `_resume` returns; `upload` takes the files; `written` is what the
+    calibration has written of the output."""
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     method = METHODS[options.effort or "fast"]
     handover = None if upload is None else upload.handover
-    report = native.run(options, gguf, forward, resume=resume, handover=handover).to_dict()
+    report = native.run(
+        options, gguf, forward, resume=resume, handover=handover, written=written
+    ).to_dict()
     shares = zip(native.tensors, report.pop("errors"), strict=True)
     measured = Measurements({tensor.name: share for tensor, share in shares if share is not None})
     return ConvertReport(plan=planned or Plan.of(native), method=method, measured=measured, **report)
@@ -679,10 +699,12 @@ def _calibration(
     progress: Callable[[Progress], None] | None,
     *,
     quantizes: bool = False,
+    together: calibration.Output | None = None,
 ) -> tuple[_core.Calibration | None, bool]:
     """The native calibration that the options ask for: a file's, a kept one or one that is made now; None without.
 
-    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types.
+    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types. One that is
+    made now quantises the matrices of `native` into `together`.
 
     The second value says whether the calibration was found in the cache.
     """
@@ -711,6 +733,7 @@ def _calibration(
         "max_memory": options.max_memory,
         "progress": progress and tell,
         "options": options if quantizes else None,
+        "quantized": together,
     }
     # The weights of a remote model are not here, and merged weights depend on the files of the adapters as well.
     is_local = planner.source.remote is None and not options.lora

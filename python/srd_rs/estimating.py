@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from srd_rs import _core, calibration, effects, hub, reading
+from srd_rs import _core, calibration, conversion, effects, hub, reading
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
@@ -259,8 +259,12 @@ def _estimate(
     written = native.total_bytes + (native.container.bytes if native.container else 0)
     is_remote = source.remote is not None
     streamed = is_remote and options.stream
-    passes = 1 + (request is not None) + (native.container is not None)
-    network = 0 if not is_remote else read * (passes if streamed else 1)
+    # What is read a second time, after the calibration.
+    again = read
+    if request is not None and conversion.reads_once(planner, native):
+        again = read * _table_weights(native) // native.n_weights
+    passes = (read if request is not None else 0) + again + (read if native.container is not None else 0)
+    network = 0 if not is_remote else passes if streamed else read
     reading_rate = rates.network if streamed else rates.disk_read
     download = read / rates.network if is_remote and not streamed else 0.0
     kept = work.calibration_bytes if request else 0
@@ -270,7 +274,7 @@ def _estimate(
         calibrate = max(calibrating / threads, read / reading_rate) if request else 0.0
         shares = (n * reading_rate, n * rates.disk_write)
         moved = (
-            max(read / shares[0], written / shares[1]) if streamed else read / shares[0] + written / shares[1]
+            max(again / shares[0], written / shares[1]) if streamed else read / shares[0] + written / shares[1]
         )
         convert = max(converting / (threads * n), moved)
         seconds = planning[0] + download + calibrate + convert
@@ -296,6 +300,15 @@ def _estimate(
         measured=tuple(measured),
         assumed=tuple(_assumptions(rates, threads, is_remote, bool(request), max(nodes), given)),
     )
+
+
+def _table_weights(native: _core.Plan) -> int:
+    """The weights of tensors outside of the layers that are no output matrix: tables, which a calibration does not multiply
+    with."""
+    is_table = [
+        (t.n_weights, not t.name.startswith("blk.") and t.name != "output.weight") for t in native.tensors
+    ]
+    return sum(weights for weights, is_it in is_table if is_it)
 
 
 _FACTORS: Final = 256 << 20

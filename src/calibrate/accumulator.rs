@@ -140,6 +140,20 @@ impl Accumulator {
         (self.interval, self.times) = (Duration::ZERO, 0);
     }
 
+    /// Writes the sums of a layer, or with `None` all that remain, before they would be written by themselves. No inputs of their
+    /// tensors may follow. Returns the moments that were written since the last call.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk, and [`Error::Model`] for sums that are not finite.
+    pub fn complete(&mut self, layer: Option<u32>) -> Result<Calibration> {
+        let done = |g: &mut Group| layer.is_none() || g.layer == layer;
+        for group in self.open.extract_if(.., done) {
+            self.written.insert(group.tensors[0].clone());
+            group.write(&mut self.writer)?;
+        }
+        self.writer.written()
+    }
+
     /// Returns the index in `open` of the group of `tensors`. A new group is added.
     fn group(&mut self, tensors: &[&str], stacked: bool, n: usize) -> Result<usize> {
         let fail = |what: String| Err(Error::model(Place::named_tensor(tensors[0]), what, "Report this"));

@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
 use crate::convert::options::{Resume, RunOptions};
 use crate::convert::planned::Plan;
 use crate::convert::report::RowErrors;
+use crate::convert::written::WrittenUnit;
+pub use crate::convert::written::journal_path;
 use crate::error::{Error, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::sink::{self, Left};
@@ -84,30 +86,6 @@ impl Head {
             () if all && self.plan != other.plan => Some("with other options or another calibration"),
             () => None,
         }
-    }
-}
-
-/// What a run has written of a unit.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WrittenUnit {
-    /// Number of weights, from the first one of the unit.
-    pub done: u64,
-    /// Number of these weights that were replaced.
-    pub replaced: u64,
-    /// The hashes of their bytes, as [`Outputs::resume`](crate::convert::outputs::Outputs::resume) gets them.
-    pub hashes: Vec<Hash>,
-    /// What rounding cost these weights.
-    pub errors: RowErrors,
-}
-
-impl WrittenUnit {
-    /// Returns the record of the unit with this number, without its check.
-    pub fn record(&self, number: usize) -> String {
-        let hashes: Vec<_> = self.hashes.iter().map(|h| to_hex(h)).collect();
-        let RowErrors { error, rows, energy, sampled } = self.errors;
-        // A number is written with all of its digits, so that it is read back as it was.
-        let errors = format!("{error:e},{rows},{energy:e},{sampled}");
-        format!("unit {number} {} {} {} {errors}", self.done, self.replaced, hashes.join(","))
     }
 }
 
@@ -173,18 +151,22 @@ impl Journal {
             records = Records::default();
         }
         file.set_len(records.bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
+        let written = options.written.and_then(|written| written.take(plan)).filter(|_| is_new);
         let left = match (is_new, records.complete) {
+            (true, _) if written.is_some() => Left::Partial,
             (true, _) => Left::Nothing,
             (_, false) => Left::Partial,
             (_, true) => Left::Complete,
         };
-        let Records { sources, units, .. } = records;
+        let Records { sources, mut units, .. } = records;
+        units.extend(written.cloned().unwrap_or_default());
         let (begin, interval) = (Instant::now(), resume.interval);
         let file = Mutex::new(file);
         let journal = Self { file, path, targets, begin, interval, left, sources, units };
         if is_new {
             let json = serde_json::to_string(&head).expect("strings and numbers have a JSON form");
             journal.add(&format!("head {json}"))?;
+            journal.units.iter().try_for_each(|(&number, unit)| journal.add_unit(number, unit))?;
         } else if head.replaces {
             journal.add("replaces")?;
         }
@@ -323,11 +305,6 @@ fn line_of(record: &str) -> String {
 fn checked(line: &str) -> Option<&str> {
     let (record, _) = line.strip_suffix('\n')?.rsplit_once(' ')?;
     (line_of(record) == line).then_some(record)
-}
-
-/// The journal of a run whose first output is `target`.
-pub fn journal_path(target: &Path) -> PathBuf {
-    sink::hidden(target, "journal")
 }
 
 /// Compares a run with what an interrupted run has left, as far as that is possible before the calibration.

@@ -4,7 +4,8 @@
 //! `layout` gives every tensor its place, and [`planned`] holds the result. Then [`run`] carries the plan out: `units` cut
 //! the plan into work, `chunk` converts rows to blocks, and each `destination` writes them: `files` (GGUF and safetensors) and
 //! [`container`] (.axm); [`parts`] hands the parts of a GGUF over instead of keeping them; `compare` compares instead of writing. `outputs` opens the destinations and names their files when all are
-//! complete. [`journal`] keeps what is complete when a run is interrupted, and [`shared`] lets several machines write one output. [`extract`] plans files
+//! complete. [`journal`] keeps what is complete when a run is interrupted ([`written`]), and [`shared`] lets several machines write one
+//! output. [`calibrated`] quantizes while the calibration is made. [`extract`] plans files
 //! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source. [`measure`] finds what other types
 //! would cost each tensor, and [`sensitivity`] what the errors of a kind of matrix cost the answers.
 //!
@@ -23,6 +24,7 @@
 //! ```
 
 pub mod asymmetric;
+pub mod calibrated;
 mod chunk;
 mod compare;
 pub mod container;
@@ -47,3 +49,4 @@ pub mod sensitivity;
 pub mod shared;
 mod source_hashes;
 mod units;
+pub mod written;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::convert::parts::Handover;
+use crate::convert::written::Written;
 use crate::feedback;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::calibration::Calibration;
@@ -161,6 +162,8 @@ pub struct RunOptions<'a> {
     pub handover: Option<&'a Handover>,
     /// Keeps what is complete when the run is interrupted, and goes on from what an interrupted run has left.
     pub resume: Option<Resume>,
+    /// What was written of the output while its calibration was made.
+    pub written: Option<&'a Written>,
 }
 
 /// What two runs must have in common, beside the plan and the input, so that one can go on where the other ended.
@@ -194,6 +197,7 @@ impl RunOptions<'_> {
             against: None,
             handover: None,
             resume: None,
+            written: None,
         }
     }
 }

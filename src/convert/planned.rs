@@ -54,6 +54,13 @@ impl PlannedTensor {
         self.copy.is_some() || self.packed
     }
 
+    /// Returns the same tensor at the same place, without what is known of its inputs.
+    pub(super) fn without_statistics(&self) -> Self {
+        let Self { file, offset, unit_weights, .. } = *self;
+        let bare = Self::new(Arc::clone(&self.bound), self.ty, self.bytes, self.copy);
+        Self { file, offset, unit_weights, ..bare }
+    }
+
     /// A tensor of `bytes` bytes that has no place in a file yet, and whose inputs are not known.
     pub fn new(bound: Arc<BoundTensor>, ty: GgmlType, bytes: u64, copy: Option<usize>) -> Self {
         let unit_weights = shard_weights(ty, bound.row_len(), bound.n_weights());

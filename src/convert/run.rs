@@ -21,13 +21,14 @@ use std::time::Instant;
 
 use crate::convert::chunk::{Buffers, Converter};
 use crate::convert::destination::Converted;
-use crate::convert::journal::{Journal, WrittenUnit};
+use crate::convert::journal::Journal;
 use crate::convert::options::RunOptions;
 use crate::convert::outputs::{Outputs, Writers};
 use crate::convert::planned::Plan;
 use crate::convert::report::{Clock, Report, RowErrors};
 use crate::convert::source_hashes::{SourceHashes, Step};
 use crate::convert::units::{Unit, Units};
+use crate::convert::written::WrittenUnit;
 use crate::error::Result;
 use crate::model::source::Wanted;
 use crate::os;
@@ -86,7 +87,7 @@ fn convert(
         None => BTreeSet::new(),
     };
     let steps = hashes.steps(&units, |number| taken.contains(&number));
-    let _fetching = plan.model.source.read_ahead(wanted(&steps, &units), options.max_memory / 4);
+    let _fetching = plan.model.source.read_ahead(wanted(&steps, &units), options.max_memory / 4, None);
     work::run(steps.len(), threads, progress, |number, worker: &mut Worker, active| {
         let number = match steps[number] {
             Step::Hash(file) => {

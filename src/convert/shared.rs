@@ -150,7 +150,7 @@ pub fn convert_units(
             unit.tensor.bound.source.for_each_source(&mut |tensor| wanted.push(Wanted::Tensor(tensor)));
         }
     }
-    let _fetching = plan.model.source.read_ahead(wanted, options.max_memory / 4);
+    let _fetching = plan.model.source.read_ahead(wanted, options.max_memory / 4, None);
     work::run(numbers.len(), threads, progress, |at, worker: &mut Worker, active| {
         let unit = units.get(numbers[at]);
         progress.set_phase(&unit.tensor.bound.name);

@@ -1,5 +1,7 @@
 //! How a plan is cut into work: units, which one worker converts, and chunks, which stay in a cache.
 
+use std::ops::Range;
+
 use crate::convert::planned::{Plan, PlannedTensor};
 
 /// The blocks of every type divide this number of weights, so a row that is longer than a chunk is cut at its multiples.
@@ -52,6 +54,11 @@ impl<'a> Units<'a> {
     /// Returns the number of units.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Returns the numbers of the units of tensor `index`.
+    pub fn of_tensor(&self, index: usize) -> Range<usize> {
+        self.first[index]..self.first.get(index + 1).copied().unwrap_or(self.count)
     }
 
     /// Returns unit `number`, counted over all tensors.

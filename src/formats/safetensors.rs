@@ -69,6 +69,9 @@ const DTYPES: &[(&str, u32)] = &[
 ];
 
 impl Dtype {
+    /// F32.
+    pub const F32: Self = Self { name: "F32", bits: 32 };
+
     /// Returns the type with this name in a header, such as `BF16` or `I64`.
     pub fn from_name(name: &str) -> Option<Self> {
         DTYPES.iter().find(|d| d.0 == name).map(|&(name, bits)| Self { name, bits })

@@ -244,6 +244,14 @@ impl Sink {
     /// # Errors
     /// [`Error::Io`] when the process has too many files open.
     pub fn into_unnamed(self) -> Result<File> {
+        self.reader()
+    }
+
+    /// Returns the file to read what was written so far.
+    ///
+    /// # Errors
+    /// As [`Sink::into_unnamed`].
+    pub fn reader(&self) -> Result<File> {
         self.file.try_clone().map_err(|e| Error::io(&self.target, "keep open", e))
     }
 

@@ -89,6 +89,23 @@ pub trait Observer: Send {
         let _ = progress;
         Ok(None)
     }
+
+    /// Returns whether the observer reads the weights of a tensor in [`Observer::finished`]. Weights that come over the network are
+    /// then kept for it.
+    fn reads(&self, tensor: &str) -> bool {
+        let _ = tensor;
+        false
+    }
+
+    /// Is called when the inputs of all matrices of a layer have been received. `None` stands for the last layer and for the matrices
+    /// outside of the layers.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn finished(&mut self, layer: Option<usize>) -> Result<()> {
+        let _ = layer;
+        Ok(())
+    }
 }
 
 /// A quantized matrix: all of its rows, in blocks.

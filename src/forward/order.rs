@@ -21,13 +21,16 @@ const USE: [&str; 10] = [
     "post_",
 ];
 
-/// Tables whose rows are looked up before the first layer.
-const TABLES: [&str; 3] = ["token_embd.weight", "position_embd.weight", "token_types.weight"];
+/// Beginnings of the names of what is read before the first layer: tables whose rows are looked up, and what follows them.
+const FIRST: [&str; 3] = ["token_", "position_", "rope_"];
+/// The matrix of which each layer uses its own rows, and the norm behind it.
+const PROJECTION: [&str; 2] = ["per_layer_model_proj.weight", "per_layer_proj_norm.weight"];
 /// The table whose rows are looked up once for all groups of tokens.
 const PER_LAYER: &str = "per_layer_token_embd.weight";
 
-/// Returns what a pass reads: the tables of embeddings, each layer once for each of `groups` groups of tokens, and the output.
-pub fn order(model: &BoundModel, groups: usize) -> Vec<Wanted> {
+/// Returns what a pass reads: the tables of embeddings, each layer once for each of `groups` groups of tokens, and the output. What
+/// the observer reads when a layer or the model is finished (`reads_again` is asked for each name) follows the layer or the output.
+pub fn order(model: &BoundModel, groups: usize, reads_again: &dyn Fn(&str) -> bool) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     let (mut tables, mut rest): (Vec<&BoundTensor>, Vec<&BoundTensor>) = (Vec::new(), Vec::new());
     let mut layers: Vec<Vec<&BoundTensor>> = Vec::new();
@@ -37,16 +40,24 @@ pub fn order(model: &BoundModel, groups: usize) -> Vec<Wanted> {
                 layers.resize_with(layers.len().max(layer + 1), Vec::new);
                 layers[layer].push(tensor);
             }
-            _ if TABLES.contains(&tensor.name.as_str()) => tables.push(tensor),
-            _ if tensor.name == PER_LAYER => {}
+            _ if tensor.name == PER_LAYER || PROJECTION.contains(&tensor.name.as_str()) => {}
+            _ if FIRST.iter().any(|first| tensor.name.starts_with(first)) => tables.push(tensor),
             _ => rest.push(tensor),
         }
     }
     (0..groups).for_each(|_| tables.iter().for_each(|tensor| whole(tensor, &mut wanted)));
-    if let Some(table) = model.tensors.iter().find(|tensor| tensor.name == PER_LAYER) {
+    let named = |name: &str| model.tensors.iter().find(|tensor| tensor.name == name);
+    if let Some(table) = named(PER_LAYER) {
         whole(table, &mut wanted);
     }
-    for mut layer in layers {
+    let [projection, norm] = PROJECTION.map(named);
+    let again = |of: &[&BoundTensor], wanted: &mut Vec<Wanted>| {
+        of.iter().filter(|t| reads_again(&t.name)).for_each(|tensor| whole(tensor, wanted));
+    };
+    let last = layers.last().cloned().unwrap_or_default();
+    let count = layers.len();
+    for (mut layer, number) in layers.into_iter().zip(1..) {
+        let in_file = layer.clone();
         layer.sort_by_key(|tensor| {
             USE.iter().position(|part| tensor.name.contains(part)).map_or(0, |i| i + 1)
         });
@@ -55,9 +66,18 @@ pub fn order(model: &BoundModel, groups: usize) -> Vec<Wanted> {
         let mut of_layer = Vec::new();
         others.into_iter().for_each(|tensor| whole(tensor, &mut of_layer));
         experts(&stacks, &mut of_layer);
+        for tensor in projection.iter().flat_map(|projection| sources_of(projection)) {
+            of_layer.push(Wanted::Part { tensor, number: number as u64 - 1, count: count as u64 });
+        }
+        norm.iter().for_each(|norm| whole(norm, &mut of_layer));
         (0..groups).for_each(|_| wanted.extend_from_slice(&of_layer));
+        if number < count {
+            again(&in_file, &mut wanted);
+        }
     }
     (0..groups).for_each(|_| rest.iter().for_each(|tensor| whole(tensor, &mut wanted)));
+    again(&rest, &mut wanted);
+    again(&last, &mut wanted);
     wanted
 }
 

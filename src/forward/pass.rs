@@ -323,6 +323,22 @@ impl<'a> Seen<'a> {
             Seen::Divergences(to) => Seen::Divergences(to),
         }
     }
+
+    fn reads(&self, tensor: &str) -> bool {
+        match self {
+            Seen::By(observer) => observer.reads(tensor),
+            Seen::WithSecondStream(quantizer) => quantizer.reads(tensor),
+            Seen::Divergences(_) => false,
+        }
+    }
+
+    fn finished(&mut self, layer: Option<usize>) -> Result<()> {
+        match self {
+            Seen::By(observer) => observer.finished(layer),
+            Seen::WithSecondStream(quantizer) => quantizer.finished(layer),
+            Seen::Divergences(_) => Ok(()),
+        }
+    }
 }
 
 /// How far a layer is that all groups of chunks go through again and again, each time up to the first input whose matrices are
@@ -357,8 +373,8 @@ impl Pass<'_> {
         }
         let steps = &options.progress;
         steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
-        let order = order::order(source, groups.len());
-        let _fetching = source.source.read_ahead(order, options.max_memory / 8);
+        let order = order::order(source, groups.len(), &|name| self.seen.reads(name));
+        let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
         let mut x = self.begin(tokens, options, &groups)?;
         let width = model.width * model.states;
         let done = self.resume(&mut x, options.progress)?;
@@ -379,6 +395,9 @@ impl Pass<'_> {
             if let (Some(states), Some(observer)) = (states, self.seen.observer()) {
                 observer.layers_done(layer.index + 1, &states)?;
             }
+            if layer.index + 1 < model.layers.len() {
+                self.seen.finished(Some(layer.index))?;
+            }
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
         self.sweep(&groups, |pass, group| {
@@ -388,6 +407,7 @@ impl Pass<'_> {
             steps.add(1);
             Ok(())
         })?;
+        self.seen.finished(None)?;
         Ok(logits)
     }
 

@@ -3,13 +3,17 @@
 //! A pass over the weights says in which order it will read the tensors. Their bytes are cut into blocks. Several connections
 //! fetch the blocks in this order into a buffer of a fixed size, at most so far before the reader that the buffer holds what they
 //! fetch. A block leaves the buffer when its bytes have been read. A reader that asks for a block which is not there fetches it.
+//!
+//! A block that the pass reads again later is kept in a temporary file until then, so that it comes over the network once.
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::kept::{KeptBlocks, Key};
 use crate::error::FetchError;
 
 /// Largest and smallest number of bytes of a block.
@@ -19,6 +23,10 @@ const MIN_BLOCK: u64 = 256 << 10;
 const BLOCKS: u64 = 32;
 /// Number of blocks that the buffer holds at least.
 const MIN_BLOCKS: usize = 4;
+/// A read that is so many times farther ahead than the buffer reaches does not follow the schedule, unless so many reads come from
+/// there one after another.
+const FAR: usize = 4;
+const FAR_READS: usize = 16;
 /// How often a waiting reader looks whether the run was cancelled.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -33,9 +41,6 @@ pub struct Extent {
     pub bytes: u64,
 }
 
-/// Number of a file, and number of a block in the file.
-type Key = (usize, u64);
-
 /// The buffer of a pass.
 pub struct Ahead {
     block: u64,
@@ -45,6 +50,8 @@ pub struct Ahead {
     schedule: Vec<(Key, u64)>,
     /// Where each block is in the schedule.
     places: HashMap<Key, Vec<usize>>,
+    /// The blocks that are read again later.
+    kept: Option<KeptBlocks>,
     state: Mutex<State>,
     changed: Condvar,
     ended: AtomicBool,
@@ -57,6 +64,8 @@ struct State {
     cursor: usize,
     /// Index in the schedule behind the last block that was asked for.
     front: usize,
+    /// Number of the last reads that were far ahead of that.
+    far: usize,
     /// Buffers that can be used again.
     free: Vec<Vec<u8>>,
 }
@@ -90,8 +99,9 @@ pub(super) trait Fetch: Send + Sync {
 }
 
 impl Ahead {
-    /// Plans to fetch `extents` in this order. At most `memory` bytes are in the buffer, and at least four small blocks.
-    pub(super) fn new(extents: &[Extent], memory: u64, connections: usize) -> Self {
+    /// Plans to fetch `extents` in this order. At most `memory` bytes are in the buffer, and at least four small blocks. What is
+    /// read again later is kept in a temporary file in the folder `keep_in`. Without a folder it is fetched again.
+    pub(super) fn new(extents: &[Extent], memory: u64, connections: usize, keep_in: Option<&Path>) -> Self {
         let block = (memory / BLOCKS).clamp(MIN_BLOCK, MAX_BLOCK);
         let capacity = ((memory / block) as usize).clamp(MIN_BLOCKS, MIN_BLOCKS.max(8 * connections));
         let mut schedule: Vec<(Key, u64)> = Vec::new();
@@ -110,8 +120,10 @@ impl Ahead {
         for (place, (key, _)) in schedule.iter().enumerate() {
             places.entry(*key).or_default().push(place);
         }
+        let kept = keep_in.filter(|_| places.len() < schedule.len());
+        let kept = kept.and_then(|folder| KeptBlocks::new(folder, block));
         let (state, changed, ended) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
-        Self { block, capacity, schedule, places, state, changed, ended }
+        Self { block, capacity, schedule, places, kept, state, changed, ended }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -218,13 +230,32 @@ impl Ahead {
     fn fetch(&self, source: &dyn Fetch, key: Key, place: usize, unread: u64, mut buffer: Vec<u8>) {
         let range = self.range(source, key);
         buffer.resize((range.end - range.start) as usize, 0);
-        let result = source.fetch(key.0, range.start, &mut buffer, &|| !self.is_ended());
+        let is_kept = self.kept.as_ref().is_some_and(|kept| kept.read(key, &mut buffer));
+        let result = match is_kept {
+            true => Ok(()),
+            false => source.fetch(key.0, range.start, &mut buffer, &|| !self.is_ended()),
+        };
+        if let (Some(kept), Ok(())) = (&self.kept, &result) {
+            self.keep(kept, key, place, &buffer);
+        }
         let slot = match result {
             Ok(()) => Slot::Ready { bytes: Arc::new(buffer), unread, place },
             Err(error) => Slot::Failed(error),
         };
         self.lock().blocks.insert(key, slot);
         self.changed.notify_all();
+    }
+
+    /// Keeps a block that was fetched for `place`, if it is read again behind that. Blocks that the pass has left behind for good are
+    /// not kept any longer.
+    fn keep(&self, kept: &KeptBlocks, key: Key, place: usize, bytes: &[u8]) {
+        if let Some(&last) =
+            self.places.get(&key).and_then(|places| places.last()).filter(|&&last| last > place)
+        {
+            kept.write(key, last, bytes);
+        }
+        let front = self.lock().front;
+        kept.drop_before(front.saturating_sub(self.capacity));
     }
 
     fn range(&self, source: &dyn Fetch, (file, number): Key) -> Range<u64> {
@@ -295,7 +326,9 @@ impl Ahead {
         let places = self.places.get(&key)?;
         let from = state.front.saturating_sub(self.capacity);
         let place = *places.iter().find(|&&place| place >= from).unwrap_or(&places[0]);
-        if place >= state.front {
+        let is_far = place > state.front + FAR * self.capacity;
+        state.far = if is_far { state.far + 1 } else { 0 };
+        if place >= state.front && (!is_far || state.far >= FAR_READS) {
             state.front = place + 1;
             self.changed.notify_all();
         }
@@ -315,6 +348,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
 
     fn extent(file: usize, start: u64, bytes: u64) -> Extent {
@@ -325,7 +360,7 @@ mod tests {
     fn extents_are_cut_into_blocks_and_neighbours_share_one() {
         let memory = MIN_BLOCK * BLOCKS;
         let b = MIN_BLOCK;
-        let ahead = Ahead::new(&[extent(0, 10, b), extent(0, b + 10, 5), extent(1, 0, 0)], memory, 8);
+        let ahead = Ahead::new(&[extent(0, 10, b), extent(0, b + 10, 5), extent(1, 0, 0)], memory, 8, None);
         assert_eq!(ahead.schedule, [((0, 0), b - 10), ((0, 1), 15)]);
         assert_eq!(ahead.capacity, BLOCKS as usize);
     }
@@ -333,7 +368,7 @@ mod tests {
     #[test]
     fn a_schedule_is_fetched_in_its_order_within_the_buffer() {
         let b = MIN_BLOCK;
-        let ahead = Ahead::new(&[extent(0, 0, 100 * b), extent(0, 0, 3 * b)], 8 * b, 1);
+        let ahead = Ahead::new(&[extent(0, 0, 100 * b), extent(0, 0, 3 * b)], 8 * b, 1, None);
         let mut state = ahead.lock();
         let taken: Vec<u64> = std::iter::from_fn(|| ahead.next(&mut state)).map(|(key, _)| key.1).collect();
         assert_eq!(taken, [0, 1, 2, 3, 4, 5, 6, 7]);
@@ -351,5 +386,67 @@ mod tests {
         ahead.force_room(&mut state);
         assert!(!state.blocks.contains_key(&(0, 8)));
         assert_eq!(state.cursor, 8);
+    }
+
+    #[test]
+    fn one_read_far_ahead_does_not_end_what_lies_before_it() {
+        let b = MIN_BLOCK;
+        let ahead = Ahead::new(&[extent(0, 0, 200 * b)], 4 * b, 1, None);
+        let mut state = ahead.lock();
+        ahead.reach(&mut state, (0, 150));
+        assert_eq!(state.front, 0);
+        ahead.reach(&mut state, (0, 2));
+        assert_eq!(state.front, 3);
+        // A pass that has really left out so much is followed.
+        (0..FAR_READS as u64).for_each(|n| drop(ahead.reach(&mut state, (0, 150 + n))));
+        assert_eq!(state.front, 150 + FAR_READS);
+    }
+
+    /// Counts the bytes that are fetched of a file whose byte `i` is `i / MIN_BLOCK`.
+    struct Counting(AtomicU64);
+
+    impl Fetch for Counting {
+        fn fetch(
+            &self,
+            _: usize,
+            start: u64,
+            buf: &mut [u8],
+            _: &dyn Fn() -> bool,
+        ) -> Result<(), FetchError> {
+            self.0.fetch_add(buf.len() as u64, Ordering::Relaxed);
+            (start..).zip(buf).for_each(|(i, b)| *b = (i / MIN_BLOCK) as u8);
+            Ok(())
+        }
+
+        fn size(&self, _: usize) -> u64 {
+            40 * MIN_BLOCK
+        }
+
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn what_is_read_three_times_is_fetched_once_where_it_may_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let b = MIN_BLOCK;
+        // A layer of 20 blocks is read three times, and another one once.
+        let order =
+            [extent(0, 0, 20 * b), extent(0, 0, 20 * b), extent(0, 0, 20 * b), extent(0, 20 * b, 20 * b)];
+        for (keep_in, fetched) in [(Some(folder.path()), 40), (None, 80)] {
+            let (source, ahead) = (Counting(AtomicU64::new(0)), Ahead::new(&order, 4 * b, 1, keep_in));
+            for wanted in order {
+                for number in 0..wanted.bytes / b {
+                    let mut bytes = vec![0; b as usize];
+                    ahead.read(&source, 0, wanted.start + number * b, &mut bytes).unwrap();
+                    assert!(bytes.iter().all(|&v| u64::from(v) == wanted.start / b + number));
+                }
+            }
+            assert_eq!(source.0.load(Ordering::Relaxed), fetched * b);
+            let kept = ahead.kept.as_ref().map(|kept| kept.len());
+            assert_eq!(kept, keep_in.map(|_| 0), "what was left behind is not kept any longer");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

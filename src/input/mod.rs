@@ -15,6 +15,7 @@
 
 pub mod ahead;
 mod client;
+mod kept;
 pub mod remote;
 
 use std::fmt;

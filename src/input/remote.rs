@@ -19,6 +19,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -219,10 +220,10 @@ impl Remote {
         Ok(Arc::clone(&head))
     }
 
-    /// Begins to fetch `extents` in this order, before they are read. At most `memory` bytes wait to be read. Fetching ends when
-    /// the [`Reading`] is dropped.
-    pub fn read_ahead(self: &Arc<Self>, extents: &[Extent], memory: u64) -> Reading {
-        let ahead = Arc::new(Ahead::new(extents, memory, self.connections));
+    /// Begins to fetch `extents` in this order, before they are read. At most `memory` bytes wait to be read. What is read again
+    /// later is kept in a temporary file in the folder `keep_in`. Fetching ends when the [`Reading`] is dropped.
+    pub fn read_ahead(self: &Arc<Self>, extents: &[Extent], memory: u64, keep_in: Option<&Path>) -> Reading {
+        let ahead = Arc::new(Ahead::new(extents, memory, self.connections, keep_in));
         *lock(&self.ahead) = Some(Arc::clone(&ahead));
         for number in 0..ahead.workers(self.connections) {
             let (remote, ahead) = (Arc::clone(self), Arc::clone(&ahead));

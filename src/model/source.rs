@@ -286,9 +286,15 @@ impl Source {
         &self.files
     }
 
-    /// Begins to fetch remote tensors in the order in which they will be read. At most `memory` bytes wait to be read. Returns
-    /// `None` if no tensor is remote. Fetching ends when the [`Reading`] is dropped.
-    pub fn read_ahead(&self, order: impl IntoIterator<Item = Wanted>, memory: u64) -> Option<Reading> {
+    /// Begins to fetch remote tensors in the order in which they will be read. At most `memory` bytes wait to be read. What is
+    /// read again later is kept in a temporary file in the folder `keep_in`. Returns `None` if no tensor is remote. Fetching ends when
+    /// the [`Reading`] is dropped.
+    pub fn read_ahead(
+        &self,
+        order: impl IntoIterator<Item = Wanted>,
+        memory: u64,
+        keep_in: Option<&Path>,
+    ) -> Option<Reading> {
         let mut extents = Vec::new();
         let mut remote = None;
         for wanted in order {
@@ -312,7 +318,7 @@ impl Source {
             extents.push(RemoteExtent { file: input.index(), start, bytes });
             remote.get_or_insert_with(|| input.remote());
         }
-        remote.map(|remote| remote.read_ahead(&extents, memory))
+        remote.map(|remote| remote.read_ahead(&extents, memory, keep_in))
     }
 
     /// Returns whether a file is read over the network.

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::calibrate::{self as calibration_pass, Accumulator};
-use crate::convert::asymmetric;
+use crate::convert::{asymmetric, calibrated};
+use crate::error::Result;
 use crate::formats::calibration::{Info, Output};
 use crate::formats::sink::check_not_input;
 use crate::forward::{self, RunOptions};
 use crate::progress::Progress;
 use crate::py::calibration::Calibration;
-use crate::py::convert::Plan;
+use crate::py::convert::{Plan, part_options};
 use crate::py::options::{ConvertOptions, cpus};
 use crate::py::watch::{detached, watched};
+use crate::py::written::Written;
 
 /// What to measure, from `srd_rs.calibration.Request`.
 #[derive(FromPyObject)]
@@ -58,6 +60,32 @@ impl Request {
             source_digest: self.source_digest.clone(),
         }
     }
+
+    /// Refuses an output that the plan reads.
+    fn check_output(&self, plan: &Plan) -> Result<()> {
+        match self.output() {
+            Output::File { path, .. } | Output::Kept { path } => {
+                check_not_input(&path, &plan.inner.model.source.file_ids()?)
+            }
+            Output::Unnamed { .. } => Ok(()),
+        }
+    }
+
+    /// How the forward pass is run.
+    fn pass<'a>(&self, plan: &'a Plan, progress: &'a Progress) -> RunOptions<'a> {
+        RunOptions {
+            logits: false,
+            threads: self.threads.unwrap_or_else(cpus),
+            max_memory: self.max_memory.max(1),
+            spill_folder: plan.inner.folder(),
+            progress,
+        }
+    }
+}
+
+/// Calls `progress(done, total)`.
+fn tell(py: Python<'_>, progress: Option<&Py<PyAny>>, state: &Progress) -> PyResult<()> {
+    progress.map_or(Ok(()), |f| f.call1(py, (state.done(), state.total())).map(drop))
 }
 
 /// Runs the model of `plan` on chunks of tokens and writes the second moments of the inputs of its matrices. With `options`,
@@ -76,17 +104,8 @@ pub fn calibrate(
     let work = || {
         let shapes: Vec<_> =
             plan.inner.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
-        let output = request.output();
-        if let Output::File { path, .. } | Output::Kept { path } = &output {
-            check_not_input(path, &plan.inner.model.source.file_ids()?)?;
-        }
-        let run = RunOptions {
-            logits: false,
-            threads: request.threads.unwrap_or_else(cpus),
-            max_memory: request.max_memory.max(1),
-            spill_folder: plan.inner.folder(),
-            progress: &state,
-        };
+        request.check_output(plan)?;
+        let (output, run) = (request.output(), request.pass(plan, &state));
         if let Some(options) = &options {
             let to = (request.info(), &output);
             return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
@@ -98,12 +117,33 @@ pub fn calibrate(
         }
         observer.finish()
     };
-    let tick = || match &progress {
-        Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
-        None => Ok(()),
-    };
+    let tick = || tell(py, progress.as_ref(), &state);
     let inner = Arc::new(watched(py, work, || plan.cancel(&state), tick)?);
     Ok(Calibration { inner })
+}
+
+/// Does the same as `calibrate`, and quantises the matrices of each layer as soon as the inputs of the layer are known. `plan` is
+/// that of the whole output; `options` and `resume` are those of `Plan.run`, which completes the output.
+#[pyfunction]
+#[pyo3(signature = (plan, request, options, resume, progress=None))]
+pub fn calibrate_and_quantize(
+    py: Python<'_>,
+    plan: &Plan,
+    request: Request,
+    options: ConvertOptions,
+    resume: (String, String),
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(Calibration, Written)> {
+    let state = Progress::default();
+    let how = part_options(&options, resume);
+    let work = || {
+        request.check_output(plan)?;
+        let (output, pass) = (request.output(), request.pass(plan, &state));
+        calibrated::calibrate(&plan.inner, &request.tokens, (request.info(), &output), &how, &pass)
+    };
+    let tick = || tell(py, progress.as_ref(), &state);
+    let (made, inner) = watched(py, work, || plan.cancel(&state), tick)?;
+    Ok((Calibration { inner: Arc::new(made) }, Written { inner }))
 }
 
 /// `count` ids drawn uniformly from `ids`.

@@ -28,6 +28,7 @@ use crate::py::records::{Names, Shape, record};
 use crate::py::remote::{RemoteFiles, open_checkpoint};
 use crate::py::sealed::SealedContainer;
 use crate::py::watch::{detached, watched};
+use crate::py::written::Written;
 use crate::quant::budget;
 use crate::quant::recipe::{ModelFacts, Overrides, Recipe};
 
@@ -621,8 +622,8 @@ impl Plan {
     /// data written. False as `gguf` writes the container alone. With `against` nothing is written: what is made is compared
     /// with this GGUF. `resume` is (program, options): what an interrupted conversion with the same has left is taken, and what is
     /// complete is kept when this one is interrupted. `forget_journal` ends it. With `handover` each file is handed over when it is
-    /// written; another thread has to take and return the files.
-    #[pyo3(signature = (options, gguf=true, progress=None, against=None, resume=None, handover=None))]
+    /// written; another thread has to take and return the files. `written` is what `calibrate_and_quantize` has written.
+    #[pyo3(signature = (options, gguf=true, progress=None, against=None, resume=None, handover=None, written=None))]
     #[allow(clippy::too_many_arguments)]
     fn run(
         &self,
@@ -633,6 +634,7 @@ impl Plan {
         against: Option<PathBuf>,
         resume: Option<(String, String)>,
         handover: Option<&Handover>,
+        written: Option<&Written>,
     ) -> PyResult<RunReport> {
         let sealed = self.inner.container.is_some() && against.is_none();
         let keys = sealed.then(|| detached(py, || options.signing().load())).transpose()?;
@@ -648,6 +650,7 @@ impl Plan {
             against: against.as_deref(),
             handover: handover.map(|h| &h.inner),
             resume: resume.map(Resume::from),
+            written: written.map(|w| &w.inner),
         };
         let state = Progress::default();
         let total = self.inner.tensor_bytes();
@@ -673,7 +676,7 @@ impl Plan {
 }
 
 /// How a part of a GGUF is converted.
-fn part_options(options: &ConvertOptions, resume: (String, String)) -> RunOptions<'static> {
+pub(super) fn part_options(options: &ConvertOptions, resume: (String, String)) -> RunOptions<'static> {
     RunOptions {
         allow_nonfinite: options.allow_nonfinite,
         overwrite: options.overwrite,

@@ -17,6 +17,7 @@ mod records;
 mod remote;
 mod sealed;
 mod watch;
+mod written;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -49,6 +50,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<convert::PlannedTensor>()?;
     module.add_class::<convert::RunReport>()?;
     module.add_class::<convert::SharedOutput>()?;
+    module.add_class::<written::Written>()?;
     module.add_class::<axm::Container>()?;
     module.add_class::<axm::ContainerHeader>()?;
     module.add_class::<axm::ContainerTensor>()?;
@@ -65,6 +67,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(axm::make_sign_key, module)?)?;
     module.add_function(wrap_pyfunction!(axm::open_container, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::calibrate, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::calibrate_and_quantize, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::is_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;

@@ -230,6 +230,21 @@ impl Calibration {
         Ok(Self { path, file, info, digest, inputs: stored, by_tensor, quantized, unread: None })
     }
 
+    /// The inputs of a file that is still being written.
+    pub(super) fn of_inputs(
+        file: File,
+        path: &Path,
+        info: Info,
+        inputs: Vec<(Input, TensorInfo)>,
+    ) -> Result<Self> {
+        // No part has a digest yet.
+        let check = |(input, tensor)| Stored::check(input, tensor, 0, path);
+        let inputs = inputs.into_iter().map(check).collect::<Result<Vec<_>>>()?;
+        let (by_tensor, path) = (index(&inputs, path)?, path.to_path_buf());
+        let (digest, quantized) = (String::new(), HashMap::new());
+        Ok(Self { path, file, info, digest, inputs, by_tensor, quantized, unread: None })
+    }
+
     /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::header::{self, Info, Input, Quantized};
 use super::reader::Calibration;
 use crate::error::{Error, Place, Result};
+use crate::formats::safetensors::{Dtype, TensorInfo};
 use crate::formats::sink::{self, Sink};
 use crate::os::{self, Opening};
 use crate::progress::Progress;
@@ -75,6 +76,10 @@ pub struct Writer {
     at: u64,
     hash: Sha256,
     inputs: Vec<Input>,
+    /// Number of the inputs that [`Writer::written`] has returned.
+    returned: usize,
+    /// Where the moments of the others are.
+    places: Vec<TensorInfo>,
     quantized: Vec<Quantized>,
     entries: Map<String, Value>,
 }
@@ -114,6 +119,8 @@ impl Writer {
             at: 0,
             hash: Sha256::default(),
             inputs: Vec::new(),
+            returned: 0,
+            places: Vec::new(),
             quantized: Vec::new(),
             entries: Map::new(),
         })
@@ -122,16 +129,17 @@ impl Writer {
     /// Adds an input. Its moments have to follow with [`Writer::append`], expert by expert. `tokens` has one count, or for a
     /// stack of experts (`stacked`) one count for each expert.
     pub fn start(&mut self, input: Input, n: usize, block: usize, stacked: bool) {
-        let floats = input.tokens.len() as u64 * n as u64 * block as u64;
-        let shape = match stacked {
-            true => json!([input.tokens.len(), n, block]),
-            false => json!([n, block]),
-        };
-        let end = self.at + floats * 4;
+        let experts = input.tokens.len() as u64;
+        let bytes = experts * n as u64 * block as u64 * 4;
+        let matrix = [n as u64, block as u64];
+        let shape = if stacked { [&[experts], &matrix[..]].concat() } else { matrix.to_vec() };
+        let (name, dtype) = (input.moments_name(), Dtype::F32);
         self.entries.insert(
-            input.moments_name(),
-            json!({"dtype": "F32", "shape": shape, "data_offsets": [self.at, end]}),
+            name.clone(),
+            json!({"dtype": dtype.name(), "shape": shape, "data_offsets": [self.at, self.at + bytes]}),
         );
+        let offset = 8 + self.reserved + self.at;
+        self.places.push(TensorInfo { name, dtype, shape, shard: 0, offset, bytes });
         self.inputs.push(input);
     }
 
@@ -147,6 +155,18 @@ impl Writer {
             self.write(&bytes)?;
         }
         Ok(())
+    }
+
+    /// Returns the moments that were added since the last call, as a calibration without a digest. Its file is the one that is being
+    /// written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the process has too many files open.
+    pub fn written(&mut self) -> Result<Calibration> {
+        let inputs = self.inputs[self.returned..].iter().cloned();
+        let added = inputs.zip(self.places.drain(..)).collect();
+        self.returned = self.inputs.len();
+        Calibration::of_inputs(self.sink.reader()?, &self.path, self.info.clone(), added)
     }
 
     /// Adds a quantized tensor.
@@ -242,6 +262,7 @@ impl Writer {
         }
         (self.at, self.hash, self.inputs, self.entries) = (state.written, hash, state.inputs, state.entries);
         self.quantized = state.quantized;
+        (self.returned, self.places) = (self.inputs.len(), Vec::new());
         for (of, &[error, energy]) in self.quantized.iter_mut().zip(&state.errors) {
             (of.error, of.energy) = (f64::from_bits(error), f64::from_bits(energy));
         }

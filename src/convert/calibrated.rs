@@ -1,0 +1,158 @@
+//! Quantizes the matrices of a model layer by layer while the calibration is made, so that weights that come over the network are
+//! read once for both.
+//!
+//! When the forward pass has finished a layer, the moments of its inputs are known and its weights are still kept. Its matrices are
+//! then quantized as [`run`](crate::convert::run) would quantize them, and written to their places in the output. All that is missing
+//! is written by `run`, which takes [`Written`] for what an interrupted run has left: it reads the bytes again and compares them with
+//! their hashes. The bytes of the output are the same.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::calibrate::Accumulator;
+use crate::convert::chunk::Converter;
+use crate::convert::options::RunOptions;
+use crate::convert::outputs::Outputs;
+use crate::convert::planned::{Plan, PlannedTensor};
+use crate::convert::run::{Begun, Worker};
+use crate::convert::units::{Unit, Units};
+use crate::convert::written::{Written, WrittenUnit};
+use crate::error::{Error, Result};
+use crate::feedback;
+use crate::formats::calibration::{Calibration, Info, Output};
+use crate::formats::sink::Left;
+use crate::forward::{self, Observer};
+use crate::progress::Progress;
+use crate::quant::recipe;
+use crate::work;
+
+/// Runs the model of `plan` on chunks of tokens, writes the calibration file, and quantizes the matrices of each layer as soon as
+/// the inputs of the layer are known.
+///
+/// The plan is that of the whole output, made before its calibration is known. `options` are those of the
+/// [`run`](crate::convert::run::run) that completes the output.
+///
+/// # Errors
+/// [`Error::Usage`] for a plan with a container; as [`forward::run`] and [`run`](crate::convert::run::run). Nothing is left then.
+pub fn calibrate(
+    plan: &Plan,
+    tokens: &[Vec<u32>],
+    (info, output): (Info, &Output),
+    options: &RunOptions,
+    pass: &forward::RunOptions,
+) -> Result<(Calibration, Written)> {
+    options.effort.feedback.check()?;
+    if plan.container.is_some() {
+        let what = "a container is not written while its calibration is made";
+        return Err(Error::usage(what, "Make the calibration first"));
+    }
+    let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
+    let accumulator = Accumulator::create(&shapes, info, output)?;
+    // From here on a failure removes the files.
+    let written = Written::nothing(plan);
+    let outputs = Outputs::create(plan, options, Some(Left::Nothing), pass.progress)?;
+    let (units, threads) = (Units::cut(plan), pass.threads);
+    let progress = pass.progress;
+    let mut quantizer = LayerQuantizer {
+        plan,
+        options,
+        accumulator,
+        outputs: &outputs,
+        units,
+        written,
+        threads,
+        progress,
+        last: 0,
+    };
+    let result = forward::run(&plan.model, tokens, &mut quantizer, pass);
+    let LayerQuantizer { accumulator, written, .. } = quantizer;
+    match result {
+        Ok(_) => Ok((accumulator.finish()?, written)),
+        Err(error) => {
+            accumulator.failed();
+            Err(error)
+        }
+    }
+}
+
+/// The output matrix, where the model has one of its own.
+const OUTPUT: &str = "output.weight";
+
+/// An [`Observer`] that converts the tensors of each layer.
+struct LayerQuantizer<'a> {
+    plan: &'a Plan,
+    options: &'a RunOptions<'a>,
+    accumulator: Accumulator,
+    outputs: &'a Outputs<'a>,
+    units: Units<'a>,
+    written: Written,
+    threads: usize,
+    progress: &'a Progress,
+    /// The last layer that is not finished: the one behind those that are.
+    last: u32,
+}
+
+impl LayerQuantizer<'_> {
+    /// Returns whether a tensor of a layer, or the output matrix, can be converted as soon as the layer is finished. A type without
+    /// feedback takes the diagonals of the whole calibration.
+    fn is_converted(tensor: &PlannedTensor) -> bool {
+        tensor.is_unchanged() || tensor.ty.block_len() == 1 || feedback::supports(tensor.ty)
+    }
+
+    /// Converts the tensors of a layer, or those of `None`: the output matrix. Their inputs are in `moments`.
+    fn convert(&mut self, layer: Option<u32>, moments: &Arc<Calibration>) -> Result<()> {
+        let is_of = |t: &PlannedTensor| match layer {
+            Some(layer) => recipe::layer_of(&t.bound.name) == Some(layer),
+            None => t.bound.name == OUTPUT,
+        };
+        let mut tensors: Vec<(Range<usize>, PlannedTensor)> = Vec::new();
+        for (index, tensor) in self.plan.tensors.iter().enumerate() {
+            if is_of(tensor) && Self::is_converted(tensor) {
+                let known = Some(moments).filter(|_| feedback::supports(tensor.ty) && !tensor.packed);
+                let moments = known.map_or(Ok(None), |m| m.of(&tensor.bound.name, &tensor.bound.ne))?;
+                let tensor = PlannedTensor { moments, ..tensor.without_statistics() };
+                tensors.push((self.units.of_tensor(index), tensor));
+            }
+        }
+        let numbers: Vec<_> =
+            tensors.iter().flat_map(|(units, t)| units.clone().map(move |n| (n, t))).collect();
+        let converter = Converter::new(self.plan, self.options, self.threads);
+        let made: Mutex<Vec<(usize, WrittenUnit)>> = Mutex::default();
+        // The steps of the forward pass are counted, not the bytes.
+        let (progress, uncounted) = (self.progress, Progress::default());
+        work::run(numbers.len(), self.threads, progress, |at, worker: &mut Worker, active| {
+            let (number, tensor) = numbers[at];
+            let unit = Unit { tensor, ..self.units.get(number) };
+            let begun = Begun::new(&unit, self.outputs);
+            if let Some(unit) = worker.convert(&unit, begun, &converter, (active, &uncounted), None)? {
+                made.lock().unwrap_or_else(|p| p.into_inner()).push((number, unit));
+            }
+            Ok(())
+        })?;
+        self.written.add(made.into_inner().unwrap_or_else(|p| p.into_inner()));
+        Ok(())
+    }
+}
+
+impl Observer for LayerQuantizer<'_> {
+    fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()> {
+        self.accumulator.inputs(tensors, expert, n, x)
+    }
+
+    fn reads(&self, tensor: &str) -> bool {
+        self.plan.tensors.iter().any(|t| t.bound.name == tensor && Self::is_converted(t))
+            && (recipe::layer_of(tensor).is_some() || tensor == OUTPUT)
+    }
+
+    fn finished(&mut self, layer: Option<usize>) -> Result<()> {
+        let layer = layer.map(|layer| layer as u32);
+        let moments = Arc::new(self.accumulator.complete(layer)?);
+        let last = self.last.max(layer.map_or(0, |layer| layer + 1));
+        self.last = last;
+        if layer.is_some() {
+            return self.convert(layer, &moments);
+        }
+        self.convert(Some(last), &moments)?;
+        self.convert(None, &moments)
+    }
+}
