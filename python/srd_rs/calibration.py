@@ -198,8 +198,8 @@ def measure(
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name.
 
-    With `options`, those of effort max, it also holds the matrices, quantised to the types of the plan. With `quantized`
-    the matrices are quantised into this output of the plan.
+    With `options`, those of effort max, it also holds the matrices, quantised to the types of the plan. With
+    `quantized` the matrices are quantised into this output of the plan.
     """
     request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,

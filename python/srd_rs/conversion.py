@@ -405,7 +405,7 @@ def run(
             before = _on_cluster(planner, native, made, kept, progress)
         report = run_plan(
             native, planner.options, planned, gguf=gguf, resume=kept, progress=progress, upload=upload,
-            written=together and together.written,
+            written=None if together is None else together.written,
         )  # fmt: skip
     except KeyboardInterrupt:
         if kept is None or not _core.journal_path(_first_output(native, gguf)).exists():
@@ -661,9 +661,7 @@ def run_plan(
     forward = None if progress is None else lambda *state: progress(Progress(*state))
     method = METHODS[options.effort or "fast"]
     handover = None if upload is None else upload.handover
-    report = native.run(
-        options, gguf, forward, resume=resume, handover=handover, written=written
-    ).to_dict()
+    report = native.run(options, gguf, forward, resume=resume, handover=handover, written=written).to_dict()
     shares = zip(native.tensors, report.pop("errors"), strict=True)
     measured = Measurements({tensor.name: share for tensor, share in shares if share is not None})
     return ConvertReport(plan=planned or Plan.of(native), method=method, measured=measured, **report)
@@ -703,8 +701,8 @@ def _calibration(
 ) -> tuple[_core.Calibration | None, bool]:
     """The native calibration that the options ask for: a file's, a kept one or one that is made now; None without.
 
-    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types. One that is
-    made now quantises the matrices of `native` into `together`.
+    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types. One that
+    is made now quantises the matrices of `native` into `together`.
 
     The second value says whether the calibration was found in the cache.
     """

@@ -274,7 +274,9 @@ def _estimate(
         calibrate = max(calibrating / threads, read / reading_rate) if request else 0.0
         shares = (n * reading_rate, n * rates.disk_write)
         moved = (
-            max(again / shares[0], written / shares[1]) if streamed else read / shares[0] + written / shares[1]
+            max(again / shares[0], written / shares[1])
+            if streamed
+            else read / shares[0] + written / shares[1]
         )
         convert = max(converting / (threads * n), moved)
         seconds = planning[0] + download + calibrate + convert
@@ -303,12 +305,9 @@ def _estimate(
 
 
 def _table_weights(native: _core.Plan) -> int:
-    """The weights of tensors outside of the layers that are no output matrix: tables, which a calibration does not multiply
-    with."""
-    is_table = [
-        (t.n_weights, not t.name.startswith("blk.") and t.name != "output.weight") for t in native.tensors
-    ]
-    return sum(weights for weights, is_it in is_table if is_it)
+    """The weights of tensors outside of the layers that are no output matrix: the tables of tokens."""
+    tables = (t for t in native.tensors if not t.name.startswith("blk.") and t.name != "output.weight")
+    return sum(t.n_weights for t in tables)
 
 
 _FACTORS: Final = 256 << 20
