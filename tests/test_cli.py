@@ -356,7 +356,7 @@ def test_shells_can_complete() -> None:
 
 
 def test_an_output_folder_and_a_missing_suffix(tmp_path: Path) -> None:
-    common = ("convert", EXAMPLE, "-q", "Q8_0", "--no-axm", "--no-met")
+    common = ("convert", EXAMPLE, "--fast", "-q", "Q8_0", "--no-axm", "--no-met")
     assert srd(*common, "-o", f"{tmp_path}/models/").code == 0
     assert srd(*common, "-o", tmp_path / "Qwen2.5-7B").code == 0
     assert srd(*common, "-o", tmp_path / "plain").code == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Converted:
         self.expected: dict[str, Any] = json.loads((model / "expected.json").read_text())
         self.path = folder / f"{model.name}-{quant}.gguf"
         self.plain = srd(
-            "convert", "--fast", model, "-q", quant, "-o", self.path, "--no-provenance", "--json"
+            "convert", "--fast", model, "-q", quant, "-o", self.path, "-f", "--no-provenance", "--json"
         )
         assert self.plain.code == 0, self.plain.stderr
         self.reader = GGUFReader(self.path)
@@ -59,11 +59,16 @@ def kind_of(types: list[GGUFValueType]) -> str:
     return types[0].name if types[0] != GGUFValueType.ARRAY else f"ARRAY[{types[-1].name}]"
 
 
+#: The tests of one fixture follow each other. All files together would take gigabytes.
+made = lru_cache(maxsize=2)(Converted)
+
+
 @pytest.fixture(scope="module")
 def convert(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(fixture, quant) -> `Converted`, each made once."""
-    folder = tmp_path_factory.mktemp("fixtures")
-    return cache(lambda name, quant: Converted(fixtures / name, quant, folder))
+    folder = tmp_path_factory.getbasetemp() / "fixtures"
+    folder.mkdir(exist_ok=True)
+    return lambda name, quant: made(fixtures / name, quant, folder)
 
 
 def test_the_archive_holds_the_checkpoints_that_are_tested(fixtures: Path) -> None:

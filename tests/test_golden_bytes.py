@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,14 @@ PARAMS = [
 
 @pytest.fixture(scope="module", params=PARAMS)
 def found(request: pytest.FixtureRequest) -> Any:
+    return digests(request.param)
+
+
+@cache
+def digests(path: str) -> Any:
     """The digests of this build, made in a process of its own: the vector path is chosen once in a process."""
     clean = {k: v for k, v in os.environ.items() if k not in ("SRD_MAX_ISA", "SRD_FORCE_SCALAR")}
-    variables, efforts = PATHS[request.param]
+    variables, efforts = PATHS[path]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--efforts", efforts],
         env={**clean, **variables},

@@ -127,7 +127,15 @@ def test_bert_keeps_its_pooling(local_hub: dict[str, str], tmp_path: Path) -> No
 def test_output_is_named_after_the_id(local_hub: dict[str, str], tmp_path: Path) -> None:
     Hub.folders["org/Some-Model"] = EXAMPLE
     run = srd(
-        "convert", "hf://org/Some-Model", "-q", "Q8_0", "--no-axm", "--no-met", env=local_hub, cwd=tmp_path
+        "convert",
+        "hf://org/Some-Model",
+        "--fast",
+        "-q",
+        "Q8_0",
+        "--no-axm",
+        "--no-met",
+        env=local_hub,
+        cwd=tmp_path,
     )
     assert run.code == 0, run.stderr
     assert (tmp_path / "Some-Model-Q8_0.gguf").exists()

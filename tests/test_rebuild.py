@@ -160,7 +160,7 @@ def test_another_type_another_seed_another_checkpoint(fixtures: Path, tmp_path: 
     "options",
     [
         {"quant": "BF16"},
-        {"quant": "Q8_0", "split_max_size": 3 << 20},
+        {"quant": "Q8_0", "effort": "fast", "split_max_size": 3 << 20},
         {"quant": "Q4_K_M", "effort": "fast", "tensor_types": ["ffn_down=Q6_K", "attn_q=F16"]},
         {"quant": "Q4_K_M", "effort": "fast", "pure": True, "name": "Another name"},
         {"target_bpw": 5.5, "effort": "fast"},

@@ -14,6 +14,7 @@ through Ray.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -150,8 +151,7 @@ def parts(pending: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
 
 def _convert_part(job: Job, numbers: list[int]) -> Result:
     """Convert units on this machine. Runs in a worker process of Ray."""
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     node = str(ray.get_runtime_context().get_node_id())[:8]
     try:
         return Result(node, _planned(job).convert_units(job.options, job.resume, job.identity, numbers))
@@ -195,7 +195,7 @@ def _cluster(address: str) -> Iterator[Any]:
     this machine alone, which ends with the conversion."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError:
         fix = "pip install 'srd-rs[ray]'"
         raise UsageError(message("--ray", "the package ray is not installed", fix)) from None
