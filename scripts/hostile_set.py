@@ -18,7 +18,6 @@ the process that it was forked from or more than 2 seconds of CPU time. The exit
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import pickle
@@ -44,16 +43,6 @@ sys.path.append(str(ROOT / "python"))
 
 MAX_BYTES, MAX_SECONDS, MAX_WALL = 150 * 10**6, 2.0, 30
 PARTS = ("bad", "bugs", "corpus", "made")
-
-
-def fuzzer() -> ModuleType:
-    """`fuzz/cli.py`, which has the sound files and the runner of one case."""
-    spec = importlib.util.spec_from_file_location("srd_fuzz_cli", ROOT / "fuzz" / "cli.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 # The commands.
@@ -134,23 +123,11 @@ def sound_files(fuzz: ModuleType, box: Path) -> None:
     from safetensors.numpy import save_file
 
     import srd_rs
+    from support import RATES
 
     fuzz.make_seeds(box)
-    rates = {
-        "threads": 2,
-        "search": dict.fromkeys(srd_rs.options.MIXES, 1e-8),
-        "rows": {},
-        "columns": {},
-        "block": None,
-        "beam_width": None,
-        "copy": 1e-9,
-        "product": 1e-10,
-        "decode": 1e-9,
-        "disk_read": 1e9,
-        "disk_write": 1e9,
-        "network": 1e8,
-    }
-    rates["search"] |= dict.fromkeys(("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q5_0", "Q4_0", "F16", "F32"), 1e-8)
+    types = (*srd_rs.options.MIXES, "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q5_0", "Q4_0", "F16", "F32")
+    rates = {**RATES, "search": dict.fromkeys(types, 1e-8)}
     (box / "rates.json").write_text(json.dumps(rates))
     adapter = box / "adapter"
     adapter.mkdir()
@@ -732,6 +709,8 @@ def main() -> int:
     parser.add_argument("--box", type=Path, help="keep the sound files in this folder for the next slice")
     chosen = parser.parse_args()
     os.environ.pop("SRD_DEBUG", None)
+    from support import fuzzer
+
     fuzz = fuzzer()
     fuzz.load()
     ends: Counter[str] = Counter()

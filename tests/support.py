@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +27,23 @@ SHARED = Path(os.environ.get("SRD_SHARED", REPO.parent / "shared"))
 WIKI_TEST = SHARED / "data" / "wiki.test.raw"
 BAD = SHARED / "fixtures" / "bad"
 MEASURE = REPO / "scripts" / "measure.py"
+
+
+#: Rates that `srd-rs plan --rates` takes, without those of the searches.
+RATES: dict[str, Any] = {
+    "threads": 2, "search": {}, "rows": {}, "columns": {}, "block": None, "beam_width": None, "copy": 1e-9,
+    "product": 1e-10, "decode": 1e-9, "disk_read": 1e9, "disk_write": 1e9, "network": 1e8,
+}  # fmt: skip
+
+
+def fuzzer() -> ModuleType:
+    """`fuzz/cli.py`, which has the sound files and the runner of one case."""
+    spec = importlib.util.spec_from_file_location("srd_fuzz_cli", REPO / "fuzz" / "cli.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from support import REPO
+from support import fuzzer
 
 CASES = 12
-
-
-def fuzzer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("srd_fuzz_cli", REPO / "fuzz" / "cli.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 import srd_rs
 from axm_tools import key_file, tiny_model
-from support import EXAMPLE, here, refused
+from support import EXAMPLE, RATES, here, refused
 
 
 @pytest.fixture(scope="module")
@@ -209,20 +209,7 @@ def test_recipes_that_are_none(place: Path, tmp_path: Path) -> None:
 
 def test_rates_that_are_none(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
-    good = {
-        "threads": 2,
-        "search": {"Q4_K": 1e-8, "Q6_K": 1e-8},
-        "rows": {},
-        "columns": {},
-        "block": None,
-        "beam_width": None,
-        "copy": 1e-9,
-        "product": 1e-10,
-        "decode": 1e-9,
-        "disk_read": 1e9,
-        "disk_write": 1e9,
-        "network": 1e8,
-    }
+    good = {**RATES, "search": {"Q4_K": 1e-8, "Q6_K": 1e-8}}
     plan = ("plan", place / "m.gguf", "--fast", "--rates", path)
     path.write_text(json.dumps(good))
     assert here(*plan)[0] == 0

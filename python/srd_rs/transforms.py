@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 Shape = tuple[int, ...]
 Json = dict[str, Any]
@@ -179,14 +179,15 @@ class Generated(Transform):
 
 
 @dataclass(frozen=True)
-class Product(Transform):
-    """The products of the elements of parts with equally many elements, in f32."""
+class _Combined(Transform):
+    """Parts with equally many elements, which `op` combines element by element."""
 
+    op: ClassVar[str]
     of: tuple[Transform, ...]
 
     def __post_init__(self) -> None:
         if len({math.prod(part.shape) for part in self.of}) != 1:
-            raise ValueError(f"{[part.shape for part in self.of]} have no product")
+            raise ValueError(f"{[part.shape for part in self.of]} have no {self.op}")
 
     @property
     def parts(self) -> Sequence[Transform]:
@@ -197,29 +198,21 @@ class Product(Transform):
         return self.of[0].shape
 
     def to_json(self, leaf_of: Leaf = source) -> Json:
-        return {"op": "product", "of": [part.to_json(leaf_of) for part in self.of]}
+        return {"op": self.op, "of": [part.to_json(leaf_of) for part in self.of]}
 
 
 @dataclass(frozen=True)
-class Sum(Transform):
+class Product(_Combined):
+    """The products of the elements of parts with equally many elements, in f32."""
+
+    op = "product"
+
+
+@dataclass(frozen=True)
+class Sum(_Combined):
     """The sums of the elements of parts with equally many elements, in f32 and from the first part to the last."""
 
-    of: tuple[Transform, ...]
-
-    def __post_init__(self) -> None:
-        if len({math.prod(part.shape) for part in self.of}) != 1:
-            raise ValueError(f"{[part.shape for part in self.of]} have no sum")
-
-    @property
-    def parts(self) -> Sequence[Transform]:
-        return self.of
-
-    @property
-    def shape(self) -> Shape:
-        return self.of[0].shape
-
-    def to_json(self, leaf_of: Leaf = source) -> Json:
-        return {"op": "sum", "of": [part.to_json(leaf_of) for part in self.of]}
+    op = "sum"
 
 
 @dataclass(frozen=True)

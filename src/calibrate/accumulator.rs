@@ -123,9 +123,7 @@ impl Accumulator {
     /// # Errors
     /// Returns the errors of [`Writer::finish`].
     pub fn finish(mut self) -> Result<Calibration> {
-        for group in std::mem::take(&mut self.open) {
-            group.write(&mut self.writer)?;
-        }
+        self.write_groups(|_| true)?;
         self.writer.finish()
     }
 
@@ -146,12 +144,17 @@ impl Accumulator {
     /// # Errors
     /// [`Error::Io`] from the disk, and [`Error::Model`] for sums that are not finite.
     pub fn complete(&mut self, layer: Option<u32>) -> Result<Calibration> {
-        let done = |g: &mut Group| layer.is_none() || g.layer == layer;
-        for group in self.open.extract_if(.., done) {
+        self.write_groups(|group| layer.is_none() || group.layer == layer)?;
+        self.writer.written()
+    }
+
+    /// Writes the groups that are done, in the order in which they were begun.
+    fn write_groups(&mut self, is_done: impl Fn(&Group) -> bool) -> Result<()> {
+        for group in self.open.extract_if(.., |group| is_done(group)) {
             self.written.insert(group.tensors[0].clone());
             group.write(&mut self.writer)?;
         }
-        self.writer.written()
+        Ok(())
     }
 
     /// Returns the index in `open` of the group of `tensors`. A new group is added.
@@ -195,12 +198,7 @@ impl Accumulator {
         if self.layer.replace(layer) == Some(layer) {
             return Ok(());
         }
-        let done = |g: &mut Group| g.layer.is_some_and(|l| l != layer);
-        for group in self.open.extract_if(.., done) {
-            self.written.insert(group.tensors[0].clone());
-            group.write(&mut self.writer)?;
-        }
-        Ok(())
+        self.write_groups(|group| group.layer.is_some_and(|l| l != layer))
     }
 }
 

@@ -181,49 +181,32 @@ impl Sums {
         Self { first, n, block, seen: 0, tokens: 0, held_out, rows, moments, inputs, residual }
     }
 
-    fn add(&mut self, &Pairs { n, x, y, missing }: &Pairs) {
-        let tokens = y.len() / n;
-        let width = missing.map_or(0, |missing| missing.len() / tokens);
+    fn add(&mut self, pairs: &Pairs) {
+        let tokens = pairs.y.len() / self.n;
         // Runs of tokens that are in the sums are added together.
         let mut run = Range::<usize>::default();
         for (range, is_held_out) in self.held_out.ranges(self.seen, tokens as u64) {
-            let cut = |values: &[f32], n: usize, range: &Range<usize>| {
-                values[range.start * n..range.end * n].to_vec()
-            };
             if is_held_out {
-                let y = cut(y, n, &range);
-                self.rows.differences.extend(cut(x, n, &range).iter().zip(&y).map(|(x, y)| x - y));
-                self.rows.inputs.extend(y);
-                self.rows.missing.extend(missing.map(|m| cut(m, width, &range)).unwrap_or_default());
-                continue;
-            }
-            if range.start == run.end && run.len() + range.len() <= TOKENS {
+                let (differences, y, missing) = of_tokens(pairs, &range);
+                self.rows.differences.extend(differences);
+                self.rows.inputs.extend_from_slice(y);
+                self.rows.missing.extend_from_slice(missing);
+            } else if range.start == run.end && run.len() + range.len() <= TOKENS {
                 run.end = range.end;
-                continue;
+            } else {
+                self.add_run(pairs, &run);
+                run = range;
             }
-            self.add_run(n, x, y, missing, width, run);
-            run = range;
         }
-        self.add_run(n, x, y, missing, width, run);
+        self.add_run(pairs, &run);
         self.seen += tokens as u64;
     }
 
-    fn add_run(
-        &mut self,
-        n: usize,
-        x: &[f32],
-        y: &[f32],
-        missing: Option<&[f32]>,
-        width: usize,
-        run: Range<usize>,
-    ) {
-        if run.is_empty() {
-            return;
+    fn add_run(&mut self, pairs: &Pairs, run: &Range<usize>) {
+        if !run.is_empty() {
+            let (differences, y, missing) = of_tokens(pairs, run);
+            self.add_rows(&differences, y, missing);
         }
-        let of = |n: usize| run.start * n..run.end * n;
-        let (x, y) = (&x[of(n)], &y[of(n)]);
-        let differences: Vec<f32> = x.par_iter().zip(y).map(|(x, y)| x - y).collect();
-        self.add_rows(&differences, y, missing.map_or(&[][..], |m| &m[of(width)]));
     }
 
     fn add_rows(&mut self, differences: &[f32], y: &[f32], missing: &[f32]) {
@@ -267,6 +250,15 @@ impl Sums {
         moments.shrink_to_diagonal(feedback::shrinkage(block, tokens));
         FactorizedMoments::new(moments, feedback::DAMPING)
     }
+}
+
+/// Returns `x - y`, y and what is missing of a run of tokens.
+fn of_tokens<'a>(pairs: &Pairs<'a>, run: &Range<usize>) -> (Vec<f32>, &'a [f32], &'a [f32]) {
+    let of = |n: usize| run.start * n..run.end * n;
+    let (x, y) = (&pairs.x[of(pairs.n)], &pairs.y[of(pairs.n)]);
+    let width = pairs.missing.map_or(0, |missing| missing.len() / (pairs.y.len() / pairs.n));
+    let missing = pairs.missing.map_or(&[][..], |missing| &missing[of(width)]);
+    (x.par_iter().zip(y).map(|(x, y)| x - y).collect(), y, missing)
 }
 
 fn rows_of(values: &[f32], n: usize) -> MatRef<'_> {

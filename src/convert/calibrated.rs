@@ -7,16 +7,16 @@
 //! their hashes. The bytes of the output are the same.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::calibrate::Accumulator;
 use crate::convert::chunk::Converter;
 use crate::convert::options::RunOptions;
 use crate::convert::outputs::Outputs;
 use crate::convert::planned::{Plan, PlannedTensor};
-use crate::convert::run::{Begun, Worker};
+use crate::convert::run;
 use crate::convert::units::{Unit, Units};
-use crate::convert::written::{Written, WrittenUnit};
+use crate::convert::written::Written;
 use crate::error::{Error, Result};
 use crate::feedback;
 use crate::formats::calibration::{Calibration, Info, Output};
@@ -24,7 +24,6 @@ use crate::formats::sink::Left;
 use crate::forward::{self, Observer};
 use crate::progress::Progress;
 use crate::quant::recipe;
-use crate::work;
 
 /// Runs the model of `plan` on chunks of tokens, writes the calibration file, and quantizes the matrices of each layer as soon as
 /// the inputs of the layer are known.
@@ -114,22 +113,13 @@ impl LayerQuantizer<'_> {
                 tensors.push((self.units.of_tensor(index), tensor));
             }
         }
-        let numbers: Vec<_> =
-            tensors.iter().flat_map(|(units, t)| units.clone().map(move |n| (n, t))).collect();
+        let units = tensors.iter().flat_map(|(units, t)| units.clone().map(move |n| (n, t)));
+        let units: Vec<_> = units.map(|(n, tensor)| (n, Unit { tensor, ..self.units.get(n) })).collect();
         let converter = Converter::new(self.plan, self.options, self.threads);
-        let made: Mutex<Vec<(usize, WrittenUnit)>> = Mutex::default();
         // The steps of the forward pass are counted, not the bytes.
-        let (progress, uncounted) = (self.progress, Progress::default());
-        work::run(numbers.len(), self.threads, progress, |at, worker: &mut Worker, active| {
-            let (number, tensor) = numbers[at];
-            let unit = Unit { tensor, ..self.units.get(number) };
-            let begun = Begun::new(&unit, self.outputs);
-            if let Some(unit) = worker.convert(&unit, begun, &converter, (active, &uncounted), None)? {
-                made.lock().unwrap_or_else(|p| p.into_inner()).push((number, unit));
-            }
-            Ok(())
-        })?;
-        self.written.add(made.into_inner().unwrap_or_else(|p| p.into_inner()));
+        let progress = (self.progress, &Progress::default());
+        let made = run::convert_units(&units, self.outputs, &converter, self.threads, progress)?;
+        self.written.add(made);
         Ok(())
     }
 }
@@ -147,12 +137,11 @@ impl Observer for LayerQuantizer<'_> {
     fn finished(&mut self, layer: Option<usize>) -> Result<()> {
         let layer = layer.map(|layer| layer as u32);
         let moments = Arc::new(self.accumulator.complete(layer)?);
-        let last = self.last.max(layer.map_or(0, |layer| layer + 1));
-        self.last = last;
-        if layer.is_some() {
-            return self.convert(layer, &moments);
+        if let Some(layer) = layer {
+            self.last = layer + 1;
+            return self.convert(Some(layer), &moments);
         }
-        self.convert(Some(last), &moments)?;
+        self.convert(Some(self.last), &moments)?;
         self.convert(None, &moments)
     }
 }

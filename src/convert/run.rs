@@ -87,7 +87,8 @@ fn convert(
         None => BTreeSet::new(),
     };
     let steps = hashes.steps(&units, |number| taken.contains(&number));
-    let _fetching = plan.model.source.read_ahead(wanted(&steps, &units), options.max_memory / 4, None);
+    let _fetching =
+        plan.model.source.read_ahead(wanted(steps.iter().copied(), &units), options.max_memory / 4, None);
     work::run(steps.len(), threads, progress, |number, worker: &mut Worker, active| {
         let number = match steps[number] {
             Step::Hash(file) => {
@@ -129,11 +130,11 @@ fn convert(
 }
 
 /// What the steps read of the source, in their order. A tensor is read from its start to its end by several units.
-fn wanted(steps: &[Step], units: &Units) -> Vec<Wanted> {
+pub(super) fn wanted(steps: impl IntoIterator<Item = Step>, units: &Units) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     let mut before = None;
     for step in steps {
-        match *step {
+        match step {
             Step::Hash(file) => wanted.push(Wanted::File(file)),
             Step::Convert(number) => {
                 let unit = units.get(number);
@@ -147,6 +148,29 @@ fn wanted(steps: &[Step], units: &Units) -> Vec<Wanted> {
         }
     }
     wanted
+}
+
+/// Converts units, each with its number, on so many threads, and returns what is written of each in their order. `counted` counts the
+/// bytes of tensor data and has the name of the tensor; `progress` may end the run.
+pub(super) fn convert_units(
+    units: &[(usize, Unit)],
+    outputs: &Outputs,
+    converter: &Converter,
+    threads: usize,
+    (progress, counted): (&Progress, &Progress),
+) -> Result<Vec<(usize, WrittenUnit)>> {
+    let made: Mutex<BTreeMap<usize, WrittenUnit>> = Mutex::default();
+    work::run(units.len(), threads, progress, |at, worker: &mut Worker, active| {
+        let (_, unit) = &units[at];
+        counted.set_phase(&unit.tensor.bound.name);
+        let begun = Begun::new(unit, outputs);
+        if let Some(unit) = worker.convert(unit, begun, converter, (active, counted), None)? {
+            made.lock().unwrap_or_else(|p| p.into_inner()).insert(at, unit);
+        }
+        Ok(())
+    })?;
+    let made = made.into_inner().unwrap_or_else(|p| p.into_inner());
+    Ok(made.into_iter().map(|(at, unit)| (units[at].0, unit)).collect())
 }
 
 /// Adds up what rounding cost the units of each tensor, in the order of the units. `errors` has the numbers of the units.

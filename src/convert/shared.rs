@@ -27,20 +27,17 @@
 //! }
 //! ```
 
-use std::sync::Mutex;
-
 use crate::convert::chunk::Converter;
 use crate::convert::journal::{self, Journal};
 use crate::convert::options::RunOptions;
 use crate::convert::outputs::Outputs;
 use crate::convert::planned::Plan;
-use crate::convert::run::{Begun, Worker, bytes_of};
+use crate::convert::run::{self, bytes_of, wanted};
+use crate::convert::source_hashes::Step;
 use crate::convert::units::Units;
 use crate::error::{Error, Result};
 use crate::formats::sink::{self, Left};
-use crate::model::source::Wanted;
 use crate::progress::Progress;
-use crate::work;
 
 /// A unit that is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,30 +137,12 @@ pub fn convert_units(
     let threads = options.threads.max(1);
     let outputs = Outputs::create(plan, options, Some(Left::Partial), progress)?;
     let converter = Converter::new(plan, options, threads);
-    let records: Mutex<Vec<(usize, String)>> = Mutex::default();
-    progress
-        .start("", numbers.iter().map(|&number| units.get(number)).map(|u| bytes_of(&u, u.weights())).sum());
-    let mut wanted = Vec::new();
-    let mut before = None;
-    for unit in numbers.iter().map(|&number| units.get(number)) {
-        if before.replace(unit.index) != Some(unit.index) {
-            unit.tensor.bound.source.for_each_source(&mut |tensor| wanted.push(Wanted::Tensor(tensor)));
-        }
-    }
+    let parts: Vec<_> = numbers.iter().map(|&number| (number, units.get(number))).collect();
+    progress.start("", parts.iter().map(|(_, unit)| bytes_of(unit, unit.weights())).sum());
+    let wanted = wanted(numbers.iter().map(|&number| Step::Convert(number)), &units);
     let _fetching = plan.model.source.read_ahead(wanted, options.max_memory / 4, None);
-    work::run(numbers.len(), threads, progress, |at, worker: &mut Worker, active| {
-        let unit = units.get(numbers[at]);
-        progress.set_phase(&unit.tensor.bound.name);
-        let begun = Begun::new(&unit, &outputs);
-        if let Some(written) = worker.convert(&unit, begun, &converter, (active, progress), None)? {
-            let mut records = records.lock().unwrap_or_else(|p| p.into_inner());
-            records.push((at, written.record(numbers[at])));
-        }
-        Ok(())
-    })?;
-    let mut records = records.into_inner().unwrap_or_else(|p| p.into_inner());
-    records.sort_unstable();
-    Ok(records.into_iter().map(|(_, record)| record).collect())
+    let made = run::convert_units(&parts, &outputs, &converter, threads, (progress, progress))?;
+    Ok(made.into_iter().map(|(number, unit)| unit.record(number)).collect())
 }
 
 fn refuse_container(plan: &Plan) -> Result<()> {

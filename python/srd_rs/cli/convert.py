@@ -29,7 +29,7 @@ from srd_rs.text import bytes_text, count_text, duration_text, printable, table,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from srd_rs.report import ChosenType, ConvertReport, Plan, SealedContainer
+    from srd_rs.report import ChosenType, ConvertReport, EffortCheck, MixCheck, Plan, SealedContainer
 
 #: A run of at least so many seconds was held up by something if less than this share of the threads' time was work.
 MIN_BUSY_SHARE, MIN_SECONDS_JUDGED = 0.7, 2.0
@@ -150,21 +150,24 @@ def chosen_table(chosen: Sequence[ChosenType]) -> str:
     return table(("tensor", "type", "size", "error", "cost", "gain per MiB"), rows, left=2)
 
 
+def _compared_on(check: MixCheck | EffortCheck) -> str:
+    """The tokens that a check has run the model on."""
+    return f"{check.tokens} tokens of {'held-out text' if check.held_out else 'the text of the calibration'}"
+
+
 def budget_lines(plan: Plan) -> list[str]:
     """What the checks of a choice of types and of effort max found, and the memory that a budget of memory is for."""
     lines = []
     if plan.check:
         c = plan.check
-        text = "held-out text" if c.held_out else "the text of the calibration"
         lines.append(
-            f"estimated KLD on {c.tokens} tokens of {text}: the choice {c.choice_kld:.3e}, the mix {c.mix}"
+            f"estimated KLD on {_compared_on(c)}: the choice {c.choice_kld:.3e}, the mix {c.mix}"
             f" {c.mix_kld:.3e} ({bytes_text(c.mix_bytes)}); the {c.written} is written"
         )
     if plan.effort_check:
         e = plan.effort_check
-        text = "held-out text" if e.held_out else "the text of the calibration"
         lines.append(
-            f"KLD on {e.tokens} tokens of {text}: effort srd {e.srd_kld:.3e}, effort max {e.max_kld:.3e}; effort"
+            f"KLD on {_compared_on(e)}: effort srd {e.srd_kld:.3e}, effort max {e.max_kld:.3e}; effort"
             f" {e.written} is written"
         )
     if plan.memory:
