@@ -48,7 +48,7 @@ SAME: dict[str, tuple[Files, dict[str, str], str]] = {
         "takes the one named 'tool_use'",
     ),
     "list without a default": (conf(named(("rag", "c"))), {"rag": "c"}, "takes ChatML"),
-    "empty list": (conf([]), {}, ""),
+    "empty list": (conf([]), {}, "holds no template"),
     "name that occurs twice": (conf(named(("default", "a"), ("default", "b"))), {"default": "b"}, ""),
     "object": (conf({"default": "a", "tool_use": "b"}), {"default": "a", "tool_use": "b"}, ""),
     "file is a folder": ({**conf("a"), f"{JINJA}/x": "y"}, {"default": "a"}, ""),
@@ -94,6 +94,8 @@ OURS: dict[str, tuple[Files, dict[str, str], str]] = {
     "name with a dot": ({JINJA: "j", f"{MORE}a.b.jinja": "h"}, {"default": "j", "a_b": "h"}, ""),
     "no name": ({JINJA: "j", f"{MORE}.jinja": "h"}, {"default": "j"}, "without a name"),
     "null in an object": (conf({"default": None, "rag": "b"}), {"rag": "b"}, "takes ChatML"),
+    "object with nothing": (conf({}), {}, "holds no template"),
+    "object with null alone": (conf({"default": None}), {}, "holds no template"),
     "number": (conf(5), {}, "neither text nor a list"),
     "list of texts": (conf(["a"]), {}, "no name or no text"),
     "entry without text": (

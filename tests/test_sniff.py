@@ -147,6 +147,28 @@ def test_what_other_commands_say(things: dict[str, Path], tmp_path: Path) -> Non
     refused(srd("inspect", things["adapter"]), 1, "LoRA adapter")
 
 
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (("convert", EXAMPLE, "--fast", "-o", "OUT", "--recipe"), "not a recipe"),
+        (("plan", EXAMPLE, "--rates"), "not a file of rates"),
+        (("card", "GGUF", "--report"), "not a report of scores"),
+        (("bom", "GGUF", "--report"), "not a report of scores"),
+        (("lora", "ADAPTER", "-o", "OUT", "--base"), "not the folder of a base model"),
+    ],
+)
+def test_what_the_files_of_options_are(
+    things: dict[str, Path], tmp_path: Path, command: tuple[object, ...], wanted: str
+) -> None:
+    """A file of an option that is something else is named, and what is said of it does not depend on its reader."""
+    places = {"OUT": tmp_path / "o", "GGUF": things["gguf"], "ADAPTER": things["adapter"]}
+    call = [places.get(str(part), part) for part in command]
+    whats = {"key": "a master key file", "unknown": "of no format", "gguf": "a GGUF", "special": "a pipe"}
+    for kind, what in whats.items():
+        refused(srd(*call, things[kind]), 2, f"this is {what}" if kind != "unknown" else what, wanted)
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_calibration_file_is_named(tmp_path: Path) -> None:
     calibration = tmp_path / "c.calib"
     made = srd("calibrate", EXAMPLE, "-o", calibration, "--text", "random", "--tokens", "64", "--ctx", "64")

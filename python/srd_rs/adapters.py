@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from srd_rs import _core, hub
+from srd_rs import _core, hub, sniff
 from srd_rs.conversion import run_plan
 from srd_rs.errors import UsageError, message
 from srd_rs.options import ConvertOptions, StrPath
@@ -86,7 +86,10 @@ def lora(
 def _base(folder: Path, base: StrPath | None, config: Path) -> hub.Source:
     """The base model: the one that is given, or the one that the adapter names."""
     if base is not None:
-        return hub.headers(base)
+        source = hub.headers(base)
+        if source.remote is None:
+            sniff.check_base(source.path)
+        return source
     stated = load_json(config).get("base_model_name_or_path") if config.is_file() else None
     if not isinstance(stated, str) or not stated:
         what = "the adapter does not name its base model"

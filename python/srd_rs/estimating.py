@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from srd_rs import _core, calibration, conversion, effects, hub, reading
+from srd_rs import _core, calibration, conversion, effects, hub, sniff
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
@@ -215,7 +215,8 @@ def estimate(
 
 def rates_from(path: StrPath) -> Rates:
     """The rates in a JSON file: what `srd-rs plan --json` printed, or its object `rates`."""
-    found = reading.load_json(Path(path))
+    fix = "Name what srd-rs plan --json has printed"
+    found = sniff.read_object(Path(path), "a file of rates", fix)
     found = found.get("rates", found)
     try:
         rates = Rates(**found)
@@ -227,7 +228,7 @@ def rates_from(path: StrPath) -> Rates:
     except (TypeError, AttributeError):
         is_sound = False
     if not is_sound:
-        raise FormatError(message(path, "these are no rates", "Name what srd-rs plan --json has printed"))
+        raise FormatError(message(path, "these are no rates", fix))
     return rates
 
 

@@ -26,7 +26,7 @@ from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.hub import Source, model_files
 from srd_rs.options import MIXES, StrPath
-from srd_rs.reading import load_json, shown
+from srd_rs.reading import shown
 from srd_rs.report import totals_by_type
 
 SPEC_VERSION: Final = "1.7"
@@ -254,8 +254,7 @@ def _model_card(
 
 def _metrics(path: Path, report: Path) -> list[dict[str, Any]]:
     """The scores of a report of this file, with confidence intervals of 95 %."""
-    file = report / "report.json" if report.is_dir() else report
-    data = load_json(file)
+    file, data = sniff.read_report(report)
     try:
         entry = next((e for e in data["files"] if Path(e["path"]).name == path.name), None)
         if entry is None:

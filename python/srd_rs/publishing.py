@@ -20,7 +20,6 @@ from srd_rs.errors import FormatError, SrdError, UsageError, message
 from srd_rs.files import Gguf
 from srd_rs.files import open as open_file
 from srd_rs.options import MIXES, StrPath
-from srd_rs.reading import load_json
 from srd_rs.text import bytes_text, count_text, printable
 
 __all__ = ["card", "modelfile", "push"]
@@ -182,8 +181,7 @@ def _method(file: Gguf) -> str:
 
 def _quality(files: Sequence[Gguf], report: Path) -> str:
     """The scores of a report, of the files of the card alone."""
-    path = report / "report.json" if report.is_dir() else report
-    data = load_json(path)
+    path, data = sniff.read_report(report)
     try:
         scored = {Path(entry["path"]).name: entry for entry in data["files"]}
         missing = [file.path.name for file in files if file.path.name not in scored]

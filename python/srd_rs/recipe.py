@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs import _core, effects
+from srd_rs import _core, effects, sniff
 from srd_rs.errors import UsageError, message
 from srd_rs.options import DEFAULTS, FLOAT_TYPES, ConvertOptions, StrPath
-from srd_rs.reading import load_json
 from srd_rs.report import ChosenType
 
 _FORMAT: Final = "srd-rs recipe"
+_FIX: Final = "Name a file that --recipe-out wrote"
 
 
 def resolved(options: ConvertOptions) -> ConvertOptions:
@@ -66,10 +66,10 @@ def flag(option: str | None) -> str:
 def read(path: StrPath, options: ConvertOptions) -> ConvertOptions:
     """The options with the mix and the types of a recipe file."""
     file = Path(path)
-    recipe = load_json(file)
+    recipe = sniff.read_object(file, "a recipe", _FIX)
     tensors = recipe.get("tensors")
     if recipe.get("format") != _FORMAT or not isinstance(tensors, dict):
-        raise UsageError(message(file, "the file is no recipe", "Name a file that --recipe-out wrote"))
+        raise UsageError(message(file, "the file is no recipe", _FIX))
     pairs = []
     for name, entry in tensors.items():
         kind = entry.get("type") if isinstance(entry, dict) else entry
@@ -78,7 +78,7 @@ def read(path: StrPath, options: ConvertOptions) -> ConvertOptions:
             raise UsageError(message(file, what, 'Write, for example, "type": "Q4_K"'))
         if not (name.isascii() and kind.isascii()):
             what = f"the tensor {name!r} of the type {kind!r} is none of a GGUF, whose names are ASCII"
-            raise UsageError(message(file, what, "Name a file that --recipe-out wrote"))
+            raise UsageError(message(file, what, _FIX))
         pairs.append((name, kind))
     quant = recipe.get("mix", options.quant)
     if not isinstance(quant, str):

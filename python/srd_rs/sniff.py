@@ -344,6 +344,32 @@ def _refuse(path: Path, thing: Thing, wanted: str) -> NoReturn:
     raise kind(message(path, f"this is {thing.what}", fix))
 
 
+def read_object(path: Path, wanted: str, fix: str) -> dict[str, Any]:
+    """Return the JSON object in a file that an option names, which is to be `wanted`, such as "a recipe". Raises an
+    error that says what the file is where it is no JSON."""
+    thing = identify(path)
+    if thing.kind != "json":
+        raise UsageError(message(path, f"this is {thing.what}, not {wanted}", fix))
+    return load_json(path)
+
+
+def read_report(report: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path and the JSON object of a report: a folder that ``srd-rs eval --report`` wrote, or its file."""
+    path = report / "report.json" if report.is_dir() else report
+    return path, read_object(path, "a report of scores", "Name a folder that srd-rs eval --report wrote")
+
+
+def check_base(path: Path) -> None:
+    """`path` is the folder of the base model of an adapter; its weights need not be there."""
+    if path.is_dir():
+        return
+    thing = identify(path)
+    raise UsageError(message(path, f"this is {thing.what}, not the folder of a base model", _BASE_FIX))
+
+
+_BASE_FIX: Final = "Name the folder with the config.json of the base model, or its name on the hub"
+
+
 def check_model(path: Path) -> None:
     """`path` is a checkpoint folder or the GGUF of a model: what a conversion takes."""
     thing = identify(path)

@@ -72,6 +72,8 @@ def _from_json(value: object, place: Path) -> dict[str, str]:
         return {}
     found = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
     odd = [pair for pair in pairs if not all(isinstance(part, str) for part in pair)]
+    if not pairs:
+        log.warning("%s: 'chat_template' is there but holds no template, so the file gets none", place)
     if odd:
         what = "%s: %d of the chat templates have no name or no text and are left out, such as %s"
         log.warning(what, place, len(odd), shown(odd[0]))
