@@ -1,7 +1,7 @@
 //! Sums second moments while the forward pass computes the inputs of the matrices.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,15 +11,17 @@ use crate::formats::calibration::{
 };
 use crate::forward::Observer;
 use crate::linalg::moments;
+use crate::os;
 use crate::progress::Progress;
 use crate::quant::recipe::layer_of;
 
 /// An expert that has seen at least this many tokens for each value of a block has moments of its own. The moments of other
 /// experts are blended with those of their layer; see [`Accumulator`].
 pub const BLEND: u64 = 2;
-/// The shortest time between two moments at which a pass is kept.
+/// The least CPU time between two moments at which a pass is kept.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The pass runs at least this many times as long as it took to keep it, before it is kept again.
+/// The pass computes for at least this many times the CPU time that it took to keep it, before it is kept again. Time on the clock
+/// would say how busy the machine is: a pass that waits for others would be kept seldom.
 const SHARE_OF_TIME: u32 = 40;
 
 /// An [`Observer`] that writes a calibration file.
@@ -39,9 +41,9 @@ pub struct Accumulator {
     /// The first tensors of the groups that have been written.
     written: HashSet<String>,
     layer: Option<u32>,
-    /// When the pass began or was kept the last time, and how long it took to keep it.
-    kept: (Instant, Duration),
-    /// The shortest time between two moments at which the pass is kept, and how many times as long as it took to keep it.
+    /// The CPU time of the process when the pass began or was kept the last time, and the CPU time that it took to keep it.
+    kept: (Duration, Duration),
+    /// The least CPU time between two moments at which the pass is kept, and how many times what it took to keep it.
     interval: Duration,
     times: u32,
 }
@@ -104,7 +106,7 @@ impl Accumulator {
             open: Vec::new(),
             written: HashSet::new(),
             layer: None,
-            kept: (Instant::now(), Duration::ZERO),
+            kept: (os::cpu_time(), Duration::ZERO),
             interval: INTERVAL,
             times: SHARE_OF_TIME,
         })
@@ -219,11 +221,10 @@ impl Observer for Accumulator {
     }
 
     fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
-        let (last, took) = self.kept;
-        if !self.writer.keeps() || last.elapsed() < self.interval.max(took * self.times) {
+        let ((last, took), begin) = (self.kept, os::cpu_time());
+        if !self.writer.keeps() || begin.saturating_sub(last) < self.interval.max(took * self.times) {
             return Ok(());
         }
-        let begin = Instant::now();
         // The groups of the layer are kept with their sums, and not written: the order of the file depends on no time.
         let mut written: Vec<_> = self.written.iter().cloned().collect();
         written.sort_unstable();
@@ -236,7 +237,8 @@ impl Observer for Accumulator {
         if self.writer.keep(note, &values).is_err() {
             self.interval = Duration::MAX;
         }
-        self.kept = (Instant::now(), begin.elapsed());
+        let end = os::cpu_time();
+        self.kept = (end, end.saturating_sub(begin));
         Ok(())
     }
 
