@@ -198,7 +198,7 @@ def test_the_least_used_go_first(kept: Path) -> None:
     cache.trim(250)
     assert sorted(p.stem for p in kept.iterdir()) == ["a", "d"]
     # What an interrupted calibration has left goes as well, unless the calibration may be going on. So do notes.
-    old, young, note = kept / ".old.calib.partial", kept / ".young.calib.state", kept / ".a.note"
+    old, young, note = kept / ".old.calib.partial", kept / ".young.calib.state-0", kept / ".a.note"
     for path in (old, young, note):
         path.write_bytes(bytes(100))
     os.utime(old, (1000, 1000))

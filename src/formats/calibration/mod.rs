@@ -17,6 +17,7 @@
 
 mod header;
 mod reader;
+mod state;
 mod sums;
 mod writer;
 

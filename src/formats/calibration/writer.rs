@@ -1,20 +1,18 @@
 //! Writes a calibration file. The moments of an input are written when they are complete. The header names all inputs and is
 //! written last, into space that was left for it.
 
-use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::header::{self, Info, Input, Quantized};
 use super::reader::Calibration;
+use super::state::{State, States};
 use crate::error::{Error, Place, Result};
 use crate::formats::safetensors::{Dtype, TensorInfo};
-use crate::formats::sink::{self, Sink};
-use crate::os::{self, Opening};
+use crate::formats::sink::Sink;
 use crate::progress::Progress;
-use crate::sign::{Sha256, sha256, to_hex};
+use crate::sign::{Sha256, to_hex};
 
 /// Bytes of the header without its inputs.
 const HEADER_BASE: u64 = 8 << 10;
@@ -69,6 +67,7 @@ pub struct Writer {
     named: bool,
     /// Whether what is complete is kept.
     keeps: bool,
+    states: States,
     info: Info,
     /// Bytes of the JSON of the header, with padding.
     reserved: u64,
@@ -111,6 +110,7 @@ impl Writer {
         };
         Ok(Self {
             sink,
+            states: States::beside(&path),
             path,
             named: !matches!(output, Output::Unnamed { .. }),
             keeps,
@@ -200,9 +200,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::Io`] from the disk.
-    pub fn keep(&self, note: Value, values: &[&[f32]]) -> Result<()> {
-        let mut hash = Sha256::default();
-        values.iter().for_each(|v| hash.update(bytemuck::cast_slice(v)));
+    pub fn keep(&mut self, note: Value, values: &[&[f32]]) -> Result<()> {
         let state = State {
             info: self.info.clone(),
             reserved: self.reserved,
@@ -213,29 +211,8 @@ impl Writer {
             quantized: self.quantized.clone(),
             entries: self.entries.clone(),
             note,
-            values: values.iter().map(|v| v.len()).collect(),
-            values_sha256: to_hex(&hash.finish()),
         };
-        let json = serde_json::to_vec(&state).expect("names and numbers");
-        let path = state_path(&self.path);
-        let new = sink::hidden(&self.path, "state.new");
-        let write = || {
-            match std::fs::remove_file(&new) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = os::open_own(&new, Opening::New)?;
-            file.write_all(&(json.len() as u64).to_le_bytes())?;
-            file.write_all(&sha256(&[&json]))?;
-            file.write_all(&json)?;
-            values.iter().try_for_each(|v| file.write_all(bytemuck::cast_slice(v)))?;
-            drop(file);
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|e| {
-            let _ = std::fs::remove_file(&new);
-            Error::io(&path, "write", e)
-        })
+        self.states.keep(state, values)
     }
 
     /// Takes what a pass that was killed has kept: the note and the values of the last [`Writer::keep`]. Returns `None` if there is
@@ -247,31 +224,35 @@ impl Writer {
         if !self.keeps {
             return Ok(None);
         }
-        let Some((state, values)) = State::read(&state_path(&self.path)) else { return Ok(None) };
         let start = 8 + self.reserved;
-        let is_same = state.info == self.info
-            && state.reserved == self.reserved
-            && state.errors.len() == state.quantized.len();
-        // A pass that has written nothing has a file of no bytes.
-        if !is_same || state.written > 0 && self.sink.len()? < start + state.written {
-            return Ok(None);
+        for (state, values) in self.states.read() {
+            let is_same = state.info == self.info
+                && state.reserved == self.reserved
+                && state.errors.len() == state.quantized.len();
+            // A pass that has written nothing has a file of no bytes.
+            if !is_same || state.written > 0 && self.sink.len()? < start + state.written {
+                continue;
+            }
+            let hash = self.sink.hasher_of(start..start + state.written, progress)?;
+            if to_hex(&hash.clone().finish()) != state.written_sha256 {
+                continue;
+            }
+            (self.at, self.hash, self.inputs, self.entries) =
+                (state.written, hash, state.inputs, state.entries);
+            self.quantized = state.quantized;
+            (self.returned, self.places) = (self.inputs.len(), Vec::new());
+            for (of, &[error, energy]) in self.quantized.iter_mut().zip(&state.errors) {
+                (of.error, of.energy) = (f64::from_bits(error), f64::from_bits(energy));
+            }
+            return Ok(Some((state.note, values)));
         }
-        let hash = self.sink.hasher_of(start..start + state.written, progress)?;
-        if to_hex(&hash.clone().finish()) != state.written_sha256 {
-            return Ok(None);
-        }
-        (self.at, self.hash, self.inputs, self.entries) = (state.written, hash, state.inputs, state.entries);
-        self.quantized = state.quantized;
-        (self.returned, self.places) = (self.inputs.len(), Vec::new());
-        for (of, &[error, energy]) in self.quantized.iter_mut().zip(&state.errors) {
-            (of.error, of.energy) = (f64::from_bits(error), f64::from_bits(energy));
-        }
-        Ok(Some((state.note, values)))
+        self.states.remove();
+        Ok(None)
     }
 
     /// Ends a pass that failed. The file is kept if the pass can go on from it.
     pub fn failed(self) {
-        if self.keeps && !state_path(&self.path).exists() {
+        if self.keeps && !self.states.exist() {
             self.sink.discard();
         }
     }
@@ -307,66 +288,7 @@ impl Writer {
         if !self.keeps {
             return Calibration::open(&self.path);
         }
-        let _ = std::fs::remove_file(state_path(&self.path));
+        self.states.remove();
         Calibration::open_kept(&self.path)
     }
-}
-
-/// What is kept of a pass that is not complete, in front of the values.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    info: Info,
-    reserved: u64,
-    /// Bytes of data in the file, and their SHA-256.
-    written: u64,
-    written_sha256: String,
-    inputs: Vec<Input>,
-    quantized: Vec<Quantized>,
-    /// The bits of the error and the energy of each quantized tensor: a number with a point does not come back from JSON as it was.
-    errors: Vec<[u64; 2]>,
-    entries: Map<String, Value>,
-    note: Value,
-    /// Numbers of the values, and the SHA-256 of all of them.
-    values: Vec<usize>,
-    values_sha256: String,
-}
-
-impl State {
-    /// Reads a state with its values. Returns `None` for a file that is not there, not whole, or that another user has made.
-    fn read(path: &Path) -> Option<(Self, Vec<Vec<f32>>)> {
-        let mut file = os::open_own(path, Opening::Existing).ok()?;
-        sink::check_owner(&file, path).ok()?;
-        let size = file.metadata().ok()?.len();
-        let (mut length, mut hash) = ([0; 8], [0; 32]);
-        file.read_exact(&mut length).ok()?;
-        file.read_exact(&mut hash).ok()?;
-        let length = u64::from_le_bytes(length);
-        let rest = size.checked_sub(40)?.checked_sub(length)?;
-        let mut json = vec![0; usize::try_from(length).ok()?];
-        file.read_exact(&mut json).ok()?;
-        if sha256(&[&json]) != hash {
-            return None;
-        }
-        let state: Self = serde_json::from_slice(&json).ok()?;
-        let count = state.values.iter().try_fold(0u64, |sum, &n| sum.checked_add(n as u64))?;
-        if count.checked_mul(4)? != rest {
-            return None;
-        }
-        let mut hash = Sha256::default();
-        let mut all = Vec::with_capacity(state.values.len());
-        for &n in &state.values {
-            let mut values = vec![0f32; n];
-            let bytes = bytemuck::cast_slice_mut(&mut values);
-            file.read_exact(bytes).ok()?;
-            hash.update(bytes);
-            all.push(values);
-        }
-        (to_hex(&hash.finish()) == state.values_sha256).then_some((state, all))
-    }
-}
-
-/// Where the state of a pass that is not complete is kept: `.NAME.state`.
-fn state_path(path: &Path) -> PathBuf {
-    sink::hidden(path, "state")
 }
