@@ -93,7 +93,7 @@ def test_blocks_of_the_type_are_copied(tmp_path: Path, name: str) -> None:
         if kind not in ("F32", "BF16"):
             assert after[tensor].tensor_type.name == kind
             assert np.array_equal(after[tensor].data, before[tensor].data)
-    keys = {key for key, _, _ in srd_rs.inspect(output).metadata}
+    keys = set(srd_rs.inspect(output).metadata)
     assert "srd.requantized" not in keys
 
 
@@ -106,7 +106,7 @@ def test_what_is_allowed_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFi
     srd_rs.convert(path, output, met=False, allow_requantize=True, provenance=False, effort="fast", **options)
     lines = [line for line in caplog.messages if "quantised again" in line]
     assert len(lines) == 1
-    found = {key: value for key, _, value in srd_rs.inspect(output).metadata}
+    found = srd_rs.inspect(output).metadata
     assert 0 < found["srd.requantized"] <= len(types) and lines[0].startswith(f"{found['srd.requantized']} ")
 
 

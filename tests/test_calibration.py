@@ -61,7 +61,7 @@ def test_the_seed_decides_random_tokens(tmp_path: Path) -> None:
 
 def test_convert_takes_it_and_says_so(calibrated: Path, tmp_path: Path) -> None:
     report = srd_rs.convert(EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate=calibrated)
-    metadata = {key: value for key, _, value in srd_rs.inspect(report.output).metadata}
+    metadata = srd_rs.inspect(report.output).metadata
     assert metadata["srd.method"] == "srd"
     assert metadata["srd.calibration.text"] == metadata["quantize.imatrix.dataset"] == "builtin"
     assert metadata["srd.calibration.tokens"] == 1024

@@ -182,6 +182,37 @@ def test_inspect_reads_checkpoints(tmp_path: Path) -> None:
     file = srd("inspect", EXAMPLE / "model.safetensors", "--json").json
     assert folder["kind"] == file["kind"] == "safetensors"
     assert folder["types"] == file["types"] and folder["types"]["BF16"]["tensors"] > 50
+    assert folder["architecture"] == "gemma4" and "conversion" not in file
+    assert folder["conversion"] == {"possible": True, "obstacle": None, "effort": "srd", "why_fast": None}
+
+
+def test_inspect_says_what_a_checkpoint_is(tmp_path: Path) -> None:
+    """Layers, context and tokenizer stand in the GGUF that would be written, and whether one can be is said."""
+    lines = dict(line.split(None, 1) for line in srd("inspect", EXAMPLE).stdout.split("\n\n")[0].splitlines())
+    assert lines["architecture"] == "gemma4" and lines["layers"] == "6" and lines["context"] == "2048"
+    assert lines["tokenizer"] == "gemma4" and lines["converts"] == "yes, with SRD"
+    keys = {m["key"]: m["value"] for m in srd("inspect", EXAMPLE, "--metadata", "--json").json["metadata"]}
+    assert len(keys["tokenizer.ggml.tokens"]) == 4096 and not any(key.startswith("srd.") for key in keys)
+    assert "general.file_type" not in keys
+    shutil.copytree(EXAMPLE, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "architectures": ["Gemma9Model"]}))
+    run = srd("inspect", tmp_path / "other")
+    assert (
+        run.code == 0 and "converts  no: " in run.stdout and "'Gemma9Model' are not supported" in run.stdout
+    )
+    found = srd_rs.inspect(tmp_path / "other")
+    assert found.conversion is not None and not found.conversion.possible and found.metadata == {}
+
+
+def test_inspect_names_the_mix(example_q4_k_m: Path) -> None:
+    assert "mix           Q4_K_M (15)\n" in srd("inspect", example_q4_k_m).stdout
+    found = srd_rs.inspect(example_q4_k_m)
+    assert (
+        found.mix == "Q4_K_M" and found.metadata["general.name"] and found.kinds["general.name"] == "STRING"
+    )
+    with srd_rs.open(example_q4_k_m) as file:  # both have one order of the shape
+        assert {t.name: t.shape for t in found.tensors} == {t.name: t.shape for t in file.values()}
 
 
 def test_output_to_a_closed_pipe_is_quiet(example_q4_k_m: Path) -> None:

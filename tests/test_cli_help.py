@@ -166,3 +166,31 @@ def test_arguments_of_llama_quantize(extra: tuple[str, ...], meant: str) -> None
 def test_commands_of_other_tools(typed: str, meant: str) -> None:
     run = srd(typed, "x")
     assert run.code == 2 and f"Use: srd-rs {meant}" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("conver", "Did you mean 'convert'?"),
+        ("path/to/model", "srd-rs convert path/to/model"),
+        ("frobnicate", "srd-rs help lists the commands"),
+    ],
+)
+def test_a_command_that_does_not_exist(typed: str, said: str) -> None:
+    for args in ((typed,), ("help", typed)):
+        run = srd(*args)
+        assert run.code == 2 and f"No such command '{typed}'. " in run.stderr and said in run.stderr
+        assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("Q4_K", "write Q4_K_M"), ("iq1_s", "read, but not written"), ("q4km", "Did you mean Q4_K_M?")],
+)
+def test_a_mix_that_does_not_exist(typed: str, said: str) -> None:
+    run = srd("convert", EXAMPLE, "-q", typed, "--dry-run")
+    assert run.code == 2 and f"'{typed}' is not one of" in run.stderr and said in run.stderr
+
+
+def test_choices_are_on_one_line() -> None:
+    assert "Choose from: bash, zsh, fish." in srd("completion").stderr

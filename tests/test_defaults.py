@@ -162,7 +162,7 @@ def test_pack_has_the_same_default(tmp_path: Path) -> None:
 
 
 def _method(container: Path) -> object:
-    return {key: value for key, _, value in srd_rs.inspect(container).metadata}["axm.method"]
+    return srd_rs.inspect(container).metadata["axm.method"]
 
 
 def test_the_default_of_alpha_follows_the_method(tmp_path: Path) -> None:

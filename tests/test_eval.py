@@ -170,7 +170,7 @@ def test_imatrix_of_llama_cpp_and_its_use(example_bf16: Path, text: Path, tmp_pa
 
     imatrix = tmp_path / "imatrix.gguf"
     assert compute_imatrix(example_bf16, text, imatrix, n_ctx=128, n_chunks=4, threads=1) == 4
-    metadata = {key: value for key, _, value in srd_rs.inspect(imatrix).metadata}
+    metadata = srd_rs.inspect(imatrix).metadata
     assert metadata["general.type"] == "imatrix"
     assert (metadata["imatrix.chunk_count"], metadata["imatrix.chunk_size"]) == (4, 128)
     means = load(imatrix)

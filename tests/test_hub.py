@@ -291,6 +291,18 @@ def test_models_by_every_form_of_their_name(local_hub: dict[str, str], tmp_path:
     assert run.code == 0 and run.json["kind"] == "safetensors"
 
 
+def test_a_look_leaves_the_weights_on_the_hub(local_hub: dict[str, str], tmp_path: Path) -> None:
+    """inspect and a dry run read headers over the network; what they say is what they say of the folder."""
+    Hub.folders["org/wiki-gemma4"] = EXAMPLE
+    for args in (("inspect", "--tensors"), ("convert", "--dry-run"), ("convert", "--fast", "--dry-run")):
+        far, near = (
+            srd(*args, model, "--json", env=local_hub, cwd=tmp_path) for model in ("org/wiki-gemma4", EXAMPLE)
+        )
+        assert far.code == 0 and far.json == near.json, far.stderr
+    assert list(Path(local_hub["HF_HOME"]).rglob("*.safetensors")) == []
+    assert list(Path(local_hub["HF_HOME"]).rglob("config.json"))
+
+
 def test_addresses_of_other_places(tmp_path: Path) -> None:
     for command in ("convert", "inspect", "calibrate"):
         extra = ("-o", tmp_path / "c") if command == "calibrate" else ()

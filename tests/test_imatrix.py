@@ -74,7 +74,7 @@ def test_both_formats_weigh_the_error(tmp_path: Path) -> None:
     blocks = srd_rs.quantize(np.ascontiguousarray(weights), "Q4_K", h)
     assert np.array_equal(blocks, tensor(guided, NAME))
 
-    metadata = {key: value for key, _, value in srd_rs.inspect(guided).metadata}
+    metadata = srd_rs.inspect(guided).metadata
     assert metadata["quantize.imatrix.file"] == "imatrix.gguf"
     assert metadata["quantize.imatrix.dataset"] == "wiki.txt"
     assert metadata["quantize.imatrix.entries_count"] == 1

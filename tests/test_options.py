@@ -243,7 +243,7 @@ OTHER_COMMANDS = {
     "met {gguf} --check --no-digest": "--no-digest",
     "met {gguf} --for ollama --ram 5GB --vram-bandwidth 9GB": "--vram-bandwidth",
     "met {gguf} --for ollama --ram 5GB -o x.json": "--output",
-    "inspect {model} --metadata": "--metadata",
+    "inspect {model}/model.safetensors --metadata": "--metadata",
     "extract {axm} --no-key --safetensors --tensor-type ffn=Q6_K": "--tensor-type",
     "extract {axm} --no-key -q Q8_0 --tensor-type nothing=Q6_K": "finds no tensor",
     "extract {axm} --no-key -q Q8_0 --tensor-type norm=Q6_K": "decides the type of no tensor",

@@ -244,7 +244,7 @@ def test_the_claims_of_an_input_do_not_survive(tmp_path: Path) -> None:
     for provenance in (True, False):
         out = tmp_path / f"{provenance}.gguf"
         srd_rs.convert(tmp_path / "claims.gguf", out, effort="fast", provenance=provenance, met=False)
-        keys = {key: value for key, _, value in srd_rs.inspect(out).metadata if key.startswith("srd.")}
+        keys = {key: value for key, value in srd_rs.inspect(out).metadata.items() if key.startswith("srd.")}
         assert "claimed" not in keys.values()
         assert set(keys) == (
             {"srd.version", "srd.method", "srd.seed", "srd.source.digest"} if provenance else set()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from srd_rs.eval.evaluation import Divergence, Evaluation, FileScore, Paired, evaluate
     from srd_rs.files import Axm, Checkpoint, Gguf, Tensor, open
     from srd_rs.hydration import Hydration, Hydrator, Residency, met
-    from srd_rs.inspection import InspectedTensor, Inspection, inspect
+    from srd_rs.inspection import Conversion, InspectedTensor, Inspection, inspect
     from srd_rs.materials import bom
     from srd_rs.options import ConvertOptions, SrdOptions
     from srd_rs.placement import Placement, place
@@ -71,7 +71,7 @@ _NAMES = {
     "srd_rs.eval.evaluation": ("Divergence", "Evaluation", "FileScore", "Paired", "evaluate"),
     "srd_rs.files": ("Axm", "Checkpoint", "Gguf", "Tensor", "open"),
     "srd_rs.hydration": ("Hydration", "Hydrator", "Residency", "met"),
-    "srd_rs.inspection": ("InspectedTensor", "Inspection", "inspect"),
+    "srd_rs.inspection": ("Conversion", "InspectedTensor", "Inspection", "inspect"),
     "srd_rs.materials": ("bom",),
     "srd_rs.options": ("ConvertOptions", "SrdOptions"),
     "srd_rs.placement": ("Placement", "place"),
@@ -90,6 +90,7 @@ __all__ = [
     "Axm",
     "CalibrationReport",
     "Checkpoint",
+    "Conversion",
     "ConvertOptions",
     "ConvertReport",
     "Divergence",

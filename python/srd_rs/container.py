@@ -40,7 +40,7 @@ def _found_mix(model: Path) -> tuple[str, list[str]]:
     found = inspect(model)
     if all(tensor.type in FLOAT_TYPES for tensor in found.tensors):
         return DEFAULTS.quant, []
-    file_type = next((value for key, _, value in found.metadata if key == "general.file_type"), None)
+    file_type = found.metadata.get("general.file_type")
     mix = next(
         (name for name, number in MIXES.items() if number == file_type and name not in FLOAT_TYPES), None
     )

@@ -38,7 +38,7 @@ from srd_rs.errors import (
     io_error,
     message,
 )
-from srd_rs.hub import Source, locate, model_files
+from srd_rs.hub import Source, glance, locate, model_files
 from srd_rs.options import ConvertOptions, StrPath, changed, takes_options
 from srd_rs.planning import (
     NativeModel,
@@ -184,7 +184,8 @@ def plan(
     target = uploading.target(output)
     if target is not None:
         return target.renamed(plan(model, target.file, uploading.checked(given)))
-    source = locate(model, stream=given.stream)
+    weighs = given.budget is not None or given.recipe_out is not None
+    source = locate(model, stream=given.stream) if weighs or given.stream else glance(model)
     if given.mmproj_only:
         return Plan.of(_projector_plan(source, output, given))
     planner = Planner(source, output, given)

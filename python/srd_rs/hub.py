@@ -131,6 +131,32 @@ def headers(model: str | os.PathLike[str]) -> Source:
     return _located(model, stream=True)
 
 
+def glance(model: str | os.PathLike[str]) -> Source:
+    """The model called `model`, for a look before a conversion: like `locate`, but the weights of a model on the hub
+    stay there, and only their headers are read.
+
+    Without a network a copy that was downloaded before is taken. PyTorch pickles are downloaded: no header says what
+    is in them.
+    """
+    hub_id = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
+    if not isinstance(model, str) or hub_id is None or _HUB_FILE.fullmatch(model):
+        return locate(model)
+    try:
+        return headers(model)
+    except ModelError:
+        return locate(model)
+    except SrdFileNotFoundError:
+        raise
+    except SrdIOError:
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        repo = f"{hub_id['org']}/{hub_id['name']}"
+        kept = try_to_load_from_cache(repo, "config.json", revision=hub_id["revision"])
+        if constants.HF_HUB_OFFLINE or isinstance(kept, str):
+            return locate(model)
+        raise
+
+
 def _located(model: str | os.PathLike[str], stream: bool) -> Source:
     if isinstance(model, str) and storage.is_address(model):
         return _in_bucket(model, stream)

@@ -71,7 +71,7 @@ class ConvertOptions:
         False,
         "Input",
         "Do not download the weights of a model on the hub: read them over the network while they are converted. The"
-        " output has the same bytes. With effort srd the weights are fetched twice.",
+        " output has the same bytes. With effort srd each layer is fetched once, and the table of tokens twice.",
     )
     quant: str = _option(
         _core.DEFAULT_MIX,

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -41,6 +42,17 @@ _OTHER_NAMES = {
 }
 
 
+def no_such_command(name: str) -> str:
+    """What is said of a command that does not exist: the command that was meant, or what to do with a path."""
+    listed = [command for commands in COMMANDS.values() for command in commands]
+    near = get_close_matches(name.lower(), listed, n=1, cutoff=0.7)
+    if near:
+        return f"No such command '{name}'. Did you mean '{near[0]}'?"
+    if os.sep in name or name.endswith(".gguf"):
+        return f"No such command '{name}'. A command comes first: srd-rs convert {shlex.quote(name)}"
+    return f"No such command '{name}'. srd-rs help lists the commands"
+
+
 class LazyGroup(click.Group):
     """A group whose commands live in modules of their own: see `COMMANDS`."""
 
@@ -58,6 +70,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] in _OTHER_NAMES:
             ctx.fail(f"No such command '{args[0]}'. Use: srd-rs {_OTHER_NAMES[args[0]]}")
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            ctx.fail(no_such_command(args[0]))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

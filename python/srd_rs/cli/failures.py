@@ -99,7 +99,7 @@ def _meant(extra: list[str]) -> str:
 
 
 def _usage_text(error: click.ClickException) -> str:
-    text = error.format_message().rstrip(".")
+    text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and error.option_name in _FOREIGN_OPTIONS:
         text = f"No such option '{error.option_name}': {_FOREIGN_OPTIONS[error.option_name]}"

@@ -27,5 +27,7 @@ def command(context: click.Context, name: str | None) -> None:
         return
     found = top.command.get_command(top, name)
     if found is None:
-        raise click.UsageError(f"No such command '{name}'. srd-rs help lists the commands")
+        from srd_rs.cli import no_such_command
+
+        raise click.UsageError(no_such_command(name))
     say(found.get_help(click.Context(found, parent=top, info_name=name)))

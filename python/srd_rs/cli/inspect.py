@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,10 +12,10 @@ import click
 from srd_rs import effects
 from srd_rs.cli.options import GroupedCommand, json_option
 from srd_rs.cli.output import print_json, say
-from srd_rs.text import bytes_text, printable, shortened, table, type_table, types_json
+from srd_rs.text import bytes_text, one_line, printable, shortened, table, type_table, types_json
 
 if TYPE_CHECKING:
-    from srd_rs.inspection import Inspection
+    from srd_rs.inspection import Conversion, Inspection
 
 #: What the summary shows of the metadata: (line, key; `*` stands for the architecture).
 SUMMARY = (
@@ -29,7 +30,7 @@ SUMMARY = (
     ("architecture", "general.architecture"),
     ("name", "general.name"),
     ("size label", "general.size_label"),
-    ("file type", "general.file_type"),
+    ("mix", "general.file_type"),
     ("layers", "*.block_count"),
     ("experts", "*.expert_count"),
     ("context", "*.context_length"),
@@ -67,13 +68,14 @@ Examples:
 def command(path: str, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
     """Show what is in PATH: a GGUF, an .axm container, a safetensors file or a checkpoint folder.
 
-    Reads and checks the headers only. A chat template is shown by its length and SHA-256 and never run.
+    Reads and checks the headers only, and of a checkpoint config.json and the tokenizer, to say whether it can be
+    converted. A chat template is shown by its length and SHA-256 and never run.
     """
     import srd_rs
 
     # On a terminal a few values of an array are enough; a machine that asks for metadata gets all of it.
     found = srd_rs.inspect(path, max_items=ALL_ITEMS if as_json and show_metadata else 8)
-    if show_metadata and found.kind == "safetensors":
+    if show_metadata and found.kind == "safetensors" and not found.metadata:
         raise effects.without_effect("metadata", "safetensors files have no metadata of a model")
     if as_json:
         print_json(as_dict(found, metadata=show_metadata, tensors=show_tensors))
@@ -89,13 +91,17 @@ def command(path: str, show_metadata: bool, show_tensors: bool, as_json: bool) -
 def summary_text(path: str, found: Inspection) -> str:
     from srd_rs.publishing import senses
 
-    values = {key: value for key, _, value in found.metadata}
+    values = found.metadata
     arch = str(values.get("general.architecture", ""))
     lines = [("file", f"{printable(str(path))}, {found.kind}, {bytes_text(found.file_bytes)}")]
+    if found.mix is not None:
+        values = {**values, "general.file_type": f"{found.mix} ({values['general.file_type']})"}
     for label, key in SUMMARY:
         value = values.get(key.replace("*", arch))
         if value is not None:
             lines.append((label, shortened(printable(_value_text(value)), 80)))
+    if found.conversion is not None:
+        lines.append(("converts", conversion_text(found.conversion)))
     if arch == "clip" and found.kind == "axm":
         lines.append(
             ("this is", "a projector: srd-rs extract writes its GGUF, which a model needs to see or hear")
@@ -114,10 +120,23 @@ def summary_text(path: str, found: Inspection) -> str:
     return f"{head}\n\n{type_table(found.types)}"
 
 
+def conversion_text(conversion: Conversion) -> str:
+    """Whether a model folder can be converted, and how."""
+    if conversion.obstacle is not None:
+        return f"no: {one_line(conversion.obstacle)}"
+    if conversion.why_fast is not None:
+        return f"yes, without SRD: {printable(conversion.why_fast)}"
+    return "yes, with SRD" if conversion.effort == "srd" else "yes"
+
+
 def metadata_text(found: Inspection) -> str:
     rows = [
-        (printable(key), kind, shortened(printable(_value_text(value, found.lengths.get(key))), 80))
-        for key, kind, value in found.metadata
+        (
+            printable(key),
+            found.kinds[key],
+            shortened(printable(_value_text(value, found.lengths.get(key))), 80),
+        )
+        for key, value in found.metadata.items()
     ]
     return table(("key", "kind", "value"), rows, left=3)
 
@@ -148,7 +167,10 @@ def as_dict(found: Inspection, *, metadata: bool, tensors: bool) -> dict[str, An
         "bpw": found.bpw,
         "types": types_json(found.types),
     }
-    values = {key: value for key, _, value in found.metadata}
+    if found.conversion is not None:
+        result["conversion"] = {**asdict(found.conversion), "possible": found.conversion.possible}
+        result["architecture"] = found.metadata.get("general.architecture")
+    values = found.metadata
     if values.get("general.architecture") == "clip":
         kinds = ("vision", "audio")
         result["projector"] = {
@@ -158,7 +180,8 @@ def as_dict(found: Inspection, *, metadata: bool, tensors: bool) -> dict[str, An
         }
     if metadata:
         result["metadata"] = [
-            {"key": key, "kind": kind, "value": _json_value(value)} for key, kind, value in found.metadata
+            {"key": key, "kind": found.kinds[key], "value": _json_value(value)}
+            for key, value in found.metadata.items()
         ]
     if tensors:
         result["tensors"] = [

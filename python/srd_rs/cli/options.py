@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,9 +65,20 @@ def parse_size(text: str | int) -> int:
 
 def parse_quant(text: str) -> str:
     """Option type: the name of a mix in any case."""
-    if text.upper() not in MIXES:
-        raise click.BadParameter(f"{text!r} is not one of {', '.join(MIXES)}")
-    return text.upper()
+    name = text.upper()
+    if name not in MIXES:
+        raise click.BadParameter(f"{text!r} is not one of {', '.join(MIXES)}{_meant_mix(name)}")
+    return name
+
+
+def _meant_mix(name: str) -> str:
+    """What a name that is no mix was meant to be, as the end of a sentence."""
+    if name in ("IQ1_S", "IQ1_M"):
+        return f". {name} is read, but not written: the smallest mix for a model of any kind is IQ2_XXS"
+    if f"{name}_M" in MIXES:  # llama-quantize takes Q4_K for Q4_K_M
+        return f". {name} is the type of a tensor: write {name}_M"
+    near = get_close_matches(name, MIXES, n=1)
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def parse_types(text: str) -> tuple[str, ...]:

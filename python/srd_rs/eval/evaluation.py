@@ -158,10 +158,7 @@ def _common_tokens(models: list[LlamaModel], content: str) -> Tokens:
 
 def vocabulary(gguf: Path) -> list[str]:
     """The texts of the tokens, in the order of their ids."""
-    for key, _, value in inspect(gguf, max_items=_ALL_ITEMS).metadata:
-        if key == "tokenizer.ggml.tokens":
-            return list(value)
-    return []
+    return list(inspect(gguf, max_items=_ALL_ITEMS).metadata.get("tokenizer.ggml.tokens", ()))
 
 
 def _walk(
