@@ -8,7 +8,8 @@ To know the key, all files of the model are read and the text is tokenized. A no
 so that a conversion that goes on, or a second mix, need do neither while no file has changed.
 
 While a calibration is made, it is kept as ``.KEY.calib.partial`` layer by layer. ``.KEY.calib.state-0`` and
-``.KEY.calib.state-1`` say in turn how far it is. A calibration that is interrupted goes on from there when it is asked for again.
+``.KEY.calib.state-1`` say in turn how far it is. A calibration that is interrupted goes on from there when it is asked
+for again.
 """
 
 from __future__ import annotations
