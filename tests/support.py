@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import importlib.util
@@ -9,12 +10,14 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,25 +65,79 @@ class Run:
         return json.loads(self.stdout)
 
 
+#: How the names of variables begin that the interpreter, the C library or its loader read at the start of a process.
+AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "MEASURE_")
+
+
 def srd(
-    *args: object, cwd: Path | None = None, timeout: float = 120, env: dict[str, str] | None = None
+    *args: object,
+    cwd: Path | None = None,
+    timeout: float = 120,
+    env: Mapping[str, str | None] | None = None,
+    fresh: bool = False,
 ) -> Run:
-    """Run `srd-rs ARGS` in a process of its own."""
-    command = [sys.executable, "-m", "srd_rs", *map(str, args)]
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        done = subprocess.run(
-            [sys.executable, "-S", "-E", str(MEASURE), str(result), str(timeout), *command],
-            cwd=cwd,
-            # A key of the tests, so that none is made in the home of whoever runs them.
-            env={**os.environ, "SRD_MASTER_KEY": "5d" * 32, **(env or {})},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        figures = json.loads(result.read_text())
-    return Run(stdout=done.stdout, stderr=done.stderr, **figures)
+    """Run `srd-rs ARGS` in a process of its own. An environment variable that is None is unset.
+
+    The process is forked from one that has loaded the package, see starter.py; a `fresh` one loads it itself.
+    """
+    # A key of the tests, so that none is made in the home of whoever runs them.
+    changed = {"SRD_MASTER_KEY": "5d" * 32, **(env or {})}
+    variables = {key: value for key, value in {**os.environ, **changed}.items() if value is not None}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = _measured if fresh or not _starter().fits(variables) else _forked
+        run(folder, [str(arg) for arg in args], variables, str(cwd or Path.cwd()), timeout)
+        figures = json.loads((folder / "result.json").read_text())
+        stdout, stderr = ((folder / name).read_text(errors="replace") for name in ("stdout", "stderr"))
+    return Run(stdout=stdout, stderr=stderr, **figures)
+
+
+def _measured(folder: Path, args: list[str], variables: dict[str, str], cwd: str, timeout: float) -> None:
+    """Run a command in a process that is started for it."""
+    words = [sys.executable, "-S", "-E", str(MEASURE), str(folder / "result.json"), str(timeout)]
+    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+        command = [*words, sys.executable, "-m", "srd_rs", *args]
+        subprocess.run(command, cwd=cwd, env=variables, stdout=out, stderr=err, check=False)
+
+
+def _forked(folder: Path, args: list[str], variables: dict[str, str], cwd: str, timeout: float) -> None:
+    """Run a command in a process that is forked for it."""
+    request = {"args": args, "env": variables, "cwd": cwd, "timeout": timeout}
+    (folder / "request.json").write_text(json.dumps(request))
+    done, given = os.pipe()
+    with open(done, "rb") as end:  # noqa: PTH123 (a descriptor)
+        try:
+            socket.send_fds(_starter().requests, [os.fsencode(folder)], [given])
+        finally:
+            os.close(given)
+        end.read()
+
+
+class _Starter:
+    """The process of starter.py, which ends with the process that runs the tests."""
+
+    def __init__(self) -> None:
+        self.variables = _at_start(os.environ)
+        self.requests, given = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with given:
+            command = [sys.executable, str(Path(__file__).with_name("starter.py")), str(given.fileno())]
+            self.process = subprocess.Popen(command, pass_fds=[given.fileno()], stdout=subprocess.DEVNULL)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self.requests.close()
+        self.process.wait()
+
+    def fits(self, variables: Mapping[str, str]) -> bool:
+        """Whether a process that starts with `variables` starts as this one did."""
+        return _at_start(variables) == self.variables
+
+
+def _at_start(variables: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in variables.items() if key.startswith(AT_START)}
+
+
+_starter = cache(_Starter)
 
 
 def user_process(command: list[str]) -> subprocess.Popen[str]:

@@ -9,8 +9,6 @@ import json
 import os
 import random
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ import srd_rs
 from axm_tools import KEY, entries, key_file, numbers, resealed, tiny_model, with_header
 from srd_rs.container import write_manifest
 from srd_rs.errors import UsageError, VerificationError
-from support import EXAMPLE
+from support import EXAMPLE, Run, srd
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "axm"
 RESIDUAL_TYPES = {"Q4_K": 12}
@@ -42,15 +40,9 @@ def key_of(folder: Path) -> Path:
     return folder / "0001.key"
 
 
-def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*args: object, **env: str) -> Run:
     """The command line, with keys of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "srd_rs", *map(str, args)],
-        env={**os.environ, "XDG_CONFIG_HOME": "/nonexistent", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return srd(*args, env={"SRD_MASTER_KEY": None, "XDG_CONFIG_HOME": "/nonexistent", **env})
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
@@ -585,23 +577,23 @@ def test_the_default_key_is_made_once_and_never_shown(made: Path, tmp_path: Path
     home = {"XDG_CONFIG_HOME": str(tmp_path / "cfg")}
     first = run("pack", made / "tiny.gguf", "-o", tmp_path / "a.axm", **home)
     key = tmp_path / "cfg" / "srd-rs" / "master.key"
-    assert first.returncode == 0 and str(key) in first.stdout, first.stderr
+    assert first.code == 0 and str(key) in first.stdout, first.stderr
     assert key.stat().st_mode & 0o777 == 0o600 and key.parent.stat().st_mode & 0o777 == 0o700
     (tmp_path / "again").mkdir()
     second = run("pack", made / "tiny.gguf", "-o", tmp_path / "again" / "a.axm", **home)
-    assert second.returncode == 0 and str(key) not in second.stdout
+    assert second.code == 0 and str(key) not in second.stdout
     assert (tmp_path / "a.axm").read_bytes() == (tmp_path / "again" / "a.axm").read_bytes()
     secret = key.read_text().strip()
     assert secret not in first.stdout + first.stderr + second.stdout + second.stderr
     key.chmod(0o644)
     third = run("pack", made / "tiny.gguf", "-o", tmp_path / "c.axm", **home)
-    assert third.returncode == 2 and "chmod 600" in third.stderr and secret not in third.stderr
+    assert third.code == 2 and "chmod 600" in third.stderr and secret not in third.stderr
 
 
 def test_the_environment_holds_a_key(made: Path, tmp_path: Path) -> None:
     done = run("verify", made / "m.axm", SRD_MASTER_KEY=KEY.hex())
-    assert done.returncode == 0 and "authentic" in done.stdout
-    assert run("verify", made / "m.axm", SRD_MASTER_KEY="abc").returncode == 2
+    assert done.code == 0 and "authentic" in done.stdout
+    assert run("verify", made / "m.axm", SRD_MASTER_KEY="abc").code == 2
 
 
 # The command line.
@@ -616,12 +608,12 @@ def test_exit_codes(made: Path, copy: Path, tmp_path: Path) -> None:
         ("extract", copy, "-o", tmp_path / "x.gguf"),
     ):
         done = run(*command)
-        assert done.returncode == 3, done.stderr
+        assert done.code == 3, done.stderr
     done = run("verify", copy, "--json")
-    assert done.returncode == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
-    assert run("verify", tmp_path / "absent.axm").returncode == 1
+    assert done.code == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
+    assert run("verify", tmp_path / "absent.axm").code == 1
     sound = run("verify", made / "tiny.gguf")
-    assert sound.returncode == 2 and "this is a GGUF" in sound.stderr
+    assert sound.code == 2 and "this is a GGUF" in sound.stderr
 
 
 def test_convert_writes_both_unless_told_otherwise(made: Path, tmp_path: Path) -> None:
@@ -629,9 +621,9 @@ def test_convert_writes_both_unless_told_otherwise(made: Path, tmp_path: Path) -
     done = run(
         "convert", "--fast", made / "tiny.gguf", "-o", tmp_path / "a.gguf", "--key-file", key, "--json"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["container"]["fingerprint"] == fingerprint(tmp_path / "a.axm")
-    assert run("convert", "--fast", made / "tiny.gguf", "-o", tmp_path / "b.gguf", "--no-axm").returncode == 0
+    assert run("convert", "--fast", made / "tiny.gguf", "-o", tmp_path / "b.gguf", "--no-axm").code == 0
     names = ["a.axm", "a.gguf", "a.met.json", "b.gguf", "b.met.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert "fingerprint" in run("inspect", tmp_path / "a.axm").stdout
@@ -640,7 +632,7 @@ def test_convert_writes_both_unless_told_otherwise(made: Path, tmp_path: Path) -
 def test_keygen_and_resign(made: Path, tmp_path: Path) -> None:
     first, pair = tmp_path / "new.key", tmp_path / "sign"
     done = run("keygen", first, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["path"] == str(first) and first.stat().st_mode & 0o777 == 0o600
     assert first.read_text().strip() not in done.stdout
     assert (
@@ -650,27 +642,27 @@ def test_keygen_and_resign(made: Path, tmp_path: Path) -> None:
         == (json.loads(done.stdout)["id"])
     )
     done = run("keygen", "--ed25519", pair, "--json")
-    assert done.returncode == 0 and pair.read_text().startswith("-----BEGIN PRIVATE KEY-----")
+    assert done.code == 0 and pair.read_text().startswith("-----BEGIN PRIVATE KEY-----")
     public = json.loads(done.stdout)["id"]
     assert bytes.fromhex(public) in base64.b64decode(
         "".join((tmp_path / "sign.pub").read_text().split("\n")[1:-2])
     )
-    assert run("keygen", "--ed25519").returncode == 2
+    assert run("keygen", "--ed25519").code == 2
     target = tmp_path / "r.axm"
     done = run(
         *("resign", made / "m.axm", "-o", target, "--old-key-file", key_of(made)),
         *("--key-file", first, "--sign-key", pair, "--json"),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["fingerprint"] == fingerprint(target) != fingerprint(made / "m.axm")
-    assert run("verify", target, "--key-file", first).returncode == 0
+    assert run("verify", target, "--key-file", first).code == 0
     done = run("verify", target, "--public-key", tmp_path / "sign.pub", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["public_key"] == public
-    assert run("verify", target, "--key-file", key_of(made)).returncode == 3
+    assert done.code == 0 and json.loads(done.stdout)["public_key"] == public
+    assert run("verify", target, "--key-file", key_of(made)).code == 3
     other = run(
         "resign", made / "m.axm", "-o", tmp_path / "x.axm", "--old-key-file", first, "--key-file", first
     )
-    assert other.returncode == 3 and not (tmp_path / "x.axm").exists()
+    assert other.code == 3 and not (tmp_path / "x.axm").exists()
 
 
 def test_what_extract_is_told_on_the_command_line(made: Path, tmp_path: Path) -> None:
@@ -680,19 +672,19 @@ def test_what_extract_is_told_on_the_command_line(made: Path, tmp_path: Path) ->
     for alpha in ("0", "0.5", "1"):
         path = tmp_path / f"{alpha}.gguf"
         done = run("extract", made / "m.axm", "-o", path, "-q", "F32", "--alpha", alpha, *key)
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.stderr
         found[alpha] = weights(path)[name]
     assert np.array_equal(found["0"], weights(made / "m.gguf")[name])
     assert np.allclose(found["0.5"], (found["0"] + found["1"]) / 2, atol=1e-7)
     assert not np.array_equal(found["0"], found["1"])
     target = tmp_path / "x.safetensors"
-    assert run("extract", made / "m.axm", "-o", target, "--safetensors", *key).returncode == 0
+    assert run("extract", made / "m.axm", "-o", target, "--safetensors", *key).code == 0
     header = json.loads(target.read_bytes()[8 : 8 + struct.unpack("<Q", target.read_bytes()[:8])[0]])
     assert header[name]["dtype"] == "BF16"
     done = run(
         "extract", made / "m.axm", "-o", tmp_path / "y.gguf", "--tensor-type", "attn_q=Q8_0", *key, "--json"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     types = {t.name: t.tensor_type.name for t in GGUFReader(tmp_path / "y.gguf").tensors}
     assert types[name] == "Q8_0" != types["blk.0.attn_k.weight"]
 
@@ -704,12 +696,12 @@ def test_what_pack_is_told_on_the_command_line(made: Path, tmp_path: Path, bits:
     target = tmp_path / "p.axm"
     options = ("--residual-bits", bits, "--seed", 5, "--sign-key", tmp_path / "sign")
     done = run("pack", made / "tiny.gguf", "-o", target, "-q", "Q5_K_M", *options, *key, "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["signed"] is True, done
+    assert done.code == 0 and json.loads(done.stdout)["signed"] is True, done
     header = axm_reader.Container(target.read_bytes(), KEY).header
     assert (header["quant"], header["seed"]) == ("Q5_K_M", 5)
     kept = {t["residual"]["bits"] for t in header["tensors"] if t["residual"]}
     assert kept == ({bits} if bits else set())
-    assert run("verify", target, "--public-key", tmp_path / "sign.pub").returncode == 0
+    assert run("verify", target, "--public-key", tmp_path / "sign.pub").code == 0
 
 
 # The format stays what it is.

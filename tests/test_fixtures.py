@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGUFValueType
 
+from gguf_reader import Reader
 from support import FIXTURES, per_fixture, srd
 
 #: fixture -> metadata keys whose value may differ. The reason of each is in docs/differences.md.
@@ -43,7 +44,7 @@ class Converted:
             "convert", "--fast", model, "-q", quant, "-o", self.path, "-f", "--no-provenance", "--json"
         )
         assert self.plain.code == 0, self.plain.stderr
-        self.reader = GGUFReader(self.path)
+        self.reader = Reader(self.path)
         self.keys = list(self.reader.fields)
         #: key -> (type as expected.json spells it, value), in file order.
         self.metadata: dict[str, tuple[str, Any]] = {
@@ -189,7 +190,7 @@ def test_provenance_only_adds_keys(name: str, fixtures: Path, convert: Any, tmp_
     path = tmp_path / made.path.name
     run = srd("convert", "--fast", fixtures / name, "-o", path)
     assert run.code == 0, run.stderr
-    reader = GGUFReader(path)
+    reader = Reader(path)
     added = [key for key in reader.fields if key not in made.keys]
     assert added and all(key.startswith("srd.") for key in added)
     assert [key for key in reader.fields if key not in added] == made.keys

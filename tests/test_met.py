@@ -16,8 +16,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from gguf import GGUFReader
 
+from gguf_reader import Reader
 from srd_rs import Hydrator, errors, met
 from srd_rs.hydration import INTENTS, PARTS, part_of, sidecar_path
 from support import EXAMPLE, FIXTURES, REPO, per_fixture, srd, user_process
@@ -64,7 +64,7 @@ def gguf(tmp_path: Path, example: Path) -> Path:
 
 def check_against_file(sidecar: dict[str, Any], path: Path) -> None:
     """Compares a sidecar with what another reader finds in the file."""
-    reader = GGUFReader(path)
+    reader = Reader(path)
     size = path.stat().st_size
     # Which part owns each tensor, by the layer in its name.
     owner = {}
@@ -97,7 +97,7 @@ def check_against_file(sidecar: dict[str, Any], path: Path) -> None:
     check_experts(sidecar, reader, owner)
 
 
-def check_access(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, str]) -> None:
+def check_access(sidecar: dict[str, Any], reader: Reader, owner: dict[str, str]) -> None:
     """Each tensor is in one class of its part, and a token reads what the class says of it."""
     share = sidecar["moe"]["active_frac"] if sidecar["moe"] else 1
     wanted: dict[str, dict[str, list[float]]] = {name: {} for name in PARTS}
@@ -118,7 +118,7 @@ def check_access(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, s
     assert found == wanted
 
 
-def check_experts(sidecar: dict[str, Any], reader: GGUFReader, owner: dict[str, str]) -> None:
+def check_experts(sidecar: dict[str, Any], reader: Reader, owner: dict[str, str]) -> None:
     moe = sidecar["moe"]
     for name, slot in sidecar["slots"].items():
         experts = sum(int(t.n_bytes) for t in reader.tensors if owner[t.name] == name and "_exps." in t.name)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,17 +32,6 @@ ISAS: dict[str, Mapping[str, str]] = {
 SRD = {"effort": "srd", "calibrate": "random", "calibrate_tokens": 64, "calibrate_block": 256}
 
 
-def cli(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "srd_rs", *map(str, args)],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-
-
 @pytest.fixture(scope="module")
 def made(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a GGUF of each family, made with the search on the widest vector path."""
@@ -61,8 +47,8 @@ def test_five_families_on_every_path(made: Path, fixtures: Path, name: str, isa:
     if isa == "avx2" and "avx2" not in NARROWER:
         pytest.skip("avx2 is no narrower path than the native one of this CPU")
     gguf = made / f"{name}.gguf"
-    done = cli("verify", "--rebuild", gguf, "--from", fixtures / name, "--json", **ISAS[isa])
-    assert done.returncode == 0, done.stdout
+    done = srd("verify", "--rebuild", gguf, "--from", fixtures / name, "--json", timeout=280, env=ISAS[isa])
+    assert done.code == 0, done.stdout
     found = json.loads(done.stdout)
     assert found["equal"] is True and found["bytes"] == gguf.stat().st_size
     assert found["quant"] == FAMILIES[name] and found["method"] == "search"
@@ -82,8 +68,8 @@ def test_one_flipped_bit_is_found_and_named(made: Path, fixtures: Path, tmp_path
         assert f"byte {at} of its {size} bytes" in str(caught.value)
         flip(changed, offset + at)
     assert srd_rs.rebuild(changed, fixtures / name).tensors == len(tensors)
-    done = cli("verify", "--rebuild", changed, "--from", fixtures / "phi3", "--json")
-    assert done.returncode == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
+    done = srd("verify", "--rebuild", changed, "--from", fixtures / "phi3", "--json")
+    assert done.code == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
 
 
 def test_the_first_tensor_is_named_on_any_number_of_threads(

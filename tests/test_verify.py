@@ -29,7 +29,7 @@ from srd_rs import _core
 from srd_rs.conversion import run_plan
 from srd_rs.errors import SrdIOError, UsageError, VerificationError
 from srd_rs.options import Checks, ConvertOptions
-from support import EXAMPLE, srd
+from support import EXAMPLE, Run, srd
 
 PEM_PUBLIC = bytes.fromhex("302a300506032b6570032100")
 
@@ -49,22 +49,10 @@ def key_of(folder: Path) -> Path:
     return folder / "0001.key"
 
 
-def cli(*args: object, **env: str | None) -> subprocess.CompletedProcess[str]:
+def cli(*args: object, **env: str | None) -> Run:
     """The command line on a machine without a key. An environment variable that is None is unset."""
-    variables = {
-        **os.environ,
-        "XDG_CONFIG_HOME": "/nonexistent",
-        "HOME": "/nonexistent",
-        "SRD_MASTER_KEY": None,
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "srd_rs", *map(str, args)],
-        env={k: v for k, v in {**variables, **env}.items() if v is not None},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    nobody: dict[str, str | None] = dict.fromkeys(("XDG_CONFIG_HOME", "HOME"), "/nonexistent")
+    return srd(*args, env={**nobody, "SRD_MASTER_KEY": None, **env})
 
 
 def forged(folder: Path, target: Path) -> Path:
@@ -98,25 +86,25 @@ def test_without_a_key_nothing_is_verified(made: Path, tmp_path: Path, home: str
             ("resign", path, "-o", tmp_path / "r.axm", "--key-file", key_of(made), "--drop-signature"),
         ):
             done = cli(*command, HOME=home, XDG_CONFIG_HOME=home)
-            assert done.returncode == 3 and "--no-key" in done.stderr, (command, done)
+            assert done.code == 3 and "--no-key" in done.stderr, (command, done)
             assert names(tmp_path) == [] or names(tmp_path) == ["f.axm"]
         done = cli("verify", path, "--json", HOME=home, XDG_CONFIG_HOME=home)
-        assert done.returncode == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
+        assert done.code == 3 and json.loads(done.stdout)["error"]["kind"] == "verification"
 
 
 def test_a_gguf_needs_a_key_as_well(made: Path) -> None:
-    assert cli("verify", made / "m.gguf", "--axm", made / "m.axm").returncode == 3
+    assert cli("verify", made / "m.gguf", "--axm", made / "m.axm").code == 3
     done = cli("verify", made / "m.gguf", "--axm", made / "m.axm", "--key-file", key_of(made), "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["verified"] is True
+    assert done.code == 0 and json.loads(done.stdout)["verified"] is True
 
 
 def test_no_key_checks_integrity_and_says_so(made: Path, tmp_path: Path) -> None:
     done = cli("verify", made / "m.axm", "--no-key", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["verified"] is False
+    assert done.code == 0 and json.loads(done.stdout)["verified"] is False
     shown = cli("verify", made / "m.axm", "--no-key").stdout
     assert "not verified" in shown and "authentic" not in shown
-    assert cli("extract", made / "m.axm", "--no-key", "-o", tmp_path / "x.gguf").returncode == 0
-    assert cli("verify", made / "m.axm", "--no-key", "--key-file", key_of(made)).returncode == 2
+    assert cli("extract", made / "m.axm", "--no-key", "-o", tmp_path / "x.gguf").code == 0
+    assert cli("verify", made / "m.axm", "--no-key", "--key-file", key_of(made)).code == 2
 
 
 @pytest.mark.parametrize("anchor", ["key", "public_key", "fingerprint"])
@@ -127,7 +115,7 @@ def test_verified_says_what_the_container_was_held_against(made: Path, anchor: s
         "fingerprint": ("--fingerprint", fingerprint(made / "s.axm")),
     }
     done = cli("verify", made / "s.axm", "--json", *options[anchor])
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["verified"] is True
     flags = {"key": "authentic", "public_key": "public_key_checked", "fingerprint": "fingerprint_checked"}
@@ -140,10 +128,10 @@ def test_a_key_that_cannot_be_looked_for_is_not_a_missing_key(made: Path, tmp_pa
     config.write_text("not a folder")
     for options in ([], ["--json"]):
         done = cli("verify", made / "m.axm", *options, XDG_CONFIG_HOME=str(config))
-        assert done.returncode == 1 and "key" in done.stdout + done.stderr, done
+        assert done.code == 1 and "key" in done.stdout + done.stderr, done
     # What the user gives for the check is enough, as it is for somebody who has no key at all.
     given = ("--fingerprint", fingerprint(made / "m.axm"))
-    assert cli("verify", made / "m.axm", *given, XDG_CONFIG_HOME=str(config)).returncode == 0
+    assert cli("verify", made / "m.axm", *given, XDG_CONFIG_HOME=str(config)).code == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, so EACCES was not tested")
@@ -182,21 +170,18 @@ def test_a_third_party_with_a_key_of_his_own_needs_only_what_he_was_given(made: 
     other = srd_rs.keygen(tmp_path / "other", ed25519=True)
     container = made / "s.axm"
     for variables in ({"XDG_CONFIG_HOME": str(home)}, {"SRD_MASTER_KEY": "78" * 32}):
-        assert cli("verify", container, **variables).returncode == 3
+        assert cli("verify", container, **variables).code == 3
         for good in (("--public-key", made / "sign.pub"), ("--fingerprint", fingerprint(container))):
             done = cli("verify", container, *good, **variables)
-            assert done.returncode == 0, done.stderr
+            assert done.code == 0, done.stderr
         for bad in (("--public-key", other.public), ("--fingerprint", "00" * 32)):
-            assert cli("verify", container, *bad, **variables).returncode == 3
+            assert cli("verify", container, *bad, **variables).code == 3
         # A key that is named is a key that must have signed.
         named = ("--public-key", made / "sign.pub", "--key-file", own)
-        assert cli("verify", container, *named, **variables).returncode == 3
+        assert cli("verify", container, *named, **variables).code == 3
     # The right public key is not enough for a container that the key did not sign.
-    assert cli("verify", made / "m.axm", "--public-key", made / "sign.pub").returncode == 3
-    assert (
-        cli("extract", container, "--public-key", made / "sign.pub", "-o", tmp_path / "x.gguf").returncode
-        == 0
-    )
+    assert cli("verify", made / "m.axm", "--public-key", made / "sign.pub").code == 3
+    assert cli("extract", container, "--public-key", made / "sign.pub", "-o", tmp_path / "x.gguf").code == 0
 
 
 @pytest.mark.parametrize(
@@ -223,9 +208,9 @@ def test_an_ed25519_key_of_small_order_is_refused(made: Path, tmp_path: Path, y:
     data[seal + 160 :] = hashlib.sha256(data[seal : seal + 160]).digest()
     (tmp_path / "f.axm").write_bytes(data)
     done = cli("verify", made / "s.axm", "--public-key", public)
-    assert done.returncode == 2 and "small order" in done.stderr
+    assert done.code == 2 and "small order" in done.stderr
     # The key of zeros stands for "no signature" in a seal, so that one is refused for the signature beside it.
-    assert cli("verify", tmp_path / "f.axm", "--no-key").returncode == 3
+    assert cli("verify", tmp_path / "f.axm", "--no-key").code == 3
 
 
 # Signing with another key.
@@ -236,13 +221,13 @@ def test_resign_does_not_launder(made: Path, tmp_path: Path) -> None:
     path = forged(made, tmp_path / "f.axm")
     for container in (path, made / "m.axm"):
         done = cli("resign", container, "-o", tmp_path / "x.axm", "--key-file", new)
-        assert done.returncode == 3 and not (tmp_path / "x.axm").exists(), done
+        assert done.code == 3 and not (tmp_path / "x.axm").exists(), done
     done = cli("resign", path, "-o", tmp_path / "x.axm", "--key-file", new, "--old-key-file", key_of(made))
-    assert done.returncode == 3 and not (tmp_path / "x.axm").exists()
+    assert done.code == 3 and not (tmp_path / "x.axm").exists()
     with pytest.raises(VerificationError):
         srd_rs.resign(path, tmp_path / "x.axm", key_file=new, old_key_file=key_of(made))
     done = cli("resign", path, "-o", tmp_path / "x.axm", "--key-file", new, "--no-old-key")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
 
 
 def test_resign_does_not_lose_a_signature_without_a_word(made: Path, tmp_path: Path) -> None:
@@ -251,7 +236,7 @@ def test_resign_does_not_lose_a_signature_without_a_word(made: Path, tmp_path: P
     with pytest.raises(UsageError, match="--drop-signature"):
         srd_rs.resign(signed, tmp_path / "x.axm", **keys)
     done = cli("resign", signed, "-o", tmp_path / "x.axm", "--key-file", new, "--old-key-file", key_of(made))
-    assert done.returncode == 2 and not (tmp_path / "x.axm").exists()
+    assert done.code == 2 and not (tmp_path / "x.axm").exists()
     srd_rs.resign(signed, tmp_path / "x.axm", sign_key=made / "sign", **keys)
     assert srd_rs.verify(tmp_path / "x.axm", public_key=made / "sign.pub").public_key_checked
     srd_rs.resign(signed, tmp_path / "y.axm", drop_signature=True, **keys)
@@ -440,7 +425,7 @@ def test_another_model_under_the_name_is_noticed(made: Path) -> None:
     """All containers of a key are authentic. Their names tell one from another."""
     key = ("--key-file", key_of(made))
     done = cli("verify", made / "m.axm", *key)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "model tiny, Q4_K_M, as m.gguf" in done.stdout and "made from tiny.gguf" in done.stdout
     found = json.loads(cli("verify", made / "m.axm", "--json", *key).stdout)
     assert (found["model"], found["quant"], found["files"], found["sources"]) == (
@@ -450,13 +435,11 @@ def test_another_model_under_the_name_is_noticed(made: Path) -> None:
         ["tiny.gguf"],
     )
     for good in ("tiny", "m.gguf", "m"):
-        assert cli("verify", made / "m.axm", *key, "--expect-name", good).returncode == 0
+        assert cli("verify", made / "m.axm", *key, "--expect-name", good).code == 0
     for bad in ("Tiny", "m.axm", "", "s"):
         done = cli("verify", made / "m.axm", *key, "--expect-name", bad)
-        assert done.returncode == 3 and "'tiny' as m.gguf" in done.stderr
-    assert (
-        cli("extract", made / "m.axm", *key, "--expect-name", "other", "-o", made / "no.gguf").returncode == 3
-    )
+        assert done.code == 3 and "'tiny' as m.gguf" in done.stderr
+    assert cli("extract", made / "m.axm", *key, "--expect-name", "other", "-o", made / "no.gguf").code == 3
     assert not (made / "no.gguf").exists()
 
 
@@ -470,19 +453,19 @@ def test_keys_that_protect_nothing_are_refused(made: Path, tmp_path: Path) -> No
         ("pack", made / "tiny.gguf", "-o", tmp_path / "z.axm"),
     ):
         done = cli(*command, "--key-file", zeros)
-        assert done.returncode == 2 and "not all 0" in done.stderr
-        assert cli(*command, SRD_MASTER_KEY="00" * 32).returncode == 2
+        assert done.code == 2 and "not all 0" in done.stderr
+        assert cli(*command, SRD_MASTER_KEY="00" * 32).code == 2
     if os.geteuid() == 0:
         theirs = key_file(tmp_path, bytes(range(3, 35)))
         os.chown(theirs, 65534, -1)
         done = cli("verify", made / "m.axm", "--key-file", theirs)
-        assert done.returncode == 2 and "belongs to the user 65534" in done.stderr
+        assert done.code == 2 and "belongs to the user 65534" in done.stderr
 
 
 def test_a_key_is_not_echoed(made: Path) -> None:
     for secret in (KEY.hex(), KEY.hex().upper()):
         done = cli("verify", made / "m.axm", "--key-file", secret)
-        assert done.returncode == 2 and secret not in done.stdout + done.stderr
+        assert done.code == 2 and secret not in done.stdout + done.stderr
         assert "name of a key file" in done.stderr
 
 
@@ -490,8 +473,8 @@ def test_pipes_and_devices_as_keys_do_not_block(made: Path, tmp_path: Path) -> N
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe, 0o600)
     for path in (pipe, "/dev/zero"):
-        assert cli("verify", made / "m.axm", "--key-file", path).returncode == 2
-        assert cli("verify", made / "s.axm", "--public-key", path).returncode == 2
+        assert cli("verify", made / "m.axm", "--key-file", path).code == 2
+        assert cli("verify", made / "s.axm", "--public-key", path).code == 2
 
 
 def test_a_killed_keygen_leaves_no_part_of_a_key(tmp_path: Path) -> None:
@@ -528,7 +511,7 @@ def test_no_output_replaces_an_input(made: Path, copy: Path, tmp_path: Path) -> 
             ("resign", copy, "-o", target, "-f", "--old-key-file", key[1], "--sign-key", made / "sign"),
         ):
             done = cli(*command, *key)
-            assert done.returncode == 2 and "input" in done.stderr, (command, done)
+            assert done.code == 2 and "input" in done.stderr, (command, done)
             assert copy.read_bytes() == before and axm_reader.Container(before, KEY)
     assert (tmp_path / "k").read_text().strip() == KEY.hex()
 
@@ -539,20 +522,16 @@ def test_an_attestation_replaces_nothing_unasked(made: Path, tmp_path: Path) -> 
     target.write_text("a signed statement")
     for option in ("--attest", "--write-manifest"):
         done = cli("verify", made / "m.axm", *key, option, target)
-        assert done.returncode == 2 and target.read_text() == "a signed statement"
-    assert cli("verify", made / "m.axm", *key, "--attest", target, "-f").returncode == 0
+        assert done.code == 2 and target.read_text() == "a signed statement"
+    assert cli("verify", made / "m.axm", *key, "--attest", target, "-f").code == 0
     assert statement(target)["predicate"]["verified"]["verified"] is True
     done = cli("verify", made / "m.axm", *key, "--attest", tmp_path / "none" / "a.json")
-    assert done.returncode == 1 and names(tmp_path) == ["a.json"]
+    assert done.code == 1 and names(tmp_path) == ["a.json"]
     # A key that would sign nothing is a mistake, and nobody signs for a container that was held against nothing.
-    assert cli("verify", made / "m.axm", *key, "--sign-key", made / "sign").returncode == 2
+    assert cli("verify", made / "m.axm", *key, "--sign-key", made / "sign").code == 2
     signing = ("--attest", tmp_path / "b.json", "--sign-key", made / "sign")
-    assert cli("verify", made / "m.axm", "--no-key", *signing).returncode == 2 and names(tmp_path) == [
-        "a.json"
-    ]
-    assert (
-        cli("verify", made / "s.axm", "--no-key", "--public-key", made / "sign.pub", *signing).returncode == 0
-    )
+    assert cli("verify", made / "m.axm", "--no-key", *signing).code == 2 and names(tmp_path) == ["a.json"]
+    assert cli("verify", made / "s.axm", "--no-key", "--public-key", made / "sign.pub", *signing).code == 0
 
 
 def test_keygen_replaces_nothing(tmp_path: Path) -> None:
@@ -560,7 +539,7 @@ def test_keygen_replaces_nothing(tmp_path: Path) -> None:
     for target in ("a", "b"):
         (tmp_path / "b").write_text("mine")
         done = cli("keygen", "--ed25519", tmp_path / target)
-        assert done.returncode == 2 and "exists already" in done.stderr
+        assert done.code == 2 and "exists already" in done.stderr
     assert names(tmp_path) == ["a.pub", "b"]
     assert (tmp_path / "a.pub").read_text() == "theirs" and (tmp_path / "b").read_text() == "mine"
 
@@ -582,7 +561,7 @@ def test_a_small_file_with_large_numbers_takes_no_memory(made: Path, tmp_path: P
         os.truncate(path, size)
         start = time.monotonic()
         done = cli("verify", path, "--no-key")
-        assert done.returncode == 3 and "states" in done.stderr, done.stderr
+        assert done.code == 3 and "states" in done.stderr, done.stderr
         assert time.monotonic() - start < 10
         path.unlink()
 
