@@ -5,8 +5,8 @@
         [--chunks 40] [--rows peer,peer-imatrix,fast,imatrix,srd-random,srd-builtin,srd-text]
 
 MODEL is a checkpoint folder; TEXT is a text file, for example wiki.test.raw. The rows of one mix must agree in the
-type and bytes of every tensor; otherwise the script ends with an error. Calibrations take 32,768 tokens. The output
-is a Markdown table. Needs srd-rs[eval] and the package gguf.
+type and bytes of every tensor; otherwise the script ends with an error. Calibrations have the defaults of `srd-rs
+convert`, and --calibrate-tokens sets another number of tokens. The output is a Markdown table. Needs srd-rs[eval].
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Inputs:
     bf16: Path
     imatrix: Path
     calibration: Path
-    tokens: int
+    tokens: int | None
 
 
 def ours(inputs: Inputs, output: Path, quant: str, **options: Any) -> None:
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--quants", default="Q4_K_M,Q4_K_S,Q5_K_M,Q6_K")
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--imatrix-chunks", type=int, default=100, help="chunks of 512 for the imatrix")
-    parser.add_argument("--calibrate-tokens", type=int, default=32768, help="tokens for the SRD rows")
+    parser.add_argument("--calibrate-tokens", type=int, help="tokens for the SRD rows")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rows", type=parse_rows, default=list(ROWS))
     args = parser.parse_args()

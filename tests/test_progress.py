@@ -125,6 +125,8 @@ def test_the_report_ends_with_the_command_that_runs_the_file(tmp_path: Path) -> 
     output = tmp_path / "with space.gguf"
     run = srd("convert", "--fast", EXAMPLE, "-o", output)
     assert f"run it: llama-cli -m '{output}'" in run.stdout
+    assert f"or:     srd-rs modelfile '{output}' (Ollama)" in run.stdout
+    assert "~/.lmstudio/models/PUBLISHER/MODEL/ (LM Studio)" in run.stdout
 
 
 @pytest.mark.parametrize("command", ["calibrate", "verify", "extract", "pack"])

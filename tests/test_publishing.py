@@ -59,6 +59,26 @@ def test_a_modelfile(chat: Path) -> None:
     assert srd("modelfile", chat, "-o", other).code == 0 and other.exists()
 
 
+@pytest.mark.parametrize("template", ["<|im_start|>{{ m.role }}<|im_end|>", "### {{ m.role }}"])
+def test_the_turns_in_a_modelfile(tmp_path: Path, template: str) -> None:
+    """Ollama runs no Jinja, so the turns are written as its own template, or it is said that they are missing."""
+    writer = gguf.GGUFWriter(tmp_path / "c.gguf", "llama")
+    writer.add_chat_template(template)
+    writer.add_tensor("token_embd.weight", np.ones((3, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    text = srd_rs.modelfile(tmp_path / "c.gguf")
+    if "im_start" in template:
+        assert text.endswith('{{ end }}\n{{- end }}<|im_start|>assistant\n"""\n')
+        assert 'TEMPLATE """{{- range .Messages }}\n{{- if eq .Role "system" }}<|im_start|>system\n' in text
+    else:
+        assert "TEMPLATE " not in text.replace("a TEMPLATE here", "") and "were not recognised" in text
+    assert srd("modelfile", tmp_path / "c.gguf").code == 0
+    assert (tmp_path / "c.Modelfile").read_text() == text
+
+
 def test_no_modelfile_of_a_split_gguf(tmp_path: Path, example_q4_k_m: Path) -> None:
     srd_rs.convert(example_q4_k_m, tmp_path / "m.gguf", effort="fast", split_max_size=4_000_000, met=False)
     with pytest.raises(UsageError, match="split"):

@@ -3,8 +3,8 @@
 Everything is read from the metadata of the GGUF, so it can be made for any file at any time.
 
     >>> import srd_rs
-    >>> print(srd_rs.modelfile("path/to/model-Q4_K_M.gguf").splitlines()[1])
-    FROM ./model-Q4_K_M.gguf
+    >>> print(srd_rs.card("path/to/model-Q4_K_M.gguf").splitlines()[8])
+    # Wiki Gemma4 GGUF
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from srd_rs.files import Gguf
 from srd_rs.files import open as open_file
 from srd_rs.options import MIXES, StrPath
 from srd_rs.text import bytes_text, count_text, printable
+from srd_rs.turns import recognised
 
 __all__ = ["card", "modelfile", "push"]
 
@@ -34,8 +35,13 @@ def modelfile(gguf: StrPath, *, mmproj: StrPath | None = None) -> str:
     mmproj: The projector of a model that sees or hears, which Ollama takes over as well. The default is the one that
     lies beside the GGUF under its usual name.
 
-    The Modelfile is to lie beside the files. It has the sampling that the model recommends (generation_config.json) and
-    the token that ends a turn. It has no TEMPLATE: Ollama reads the chat template from the GGUF.
+    The Modelfile is to lie beside the files. It has the sampling that the model recommends (generation_config.json),
+    the token that ends a turn, and a TEMPLATE with the turns of the chat, which are recognised in the chat template of
+    the GGUF (see `srd_rs.turns`). Tools and thinking are left out. Where the turns are not recognised, a comment says
+    so: then Ollama takes the template if it is one that it knows by heart, and sends the text as it is otherwise.
+
+        >>> print(srd_rs.modelfile("path/to/model-Q4_K_M.gguf").splitlines()[1])
+        FROM ./model-Q4_K_M.gguf
 
     Raises UsageError for a file that is no GGUF, and for a split one, which Ollama does not take.
     """
@@ -58,7 +64,15 @@ def modelfile(gguf: StrPath, *, mmproj: StrPath | None = None) -> str:
     turn, end = (metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eos"))
     if isinstance(turn, int) and turn != end and isinstance(tokens, list) and turn < len(tokens):
         lines.append(f"PARAMETER stop {json.dumps(tokens[turn], ensure_ascii=False)}")
-    return "\n".join([*(printable(line) for line in lines), ""])
+    template = metadata.get("tokenizer.chat_template")
+    turns = recognised(template) if isinstance(template, str) else None
+    if template is not None and turns is None:
+        lines += [
+            "# The turns of the chat template of this model were not recognised. Unless Ollama knows the template by",
+            "# heart, it sends the text as it is: then write a TEMPLATE here (ollama's docs/template.md).",
+        ]
+    text = "\n".join([*(printable(line) for line in lines), ""])
+    return text if turns is None else f'{text}TEMPLATE """{turns.go_template()}"""\n'
 
 
 def card(

@@ -208,12 +208,7 @@ def report_text(report: ConvertReport) -> str:
         lines += container_lines(sealed)
     if report.commit is not None:
         lines.append(f"uploaded: {printable(report.commit)}")
-    lines.append(next_step(plan, report.mmproj))
-    if report.modelfile:
-        from srd_rs.publishing import ollama_name
-
-        name = shlex.quote(str(report.modelfile))
-        lines.append(f"or:     ollama create {ollama_name(report.output)} -f {printable(name)}")
+    lines += [next_step(plan, report.mmproj), *_other_engines(report)]
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     elif report.srd_tokens is not None:
@@ -233,6 +228,21 @@ def next_step(plan: Plan, mmproj: Path | None = None) -> str:
         return f"run it: llama-mtmd-cli -m {model} --mmproj {seen}"
     program = "llama-embedding" if plan.arch.endswith("bert") else "llama-cli"
     return f"run it: {program} -m {printable(shlex.quote(str(plan.output)))}"
+
+
+def _other_engines(report: ConvertReport) -> list[str]:
+    """How Ollama and LM Studio take over what was written. Ollama takes no split GGUF."""
+    if report.plan.arch == "clip" or report.commit is not None:
+        return []
+    from srd_rs.publishing import ollama_name
+
+    lines = ["or:     copy it to ~/.lmstudio/models/PUBLISHER/MODEL/ (LM Studio)"]
+    if report.modelfile is not None:
+        modelfile = shlex.quote(str(report.modelfile))
+        lines.insert(0, f"or:     ollama create {ollama_name(report.output)} -f {modelfile}")
+    elif len(report.outputs) == 1:
+        lines.insert(0, f"or:     srd-rs modelfile {shlex.quote(str(report.output))} (Ollama)")
+    return [printable(line) for line in lines]
 
 
 def method_text(report: ConvertReport) -> str:

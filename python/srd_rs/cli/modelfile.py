@@ -34,7 +34,8 @@ Examples:
 def command(gguf: str, output: Path | None, mmproj: Path | None, overwrite: bool, as_json: bool) -> None:
     """Write the Modelfile with which ollama create takes over GGUF, with the sampling that the model recommends.
 
-    Ollama reads the chat template from the GGUF, so the Modelfile has no TEMPLATE.
+    Ollama does not run the chat template of a GGUF. The Modelfile has a TEMPLATE with the turns of the chat, if srd-rs
+    recognises them; it says so if not.
     """
     from srd_rs import _core, publishing, sniff
 
