@@ -216,6 +216,11 @@ mod tests {
                 }
             }
         }
+    }
+
+    proptest! {
+        // A case takes a tenth of a second.
+        #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
         fn rounded_sizes_stay_within_the_budget_and_use_it(
