@@ -11,7 +11,7 @@ import pytest
 from srd_rs.errors import ModelError, SrdError
 from srd_rs.metadata import Metadata
 from srd_rs.vocab import load
-from test_vocab_special import EOS, EXTRA, IM_END, ROWS, TOOL, TURN, ends, read
+from test_vocab_special import EOS, EXTRA, IM_END, ROWS, TEXTS, TOOL, TURN, ends, read
 from vocab_tools import LlamaVocab, added, byte_bpe, byte_vocabulary, proto_piece, write_folder
 
 LAST = ROWS - 1
@@ -125,8 +125,8 @@ CASES: dict[str, tuple[Any, Any, Any, set[int], tuple[str, ...]]] = {
         {"eos_token_id": EOS},
         {"eos_token": "<nowhere>"},
         None,
-        {EOS},
-        ("lacks the token '<nowhere>'",),
+        {EOS, 257 + len(TEXTS)},
+        ("'<nowhere>' (id 263)",),
     ),
     "two beyond the vocabulary": (
         {"eos_token_id": [ROWS, ROWS + 1, TURN]},

@@ -83,7 +83,7 @@ def test_merges_read_a_piece_at_a_time(
         path.write_text(json.dumps(file, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
         for size in (1, 7, 50, 1 << 18):
             monkeypatch.setattr(files, "_MERGES_CHUNK", size)
-            opened = TokenizerJson.open(path, with_model=True)
+            opened = TokenizerJson.open(path)
             assert opened is not None
             assert read_merges(opened, vocab) == [" ".join(pair) for pair in pairs]
 

@@ -174,7 +174,8 @@ def test_two_pieces_of_one_text_are_refused_with_both_ids(tmp_path: Path) -> Non
 
 
 def test_two_texts_of_one_id_are_refused(tmp_path: Path) -> None:
-    file = {"added_tokens": [added(5, "<x>")], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    vocab = {text: i for i, text in enumerate("abcde")}
+    file = {"added_tokens": [added(5, "<x>")], "model": {"type": "BPE", "vocab": vocab, "merges": []}}
     config = {"added_tokens_decoder": {"5": {"content": "<y>"}}}
     with pytest.raises(FormatError, match=r"<x>.*<y>"):
         spm(tmp_path, 8, tokenizer_json=file, tokenizer_config_json=config)

@@ -169,7 +169,7 @@ class TableFamily(Family):
     def _token(self, text: str) -> int:
         """The id of a token by the files of the tokenizer."""
         folder = self.checkpoint.folder
-        file = TokenizerJson.open(folder / "tokenizer.json", with_model=True)
+        file = TokenizerJson.open(folder / "tokenizer.json")
         ids = file.model().get("vocab") if file is not None else read_token_ids(folder / "vocab.json")
         found = ids.get(text) if isinstance(ids, dict) else None
         if found is None:

@@ -30,7 +30,7 @@ from srd_rs.vocab.added import AddedTokens
 from srd_rs.vocab.config import read_config
 from srd_rs.vocab.files import MAX_TOKENS, TokenizerJson, fail, log, refuse
 from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
-from srd_rs.vocab.sentencepiece import is_sentencepiece, read_model
+from srd_rs.vocab.sentencepiece import SentencePieceModel, is_sentencepiece, read_model
 from srd_rs.vocab.vocabulary import Vocabulary
 
 __all__ = ["FILES_DECIDE", "TOKENIZERS", "VocabularyRules", "load"]
@@ -166,7 +166,9 @@ class _Loader:
             names += sorted((path.name for path in self.folder.glob("tokenizer.model.v*")), reverse=True)
         return next((self.folder / name for name in names if is_sentencepiece(self.folder / name)), None)
 
-    def _write_space_prefix(self, metadata: Metadata, file: TokenizerJson | None) -> None:
+    def _write_space_prefix(
+        self, metadata: Metadata, file: TokenizerJson | None, model_prefix: bool = True
+    ) -> None:
         """Say that no space stands before a text. llama.cpp puts a space there, and behind each special token too.
 
         tokenizer.json may put a space before the whole text only, which GGUF cannot say. A model with a chat template
@@ -174,12 +176,12 @@ class _Loader:
         """
         if self.rules.space_prefix is not None:
             return
-        scheme = "always" if file is None else spm.space_scheme(file)
+        scheme = spm.space_scheme(file) if file is not None else "always" if model_prefix else "never"
         if scheme == "never" or (scheme == "first" and self.templates):
             metadata.boolean("tokenizer.ggml.add_space_prefix", False)
 
     def _gemma4(self, metadata: Metadata) -> None:
-        file = self._open(with_model=True)
+        file = self._open()
         if file is None:
             refuse(self.folder, "no tokenizer.json", "Add the tokenizer's files to the folder")
         added = self._added(file)
@@ -194,7 +196,7 @@ class _Loader:
 
     def _sentencepiece(self, path: Path, metadata: Metadata) -> None:
         model = read_model(path)
-        file = self._open(with_model=False)
+        file = self._open()
         added = self._added(file)
         bytes_in_llama = path.name == "tokenizer.model" and self.rules.kind != "t5"
         version = path.suffix[1:] if path.suffix.startswith(".v") else None
@@ -215,12 +217,14 @@ class _Loader:
                 "%s: Unigram with bytes for unknown characters. llama.cpp merges its tokens by their scores,"
             )
             log.warning(what + " which can give other tokens", path)
-        vocabulary, unlisted = spm.from_model(
-            model, self.size, added, respell=not self.rules.spaces_stay_visible
-        )
-        if file is not None:
-            vocabulary = self._from_newer_file(vocabulary, unlisted, added) or vocabulary
-        self._write_space_prefix(metadata, file)
+        if file is not None and self._is_newer(file, model, added):
+            vocabulary = spm.from_merges(file, self.size, added)
+        else:
+            if file is not None:
+                file.release()
+            respell = not self.rules.spaces_stay_visible
+            vocabulary = spm.from_model(model, self.size, added, respell=respell, alone=file is None)
+        self._write_space_prefix(metadata, file, model.space_prefix)
         self._write(metadata, vocabulary, "llama", "default", file, added)
 
     def _unigram(
@@ -235,31 +239,25 @@ class _Loader:
         self._write(metadata, found.vocabulary, "t5", "default", file, added, ends)
         found.write_normalizer(metadata)
 
-    def _from_newer_file(
-        self, vocabulary: Vocabulary, unlisted: bool, added: AddedTokens
-    ) -> Vocabulary | None:
-        """Return the vocabulary of tokenizer.json, which transformers reads, if tokenizer.model says too little.
+    def _is_newer(self, file: TokenizerJson, model: SentencePieceModel, added: AddedTokens) -> bool:
+        """Say whether the vocabulary of tokenizer.json, which transformers reads, is read in place of tokenizer.model.
 
-        tokenizer.model can be the base model's and lack tokens for slots that tokenizer.json fills. Or
-        tokenizer.model has user-defined pieces that are no longer added tokens (`unlisted`), and only
-        tokenizer.json knows their merges.
+        tokenizer.model can be the base model's, and lack tokens that tokenizer.json has or have other texts. Or
+        tokenizer.model has user-defined pieces that are no longer added tokens, and only tokenizer.json knows their
+        merges.
         """
-        open_slots = set(vocabulary.unfilled())
-        file = self._open(with_model=True) if open_slots or unlisted else None
-        if file is None or not spm.is_byte_fallback_bpe(file):
-            return None
-        vocab = file.model().get("vocab")
-        if not isinstance(vocab, dict):
-            return None
-        if not open_slots.isdisjoint(vocab.values()):
-            what = "%s: the file lacks tokens that tokenizer.json has, so tokenizer.json is read instead"
-            log.warning(what, vocabulary.place)
-        elif not unlisted:
-            return None
-        return spm.from_merges(file, self.size, added)
+        vocab = file.vocab_ids()
+        if vocab is None or not spm.is_byte_fallback_bpe(file):
+            return False
+        different = spm.differences(model, vocab, added, self.size)
+        if different:
+            what = "%s: tokenizer.json has %d other token%s, so tokenizer.json is read instead. The first: %s"
+            count = len(different)
+            log.warning(what, model.path, count, "" if count == 1 else "s", different[0])
+        return bool(different) or not spm.user_defined(model) <= added.tokens.keys()
 
     def _tokenizer_json(self, metadata: Metadata) -> None:
-        file = self._open(with_model=True)
+        file = self._open()
         assert file is not None
         kind = file.model().get("type", "BPE")
         added = self._added(file)
@@ -345,11 +343,11 @@ class _Loader:
         vocabulary = tiktoken.from_file(path, self.size, added, known)
         self._write(metadata, vocabulary, "gpt2", pre, None, added)
 
-    def _open(self, *, with_model: bool) -> TokenizerJson | None:
-        return TokenizerJson.open(self.folder / "tokenizer.json", with_model=with_model)
+    def _open(self) -> TokenizerJson | None:
+        return TokenizerJson.open(self.folder / "tokenizer.json")
 
     def _added(self, file: TokenizerJson | None) -> AddedTokens:
-        return AddedTokens.read(self.folder, file, self.tokenizer_config)
+        return AddedTokens.read(self.folder, file, self.tokenizer_config, self.size)
 
     def _write(
         self,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from srd_rs.vocab.files import read_json
 
+_ROLE_KEYS: Final = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _MORE_SPECIAL: Final = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -29,13 +30,14 @@ def token_text(entry: object) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
-def named_tokens(config: dict[str, Any]) -> set[str]:
-    """Return the texts that a configuration names as special: the tokens of roles (``bos_token`` and the like,
-    or a model's own) and the additional ones."""
-    entries = [value for key, value in config.items() if key.endswith("_token")]
+def named_tokens(config: dict[str, Any]) -> list[str]:
+    """Return the texts that a configuration names as special, each once: the tokens of roles (``bos_token`` and the
+    like, or a model's own) and the additional ones. The order is that in which transformers adds them."""
+    roles = [key for key in config if key.endswith("_token") and key not in _ROLE_KEYS]
+    entries = [config.get(key) for key in (*_ROLE_KEYS, *roles)]
     for key in _MORE_SPECIAL:
         entries += _entries(config.get(key))
-    return {text for entry in entries if (text := token_text(entry))}
+    return list(dict.fromkeys(text for entry in entries if (text := token_text(entry))))
 
 
 def _entries(value: object) -> list[Any]:

@@ -30,7 +30,6 @@ MAX_TOKENS: Final = 1 << 21
 _LISTED: Final = 4
 
 _MERGES_CHUNK: Final = 1 << 18
-_MODEL_START: Final = re.compile(rb',\s*"model"\s*:\s*\{')
 _MERGES_START: Final = re.compile(rb'"merges"\s*:\s*\[')
 _MERGES_END: Final = re.compile(rb"\]\s*\}\s*\}\s*\Z")
 _PAIR_BOUNDARY: Final = re.compile(rb"\]\s*,\s*(?=\[)")
@@ -68,8 +67,7 @@ class AddedToken:
 
 @dataclass
 class TokenizerJson:
-    """This is an open tokenizer.json. `sections` holds everything but the merges, or everything but the model if
-    the model was not asked for."""
+    """This is an open tokenizer.json. `sections` holds everything but the merges."""
 
     path: Path
     sections: dict[str, Any]
@@ -78,13 +76,12 @@ class TokenizerJson:
     merges_span: tuple[int, int] | None = None
 
     @classmethod
-    def open(cls, path: Path, *, with_model: bool) -> TokenizerJson | None:
-        """Read `path`, or return None if there is no such file. `with_model=False` leaves out vocabulary and
-        merges."""
+    def open(cls, path: Path) -> TokenizerJson | None:
+        """Read `path`, or return None if there is no such file."""
         if not path.is_file():
             return None
         data = read_limited(path, MAX_TOKENIZER_BYTES)
-        parsed = _without_merges(data, path) if with_model else _without_model(data, path)
+        parsed = _without_merges(data, path)
         if parsed is None:
             parsed = (parse_object(data, path, values=MAX_TOKENIZER_VALUES), None)
         sections, span = parsed
@@ -98,6 +95,17 @@ class TokenizerJson:
                 self.path, "it has no 'model' object", "Save the tokenizer again with the tokenizers library"
             )
         return model
+
+    def vocab_ids(self) -> dict[str, int] | None:
+        """Return the ids of the vocabulary by text, unchecked; None if the file has no vocabulary of a known form."""
+        model = self.sections.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
+        if isinstance(vocab, list):
+            pairs = enumerate(vocab)
+            return {e[0]: i for i, e in pairs if isinstance(e, list) and e and isinstance(e[0], str)}
+        if isinstance(vocab, dict) and set(map(type, vocab.values())) <= {int}:
+            return vocab
+        return None
 
     def section(self, name: str) -> dict[str, Any] | None:
         """Return ``normalizer``, ``pre_tokenizer``, ``post_processor`` or ``decoder``, which is an object or
@@ -128,18 +136,6 @@ class TokenizerJson:
     def release(self) -> None:
         """Forget the text of the file, after the merges have been read."""
         self.data = b""
-
-
-def _without_model(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
-    """Parse what stands before the model, if the model comes last.
-
-    JSON is read from left to right. So if the text up to ``,"model":{`` parses with a brace appended, that comma
-    stood at the top level. The end of the file must look like the end of a BPE model.
-    """
-    start = _MODEL_START.search(data)
-    if start is None or _MERGES_END.search(data, max(0, len(data) - 256)) is None:
-        return None
-    return _parse_quietly(data[: start.start()] + b"}", path)
 
 
 def _without_merges(data: bytes, path: Path) -> tuple[dict[str, Any], tuple[int, int] | None] | None:

@@ -4,7 +4,7 @@ vocabulary as merges with byte fallback.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -25,25 +25,71 @@ from srd_rs.vocab.vocabulary import (
 )
 
 BYTE_TOKENS: Final = frozenset(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
+_MAX_MERGED: Final = 64
+"""A user-defined piece of more characters counts as one that is not merged from others."""
 
 
 def from_model(
-    model: SentencePieceModel, size: int, added: AddedTokens, *, respell: bool = True
-) -> tuple[Vocabulary, bool]:
-    """Return the vocabulary of a SentencePiece model with the added tokens over the pieces, and whether the file
-    has user-defined pieces that are not listed as added tokens.
+    model: SentencePieceModel, size: int, added: AddedTokens, *, respell: bool = True, alone: bool = True
+) -> Vocabulary:
+    """Return the vocabulary of a SentencePiece model with the added tokens over the pieces.
 
-    Such a piece becomes a normal token, as in llama.cpp's converter, but has no score that says when the piece
-    is merged. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp finds
-    such tokens in the text as the user writes the text; and a token that looks special is special.
+    SentencePiece finds user-defined pieces first. If the model stands `alone`, without a tokenizer.json, such a piece
+    becomes an added token where llama.cpp cannot merge it from other pieces; all others are normal tokens, as in
+    llama.cpp's converter. With `respell`, the visible spaces of a user-defined token become spaces, because llama.cpp
+    finds such tokens in the text as the user writes the text; and a token that looks special is special.
     """
     if model.charsmap:
         what = "%s: the tokenizer normalizes text, which llama.cpp does not do with this kind of vocabulary"
         log.warning(what, model.path)
-    vocabulary, ids, user_defined = _from_pieces(model, size)
+    vocabulary, ids = _from_pieces(model, size)
     tokens = added.with_ids_of(ids)
+    if alone:
+        listed = {token.content for token in tokens}
+        tokens += [
+            AddedToken(ids[text], text, normalized=False)
+            for text in sorted((user_defined(model) & ids.keys()) - listed)
+            if not _can_be_merged(text, ids)
+        ]
     vocabulary.put_added(_respelled(tokens, ids) if respell else tokens, by_look=respell)
-    return vocabulary, not user_defined <= added.tokens.keys()
+    return vocabulary
+
+
+def user_defined(model: SentencePieceModel) -> set[str]:
+    """Return the texts of the user-defined pieces of a model."""
+    return {piece.text for piece in model.pieces if piece.kind == TokenType.USER_DEFINED}
+
+
+def _can_be_merged(text: str, pieces: Mapping[str, int]) -> bool:
+    """Say whether llama.cpp can merge characters to `text`: it makes only pieces, and need not begin with pieces."""
+    found = set(text)
+    if len(text) > _MAX_MERGED:
+        return False
+    for length in range(2, len(text) + 1):
+        for start in range(len(text) - length + 1):
+            part = text[start : start + length]
+            if part in pieces and any(part[:i] in found and part[i:] in found for i in range(1, length)):
+                found.add(part)
+    return text in found
+
+
+def differences(
+    model: SentencePieceModel, vocab: Mapping[str, int], added: AddedTokens, size: int
+) -> list[str]:
+    """Return what a tokenizer.json has at ids where a SentencePiece model has something else, for a message. Added
+    tokens do not count, which are put over both, unless the model has their text at another id."""
+    ids = {token.content: vocab.get(token.content, token.id) for token in added.tokens.values()}
+    over = set(ids.values())
+    texts = {token_id: text for text, token_id in vocab.items() if token_id < size and token_id not in over}
+    pieces = {}
+    for i, piece in enumerate(model.pieces[:size]):
+        if ids.get(piece.text, i) != i or i not in over:
+            pieces[i] = piece.text
+    return [
+        f"{shown(texts.get(i))} in place of {shown(pieces.get(i))} (id {i})"
+        for i in sorted(texts.keys() | pieces.keys())
+        if texts.get(i) != pieces.get(i)
+    ]
 
 
 def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[AddedToken]:
@@ -64,9 +110,8 @@ def _respelled(tokens: list[AddedToken], pieces: dict[str, int]) -> Iterator[Add
             yield token if spaced in texts else replace(token, content=spaced)
 
 
-def _from_pieces(model: SentencePieceModel, size: int) -> tuple[Vocabulary, dict[str, int], set[str]]:
-    """Return the pieces of a SentencePiece model as a vocabulary, their ids by text, and the texts of user-defined
-    pieces."""
+def _from_pieces(model: SentencePieceModel, size: int) -> tuple[Vocabulary, dict[str, int]]:
+    """Return the pieces of a SentencePiece model as a vocabulary, and their ids by text."""
     vocabulary = Vocabulary(model.path, size)
     vocabulary.scores = [UNUSED_SCORE] * size
     kinds = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
@@ -79,7 +124,7 @@ def _from_pieces(model: SentencePieceModel, size: int) -> tuple[Vocabulary, dict
         kind = piece.kind if piece.kind in kinds else TokenType.NORMAL
         vocabulary.put(token_id, piece.text, kind, piece.score)
         ids.setdefault(piece.text, token_id)
-    return vocabulary, ids, {piece.text for piece in pieces if piece.kind == TokenType.USER_DEFINED}
+    return vocabulary, ids
 
 
 def is_byte_fallback_bpe(file: TokenizerJson) -> bool:
