@@ -19,6 +19,7 @@ from typing import Any
 from srd_rs.reading import shown
 from srd_rs.vocab.config import named_tokens
 from srd_rs.vocab.files import (
+    MAX_TOKENS,
     AddedToken,
     TokenizerJson,
     added_token,
@@ -40,7 +41,9 @@ class AddedTokens:
     """tokenizer_config.json or special_tokens_map.json names these texts as special tokens."""
 
     @classmethod
-    def read(cls, folder: Path, file: TokenizerJson | None, config: dict[str, Any], rows: int) -> AddedTokens:
+    def read(
+        cls, folder: Path, file: TokenizerJson | None, config: dict[str, Any], rows: int = MAX_TOKENS
+    ) -> AddedTokens:
         """Read the lists of `folder`. `file` is its tokenizer.json, `config` its tokenizer_config.json, `rows` the
         number of rows of the embedding."""
         named = named_tokens(config)
