@@ -139,7 +139,7 @@ MUTATIONS: Final = (
              "    if False:\n", tests("sniff")),
     Mutation("a Git LFS pointer is not recognised", "sniff.py", "if head is not None and head.startswith(_LFS",
              "if head is not None and head.startswith(b'x' + _LFS", tests("sniff", "bad_inputs")),
-    Mutation("binary and decimal units are the same", "cli/options.py", "1024 ** (i + 1)", "1000 ** (i + 1)",
+    Mutation("binary and decimal units are the same", "text.py", "1024 ** (i + 1)", "1000 ** (i + 1)",
              tests("cli", "options", "every_option")),
     Mutation("percent of the depth read as shares", "cli/options.py", "float(first) / 100, float(last) / 100",
              "float(first) / 100, float(last) / 101", tests("cli", "every_option", "options")),

@@ -16,7 +16,26 @@ from srd_rs.errors import UsageError
 from support import EXAMPLE
 
 #: Modules whose docstrings have examples.
-WITH_EXAMPLES = ("srd_rs", "srd_rs.conversion", "srd_rs.files", "srd_rs.tensors")
+WITH_EXAMPLES = (
+    "srd_rs",
+    "srd_rs.adapters",
+    "srd_rs.calibration",
+    "srd_rs.container",
+    "srd_rs.conversion",
+    "srd_rs.estimating",
+    "srd_rs.eval.evaluation",
+    "srd_rs.files",
+    "srd_rs.hydration",
+    "srd_rs.inspection",
+    "srd_rs.materials",
+    "srd_rs.options",
+    "srd_rs.placement",
+    "srd_rs.publishing",
+    "srd_rs.rebuilding",
+    "srd_rs.signing",
+    "srd_rs.tensors",
+    "srd_rs.turns",
+)
 
 
 def test_everything_that_is_exported_is_there() -> None:
@@ -35,6 +54,25 @@ def test_everything_that_is_exported_is_documented() -> None:
             assert inspect.getdoc(value), name
 
 
+def test_every_function_has_an_example_and_says_what_it_raises() -> None:
+    for name in srd_rs.__all__:
+        function = getattr(srd_rs, name)
+        if inspect.isfunction(function):
+            text = inspect.getdoc(function) or ""
+            assert ">>> " in text or name == "convert", name
+            assert "Raises" in text, name
+            assert function.__module__ in WITH_EXAMPLES, "the examples of this module are not run"
+
+
+def test_public_methods_are_documented() -> None:
+    """Of the exported classes, all that a user can call."""
+    for name in srd_rs.__all__:
+        value = getattr(srd_rs, name)
+        for part, method in vars(value).items() if inspect.isclass(value) else ():
+            if not part.startswith("_") and inspect.isfunction(method):
+                assert inspect.getdoc(method), (name, part)
+
+
 def test_what_functions_return_is_exported() -> None:
     """A class that a public function returns or hands to a callback can be named."""
     for name in srd_rs.__all__:
@@ -51,9 +89,22 @@ def test_what_functions_return_is_exported() -> None:
 def test_examples_of_docstrings(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_q4_k_m: Path
 ) -> None:
+    for package, needed in (("srd_rs.eval.evaluation", "llama_cpp"), ("srd_rs.signing", "cryptography")):
+        if name == package:
+            pytest.importorskip(
+                needed, reason=f"{needed} is not installed: the examples of {name} were not run"
+            )
     shutil.copytree(EXAMPLE, tmp_path / "path" / "to" / "model")
     shutil.copy(example_q4_k_m, tmp_path / "path" / "to" / "model-Q4_K_M.gguf")
     monkeypatch.chdir(tmp_path)
+    if name == "srd_rs.container":
+        srd_rs.keygen("master.key")
+        srd_rs.pack("path/to/model", "path/to/model-Q4_K_M.axm", effort="fast", key_file="master.key")
+    Path("text.txt").write_text("The history of the town is the history of its river. " * 40)
+    if name == "srd_rs.adapters":
+        write_adapter(Path("path/to/adapter"))
+    if name == "srd_rs.signing":
+        write_key(Path("key.pem"))
     module = importlib.import_module(name)
     finder = doctest.DocTestFinder(exclude_empty=True)
     tried = 0
@@ -62,6 +113,35 @@ def test_examples_of_docstrings(
         tried += len(test.examples)
         runner.run(test)
     assert tried > 0 and runner.summarize(verbose=False).failed == 0
+
+
+def write_adapter(folder: Path) -> None:
+    """A LoRA adapter of one matrix of the example."""
+    import json
+
+    from safetensors.numpy import save_file
+
+    with srd_rs.open(EXAMPLE) as checkpoint:
+        name = next(name for name in checkpoint if name.endswith("layers.0.self_attn.q_proj.weight"))
+        rows, columns = checkpoint[name].shape
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    stem = f"base_model.model.{name.removesuffix('.weight')}"
+    parts = {"lora_A": np.ones((4, columns), np.float32), "lora_B": np.ones((rows, 4), np.float32)}
+    save_file({f"{stem}.{part}.weight": w for part, w in parts.items()}, folder / "adapter_model.safetensors")
+
+
+def write_key(path: Path) -> None:
+    """A private key on an elliptic curve, which only its owner may read."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    encoded = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.touch(mode=0o600)
+    path.write_bytes(encoded)
 
 
 def test_short_texts(tmp_path: Path) -> None:
@@ -115,3 +195,37 @@ def test_progress_true_shows_a_line(
     assert "writing: 100%" in capfd.readouterr().err
     srd_rs.convert(EXAMPLE, tmp_path / "n.gguf", effort="fast", met=False, progress=False)
     assert capfd.readouterr().err == ""
+
+
+def test_sizes_may_be_texts(tmp_path: Path) -> None:
+    options = srd_rs.ConvertOptions(max_memory="512MiB", split_max_size="4MB", target_size="1.5GB")  # type: ignore[arg-type]
+    assert (options.max_memory, options.split_max_size, options.target_size) == (
+        1 << 29,
+        4_000_000,
+        1_500_000_000,
+    )
+    plan = srd_rs.plan(EXAMPLE, tmp_path / "m.gguf", effort="fast", split_max_size="4MB", max_memory="64MiB")
+    assert len(plan.files) > 1
+    with pytest.raises(UsageError, match="max_memory: '4G' is no size: write 512MiB"):
+        srd_rs.plan(EXAMPLE, max_memory="4G")
+    with pytest.raises(UsageError, match="max_memory: 'x' is no size"):
+        srd_rs.calibrate(EXAMPLE, tmp_path / "c.calib", max_memory="x")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("threads", "4", "type int"),
+        ("threads", True, "type int"),
+        ("quant", 4, "type str"),
+        ("pure", "yes", "type bool"),
+        ("max_memory", 1.5, "type int"),
+        ("target_bpw", "5", "type float"),
+        ("tensor_types", "ffn=Q6_K", "Pass a list"),
+    ],
+)
+def test_a_value_of_another_type_is_a_usage_error(option: str, value: object, wanted: str) -> None:
+    with pytest.raises(UsageError, match=f"{option}: .*{wanted}"):
+        srd_rs.plan(EXAMPLE, **{option: value})
+    numbers = srd_rs.plan(EXAMPLE, effort="fast", threads=np.int64(2), target_bpw=np.float32(6.2))
+    assert numbers.n_weights > 0

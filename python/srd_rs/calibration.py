@@ -27,7 +27,7 @@ from srd_rs import _core, cache, effects, sniff
 from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError, UsageError, message
 from srd_rs.hub import locate, model_files
-from srd_rs.options import ConvertOptions
+from srd_rs.options import ConvertOptions, bytes_of
 from srd_rs.planning import NativeModel, native_model
 from srd_rs.progress import counting
 from srd_rs.reading import shown
@@ -96,7 +96,7 @@ def calibrate(
     imatrix: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
-    max_memory: int = _core.DEFAULT_CALIBRATION_MEMORY,
+    max_memory: int | str = _core.DEFAULT_CALIBRATION_MEMORY,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | bool | None = None,
 ) -> CalibrationReport:
@@ -111,10 +111,13 @@ def calibrate(
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
     seed: of random tokens. threads: any number gives the same bytes. max_memory: bytes of weights and states alive.
     progress: True shows a bar. A function is called about 20 times a second with tokens done and to do; a layer
-    counts its
-        part of each token.
+        counts its part of each token.
 
     Raises the errors of `convert`.
+
+        >>> report = srd_rs.calibrate("path/to/model", "model.calib", text="random", tokens=64, ctx=64)
+        >>> srd_rs.plan("path/to/model", calibrate=report.path).effort
+        'srd'
     """
     effects.refuse((text != "random" and seed != 0, "--seed", "only random tokens depend on the seed"))
     sniff.check_output(Path(output), replaces=("calibration",))
@@ -131,7 +134,7 @@ def calibrate(
     with counting(progress) as tell:
         made = measure(
             native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
-            threads=threads, max_memory=max_memory, overwrite=overwrite, progress=tell,
+            threads=threads, max_memory=bytes_of("max_memory", max_memory), overwrite=overwrite, progress=tell,
         )  # fmt: skip
     if imatrix is not None:
         made.write_imatrix(imatrix, overwrite)

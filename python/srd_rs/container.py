@@ -18,7 +18,7 @@ from srd_rs.conversion import run, run_plan
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import locate
 from srd_rs.inspection import inspect
-from srd_rs.options import DEFAULTS, FLOAT_TYPES, MIXES, Checks, ConvertOptions, StrPath
+from srd_rs.options import DEFAULTS, FLOAT_TYPES, MIXES, Checks, ConvertOptions, StrPath, bytes_of
 from srd_rs.planning import named, output_path
 from srd_rs.progress import Wanted, showing
 from srd_rs.report import ConvertReport, Progress, SealedContainer, Verification
@@ -67,7 +67,7 @@ def pack(
     key_file: StrPath | None = None,
     sign_key: StrPath | None = None,
     threads: int | None = None,
-    max_memory: int = DEFAULTS.max_memory,
+    max_memory: int | str = DEFAULTS.max_memory,
     overwrite: bool = False,
     progress: Wanted = None,
 ) -> ConvertReport:
@@ -78,6 +78,12 @@ def pack(
     output: the .axm, or a folder for it; by default ``<model name>-<quant>.axm`` in the current folder. The other
     arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`. The projector of a multimodal
     model gets a container of its own beside it, ``mmproj-<model name>-F16.axm``.
+
+    Raises the errors of `srd_rs.convert`.
+
+        >>> packed = srd_rs.pack("path/to/model", "new.axm", effort="fast", key_file="master.key")
+        >>> packed.container.path.name, packed.plan.quant
+        ('new.axm', 'Q4_K_M')
     """
     source = locate(model)
     if quant is None:
@@ -97,7 +103,7 @@ def pack(
         axm_output=path,
         residual_bits=residual_bits,
         threads=threads,
-        max_memory=max_memory,
+        max_memory=bytes_of("max_memory", max_memory),
         overwrite=overwrite,
         key_file=key_file,
         sign_key=sign_key,
@@ -136,6 +142,11 @@ def verify(
     overwrite: replace `attest` and `manifest` if they exist.
 
     Raises VerificationError naming the first shard that is not the signed one.
+
+    Raises SrdIOError for a file that cannot be read and UsageError for one that is no container.
+
+        >>> srd_rs.verify("path/to/model-Q4_K_M.axm", key_file="master.key").authentic
+        True
     """
     path, container = hub.file(path), None if container is None else hub.file(container)
     sniff.check_container(path if container is None else container, or_manifest=container is not None)
@@ -215,7 +226,7 @@ def extract(
     fingerprint: str | None = None,
     expect_name: str | None = None,
     threads: int | None = None,
-    max_memory: int = DEFAULTS.max_memory,
+    max_memory: int | str = DEFAULTS.max_memory,
     overwrite: bool = False,
     progress: Wanted = None,
 ) -> ConvertReport:
@@ -229,10 +240,17 @@ def extract(
     quant: by default the packed mix, a copy of the very GGUF that `srd_rs.convert` wrote; another mix is made from
         base + `alpha` * residual. For safetensors BF16 (the default), F16 or F32.
     alpha: 0 (the base) to 1 (all of the residual). The default is what measured best: 1, or 0.75 for residuals of 2
-    bits
-        over an SRD base.
+        bits over an SRD base.
     safetensors: a safetensors file with GGUF's tensor names.
     key_file, use_key, public_key, fingerprint, expect_name: as in `verify`.
+
+    Raises VerificationError, and writes nothing, if the container is not what was signed; UsageError for options
+    without effect; SrdIOError for files that cannot be read or written.
+
+        >>> container = "path/to/model-Q4_K_M.axm"
+        >>> made = srd_rs.extract(container, "made.gguf", quant="Q5_K_M", key_file="master.key")
+        >>> made.plan.quant, made.output.name
+        ('Q5_K_M', 'made.gguf')
     """
     container = hub.file(container)
     sniff.check_container(container)
@@ -261,7 +279,11 @@ def extract(
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
     # What was packed with weights that are not finite comes out with them.
     run_options = ConvertOptions(
-        effort="fast", threads=threads, max_memory=max_memory, allow_nonfinite=True, overwrite=overwrite
+        effort="fast",
+        threads=threads,
+        max_memory=bytes_of("max_memory", max_memory),
+        allow_nonfinite=True,
+        overwrite=overwrite,
     )
     with showing(progress) as tell:
         opened.verify(checks, [], threads, _forward(tell))
@@ -325,6 +347,14 @@ def resign(
         the old key the container is refused.
     use_old_key: False checks integrity alone, for a container whose key is lost.
     drop_signature: allow that the Ed25519 signature of the container is lost, because there is no `sign_key`.
+
+    Raises VerificationError if the container is not what was signed, UsageError if an Ed25519 signature would be lost.
+
+        >>> key = srd_rs.keygen("new.key")
+        >>> old = {"old_key_file": "master.key"}
+        >>> signed = srd_rs.resign("path/to/model-Q4_K_M.axm", "signed.axm", key_file="new.key", **old)
+        >>> signed.key_id == key.id
+        True
     """
     container = hub.file(container)
     sniff.check_container(container)
@@ -345,7 +375,12 @@ def resign(
 
 
 def write_manifest(container: StrPath, output: StrPath) -> None:
-    """Write the manifest file of a container: what `verify` needs to check a GGUF without the container."""
+    """Write the manifest file of a container: what `verify` needs to check a GGUF without the container.
+
+    Raises SrdIOError if the file exists, FormatError for a container that breaks its format.
+
+        >>> srd_rs.write_manifest("path/to/model-Q4_K_M.axm", "model.manifest")
+    """
     container = hub.file(container)
     sniff.check_container(container)
     _core.open_container(container).detach(output)
@@ -355,6 +390,13 @@ def keygen(path: StrPath | None = None, *, ed25519: bool = False) -> KeyFile:
     """Make a master key in a new file with mode 0600, by default the default key file.
 
     ed25519: make an Ed25519 key pair instead, the private key as `path`, the public one with ``.pub`` behind.
+
+    Raises SrdIOError if the file exists: a key is never overwritten. Raises UsageError for a key pair without a name.
+
+        >>> srd_rs.keygen("another.key").path.name
+        'another.key'
+        >>> srd_rs.keygen("private.pem", ed25519=True).public.name
+        'private.pem.pub'
     """
     if not ed25519:
         return KeyFile(*_core.make_master_key(path))

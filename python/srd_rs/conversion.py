@@ -179,6 +179,10 @@ def plan(
     from both. `recipe_out` is written.
 
     Raises the errors of `srd_rs.convert`, except those that only weights can cause.
+
+        >>> plan = srd_rs.plan("path/to/model", quant="Q8_0", effort="fast")
+        >>> plan.types["Q8_0"].tensors, plan.files[0].path.name
+        (50, 'model-Q8_0.gguf')
     """
     given = changed(options, changes)
     target = uploading.target(output)

@@ -86,6 +86,7 @@ class Rates:
     network: float = NETWORK
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data, as `srd-rs plan --json` prints it and `--rates` takes it."""
         return asdict(self)
 
 
@@ -169,6 +170,10 @@ def estimate(
     network, disk: bytes a second of one machine, instead of those of the rates.
 
     Raises the errors of `srd_rs.plan`, and UsageError where the rates were measured for other types.
+
+        >>> cost = srd_rs.estimate("path/to/model", effort="fast", nodes=[1, 4])
+        >>> cost.output_bytes, [node.nodes for node in cost.nodes]
+        (10192864, [1, 4])
     """
     chosen = changed(options, changes)
     if not nodes or min(nodes) < 1:

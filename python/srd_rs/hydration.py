@@ -109,6 +109,10 @@ def met(
 
     Raises SrdIOError, FormatError for a broken GGUF, ModelError for one without layers or with missing parts,
     UsageError for slots that do not fit.
+
+        >>> sidecar = srd_rs.met("path/to/model-Q4_K_M.gguf")
+        >>> list(sidecar["slots"])[:2]
+        ['early', 'factual']
     """
     gguf = hub.file(gguf)
     thing = sniff.check_gguf(gguf, or_container=True)

@@ -130,6 +130,9 @@ def inspect(path: str | os.PathLike[str], *, max_items: int = 8) -> Inspection:
 
     Raises SrdIOError when the file cannot be read, FormatError when the file breaks its format (an .axm:
     VerificationError), UsageError for another kind of file, which the message names.
+
+        >>> srd_rs.inspect("path/to/model-Q4_K_M.gguf").mix
+        'Q4_K_M'
     """
     source = glance(path)
     if source.remote is not None:

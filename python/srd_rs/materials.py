@@ -66,6 +66,10 @@ def bom(
     calibrate: The text of the calibration, for its hash. The hash of the bundled text is known.
 
     Raises UsageError for a file that is no GGUF and for a report of other files.
+
+        >>> document = srd_rs.bom("path/to/model-Q4_K_M.gguf", "path/to/model")
+        >>> document["bomFormat"], document["specVersion"]
+        ('CycloneDX', '1.7')
     """
     path = hub.file(gguf)
     sniff.check_gguf(path)

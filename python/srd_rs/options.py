@@ -16,9 +16,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any, Final, TypeVar
 
 from srd_rs import _core
+from srd_rs.errors import UsageError, message
+from srd_rs.text import size_bytes
 
 StrPath = str | os.PathLike[str]
 
@@ -56,9 +59,30 @@ class SrdOptions:
     dither_layers: tuple[float, float] | None = None
 
 
+def bytes_of(name: str, value: int | str) -> int:
+    """A number of bytes, or a text such as ``"4GiB"``, as bytes. Raises UsageError, which names the argument."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return size_bytes(value)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+#: Words in the annotation of a field -> what its value must be.
+_KINDS: Final = {"int": Integral, "float": Real, "str": str, "bool": bool}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """All options of `srd_rs.convert` and `srd_rs.plan`."""
+    """All options of `srd_rs.convert` and `srd_rs.plan`.
+
+    A size is a number of bytes, or a text such as ``"4GiB"`` or ``"1.5GB"``. Raises UsageError for a value of another
+    type than its option has.
+
+        >>> srd_rs.ConvertOptions(max_memory="1GiB").max_memory
+        1073741824
+    """
 
     lora: Sequence[StrPath] = _option(
         (),
@@ -285,6 +309,19 @@ class ConvertOptions:
         "Write the MET sidecar NAME.met.json beside the GGUF, which says which bytes belong to which layers. A split"
         " output has one sidecar, beside its first part. A GGUF without layers gets none.",
     )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value, words = getattr(self, option.name), str(option.type).split(" | ")
+            if option.metadata["metavar"] == "SIZE" and isinstance(value, str):
+                object.__setattr__(self, option.name, bytes_of(option.name, value))
+            elif isinstance(value, str) and option.type.startswith("Sequence"):
+                raise UsageError(message(option.name, f"{value!r:.40} is one text", "Pass a list"))
+            elif value is not None and all(word in _KINDS or word == "None" for word in words):
+                kinds = tuple(_KINDS[word] for word in words if word in _KINDS)
+                if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                    what = f"{value!r:.40} is of the type {type(value).__name__}"
+                    raise UsageError(message(option.name, what, f"Pass a value of the type {option.type}"))
 
     @property
     def is_measured(self) -> bool:

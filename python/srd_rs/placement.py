@@ -115,6 +115,10 @@ def place(
         second); that of a GPU is not.
 
     Raises UsageError for an engine that is not known, ModelError for a GGUF without layers.
+
+        >>> placed = srd_rs.place("path/to/model-Q4_K_M.gguf", ram=8 << 30, ram_bandwidth=20e9)
+        >>> placed.engine, placed.ctx
+        ('llama-server', 8192)
     """
     if engine not in ENGINES:
         raise UsageError(message("--for", f"the engine '{engine}' is not known", f"Use {', '.join(ENGINES)}"))

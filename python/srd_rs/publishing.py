@@ -87,6 +87,10 @@ def card(
     The card has front matter, sizes, how the weights were quantised, the commands that run a file, and the
     fingerprint of a container that lies beside a GGUF. Raises UsageError without files, for a file that is no GGUF
     and for a report of other files.
+
+        >>> text = srd_rs.card("path/to/model-Q4_K_M.gguf", base_model="org/name")
+        >>> text.splitlines()[1]
+        'base_model: org/name'
     """
     paths = [ggufs] if isinstance(ggufs, (str, os.PathLike)) else list(ggufs)
     if not paths:
@@ -295,6 +299,9 @@ def push(
 
     The token is what ``hf auth login`` keeps, or the variable HF_TOKEN. Raises UsageError for names that do not fit,
     SrdIOError when the upload fails.
+
+        >>> srd_rs.push("org/name-GGUF", ["model-Q4_K_M.gguf"], card="README.md")  # doctest: +SKIP
+        'https://huggingface.co/org/name-GGUF/commit/...'
     """
     from srd_rs.errors import message as text
 

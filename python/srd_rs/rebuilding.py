@@ -22,7 +22,16 @@ from typing import Any, Final
 from srd_rs import _core, conversion, hub, sniff
 from srd_rs.errors import FormatError, ModelError, UsageError, VerificationError, message
 from srd_rs.hub import Source
-from srd_rs.options import DEFAULTS, FLOAT_TYPES, MIXES, RECORDED, ConvertOptions, SrdOptions, StrPath
+from srd_rs.options import (
+    DEFAULTS,
+    FLOAT_TYPES,
+    MIXES,
+    RECORDED,
+    ConvertOptions,
+    SrdOptions,
+    StrPath,
+    bytes_of,
+)
 from srd_rs.planning import Planner, projector_plan
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import parse_object, shown
@@ -89,7 +98,7 @@ def rebuild(
     imatrix: StrPath | None = None,
     lora: Sequence[StrPath] = (),
     threads: int | None = None,
-    max_memory: int = DEFAULTS.max_memory,
+    max_memory: int | str = DEFAULTS.max_memory,
     cache: bool = True,
     progress: Wanted = None,
 ) -> Rebuilt:
@@ -105,13 +114,19 @@ def rebuild(
     Raises VerificationError, which names the first tensor that differs and the offset of its first differing byte, or
     what else differs. Raises UsageError where the GGUF does not say how it was made, or where something is not given
     that it was made with; ModelError where another version of srd-rs made it.
+
+        >>> made = srd_rs.convert("path/to/model", "again.gguf", effort="fast")
+        >>> srd_rs.rebuild("again.gguf", "path/to/model").bytes == made.file_bytes
+        True
     """
     path, source, start = hub.file(gguf), hub.locate(model), time.perf_counter()
     sniff.check_gguf(path)
     record = _Record.read(path)
     options = replace(record.options(calibrate, imatrix), lora=record.adapters(lora))
     calibrated = options.calibrate is not None
-    options = replace(options, threads=threads, max_memory=max_memory, cache=cache or not calibrated)
+    options = replace(
+        options, threads=threads, max_memory=bytes_of("max_memory", max_memory), cache=cache or not calibrated
+    )
     with showing(progress) as tell, tempfile.TemporaryDirectory() as scratch:
         # The states of a calibration lie beside the output, and the folder of the GGUF need not be writable.
         beside = path.parent if os.access(path.parent, os.W_OK) else Path(scratch)

@@ -85,6 +85,9 @@ def sign(
     certificate: Certificate of the key (PEM). certificate_chain: The certificates that issued it, without the root.
 
     Raises UsageError for paths of several folders, links and keys of another kind.
+
+        >>> srd_rs.sign("path/to/model-Q4_K_M.gguf", "path/to/model.sig", key="key.pem").files
+        ('model-Q4_K_M.gguf',)
     """
     private = _private_key(Path(key))
     chain = _chain(private, certificate, certificate_chain)
@@ -163,6 +166,9 @@ def verify_signature(
     ignore_unsigned: Allow files in the folder that the signature does not name.
 
     Raises VerificationError for a wrong signature, and for a file that was changed, removed or added.
+
+        >>> srd_rs.verify_signature("model.sig", public_key="key.pub").files  # doctest: +SKIP
+        ('model-Q4_K_M.gguf',)
     """
     if public_key is not None and trust_root:
         what = "the option has no effect: the signature is held against --public-key"

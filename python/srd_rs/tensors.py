@@ -64,6 +64,11 @@ def dequantize(blocks: NDArray[np.uint8], type: str) -> NDArray[np.float32]:
     """The weights float32 ``[rows, n]`` of uint8 blocks ``[rows, bytes of a row]`` of a GGUF type.
 
     Raises UsageError for a type that cannot be read, or rows that are no whole blocks.
+
+        >>> import numpy, srd_rs
+        >>> blocks = srd_rs.quantize(numpy.ones((2, 256), numpy.float32), "Q8_0")
+        >>> blocks.shape, srd_rs.dequantize(blocks, "Q8_0").shape
+        ((2, 272), (2, 256))
     """
     return _core.dequantize(_checked("blocks", blocks, "uint8", 2), type)
 

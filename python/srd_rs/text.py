@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 
 def size_text(n: int) -> str:
-    """A number of bytes as `parse_size` reads it: 512MiB, 1GiB."""
+    """A number of bytes as `size_bytes` reads it: 512MiB, 1GiB."""
     for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if n and n % (1 << power) == 0:
             return f"{n >> power}{unit}"
     return str(n)
+
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{p}b": 1000 ** (i + 1) for i, p in enumerate("kmgt")},
+    **{f"{p}ib": 1024 ** (i + 1) for i, p in enumerate("kmgt")},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
+
+
+def size_bytes(text: str) -> int:
+    """The bytes of `512MiB`, `4GiB`, `1.5GB` or plain digits. A bare `G` is refused, because it has two meanings.
+
+    Raises ValueError, whose text says what is wrong.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[2].lower() if match else ""
+    if not match or unit not in _UNITS:
+        raise ValueError(f"{text!r} is no size: write 512MiB, 4GiB, 4GB or a number of bytes")
+    size = int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit]
+    if not 0 < size < 1 << 63:
+        raise ValueError(f"{text!r} must be more than 0 and less than 8 EiB")
+    return size
 
 
 def printable(text: str) -> str:

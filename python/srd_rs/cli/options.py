@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from difflib import get_close_matches
@@ -13,7 +12,7 @@ import click
 
 from srd_rs import _core
 from srd_rs.options import EFFORTS, MIXES, READS, ConvertOptions
-from srd_rs.text import size_text
+from srd_rs.text import size_bytes, size_text
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -40,27 +39,14 @@ _FLAGS: Final = {
 }
 
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    **{f"{p}b": 1000 ** (i + 1) for i, p in enumerate("kmgt")},
-    **{f"{p}ib": 1024 ** (i + 1) for i, p in enumerate("kmgt")},
-}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
-
-
 def parse_size(text: str | int) -> int:
-    """Option type: `512MiB`, `4GiB`, `1.5GB` or plain bytes. A bare `G` is refused, because it has two meanings."""
+    """Option type: `512MiB`, `4GiB`, `1.5GB` or plain bytes."""
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text.strip())
-    unit = match[2].lower() if match else ""
-    if not match or unit not in _UNITS:
-        raise click.BadParameter(f"{text!r} is no size: write 512MiB, 4GiB, 4GB or a number of bytes")
-    size = int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit]
-    if not 0 < size < 1 << 63:
-        raise click.BadParameter(f"{text!r} must be more than 0 and less than 8 EiB")
-    return size
+    try:
+        return size_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def parse_quant(text: str) -> str:

@@ -47,6 +47,7 @@ class Divergence:
     same_top: Estimate
 
     def quantile(self, fraction: float) -> Quantile:
+        """The quantile of the KL divergence for a fraction of the tokens, one of those in `kld_quantiles`."""
         return next(q for q in self.kld_quantiles if q.fraction == fraction)
 
 
@@ -116,6 +117,10 @@ def evaluate(
 
     Raises UsageError (no file, text too short, llama-cpp-python missing), SrdIOError, and ModelError for a
     model that llama.cpp does not run or whose vocabulary is not that of the others.
+
+        >>> found = srd_rs.evaluate(["path/to/model-Q4_K_M.gguf"], "text.txt", n_ctx=64, n_chunks=2, threads=1)
+        >>> found.files[0].perplexity.value > 1
+        True
     """
     if not ggufs:
         raise UsageError(message("eval", "no GGUF is named", "Name at least one"))
