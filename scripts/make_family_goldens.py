@@ -33,7 +33,7 @@ sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests")]
 
 import llama_cpp  # noqa: E402
 
-from family_cases import Case, all_cases  # noqa: E402
+from family_cases import TARGET, Case, all_cases  # noqa: E402
 from generation import SCALE, generated, with_vocabulary  # noqa: E402
 from patterns import write_config, write_shards  # noqa: E402
 
@@ -111,7 +111,9 @@ def convert(
     getattr(model_class, "lerp_weights", {}).clear()  # RWKV keeps weights of the last model in its class
     with torch.inference_mode():
         written_type = gguf.LlamaFileType.MOSTLY_F16 if mmproj else gguf.LlamaFileType.MOSTLY_BF16
-        model_class(folder, written_type, output, hparams=hparams).write()
+        target = folder / TARGET
+        target_model = {"target_model_dir": target} if target.is_dir() else {}
+        model_class(folder, written_type, output, hparams=hparams, **target_model).write()
 
 
 @contextlib.contextmanager
@@ -196,7 +198,7 @@ def golden_of(case: Case) -> dict[str, Any]:
                     for name, row in tensors.items():
                         row.append(types[name])
             result[part] = {"metadata": metadata, "tensors": tensors}
-        if case.text:
+        if case.text and not case.drafts:
             result["generated"] = generated_of(case, shapes, Path(scratch) / "generated")
     return result
 

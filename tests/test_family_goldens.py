@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from srd_rs.checkpoint import Checkpoint
 from srd_rs.families import describe, projectors
 from srd_rs.families.lora import WEIGHTS
 
+TARGET = "target"
+"""Folder, within that of a draft, of the model that the draft drafts for."""
 GOLDENS = sorted((Path(__file__).parent / "data" / "families").glob("*.json"))
 _GIT = "the published model_type is git, so llama.cpp's converter takes a norm's epsilon of another model"
 _SHIFT = (
@@ -108,7 +111,10 @@ def opened(golden: dict[str, Any], folder: Path, scale: float = 1.0) -> Checkpoi
     shard = "model.safetensors" if "architectures" in golden["config"] else "consolidated.safetensors"
     sources = {name: [kind, shape, shard] for name, (kind, shape) in golden["sources"].items()}
     write_shards(sources, folder, scale)
-    return Checkpoint.open(folder)
+    target = folder / TARGET
+    return replace(
+        Checkpoint.open(folder), target=Checkpoint.open(target, bare=True) if target.is_dir() else None
+    )
 
 
 def metadata_of(entries: list[tuple[str, str, Any]]) -> dict[str, list[Any]]:

@@ -17,7 +17,15 @@ from srd_rs import _core, pickled
 from srd_rs.errors import FormatError, message
 from srd_rs.reading import load_json
 
-_TEXT_PARTS: Final = ("text_config", "llm_config", "language_config", "lm_config", "lfm", "thinker_config")
+_TEXT_PARTS: Final = (
+    "text_config",
+    "llm_config",
+    "language_config",
+    "lm_config",
+    "lfm",
+    "thinker_config",
+    "transformer_layer_config",
+)
 
 
 log = logging.getLogger("srd_rs.checkpoint")
@@ -100,6 +108,8 @@ class Checkpoint:
     """Whether the weights are PyTorch pickles."""
     adapters: tuple[Path, ...] = ()
     """Folders of LoRA adapters that are merged into the weights."""
+    target: Checkpoint | None = None
+    """The model that a draft drafts tokens for, of which the configuration and the tokenizer are read."""
     remote: _core.RemoteFiles | None = None
     """The weight files, if they are not in the folder."""
     complete: bool = True

@@ -44,6 +44,7 @@ def check(
         (not text, ("calibrate_tokens", "calibrate_block", "cache"), calibration),
         (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
+        (from_gguf, ("target",), "a GGUF has its tokenizer"),
         (from_gguf, ("lora",), "adapters are merged into checkpoints of Hugging Face only"),
         (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
         (from_gguf, ("read",), "a GGUF is read at offsets"),

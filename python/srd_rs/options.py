@@ -91,6 +91,13 @@ class ConvertOptions:
         " are added one after another.",
         "FOLDER",
     )
+    target: StrPath | None = _option(
+        None,
+        "Input",
+        "The model that a draft model (DFlash, DSpark) drafts tokens for: a folder, or a model on the hub (ORG/NAME)."
+        " Its tokenizer and its config.json are read, its weights are not.",
+        "MODEL",
+    )
     stream: bool = _option(
         False,
         "Input",

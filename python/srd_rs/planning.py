@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from srd_rs import _core, effects, recipe, sniff
 from srd_rs.errors import ModelError, UsageError, io_error, message
-from srd_rs.hub import Source, model_files
+from srd_rs.hub import Source, headers, model_files
 from srd_rs.options import DEFAULTS, EFFORTS, ConvertOptions, StrPath, writes_container
 from srd_rs.reading import shown
 from srd_rs.report import ChosenType, Plan
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from srd_rs.checkpoint import Checkpoint
     from srd_rs.families.base import ModelFacts, ModelSpec
+    from srd_rs.metadata import Metadata
 
 PROJECTOR_TYPES = ("F16", "BF16", "F32", "Q8_0")
 """The types that the matrices of a projector can have."""
@@ -305,7 +306,11 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     from srd_rs.families import lora, nvfp4, projectors
 
     model = source.path
-    checkpoint = replace(Checkpoint.open(model, source.name, source.remote), adapters=_adapters(options))
+    checkpoint = replace(
+        Checkpoint.open(model, source.name, source.remote),
+        adapters=_adapters(options),
+        target=_target(options),
+    )
     has_projector = projectors.has_projector(checkpoint)
     if not has_projector and options.mmproj_type != DEFAULTS.mmproj_type:
         raise effects.without_effect("mmproj_type", "the model has no projector that can be written")
@@ -314,8 +319,12 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     if options.quant.upper() == nvfp4.MIX:
         spec = nvfp4.kept(spec, checkpoint)
     metadata = spec.metadata
-    metadata.update(
-        vocab.load(
+    if checkpoint.target is not None and spec.drafts is None:
+        raise effects.without_effect("target", "the model does not draft tokens for another model")
+    if checkpoint.target is not None:
+        tokens = _tokens_of_target(checkpoint.target, spec, options)
+    else:
+        tokens = vocab.load(
             checkpoint.folder,
             config=flatten(checkpoint.config),
             n_vocab=_embedding_rows(spec, model),
@@ -324,14 +333,48 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
             name=str(metadata.get("general.name")),
             arch=str(metadata.get("general.architecture")),
         )
-    )
+    metadata.update(tokens)
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:
         raise effects.without_effect("pre_tokenizer", "the vocabulary of the model has no pre-tokenizer")
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     if checkpoint.adapters and options.provenance:
         metadata.strings("srd.lora", [folder.resolve().name for folder in checkpoint.adapters])
     files, listed = [*model_files(checkpoint.folder), *lora.files(checkpoint.adapters)], _listed(checkpoint)
+    if checkpoint.target is not None:
+        files += model_files(checkpoint.target.folder)
     return list(metadata.entries()), tensors, spec.hparams, files, listed
+
+
+def _target(options: ConvertOptions) -> Checkpoint | None:
+    """The model that a draft drafts for."""
+    from srd_rs.checkpoint import Checkpoint
+
+    if options.target is None:
+        return None
+    source = headers(options.target)
+    if source.remote is None:
+        sniff.check_base(source.path)
+    return Checkpoint.open(source.path, source.name, source.remote, bare=source.remote is None)
+
+
+def _tokens_of_target(target: Checkpoint, spec: ModelSpec, options: ConvertOptions) -> Metadata:
+    """The tokenizer of the target, with as many tokens as the draft has, and the tokens that the draft adds."""
+    from srd_rs import families, vocab
+    from srd_rs.checkpoint import flatten
+
+    family = families.opened(target)
+    tokens = vocab.load(
+        target.folder,
+        config={**flatten(target.config), "vocab_size": spec.drafts},
+        n_vocab=spec.drafts or 0,
+        rules=family.vocabulary,
+        pre=options.pre_tokenizer,
+        name=target.stem,
+        arch=family.arch,
+    )
+    for key in [key for key, _, _ in tokens.entries() if key in spec.metadata]:
+        tokens.remove(key)
+    return tokens
 
 
 def _adapters(options: ConvertOptions) -> tuple[Path, ...]:

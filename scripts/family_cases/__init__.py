@@ -13,6 +13,8 @@ from pkgutil import iter_modules
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
+TARGET = "target"
+"""Folder, within that of a draft, of the model that the draft drafts for."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Case:
     text: bool = True
     raw_config: bool = False
     constants: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether the model drafts for another model, whose config.json is among `files`. llama.cpp does not run it
+        alone."""
+        return f"{TARGET}/config.json" in self.files
 
 
 def layers(count: int, shapes: Mapping[str, tuple[int, ...]], prefix: str = "model.layers") -> Shapes:

@@ -59,6 +59,8 @@ class ModelSpec:
     tensors: list[TensorSpec]
     hparams: ModelFacts
     vocabulary: VocabularyRules = FILES_DECIDE
+    drafts: int | None = None
+    """Number of tokens of a model that drafts for another model, and gets its tokenizer; None for other models."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Family:
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
     rope_theta: ClassVar[float | None] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
+    drafts: ClassVar[bool] = False
+    """The model drafts tokens for another model."""
     vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
     """This says what the family knows of its vocabulary beyond the files."""
 
@@ -540,7 +544,8 @@ class Family:
         self.write_metadata(metadata)
         tied = not any(spec.name == "output.weight" for spec in specs)
         facts = ModelFacts(self.arch, self.n_run, self.n_expert, self.n_head, self.head_counts_kv(), tied)
-        return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary)
+        drafts = self.n_vocab if self.drafts else None
+        return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary, drafts)
 
     def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:
         """Hold vocab_size against the rows of the embedding. The two often differ after tokens were added."""

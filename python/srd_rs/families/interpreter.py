@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
-from srd_rs.checkpoint import SourceTensor
+from srd_rs.checkpoint import SourceTensor, flatten
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.base import MAX_HEAD_DIM, Family, Row, fused_expert_halves
@@ -66,7 +66,8 @@ NAMES: Final = (
 )
 """These names of an expression are values that the families check, and so are ``n_layer`` (without the blocks that
 predict further tokens), ``n_head``, ``n_head_kv`` and ``n_ff`` (of the layer, where the layers differ),
-``rope_fraction``, ``rope`` (the RoPE parameters), ``rope_sliding``, ``config`` (the whole of config.json), ``labels``
+``rope_fraction``, ``rope`` (the RoPE parameters), ``rope_sliding``, ``config`` (the whole of config.json), ``target``
+(that of the model that a draft drafts for), ``labels``
 (the names of the classes), ``layer`` and ``layers`` (the numbers of all layers). The sizes of rows have the letters of
 `LETTERS`. Every other name is a size of the table or a key of config.json."""
 LETTERS: Final = {
@@ -141,6 +142,8 @@ class TableFamily(Family):
                 return self.rope.full.get("partial_rotary_factor") or 1.0
             case "config":
                 return {**self.config.defaults, **self.config.values}
+            case "target":
+                return None if self.checkpoint.target is None else flatten(self.checkpoint.target.config)
             case "labels":
                 return self._labels
         kind, space, asked = name.partition(" ")
@@ -808,6 +811,7 @@ def members_of(table: FamilyTable) -> dict[str, Any]:
         "layer_prefix": table.layer_prefix,
         "embedding": table.embedding,
         "vocabulary": table.vocabulary,
+        "drafts": table.drafts,
         "output_row": None if output is None else Row(output.sources[0][0], output.target, ""),
     }
 

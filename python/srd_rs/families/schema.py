@@ -248,6 +248,8 @@ class FamilyTable:
     """Keys of the architecture that are written before its other keys, in this order, as llama.cpp's converter has
     them."""
     pooling: bool = False
+    drafts: bool = False
+    """The model drafts tokens for another model, the target, and its GGUF gets the tokenizer of the target."""
     vocabulary: VocabularyRules = FILES_DECIDE
     llama3_rope: bool | str = False
     """llama3 scaling becomes the tensor ``rope_freqs.weight``, which the graph of the architecture reads. An expression

@@ -16,16 +16,9 @@ _VOICE: Final = (
 REFUSED: Final = {
     **dict.fromkeys(
         (
-            "DFlashDraftModel",
-            "DFlash2DraftModel",
-            "DSparkDraftModel",
-            "DSparkSpeculator",
             "DeepseekV4DSparkModel",
             "Gemma4DSparkModel",
-            "Lfm2DSparkDraftModel",
-            "LingDSparkModel",
             "MuseGlimmerAssistantModel",
-            "Qwen3DSparkModel",
         ),
         _DRAFT,
     ),

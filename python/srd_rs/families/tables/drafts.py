@@ -1,0 +1,159 @@
+"""The tables of models that draft several tokens at once for another model, the target (DFlash, DSpark).
+
+A draft reads the states of some layers of the target, which `fc` brings to its own width. It has no tokenizer: the
+GGUF gets that of the target. Most drafts use the embedding and the output matrix of the target as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from srd_rs.families.schema import FamilyTable, Refusal, Rows
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS, flagged
+from srd_rs.families.tables.qwen import QWEN3
+
+NEEDS_TARGET: Final = Refusal(
+    "target == None",
+    "the model drafts tokens for another model, whose tokenizer its GGUF gets",
+    "Name the other model: --target MODEL",
+)
+_PAIRS: Final = (
+    "self_attn.q_proj > attn_q | q d | permute_neox(n_head, h) bias?",
+    "self_attn.k_proj > attn_k | k d | permute_neox(n_head_kv, h) bias?",
+    *flagged(ATTENTION[2:], "bias?"),
+    "self_attn.q_norm > attn_q_norm | h | permute_neox(1, h)",
+    "self_attn.k_norm > attn_k_norm | h | permute_neox(1, h)",
+)
+"""The attention of drafts that turn neighbours of a head as pairs."""
+_HALVES: Final = (*flagged(ATTENTION, "bias?"), *HEAD_NORMS)
+
+
+def _either(name: str) -> str:
+    """The value of `name` in dflash_config, or else in config.json."""
+    return f"first(dflash_config['{name}'], {name})"
+
+
+_CONVOLUTIONS: Final = (
+    "attention_conv.base_kernel! > attn_conv_base= | 2 kernel d",
+    "attention_conv.kernel_projection > attn_conv_proj | 2*kernel*(d//group) d",
+    "mlp_conv.base_kernel! > ffn_conv_base= | 2 kernel d",
+    "mlp_conv.kernel_projection > ffn_conv_proj | 2*kernel*(d//group) d",
+)
+"""What each layer of DFlash 2 has beside the matrices of a transformer."""
+
+DFLASH: Final = FamilyTable(
+    arch="dflash",
+    classes=("DFlashDraftModel", "DFlash2DraftModel"),
+    drafts=True,
+    defaults=QWEN3.defaults,
+    sizes={
+        "seen": "first(dflash_config['target_layer_ids'], target_layer_ids, [])",
+        "kernel": "dflash_config['conv_kernel_size']",
+        "group": "dflash_config['conv_group_size']",
+        "rank": "dflash_config['selector_rank']",
+        "slides": "use_sliding_window == 1 or dflash_config['use_swa'] == 1",
+        "window": "first(dflash_config['swa_window_size'], sliding_window) if slides else None",
+        "target_rope": "first(target['rope_parameters'], target['rope_scaling'])",
+    },
+    renames=((r"^(?!model\.)", "model."),),
+    top=(
+        "model.embed_tokens > token_embd | v d | ?",
+        "model.norm > output_norm | d",
+        "model.fc > fc | d len(seen)*d",
+        "model.hidden_norm > enc.output_norm | d",
+        Rows(
+            (
+                "model.candidate_selector.predecessor_codebook! > selector_predecessor | v rank",
+                "model.candidate_selector.successor_codebook! > selector_successor | v rank",
+                "model.candidate_selector.hidden_projection > selector_hidden | rank d",
+            ),
+            when="kernel != None",
+        ),
+    ),
+    output="model.lm_head > output | v d | ?",
+    layer=(
+        Rows((*NORMS, *GATED_FFN, "self_attn.sinks! > attn_sinks | n_head | ?")),
+        Rows(_PAIRS, when="rope_is_neox_style == 0"),
+        Rows(_HALVES, when="not rope_is_neox_style == 0"),
+        Rows(_CONVOLUTIONS, when="kernel != None"),
+    ),
+    metadata=(
+        "u32 ~rope.dimension_count = int(head_dim * rope_fraction) if rope['partial_rotary_factor'] != None else None",
+        "f32 ~attention.value_scale = dflash_config['attention_value_scale']",
+        "u32 ~block_size = first(dflash_config['block_size'], block_size, 16)",
+        "u32 ~conv_kernel_size = kernel",
+        "u32 ~conv_group_size = group if kernel != None else None",
+        "u32 ~selector_rank = rank if kernel != None else None",
+        "u32 ~selector_top_k = dflash_config['selector_top_k'] if kernel != None else None",
+        f"f32 ~logit_scale = {_either('output_multiplier')}",
+        f"f32 ~final_logit_softcapping = {_either('final_logit_softcapping')}"
+        f" if first({_either('final_logit_softcapping')}, 0) > 0 else None",
+        f"f32 ~embedding_scale = {_either('input_embedding_scale')}",
+        "i32s ~target_layers = [id + 1 for id in seen] if len(seen) > 0 else None",
+        "u32 ~attention.sliding_window = window",
+        "bools ~attention.sliding_window_pattern = None if window == None"
+        " else 1 == 1 if dflash_config['use_swa'] == 1 else layer_types[layer] == 'sliding_attention'",
+        "bool ~attention.causal = first(is_causal, dflash_config['causal'])",
+        "i32s ~rope.dimension_sections = [head_dim // 2, 0, 0, 0] if target_rope['mrope_section'] != None else None",
+        "u32 tokenizer.ggml.mask_token_id = dflash_config['mask_token_id']",
+    ),
+    refusals=(
+        NEEDS_TARGET,
+        Refusal("len(seen) == 0", "config.json does not say which layers of the target the draft reads"),
+        Refusal("file('mask_embedding.pt')", "the embedding of the mask is a pickle beside the weights"),
+    ),
+    skip=(
+        (r"(^|\.)embed_tokens\.", "of an embedding, which is that of the target", "has_embed_tokens == 0"),
+    ),
+)
+
+DSPARK: Final = replace(
+    DFLASH,
+    classes=(
+        "Qwen3DSparkModel",
+        "DSparkDraftModel",
+        "DSparkSpeculator",
+        "Lfm2DSparkDraftModel",
+        "LingDSparkModel",
+    ),
+    sizes={
+        **DFLASH.sizes,
+        "seen": "first(dflash_config['target_layer_ids'] if dflash_config != None"
+        " else [id - 1 for id in aux_hidden_state_layer_ids] if aux_hidden_state_layer_ids != None"
+        " else target_layer_ids, target_layer_ids, [])",
+        "anchored": "first(sample_from_anchor, 1 if transformer_layer_config == None"
+        " and aux_hidden_state_layer_ids == None else 0)",
+    },
+    as_stored=(
+        (r"model\.markov_head\.markov_w1\.weight", "markov_w1.weight"),
+        (r"model\.markov_head\.markov_w2\.weight", "markov_w2.weight"),
+        (r"model\.confidence_head\.proj\.weight", "conf_proj.weight"),
+        (r"model\.confidence_head\.proj\.bias", "conf_proj.bias"),
+    ),
+    output=None,
+    metadata=(
+        *(line for line in DFLASH.metadata if "mask_token_id" not in line),
+        "bool ~sample_from_anchor = anchored == 1",
+        "bool ~has_confidence_head = has('model.confidence_head.proj.weight')",
+        "u32 tokenizer.ggml.mask_token_id = dflash_config['mask_token_id'] if dflash_config != None"
+        " else mask_token_id",
+    ),
+    skip=(
+        *DFLASH.skip,
+        (r"(^|\.)lm_head\.", "of an output matrix, which is that of the target"),
+        (r"(^|\.)t2d$", "of a table that llama.cpp does not use"),
+    ),
+    refusals=(
+        *DFLASH.refusals,
+        Refusal(
+            "draft_vocab_size != None and draft_vocab_size != n_vocab",
+            "the draft has a vocabulary of its own (draft_vocab_size), whose table of tokens srd-rs does not write",
+        ),
+        Refusal(
+            "markov_head_type != None and markov_head_type != 'vanilla'",
+            "the Markov head is of a kind that llama.cpp does not know (markov_head_type)",
+        ),
+    ),
+)
+"""DFlash with a Markov head: a token also depends on the one before it in the block."""

@@ -1,0 +1,158 @@
+"""Models that draft several tokens at once for another model."""
+
+from __future__ import annotations
+
+from family_cases import TARGET, Case, layers
+
+_TARGET = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "hidden_size": 64,
+    "model_type": "qwen3",
+    "num_hidden_layers": 8,
+    "tie_word_embeddings": False,
+    "vocab_size": 96,
+}
+_MROPE = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "text_config": {
+        **_TARGET,
+        "rope_parameters": {"mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_type": "default"},
+    },
+}
+# As z-lab/Qwen3-8B-DFlash-b16 has it.
+_DFLASH = {
+    "architectures": ["DFlashDraftModel"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "block_size": 16,
+    "dflash_config": {"mask_token_id": 95, "target_layer_ids": [1, 3, 6]},
+    "head_dim": 32,
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "layer_types": ["full_attention", "full_attention"],
+    "max_position_embeddings": 256,
+    "max_window_layers": 2,
+    "model_type": "qwen3",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "num_target_layers": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 96,
+}
+_LAYER = {
+    "input_layernorm.weight": (64,),
+    "post_attention_layernorm.weight": (64,),
+    "self_attn.q_proj.weight": (128, 64),
+    "self_attn.k_proj.weight": (64, 64),
+    "self_attn.v_proj.weight": (64, 64),
+    "self_attn.o_proj.weight": (64, 128),
+    "self_attn.q_norm.weight": (32,),
+    "self_attn.k_norm.weight": (32,),
+    "mlp.gate_proj.weight": (96, 64),
+    "mlp.up_proj.weight": (96, 64),
+    "mlp.down_proj.weight": (64, 96),
+}
+_TOP = {"norm.weight": (64,), "hidden_norm.weight": (64,), "fc.weight": (64, 192)}
+_TENSORS = {**_TOP, **layers(2, _LAYER, "layers")}
+_CONVOLUTIONS = {
+    "attention_conv.base_kernel": (2, 4, 64),
+    "attention_conv.kernel_projection.weight": (64, 64),
+    "mlp_conv.base_kernel": (2, 4, 64),
+    "mlp_conv.kernel_projection.weight": (64, 64),
+}
+_SINKS = layers(2, {"self_attn.sinks": (4,)}, "layers")
+_MARKOV = {"markov_head.markov_w1.weight": (96, 16), "markov_head.markov_w2.weight": (96, 16)}
+_CONFIDENCE = {"confidence_head.proj.weight": (1, 80), "confidence_head.proj.bias": (1,)}
+
+
+def _draft(name: str, config: dict, tensors: dict, target: dict = _TARGET) -> Case:  # type: ignore[type-arg]
+    return Case(name, config, tensors, {f"{TARGET}/config.json": target}, raw_config=True)
+
+
+_NO_CONFIG = {key: value for key, value in _DFLASH.items() if key != "dflash_config"}
+CASES = (
+    _draft("dflash", _DFLASH, _TENSORS),
+    _draft(
+        "dflash-swa",
+        {
+            **_DFLASH,
+            "is_causal": False,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": 32,
+            "use_sliding_window": True,
+            "dflash_config": {
+                "block_size": 8,
+                "final_logit_softcapping": 30.0,
+                "input_embedding_scale": 8.0,
+                "mask_token_id": 95,
+                "output_multiplier": 0.5,
+                "target_layer_ids": [1, 3, 6],
+            },
+        },
+        {**_TENSORS, "embed_tokens.weight": (96, 64), "lm_head.weight": (96, 64)},
+        _MROPE,
+    ),
+    _draft(
+        "dflash-2",
+        {
+            **_DFLASH,
+            "architectures": ["DFlash2DraftModel"],
+            "rope_is_neox_style": False,
+            "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 10000.0, "rope_type": "default"},
+            "dflash_config": {
+                "attention_value_scale": 0.7,
+                "causal": False,
+                "conv_group_size": 8,
+                "conv_kernel_size": 4,
+                "mask_token_id": 95,
+                "selector_rank": 16,
+                "selector_top_k": 4,
+                "swa_window_size": 64,
+                "target_layer_ids": [1, 3, 6],
+                "use_swa": True,
+            },
+        },
+        {
+            **_TENSORS,
+            **_SINKS,
+            **layers(2, _CONVOLUTIONS, "layers"),
+            "candidate_selector.predecessor_codebook": (96, 16),
+            "candidate_selector.successor_codebook": (96, 16),
+            "candidate_selector.hidden_projection.weight": (16, 64),
+        },
+    ),
+    _draft(
+        "dspark",
+        {
+            **_NO_CONFIG,
+            "architectures": ["Qwen3DSparkModel"],
+            "mask_token_id": 95,
+            "markov_head_type": "vanilla",
+            "target_layer_ids": [1, 3, 6],
+        },
+        {**_TENSORS, **_MARKOV, **_CONFIDENCE, "lm_head.weight": (96, 64)},
+    ),
+    _draft(
+        "dspark-speculator",
+        {
+            "architectures": ["DSparkSpeculator"],
+            "aux_hidden_state_layer_ids": [2, 4, 7],
+            "draft_vocab_size": 96,
+            "mask_token_id": 95,
+            "transformer_layer_config": {
+                key: value for key, value in _NO_CONFIG.items() if key != "architectures"
+            },
+        },
+        {**_TENSORS, **_MARKOV},
+    ),
+)

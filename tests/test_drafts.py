@@ -1,0 +1,116 @@
+"""Drafts (DFlash, DSpark): a draft gets the tokenizer of its target, which `--target` names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import srd_rs
+from patterns import write_config, write_shards
+from support import EXAMPLE, srd
+
+GOLDENS = Path(__file__).parent / "data" / "families"
+DRAFTS = ("dflash", "dflash-swa", "dflash-2", "dspark", "dspark-speculator")
+MASK = 3
+
+
+def draft_of(name: str, folder: Path, vocab_size: int) -> Path:
+    """The checkpoint of a golden with a vocabulary of another size."""
+    golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
+    text = json.dumps(golden["config"]).replace('"vocab_size": 96', f'"vocab_size": {vocab_size}')
+    config = json.loads(text.replace('"mask_token_id": 95', f'"mask_token_id": {MASK}'))
+    if "draft_vocab_size" in config:
+        config["draft_vocab_size"] = vocab_size
+    of_tokens = ("markov_w", "codebook", "embed_tokens", "lm_head")
+    sources = {
+        tensor: [kind, [vocab_size, *shape[1:]] if any(part in tensor for part in of_tokens) else shape]
+        for tensor, (kind, shape) in golden["sources"].items()
+    }
+    path = folder / name
+    path.mkdir()
+    write_config(config, path)
+    write_shards({t: [*source, "model.safetensors"] for t, source in sources.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokens_of_target(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    path = tmp_path_factory.mktemp("target") / "target.gguf"
+    made = srd("convert", EXAMPLE, "--fast", "-o", path)
+    assert made.code == 0, made.stderr
+    return of_tokenizer(path)
+
+
+def of_tokenizer(path: Path) -> dict[str, object]:
+    found = srd_rs.open(path).metadata
+    return {key: found[key] for key in found if key.startswith("tokenizer.")}
+
+
+def size_of_target() -> int:
+    config = json.loads((EXAMPLE / "config.json").read_text())
+    return int(config.get("text_config", config)["vocab_size"])
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_a_draft_gets_the_tokenizer_of_its_target(
+    name: str, tmp_path: Path, tokens_of_target: dict[str, object]
+) -> None:
+    draft = draft_of(name, tmp_path, size_of_target())
+    output = tmp_path / "draft.gguf"
+    made = srd("convert", draft, "--target", EXAMPLE, "-o", output)
+    assert made.code == 0, made.stderr
+    found = of_tokenizer(output)
+    assert found.pop("tokenizer.ggml.mask_token_id") == MASK
+    tokens_of_target = {k: v for k, v in tokens_of_target.items() if k != "tokenizer.ggml.mask_token_id"}
+    assert {key: str(value) for key, value in found.items()} == {
+        key: str(value) for key, value in tokens_of_target.items()
+    }
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_llama_cpp_loads_a_draft(name: str, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed: no draft was loaded"
+    )
+    output = tmp_path / "draft.gguf"
+    srd_rs.convert(draft_of(name, tmp_path, size_of_target()), output, target=EXAMPLE, effort="fast")
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(bytes(output), parameters)
+    assert model
+    llama_cpp.llama_model_free(model)
+
+
+def test_a_draft_asks_for_its_target(tmp_path: Path) -> None:
+    draft = draft_of("dflash", tmp_path, size_of_target())
+    run = srd("convert", draft, "-o", tmp_path / "draft.gguf")
+    assert run.code == 1 and "--target MODEL" in run.stderr and not (tmp_path / "draft.gguf").exists()
+
+
+def test_a_target_without_a_draft_is_a_mistake(tmp_path: Path) -> None:
+    run = srd("convert", EXAMPLE, "--fast", "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
+    assert run.code == 2 and "--target" in run.stderr and "does not draft" in run.stderr, run.stderr
+    gguf = tmp_path / "draft.gguf"
+    assert srd("convert", EXAMPLE, "--fast", "-q", "BF16", "-o", gguf).code == 0
+    for wrong, words in ((gguf, "a GGUF has its tokenizer"),):
+        run = srd("convert", wrong, "--fast", "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
+        assert run.code == 2 and words in run.stderr, run.stderr
+    draft = draft_of("dflash", tmp_path, size_of_target())
+    run = srd("convert", draft, "--target", gguf, "-o", tmp_path / "x.gguf")
+    assert run.code == 2 and "this is a GGUF" in run.stderr, run.stderr
+
+
+def test_a_target_with_more_tokens_is_refused(tmp_path: Path) -> None:
+    draft = draft_of("dflash", tmp_path, 96)
+    run = srd("convert", draft, "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
+    assert run.code == 1 and not (tmp_path / "x.gguf").exists(), run.stderr
+
+
+def test_a_vocabulary_of_its_own_is_refused(tmp_path: Path) -> None:
+    draft = draft_of("dspark-speculator", tmp_path, size_of_target())
+    config = json.loads((draft / "config.json").read_text())
+    write_config({**config, "draft_vocab_size": 50}, draft)
+    run = srd("convert", draft, "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
+    assert run.code == 1 and "draft_vocab_size" in run.stderr, run.stderr
