@@ -2,14 +2,16 @@
 
     python -O scripts/compare_variants.py --llama-cpp vendor/llama.cpp [--each 20] [--seed 1] [NAME ...]
 
-Two kinds of changes are made. `values` changes some values, such as numbers of heads, biases and kinds of RoPE scaling;
-transformers then says which tensors such a model has, so only classes that transformers has are changed. `absent`
-leaves out a key of config.json, or makes it null, and keeps the tensors. A variant is counted as
+Three kinds of changes are made. `values` changes some values, such as numbers of heads, biases and kinds of RoPE
+scaling; transformers then says which tensors such a model has, so only classes that transformers has are changed.
+`absent` leaves out a key of config.json, or makes it null, and keeps the tensors. `published` makes the changes of
+`scripts/published_changes.py`, which published configurations have. A variant is counted as
 
 - equal: metadata, names, shapes, types and bytes agree,
 - different: they do not, or only we refuse the variant,
 - refused: the converter or transformers cannot make it.
 
+Beside the cases of `family_cases`, those of ``tests/data/model_variants.jsonl.gz`` are changed.
 Differences that are on purpose (docs/differences.md) are known by the golden of the case. The bytes are those of the
 numpy interpreter of `tests/interpreter.py`, which the tests hold against Rust.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gzip
 import hashlib
 import json
 import logging
@@ -44,6 +47,7 @@ from interpreter import run, to_bf16  # noqa: E402
 from make_family_goldens import convert, shapes_of, write_checkpoint, written  # noqa: E402
 from mtmd import ADDED, RENAMED, ROUNDED  # noqa: E402
 from patterns import pattern  # noqa: E402
+from published_changes import ABSENT, Change, changes_of  # noqa: E402
 
 YARN = {"factor": 4.0, "original_max_position_embeddings": 1024}
 LLAMA3 = {
@@ -157,6 +161,7 @@ AS_PUBLISHED = (
 """What turns names of transformers into those of published files, where that makes more of them equal."""
 MOST_WEIGHTS = 2_000_000
 _NUMPY = {"F32": "<f4", "F16": "<f2"}
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
 PARTS = ("text_config", "vision_config", "audio_config", "llm_config", "thinker_config", "encoder_config")
 
 
@@ -206,6 +211,55 @@ def with_absent_keys(case: Case) -> Iterator[tuple[Case, str]]:
                 yield replace(case, config=config), f"{where}{key} {'null' if null else 'absent'}"
 
 
+def cases_of_tests() -> dict[str, Case]:
+    """Return the cases of tests/test_models_variants.py, which has the classes that `family_cases` lacks."""
+    import transformers
+
+    lines = gzip.decompress((REPO / "tests" / "data" / "model_variants.jsonl.gz").read_bytes()).decode()
+    found = {}
+    for row in map(json.loads, lines.splitlines()):
+        if "name" in row:
+            known = hasattr(transformers, row["config"]["architectures"][0])
+            shapes = {name: tuple(shape) for name, (_, shape, _) in row["sources"].items()}
+            found[row["name"]] = Case(row["name"], row["config"], None if known else shapes)
+    return found
+
+
+def with_published_changes(case: Case) -> Iterator[tuple[Case, str, Change]]:
+    """Yield the case with each of the changes that `published_changes` has for its kind of model."""
+    part = next((part for part in TEXT_PARTS if isinstance(case.config.get(part), dict)), None)
+    for change in changes_of((case.config[part] if part else case.config).get("model_type", "")):
+        config: dict[str, Any] = copy.deepcopy(dict(case.config))
+        place = config[part] if part else config
+        for key, value in change.values.items():
+            where = config if key == "architectures" else place
+            if value is ABSENT:
+                where.pop(key, None)
+            else:
+                where[key] = copy.deepcopy(value)
+        if config != case.config or replace(change, what="", values={}) != Change(""):
+            yield replace(case, config=config), change.what, change
+
+
+def changed_shapes(case: Case, before: Case, change: Change) -> dict[str, Any]:
+    """Return the tensors of a changed case: those of transformers, if it knows the class and accepts the values, else
+    those of the case `before`."""
+    shapes: dict[str, Any] = {}
+    if not change.same_tensors:
+        with contextlib.suppress(Exception):
+            bare = replace(case, tensors=None, more={})
+            shapes = named_as(shapes_of(bare), before.tensors) if is_small(bare) else {}
+    shapes = shapes or shapes_of(before)
+    for name, keys in change.more.items():
+        sizes = {key: value for place in places(dict(case.config)) for key, value in place.items()}
+        shapes[name] = tuple(sizes[key] for key in keys)
+    return {
+        re.sub(*change.renames, name): shape
+        for name, shape in shapes.items()
+        if not re.search(change.without, name)
+    }
+
+
 def is_small(case: Case) -> bool:
     """Say whether the model of a case has few weights: a part that a configuration leaves out has its full size."""
     import torch
@@ -251,9 +305,18 @@ def ours(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, list[Any]]]
     return metadata, tensors
 
 
-def difference(case: Case, part: str, known: set[str], published: Mapping[str, Any] | None) -> str | None:
+def difference(
+    case: Case,
+    part: str,
+    known: set[str],
+    published: Mapping[str, Any] | None,
+    before: Case | None = None,
+    change: Change | None = None,
+) -> str | None:
     """Return what differs for a case; None if nothing does. Raises what the converter raises."""
-    if case.tensors is None and not is_small(case):
+    if before is not None and change is not None:
+        case = replace(case, tensors=changed_shapes(case, before, change))
+    elif case.tensors is None and not is_small(case):
         raise ValueError(f"the model has more than {MOST_WEIGHTS} weights")
     with tempfile.TemporaryDirectory() as scratch:
         folder, output = Path(scratch) / case.name, Path(scratch) / "out.gguf"
@@ -279,12 +342,18 @@ def difference(case: Case, part: str, known: set[str], published: Mapping[str, A
 
 
 def tried(
-    case: Case, part: str, what: str, known: set[str], published: Mapping[str, Any] | None
+    case: Case,
+    part: str,
+    what: str,
+    known: set[str],
+    published: Mapping[str, Any] | None,
+    before: Case | None = None,
+    change: Change | None = None,
 ) -> tuple[str, str]:
     """Return "equal", "different" or "refused", and a line."""
     try:
         with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
-            found = difference(case, part, known, published)
+            found = difference(case, part, known, published, before, change)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return (
@@ -300,7 +369,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="cases to change; all of them if none is named")
     parser.add_argument("--llama-cpp", type=Path, required=True, help="folder with conversion/ and gguf-py/")
-    parser.add_argument("--changes", choices=("values", "absent"), default="values")
+    parser.add_argument("--changes", choices=("values", "absent", "published"), default="values")
     parser.add_argument("--each", type=int, default=20, help="variants of each case")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mmproj", action="store_true", help="only the projectors")
@@ -311,36 +380,51 @@ def main() -> None:
     logging.disable(logging.WARNING)
     import conversion  # noqa: F401
     import torch
-    import transformers
 
     from test_family_goldens import DIFFERENCES
 
     torch.set_num_threads(1)
-    cases = all_cases()
-    counts: Counter[str] = Counter()
-    jobs: list[Any] = []
-    for name in options.names or cases:
-        case, dice = cases[name], random.Random(f"{options.seed} {name}")
-        if "architectures" not in case.config:
-            continue
-        if options.changes == "absent":
-            variants = list(with_absent_keys(case))
-            variants = dice.sample(variants, min(options.each, len(variants)))
-        elif hasattr(transformers, case.config["architectures"][0]):
-            variants = [with_other_values(case, dice) for _ in range(options.each)]
-        else:
-            continue
-        known = {*DIFFERENCES.get(name, {}), *ADDED.get(name, {})}
-        known |= {"general.size_label"} if name in ADDED else set()
-        for half in ("mmproj", "text"):
-            if getattr(case, half) and (half == "mmproj" or not options.mmproj):
-                jobs += [(variant, half, what, known, case.tensors) for variant, what in variants]
+    cases = {**cases_of_tests(), **all_cases()}
+    total: Counter[str] = Counter()
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        for job, (verdict, line) in zip(jobs, pool.imap(_tried, jobs), strict=True):
-            counts[verdict] += 1
-            if verdict == "different" or (options.refused and verdict == "refused"):
-                print(f"{verdict}: {job[0].name} ({job[1]}), {job[2]}: {line}", flush=True)
-    print(json.dumps(counts))
+        for name in options.names or cases:
+            case, dice = cases[name], random.Random(f"{options.seed} {name}")
+            if "architectures" not in case.config:
+                continue
+            known = {*DIFFERENCES.get(name, {}), *ADDED.get(name, {})}
+            known |= {"general.size_label"} if name in ADDED else set()
+            counts: Counter[str] = Counter()
+            jobs: list[Any] = [
+                (variant, half, what, known, case.tensors, *more)
+                for half in ("mmproj", "text")
+                if getattr(case, half) and (half == "mmproj" or not options.mmproj)
+                for variant, what, *more in variants_of(case, options, dice)
+            ]
+            for job, (verdict, line) in zip(jobs, pool.imap(_tried, jobs), strict=True):
+                counts[verdict] += 1
+                if verdict == "different" or (options.refused and verdict == "refused"):
+                    print(f"{verdict}: {name} ({job[1]}), {job[2]}: {line}", flush=True)
+            if jobs:
+                print(name, json.dumps(counts), flush=True)
+            total += counts
+    print(json.dumps(total))
+
+
+def variants_of(case: Case, options: argparse.Namespace, dice: random.Random) -> list[Any]:
+    """Return the changed cases, each with what was changed; those of `published` also with the case before the change
+    and the change."""
+    import transformers
+
+    if options.changes == "published":
+        with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
+            case = replace(case, tensors=shapes_of(case))
+        return [(other, what, case, change) for other, what, change in with_published_changes(case)]
+    if options.changes == "absent":
+        variants = list(with_absent_keys(case))
+        return dice.sample(variants, min(options.each, len(variants)))
+    if hasattr(transformers, case.config["architectures"][0]):
+        return [with_other_values(case, dice) for _ in range(options.each)]
+    return []
 
 
 def _tried(job: Any) -> tuple[str, str]:

@@ -112,6 +112,26 @@ def test_plamo_puts_the_queries_of_a_key_side_by_side(tmp_path: Path) -> None:
     assert np.array_equal(tensors["blk.0.attn_output.weight"], columns[:, order].reshape(24, 24))
 
 
+def test_stablelm_has_a_norm_for_each_head(tmp_path: Path) -> None:
+    # StableLM 2 12B: llama.cpp's converter loses these norms and stops.
+    attention = f"{LAYER}self_attn."
+    shapes = {
+        **TOP,
+        **FFN,
+        "model.norm.bias": (64,),
+        f"{LAYER}input_layernorm.weight": (64,),
+        f"{LAYER}input_layernorm.bias": (64,),
+        **{f"{attention}{name}_proj.weight": (64 if name in "qo" else 32, 64) for name in "qkvo"},
+        **{f"{attention}q_layernorm.norms.{head}.weight": (16,) for head in range(4)},
+        **{f"{attention}k_layernorm.norms.{head}.weight": (16,) for head in range(2)},
+    }
+    own = {"num_key_value_heads": 2, "qk_layernorm": True, "use_parallel_residual": True}
+    tensors = written({**BASE, **own, "architectures": ["StableLmForCausalLM"]}, shapes, tmp_path)
+    for kind, heads in (("q", 4), ("k", 2)):
+        norms = [pattern(f"{attention}{kind}_layernorm.norms.{head}.weight", (16,)) for head in range(heads)]
+        assert np.array_equal(tensors[f"blk.0.attn_{kind}_norm.weight"], np.stack(norms))
+
+
 def test_gemma3n_without_keys_of_layers_that_share_them(tmp_path: Path) -> None:
     # transformers 5 saves no keys and values of layers that attend with those of an earlier layer.
     golden = json.loads((GOLDENS / "gemma3n-text.json").read_text(encoding="utf-8"))

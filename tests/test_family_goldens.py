@@ -93,6 +93,10 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "chatglm.attention.layer_norm_rms_epsilon": _OLD_NAMES,
     },
     "grok-2": {"grok.attention.layer_norm_epsilon": _GIT},
+    "mistral4": dict.fromkeys(
+        ("mistral4.attention.temperature_scale", "mistral4.attention.temperature_length"),
+        "llama.cpp's converter leaves the scale of distant tokens out",
+    ),
     "sarvam-30b": {"blk.1.exp_probs_b.bias": _SHIFT},
     "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},
 }

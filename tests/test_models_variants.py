@@ -89,6 +89,21 @@ def test_variant_through_the_pipeline(case: dict[str, Any], tmp_path: Path) -> N
         assert hashlib.sha256(tensor.data.tobytes()).hexdigest()[:16] == digest, name
 
 
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "neox", "phi2", "stablelm"])
+def test_another_base_and_scaling_of_rope_are_written(name: str, tmp_path: Path) -> None:
+    """llama.cpp's converter leaves both out in these families, and llama.cpp then turns positions as if the base were
+    10000. Stable Code 3B has a base of 1000000."""
+    case = next(case for case in CASES if case["name"] == name)
+    kept = {
+        k: v for k, v in case["config"].items() if k not in ("rope_parameters", "rope_scaling", "rope_theta")
+    }
+    rope = {"rope_theta": 1000000, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    spec = describe(open_case({**case, "config": {**kept, **rope}}, tmp_path))
+    found = {key.partition(".")[2]: value for key, _, value in spec.metadata.entries()}
+    assert found["rope.freq_base"] == 1000000.0
+    assert (found["rope.scaling.type"], found["rope.scaling.factor"]) == ("linear", 2.0)
+
+
 def test_every_family_has_a_variant_or_a_golden(tmp_path: Path) -> None:
     covered = {class_name(open_case(case, tmp_path)) for case in CASES}
     goldens = [json.loads(path.read_text(encoding="utf-8")) for path in GOLDENS]

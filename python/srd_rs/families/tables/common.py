@@ -54,7 +54,7 @@ NOT_LEADING: Final = Refusal(
     per_layer=True,
 )
 
-TIED_HEAD: Final = ((r"^(model\.)?lm_head\.", COPY, "tie_word_embeddings"),)
+TIED_HEAD: Final = ((r"^(language_model\.)?(model\.)?lm_head\.", COPY, "tie_word_embeddings"),)
 """llama.cpp takes the embedding where the output matrix is a copy of it."""
 
 FUSED_FFN: Final = ("mlp.gate_up_proj > ffn_up | 2*f d", "mlp.down_proj > ffn_down | d f")
@@ -75,6 +75,10 @@ LLAMA_ATTENTION: Final = (
     "self_attn.v_proj > attn_v | k d | bias?",
     "self_attn.o_proj > attn_output | d q | bias?",
 )
+
+OTHER_BASE: Final = "f32 ~rope.freq_base = rope['rope_theta'] if rope['rope_theta'] != 10000 else None"
+"""The line of families whose usual base, 10000, is not written: readers assume it where the key is absent. The standard
+key is among those that such a table leaves out."""
 
 LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count = head_dim")
 

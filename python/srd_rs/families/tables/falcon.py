@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
+from srd_rs.families.tables.common import OTHER_BASE
 
 FALCON: Final = FamilyTable(
     arch="falcon",
@@ -42,8 +43,8 @@ FALCON: Final = FamilyTable(
         ),
         Rows(("input_layernorm > attn_norm | d | bias",), "not layer_has('ln_mlp.weight')"),
     ),
-    metadata=("u32 ~context_length = 2048", "str ~tensor_data_layout = 'jploski'"),
-    rope_theta=None,
+    metadata=("u32 ~context_length = 2048", "str ~tensor_data_layout = 'jploski'", OTHER_BASE),
+    without=("~rope.freq_base",),
     refusals=(
         Refusal("alibi", "positions are biases (alibi)"),
         Refusal("bias", "linear layers have biases (bias)"),

@@ -7,7 +7,7 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS, flagged
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS, OTHER_BASE, flagged
 from srd_rs.vocab.rules import GEMMA, GEMMA_LATER
 
 _NORMS: Final = (
@@ -44,9 +44,8 @@ GEMMA_1: Final = FamilyTable(
     output=None,
     layer=(Rows((*flagged(NORMS, "plus_one"), *ATTENTION, *GATED_FFN)),),
     head_dim="head_dim",
-    # Readers assume a base of 10000 where the key is absent.
-    metadata=("f32 ~rope.freq_base = rope['rope_theta'] if rope['rope_theta'] != 10000 else None",),
-    without=("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
+    metadata=(OTHER_BASE,),
+    without=("~rope.freq_base",),
     skip=((r"^lm_head\.", names.COPY, "not tie_word_embeddings == 0"),),
     refusals=(_OWN_HEAD,),
 )

@@ -6,8 +6,7 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Rows
-
-_NO_ROPE: Final = ("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor")
+from srd_rs.families.tables.common import OTHER_BASE
 
 # GPT-2 stores its linear layers input by output.
 GPT2: Final = FamilyTable(
@@ -42,7 +41,7 @@ GPT2: Final = FamilyTable(
     ),
     n_ff="first(n_inner, 4 * n_embd)",
     head_dim="None",
-    without=("~attention.head_count_kv", *_NO_ROPE),
+    without=("~attention.head_count_kv", "~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
     renames=((r"^transformer\.", ""),),
     skip=((r"\.attn\.(masked_)?bias$", names.BUFFER),),
     rope_theta=None,
@@ -82,6 +81,7 @@ GPT_NEOX: Final = FamilyTable(
     metadata=(
         "u32 ~rope.dimension_count = int(rope_fraction * head_dim)",
         "bool ~use_parallel_residual = first(use_parallel_residual, 1) == 1",
+        OTHER_BASE,
     ),
-    without=("~attention.head_count_kv", *_NO_ROPE),
+    without=("~attention.head_count_kv", "~rope.freq_base"),
 )

@@ -7,7 +7,7 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS, OTHER_BASE
 from srd_rs.families.tables.qwen import QWEN35
 
 _LONG = (
@@ -87,6 +87,7 @@ MINICPM3: Final = FamilyTable(
         "u32 ~attention.kv_lora_rank = kv_lora_rank",
         "u32 ~attention.key_length = qk",
         "u32 ~rope.dimension_count = qk_rope_head_dim",
+        OTHER_BASE,
     ),
     without=("~rope.scaling.type", "~rope.freq_base", "~attention.value_length"),
 )

@@ -9,6 +9,7 @@ from srd_rs.checkpoint import OWN_FORMAT
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import LLAMA_ATTENTION, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.deepseek import DEEPSEEK2
 from srd_rs.families.tables.llama import LLAMA_TABLE
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
@@ -40,6 +41,66 @@ MIXTRAL: Final = FamilyTable(
     llama3_rope=True,
 )
 
+_SCALED: Final = "rope['llama_4_scaling_beta']"
+# Experts and attention of DeepSeek V2. transformers scales the queries of distant tokens by `llama_4_scaling_beta`.
+_MISTRAL4: Final = FamilyTable(
+    arch="mistral4",
+    classes=(),
+    vocabulary=LLAMA,
+    defaults={
+        "vocab_size": 131072,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "moe_intermediate_size": 2048,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "n_shared_experts": 1,
+        "n_routed_experts": 128,
+        "num_experts_per_tok": 4,
+        "routed_scaling_factor": 1.0,
+        "kv_lora_rank": 256,
+        "q_lora_rank": 1024,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 64,
+        "v_head_dim": 128,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 0,
+        "norm_topk_prob": True,
+        "max_position_embeddings": 1048576,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 128.0,
+            "original_max_position_embeddings": 8192,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    sizes=DEEPSEEK2.sizes,
+    layer=(
+        *DEEPSEEK2.layer,
+        Rows(
+            (
+                "mlp.experts.gate_up_proj! > ffn_gate_up_exps | e 2*x d",
+                "mlp.experts.down_proj! > ffn_down_exps | e d x",
+            ),
+            "layer >= dense",
+        ),
+    ),
+    n_expert="n_routed_experts",
+    n_head_kv="1",
+    metadata=(
+        *DEEPSEEK2.metadata,
+        f"f32 ~attention.temperature_scale = {_SCALED}",
+        f"u32 ~attention.temperature_length = rope['original_max_position_embeddings'] if {_SCALED} else None",
+    ),
+    skip=DEEPSEEK2.skip,
+)
+
 _YARN: Final = "model_type == 'ministral3'"
 MISTRAL3: Final = FamilyTable(
     arch="mistral3",
@@ -64,8 +125,8 @@ MISTRAL3: Final = FamilyTable(
     ),
     head_dim="head_dim",
     llama3_rope=True,
+    variants=(("model_type == 'mistral4'", _MISTRAL4),),
     refusals=(
-        Refusal("model_type == 'mistral4'", "Mistral 4 is not supported", "Convert it with llama.cpp"),
         Refusal(
             f"{_YARN} and (rope['mscale_all_dim'] == None or rope['llama_4_scaling_beta'] == None)",
             "the RoPE parameters of Ministral 3 lack mscale_all_dim or llama_4_scaling_beta",

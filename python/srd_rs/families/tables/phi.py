@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
+from srd_rs.families.tables.common import ATTENTION, NORMS, OTHER_BASE, flagged
 from srd_rs.vocab.rules import PHI2, PHI3
 
 _LONG: Final = "rope['long_factor']"
@@ -124,8 +124,9 @@ PHI_2: Final = FamilyTable(
     metadata=(
         "u32 ~rope.dimension_count = int(rope_fraction * n_embd) // n_head",
         "bool tokenizer.ggml.add_bos_token = 0 == 1",
+        OTHER_BASE,
     ),
-    without=("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
+    without=("~rope.freq_base",),
 )
 
 PHI_MOE: Final = FamilyTable(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, flagged
+from srd_rs.families.schema import FamilyTable, Rows
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, OTHER_BASE, flagged
 
 STABLELM: Final = FamilyTable(
     arch="stablelm",
@@ -33,19 +33,23 @@ STABLELM: Final = FamilyTable(
                 *GATED_FFN,
             )
         ),
+        # the norm of each head is a tensor of its own
+        Rows(
+            (
+                "self_attn.q_layernorm.norms.{i} > attn_q_norm | h | stack(n_head)",
+                "self_attn.k_layernorm.norms.{i} > attn_k_norm | h | stack(n_head_kv)",
+            ),
+            when="qk_layernorm",
+        ),
         Rows(("post_attention_layernorm > ffn_norm | d | bias",), when="not use_parallel_residual"),
     ),
     head_dim="None",
     metadata=(
         "u32 ~rope.dimension_count = int(rope_fraction * head_dim)",
         "bool ~use_parallel_residual = use_parallel_residual == 1",
+        OTHER_BASE,
     ),
-    without=("~rope.freq_base", "~rope.scaling.type", "~rope.scaling.factor"),
-    refusals=(
-        Refusal(
-            "qk_layernorm", "norms on queries and keys (qk_layernorm) are not supported", "Use llama.cpp"
-        ),
-    ),
+    without=("~rope.freq_base",),
 )
 
 SPELLINGS: Final = {"LlavaStableLMEpochForCausalLM": "StableLMEpochForCausalLM"}
