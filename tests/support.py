@@ -238,3 +238,21 @@ def refused(*args: object) -> tuple[int, str]:
     assert code in (1, 2, 3) and len(lines) == 1, (args, code, out, err)
     assert not any(sign in out + err for sign in FAULTS), (args, err)
     return code, lines[0]
+
+
+def write_adapter(folder: Path) -> None:
+    """A LoRA adapter of one matrix of the example."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    import srd_rs
+
+    with srd_rs.open(EXAMPLE) as checkpoint:
+        name = next(name for name in checkpoint if name.endswith("layers.0.self_attn.q_proj.weight"))
+        rows, columns = checkpoint[name].shape
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    stem = f"base_model.model.{name.removesuffix('.weight')}"
+    parts = {"lora_A": np.ones((4, columns), np.float32), "lora_B": np.ones((rows, 4), np.float32)}
+    save_file({f"{stem}.{part}.weight": w for part, w in parts.items()}, folder / "adapter_model.safetensors")

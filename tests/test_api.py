@@ -13,7 +13,7 @@ import pytest
 
 import srd_rs
 from srd_rs.errors import UsageError
-from support import EXAMPLE
+from support import EXAMPLE, write_adapter
 
 #: Modules whose docstrings have examples.
 WITH_EXAMPLES = (
@@ -113,23 +113,6 @@ def test_examples_of_docstrings(
         tried += len(test.examples)
         runner.run(test)
     assert tried > 0 and runner.summarize(verbose=False).failed == 0
-
-
-def write_adapter(folder: Path) -> None:
-    """A LoRA adapter of one matrix of the example."""
-    import json
-
-    from safetensors.numpy import save_file
-
-    with srd_rs.open(EXAMPLE) as checkpoint:
-        name = next(name for name in checkpoint if name.endswith("layers.0.self_attn.q_proj.weight"))
-        rows, columns = checkpoint[name].shape
-    folder.mkdir()
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    stem = f"base_model.model.{name.removesuffix('.weight')}"
-    parts = {"lora_A": np.ones((4, columns), np.float32), "lora_B": np.ones((rows, 4), np.float32)}
-    save_file({f"{stem}.{part}.weight": w for part, w in parts.items()}, folder / "adapter_model.safetensors")
 
 
 def write_key(path: Path) -> None:

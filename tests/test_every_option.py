@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 import srd_rs
 from srd_rs.cli import COMMANDS, cli, run
 from srd_rs.errors import UsageError
-from support import EXAMPLE, REPO
+from support import EXAMPLE, REPO, write_adapter
 
 Call = Callable[..., dict[str, Any]]
 SRD = ("--calibrate", "random", "--calibrate-tokens", "64", "--calibrate-block", "256")
@@ -60,19 +61,78 @@ def types(planned: dict[str, Any]) -> dict[str, str]:
     return {t["name"]: t["type"] for t in planned["tensors"]}
 
 
-def test_every_option_is_named_in_a_test() -> None:
-    """By its flag, or in calls from Python by its name."""
-    text = "\n".join(p.read_text(encoding="utf-8") for p in (REPO / "tests").glob("*.py"))
-    missing = []
+WORD = re.compile(r"[\w./{}:-]+")
+
+
+def words(node: ast.AST) -> set[str]:
+    """The words of all texts in a piece of code."""
+    texts = (n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    return {word for text in texts for word in WORD.findall(text)}
+
+
+def words_of_functions() -> list[set[str]]:
+    """For each function of the tests its words, with those of the functions and constants of its file that it names."""
+    found = []
+    for path in (REPO / "tests").glob("*.py"):
+        named: dict[str, ast.AST] = {}
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                named[node.name] = node
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                named |= {target.id: node.value for target in targets if isinstance(target, ast.Name)}
+        for function in (node for node in named.values() if isinstance(node, ast.FunctionDef)):
+            names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)} & set(named)
+            found.append(words(function).union(*(words(named[name]) for name in names)))
+    return found
+
+
+def options() -> list[tuple[str, tuple[str, ...]]]:
+    """Every option of every command: the name of the command, and the flags."""
+    found = []
     for name in (n for names in COMMANDS.values() for n in names):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
-        for option in (p for p in command.params if isinstance(p, click.Option)):
-            flags = [f for f in (*option.opts, *option.secondary_opts) if f.startswith("--")]
-            named = any(re.search(rf"{re.escape(flag)}(?![\w-])", text) for flag in flags)
-            if not named and not re.search(rf"\b{option.name}=", text):
-                missing.append(f"{name} {flags[0]}")
-    assert missing == []
+        found += [(name, (*o.opts, *o.secondary_opts)) for o in command.params if isinstance(o, click.Option)]
+    return found
+
+
+def test_every_option_of_every_command_is_in_a_test() -> None:
+    """A test types the command and the option: the same flag of another command does not count."""
+    functions = words_of_functions()
+    missing = [
+        f"{command} {flags[0]}"
+        for command, flags in options()
+        if not any(command in typed and not typed.isdisjoint(flags) for typed in functions)
+    ]
+    assert missing == [] and len(options()) > 200
+
+
+def test_budgets_by_their_options(call: Call) -> None:
+    common = ("convert", EXAMPLE, "--fast", "--dry-run", "--no-axm", "--threads", 1)
+    small, large = (call(*common, "--target-bpw", bpw) for bpw in (4.5, 7))
+    assert small["bpw"] <= 4.5 < large["bpw"] <= 7
+    fits = call(*common, "--fit", "30MB", "--ctx", 256)
+    assert fits["memory"]["ctx"] == 256 and fits["memory"]["total"] <= 30_000_000
+
+
+def test_options_of_lora(call: Call, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter")
+    made = call(
+        "lora", "adapter", "--base", EXAMPLE, "-q", "f16", "--name", "Mine", "--no-provenance", "-o", "a.gguf"
+    )
+    assert made["output"] == "a.gguf"
+    metadata = srd_rs.open(tmp_path / "a.gguf").metadata
+    assert metadata["general.name"] == "Mine" and not any(key.startswith("srd.") for key in metadata)
+    assert {t.type for t in srd_rs.inspect(tmp_path / "a.gguf").tensors} == {"F16"}
+
+
+def test_the_projector_of_a_modelfile_is_one(
+    capsys: pytest.CaptureFixture[str], example_q4_k_m: Path, tmp_path: Path
+) -> None:
+    args = ["modelfile", example_q4_k_m, "--mmproj", example_q4_k_m, "-o", tmp_path / "x.Modelfile"]
+    assert run(list(map(str, args))) == 2 and "this is no projector" in capsys.readouterr().err
+    assert not (tmp_path / "x.Modelfile").exists()
 
 
 def test_long_forms_of_output_and_quant(call: Call, tmp_path: Path) -> None:

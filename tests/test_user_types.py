@@ -60,6 +60,15 @@ def main(model: str, folder: Path) -> None:
     print(done.seconds, parts, srd_rs.met(report.output)["file"])
     scores: srd_rs.Evaluation = srd_rs.evaluate([report.output], "text.txt")
     score: srd_rs.FileScore = scores.files[0]
+    divergence: srd_rs.Divergence | None = score.divergence
+    paired: srd_rs.Paired | None = score.paired
+    assert_type(found, srd_rs.Inspection)
+    can: srd_rs.Conversion | None = found.conversion
+    rates: srd_rs.Rates = estimate.rates
+    nodes: tuple[srd_rs.NodeEstimate, ...] = estimate.nodes
+    files: list[srd_rs.Gguf | srd_rs.Axm | srd_rs.Checkpoint] = [opened]
+    srd_rs.write_manifest(folder / "m.axm", folder / "m.manifest")
+    print(divergence, paired, can, rates, nodes, files)
     w = np.ones((8, 256), np.float32)
     assert_type(srd_rs.dequantize(srd_rs.quantize(w, "Q4_K"), "Q4_K"), NDArray[np.float32])
     placed: srd_rs.Placement = srd_rs.place(report.output, engine="llama-server", ram=16 << 30)
@@ -75,6 +84,10 @@ def main(model: str, folder: Path) -> None:
     except srd_rs.errors.SrdIOError as error:
         print(error.file, error.errno)
 """
+
+
+def test_the_program_uses_the_whole_interface() -> None:
+    assert [name for name in srd_rs.__all__ if f"srd_rs.{name}" not in PROGRAM] == []
 
 
 @pytest.mark.slow
