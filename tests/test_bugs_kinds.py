@@ -16,6 +16,16 @@ WRAPPERS = (
     *("_checkpoint_wrapped_module.", "model.", "module._orig_mod.", "_orig_mod.module.base_model.model."),
     "base_model.model._orig_mod.",
 )
+PEFT = (
+    *(
+        "self_attn.q_proj.base_layer.weight",
+        "self_attn.q_proj.lora_A.default.weight",
+        "self_attn.q_proj.lora_B.weight",
+    ),
+    *("self_attn.q_proj.lora_magnitude_vector", "self_attn.q_proj.lora_magnitude_vector.default.weight"),
+    *("mlp.down_proj.ia3_l.default", "self_attn.q_proj.oft_r.default", "self_attn.q_proj.hada_w1_a.default"),
+    *("mlp.modules_to_save.default.up_proj.weight", "mlp.original_module.up_proj.weight"),
+)
 BUFFERS = (
     *(
         "model.rotary_emb.inv_freq",
@@ -56,6 +66,15 @@ def test_heads_for_training_are_named(prefix: str, head: str, caplog: pytest.Log
     found = spec_of(LLAMA, {**shapes, f"{outer}{head}": (1, D)})
     assert len(found.tensors) == len(spec_of(LLAMA).tensors)
     assert head in caplog.text and "heads for training" in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+@pytest.mark.parametrize("name", PEFT)
+def test_an_adapter_that_was_not_unloaded_is_refused(prefix: str, name: str) -> None:
+    shapes = {**llama_tensors(), f"model.layers.0.{name}": (4, D)}
+    with pytest.raises(ModelError, match="merge_and_unload") as caught:
+        spec_of(LLAMA, {f"{prefix}{name}": shape for name, shape in shapes.items()})
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize("name", BUFFERS)

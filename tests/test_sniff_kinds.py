@@ -120,3 +120,77 @@ def test_shards_that_an_earlier_save_left_are_named(tmp_path: Path, caplog: pyte
     sniff.check_model(folder)
     assert len(Checkpoint.open(folder).tensors) == plain
     assert "model-00001-of-00002.safetensors" in caplog.text and "not read" in caplog.text
+
+
+TINY = b"\x02\0\0\0\0\0\0\0{}"
+ZIP = b"PK\x03\x04" + bytes(60)
+XET = b"# xet version 0\nfilesize = 3\nhash = 'x'\n"
+LORA = b'{"peft_type": "LORA", "base_model_name_or_path": "org/base"}'
+#: Name -> files of a folder, and words of the message: what people name in place of a model.
+FOLDERS: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
+    "LoRA": ({"adapter_config.json": LORA, "adapter_model.safetensors": TINY}, ("for 'org/base'", "--lora")),
+    "LoRA with a tokenizer": ({"adapter_config.json": LORA, "tokenizer.json": b"{}"}, ("a LoRA adapter",)),
+    "LoRA as a pickle": ({"adapter_config.json": LORA, "adapter_model.bin": ZIP}, ("a LoRA adapter", "--lora")),
+    "IA3": ({"adapter_config.json": LORA.replace(b"LORA", b"IA3")}, ("'IA3' for 'org/base'", "Merge it")),
+    "prompt tuning": ({"adapter_config.json": b'{"peft_type": "PROMPT_TUNING"}'}, ("'PROMPT_TUNING'",)),
+    "a kind that is no text": ({"adapter_config.json": b'{"peft_type": 5}'}, ("of the kind 5",)),
+    "no JSON": ({"adapter_config.json": b"{"}, ("a LoRA adapter",)),
+    "MLX": (
+        {"adapter_config.json": b'{"lora_parameters": {}, "model": "a/b"}', "adapters.npz": ZIP},
+        ("an adapter of MLX for 'a/b'", "mlx_lm.fuse"),
+    ),
+    "weights of an adapter": ({"adapter_model.safetensors": TINY}, ("without adapter_config.json",)),
+    "an adapter in a folder": ({"lora/adapter_config.json": LORA, "README.md": b"x"}, ("Name the folder 'lora'",)),
+    "what a training saved": (
+        {f"checkpoint-{n}/{f}": TINY for n in (500, 1500, 1000) for f in ("config.json", "model.safetensors")},
+        ("it has no config.json", "Name the folder 'checkpoint-1500'"),
+    ),
+    "sentence-transformers of old": (
+        {"modules.json": b"[]", "0_Transformer/config.json": b"{}", "0_Transformer/pytorch_model.bin": ZIP},
+        ("Name the folder '0_Transformer'",),
+    ),
+    "DeepSpeed": ({"zero_to_fp32.py": b"x", "latest": b"x", "config.json": b"{}"}, ("DeepSpeed", "zero_to_fp32.py")),
+    "DeepSpeed without its script": ({"global_step9/mp_rank_00_model_states.pt": ZIP}, ("DeepSpeed",)),
+    "FSDP": ({"config.json": b"{}", "pytorch_model_fsdp_0/__0_0.distcp": ZIP}, ("distributed checkpoint", "merge-w")),
+    "parts of DCP": ({".metadata": b"\x80\x04", "__0_0.distcp": ZIP}, ("distributed checkpoint",)),
+    "Megatron": ({"latest_checkpointed_iteration.txt": b"9", "iter_9/x.pt": ZIP}, ("Megatron",)),
+    "NeMo": ({"m.nemo": ZIP}, ("NeMo",)),
+    "Diffusers": ({"model_index.json": b"{}", "unet/config.json": b"{}", "unet/x.safetensors": TINY}, ("Diffusers",)),
+    "OpenVINO": ({"config.json": b"{}", "openvino_model.xml": b"<x/>", "openvino_model.bin": b"x"}, ("OpenVINO",)),
+    "ONNX": ({"config.json": b"{}", "onnx/model.onnx": b"x"}, ("ONNX",)),
+    "TensorFlow Lite": ({"config.json": b"{}", "m.tflite": b"x"}, ("TensorFlow Lite",)),
+    "Core ML": ({"m.mlpackage/Manifest.json": b"{}"}, ("Core ML",)),
+    "Keras": ({"config.json": b"{}", "model.weights.h5": b"x"}, ("TensorFlow",)),
+    "Meta's own format": ({"params.json": b"{}", "consolidated.00.pth": ZIP}, ("that of Meta",)),
+    "half a download": ({"config.json": b"{}", "model.safetensors.crdownload": b"x"}, ("not finished", "crdownload")),
+    "half a download of aria2": ({"model.safetensors.aria2": b"x"}, ("not finished",)),
+    "half a download of the hub": ({"config.json": b"{}", "ab12.incomplete": b"x"}, ("not finished",)),
+    "a pointer of Xet": ({"config.json": b"{}", "model.safetensors": XET}, ("a pointer of Xet", "hf download")),
+    "a tokenizer": ({"tokenizer.json": b"{}"}, ("it has no config.json",)),
+    "nothing": ({}, ("it has no config.json", "Name a folder with config.json")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_a_folder_is(tmp_path: Path, name: str) -> None:
+    files, words = FOLDERS[name]
+    for file, data in files.items():
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    for check in (sniff.check_model, sniff.check_gguf):
+        with pytest.raises(errors.SrdError) as caught:
+            check(tmp_path)
+        assert all(word in str(caught.value) for word in words), caught.value
+        assert "damaged" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
+    """Of many folders in a folder, the first are looked into, and links are not followed."""
+    for number in range(200):
+        (tmp_path / f"x{number:03}").mkdir()
+    (tmp_path / "a").symlink_to(EXAMPLE)
+    (tmp_path / "b").symlink_to("b")
+    (tmp_path / "c").mkdir(mode=0)
+    with pytest.raises(errors.UsageError, match=r"Name a folder with config\.json"):
+        sniff.check_model(tmp_path)

@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -49,12 +50,14 @@ _MAGICS: Final = (
     (b"fmgg", "old", "a model in the format ggmf, which came before GGUF"),
     (b"tjgg", "old", "a model in the format ggjt, which came before GGUF"),
     (b"algg", "old", "a LoRA adapter in the format ggla, which came before GGUF"),
+    (b"# xet version", "lfs", "a pointer of Xet, not the file itself"),
 )
 _FIXES: Final = {
     "archive": "Unpack it, and name the folder or the file that is in it",
     "old": "Convert the original checkpoint, or download the model as a GGUF",
     "page": "Download the file itself, not the page that shows it",
     "zeros": "The download or the copy was not finished: download or write it again",
+    "lfs": "Download the file itself (hf download)",
 }
 _TAR: Final = (257, b"ustar")
 _MODEL: Final = "Name a folder with config.json and safetensors files, or a GGUF"
@@ -208,12 +211,20 @@ def _folder(folder: Path) -> Thing:
     if weights and "config.json" in names:
         return _checkpoint(folder, weights)
     if "adapter_config.json" in names:
-        return Thing("adapter", f"a LoRA adapter{_base_of(folder)}, not a model", _LORA_FIX)
+        return _adapter(folder)
+    if any(n.startswith("adapter_model.") for n in names):
+        what = "a folder with the weights of an adapter, but without adapter_config.json"
+        return Thing("adapter", what, "Download adapter_config.json as well")
+    if (training := _of_training(folder, names)) is not None:
+        return training
     own = [n for n in tensors if n.startswith("consolidated")]
     if own and "params.json" in names and "config.json" not in names:
         return _checkpoint(folder, own)
     if "params.json" in names or any(n.startswith("consolidated") for n in names):
-        what = "a checkpoint in Mistral's own format (params.json, consolidated weights), not in that of Hugging Face"
+        what = (
+            "a checkpoint in Mistral's own format, or in that of Meta (params.json, consolidated weights), not in that"
+            " of Hugging Face"
+        )
         return Thing(
             "mistral",
             what,
@@ -239,11 +250,102 @@ def _folder(folder: Path) -> Thing:
     for suffix, framework in _OTHER_WEIGHTS.items():
         if any(n.endswith(suffix) for n in names):
             return Thing("other", f"a checkpoint with {framework} weights", _MODEL)
+    if (begun := next((n for n in names if n.endswith(_BEGUN)), None)) is not None:
+        return Thing(
+            "incomplete", f"a folder with a download that was not finished ({shown(begun)})", _FINISH
+        )
     if "config.json" in names:
         return Thing(
             "incomplete", "a model folder without weights", "Download the *.safetensors files as well"
         )
-    return Thing("folder", "a folder, but not a Hugging Face checkpoint: it has no config.json", _MODEL)
+    what = "a folder, but not a Hugging Face checkpoint: it has no config.json"
+    return Thing("folder", what, _inner(folder, names) or _MODEL)
+
+
+_BEGUN: Final = (".incomplete", ".crdownload", ".aria2", ".part", ".partial", ".download", ".!ut")
+_FINISH: Final = "Download the files again"
+_SAVE: Final = "save the model with save_pretrained, and name that folder"
+#: What a name in a folder ends with -> what the folder is, and what to do. Frameworks of training and of engines.
+_TRAINING: Final = (
+    (
+        ("zero_to_fp32.py", "_model_states.pt"),
+        "a checkpoint that DeepSpeed saved while training",
+        f"Run its zero_to_fp32.py, {_SAVE}",
+    ),
+    (
+        (".distcp",),
+        "a distributed checkpoint of PyTorch (.distcp)",
+        f"Join its parts (accelerate merge-weights), {_SAVE}",
+    ),
+    (
+        ("latest_checkpointed_iteration.txt", ".nemo"),
+        "a checkpoint of Megatron or NeMo",
+        "Export it in the format of Hugging Face with the scripts of that framework",
+    ),
+    (("model_index.json",), "a Diffusers model, which makes pictures, not a language model", _MODEL),
+    (("openvino_model.xml",), "a checkpoint with OpenVINO weights", _MODEL),
+    (("model.onnx",), "a checkpoint with ONNX weights", _MODEL),
+    ((".tflite", ".task"), "a checkpoint with TensorFlow Lite weights", _MODEL),
+    ((".mlpackage", ".mlmodel"), "a checkpoint with Core ML weights", _MODEL),
+)
+
+
+def _of_training(folder: Path, names: list[str]) -> Thing | None:
+    """What other frameworks leave: in the folder itself, or in a folder in it, as sharded training does."""
+    inner = [n for name in names[:_MOST_INNER] if (folder / name).is_dir() for n in _names(folder / name)]
+    own = "config.json" in names and any(n.endswith(".bin") for n in names if n.startswith("pytorch_model"))
+    for signs, what, fix in _TRAINING:
+        if not own and any(n.endswith(signs) for n in (*names, *inner)):
+            return Thing("other", what, fix)
+    return None
+
+
+_MOST_INNER: Final = 64
+"""So many folders in a folder are looked into."""
+
+
+def _names(folder: Path) -> list[str]:
+    """The first names in a folder; none if the folder may not be read."""
+    try:
+        return sorted(entry.name for entry in islice(folder.iterdir(), 1000))
+    except OSError:
+        return []
+
+
+def _inner(folder: Path, names: list[str]) -> str | None:
+    """Name a folder in a folder that is a model or an adapter, such as what a training saved last."""
+    found = [n for n in names[:_MOST_INNER] if (folder / n).is_dir() and not (folder / n).is_symlink()]
+    for name in sorted(found, key=_number_of, reverse=True):
+        inner = _names(folder / name)
+        if "adapter_config.json" in inner or ("config.json" in inner and any(map(_is_weights, inner))):
+            return f"Name the folder {shown(name)} that is in it"
+    return None
+
+
+def _number_of(name: str) -> tuple[int, str]:
+    """The number that a name ends with: of checkpoint-1000 and checkpoint-500, the first is the later one."""
+    digits = re.search(r"\d{1,12}$", name)
+    return (int(digits[0]) if digits else -1, name)
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", *_PICKLES))
+
+
+def _adapter(folder: Path) -> Thing:
+    try:
+        config = load_json(folder / "adapter_config.json")
+    except (FormatError, SrdIOError):
+        config = {}
+    if config.keys() & {"lora_parameters", "fine_tune_type"}:
+        base = config.get("model")
+        whose = f" for {shown(base)}" if isinstance(base, str) and base else ""
+        return Thing("adapter", f"an adapter of MLX{whose}, not a model", "Merge it first (mlx_lm.fuse)")
+    base, kind = config.get("base_model_name_or_path"), config.get("peft_type", "LORA")
+    whose = f" for {shown(base)}" if isinstance(base, str) and base else ""
+    if kind == "LORA":
+        return Thing("adapter", f"a LoRA adapter{whose}, not a model", _LORA_FIX)
+    return Thing("adapter", f"an adapter of the kind {shown(kind)}{whose}, not a model", _ADAPTER_FIX)
 
 
 def _checkpoint(folder: Path, weights: list[str]) -> Thing:
@@ -274,15 +376,6 @@ def _parts(index: Path) -> set[str]:
     except (FormatError, SrdIOError):
         return set()
     return {v for v in mapping.values() if isinstance(v, str)} if isinstance(mapping, dict) else set()
-
-
-def _base_of(folder: Path) -> str:
-    path = folder / "adapter_config.json"
-    try:
-        base = load_json(path).get("base_model_name_or_path")
-    except (FormatError, SrdIOError):
-        return ""
-    return f" for {shown(base)}" if isinstance(base, str) and base else ""
 
 
 MAX_TEXT_BYTES: Final = 64 << 20

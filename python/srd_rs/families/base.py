@@ -604,10 +604,20 @@ def _pooling_folder(folder: Path) -> Path | None:
 
 
 def refuse_adapter(folder: Path, tensor_names: Collection[str]) -> None:
-    """Refuse a model with LoRA matrices beside its weights. The matrices would have to be added to the weights."""
+    """Refuse a model with LoRA matrices beside its weights, which would have to be added to the weights, and a model
+    that was saved inside the wrappers of PEFT."""
     lora = next((name for name in tensor_names if ".lora_A." in name or ".lora_B." in name), None)
-    if lora is not None:
+    peft = next((name for name in tensor_names if any(part in name for part in _PEFT_PARTS)), None)
+    if lora is not None or peft is not None:
         what = f"the checkpoint holds LoRA matrices that are not merged ('{lora}')"
+        if lora is None:
+            what = f"the checkpoint was saved with the wrappers of a PEFT adapter ('{peft}')"
         raise ModelError(
             message(folder, what, "Merge them into the model (peft: merge_and_unload), then convert")
         )
+
+
+_PEFT_PARTS: Final = (
+    *(".lora_embedding_", ".lora_magnitude_vector", ".base_layer.", ".modules_to_save.", ".original_module."),
+    *(".ia3_l", ".oft_r", ".boft_", ".hada_w", ".lokr_w", ".vera_lambda_", ".trainable_tokens_"),
+)
