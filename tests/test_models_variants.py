@@ -104,6 +104,32 @@ def test_another_base_and_scaling_of_rope_are_written(name: str, tmp_path: Path)
     assert (found["rope.scaling.type"], found["rope.scaling.factor"]) == ("linear", 2.0)
 
 
+@pytest.mark.parametrize("name", ["cohere2", "gemma2", "gemma3"])
+def test_another_pattern_of_sliding_windows_is_written(name: str, tmp_path: Path) -> None:
+    """llama.cpp's converter writes no pattern for these families, and llama.cpp takes the usual one."""
+    case = next(case for case in CASES if case["name"] == name)
+    key = f"{case['config']['model_type'].removesuffix('_text')}.attention.sliding_window"
+    for index, (types, wanted) in enumerate(
+        (
+            (["full_attention", "sliding_attention"], [False, True]),
+            (["sliding_attention", "full_attention" if name == "gemma2" else "sliding_attention"], None),
+        )
+    ):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        spec = describe(open_case({**case, "config": {**case["config"], "layer_types": types}}, folder))
+        found = {found: value for found, _, value in spec.metadata.entries()}
+        assert found.get(f"{key}_pattern") == wanted
+        assert found[key] == case["config"]["sliding_window"]
+
+
+def test_a_gemma_3_without_sliding_windows_has_no_window(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case["name"] == "gemma3")
+    config = {**case["config"], "layer_types": ["full_attention", "full_attention"]}
+    spec = describe(open_case({**case, "config": config}, tmp_path))
+    assert not [key for key, *_ in spec.metadata.entries() if "sliding_window" in key]
+
+
 def test_every_family_has_a_variant_or_a_golden(tmp_path: Path) -> None:
     covered = {class_name(open_case(case, tmp_path)) for case in CASES}
     goldens = [json.loads(path.read_text(encoding="utf-8")) for path in GOLDENS]

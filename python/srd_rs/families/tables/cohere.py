@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN
+from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, OTHER_PATTERN, sliding
 
 _COMMAND: Final = {
     "vocab_size": 256000,
@@ -42,11 +42,13 @@ COHERE2: Final = FamilyTable(
     arch="cohere2",
     classes=("Cohere2ForCausalLM",),
     defaults={**_COMMAND, "sliding_window": 4096},
+    sizes=sliding(4, "sliding_window_pattern, _sliding_window_pattern"),
     layer=(_COMMAND_LAYER,),
     metadata=(
         _CONTEXT,
         "f32 ~logit_scale = logit_scale",
         "u32 ~attention.sliding_window = sliding_window",
+        OTHER_PATTERN,
         "u32 ~vocab_size = n_vocab",
         "u32 ~rope.dimension_count = int(rope_fraction * (n_embd // n_head))",
         "str ~rope.scaling.type = 'none'",

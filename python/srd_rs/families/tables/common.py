@@ -80,6 +80,21 @@ OTHER_BASE: Final = "f32 ~rope.freq_base = rope['rope_theta'] if rope['rope_thet
 """The line of families whose usual base, 10000, is not written: readers assume it where the key is absent. The standard
 key is among those that such a table leaves out."""
 
+OTHER_PATTERN: Final = "bools ~attention.sliding_window_pattern = slides if slides != usual else None"
+"""The line of families whose usual pattern of layers with a sliding window is not written, because readers know it. It
+needs the sizes of `sliding`."""
+
+
+def sliding(period: int, stated: str = "sliding_window_pattern") -> dict[str, str]:
+    """Return sizes: the layers that have a sliding window, by config.json and usually, where all but every
+    `period`-th have one."""
+    return {
+        "slides": "[layer_types[i] == 'sliding_attention' for i in layers] if layer_types != None"
+        f" else [(i + 1) % first({stated}, {period}) != 0 for i in layers]",
+        "usual": f"[(i + 1) % {period} != 0 for i in layers]",
+    }
+
+
 LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count = head_dim")
 
 

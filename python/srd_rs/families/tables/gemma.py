@@ -7,7 +7,16 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS, OTHER_BASE, flagged
+from srd_rs.families.tables.common import (
+    ATTENTION,
+    GATED_FFN,
+    HEAD_NORMS,
+    NORMS,
+    OTHER_BASE,
+    OTHER_PATTERN,
+    flagged,
+    sliding,
+)
 from srd_rs.vocab.rules import GEMMA, GEMMA_LATER
 
 _NORMS: Final = (
@@ -67,14 +76,18 @@ GEMMA_2: Final = replace(
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     },
+    sizes=sliding(2, "None"),
     layer=(Rows((*flagged(_NORMS, "plus_one"), *ATTENTION, *GATED_FFN)),),
     metadata=(
         *GEMMA_1.metadata,
+        OTHER_PATTERN,
         "f32 ~attn_logit_softcapping = attn_logit_softcapping",
         "f32 ~final_logit_softcapping = final_logit_softcapping",
         "u32 ~attention.sliding_window = sliding_window",
     ),
 )
+
+_SLIDING: Final = sliding(6, "sliding_window_pattern, _sliding_window_pattern")
 
 GEMMA_3: Final = FamilyTable(
     arch="gemma3",
@@ -92,12 +105,14 @@ GEMMA_3: Final = FamilyTable(
         "rms_norm_eps": 1e-6,
         "sliding_window": 4096,
     },
+    sizes=_SLIDING,
     top=_TOP,
     layer=(Rows((*flagged((*_NORMS, *HEAD_NORMS), "plus_one"), *ATTENTION, *GATED_FFN)),),
     tied="1",  # lm_head, if it is there at all, is a copy
     metadata=(
         "f32 ~final_logit_softcapping = final_logit_softcapping",
-        "u32 ~attention.sliding_window = sliding_window if sliding_window_pattern != 1 else None",
+        "u32 ~attention.sliding_window = sliding_window if count(slides, True) > 0 else None",
+        "bools ~attention.sliding_window_pattern = slides if slides != usual and count(slides, True) > 0 else None",
     ),
     refusals=(
         Refusal(
@@ -227,6 +242,7 @@ EMBEDDING_GEMMA: Final = FamilyTable(
         "rms_norm_eps": 1e-6,
         "sliding_window": 4096,
     },
+    sizes=_SLIDING,
     top=("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | plus_one"),
     output=None,
     layer=(Rows((*flagged(_NORMS, "plus_one"), *ATTENTION, *flagged(HEAD_NORMS, "plus_one"), *GATED_FFN)),),
@@ -234,6 +250,7 @@ EMBEDDING_GEMMA: Final = FamilyTable(
     metadata=(
         "f32 ~final_logit_softcapping = final_logit_softcapping",
         "u32 ~attention.sliding_window = sliding_window",
+        OTHER_PATTERN,
     ),
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import ATTENTION, flagged
+from srd_rs.families.tables.common import ATTENTION, OTHER_PATTERN, flagged, sliding
 
 GPT_OSS: Final = FamilyTable(
     arch="gpt-oss",
@@ -32,6 +32,7 @@ GPT_OSS: Final = FamilyTable(
             "original_max_position_embeddings": 4096,
         },
     },
+    sizes=sliding(2, "None"),
     layer=(
         Rows(
             (
@@ -52,6 +53,7 @@ GPT_OSS: Final = FamilyTable(
     n_expert="num_experts",
     metadata=(
         "u32 ~attention.sliding_window = sliding_window",
+        OTHER_PATTERN,
         "u32 ~expert_feed_forward_length = n_ff",
     ),
     rope_theta=150_000.0,
