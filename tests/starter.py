@@ -88,6 +88,8 @@ def become(folder: Path, request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     sys.argv = ["srd-rs", *request["args"]]
     sys.path[0] = request["cwd"]  # as `python -m srd_rs` has it
+    if request["tokens"] is not None:
+        sys.modules["srd_rs.calibration"].TOKENS = (request["tokens"],) * 2  # type: ignore[attr-defined]
 
 
 def run() -> NoReturn:

@@ -75,18 +75,25 @@ def srd(
     timeout: float = 120,
     env: Mapping[str, str | None] | None = None,
     fresh: bool = False,
+    tokens: int | None = None,
 ) -> Run:
     """Run `srd-rs ARGS` in a process of its own. An environment variable that is None is unset.
 
-    The process is forked from one that has loaded the package, see starter.py; a `fresh` one loads it itself.
+    The process is forked from one that has loaded the package, see starter.py; a `fresh` one loads it itself. In a
+    forked one, calibrations have so many `tokens` where the command does not name a number: the default is many.
     """
     # A key of the tests, so that none is made in the home of whoever runs them.
     changed = {"SRD_MASTER_KEY": "5d" * 32, **(env or {})}
     variables = {key: value for key, value in {**os.environ, **changed}.items() if value is not None}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = _measured if fresh or not _starter().fits(variables) else _forked
-        run(folder, [str(arg) for arg in args], variables, str(cwd or Path.cwd()), timeout)
+        words, where = [str(arg) for arg in args], str(cwd or Path.cwd())
+        if fresh or not _starter().fits(variables):
+            assert tokens is None
+            _measured(folder, words, variables, where, timeout)
+        else:
+            request = {"args": words, "env": variables, "cwd": where, "timeout": timeout, "tokens": tokens}
+            _forked(folder, request)
         figures = json.loads((folder / "result.json").read_text())
         stdout, stderr = ((folder / name).read_text(errors="replace") for name in ("stdout", "stderr"))
     return Run(stdout=stdout, stderr=stderr, **figures)
@@ -100,9 +107,8 @@ def _measured(folder: Path, args: list[str], variables: dict[str, str], cwd: str
         subprocess.run(command, cwd=cwd, env=variables, stdout=out, stderr=err, check=False)
 
 
-def _forked(folder: Path, args: list[str], variables: dict[str, str], cwd: str, timeout: float) -> None:
+def _forked(folder: Path, request: dict[str, object]) -> None:
     """Run a command in a process that is forked for it."""
-    request = {"args": args, "env": variables, "cwd": cwd, "timeout": timeout}
     (folder / "request.json").write_text(json.dumps(request))
     done, given = os.pipe()
     with open(done, "rb") as end:  # noqa: PTH123 (a descriptor)

@@ -60,7 +60,7 @@ def test_an_unknown_option_is_named(tmp_path: Path) -> None:
 
 
 def test_plan_takes_what_convert_takes(tmp_path: Path) -> None:
-    options = srd_rs.ConvertOptions(quant="Q8_0", threads=2, overwrite=True, met=False)
+    options = srd_rs.ConvertOptions(quant="Q8_0", threads=2, overwrite=True, met=False, calibrate_tokens=512)
     planned = srd_rs.plan(EXAMPLE, tmp_path / "x.gguf", options)
     assert planned == srd_rs.convert(EXAMPLE, tmp_path / "x.gguf", options).plan
     assert planned.total_bytes == (tmp_path / "x.gguf").stat().st_size

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from srd_rs import calibration
 from support import EXAMPLE, REPO, srd
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("**/*.md"))]
@@ -41,6 +42,8 @@ WRITES = {
 }
 #: Letters of the texts that the commands score: a few chunks of 512 tokens, and one window of 2304.
 TEXT_LETTERS = 20_000
+#: Tokens of the calibrations: the commands and the code name no number, and the default is 16384 for the example.
+TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def test_a_documented_command_works(command: Command, folder: Path) -> None:
             made = srd("convert", "--fast", "path/to/model", "--axm", "--overwrite", cwd=folder)
             assert made.code == 0, made.stderr
     # One calibration serves all lines with the same model and text.
-    run = srd(*words, cwd=folder, timeout=240, env={"SRD_CACHE": str(folder / "kept")})
+    run = srd(*words, cwd=folder, timeout=240, env={"SRD_CACHE": str(folder / "kept")}, tokens=TOKENS)
     assert run.code == 0, run.stderr
     for part, name in WRITES.items():
         if part in command.line:
@@ -156,6 +159,7 @@ def test_documented_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "model").symlink_to(EXAMPLE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "TOKENS", (TOKENS, TOKENS))
     exec(compile(code, "a document", "exec"), {})
 
 
