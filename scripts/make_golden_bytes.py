@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print the digests that tests/test_golden_bytes.py pins: what each block format and two whole conversions give.
 
-    python scripts/make_golden_bytes.py [--write] [--efforts fast,srd]
+    python scripts/make_golden_bytes.py [--write] [--efforts fast,srd] [--rows whole,cut]
 
 `--write` replaces tests/data/golden_bytes.json by the digests of the srd-rs that this Python imports. Do so only when
 a change of the bytes is intended, and say why in the commit. The script uses the public Python API alone, so that the
@@ -190,7 +190,7 @@ def tensor_digest(path: Path, names: tuple[str, ...] | None = None, kind: str | 
     return digest.hexdigest()
 
 
-def block_digests(folder: Path) -> dict[str, str]:
+def block_digests(folder: Path, rows: list[str]) -> dict[str, str]:
     """A digest for each ``TYPE/method/rows``."""
     model = make_checkpoint(folder / "model")
     moments, imatrix = folder / "moments.safetensors", make_imatrix(folder / "imatrix.dat")
@@ -208,14 +208,14 @@ def block_digests(folder: Path) -> dict[str, str]:
             # An imatrix has no effect on a type that does not weigh the errors, and is refused there.
             is_plain = method == "imatrix" and kind not in (*FLOATS, *_core.WEIGHED_TYPES)
             how = extra["plain" if is_plain else method]
-            for rows, run in ROWS.items():
+            for name in rows:
                 output = folder / "out.gguf"
                 srd_rs.convert(
                     model, output, quant="Q4_K_M", provenance=False, met=False, axm=False, overwrite=True,
                     tensor_types=[f"attn_k|attn_v={kind}", "attn|ffn|token_embd|output=F16"],
-                    name="golden", **how, **run,
+                    name="golden", **how, **ROWS[name],
                 )  # fmt: skip
-                found[f"{kind}/{method}/{rows}"] = tensor_digest(output, MATRICES, kind)
+                found[f"{kind}/{method}/{name}"] = tensor_digest(output, MATRICES, kind)
     return found
 
 
@@ -254,12 +254,12 @@ def whole_digests(folder: Path, efforts: list[str]) -> dict[str, dict[str, str]]
     return found
 
 
-def digests(efforts: list[str]) -> dict[str, Any]:
+def digests(efforts: list[str], rows: list[str]) -> dict[str, Any]:
     """All that the golden file pins."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         return {
-            "blocks": block_digests(folder),
+            "blocks": block_digests(folder, rows),
             "residuals": residual_digests(folder),
             "conversions": whole_digests(folder, efforts),
         }
@@ -271,8 +271,9 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="replace tests/data/golden_bytes.json")
     parser.add_argument("--efforts", default="fast,srd", help="whole conversions to make, comma-separated")
+    parser.add_argument("--rows", default="whole,cut", help="how rows are given to workers, comma-separated")
     arguments = parser.parse_args()
-    text = json.dumps(digests(arguments.efforts.split(",")), indent=1) + "\n"
+    text = json.dumps(digests(arguments.efforts.split(","), arguments.rows.split(",")), indent=1) + "\n"
     if arguments.write:
         GOLDENS.write_text(text)
     else:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import ggml
-from support import BAD, EXAMPLE, fixture_folder, require, srd
+from support import BAD, EXAMPLE, fixture_folder, require, srd, widened
 
 #: llama.cpp ends the process at files that it does not expect. It need not call a debugger first, which takes seconds.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -68,32 +64,5 @@ WIDER = 32
 
 @pytest.fixture(scope="session")
 def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with wider feed-forward matrices: a conversion lasts long enough to be interrupted."""
-    folder = tmp_path_factory.mktemp("model") / "wide"
-    shutil.copytree(EXAMPLE, folder)
-    config = json.loads((folder / "config.json").read_text())
-    width = config["intermediate_size"]
-    config["intermediate_size"] = width * WIDER
-    (folder / "config.json").write_text(json.dumps(config))
-    raw = (EXAMPLE / "model.safetensors").read_bytes()
-    size = struct.unpack_from("<Q", raw)[0]
-    header, data = json.loads(raw[8 : 8 + size]), raw[8 + size :]
-    header.pop("__metadata__", None)
-    order = sorted(header, key=lambda name: header[name]["data_offsets"][0])
-    parts, end = [], 0
-    for name in order:
-        begin, stop = header[name]["data_offsets"]
-        part = data[begin:stop]
-        if ".mlp." in name:
-            # Double-wide layers have twice the width; both dimensions of the others stay.
-            shape = [n * WIDER if n in (width, 2 * width) else n for n in header[name]["shape"]]
-            header[name]["shape"] = shape
-            part = part * (int(np.prod(shape)) * 2 // len(part))
-        header[name]["data_offsets"] = [end, end + len(part)]
-        end += len(part)
-        parts.append(part)
-    text = json.dumps({name: header[name] for name in order}).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.writelines(parts)
-    return folder
+    """A model whose conversion lasts long enough to be interrupted."""
+    return widened(tmp_path_factory.mktemp("model") / "wide", WIDER)

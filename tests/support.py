@@ -8,9 +8,12 @@ import fcntl
 import importlib.util
 import io
 import json
+import math
 import os
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -220,6 +223,37 @@ def _checked(folder: Path, hint: str) -> Path:
         folder = inner[0]
     if not any(folder.glob("*/expected.json")):
         pytest.skip(f"{folder} holds no reference checkpoints ({hint})")
+    return folder
+
+
+def widened(folder: Path, times: int) -> Path:
+    """The example with feed-forward matrices that are so many times as wide, in a new folder."""
+    shutil.copytree(EXAMPLE, folder)
+    config = json.loads((folder / "config.json").read_text())
+    width = config["intermediate_size"]
+    config["intermediate_size"] = width * times
+    (folder / "config.json").write_text(json.dumps(config))
+    raw = (EXAMPLE / "model.safetensors").read_bytes()
+    size = struct.unpack_from("<Q", raw)[0]
+    header, data = json.loads(raw[8 : 8 + size]), raw[8 + size :]
+    header.pop("__metadata__", None)
+    order = sorted(header, key=lambda name: header[name]["data_offsets"][0])
+    parts, end = [], 0
+    for name in order:
+        begin, stop = header[name]["data_offsets"]
+        part = data[begin:stop]
+        if ".mlp." in name:
+            # Double-wide layers have twice the width; both dimensions of the others stay.
+            shape = [n * times if n in (width, 2 * width) else n for n in header[name]["shape"]]
+            header[name]["shape"] = shape
+            part = part * (math.prod(shape) * 2 // len(part))
+        header[name]["data_offsets"] = [end, end + len(part)]
+        end += len(part)
+        parts.append(part)
+    text = json.dumps({name: header[name] for name in order}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.writelines(parts)
     return folder
 
 

@@ -41,7 +41,7 @@ WRITES = {
     "-o model.calib": "model.calib",
 }
 #: Letters of the texts that the commands score: a few chunks of 512 tokens, and one window of 2304.
-TEXT_LETTERS = 20_000
+TEXT_LETTERS = 9_000
 #: Tokens of the calibrations: the commands and the code name no number, and the default is 16384 for the example.
 TOKENS = 1024
 

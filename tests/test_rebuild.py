@@ -60,7 +60,8 @@ def test_one_flipped_bit_is_found_and_named(made: Path, fixtures: Path, tmp_path
     tensors = sorted(header["tensors"], key=lambda t: t[3])
     tensor, _, kind, offset, size = tensors[len(tensors) // 2]
     changed = Path(shutil.copy(made / f"{name}.gguf", tmp_path))
-    for at in (0, size // 2, size - 1):
+    # Where in a tensor the bit is does not depend on the family.
+    for at in (0, size // 2, size - 1) if name == "llama" else (size // 2,):
         flip(changed, offset + at)
         with pytest.raises(VerificationError) as caught:
             srd_rs.rebuild(changed, fixtures / name, threads=2)
