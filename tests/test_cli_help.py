@@ -107,10 +107,8 @@ def test_env_shows_no_secret(tmp_path: Path) -> None:
     env = {"SRD_MASTER_KEY": secret, "HF_TOKEN": "hf_secret", "SRD_MAX_ISA": "portable"}
     text, facts = srd("env", env=env).stdout, srd("env", "--json", env=env).json
     assert secret not in text + json.dumps(facts) and "hf_secret" not in text + json.dumps(facts)
-    assert "SRD_MASTER_KEY (set)" in text and facts["secrets_set"] == {
-        "SRD_MASTER_KEY": True,
-        "HF_TOKEN": True,
-    }
+    assert "SRD_MASTER_KEY (set)" in text
+    assert facts["secrets_set"]["SRD_MASTER_KEY"] and facts["secrets_set"]["HF_TOKEN"]
     assert facts["used_instruction_set"] == "portable" and "portable (of" in text
     assert facts["memory_bytes"] > facts["available_memory_bytes"] > 0 and facts["disk_free_bytes"] > 0
     assert facts["packages"]["numpy"] and facts["packages"]["click"]

@@ -89,7 +89,7 @@ def test_an_imatrix_takes_the_place_of_srd(tmp_path: Path) -> None:
 def test_a_fast_run_ends_with_what_srd_would_do(tmp_path: Path) -> None:
     fast = srd("convert", EXAMPLE, "-o", tmp_path / "f.gguf", "--fast")
     last = fast.stdout.splitlines()[-2]
-    assert fast.code == 0 and max(map(len, fast.stdout.splitlines())) <= 100
+    assert fast.code == 0 and max(map(len, fast.stdout.replace(str(tmp_path), "").splitlines())) <= 90
     assert "Without --fast, SRD would run the model on 16384 tokens" in last
     assert "Q4_K_M by search" in fast.stdout
     made = srd("convert", EXAMPLE, "-o", tmp_path / "s.gguf", *SMALL)

@@ -230,3 +230,12 @@ def test_options_of_calibrate(call: Call, tmp_path: Path) -> None:
     call(*common, "-o", "b.calib", "--seed", 1, "--block", 256)
     assert (tmp_path / "i.gguf").read_bytes()[:4] == b"GGUF"
     assert (tmp_path / "a.calib").read_bytes() != (tmp_path / "b.calib").read_bytes()
+
+
+def test_defaults_from_the_environment(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRD_RS_CONVERT_QUANT", "Q6_K")
+    monkeypatch.setenv("SRD_RS_CONVERT_FAST", "1")
+    planned = call("convert", EXAMPLE, "--dry-run")
+    assert planned["quant"] == "Q6_K" and planned["effort"] == "fast" and planned["schema_version"] == 1
+    assert call("convert", EXAMPLE, "--dry-run", "-q", "Q8_0")["quant"] == "Q8_0"
+    assert call("env")["variables"]["SRD_RS_CONVERT_QUANT"] == "Q6_K"

@@ -53,6 +53,10 @@ def no_such_command(name: str) -> str:
     return f"No such command '{name}'. srd-rs help lists the commands"
 
 
+PREFIX = "SRD_RS"
+"""The variable SRD_RS_COMMAND_OPTION is the default of an option, for example SRD_RS_CONVERT_QUANT=Q5_K_M."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands live in modules of their own: see `COMMANDS`."""
 
@@ -130,7 +134,8 @@ def run(args: Sequence[str]) -> int:
             if "\0" in text:  # which no system takes for a name, and click does not expect
                 raise click.UsageError(f"the argument {text!r} has a null byte")
         # Not `cli.main`, which prints on its own when it is interrupted.
-        with cli.make_context("srd-rs", list(args) or ["--help"]) as context:
+        given = list(args) or ["--help"]
+        with cli.make_context("srd-rs", given, auto_envvar_prefix=PREFIX) as context:
             cli.invoke(context)
         finish()
     except click.exceptions.Exit as done:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from srd_rs.cli.options import GroupedCommand, convert_option, json_option, option, path_option
-from srd_rs.cli.output import print_json, say
+from srd_rs.cli.output import say
 from srd_rs.text import printable
 
 EXAMPLES = """\b
@@ -62,7 +63,7 @@ def command(
         sniff.check_output(target)
     document = srd_rs.bom(path, model, report=report, calibrate=calibrate)
     if as_json:
-        print_json(document)
+        say(json.dumps(document))  # as it is, because the schema of CycloneDX allows no other keys
         return
     _core.write_file(target, materials.bom_text(document).encode(), overwrite)
     say(printable(str(target)))

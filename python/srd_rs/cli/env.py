@@ -22,16 +22,13 @@ PACKAGES: Final = (
 )  # fmt: skip
 #: Programs that run or measure a GGUF.
 ENGINES: Final = ("llama-cli", "llama-server", "llama-quantize", "ollama", "lms")
-#: Variables that change what srd-rs does. Only whether a secret is set is shown.
+#: Variables that change what srd-rs does, besides SRD_RS_COMMAND_OPTION. Of those that may hold a secret only whether
+#: they are set is shown.
 VARIABLES: Final = (
-    "SRD_MAX_ISA",
-    "SRD_FORCE_SCALAR",
-    "SRD_DEBUG",
-    "HF_HOME",
-    "HF_ENDPOINT",
-    "HF_HUB_OFFLINE",
+    *("SRD_CACHE", "SRD_MAX_ISA", "SRD_FORCE_SCALAR", "SRD_DEBUG", "SRD_HTTP_TRIES", "SRD_HTTP_CONNECTIONS"),
+    *("XDG_CONFIG_HOME", "SSL_CERT_FILE", "NO_PROXY", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
 )
-SECRETS: Final = ("SRD_MASTER_KEY", "HF_TOKEN")
+SECRETS: Final = ("SRD_MASTER_KEY", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 EXAMPLES = """\b
 Examples:
   srd-rs env
@@ -56,6 +53,7 @@ def found() -> dict[str, Any]:
     """The facts, as `--json` prints them."""
     sets = _core.instruction_sets()
     total, available = memory()
+    defaults = sorted(name for name in os.environ if name.startswith("SRD_RS_"))
     return {
         "srd_rs": _core.__version__,
         "python": platform.python_version(),
@@ -69,7 +67,7 @@ def found() -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         "packages": {name: version(name) for name in PACKAGES},
         "engines": {name: shutil.which(name) for name in ENGINES},
-        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "variables": {name: os.environ.get(name) for name in [*VARIABLES, *defaults]},
         "secrets_set": {name: bool(os.environ.get(name)) for name in SECRETS},
     }
 

@@ -17,6 +17,8 @@ import click
 
 from srd_rs.text import one_line
 
+SCHEMA_VERSION: Final = 1
+"""The version of the JSON output. Keys may be added in a version; a key that is removed or changed is a new one."""
 MAX_WARNINGS: Final = 50
 """Most warnings that are shown; a hostile model could cause hundreds of thousands."""
 
@@ -72,9 +74,9 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def print_json(data: dict[str, Any]) -> None:
-    """Print one JSON object, with the warnings of the run in it."""
+    """Print one JSON object, with the version of the output and the warnings of the run in it."""
     hidden = [f"{_door.hidden} more warnings"] if _door.hidden else []
-    say(json.dumps({**data, "warnings": [*_door.texts, *hidden]}))
+    say(json.dumps({"schema_version": SCHEMA_VERSION, **data, "warnings": [*_door.texts, *hidden]}))
 
 
 def show(data: Callable[[], dict[str, Any]], text: Callable[[], str], *, as_json: bool) -> None:
