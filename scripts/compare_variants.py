@@ -48,7 +48,7 @@ from interpreter import run, to_bf16  # noqa: E402
 from make_family_goldens import convert, shapes_of, write_checkpoint, written  # noqa: E402
 from mtmd import ADDED, RENAMED, ROUNDED  # noqa: E402
 from patterns import pattern  # noqa: E402
-from published_changes import ABSENT, Change, changes_of  # noqa: E402
+from published_changes import ABSENT, GENERAL, Change, changes_of  # noqa: E402
 
 YARN = {"factor": 4.0, "original_max_position_embeddings": 1024}
 LLAMA3 = {
@@ -377,7 +377,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="cases to change; all of them if none is named")
     parser.add_argument("--llama-cpp", type=Path, required=True, help="folder with conversion/ and gguf-py/")
     parser.add_argument("--changes", choices=("values", "absent", "published"), default="values")
-    parser.add_argument("--each", type=int, default=20, help="variants of each case")
+    parser.add_argument(
+        "--each",
+        type=int,
+        default=20,
+        help="variants of each case; of `published`, those that every family has",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mmproj", action="store_true", help="only the projectors")
     parser.add_argument("--refused", action="store_true", help="show why variants are impossible")
@@ -427,7 +432,10 @@ def variants_of(case: Case, options: argparse.Namespace, dice: random.Random) ->
     if options.changes == "published":
         with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
             case = replace(case, tensors=shapes_of(case))
-        return [(other, what, case, change) for other, what, change in with_published_changes(case)]
+        variants = [(other, what, case, change) for other, what, change in with_published_changes(case)]
+        general = [variant for variant in variants if variant[3] in GENERAL]
+        chosen = dice.sample(general, min(options.each, len(general)))
+        return [variant for variant in variants if variant[3] not in GENERAL or variant in chosen]
     if options.changes == "absent":
         variants = list(with_absent_keys(case))
         return dice.sample(variants, min(options.each, len(variants)))

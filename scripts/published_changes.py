@@ -108,6 +108,8 @@ HEADS: Final = (
 )
 """Values of every decoder."""
 
+GENERAL: Final = (*(replace(change, same_tensors=True) for change in ROPE), *HEADS)
+
 OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
     "llama": (
         Change("mlp and attention bias", {"mlp_bias": True, "attention_bias": True}),
@@ -628,6 +630,5 @@ ENCODERS: Final = ("bert", "distilbert", "mamba", "modernbert", "roberta", "t5",
 def changes_of(model_type: str) -> Iterator[Change]:
     """Yield the changes of one kind of model."""
     if model_type not in ENCODERS:
-        yield from (replace(change, same_tensors=True) for change in ROPE)
-        yield from HEADS
+        yield from GENERAL
     yield from OTHERS.get(model_type, ())

@@ -15,7 +15,7 @@ from interpreter import run
 from patterns import pattern, write_shards
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError
-from srd_rs.families import describe
+from srd_rs.families import _families, describe
 from test_families_tables import LLAMA
 
 GOLDENS = Path(__file__).parent / "data" / "families"
@@ -130,6 +130,23 @@ def test_stablelm_has_a_norm_for_each_head(tmp_path: Path) -> None:
     for kind, heads in (("q", 4), ("k", 2)):
         norms = [pattern(f"{attention}{kind}_layernorm.norms.{head}.weight", (16,)) for head in range(heads)]
         assert np.array_equal(tensors[f"blk.0.attn_{kind}_norm.weight"], np.stack(norms))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("Qwen2_5_VLForConditionalGeneration", {"vocab_size": 152064, "intermediate_size": 29568}),
+        ("Qwen2_5OmniModel", {"hidden_size": 3584, "num_key_value_heads": 4, "vocab_size": 152064}),
+        ("Qwen3VLMoeForConditionalGeneration", {"num_experts": 60, "head_dim": 128}),
+        ("Glm4vMoeForConditionalGeneration", {"vocab_size": 151424, "max_position_embeddings": 65536}),
+        ("Exaone4_5_ForConditionalGeneration", {"intermediate_size": 16384, "vocab_size": 102400}),
+    ],
+)
+def test_text_parts_leave_out_the_defaults_of_transformers(name: str, wanted: dict[str, int]) -> None:
+    """Some versions save only those keys of a part that are not the default; see scripts/compare_defaults.py."""
+    family = _families()[name]
+    found = {**family.defaults, **family.class_defaults.get(name, {})}
+    assert {key: found.get(key) for key in wanted} == wanted
 
 
 def test_gemma3n_without_keys_of_layers_that_share_them(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ EXAONE: Final = FamilyTable(
 EXAONE4_5: Final = FamilyTable(
     arch="exaone4",
     classes=("Exaone4_5_ForConditionalGeneration",),
+    defaults={
+        "vocab_size": 102400,
+        "hidden_size": 4096,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
     sizes={"period": "4 if is_text(sliding_window_pattern) else first(sliding_window_pattern, 4)"},
     layer=(
         Rows(

@@ -105,6 +105,9 @@ GLM4_MOE: Final = FamilyTable(
     arch="glm4moe",
     classes=("Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"),
     defaults=_GLM45,
+    class_defaults={
+        "Glm4vMoeForConditionalGeneration": {"vocab_size": 151424, "max_position_embeddings": 65536}
+    },
     sizes={
         "rotary": "int(h * rope_fraction)",
         "dense": leading_dense(1),

@@ -92,7 +92,19 @@ MUSE_GLIMMER: Final = FamilyTable(
     arch="muse-glimmer",
     classes=("MuseGlimmerForConditionalGeneration",),
     vocabulary=rules.MUSE_GLIMMER,
-    defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+    defaults={
+        "vocab_size": 202048,
+        "hidden_size": 6656,
+        "intermediate_size": 19968,
+        "num_hidden_layers": 52,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "sliding_window": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
     layer=(
         Rows(
             (

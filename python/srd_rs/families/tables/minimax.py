@@ -60,6 +60,19 @@ MINIMAX_M3: Final = FamilyTable(
     arch="minimax-m3",
     classes=("MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"),
     defaults={**MINIMAX_M2.defaults, "norm_topk_prob": True, "n_shared_experts": 1},
+    class_defaults={
+        "MiniMaxM3SparseForConditionalGeneration": {
+            "hidden_size": 6144,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 60,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 524288,
+            "num_experts": 128,
+            "num_experts_per_tok": 4,
+            "routed_scaling_factor": 2.0,
+        }
+    },
     n_ff="first(dense_intermediate_size, intermediate_size)",
     sizes={
         **MINIMAX_M2.sizes,

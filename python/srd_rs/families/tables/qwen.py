@@ -184,7 +184,17 @@ QWEN2_VL: Final = FamilyTable(
         "Qwen2_5OmniModel",
     ),
     defaults={**QWEN2.defaults, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80}
-    | {"num_attention_heads": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5},
+    | {"num_attention_heads": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "vocab_size": 152064},
+    class_defaults={
+        "Qwen2_5OmniModel": {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "rms_norm_eps": 1e-6,
+        }
+    },
     layer=(Rows((*NORMS, *_ATTENTION_2, *GATED_FFN)),),
     renames=THINKER,
     rope_theta=1_000_000.0,
@@ -193,11 +203,23 @@ QWEN2_VL: Final = FamilyTable(
 _QWEN3_VL: Final = FamilyTable(
     arch="qwen3vl",
     classes=(),
-    defaults=QWEN3.defaults,
+    defaults={**QWEN3.defaults, "max_position_embeddings": 128000},
+    class_defaults={
+        "Qwen3ASRForConditionalGeneration": {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 65536,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": True,
+        }
+    },
     layer=(Rows((*NORMS, *_ATTENTION_3, *GATED_FFN)),),
     metadata=(DEEPSTACK,),
     renames=THINKER,
-    rope_theta=5_000_000.0,
+    rope_theta=500_000.0,
     pooling=True,
 )
 _QWEN3_VL_RERANKER: Final = replace(
@@ -214,7 +236,24 @@ _FUSED: Final = "layer_has('mlp.experts.gate_up_proj')"
 QWEN3_VL_MOE: Final = FamilyTable(
     arch="qwen3vlmoe",
     classes=("Qwen3VLMoeForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration"),
-    defaults={**QWEN3_MOE.defaults, "shared_expert_intermediate_size": None},
+    defaults={**QWEN3_MOE.defaults, "intermediate_size": 5632, "num_attention_heads": 16}
+    | {"num_key_value_heads": 16, "max_position_embeddings": 128000, "moe_intermediate_size": 1408}
+    | {"num_experts": 60, "num_experts_per_tok": 4, "shared_expert_intermediate_size": None, "head_dim": 128},
+    class_defaults={
+        "Qwen3OmniMoeForConditionalGeneration": {
+            "vocab_size": 3584,
+            "head_dim": None,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "rope_theta": 1_000_000.0,
+        }
+    },
     sizes=QWEN3_MOE.sizes,
     layer=(
         Rows((*NORMS, *_ATTENTION_3, "mlp.gate > ffn_gate_inp | e d")),
@@ -233,7 +272,7 @@ QWEN3_VL_MOE: Final = FamilyTable(
     metadata=(*MOE_WIDTHS, DEEPSTACK),
     refusals=QWEN3_MOE.refusals,
     renames=THINKER,
-    rope_theta=5_000_000.0,
+    rope_theta=500_000.0,
 )
 
 RND1: Final = FamilyTable(

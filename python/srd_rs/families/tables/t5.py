@@ -85,6 +85,10 @@ T5: Final = FamilyTable(
         "UMT5ForConditionalGeneration",
         "UMT5Model",
     ),
+    class_defaults={
+        name: {"vocab_size": 250112}
+        for name in ("MT5ForConditionalGeneration", "UMT5ForConditionalGeneration", "UMT5Model")
+    },
     defaults={**_DEFAULTS, "decoder_start_token_id": 0},
     spellings=_SPELLINGS,
     sizes=_SIZES,
