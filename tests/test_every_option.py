@@ -239,3 +239,14 @@ def test_defaults_from_the_environment(call: Call, monkeypatch: pytest.MonkeyPat
     assert planned["quant"] == "Q6_K" and planned["effort"] == "fast" and planned["schema_version"] == 1
     assert call("convert", EXAMPLE, "--dry-run", "-q", "Q8_0")["quant"] == "Q8_0"
     assert call("env")["variables"]["SRD_RS_CONVERT_QUANT"] == "Q6_K"
+
+
+def test_a_quiet_conversion(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    args = ["convert", str(EXAMPLE), "--fast", "--quiet", "--no-axm", "-o", str(tmp_path / "q.gguf")]
+    assert run(args) == 0 and (tmp_path / "q.gguf").exists()
+    assert capsys.readouterr() == ("", "")
+    assert run(args) == 2 and "exists already" in capsys.readouterr().err
+    for other in ("--json", "--dry-run"):
+        assert run([*args, other, "-f"]) == 2 and "--quiet: the option has no effect" in "".join(
+            capsys.readouterr()
+        )

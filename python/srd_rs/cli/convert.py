@@ -72,11 +72,15 @@ Examples:
     help="Print the exact output size and the types, and write no model. Weights are read only to choose types within"
     " a budget.",
 )
+@click.option(
+    "--quiet", is_flag=True, help="Print warnings and errors alone: no plan, no progress and no report."
+)
 @json_option()
 def command(
     model: str,
     output: str | None,
     dry_run: bool,
+    quiet: bool,
     as_json: bool,
     beam_width: str | None,
     dither_layers: tuple[float, float] | None,
@@ -93,6 +97,10 @@ def command(
     """
     import srd_rs
 
+    effects.refuse(
+        (quiet and as_json, "--quiet", "--json prints one object"),
+        (quiet and dry_run, "--quiet", "--dry-run only prints"),
+    )
     srd = SrdOptions(beam_width=int(beam_width or SrdOptions().beam_width), dither_layers=dither_layers)
     options |= {"effort": chosen_effort(effort, fast), "residual_bits": int(residual_bits) or None}
     chosen = ConvertOptions(srd=srd, **options)
@@ -102,6 +110,9 @@ def command(
     if dry_run:
         plan = srd_rs.plan(model, output, chosen)
         show(lambda: plan_json(plan), lambda: plan_text(plan), as_json=as_json)
+        return
+    if quiet:
+        srd_rs.convert(model, output, chosen)
         return
     with Phases(as_json=as_json) as shown:
 
