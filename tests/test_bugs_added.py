@@ -260,3 +260,45 @@ def test_a_model_without_tokenizer_json_says_whether_a_space_comes_first(
     ours = LlamaVocab(metadata, tmp_path / "vocab.gguf")
     assert all(ours.encode(text) == theirs.encode(text) for text in ("Hello world", "the river", "a"))
     ours.close()
+
+
+@pytest.mark.parametrize("unmade", [(), ("aaa",), ("bb",), ("aaa", "bb", "ba"), ("zzz",), ("z",)], ids=str)
+def test_tokens_that_no_merge_makes_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unmade: tuple[str, ...]
+) -> None:
+    """A GGUF of this kind has scores and no merges, so llama.cpp makes every token whose parts are tokens."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "\u2581",
+        "a",
+        "b",
+        "\u2581a",
+        "aa",
+        *unmade,
+        *(f"<0x{i:02X}>" for i in range(256)),
+    ]
+    model = {
+        "type": "BPE",
+        "byte_fallback": True,
+        "unk_token": "<unk>",
+        "vocab": {text: i for i, text in enumerate(pieces)},
+        "merges": [["\u2581", "a"], ["a", "a"]],
+    }
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    special = [added(i, text, special=True) for i, text in enumerate(pieces[:3])]
+    file = {"version": "1.0", "added_tokens": special, "normalizer": replace, "model": model}
+    write_folder(tmp_path, tokenizer_json=file, config_json={"eos_token_id": 2})
+    metadata = load(tmp_path, config={}, n_vocab=len(pieces), rules=rules_of("gemma3"))
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(file))
+    ours = LlamaVocab(metadata, tmp_path / "vocab.gguf")
+    texts = ["aaa", "bb", "ba", "a b ab", "aaaa", "bbb aab", "zzz z"]
+    different = [t for t in texts if ours.encode(t) != theirs.encode(t, add_special_tokens=False).ids]
+    ours.close()
+    wrong = {"aaa", "bb", "ba"} & {*unmade}
+    assert bool(different) == bool(wrong), different
+    assert ("no merge makes" in caplog.text) == bool(wrong)
+    assert all(f"'{text}'" in caplog.text for text in wrong)

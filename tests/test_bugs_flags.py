@@ -129,6 +129,30 @@ def test_texts_that_a_form_changes(
     assert bool(different) <= bool(warning)
 
 
+@pytest.mark.parametrize("normalized", [(True, False), (False, True), (True, True), (False, False)], ids=str)
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ("<s>[INST]", "<s>"),
+        ("\n\n", "\n"),
+        ("a<s>", "<s>"),
+        ("<s><s>", "<s>"),
+        ("<ss>", "<s>"),
+        ("    ", "  "),
+    ],
+)
+def test_a_token_within_a_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, outer: str, inner: str, normalized: tuple[bool, bool]
+) -> None:
+    """The library finds tokens that are not normalized first, and llama.cpp the longest."""
+    vocab, merges = byte_vocabulary(("t", "h"))
+    tokens = [entry(257 + i, text, normalized=normalized[i]) for i, text in enumerate((outer, inner))]
+    texts = (outer, inner, f"x{outer}y", f"{inner}{outer}", f"{outer}{inner}x", outer * 3)
+    different, warning = check(tmp_path, byte_bpe(vocab, merges, added_tokens=tokens), caplog, texts=texts)
+    within = inner in outer and normalized == (True, False)
+    assert bool(different) == within and ("a token within it is not" in warning) == within, different
+
+
 @pytest.mark.parametrize("rstrip", [False, True])
 @pytest.mark.parametrize("name", ["Phi-3 tuned", "my phi3", "Phi 3", "x"])
 def test_what_llama_cpp_knows_by_the_name(

@@ -31,6 +31,8 @@ _FORMS: Final[dict[str, _Form]] = {
     "Precompiled": "NFKC",
 }
 _LISTED: Final = 4
+_MOST_COMPARED: Final = 256
+"""Longer tokens, which nobody writes, are not compared with the others."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,10 @@ def check_name(known: Known, texts: Collection[str], place: Path) -> None:
 def warn(tokens: Iterable[AddedToken], file: TokenizerJson | None, known: Known, place: Path) -> None:
     """Name the tokens with flags that matter and that llama.cpp does not know, in one line."""
     normalizer = file.section("normalizer") if file is not None else None
-    found = [(t, reasons) for t in tokens if t.content and (reasons := [*_reasons(t, normalizer, known)])]
+    listed = [token for token in tokens if token.content]
+    first = {token.content for token in listed if not token.normalized}
+    lengths = {len(text) for text in first if len(text) <= _MOST_COMPARED}
+    found = [(t, reasons) for t in listed if (reasons := [*_reasons(t, normalizer, known, first, lengths)])]
     if not found:
         return
     names = ", ".join(f"{shown(t.content)} (id {t.id}: {', '.join(why)})" for t, why in found[:_LISTED])
@@ -87,7 +92,13 @@ def warn(tokens: Iterable[AddedToken], file: TokenizerJson | None, known: Known,
     log.warning(what, place, len(found), "" if len(found) == 1 else "s", names, more)
 
 
-def _reasons(token: AddedToken, normalizer: dict[str, Any] | None, known: Known) -> Iterator[str]:
+def _reasons(
+    token: AddedToken,
+    normalizer: dict[str, Any] | None,
+    known: Known,
+    first: Collection[str],
+    lengths: Collection[int],
+) -> Iterator[str]:
     before, behind = known.strips_before(token.content), known.strips_behind(token.content)
     if token.lstrip != before:
         yield "lstrip" if token.lstrip else "llama.cpp strips the spaces before it"
@@ -97,6 +108,17 @@ def _reasons(token: AddedToken, normalizer: dict[str, Any] | None, known: Known)
         yield "single_word"
     if token.normalized and normalizer is not None and _changes(normalizer, token.content):
         yield "normalized"
+    elif token.normalized and _holds(token.content, first, lengths):
+        yield "normalized, and a token within it is not"
+
+
+def _holds(text: str, parts: Collection[str], lengths: Collection[int]) -> bool:
+    """Say whether one of the parts, which have these lengths, is in a text. Tokens that are not normalized are found
+    before all others, and llama.cpp finds the longest first."""
+    if len(text) > _MOST_COMPARED:
+        return False
+    shorter = [length for length in lengths if length < len(text)]
+    return any(text[i : i + n] in parts for n in shorter for i in range(len(text) - n + 1))
 
 
 def _changes(section: dict[str, Any], text: str) -> bool:

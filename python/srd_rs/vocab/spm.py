@@ -4,7 +4,7 @@ vocabulary as merges with byte fallback.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -168,12 +168,28 @@ def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabular
     vocabulary = base_vocabulary(file, vocab, size, added)
     made = _made_tokens(file, vocab)
     rest = [i for i in sorted(vocab.values()) if vocabulary.types[i] == TokenType.NORMAL and i not in made]
+    _warn_of_unmade(vocabulary, rest, vocab)
     assert vocabulary.scores is not None
     for rank, token_id in enumerate((*made, *rest)):
         vocabulary.scores[token_id] = float(-rank)
     for text in vocab.keys() & BYTE_TOKENS:
         vocabulary.scores[vocab[text]] = 0.0
     return vocabulary
+
+
+def _warn_of_unmade(vocabulary: Vocabulary, token_ids: Sequence[int], vocab: Mapping[str, int]) -> None:
+    """Name the tokens that no merge makes and llama.cpp makes all the same, because two of their parts are tokens."""
+    unmade = []
+    for token_id in token_ids:
+        text = vocabulary.tokens[token_id]
+        parts = ((text[:i], text[i:]) for i in range(1, min(len(text), _MAX_MERGED)))
+        if any((len(a) == 1 or a in vocab) and (len(b) == 1 or b in vocab) for a, b in parts):
+            unmade.append(f"{shown(text)} (id {token_id})")
+    if unmade:
+        what = "%s: no merge makes %d token%s, and llama.cpp makes %s where it can, which can give other tokens: %s"
+        plural = len(unmade) > 1
+        some = ", ".join(unmade[:4]) + (", ..." if len(unmade) > 4 else "")
+        log.warning(what, vocabulary.place, len(unmade), "s" * plural, "them" if plural else "it", some)
 
 
 def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:
