@@ -196,7 +196,7 @@ def test_a_git_lfs_pointer_is_named(bugs: Path, tmp_path: Path) -> None:
 
 def test_f64_converts(bugs: Path, tmp_path: Path) -> None:
     gguf, run = converted(bugs / "f64", tmp_path)
-    assert "quantised already" not in run.stderr
+    assert "quantized already" not in run.stderr
     raw = (bugs / "f64" / "model.safetensors").read_bytes()
     size = int.from_bytes(raw[:8], "little")
     import numpy as np

@@ -95,7 +95,7 @@ WARNED: dict[str, tuple[Entries | bytes, str]] = {
     ),
     "a matrix that saw no token": (
         changed(OUT, counts=np.zeros((1, 1))),
-        f"lacks 1 tensors, which are quantised without it: {OUT}",
+        f"lacks 1 tensors, which are quantized without it: {OUT}",
     ),
     "an expert that the file leaves out": (by_expert(0, 1, 3), f"{EXPERTS} (1)"),
     "lacks one": (without(OUT), "lacks 1 tensors"),

@@ -104,7 +104,7 @@ def test_what_is_allowed_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFi
     path = model(tmp_path / "q.gguf", types)
     output = tmp_path / "o.gguf"
     srd_rs.convert(path, output, met=False, allow_requantize=True, provenance=False, effort="fast", **options)
-    lines = [line for line in caplog.messages if "quantised again" in line]
+    lines = [line for line in caplog.messages if "quantized again" in line]
     assert len(lines) == 1
     found = srd_rs.inspect(output).metadata
     assert 0 < found["srd.requantized"] <= len(types) and lines[0].startswith(f"{found['srd.requantized']} ")

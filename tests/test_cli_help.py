@@ -151,7 +151,12 @@ def test_options_of_other_tools(option: str) -> None:
 
 @pytest.mark.parametrize(
     ("extra", "meant"),
-    [(("x.gguf",), "-o x.gguf"), (("x.gguf", "q5_k_m"), "-o x.gguf -q q5_k_m"), (("Q8_0",), "-q Q8_0")],
+    [
+        (("x.gguf",), "-o x.gguf"),
+        (("x.gguf", "q5_k_m"), "-o x.gguf -q q5_k_m"),
+        (("Q8_0",), "-q Q8_0"),
+        (("x.gguf", "Q8_0", "4"), "-o x.gguf -q Q8_0 --threads 4"),
+    ],
 )
 def test_arguments_of_llama_quantize(extra: tuple[str, ...], meant: str) -> None:
     run = srd("convert", EXAMPLE, *extra)

@@ -160,7 +160,7 @@ def test_a_quantised_gguf_is_quantised_again_only_where_that_is_allowed(
     assert run.code != 0 and "--allow-requantize" in run.stderr and list(tmp_path.iterdir()) == []
     run = srd(*common, "--allow-requantize", "--json")
     assert run.code == 0, run.stderr
-    assert len(run.json["warnings"]) == 1 and "quantised again" in run.json["warnings"][0]
+    assert len(run.json["warnings"]) == 1 and "quantized again" in run.json["warnings"][0]
     metadata = srd("inspect", tmp_path / "o.gguf", "--metadata", "--json").json["metadata"]
     assert any(entry["key"] == "srd.requantized" and entry["value"] > 0 for entry in metadata)
     # Whoever gets the file has to know of the loss, so the number is there without provenance, and stays in copies.

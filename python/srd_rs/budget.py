@@ -47,12 +47,12 @@ TOKENS: Final = 128
 MAX_LOGITS: Final = 1 << 26
 #: Context that `fit` makes room for if `ctx` says no other.
 CTX: Final = 8192
-#: Mixes that a choice is not compared with: those for special models, and those that quantise nothing.
+#: Mixes that a choice is not compared with: those for special models, and those that quantize nothing.
 SPECIAL: Final = ("TQ", "MXFP", "NVFP", "F", "BF")
 #: The choice is written if it has at most this share of the KLD of the mix. At the size of Q8_0 the run gave
 #: 0.87, and the files had 1.12.
 MARGIN: Final = 0.85
-#: Types in which nothing is quantised.
+#: Types in which nothing is quantized.
 WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
 _Show = Callable[[Progress], None] | None
@@ -202,7 +202,7 @@ class Choice:
     """What was chosen: what was measured of each tensor, and how the choice compares with a mix.
 
     types: empty where the types of the mix are written. check: None where the model was not run. whole: whether the
-    budget holds the whole model, so that nothing is quantised. costs_measured: whether the costs come from a run of the
+    budget holds the whole model, so that nothing is quantized. costs_measured: whether the costs come from a run of the
     model, and not from a table.
     """
 
@@ -398,7 +398,7 @@ def _mix(picks: Mapping[str, Candidate]) -> str:
 def _exact(
     base: _core.Plan, picks: Mapping[str, Candidate], options: ConvertOptions
 ) -> tuple[tuple[str, str], ...]:
-    """The picks, and the types of all other tensors that the base mix quantises."""
+    """The picks, and the types of all other tensors that the base mix quantizes."""
     kept = {t.name: t.type for t in base.tensors if t.type not in FLOAT_TYPES}
     return tuple(
         (kept | {name: pick.type for name, pick in picks.items()} | dict(options.exact_types)).items()

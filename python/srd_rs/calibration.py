@@ -174,7 +174,7 @@ class Request:
 
 @dataclass
 class Output:
-    """An output whose matrices are quantised layer by layer while the calibration has their weights, so that weights
+    """An output whose matrices are quantized layer by layer while the calibration has their weights, so that weights
     which come over the network are read once. `written` is what was written of it."""
 
     options: ConvertOptions
@@ -201,8 +201,8 @@ def measure(
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name.
 
-    With `options`, those of effort max, it also holds the matrices, quantised to the types of the plan. With
-    `quantized` the matrices are quantised into this output of the plan.
+    With `options`, those of effort max, it also holds the matrices, quantized to the types of the plan. With
+    `quantized` the matrices are quantized into this output of the plan.
     """
     request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
@@ -311,7 +311,7 @@ def _facts(native: NativeModel, request: Request, options: ConvertOptions | None
 
 
 def _facts_of_max(plan: _core.Plan, options: ConvertOptions) -> dict[str, Any]:
-    """What the quantised matrices depend on beside the inputs."""
+    """What the quantized matrices depend on beside the inputs."""
     return {"types": [[t.name, t.type] for t in plan.tensors], "srd": asdict(options.srd)}
 
 

@@ -45,8 +45,8 @@ def _found_mix(model: Path) -> tuple[str, list[str]]:
         (name for name, number in MIXES.items() if number == file_type and name not in FLOAT_TYPES), None
     )
     if mix is None:
-        what = f"it is quantised, with the file type {file_type}, which is no mix of srd-rs"
-        raise UsageError(message(model, what, "Name a mix to quantise it again to, or pack the checkpoint"))
+        what = f"it is quantized, with the file type {file_type}, which is no mix of srd-rs"
+        raise UsageError(message(model, what, "Name a mix to quantize it again to, or pack the checkpoint"))
     kept = [f"^{re.escape(tensor.name)}$={tensor.type}" for tensor in found.tensors]
     return mix, kept
 
@@ -73,7 +73,7 @@ def pack(
 ) -> ConvertReport:
     """Convert `model` to a container alone: what `srd_rs.convert` with ``axm=True`` writes, without the GGUF.
 
-    quant: the mix. By default Q4_K_M, or what it is for a GGUF that is quantised already: its blocks are packed as they
+    quant: the mix. By default Q4_K_M, or what it is for a GGUF that is quantized already: its blocks are packed as they
         are, without residuals. UsageError if that is no mix that srd-rs makes.
     output: the .axm, or a folder for it; by default ``<model name>-<quant>.axm`` in the current folder. The other
     arguments are those of `srd_rs.convert`. The GGUF comes out of it with `extract`. The projector of a multimodal

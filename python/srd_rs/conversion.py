@@ -443,7 +443,7 @@ def run(
 
 
 def reads_once(planner: Planner, native: _core.Plan) -> bool:
-    """Whether the weights come over the network, and can be quantised while the calibration is made."""
+    """Whether the weights come over the network, and can be quantized while the calibration is made."""
     options = planner.options
     is_plain = options.effort == "srd" and options.budget is None and native.container is None
     # Without the digest the model is planned again for its calibration.
@@ -549,12 +549,12 @@ def prepared(
 
     `native` is the plan without calibration, and of the mix or of any mix where there is a budget. The fourth value
     says whether the calibration was found in the cache. Effort max gives way to effort srd where effort srd diverges
-    less, unless `compares` is False. A new calibration quantises the matrices of `native` into `together`.
+    less, unless `compares` is False. A new calibration quantizes the matrices of `native` into `together`.
     """
     is_max, budgeted = planner.options.effort == "max", planner.options.budget is not None
     if is_max:
         _say_what_max_leaves_out(planner, native)
-    # The types come before the calibration of effort max, which quantises to them.
+    # The types come before the calibration of effort max, which quantizes to them.
     first = not is_max or budgeted
     made, found = _calibration(planner, native, progress, together=together) if first else (None, False)
     chosen, compared = budget.Choice(), None
@@ -608,7 +608,7 @@ def _divergence(
     chunks: list[list[int]],
     tell: Callable[[int, int], None],
 ) -> float:
-    """The KLD that the matrices which effort max corrects cause, quantised by a calibration."""
+    """The KLD that the matrices which effort max corrects cause, quantized by a calibration."""
     found = planner.plan(made).written_divergences(planner.options, chunks, tell)
     return sum(found) / len(found)
 
@@ -639,11 +639,11 @@ def _compared(
 
 
 def _say_what_max_leaves_out(planner: Planner, native: _core.Plan) -> None:
-    """Say which tensors effort max quantises as effort srd does, and what it costs to stream the weights."""
+    """Say which tensors effort max quantizes as effort srd does, and what it costs to stream the weights."""
     rest = {t.name for t in native.tensors if t.type in _core.FEEDBACK_TYPES and t.type not in t.source_types}
     rest -= set(native.corrected)
     if rest:
-        what = "tensors that effort max quantises as effort srd does, because they are experts or looked up: %d (%s)"
+        what = "tensors that effort max quantizes as effort srd does, because they are experts or looked up: %d (%s)"
         log.warning(what, len(rest), ", ".join(sorted(rest)[:4]) + (", ..." if len(rest) > 4 else ""))
     if planner.source.remote is not None:
         what = "effort max reads each matrix three times or more, and --stream fetches it each time: %s"
@@ -706,8 +706,8 @@ def _calibration(
 ) -> tuple[_core.Calibration | None, bool]:
     """The native calibration that the options ask for: a file's, a kept one or one that is made now; None without.
 
-    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantised to their types. One that
-    is made now quantises the matrices of `native` into `together`.
+    With `quantizes` it is that of effort max, which holds the matrices of `native`, quantized to their types. One that
+    is made now quantizes the matrices of `native` into `together`.
 
     The second value says whether the calibration was found in the cache.
     """

@@ -43,7 +43,7 @@ def check(
         (not options.is_measured, ("srd",), "only the efforts srd and max keep several candidate roundings"),
         (not text, ("calibrate_tokens", "calibrate_block", "cache"), calibration),
         (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
-        (not from_gguf, ("allow_requantize",), "a checkpoint is not quantised"),
+        (not from_gguf, ("allow_requantize",), "a checkpoint is not quantized"),
         (from_gguf, ("target",), "a GGUF has its tokenizer"),
         (from_gguf, ("lora",), "adapters are merged into checkpoints of Hugging Face only"),
         (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
@@ -83,24 +83,24 @@ def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
     types = {t.type for t in plan.tensors}
     mix = options.quant.upper()
     if options.is_measured and types.isdisjoint(_core.FEEDBACK_TYPES):
-        why = f"no tensor of the mix {mix} has a type that effort {options.effort} quantises"
+        why = f"no tensor of the mix {mix} has a type that effort {options.effort} quantizes"
         what = f"{options.effort} has no effect: {why}"
         raise UsageError(message("--effort", what, "Choose another mix, or --effort fast"))
     plain = mix in FLOAT_TYPES and types <= FLOAT_TYPES
     for name in ("imatrix", "calibrate"):
         if plain and getattr(options, name) is not None:
-            raise without_effect(name, f"no tensor of the mix {mix} is quantised")
+            raise without_effect(name, f"no tensor of the mix {mix} is quantized")
     quantized = {t.type for t in plan.tensors if t.type not in FLOAT_TYPES and t.type not in t.source_types}
     if options.imatrix is not None and quantized and quantized.isdisjoint(_core.WEIGHED_TYPES):
         raise without_effect("imatrix", f"the type {', '.join(sorted(quantized))} does not weigh the errors")
 
 
 def warn_of_plan(plan: _core.Plan) -> None:
-    """Warn of tensors that an imatrix does not know, and of tensors that are quantised for the second time."""
+    """Warn of tensors that an imatrix does not know, and of tensors that are quantized for the second time."""
     unknown = plan.without_importance
     if unknown:
         log.warning(
-            "the imatrix lacks %d tensors, which are quantised without it: %s", len(unknown), _listed(unknown)
+            "the imatrix lacks %d tensors, which are quantized without it: %s", len(unknown), _listed(unknown)
         )
     if plan.unseen_experts:
         names = [f"{name} ({count})" for name, count in plan.unseen_experts]
@@ -112,7 +112,7 @@ def warn_of_plan(plan: _core.Plan) -> None:
         if not _UNQUANTISED.issuperset(t.source_types) and t.type not in t.source_types
     ]
     if again:
-        what = "%d tensors were quantised already and are quantised again, which loses precision twice: %s"
+        what = "%d tensors were quantized already and are quantized again, which loses precision twice: %s"
         log.warning(what, len(again), _listed(again))
 
 

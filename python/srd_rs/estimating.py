@@ -8,7 +8,7 @@ machine, which were measured there.
     for node in found.nodes:
         print(node.nodes, node.seconds, node.cost)
 
-The work is counted in CPU seconds: quantising costs the same for each weight of a type, calibrating a matrix costs the
+The work is counted in CPU seconds: quantizing costs the same for each weight of a type, calibrating a matrix costs the
 products of its weights with the tokens. What is left out is named in `Estimate.assumed`.
 """
 
@@ -43,7 +43,7 @@ NODES: Final = (1, 4, 16)
 NETWORK: Final = 125_000_000
 """Bytes a second of the network where nobody says another rate: 1 Gbit/s."""
 _ROWS: Final = (16, 144)
-"""Rows that are quantised to measure SRD: the difference is the cost of the rows, the rest that of the matrix."""
+"""Rows that are quantized to measure SRD: the difference is the cost of the rows, the rest that of the matrix."""
 _LONGEST_ROW: Final = 2048
 _DIRECTIONS: Final = 64
 """Directions that explain most of made-up inputs."""

@@ -7,7 +7,7 @@
     Q4_K (256, 256) (2, 256)
 
 The headers are read and checked by the native module when a file is opened. The bytes of a tensor are mapped when
-they are asked for, and nothing is copied until a tensor is dequantised.
+they are asked for, and nothing is copied until a tensor is dequantized.
 """
 
 from __future__ import annotations

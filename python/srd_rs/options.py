@@ -42,12 +42,12 @@ def _option(default: Any, group: str, help: str, metavar: str | None = None) -> 
 class SrdOptions:
     """What effort ``"srd"`` does beyond the search for scales. The defaults are those that measured best.
 
-    feedback: Diffuse the residual of each quantised weight into the weights that are not yet quantised.
+    feedback: Diffuse the residual of each quantized weight into the weights that are not yet quantized.
     descent_rounds: Number of rounds of coordinate descent, on the scales and then on the codes of each sub-block.
     beam_width: Number of candidate roundings kept for each row: 1, 2, 4 or 8. Every few columns each candidate extends
         itself without noise, with the noise added and with the noise subtracted, and the best candidates are kept.
         1 uses no noise.
-    dither: Amplitude of the noise in quantisation steps. None chooses the amplitude for each tensor, and may choose 0.
+    dither: Amplitude of the noise in quantization steps. None chooses the amplitude for each tensor, and may choose 0.
     dither_layers: First and last layer that get `beam_width` candidates, as shares of the depth (0 to 1). The other
         layers get one candidate. None means all layers.
     """
@@ -114,8 +114,8 @@ class ConvertOptions:
         None,
         "Quality",
         "srd measures the inputs of each matrix on a short text and diffuses each rounding error into the weights that"
-        " are not yet quantised; fast only searches the scales of each block; max is srd for the inputs that the"
-        " quantised model gives each matrix, and makes good for a part of the errors of the matrices before, in two to"
+        " are not yet quantized; fast only searches the scales of each block; max is srd for the inputs that the"
+        " quantized model gives each matrix, and makes good for a part of the errors of the matrices before, in two to"
         " four times the CPU time. The default is srd, or fast where srd has nothing to do or cannot run the model.",
     )
     tensor_types: Sequence[str] = _option(
@@ -306,7 +306,7 @@ class ConvertOptions:
     allow_requantize: bool = _option(
         False,
         "Quality",
-        "Quantise tensors of a GGUF that are quantised already. The result is worse than one from the original weights,"
+        "Quantize tensors of a GGUF that are quantized already. The result is worse than one from the original weights,"
         " and the output records that this was done.",
     )
     overwrite: bool = _option(False, "Output", "Replace the output if the output exists.")
@@ -379,7 +379,7 @@ class ConvertOptions:
 
 DEFAULTS: Final = ConvertOptions()
 FLOAT_TYPES: Final = frozenset(("F32", "F16", "BF16"))
-"""The types in which nothing is quantised. The mixes of these names have them for all matrices."""
+"""The types in which nothing is quantized. The mixes of these names have them for all matrices."""
 RECORDED: Final = (
     *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mtp", "name"),
     *("pre_tokenizer", "residual_bits", "split_max_size", "srd"),

@@ -120,7 +120,7 @@ class Planner:
         return _has_srd_types(native) and self._obstacle(native) is None
 
     def _choose(self) -> None:
-        """Choose the effort: srd where a tensor is quantised that srd quantises, and where the model can be run."""
+        """Choose the effort: srd where a tensor is quantized that srd quantizes, and where the model can be run."""
         options = self.options
         native = self._native(replace(options, calibrate=None, imatrix=None), check=False)
         if not _has_srd_types(native):
@@ -282,7 +282,7 @@ def native_plan(source: Source, output: StrPath | None, options: ConvertOptions)
 
 
 def _has_srd_types(native: _core.Plan) -> bool:
-    """Whether a tensor gets a type that effort srd quantises, and has another type now."""
+    """Whether a tensor gets a type that effort srd quantizes, and has another type now."""
     return any(t.type in _core.FEEDBACK_TYPES and t.type not in t.source_types for t in native.tensors)
 
 

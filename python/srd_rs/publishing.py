@@ -84,7 +84,7 @@ def card(
     report: A folder that ``srd-rs eval --report`` wrote, or its report.json: its scores become a table.
 
     A projector (mmproj-*.gguf) among the files, or beside the first under its usual name, is listed with its command.
-    The card has front matter, sizes, how the weights were quantised, the commands that run a file, and the
+    The card has front matter, sizes, how the weights were quantized, the commands that run a file, and the
     fingerprint of a container that lies beside a GGUF. Raises UsageError without files, for a file that is no GGUF
     and for a report of other files.
 
@@ -168,7 +168,7 @@ def _heading(file: Gguf, base_model: str | None) -> str:
 
 
 def _sizes(files: Sequence[Gguf], projector: Gguf | None = None) -> str:
-    rows = ["| file | mix | size | bits per weight | quantised by |", "| --- | --- | ---: | ---: | --- |"]
+    rows = ["| file | mix | size | bits per weight | quantized by |", "| --- | --- | ---: | ---: | --- |"]
     listed = [*files] if projector is None else [*files, projector]
     for file in listed:
         bpw = file.nbytes * 8 / max(file.n_weights, 1)

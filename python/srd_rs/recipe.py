@@ -87,7 +87,7 @@ def read(path: StrPath, options: ConvertOptions) -> ConvertOptions:
 
 
 def write(path: StrPath, plan: _core.Plan, chosen: Iterable[ChosenType], *, overwrite: bool) -> None:
-    """Write the mix and the types of the quantised tensors of a plan, one line for each tensor."""
+    """Write the mix and the types of the quantized tensors of a plan, one line for each tensor."""
     measured = {c.name: c._asdict() for c in chosen}
     lines = []
     for t in plan.tensors:

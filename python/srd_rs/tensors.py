@@ -31,7 +31,7 @@ def quantize(
         input).
     moments: float32 ``[n, block]``, the second moments H = mean(x x^T) of the inputs x: all of H as ``[n, n]``, or its
         diagonal blocks below each other (block is then a multiple of 256). Each rounding error is diffused into the
-        columns that are not yet quantised, as effort ``"srd"`` of `srd_rs.convert` does.
+        columns that are not yet quantized, as effort ``"srd"`` of `srd_rs.convert` does.
     srd, seed: Details of that, and the seed of the noise; only with `moments`.
 
     Returns uint8 ``[rows, bytes of a row]``. Raises UsageError for shapes and types that do not fit, NonFiniteError for

@@ -122,7 +122,7 @@ Examples:
     help="Print the version and exit.",
 )
 def cli() -> None:
-    """Turn a Hugging Face checkpoint into a GGUF for llama.cpp, quantised with SRD."""
+    """Turn a Hugging Face checkpoint into a GGUF for llama.cpp, quantized with SRD."""
 
 
 def run(args: Sequence[str]) -> int:

@@ -105,6 +105,8 @@ def command(
     options |= {"effort": chosen_effort(effort, fast), "residual_bits": int(residual_bits) or None}
     chosen = ConvertOptions(srd=srd, **options)
     explicit = explicit_options(click.get_current_context())
+    what = "only the efforts srd and max keep several candidate roundings"
+    effects.refuse((chosen.effort == "fast" and "beam_width" in explicit, "--beam-width", what))
     if not writes_container(chosen):
         effects.check_container(explicit)
     if dry_run:
@@ -257,7 +259,7 @@ def _other_engines(report: ConvertReport) -> list[str]:
 
 
 def method_text(report: ConvertReport) -> str:
-    """How the weights were quantised: ``SRD, calibrated on 16384 tokens of builtin``."""
+    """How the weights were quantized: ``SRD, calibrated on 16384 tokens of builtin``."""
     names = {"srd": "SRD", "srd-max": "SRD with effort max", "search": "search"}
     if report.calibration_tokens is None:
         return names[report.method]

@@ -41,7 +41,7 @@ Examples:
     "--base",
     group="What is measured",
     metavar="BASE",
-    help="The GGUF that was quantised (BF16 or F32): measures how far each file is from it.",
+    help="The GGUF that was quantized (BF16 or F32): measures how far each file is from it.",
 )
 @option(
     "--ctx",

@@ -26,6 +26,22 @@ _FOREIGN_OPTIONS: Final = {
     "--model-name": "--name sets the name",
     "--print-supported-models": "srd-rs models lists the models",
     "--nthread": "--threads sets the number of threads",
+    "-t": "--threads sets the number of threads",
+    "-m": "the model is the first argument, without an option",
+    "--leave-output-tensor": "--output-tensor-type BF16 keeps the output matrix as it is",
+    "--tensor-type-file": "--recipe FILE takes the types of the tensors, and --recipe-out FILE writes them",
+    "--keep-split": "--split-max-size SIZE splits the output",
+    "--split-max-tensors": "--split-max-size SIZE splits the output",
+    "--override-kv": "the metadata comes from the checkpoint; --name sets the name",
+    "--metadata": "the metadata comes from the checkpoint; --name sets the name",
+    "--verbose": "--json prints the details of a run, and SRD_DEBUG=1 shows the traceback of an error",
+    "--output-dir": "-o FOLDER/ names the folder of the output",
+    "--output_dir": "-o FOLDER/ names the folder of the output",
+    "--format": "-q names the mix, for example -q Q4_K_M",
+    "--scheme": "-q names the mix, for example -q Q4_K_M",
+    "--device": "no GPU is used",
+    "--nsamples": "--calibrate-tokens sets how much of the text is read",
+    "--iters": "--calibrate-tokens and --beam-width set how much work effort srd does",
     "--model": "the model is the first argument, without an option",
     "--use-temp-file": "no temporary file is needed",
     "--no-lazy": "the weights are always read as a stream",
@@ -91,10 +107,13 @@ def _classify(error: BaseException) -> tuple[str, str, int]:
 
 
 def _meant(extra: list[str]) -> str:
-    """What superfluous arguments were meant to be: llama.cpp's tools take the output and the mix without an option."""
+    """What superfluous arguments were meant to be: llama-quantize takes output, mix and threads without an option."""
     from srd_rs.options import MIXES
 
-    flags = [f"{'-q' if word.upper() in MIXES else '-o'} {word}" for word in extra]
+    flags = [
+        f"{'-q' if word.upper() in MIXES else '--threads' if word.isdecimal() else '-o'} {word}"
+        for word in extra
+    ]
     return f"Options name everything but the input. Write: {' '.join(flags)}"
 
 

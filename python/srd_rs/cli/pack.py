@@ -37,7 +37,7 @@ Examples:
     "quant",
     default=None,
     show_default=False,
-    help=f"Mix of tensor types. The default is {DEFAULTS.quant}; for a quantised GGUF it is the mix of that GGUF,"
+    help=f"Mix of tensor types. The default is {DEFAULTS.quant}; for a quantized GGUF it is the mix of that GGUF,"
     " whose blocks are packed unchanged.",
 )
 @convert_option("effort")

@@ -31,9 +31,9 @@ PathLike = str | Path
 
 @dataclass(frozen=True)
 class Divergence:
-    """The distance of a quantised model from its base model, over all scored tokens.
+    """The distance of a quantized model from its base model, over all scored tokens.
 
-    kld: KL(base || quantised) in nats. p_diff: probability of the token that follows, quantised minus base.
+    kld: KL(base || quantized) in nats. p_diff: probability of the token that follows, quantized minus base.
     same_top: share of positions where both put the same token first.
     """
 
@@ -200,14 +200,14 @@ def _file_scores(paths: list[Path], scores: list[TokenScores], *, with_base: boo
     lead = columns[1 if with_base else 0]
     results = []
     for path, mine in zip(paths, columns, strict=True):
-        quantised = mine["kld"] is not None
-        compared = mine is not lead and (quantised or not with_base)
+        quantized = mine["kld"] is not None
+        compared = mine is not lead and (quantized or not with_base)
         results.append(
             FileScore(
                 path=path,
                 **_sizes(path),
                 perplexity=statistics.exp_mean(mine["nll"]),
-                divergence=_divergence(mine, columns[0]) if quantised else None,
+                divergence=_divergence(mine, columns[0]) if quantized else None,
                 paired=_paired(mine, lead) if compared else None,
             )
         )

@@ -25,7 +25,7 @@ def quantize(
     pure: bool = False,
     threads: int = 0,
 ) -> None:
-    """Quantise an F32, F16 or BF16 GGUF by `llama_model_quantize`, as llama-quantize does.
+    """Quantize an F32, F16 or BF16 GGUF by `llama_model_quantize`, as llama-quantize does.
 
     imatrix: an importance matrix in GGUF format. tensor_types: regular expression -> type, as llama-quantize's
     `--tensor-type`. threads: 0 for one per CPU.
@@ -43,7 +43,7 @@ def quantize(
     if tensor_types:
         params.tt_overrides = _tensor_types(lib, tensor_types, alive)
     if lib.llama_model_quantize(str(source).encode(), str(output).encode(), params) != 0:
-        raise failure(source, f"llama.cpp does not quantise it to {ftype}", "Check it with: srd-rs inspect")
+        raise failure(source, f"llama.cpp does not quantize it to {ftype}", "Check it with: srd-rs inspect")
 
 
 def _ftype(lib: Any, name: str) -> int:
@@ -58,7 +58,7 @@ def _imatrix(lib: Any, path: str | Path, alive: list[Any]) -> Any:
     entry = getattr(lib, "llama_model_imatrix_data", None)
     if entry is None:
         raise UsageError(
-            "llama-cpp-python: too old to quantise with an importance matrix. Run: pip install -U 'srd-rs[eval]'"
+            "llama-cpp-python: too old to quantize with an importance matrix. Run: pip install -U 'srd-rs[eval]'"
         )
     means = load(path)
     entries = [(name.encode(), _pointer(mean), mean.size) for name, mean in means.items()]
