@@ -19,7 +19,7 @@ from support import EXAMPLE, srd
 FAMILIES = {
     "llama": "Q4_K_M",
     "qwen2": "Q5_K_M",
-    "qwen3moe": "IQ4_XS",
+    "gemma4_moe": "IQ4_XS",
     "gemma4_e2b": "Q4_0",
     "mixtral": "Q6_K",
 }
@@ -169,7 +169,7 @@ def test_the_options_are_those_of_the_conversion(tmp_path: Path, options: dict[s
 
 
 def test_the_folder_of_the_checkpoint_may_have_another_name(fixtures: Path, tmp_path: Path) -> None:
-    named = shutil.copytree(fixtures / "qwen2", tmp_path / "some-Base-chat")
+    named = shutil.copytree(fixtures / "llama", tmp_path / "some-Base-chat")
     gguf = srd_rs.convert(named, f"{tmp_path}/out/", quant="Q8_0", effort="fast").output
     moved = named.rename(tmp_path / "elsewhere")
     assert srd_rs.rebuild(gguf, moved).quant == "Q8_0"
@@ -178,7 +178,7 @@ def test_the_folder_of_the_checkpoint_may_have_another_name(fixtures: Path, tmp_
 
 
 def test_a_gguf_of_a_gguf_and_a_projector(fixtures: Path, tmp_path: Path) -> None:
-    full = srd_rs.convert(fixtures / "qwen2", tmp_path / "full.gguf", quant="BF16").output
+    full = srd_rs.convert(fixtures / "llama", tmp_path / "full.gguf", quant="BF16").output
     small = srd_rs.convert(full, tmp_path / "small.gguf", quant="Q4_K_S", effort="fast").output
     assert srd_rs.rebuild(small, full).model == full
 

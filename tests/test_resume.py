@@ -299,9 +299,9 @@ def test_a_killed_calibration_goes_on_behind_a_layer(
     """What is complete of a calibration is kept in the cache, and the same command goes on from there."""
     kept = tmp_path / "cache"
     monkeypatch.setenv("SRD_CACHE", str(kept))
-    # So many tokens take long enough to be killed behind a layer.
-    tokens = 8192 if effort == "srd" else 4096
-    more = ("--calibrate-tokens", str(tokens), "--effort", effort)
+    # A layer takes more CPU time than must lie between two states, for so many tokens. Small blocks are kept quickly.
+    tokens = 4096 if effort == "srd" else 1024
+    more = ("--calibrate-tokens", str(tokens), "--calibrate-block", "256", "--effort", effort)
     for _ in range(2):
         before = states_in(kept)
         process = start(model, tmp_path / "out.gguf", *more)
