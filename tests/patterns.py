@@ -48,7 +48,11 @@ def encoded(name: str, dtype: str, shape: tuple[int, ...], scale: float = 1.0) -
     if dtype == "F8_E4M3":  # positive scales of blocks
         return (values.astype("<i4") % 100 + 20).astype("u1").tobytes()
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
-    if dtype == "I64":  # constants of hashes, which are positive
+    if dtype == "BOOL":
+        return (values.astype("<i4") % 2).astype("u1").tobytes()
+    if name.endswith("d2t"):  # each second token of the target
+        values = np.arange(values.size)
+    elif dtype == "I64":  # constants of hashes, which are positive
         values = abs(values)
     return values.astype("<i4" if dtype == "U8" else kinds[dtype]).astype(kinds[dtype]).tobytes()
 

@@ -1,10 +1,12 @@
-"""Drafts (DFlash, DSpark): a draft gets the tokenizer of its target, which `--target` names."""
+"""Drafts (DFlash, DSpark, EAGLE-3): a draft gets the tokenizer of its target, which `--target` names."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 import srd_rs
@@ -12,7 +14,16 @@ from patterns import write_config, write_shards
 from support import EXAMPLE, srd
 
 GOLDENS = Path(__file__).parent / "data" / "families"
-DRAFTS = ("dflash", "dflash-swa", "dflash-2", "dspark", "dspark-speculator")
+DRAFTS = (
+    "dflash",
+    "dflash-swa",
+    "dflash-2",
+    "dspark",
+    "dspark-speculator",
+    "dspark-own-vocabulary",
+    "eagle-3",
+    "eagle-3-1",
+)
 MASK = 3
 
 
@@ -21,13 +32,15 @@ def draft_of(name: str, folder: Path, vocab_size: int) -> Path:
     golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
     text = json.dumps(golden["config"]).replace('"vocab_size": 96', f'"vocab_size": {vocab_size}')
     config = json.loads(text.replace('"mask_token_id": 95', f'"mask_token_id": {MASK}'))
-    if "draft_vocab_size" in config:
+    if config.get("draft_vocab_size") == 96:
         config["draft_vocab_size"] = vocab_size
     of_tokens = ("markov_w", "codebook", "embed_tokens", "lm_head")
-    sources = {
-        tensor: [kind, [vocab_size, *shape[1:]] if any(part in tensor for part in of_tokens) else shape]
-        for tensor, (kind, shape) in golden["sources"].items()
-    }
+    if "norm_before_fc" in config:
+        config["target_hidden_size"] = 64  # the case leaves it to its own target
+    sources = {}
+    for tensor, (kind, shape) in golden["sources"].items():
+        of_all = shape[0] == 96 and any(part in tensor for part in of_tokens)
+        sources[tensor] = [kind, [vocab_size, *shape[1:]] if of_all else shape]
     path = folder / name
     path.mkdir()
     write_config(config, path)
@@ -62,10 +75,11 @@ def test_a_draft_gets_the_tokenizer_of_its_target(
     made = srd("convert", draft, "--target", EXAMPLE, "-o", output)
     assert made.code == 0, made.stderr
     found = of_tokenizer(output)
-    assert found.pop("tokenizer.ggml.mask_token_id") == MASK
-    tokens_of_target = {k: v for k, v in tokens_of_target.items() if k != "tokenizer.ggml.mask_token_id"}
+    wanted = dict(tokens_of_target)
+    if not name.startswith("eagle"):
+        wanted["tokenizer.ggml.mask_token_id"] = MASK
     assert {key: str(value) for key, value in found.items()} == {
-        key: str(value) for key, value in tokens_of_target.items()
+        key: str(value) for key, value in wanted.items()
     }
 
 
@@ -92,13 +106,12 @@ def test_a_draft_asks_for_its_target(tmp_path: Path) -> None:
 def test_a_target_without_a_draft_is_a_mistake(tmp_path: Path) -> None:
     run = srd("convert", EXAMPLE, "--fast", "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
     assert run.code == 2 and "--target" in run.stderr and "does not draft" in run.stderr, run.stderr
-    gguf = tmp_path / "draft.gguf"
-    assert srd("convert", EXAMPLE, "--fast", "-q", "BF16", "-o", gguf).code == 0
-    for wrong, words in ((gguf, "a GGUF has its tokenizer"),):
-        run = srd("convert", wrong, "--fast", "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
-        assert run.code == 2 and words in run.stderr, run.stderr
+    made = tmp_path / "draft.gguf"
+    assert srd("convert", EXAMPLE, "--fast", "-q", "BF16", "-o", made).code == 0
+    run = srd("convert", made, "--fast", "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
+    assert run.code == 2 and "a GGUF has its tokenizer" in run.stderr, run.stderr
     draft = draft_of("dflash", tmp_path, size_of_target())
-    run = srd("convert", draft, "--target", gguf, "-o", tmp_path / "x.gguf")
+    run = srd("convert", draft, "--target", made, "-o", tmp_path / "x.gguf")
     assert run.code == 2 and "this is a GGUF" in run.stderr, run.stderr
 
 
@@ -108,9 +121,37 @@ def test_a_target_with_more_tokens_is_refused(tmp_path: Path) -> None:
     assert run.code == 1 and not (tmp_path / "x.gguf").exists(), run.stderr
 
 
-def test_a_vocabulary_of_its_own_is_refused(tmp_path: Path) -> None:
-    draft = draft_of("dspark-speculator", tmp_path, size_of_target())
+@pytest.mark.parametrize("name", ["dspark-own-vocabulary", "eagle-3"])
+def test_the_ids_of_the_target_are_written(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "draft.gguf"
+    assert (
+        srd("convert", draft_of(name, tmp_path, size_of_target()), "--target", EXAMPLE, "-o", output).code
+        == 0
+    )
+    table = next(t for t in gguf.GGUFReader(output).tensors if t.name == "d2t")
+    # The pattern of the table is the id of the draft, to which that id is added.
+    assert table.tensor_type.name == "I64" and table.data.tolist() == [2 * i for i in range(48)]
+
+
+@pytest.mark.parametrize("name", ["dspark-speculator", "dspark-own-vocabulary", "eagle-3"])
+def test_a_table_of_another_size_is_refused(name: str, tmp_path: Path) -> None:
+    draft = draft_of(name, tmp_path, size_of_target())
     config = json.loads((draft / "config.json").read_text())
     write_config({**config, "draft_vocab_size": 50}, draft)
     run = srd("convert", draft, "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
     assert run.code == 1 and "draft_vocab_size" in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(("ids", "what"), [([5] * 48, ""), ([-1] * 48, "ids of"), ([1] + [0] * 47, "twice")])
+def test_a_table_that_names_no_token_or_one_twice_is_refused(
+    ids: list[int], what: str, tmp_path: Path
+) -> None:
+    draft = draft_of("eagle-3", tmp_path, size_of_target())
+    weights = draft / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    start = 8 + length + json.loads(data[8 : 8 + length])["d2t"]["data_offsets"][0]
+    data[start : start + 8 * 48] = np.array(ids, dtype="<i8").tobytes()
+    weights.write_bytes(data)
+    run = srd("convert", draft, "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
+    assert run.code == (1 if what else 0) and what in run.stderr, run.stderr

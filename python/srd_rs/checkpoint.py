@@ -39,8 +39,8 @@ OWN_FORMAT: Final = "MistralOwnFormat"
 MAX_TENSORS: Final = 1 << 16
 """A model whose tensors are not listed has at most this many."""
 
-MAX_INTEGERS: Final = 1 << 16
-"""A tensor of integers that becomes metadata has at most this many bytes."""
+MAX_INTEGERS: Final = 1 << 19
+"""A tensor of integers that becomes metadata, or a table of tokens, has at most this many bytes."""
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class ConvertOptions:
     target: StrPath | None = _option(
         None,
         "Input",
-        "The model that a draft model (DFlash, DSpark) drafts tokens for: a folder, or a model on the hub (ORG/NAME)."
-        " Its tokenizer and its config.json are read, its weights are not.",
+        "The model that a draft model (EAGLE-3, DFlash, DSpark) drafts tokens for: a folder, or a model on the hub"
+        " (ORG/NAME). Its tokenizer and its config.json are read, its weights are not.",
         "MODEL",
     )
     stream: bool = _option(

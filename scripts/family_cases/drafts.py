@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from family_cases import TARGET, Case, layers
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from family_cases import TARGET, Case, Shapes, layers
 
 _TARGET = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -75,8 +79,49 @@ _MARKOV = {"markov_head.markov_w1.weight": (96, 16), "markov_head.markov_w2.weig
 _CONFIDENCE = {"confidence_head.proj.weight": (1, 80), "confidence_head.proj.bias": (1,)}
 
 
-def _draft(name: str, config: dict, tensors: dict, target: dict = _TARGET) -> Case:  # type: ignore[type-arg]
-    return Case(name, config, tensors, {f"{TARGET}/config.json": target}, raw_config=True)
+# As the drafts of EAGLE-3 for Llama 3.1 and gpt-oss have it.
+_OWN = {"draft_vocab_size": 48}
+_TABLES = {"d2t": (48,), "t2d": (96,)}
+_INTEGERS = {"d2t": "I64", "t2d": "BOOL"}
+_EAGLE = {
+    "architectures": ["LlamaForCausalLMEagle3"],
+    **_OWN,
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "model_type": "llama",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 96,
+}
+_EAGLE_TENSORS = {"fc.weight": (64, 144), "norm.weight": (64,), "lm_head.weight": (48, 64), **_TABLES}
+_EAGLE_LAYER = {
+    "hidden_norm.weight": (64,),
+    "input_layernorm.weight": (64,),
+    "post_attention_layernorm.weight": (64,),
+    "self_attn.q_proj.weight": (64, 128),
+    "self_attn.k_proj.weight": (32, 128),
+    "self_attn.v_proj.weight": (32, 128),
+    "self_attn.o_proj.weight": (64, 64),
+    "mlp.gate_proj.weight": (96, 64),
+    "mlp.up_proj.weight": (96, 64),
+    "mlp.down_proj.weight": (64, 96),
+}
+
+
+def _draft(
+    name: str,
+    config: Mapping[str, Any],
+    tensors: Shapes,
+    target: Mapping[str, Any] = _TARGET,
+    dtypes: Mapping[str, str] = MappingProxyType({}),
+) -> Case:
+    return Case(name, config, tensors, {f"{TARGET}/config.json": target}, dtypes=dtypes, raw_config=True)
 
 
 _NO_CONFIG = {key: value for key, value in _DFLASH.items() if key != "dflash_config"}
@@ -154,5 +199,57 @@ CASES = (
             },
         },
         {**_TENSORS, **_MARKOV},
+    ),
+    _draft(
+        "dspark-own-vocabulary",
+        {
+            **_NO_CONFIG,
+            "architectures": ["DSparkDraftModel"],
+            **_OWN,
+            "mask_token_id": 95,
+            "target_layer_ids": [1, 3],
+        },
+        {
+            **_TENSORS,
+            "fc.weight": (64, 128),
+            "markov_head.markov_w1.weight": (96, 16),
+            "markov_head.markov_w2.weight": (48, 16),
+            "lm_head.weight": (48, 64),
+            **_TABLES,
+        },
+        dtypes=_INTEGERS,
+    ),
+    _draft(
+        "eagle-3",
+        {**_EAGLE, "eagle_aux_hidden_state_layer_ids": [1, 3, 5], "target_hidden_size": 48},
+        {
+            **_EAGLE_TENSORS,
+            **{f"midlayer.{name}": shape for name, shape in _EAGLE_LAYER.items()},
+        },
+        dtypes=_INTEGERS,
+    ),
+    _draft(
+        "eagle-3-1",
+        {
+            **_EAGLE,
+            "architectures": ["Eagle3DraftModel"],
+            "norm_before_fc": True,
+            "norm_before_residual": True,
+            "rope_scaling": {
+                "factor": 8.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 64,
+                "rope_type": "llama3",
+            },
+        },
+        {
+            **_EAGLE_TENSORS,
+            "fc.weight": (64, 192),
+            "input_norm.weight": (192,),
+            "embed_tokens.weight": (96, 64),
+            **layers(1, _EAGLE_LAYER, "layers"),
+        },
+        dtypes=_INTEGERS,
     ),
 )

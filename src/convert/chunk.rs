@@ -7,6 +7,7 @@ use crate::convert::options::{Effort, RunOptions};
 use crate::convert::planned::{Plan, PlannedTensor};
 use crate::convert::report::RowErrors;
 use crate::convert::units::{Chunk, whole_blocks};
+use crate::dtype::GgmlType;
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
 use crate::feedback::{self, FactorizedMoments};
@@ -184,6 +185,11 @@ impl<'a> Converter<'a> {
         let weights = &mut buffers.weights;
         weights.resize(chunk.len as usize, 0.0);
         tensor.bound.source.read(&self.plan.model.source, chunk.start, weights, &mut buffers.scratch)?;
+        if tensor.ty == GgmlType::I64 {
+            let integers = weights.iter().flat_map(|&w| (w as i64).to_le_bytes());
+            buffers.blocks.iter_mut().zip(integers).for_each(|(to, byte)| *to = byte);
+            return Ok(());
+        }
         buffers.replaced += self.check(chunk, weights)?;
         if let Some(made) = &tensor.made {
             let start = tensor.ty.row_bytes(chunk.start).expect("chunks are cut at block boundaries");

@@ -325,7 +325,8 @@ pub(super) fn planned(bound: &Arc<BoundTensor>, ty: GgmlType, source: &Source) -
     let place = || Place::file(source.path()).tensor(&bound.name);
     let same = bound.source.as_source().filter(|&i| source.encoding(i).as_ggml() == Some(ty));
     let packed = bound.blocks.as_ref().is_some_and(|blocks| blocks.ty() == ty);
-    if same.is_none() && !packed && !quant::can_quantize(ty) {
+    let integers = ty == GgmlType::I64 && bound.stored == Some(ty);
+    if same.is_none() && !packed && !integers && !quant::can_quantize(ty) {
         let names: Vec<_> = quant::QUANTIZABLE.iter().map(|ty| ty.name()).collect();
         let fix = format!("Choose one of {}", names.join(", "));
         return Err(Error::model(place(), format!("cannot be written as {}", ty.name()), fix));

@@ -96,6 +96,7 @@ impl BoundModel {
                 stored: match spec.store {
                     Placement::F32 => Some(GgmlType::F32),
                     Placement::I32 => Some(GgmlType::I32),
+                    Placement::I64 => Some(GgmlType::I64),
                     Placement::Nvfp4 => Some(GgmlType::NVFP4),
                     Placement::Auto => None,
                 },

@@ -26,6 +26,8 @@ pub enum Placement {
     F32,
     /// Integers that are copied: the source is a tensor of type I32.
     I32,
+    /// Integers that are computed, such as ids of tokens. They are exact in f32, so each is below 2^24.
+    I64,
     /// Blocks of NVFP4 that are packed from the codes and scales of the checkpoint. The scale of the whole tensor is another
     /// tensor.
     Nvfp4,

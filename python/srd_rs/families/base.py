@@ -360,6 +360,10 @@ class Family:
         """Return the values of tensors that are computed from the configuration."""
         return {}
 
+    def token_ids(self) -> dict[str, list[int]]:
+        """Return the values of tensors that hold ids of tokens and are computed."""
+        return {}
+
     def table(self, present: Mapping[str, SourceTensor]) -> Table:
         """Declare every tensor of the model. `present` decides between layouts that published checkpoints have."""
         table = Table()
@@ -528,6 +532,8 @@ class Family:
         table.check(present, self.checkpoint.folder)
         for key, values in self.generated().items():  # after the check: their length is that of a head
             table.add(key, Generated(values))
+        for key, ids in self.token_ids().items():
+            table.add(key, Generated(tuple(map(float, ids))), i64=True)
         specs = table.resolve(present, self.checkpoint.folder)
         metadata = Metadata()
         metadata.string("general.architecture", self.arch)

@@ -129,6 +129,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "pad": _padded,
     "numbers": _numbers,
     "ordered": _ordered,
+    "plus_index": lambda values: [value + index for index, value in enumerate(_listed(values))],
     "flat": lambda lists: _joined(*_listed(lists)),
     "is_list": lambda value: isinstance(value, list),
     "is_text": lambda value: isinstance(value, str),

@@ -83,8 +83,6 @@ LETTERS: Final = {
 part, and the numbers of tokens and experts."""
 _ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp", "softplus")
 _OF_COLUMNS: Final = ("transpose", "squeeze", "cols", "pad_rows")
-_MAX_INTEGERS: Final = 1 << 16
-"""A tensor of integers that is read for an expression has at most this many bytes."""
 _MAX_SUMMANDS: Final = 64
 _MAX_NAME: Final = 1024
 """Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
@@ -667,6 +665,21 @@ class TableFamily(Family):
             if sum(map(math.isfinite, numbers)) != len(values):
                 raise self.config.error(f"{expression} is no list of finite numbers")
             found[name] = tuple(map(float, values))
+        return found
+
+    def token_ids(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for name, expression in map(generated_line, self.data.token_ids):
+            ids = self.evaluate(expression)
+            if ids is None:
+                continue
+            if not isinstance(ids, list) or not all(
+                isinstance(i, int) and 0 <= i < self.n_vocab for i in ids
+            ):
+                raise self.config.error(f"the tensor '{name}' does not hold ids of {self.n_vocab} tokens")
+            if len(set(ids)) != len(ids):
+                raise self.config.error(f"the tensor '{name}' names a token twice")
+            found[name] = ids
         return found
 
     # Metadata

@@ -222,6 +222,9 @@ class FamilyTable:
     generated: tuple[str, ...] = ()
     """Tensors that are computed from the configuration: ``name = expression``, whose value is a list of numbers. A name
     with ``{layer}`` stands for one tensor in each layer."""
+    token_ids: tuple[str, ...] = ()
+    """Tables of ids of tokens that are computed, and written as I64: ``name = expression``, whose value is a list of
+    ids, or None where there is no such table."""
     as_stored: tuple[tuple[str, str], ...] = ()
     """Regular expressions of whole names, with the name that each becomes. Such a tensor is written with the shape
     that it has, because the layout of its layers is not in config.json."""
@@ -264,7 +267,7 @@ class FamilyTable:
             parsed(expression)
         for line in self.metadata:
             metadata_line(line)
-        for line in (*self.generated, *self.sinusoids):
+        for line in (*self.generated, *self.token_ids, *self.sinusoids):
             generated_line(line)
         for pattern, *_ in (*self.renames, *self.skip, *((p,) for p in self.keep), *self.as_stored):
             checked_pattern(pattern)

@@ -52,7 +52,7 @@ _LISTED: Final = 4
 @dataclass(frozen=True)
 class TensorSpec:
     """This is a tensor of the GGUF. The shape is row-major. `store` is "f32" if the tensor stays F32 in every
-    mix, "i32" for integers, which are copied, else "auto"."""
+    mix, "i32" for integers, which are copied, "i64" for integers that are computed, else "auto"."""
 
     name: str
     shape: Shape
@@ -86,6 +86,7 @@ class Entry:
     group: str
     f32: bool | None = None
     i32: bool = False
+    i64: bool = False
 
 
 @dataclass
@@ -104,13 +105,14 @@ class Table:
         group: str | None = None,
         f32: bool | None = None,
         i32: bool = False,
+        i64: bool = False,
     ) -> None:
         """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
         any has been met. `f32` says whether the tensor stays F32 in every mix; None lets the name decide. `i32`
-        says that the tensor holds integers, which are copied."""
+        says that the tensor holds integers, which are copied, and `i64` that it holds integers that are computed."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
-        self.entries[name] = Entry(name, transform, needed, group or name, f32, i32)
+        self.entries[name] = Entry(name, transform, needed, group or name, f32, i32, i64)
 
     def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
         """Return the tensors to write: generated ones first, then the others in the order of the checkpoint's
@@ -218,7 +220,7 @@ def _spec(entry: Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
         )
     transform = entry.transform.to_json(lambda name: tensors[name].to_json())
     store = store_of(entry.name, shape) if entry.f32 is None else "f32" if entry.f32 else "auto"
-    store = "i32" if entry.i32 else store
+    store = "i32" if entry.i32 else "i64" if entry.i64 else store
     return TensorSpec(entry.name, shape, store, transform)
 
 

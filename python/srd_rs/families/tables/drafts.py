@@ -18,6 +18,12 @@ NEEDS_TARGET: Final = Refusal(
     "the model drafts tokens for another model, whose tokenizer its GGUF gets",
     "Name the other model: --target MODEL",
 )
+TABLES: Final = (
+    (r"(^|\.)d2t$", "of a table of tokens, which is written as ids of the target"),
+    (r"(^|\.)t2d$", "of a table of tokens that llama.cpp does not use"),
+)
+"""What a draft with fewer tokens than its target has: the id of each of its tokens in the target, less that of the
+draft, and the tokens of the target that it has."""
 _PAIRS: Final = (
     "self_attn.q_proj > attn_q | q d | permute_neox(n_head, h) bias?",
     "self_attn.k_proj > attn_k | k d | permute_neox(n_head_kv, h) bias?",
@@ -122,6 +128,8 @@ DSPARK: Final = replace(
         "seen": "first(dflash_config['target_layer_ids'] if dflash_config != None"
         " else [id - 1 for id in aux_hidden_state_layer_ids] if aux_hidden_state_layer_ids != None"
         " else target_layer_ids, target_layer_ids, [])",
+        "w": "draft_vocab_size if first(draft_vocab_size, 0) > 0 else v",
+        "listed": "stored('d2t') or stored('model.d2t')",
         "anchored": "first(sample_from_anchor, 1 if transformer_layer_config == None"
         " and aux_hidden_state_layer_ids == None else 0)",
     },
@@ -131,7 +139,8 @@ DSPARK: Final = replace(
         (r"model\.confidence_head\.proj\.weight", "conf_proj.weight"),
         (r"model\.confidence_head\.proj\.bias", "conf_proj.bias"),
     ),
-    output=None,
+    output="model.lm_head > output | w d | ?",
+    token_ids=("d2t = plus_index(integers('model.d2t')) if listed else None",),
     metadata=(
         *(line for line in DFLASH.metadata if "mask_token_id" not in line),
         "bool ~sample_from_anchor = anchored == 1",
@@ -141,14 +150,14 @@ DSPARK: Final = replace(
     ),
     skip=(
         *DFLASH.skip,
-        (r"(^|\.)lm_head\.", "of an output matrix, which is that of the target"),
-        (r"(^|\.)t2d$", "of a table that llama.cpp does not use"),
+        (r"(^|\.)lm_head\.", "of an output matrix, which is that of the target", "w == v"),
+        *TABLES,
     ),
     refusals=(
         *DFLASH.refusals,
         Refusal(
-            "draft_vocab_size != None and draft_vocab_size != n_vocab",
-            "the draft has a vocabulary of its own (draft_vocab_size), whose table of tokens srd-rs does not write",
+            "len(integers('model.d2t')) != w if listed else w != v",
+            "the table of tokens (d2t) has not as many as config.json says (draft_vocab_size)",
         ),
         Refusal(
             "markov_head_type != None and markov_head_type != 'vanilla'",
@@ -156,4 +165,5 @@ DSPARK: Final = replace(
         ),
     ),
 )
-"""DFlash with a Markov head: a token also depends on the one before it in the block."""
+"""DFlash with a Markov head: a token also depends on the one before it in the block. A draft may have some of the
+tokens of its target only (`draft_vocab_size`)."""
