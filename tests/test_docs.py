@@ -155,7 +155,12 @@ def python_blocks() -> list[object]:
 
 
 @pytest.mark.parametrize("code", python_blocks())
-def test_documented_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_python_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_q4_k_m: Path
+) -> None:
+    if "llama_cpp" in code:
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: this block was not run")
+        (tmp_path / "model-Q4_K_M.gguf").symlink_to(example_q4_k_m)
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "model").symlink_to(EXAMPLE)
     monkeypatch.chdir(tmp_path)

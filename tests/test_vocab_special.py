@@ -189,6 +189,16 @@ def test_an_old_list_gives_way_to_newer_ones(tmp_path: Path, caplog: pytest.LogC
     assert "<pad>" in caplog.text
 
 
+@pytest.mark.parametrize(("listed", "decoder"), [(True, False), (False, True)])
+def test_a_token_is_special_if_one_of_the_files_says_so(tmp_path: Path, listed: bool, decoder: bool) -> None:
+    tokens = [added(257, "<s>", special=listed), added(258, "</s>", special=False)]
+    config = {
+        "added_tokens_decoder": {str(t["id"]): {**t, "special": decoder and t["id"] == 257} for t in tokens}
+    }
+    types = read(tmp_path, {"eos_token_id": 1}, config, tokens=tokens).get("tokenizer.ggml.token_type")
+    assert types[257:259] == [3, 4]  # control, user-defined
+
+
 def test_a_vocabulary_that_only_tokenizer_json_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A fine-tune with new words keeps the base model's tokenizer.model."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "\u2581": 3, "a": 4, "\u2581a": 5, "aa": 6}
