@@ -161,7 +161,18 @@ AS_PUBLISHED = (
 )
 """What turns names of transformers into those of published files, where that makes more of them equal."""
 DECLINED = "only we refuse it: "
-NO_BASE = ("falcon", "gemma", "gemma2", "gptneox", "minicpm3", "phi2", "stablelm")
+NO_BASE = (
+    "cohere2",
+    "command-r",
+    "falcon",
+    "falcon-h1",
+    "gemma",
+    "gemma2",
+    "gptneox",
+    "minicpm3",
+    "phi2",
+    "stablelm",
+)
 """Architectures for which the converter leaves out the base and the scaling of RoPE; see docs/differences.md."""
 MOST_WEIGHTS = 2_000_000
 _NUMPY = {"F32": "<f4", "F16": "<f2"}

@@ -19,6 +19,7 @@ from interpreter import run, to_bf16
 from patterns import pattern, write_shards
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
+from srd_rs.errors import ModelError
 from srd_rs.families import _families, class_name, describe, supported
 from test_family_goldens import GOLDENS
 
@@ -121,6 +122,14 @@ def test_another_pattern_of_sliding_windows_is_written(name: str, tmp_path: Path
         found = {found: value for found, _, value in spec.metadata.entries()}
         assert found.get(f"{key}_pattern") == wanted
         assert found[key] == case["config"]["sliding_window"]
+
+
+@pytest.mark.parametrize("key", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_a_gemma_2_without_softcapping_is_refused(key: str, tmp_path: Path) -> None:
+    """llama.cpp caps by 50 and 30 where the keys are absent, and cannot do without."""
+    case = next(case for case in CASES if case["name"] == "gemma2")
+    with pytest.raises(ModelError, match="softcapping is null"):
+        describe(open_case({**case, "config": {**case["config"], key: None}}, tmp_path))
 
 
 def test_a_gemma_3_without_sliding_windows_has_no_window(tmp_path: Path) -> None:

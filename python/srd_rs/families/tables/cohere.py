@@ -22,6 +22,8 @@ _COMMAND_LAYER: Final = Rows(("input_layernorm > attn_norm | d", *ATTENTION, *GA
 _CONTEXT: Final = "u32 ~context_length = first(model_max_length, max_position_embeddings)"
 """max_position_embeddings is far below what the models were trained on."""
 
+_UNSCALED: Final = "str ~rope.scaling.type = 'none' if rope['rope_type'] in ['default', 'dynamic'] else None"
+
 COMMAND_R: Final = FamilyTable(
     arch="command-r",
     classes=("CohereForCausalLM",),
@@ -33,8 +35,7 @@ COMMAND_R: Final = FamilyTable(
             when="use_qk_norm",
         ),
     ),
-    metadata=(_CONTEXT, "f32 ~logit_scale = logit_scale", "str ~rope.scaling.type = 'none'"),
-    without=("~rope.scaling.factor",),
+    metadata=(_CONTEXT, "f32 ~logit_scale = logit_scale", _UNSCALED),
     rope_theta=500_000.0,
 )
 
@@ -44,16 +45,15 @@ COHERE2: Final = FamilyTable(
     defaults={**_COMMAND, "sliding_window": 4096},
     sizes=sliding(4, "sliding_window_pattern, _sliding_window_pattern"),
     layer=(_COMMAND_LAYER,),
+    head_dim="head_dim",
     metadata=(
-        _CONTEXT,
         "f32 ~logit_scale = logit_scale",
         "u32 ~attention.sliding_window = sliding_window",
         OTHER_PATTERN,
         "u32 ~vocab_size = n_vocab",
         "u32 ~rope.dimension_count = int(rope_fraction * (n_embd // n_head))",
-        "str ~rope.scaling.type = 'none'",
+        _UNSCALED,
     ),
-    without=("~rope.scaling.factor",),
 )
 
 COHERE2_MOE: Final = FamilyTable(

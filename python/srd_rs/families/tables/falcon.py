@@ -22,6 +22,7 @@ FALCON: Final = FamilyTable(
     " else first(num_key_value_heads, n_head) if new_decoder_architecture else 1 if multi_query else n_head",
     sizes={"qkv": "q + 2 * k"},
     n_ff="4 * d",
+    head_dim="None",
     layer_prefix="transformer.h",
     embedding="transformer.word_embeddings.weight",
     top=(

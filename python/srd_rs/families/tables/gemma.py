@@ -73,17 +73,24 @@ GEMMA_2: Final = replace(
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "sliding_window": 4096,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
     },
     sizes=sliding(2, "None"),
     layer=(Rows((*flagged(_NORMS, "plus_one"), *ATTENTION, *GATED_FFN)),),
     metadata=(
         *GEMMA_1.metadata,
         OTHER_PATTERN,
-        "f32 ~attn_logit_softcapping = attn_logit_softcapping",
-        "f32 ~final_logit_softcapping = final_logit_softcapping",
+        "f32 ~attn_logit_softcapping = first(attn_logit_softcapping, 50.0)",
+        "f32 ~final_logit_softcapping = first(final_logit_softcapping, 30.0)",
         "u32 ~attention.sliding_window = sliding_window",
+    ),
+    refusals=(
+        *GEMMA_1.refusals,
+        Refusal(
+            "states('attn_logit_softcapping') and attn_logit_softcapping == None"
+            " or states('final_logit_softcapping') and final_logit_softcapping == None",
+            "a softcapping is null, but llama.cpp's Gemma 2 always caps scores and logits",
+            "Set attn_logit_softcapping to 50.0 and final_logit_softcapping to 30.0 if the weights need them",
+        ),
     ),
 )
 

@@ -16,6 +16,7 @@ INTERNLM2: Final = FamilyTable(
     vocabulary=INTERNLM,
     defaults={**LLAMA_DEFAULTS, "vocab_size": 103168},
     sizes={"r": "n_head // n_head_kv"},
+    rope_theta=None,
     top=("model.tok_embeddings > token_embd | v d", "model.norm > output_norm | d"),
     output="output > output | v d",
     embedding="model.tok_embeddings.weight",

@@ -173,6 +173,7 @@ PHI_MOE: Final = FamilyTable(
         "rope_factors_long.weight = rope['long_factor']",
         "rope_factors_short.weight = rope['short_factor'] if long else None",
     ),
+    rope_theta=1_000_000.0,
     head_dim="None",
     metadata=(
         "u32 ~rope.scaling.original_context_length = trained",

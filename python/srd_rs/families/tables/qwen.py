@@ -82,7 +82,11 @@ QWEN3_MOE: Final = FamilyTable(
     sizes={"x": "moe_intermediate_size"},
     layer=(Rows((*NORMS, *flagged(ATTENTION, "bias?"), *HEAD_NORMS, "mlp.gate > ffn_gate_inp | e d")),),
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
-    metadata=("u32 ~expert_feed_forward_length = moe_intermediate_size",),
+    metadata=(
+        "u32 ~expert_feed_forward_length = moe_intermediate_size",
+        # Qwen3-Coder says 0
+        "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
+    ),
     refusals=(
         Refusal(
             "mlp_only_layers or decoder_sparse_step != 1",

@@ -23,6 +23,7 @@ STABLELM: Final = FamilyTable(
         "use_parallel_residual": False,
         "tie_word_embeddings": False,
     },
+    spellings={"layer_norm_eps": ("norm_eps",)},
     top=("model.embed_tokens > token_embd | v d", "model.norm > output_norm | d | bias"),
     layer=(
         Rows(
@@ -49,7 +50,7 @@ STABLELM: Final = FamilyTable(
         "bool ~use_parallel_residual = use_parallel_residual == 1",
         OTHER_BASE,
     ),
-    without=("~rope.freq_base",),
+    without=("~rope.freq_base", "~attention.layer_norm_rms_epsilon"),
 )
 
 SPELLINGS: Final = {"LlavaStableLMEpochForCausalLM": "StableLMEpochForCausalLM"}

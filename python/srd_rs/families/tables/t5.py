@@ -117,7 +117,7 @@ T5: Final = FamilyTable(
     tied="1",  # transformers 5 ties the output matrix whatever config.json says
     metadata=(
         *_METADATA,
-        "u32 ~decoder_block_count = num_decoder_layers",
+        "u32 ~decoder_block_count = first(num_decoder_layers, num_layers, num_hidden_layers)",
         "u32 ~decoder_start_token_id = decoder_start_token_id",
     ),
     without=("~attention.head_count_kv",),
