@@ -130,6 +130,46 @@ def test_texts_beside_the_first_part_are_not_replaced(tmp_path: Path, suffix: st
     assert list(tmp_path.iterdir()) == [text] and text.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("output", "imatrix", "words"),
+    [
+        ("x.calib", "x.calib", "two outputs"),
+        ("x.calib", "folder/../x.calib", "two outputs"),
+        ("x.calib", "dangling", "two outputs"),
+        ("x.calib", "theirs.gguf", "exists already|not replaced"),
+        ("x.calib", "folder", "exists already|folder"),
+        ("x.calib", "pipe", "exists already|pipe"),
+        ("x.calib", "none/i.gguf", "folder of the output is not there"),
+        ("none/x.calib", "i.gguf", "folder of the output is not there"),
+        ("mine.calib", "i.gguf", "exists already"),
+        ("t.txt", "i.gguf", "input|exists"),
+        ("x.calib", "t.txt", "input|exists"),
+        ("x.calib", "k", "master key"),
+    ],
+)
+def test_a_calibration_is_refused_before_it_begins(
+    tmp_path: Path, output: str, imatrix: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outputs of a calibration, which can take hours: nothing is computed and nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "t.txt": "The river. " * 500,
+        "k": KEY,
+        "mine.calib": "mine",
+        "theirs.gguf": "GGUF",
+    }.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("x.calib")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(errors.SrdError, match=words):
+        srd_rs.calibrate(
+            EXAMPLE, output, text="t.txt", tokens=64, imatrix=imatrix, progress=lambda _: pytest.fail("ran")
+        )
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "mine.calib").read_text() == "mine"
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file of each kind that a command reads."""

@@ -130,6 +130,8 @@ def calibrate(
     for path in (output, imatrix):
         if path is not None:
             sniff.check_output(Path(path), replaces=("calibration", "imatrix"), inputs=inputs)
+    outputs = [Path(path) for path in (output, imatrix) if path is not None]
+    sniff.check_new(outputs, inputs, overwrite)
     native = native_model(source, Path(output))
     with counting(progress) as tell:
         made = measure(

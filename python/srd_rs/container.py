@@ -165,7 +165,7 @@ def verify(
     opened = _core.open_container(path if container is None else container)
     files = [] if container is None else gguf_parts(path, len(opened.header.files))
     outputs = [Path(output) for output in (attest, manifest) if output is not None]
-    _check_outputs(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
+    sniff.check_new(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
     with showing(progress) as tell:
         found = opened.verify(checks, files, threads, _forward(tell))
@@ -178,21 +178,6 @@ def verify(
 
 def _given(*paths: StrPath | None) -> list[StrPath]:
     return [path for path in paths if path is not None]
-
-
-def _check_outputs(outputs: Sequence[Path], inputs: Sequence[StrPath], overwrite: bool) -> None:
-    """Refuse an output that is an input, through links too, or that exists, before hours of work are done for it."""
-    for output in outputs:
-        if not os.path.lexists(output):
-            continue
-        if any(output.exists() and Path(path).exists() and output.samefile(path) for path in inputs):
-            what = "the output is an input, and an input is never replaced"
-            raise UsageError(message(output, what, "Choose another name"))
-        if not overwrite:
-            what = "the file exists already"
-            raise UsageError(
-                message(output, what, "Choose another name, or replace the file with --overwrite")
-            )
 
 
 def gguf_parts(named: Path, count: int) -> list[Path]:
@@ -274,7 +259,7 @@ def extract(
     if alpha is None and not _is_copy(quant, opened, tensor_types, safetensors):
         alpha = _default_alpha(opened)
     target = _extract_path(container, output, quant, opened.header.quant, safetensors)
-    _check_outputs([target], [container, *_given(key_file, public_key)], overwrite)
+    sniff.check_new([target], [container, *_given(key_file, public_key)], overwrite)
     planned = opened.plan_extract(target, quant, alpha, safetensors, list(tensor_types))
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
     # What was packed with weights that are not finite comes out with them.
@@ -367,7 +352,7 @@ def resign(
         (drop_signature and sign_key is not None, "--drop-signature", "--sign-key makes a new signature"),
     )
     opened = _core.open_container(container)
-    _check_outputs([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
+    sniff.check_new([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
     checks = Checks(old_key_file, use_old_key)
     with showing(progress) as tell:
         forward = _forward(tell)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -504,6 +504,29 @@ def check_output(output: Path, *, replaces: Collection[str] = (), inputs: Iterab
         raise UsageError(
             message(output, f"this is {thing.what}, which is not replaced", "Choose another name")
         )
+
+
+def check_new(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]], overwrite: bool) -> None:
+    """Refuse, before hours of work are done for it, an output that is an input, through links too, that exists, whose
+    folder is not there, or that has the name of another output."""
+    read = [Path(path) for path in inputs]
+    seen: set[str] = set()
+    for output in outputs:
+        if not output.parent.is_dir():
+            what = "the folder of the output is not there"
+            raise SrdFileNotFoundError(message(output.parent, what, "Make it, or choose another name"))
+        name = os.path.realpath(output)
+        if name in seen:
+            raise UsageError(message(output, "two outputs would have this name", "Give them different names"))
+        seen.add(name)
+        if not os.path.lexists(output):
+            continue
+        if any(output.exists() and path.exists() and output.samefile(path) for path in read):
+            what = "the output is an input, and an input is never replaced"
+            raise UsageError(message(output, what, "Choose another name"))
+        if not overwrite:
+            fix = "Choose another name, or replace the file with --overwrite"
+            raise UsageError(message(output, "the file exists already", fix))
 
 
 def check_container(path: Path, *, or_manifest: bool = False) -> None:

@@ -33,6 +33,8 @@ _FORMS: Final[dict[str, _Form]] = {
 _LISTED: Final = 4
 _MOST_COMPARED: Final = 256
 """Longer tokens, which nobody writes, are not compared with the others."""
+_MOST_PARTS: Final = 1 << 21
+"""Tokens with more parts are not compared, so that a hostile file takes no time."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def warn(tokens: Iterable[AddedToken], file: TokenizerJson | None, known: Known,
     listed = [token for token in tokens if token.content]
     first = {token.content for token in listed if not token.normalized}
     lengths = {len(text) for text in first if len(text) <= _MOST_COMPARED}
+    if len(lengths) * sum(len(t.content) for t in listed if t.normalized) > _MOST_PARTS:
+        lengths = set()
     found = [(t, reasons) for t in listed if (reasons := [*_reasons(t, normalizer, known, first, lengths)])]
     if not found:
         return

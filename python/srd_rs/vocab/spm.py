@@ -25,8 +25,13 @@ from srd_rs.vocab.vocabulary import (
 )
 
 BYTE_TOKENS: Final = frozenset(f"<0x{byte:{form}}>" for byte in range(256) for form in ("02X", "02x"))
-_MAX_MERGED: Final = 64
+_MAX_MERGED: Final = 32
 """A user-defined piece of more characters counts as one that is not merged from others."""
+_MAX_STEPS: Final = 1 << 20
+"""User-defined pieces are examined as long as the squares of their lengths stay below this sum: Gemma's take 0.9
+million. The others count as normal tokens."""
+_MAX_EXAMINED: Final = 1 << 15
+"""So many tokens that no merge makes are examined."""
 
 
 def from_model(
@@ -46,11 +51,11 @@ def from_model(
     tokens = added.with_ids_of(ids)
     if alone:
         listed = {token.content for token in tokens}
-        tokens += [
-            AddedToken(ids[text], text, normalized=False)
-            for text in sorted((user_defined(model) & ids.keys()) - listed)
-            if not _can_be_merged(text, ids)
-        ]
+        steps = 0
+        for text in sorted((user_defined(model) & ids.keys()) - listed, key=len):
+            steps += len(text) ** 2
+            if steps < _MAX_STEPS and not _can_be_merged(text, ids):
+                tokens.append(AddedToken(ids[text], text, normalized=False))
     vocabulary.put_added(_respelled(tokens, ids) if respell else tokens, by_look=respell)
     return vocabulary
 
@@ -180,7 +185,7 @@ def from_merges(file: TokenizerJson, size: int, added: AddedTokens) -> Vocabular
 def _warn_of_unmade(vocabulary: Vocabulary, token_ids: Sequence[int], vocab: Mapping[str, int]) -> None:
     """Name the tokens that no merge makes and llama.cpp makes all the same, because two of their parts are tokens."""
     unmade = []
-    for token_id in token_ids:
+    for token_id in token_ids[:_MAX_EXAMINED]:
         text = vocabulary.tokens[token_id]
         parts = ((text[:i], text[i:]) for i in range(1, min(len(text), _MAX_MERGED)))
         if any((len(a) == 1 or a in vocab) and (len(b) == 1 or b in vocab) for a, b in parts):
