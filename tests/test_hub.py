@@ -301,6 +301,16 @@ def test_a_look_leaves_the_weights_on_the_hub(local_hub: dict[str, str], tmp_pat
     assert list(Path(local_hub["HF_HOME"]).rglob("config.json"))
 
 
+def test_a_look_without_a_network_takes_what_was_downloaded(
+    local_hub: dict[str, str], tmp_path: Path
+) -> None:
+    Hub.folders["org/kept"] = EXAMPLE
+    assert srd("convert", "--fast", "org/kept", "--no-met", env=local_hub, cwd=tmp_path).code == 0
+    for args in (("inspect", "org/kept"), ("convert", "--fast", "org/kept", "--dry-run")):
+        run = srd(*args, "--json", env={**local_hub, "HF_HUB_OFFLINE": "1"}, cwd=tmp_path)
+        assert run.code == 0, run.stderr
+
+
 def test_addresses_of_other_places(tmp_path: Path) -> None:
     for command in ("convert", "inspect", "calibrate"):
         extra = ("-o", tmp_path / "c") if command == "calibrate" else ()

@@ -215,6 +215,10 @@ def test_a_conversion_writes_card_and_modelfile(tmp_path: Path) -> None:
     assert run.code == 0, run.stderr
     assert (tmp_path / "m.md").read_text() == srd_rs.card(output)
     assert (tmp_path / "m.Modelfile").read_text() == srd_rs.modelfile(output)
+    assert "ollama create m -f m.Modelfile" in (tmp_path / "m.md").read_text()
+    (tmp_path / "m.Modelfile").rename(tmp_path / "elsewhere")
+    assert "ollama" not in srd_rs.card(output) and "llama-cli -m m.gguf" in srd_rs.card(output)
+    (tmp_path / "elsewhere").rename(tmp_path / "m.Modelfile")
     assert (
         f"ollama create m -f {tmp_path / 'm.Modelfile'}" in run.stdout
         and str(tmp_path / "m.md") in run.stdout

@@ -122,13 +122,13 @@ def _converted(
         hydration.remove_stale(report.output)
     report = replace(report, sidecar=sidecar)
     seen = report.mmproj or sniff.projector_beside(report.output)
+    if chosen.modelfile:
+        text = publishing.modelfile(report.output, mmproj=seen)
+        report = replace(report, modelfile=_write_beside(report.output, ".Modelfile", text))
     if chosen.card:
         files = [report.output, *((seen,) if seen is not None else ())]
         text = publishing.card(files, base_model=source.repo)
         report = replace(report, card=_write_beside(report.output, ".md", text))
-    if chosen.modelfile:
-        text = publishing.modelfile(report.output, mmproj=seen)
-        report = replace(report, modelfile=_write_beside(report.output, ".Modelfile", text))
     if chosen.bom:
         given = calibration_file(chosen) is None and chosen.calibrate not in (None, "builtin", "random")
         text = materials.bom_text(

@@ -84,9 +84,10 @@ def card(
     report: A folder that ``srd-rs eval --report`` wrote, or its report.json: its scores become a table.
 
     A projector (mmproj-*.gguf) among the files, or beside the first under its usual name, is listed with its command.
-    The card has front matter, sizes, how the weights were quantized, the commands that run a file, and the
-    fingerprint of a container that lies beside a GGUF. Raises UsageError without files, for a file that is no GGUF
-    and for a report of other files.
+    The card has front matter, sizes, how the weights were quantized, the commands that run a file (those of Ollama
+    where a Modelfile lies beside it), and the fingerprint of a container that lies beside a GGUF.
+
+    Raises UsageError without files, for a file that is no GGUF and for a report of other files.
 
         >>> text = srd_rs.card("path/to/model-Q4_K_M.gguf", base_model="org/name")
         >>> text.splitlines()[1]
@@ -244,19 +245,11 @@ def _commands(file: Gguf, projector: Gguf | None) -> str:
         ]
         mmproj = printable(projector.path.name)
         seen = [f'llama-mtmd-cli -m {name} --mmproj {mmproj} {option} -p "What is it?"' for option in options]
-    return "\n".join(
-        [
-            "## Run",
-            "",
-            "```sh",
-            f"llama-cli -m {name}",
-            *seen,
-            f"ollama create {ollama_name(file.path)} -f {printable(file.path.stem)}.Modelfile",
-            f"ollama run {ollama_name(file.path)}",
-            "```",
-            "",
-        ]
-    )
+    modelfile = file.path.with_suffix(".Modelfile")
+    if modelfile.exists():
+        called = ollama_name(file.path)
+        seen += [f"ollama create {called} -f {printable(modelfile.name)}", f"ollama run {called}"]
+    return "\n".join(["## Run", "", "```sh", f"llama-cli -m {name}", *seen, "```", ""])
 
 
 def _origin(files: Sequence[Gguf]) -> str:
