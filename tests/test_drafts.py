@@ -133,6 +133,20 @@ def test_the_ids_of_the_target_are_written(name: str, tmp_path: Path) -> None:
     assert table.tensor_type.name == "I64" and table.data.tolist() == [2 * i for i in range(48)]
 
 
+def test_some_drafts_are_called_llama(tmp_path: Path) -> None:
+    draft = draft_of("eagle-3", tmp_path, size_of_target())
+    tensors = []
+    for number, architecture in enumerate(("LlamaForCausalLMEagle3", "LlamaForCausalLM")):
+        config = json.loads((draft / "config.json").read_text())
+        write_config({**config, "architectures": [architecture]}, draft)
+        output = tmp_path / f"{number}.gguf"
+        assert srd("convert", draft, "--target", EXAMPLE, "-o", output).code == 0
+        found = srd_rs.open(output)
+        assert found.metadata["general.architecture"] == "eagle3"
+        tensors.append({name: tensor.raw.tobytes() for name, tensor in found.items()})
+    assert tensors[0] == tensors[1]
+
+
 @pytest.mark.parametrize("name", ["dspark-speculator", "dspark-own-vocabulary", "eagle-3"])
 def test_a_table_of_another_size_is_refused(name: str, tmp_path: Path) -> None:
     draft = draft_of(name, tmp_path, size_of_target())

@@ -10,7 +10,7 @@ from srd_rs.families.tables.drafts import NEEDS_TARGET, TABLES
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
 
-_DRAFT: Final = FamilyTable(
+DRAFT: Final = FamilyTable(
     arch="eagle3",
     classes=(),
     drafts=True,
@@ -70,7 +70,7 @@ _DRAFT: Final = FamilyTable(
 EAGLE3: Final = FamilyTable(
     arch="llama",
     classes=("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Eagle3DraftModel"),
-    variants=(("draft_vocab_size != None", _DRAFT),),
+    variants=(("draft_vocab_size != None", DRAFT),),
     vocabulary=LLAMA,
     defaults=LLAMA_DEFAULTS,
     layer=LLAMA_LAYER,

@@ -6,12 +6,14 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable
 from srd_rs.families.tables.common import LLAMA_METADATA
+from srd_rs.families.tables.eagle import DRAFT
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
 
 LLAMA_TABLE: Final = FamilyTable(
     arch="llama",
     classes=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "MistralForCausalLM"),
+    variants=(("draft_vocab_size != None and num_hidden_layers == 1", DRAFT),),
     vocabulary=LLAMA,
     defaults=LLAMA_DEFAULTS,
     class_defaults={
