@@ -178,7 +178,7 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     import sys
 
     command = [sys.executable, "-m", "srd_rs", "calibrate", str(EXAMPLE), "-o", str(tmp_path / "c")]
-    command += ["--calibrate-tokens", "4096"]
+    command += ["--calibrate-tokens", "1024"]
     master, slave = pty.openpty()
     size = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=size)
@@ -191,7 +191,7 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
         pass
     os.close(master)
     assert running.wait() == 0
-    assert b"/4096 tokens" in drawn and b"calibrating" in drawn
+    assert b"/1024 tokens" in drawn and b"calibrating" in drawn
     quiet = srd("calibrate", EXAMPLE, "-o", tmp_path / "d", "--calibrate-tokens", 512, "--text", "random")
     assert quiet.code == 0 and "%" not in quiet.stderr
 

@@ -129,7 +129,8 @@ def test_the_command_measures_both_programs(tmp_path: Path) -> None:
     assert 0 < kld["chosen"] < kld["srd"] < kld["peer"]
     assert found["chosen", "Q4_K_M"]["file_bytes"] <= found["srd", "Q4_K_M"]["file_bytes"]
     assert found["chosen", "5.5 bpw"]["bpw"] <= 5.5 and found["chosen", "5.5 bpw"]["chosen"]
-    short = ("--mixes", "Q8_0", "--chunks", 1, "--ctx", 64, "--threads", 1, "--calibrate-tokens", 512)
+    short = ("--mixes", "Q8_0", "--chunks", 1, "--ctx", 64, "--threads", 1, "--calibrate", "random")
+    short += ("--calibrate-tokens", 64)
     alone = srd("quality", EXAMPLE, "-f", text, "--no-peers", *short, "-o", tmp_path / "alone", "--json")
     assert {p["method"] for p in alone.json["points"]} == {"chosen", "srd"}
     again = srd(*args)
