@@ -90,6 +90,27 @@ def test_two_tensors_that_stand_for_one_are_refused() -> None:
         spec_of(LLAMA, twice)
 
 
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "base_model.model."])
+@pytest.mark.parametrize("tied", [True, False, None])
+def test_a_tied_model_that_has_the_head_alone(
+    prefix: str, tied: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `save_model` of safetensors writes it, and transformers reads it; untied, the embedding is missing."""
+    plain = {name: shape for name, shape in llama_tensors().items() if name != "lm_head.weight"}
+    shapes = {name.replace("model.embed_tokens", "lm_head"): shape for name, shape in plain.items()}
+    config = {**LLAMA, "tie_word_embeddings": tied} if tied is not None else LLAMA
+    config = {key: value for key, value in config.items() if tied is not None or key != "tie_word_embeddings"}
+    shapes = {f"{prefix}{name}": shape for name, shape in shapes.items()}
+    if not tied:
+        with pytest.raises(ModelError, match=r"missing from the checkpoint: .*embed_tokens"):
+            spec_of(config, shapes)
+        return
+    assert [t.name for t in spec_of(config, shapes).tensors] == [
+        t.name for t in spec_of(config, plain).tensors
+    ]
+    assert "in its place" in caplog.text
+
+
 LEFT_OVER = ("bitsandbytes", "BitsAndBytes", "fp8", "fbgemm_fp8", "hqq", "torchao", "eetq", "quanto")
 
 

@@ -282,7 +282,7 @@ class Family:
         if self.with_projector:
             dropped.pop(names.OTHER_MODALITY, None)
         self.note_dropped("left out, as they are not part of the text model", dropped)
-        return self._with_prefix(kept)
+        return self._with_embedding(self._with_prefix(kept))
 
     def sorted_out(
         self, short: Mapping[str, str], why_not: Callable[[str], str | None]
@@ -332,6 +332,17 @@ class Family:
             name if name.startswith((f"{prefix}.", head)) else f"{prefix}.{name}": tensor
             for name, tensor in tensors.items()
         }
+
+    def _with_embedding(self, tensors: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
+        """Take the output matrix of a tied model as the embedding that the checkpoint lacks: writers keep one of the
+        two names, and `save_model` of safetensors keeps the first in the alphabet."""
+        head = f"{self.output_row.source}.weight" if self.output_row is not None else ""
+        if self.embedding in tensors or head not in tensors:
+            return tensors
+        if not self.config.flag("tie_word_embeddings", False):
+            return tensors
+        self._note("the model is tied and lacks %r, so %r is read in its place", self.embedding, head)
+        return {self.embedding if name == head else name: tensor for name, tensor in tensors.items()}
 
     def _note(self, what: str, *values: object) -> None:
         log.warning("%s: " + what, self.checkpoint.folder, *values)
