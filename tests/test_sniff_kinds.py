@@ -194,3 +194,43 @@ def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir(mode=0)
     with pytest.raises(errors.UsageError, match=r"Name a folder with config\.json"):
         sniff.check_model(tmp_path)
+
+
+CUTS = (
+    *(
+        "m.gguf.part1of2",
+        "m.gguf.part2of2",
+        "m.gguf-split-a",
+        "m.gguf-split-b",
+        "m.gguf-split-ab",
+        "m.gguf.split-aa",
+    ),
+    *("m.gguf.00", "m.gguf.01", "m.gguf.001", "m.gguf.partaa", "m.gguf.part-1", "m.gguf.part_0"),
+)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_piece_of_a_gguf_is_not_damaged(tmp_path: Path, example_bf16: Path, name: str) -> None:
+    """How large files were put on the hub before GGUFs could be split. A whole GGUF may have any name."""
+    whole = example_bf16.read_bytes()
+    path = tmp_path / name
+    for data in (whole[: len(whole) // 2], whole[len(whole) // 2 :]):
+        path.write_bytes(data)
+        for check in (sniff.check_model, sniff.check_inspectable, sniff.check_gguf):
+            with pytest.raises(
+                errors.ModelError, match=r"a piece of a GGUF.*Join all pieces.* m\.gguf\*"
+            ) as caught:
+                check(path)
+            assert "damaged" not in str(caught.value)
+    path.write_bytes(whole)
+    assert sniff.identify(path).kind == "gguf"
+
+
+@pytest.mark.parametrize("suffix", [".crdownload", ".aria2", ".part", ".incomplete", ".partial"])
+def test_half_a_download_is_not_damaged(tmp_path: Path, example_bf16: Path, suffix: str) -> None:
+    path = tmp_path / f"m.gguf{suffix}"
+    whole = example_bf16.read_bytes()
+    for data in (whole[:100_000], whole[100_000:], bytes(100)):
+        path.write_bytes(data)
+        thing = sniff.identify(path)
+        assert thing.kind in ("incomplete", "zeros") and "damaged" not in thing.what

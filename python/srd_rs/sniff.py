@@ -128,7 +128,24 @@ def _file(path: Path, head: bytes) -> Thing:
         return Thing("pickle", "a PyTorch pickle, which can run code when it is loaded", _PICKLE_FIX)
     if path.suffix in _OTHER_WEIGHTS and not head.startswith(_PLAIN_TEXT):
         return Thing("other", f"a file of {_OTHER_WEIGHTS[path.suffix]} weights", _MODEL)
-    return _no_file_of_a_model(head) or _text(path, head)
+    return _no_file_of_a_model(head) or _part_of_a_file(path) or _text(path, head)
+
+
+_CUT: Final = re.compile(
+    r"(?P<whole>.+\.gguf)(\.part\d+of\d+|[-.]split-[a-z]{1,3}|\.part[-._]?\w{1,4}|\.\d{2,3})", re.I
+)
+"""Names of the pieces into which large files were cut for the hub, before GGUFs could be split."""
+
+
+def _part_of_a_file(path: Path) -> Thing | None:
+    """What a file is that is not whole by its name: a piece of a GGUF, or what a download has begun."""
+    if path.name.endswith(_BEGUN):
+        return Thing("incomplete", "a download that was not finished", _FINISH)
+    cut = _CUT.fullmatch(path.name)
+    if cut is None:
+        return None
+    fix = f"Join all pieces in their order, such as: cat {cut['whole']}* > whole.gguf"
+    return Thing("piece", "a piece of a GGUF that was cut, and no part of a split GGUF", fix)
 
 
 _PLAIN_TEXT: Final = (b"{", b"<")
@@ -182,7 +199,7 @@ def _gguf(path: Path) -> Thing:
     try:
         metadata = {key: value for key, _, value in _core.read_gguf(path, 0)["metadata"]}
     except SrdError:
-        return Thing("gguf", "a GGUF")
+        return _part_of_a_file(path) or Thing("gguf", "a GGUF")
     kind = metadata.get("general.type")
     if kind == "imatrix":
         return Thing("imatrix", "an importance matrix of llama.cpp", "srd-rs convert --imatrix takes it")
@@ -418,6 +435,7 @@ _UNFIT_MODELS: Final = frozenset(
         "mmproj",
         "parts",
         "incomplete",
+        "piece",
         "weights",
         "other",
         "safetensors",
@@ -489,7 +507,9 @@ def check_gguf(path: Path, *, or_container: bool = False) -> Thing:
 
 
 #: What a text, a sidecar or an imatrix never replaces, even with --overwrite: weights and keys may be nowhere else.
-_TREASURES: Final = frozenset({*GGUFS, "axm", "safetensors", "calibration", "key", "pickle", "manifest"})
+_TREASURES: Final = frozenset(
+    {*GGUFS, "axm", "safetensors", "calibration", "key", "pickle", "manifest", "piece"}
+)
 
 
 def check_output(output: Path, *, replaces: Collection[str] = (), inputs: Iterable[Path] = ()) -> None:
