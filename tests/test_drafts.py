@@ -23,6 +23,7 @@ DRAFTS = (
     "dspark-own-vocabulary",
     "eagle-3",
     "eagle-3-1",
+    "gemma-4-dspark",
 )
 MASK = 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from family_cases import TARGET, Case, Shapes, layers
@@ -119,9 +118,11 @@ def _draft(
     config: Mapping[str, Any],
     tensors: Shapes,
     target: Mapping[str, Any] = _TARGET,
-    dtypes: Mapping[str, str] = MappingProxyType({}),
+    dtypes: Mapping[str, str] | None = None,
 ) -> Case:
-    return Case(name, config, tensors, {f"{TARGET}/config.json": target}, dtypes=dtypes, raw_config=True)
+    return Case(
+        name, config, tensors, {f"{TARGET}/config.json": target}, dtypes=dtypes or {}, raw_config=True
+    )
 
 
 _NO_CONFIG = {key: value for key, value in _DFLASH.items() if key != "dflash_config"}
@@ -251,5 +252,60 @@ CASES = (
             **layers(1, _EAGLE_LAYER, "layers"),
         },
         dtypes=_INTEGERS,
+    ),
+    _draft(
+        "gemma-4-dspark",
+        {
+            "architectures": ["Gemma4DSparkModel"],
+            "attention_bias": False,
+            "attention_k_eq_v": True,
+            "block_size": 8,
+            "enable_moe_block": False,
+            "final_logit_softcapping": None,
+            "global_head_dim": 32,
+            "head_dim": 16,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "layer_types": ["full_attention", "full_attention"],
+            "markov_head_type": "vanilla",
+            "mask_token_id": 95,
+            "max_position_embeddings": 256,
+            "model_type": "gemma4_text",
+            "num_attention_heads": 4,
+            "num_global_key_value_heads": 2,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 4,
+            "rms_norm_eps": 1e-06,
+            "rope_parameters": {
+                "full_attention": {
+                    "partial_rotary_factor": 0.25,
+                    "rope_theta": 1000000.0,
+                    "rope_type": "proportional",
+                }
+            },
+            "sliding_window": 512,
+            "target_layer_ids": [1, 3, 6],
+            "tie_word_embeddings": True,
+            "vocab_size": 96,
+        },
+        {
+            **_TOP,
+            **layers(
+                2,
+                {name: shape for name, shape in _LAYER.items() if "v_proj" not in name}
+                | {
+                    "layer_scalar": (1,),
+                    "pre_feedforward_layernorm.weight": (64,),
+                    "post_feedforward_layernorm.weight": (64,),
+                },
+                "layers",
+            ),
+            "embed_tokens.weight": (96, 64),
+            **_MARKOV,
+            "confidence_proj.weight": (1, 80),
+            "confidence_proj.bias": (1,),
+        },
+        {**_TARGET, "architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4"},
     ),
 )

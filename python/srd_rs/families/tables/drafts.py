@@ -167,3 +167,87 @@ DSPARK: Final = replace(
 )
 """DFlash with a Markov head: a token also depends on the one before it in the block. A draft may have some of the
 tokens of its target only (`draft_vocab_size`)."""
+
+_NOT_OF_GEMMA: Final = ("mask_token_id", "rope.dimension_", "embedding_scale", "logit_scale", "softcapping")
+GEMMA4_DSPARK: Final = replace(
+    DSPARK,
+    classes=("Gemma4DSparkModel",),
+    defaults={
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "full_attention": {
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1_000_000.0,
+                "rope_type": "proportional",
+            }
+        },
+    },
+    sizes={
+        **DFLASH.sizes,
+        "h": "global_head_dim",
+        "turned": "int(h * first(rope['partial_rotary_factor'], 0.25) / 2)",
+    },
+    n_head_kv="num_global_key_value_heads",
+    head_dim="h",
+    renames=(
+        *DFLASH.renames,
+        (r"^model\.confidence_proj\.", "model.confidence_head.proj."),
+    ),
+    top=DFLASH.top[:4],
+    output=DFLASH.output,
+    token_ids=(),
+    layer=(
+        Rows(
+            (
+                "input_layernorm > attn_norm | d",
+                "post_attention_layernorm > post_attention_norm | d",
+                "pre_feedforward_layernorm > ffn_norm | d",
+                "post_feedforward_layernorm > post_ffw_norm | d",
+                ATTENTION[0],
+                ATTENTION[1],
+                ATTENTION[3],
+                *HEAD_NORMS,
+                *GATED_FFN,
+                "layer_scalar! > layer_output_scale | 1 | ?",
+            )
+        ),
+    ),
+    generated=(
+        "rope_freqs.weight = join(fill(1.0, turned), fill(1e30, h // 2 - turned))"
+        " if rope['rope_type'] == 'proportional' else None",
+    ),
+    metadata=(
+        *(line for line in DFLASH.metadata if not any(key in line for key in _NOT_OF_GEMMA)),
+        "u32 ~rope.dimension_count = h",
+        "f32 ~embedding_scale = sqrt(d)",
+        "f32 ~attention.scale = 1.0",
+        "str ~hidden_activation = 'gelu_pytorch_tanh'",
+        "bool ~sample_from_anchor = first(sample_from_anchor, 1) == 1",
+        "bool ~has_confidence_head = has('model.confidence_head.proj.weight')",
+        f"u32 tokenizer.ggml.mask_token_id = {_either('mask_token_id')}",
+    ),
+    skip=(),
+    refusals=(
+        *DFLASH.refusals,
+        Refusal("not attention_k_eq_v == 1", "keys and values are not the same (attention_k_eq_v)"),
+        Refusal("layer_types[layer] != 'full_attention'", "a layer has no full attention", per_layer=True),
+        Refusal("attention_bias == 1 or enable_moe_block == 1", "it has biases of attention or experts"),
+        Refusal("hidden_activation != 'gelu_pytorch_tanh'", "its activation is not GELU (hidden_activation)"),
+        Refusal(
+            "first(draft_vocab_size, v) != v", "the draft has a vocabulary of its own (draft_vocab_size)"
+        ),
+        Refusal("first(final_logit_softcapping, 0) != 0", "the logits are capped (final_logit_softcapping)"),
+        Refusal(
+            f"first({_either('markov_head_type')}, 'vanilla') != 'vanilla'",
+            "the Markov head is of a kind that llama.cpp does not know (markov_head_type)",
+        ),
+        Refusal(
+            f"{_either('mask_token_id')} == None", "config.json names no token of the mask (mask_token_id)"
+        ),
+        Refusal(
+            "not has('model.lm_head.weight') and not tie_word_embeddings == 1", "the output matrix is missing"
+        ),
+    ),
+)
+"""The drafts of Gemma 4, whose matrices of values are those of the keys."""

@@ -17,7 +17,6 @@ REFUSED: Final = {
     **dict.fromkeys(
         (
             "DeepseekV4DSparkModel",
-            "Gemma4DSparkModel",
             "MuseGlimmerAssistantModel",
         ),
         _DRAFT,
