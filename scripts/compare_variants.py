@@ -12,6 +12,8 @@ scaling; transformers then says which tensors such a model has, so only classes 
 - declined: only we refuse the variant,
 - impossible: the converter or transformers cannot make it.
 
+`scripts/compare_metadata.py` compares metadata only, and is much faster.
+
 Beside the cases of `family_cases`, those of ``tests/data/model_variants.jsonl.gz`` are changed.
 Differences that are on purpose (docs/differences.md) are known by the golden of the case. The bytes are those of the
 numpy interpreter of `tests/interpreter.py`, which the tests hold against Rust.
@@ -161,6 +163,8 @@ AS_PUBLISHED = (
 )
 """What turns names of transformers into those of published files, where that makes more of them equal."""
 DECLINED = "only we refuse it: "
+NO_PATTERN = ("cohere2", "gemma-embedding", "gemma2", "gemma3", "gpt-oss")
+"""Architectures for which the converter writes no pattern of layers with a sliding window."""
 NO_BASE = (
     "cohere2",
     "command-r",
@@ -178,6 +182,15 @@ MOST_WEIGHTS = 2_000_000
 _NUMPY = {"F32": "<f4", "F16": "<f2"}
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 PARTS = ("text_config", "vision_config", "audio_config", "llm_config", "thinker_config", "encoder_config")
+
+
+def on_purpose(key: str, theirs: Mapping[str, Any]) -> bool:
+    """Say whether we write a key that the converter has not, for the reason that docs/differences.md gives."""
+    arch, _, rest = key.partition(".")
+    if rest == "attention.sliding_window_pattern":
+        return arch in NO_PATTERN and key not in theirs
+    scaled = rest.startswith(("rope.freq_base", "rope.scaling."))
+    return arch in NO_BASE and scaled and theirs.get(key) in (None, "none", ["STRING", "none"])
 
 
 def places(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -226,8 +239,9 @@ def with_absent_keys(case: Case) -> Iterator[tuple[Case, str]]:
                 yield replace(case, config=config), f"{where}{key} {'null' if null else 'absent'}"
 
 
-def cases_of_tests() -> dict[str, Case]:
-    """Return the cases of tests/test_models_variants.py, which has the classes that `family_cases` lacks."""
+def cases_of_tests(tensors: bool = False) -> dict[str, Case]:
+    """Return the cases of tests/test_models_variants.py, which has the classes that `family_cases` lacks. With
+    `tensors`, those that transformers makes are listed as well."""
     import transformers
 
     lines = gzip.decompress((REPO / "tests" / "data" / "model_variants.jsonl.gz").read_bytes()).decode()
@@ -236,7 +250,7 @@ def cases_of_tests() -> dict[str, Case]:
         if "name" in row:
             known = hasattr(transformers, row["config"]["architectures"][0])
             shapes = {name: tuple(shape) for name, (_, shape, _) in row["sources"].items()}
-            found[row["name"]] = Case(row["name"], row["config"], None if known else shapes)
+            found[row["name"]] = Case(row["name"], row["config"], None if known and not tensors else shapes)
     return found
 
 
@@ -351,8 +365,7 @@ def difference(
         for key in sorted({*ours_, *theirs} - known):
             if key.endswith((*ROUNDED, ".ssm_a")) and key in ours_ and key in theirs:
                 continue
-            arch, _, rest = key.partition(".")
-            if arch in NO_BASE and rest.startswith(("rope.freq_base", "rope.scaling.")) and key not in theirs:
+            if on_purpose(key, theirs):
                 continue
             if ours_.get(key) != theirs.get(key):
                 parts.append(f"{key}: {ours_.get(key)}, the converter has {theirs.get(key)}")

@@ -17,6 +17,7 @@ from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError
 from srd_rs.families import _families, describe
 from test_families_tables import LLAMA
+from test_family_goldens import opened
 
 GOLDENS = Path(__file__).parent / "data" / "families"
 Shapes = dict[str, tuple[int, ...]]
@@ -147,6 +148,21 @@ def test_text_parts_leave_out_the_defaults_of_transformers(name: str, wanted: di
     family = _families()[name]
     found = {**family.defaults, **family.class_defaults.get(name, {})}
     assert {key: found.get(key) for key in wanted} == wanted
+
+
+def test_keys_that_are_left_out_have_the_values_of_transformers(tmp_path: Path) -> None:
+    for name, key, wanted in (
+        ("qwen3vl-as-published", "qwen3vl.n_deepstack_layers", 3),
+        ("apertus", "apertus.rope.freq_base", 12_000_000.0),
+    ):
+        golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
+        config = golden["config"]
+        config.get("vision_config", {}).pop("deepstack_visual_indexes", None)
+        for left_out in ("rope_parameters", "rope_scaling", "rope_theta") if name == "apertus" else ():
+            config.pop(left_out, None)
+        spec = describe(opened(golden, tmp_path))
+        assert {found: value for found, _, value in spec.metadata.entries()}[key] == wanted
+        assert ("rope_freqs.weight" in {t.name for t in spec.tensors}) == (name == "apertus")
 
 
 def test_gemma3n_without_keys_of_layers_that_share_them(tmp_path: Path) -> None:

@@ -22,6 +22,14 @@ APERTUS: Final = FamilyTable(
         "max_position_embeddings": 65536,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 12_000_000.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        },
     },
     renames=(
         (r"\.self_attn\.q_norm\.", ".attention.query_layernorm."),

@@ -170,7 +170,8 @@ QWEN: Final = FamilyTable(
 THINKER: Final = ((r"^thinker\.", ""),)
 """Names of models that speak: the text model is the thinker."""
 DEEPSTACK: Final = (
-    "u32 ~n_deepstack_layers = len(first(config['vision_config']['deepstack_visual_indexes'], []))"
+    "u32 ~n_deepstack_layers = len(first(config['vision_config']['deepstack_visual_indexes'],"
+    " [8, 16, 24] if config['vision_config'] != None else []))"
 )
 MOE_WIDTHS: Final = (
     "u32 ~expert_feed_forward_length = moe_intermediate_size",
