@@ -56,6 +56,12 @@ def dequantized(path: Path) -> np.ndarray:
     return gguf.quants.dequantize(tensor(path, NAME), gguf.GGMLQuantizationType.Q4_K)
 
 
+def test_tensors_that_an_imatrix_lacks_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    srd_rs.plan(MODEL, tmp_path / "out.gguf", imatrix=write_gguf(tmp_path / "imatrix.gguf"))
+    (line,) = (message for message in caplog.messages if "the imatrix lacks" in message)
+    assert "quantized without it: " in line and NAME not in line
+
+
 def test_both_formats_weigh_the_error(tmp_path: Path) -> None:
     original = tmp_path / "bf16.gguf"
     srd_rs.convert(MODEL, original, quant="BF16")
