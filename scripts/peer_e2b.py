@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print time, CPU time and peak memory of srd-rs and of llama.cpp's quantizer on the same weights.
 
-    python scripts/peer_e2b.py [--checkpoint FOLDER] [--repeat 5]
+    python scripts/peer_e2b.py [--checkpoint FOLDER] [--repeat 5] [--srd]
 
 The checkpoint has the shapes of Gemma 4 E2B and random weights (9.3 GB); the script makes it if FOLDER has none. The
 runs:
@@ -9,6 +9,7 @@ runs:
   srd-rs               checkpoint -> Q4_K_M GGUF
   srd-rs, 768 MB       the same with RLIMIT_DATA at 768 MB
   srd-rs and .axm      the same with the signed container beside the GGUF
+  srd-rs, effort srd   with --srd: checkpoint -> Q4_K_M GGUF with the defaults of `srd-rs convert`
   llama.cpp quantizer  BF16 GGUF (made by srd-rs before) -> Q4_K_M GGUF, `llama_model_quantize`
 
 Each run is a process of its own. Its peak memory is VmHWM, which includes mapped pages. With --repeat the runs take
@@ -49,10 +50,14 @@ def measured(command: list[str], folder: Path, *, rlimit_data: int = 0) -> dict[
     return figures
 
 
-def srd(model: Path, quant: str, output: Path, threads: int, *, axm: bool = False) -> list[str]:
+def srd(
+    model: Path, quant: str, output: Path, threads: int, *, axm: bool = False, effort: str = "fast"
+) -> list[str]:
     options = ["-q", quant, "-o", str(output), "-f", "--threads", str(threads), "--json", "--no-met"]
     options.append("--axm" if axm else "--no-axm")
-    return [sys.executable, "-m", "srd_rs", "convert", "--fast", str(model), *options]
+    # A calibration that was kept would cost nothing.
+    options += ["--effort", effort, *(["--no-cache"] if effort == "srd" else [])]
+    return [sys.executable, "-m", "srd_rs", "convert", str(model), *options]
 
 
 def make_checkpoint(folder: Path, shared: Path, layers: int | None) -> None:
@@ -78,6 +83,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     try:
         measured(srd(args.checkpoint, "BF16", bf16, args.threads), work)
         convert = srd(args.checkpoint, args.quant, ours, args.threads)
+        measuring = srd(args.checkpoint, args.quant, ours, args.threads, effort="srd")
         peer = [sys.executable, "-c", PEER, str(bf16), str(theirs), args.quant, str(args.threads)]
         runs: dict[str, list[dict[str, float]]] = {}
         for i in range(args.repeat):
@@ -85,10 +91,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 ("srd-rs", convert, 0),
                 ("srd-rs, 768 MB", convert, RLIMIT_DATA),
                 ("srd-rs and .axm", srd(args.checkpoint, args.quant, ours, args.threads, axm=True), 0),
+                *([("srd-rs, effort srd", measuring, 0)] if args.srd else []),
                 ("llama.cpp quantizer", peer, 0),
             ):
                 print(f"{i + 1}/{args.repeat} {name}", file=sys.stderr)
                 runs.setdefault(name, []).append(measured(command, work, rlimit_data=limit))
+                # A container whose GGUF would be replaced alone is a refusal.
+                ours.with_suffix(".axm").unlink(missing_ok=True)
         sizes = {"srd-rs": ours.stat().st_size, "llama.cpp quantizer": theirs.stat().st_size}
     finally:
         for path in (bf16, ours, ours.with_suffix(".axm"), theirs, work / "figures.json"):
@@ -127,6 +136,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--layers", type=int, help="a smaller checkpoint: 15 or 35 layers")
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--srd", action="store_true", help="measure effort srd with its defaults as well")
     parser.add_argument("--json", action="store_true", help="print the medians as JSON instead")
     args = parser.parse_args()
     result = compare(args)
