@@ -24,6 +24,7 @@ DRAFTS = (
     "eagle-3",
     "eagle-3-1",
     "gemma-4-dspark",
+    "muse-glimmer-assistant",
 )
 MASK = 3
 

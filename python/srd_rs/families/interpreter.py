@@ -247,6 +247,14 @@ class TableFamily(Family):
         return "layer" in names or any(self._names_layer(sizes[name]) for name in names if name in sizes)
 
     @cached_property
+    def n_vocab(self) -> int:
+        """The number of tokens. A draft that does not state it has the tokens of its target."""
+        target = self.checkpoint.target
+        if not self.data.drafts or target is None or self.config.get("vocab_size") is not None:
+            return super().n_vocab
+        return self.config.check_count("vocab_size", flatten(target.config).get("vocab_size"))
+
+    @cached_property
     def n_main(self) -> int:
         """The number of layers without the blocks that predict further tokens."""
         if self.data.n_layer is None:

@@ -251,3 +251,41 @@ GEMMA4_DSPARK: Final = replace(
     ),
 )
 """The drafts of Gemma 4, whose matrices of values are those of the keys."""
+
+MUSE_GLIMMER_ASSISTANT: Final = FamilyTable(
+    arch="dflash",
+    classes=("MuseGlimmerAssistantModel",),
+    drafts=True,
+    defaults={
+        "hidden_size": 6656,
+        "intermediate_size": 19968,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+        "sliding_window": 2048,
+        "block_size": 16,
+        "mask_token_id": 201818,
+        "target_layer_ids": [1, 13, 25, 37, 49],
+    },
+    rope_theta=500_000.0,
+    top=(
+        "norm > output_norm | d",
+        "encoder.fc > fc | d len(target_layer_ids)*d",
+        "encoder.output_norm_enc > enc.output_norm | d",
+    ),
+    output=None,
+    layer_prefix="layers",
+    layer=(Rows((*NORMS, *ATTENTION, *HEAD_NORMS, *GATED_FFN)),),
+    metadata=(
+        "u32 ~block_size = block_size",
+        "i32s ~target_layers = [id + 1 for id in target_layer_ids]",
+        "u32 ~attention.sliding_window = sliding_window",
+        "bools ~attention.sliding_window_pattern = layer_types == None or layer_types[layer] == 'sliding_attention'",
+        "u32 tokenizer.ggml.mask_token_id = mask_token_id",
+    ),
+    refusals=(NEEDS_TARGET,),
+)
+"""The draft of Muse Glimmer as transformers has it: DFlash under other names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _DRAFT: Final = (
-    "are drafts of another model: they have no embedding, and the tokenizer is that of the other model",
+    "are drafts of DeepSeek V4, which srd-rs does not write",
     "Convert the other model alone, or make the draft with llama.cpp's converter and its option --target-model-dir",
 )
 _VOICE: Final = (
@@ -14,13 +14,7 @@ _VOICE: Final = (
 )
 
 REFUSED: Final = {
-    **dict.fromkeys(
-        (
-            "DeepseekV4DSparkModel",
-            "MuseGlimmerAssistantModel",
-        ),
-        _DRAFT,
-    ),
+    "DeepseekV4DSparkModel": _DRAFT,
     **dict.fromkeys(
         ("Lfm25AudioTokenizer", "PocketTTSModel", "Qwen3TTSForConditionalGeneration", "WavTokenizerDec"),
         _VOICE,
