@@ -1,6 +1,7 @@
 """Kill a calibrated conversion with a container at random moments, repeat the command, and compare the bytes.
 
-    python scripts/kill_and_resume.py MODEL --kills 50
+    python scripts/kill_and_resume.py --kills 50 MODEL
+    python scripts/kill_and_resume.py --kills 50 MODEL -- --calibrate-tokens 4096    options of srd-rs convert
 
 Each time a conversion with SRD, a container and a sidecar is begun with an empty cache and killed (SIGKILL) at a random
 moment between its begin and the time that an undisturbed one takes: while the model is read, in the calibration or in
