@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import srd_rs
+from local_hub import Hub, serving
 from patterns import write_config, write_shards
 from support import EXAMPLE, srd
 
@@ -171,3 +172,19 @@ def test_a_table_that_names_no_token_or_one_twice_is_refused(
     weights.write_bytes(data)
     run = srd("convert", draft, "--target", EXAMPLE, "-o", tmp_path / "x.gguf")
     assert run.code == (1 if what else 0) and what in run.stderr, run.stderr
+
+
+def test_a_target_on_the_hub_is_the_folder(tmp_path: Path) -> None:
+    """Its small files are fetched, its weights are not."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: no target was fetched")
+    draft = draft_of("eagle-3", tmp_path, size_of_target())
+    digests = []
+    with serving(tmp_path / "hf", network=False) as env:
+        Hub.folders["org/target"] = EXAMPLE
+        for number, target in enumerate((EXAMPLE, "org/target")):
+            output = tmp_path / f"{number}.gguf"
+            run = srd("convert", draft, "--target", target, "-o", output, env=env)
+            assert run.code == 0, run.stderr
+            digests.append(output.read_bytes())
+        assert not [name for name in Hub.fetched if name.endswith(".safetensors")], Hub.fetched
+    assert digests[0] == digests[1]

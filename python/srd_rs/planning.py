@@ -354,7 +354,7 @@ def _target(options: ConvertOptions) -> Checkpoint | None:
     source = headers(options.target)
     if source.remote is None:
         sniff.check_base(source.path)
-    return Checkpoint.open(source.path, source.name, source.remote, bare=source.remote is None)
+    return Checkpoint.open(source.path, source.name, bare=True)
 
 
 def _tokens_of_target(target: Checkpoint, spec: ModelSpec, options: ConvertOptions) -> Metadata:
