@@ -115,6 +115,17 @@ MISTRAL3: Final = FamilyTable(
             "rms_norm_eps": 1e-5,
             "head_dim": 128,
             "rope_theta": 1_000_000.0,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1_000_000.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16384,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale_all_dim": 1.0,
+                "mscale": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
         }
     },
     layer=LLAMA_LAYER,
