@@ -21,7 +21,7 @@ import numpy as np
 import srd_rs
 from compare_mixes import LABELS, PEERS, ROWS, Inputs, parse_rows, require_one_layout
 from srd_rs.eval.imatrix import compute_imatrix
-from srd_rs.eval.llama import LlamaModel, read_text
+from srd_rs.eval.llama import LlamaModel
 from srd_rs.eval.statistics import Estimate, mean
 
 #: Least and most words of a text to embed, and the most tokens the model takes.
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--rows", type=parse_rows, default=list(ROWS))
     args = parser.parse_args()
     model = args.model or packaged_model()
-    texts = pieces(read_text(args.text), args.texts)
+    texts = pieces(args.text.read_text(encoding="utf-8"), args.texts)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         f32, imatrix = folder / "f32.gguf", folder / "imatrix.gguf"

@@ -212,3 +212,11 @@ def test_a_value_of_another_type_is_a_usage_error(option: str, value: object, wa
         srd_rs.plan(EXAMPLE, **{option: value})
     numbers = srd_rs.plan(EXAMPLE, effort="fast", threads=np.int64(2), target_bpw=np.float32(6.2))
     assert numbers.n_weights > 0
+
+
+def test_what_is_quantized_again_is_named(
+    tmp_path: Path, example_q4_k_m: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    srd_rs.plan(example_q4_k_m, tmp_path / "o.gguf", quant="Q5_K_M", effort="fast", allow_requantize=True)
+    (line,) = (message for message in caplog.messages if "quantized again" in message)
+    assert "blk.0.attn_k.weight" in line or "..." in line

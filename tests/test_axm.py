@@ -20,7 +20,7 @@ import axm_reader
 import srd_rs
 from axm_tools import KEY, entries, key_file, numbers, resealed, tiny_model, with_header
 from srd_rs.container import write_manifest
-from srd_rs.errors import UsageError, VerificationError
+from srd_rs.errors import ModelError, UsageError, VerificationError
 from support import EXAMPLE, Run, srd
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "axm"
@@ -124,6 +124,18 @@ def test_tensors_of_several_shards(tmp_path: Path) -> None:
         axm_reader.Container((tmp_path / "F32.axm").read_bytes(), KEY).gguf()
         == (tmp_path / "F32.gguf").read_bytes()
     )
+
+
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    from srd_rs.container import gguf_parts
+
+    paths = [tmp_path / f"m-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
+    for path in paths:
+        path.touch()
+    assert gguf_parts(paths[1], 3) == paths
+    paths[2].unlink()
+    with pytest.raises(ModelError, match=r"m-00003-of-00003\.gguf: part 3 of 3 of the split GGUF is missing"):
+        gguf_parts(paths[0], 3)
 
 
 def test_a_split_gguf_comes_out_in_its_parts(made: Path, tmp_path: Path) -> None:

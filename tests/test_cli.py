@@ -20,7 +20,7 @@ import pytest
 import srd_rs
 from srd_rs import text
 from srd_rs.cli.convert import report_text
-from srd_rs.cli.options import parse_quant, parse_size, parse_tensor_type
+from srd_rs.cli.options import parse_layers, parse_quant, parse_size, parse_tensor_type
 from support import EXAMPLE, REPO, srd
 
 
@@ -203,6 +203,13 @@ def test_inspect_says_what_a_checkpoint_is(tmp_path: Path) -> None:
     )
     found = srd_rs.inspect(tmp_path / "other")
     assert found.conversion is not None and not found.conversion.possible and found.metadata == {}
+
+
+def test_layers_are_shares_of_the_depth() -> None:
+    assert parse_layers("40-77") == (0.4, 0.77) and parse_layers("0-100") == (0.0, 1.0)
+    for bad in ("77-40", "40", "-1-5", "40-101", "a-b", "nan-50"):
+        with pytest.raises(click.BadParameter):
+            parse_layers(bad)
 
 
 def test_inspect_names_the_mix(example_q4_k_m: Path) -> None:

@@ -13,6 +13,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,3 +194,30 @@ def test_the_documents_have_commands() -> None:
     """A change of the documents' form must not leave this file with nothing to run."""
     pages = {command.page for command in commands()}
     assert {"README.md", "eval.md"} <= pages and len(commands()) >= 12
+
+
+#: Scripts that measure, and that read no arguments or build the crate before they do.
+WITHOUT_HELP = ("scripts/share_by_use.py", "scripts/make_fuzz_corpus.py", "benches/kernels.py")
+SCRIPT = re.compile(r"(?:scripts|benches)/\w+\.py")
+
+
+def documented_scripts() -> list[str]:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES if page.exists()]
+    return sorted({name for text in texts for name in SCRIPT.findall(text)} - set(WITHOUT_HELP))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", documented_scripts())
+def test_a_documented_script_starts(name: str, tmp_path: Path) -> None:
+    """What a page says was printed by a script can be printed again: the script is there and finds what it imports."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(REPO / "python"), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(REPO / name), "--help"], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    missing = re.search(r"No module named '(\w+)'", done.stderr)
+    if missing and missing[1] != "srd_rs":
+        pytest.skip(f"{missing[1]} is not installed: this documented script was not started")
+    assert done.returncode == 0, done.stderr
