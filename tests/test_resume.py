@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from srd_rs import _core
+from srd_rs.options import ConvertOptions
 from support import EXAMPLE, Run, srd, user_process
 
 #: SRD on few tokens, with a container: every kind of output.
@@ -211,6 +213,26 @@ def test_other_options_are_refused(model: Path, whole: dict[str, str], begun: Pa
     assert digests_of(tmp_path, NAMES[:2]) == {name: whole[name] for name in NAMES[:2]}
 
 
+def test_other_options_that_decide_bytes_are_told_apart() -> None:
+    """Also those that the native module would notice by the metadata, which a conversion may leave out."""
+    from srd_rs.conversion import _resume
+
+    def asked(**options: Any) -> tuple[str, str] | None:
+        return _resume(ConvertOptions(effort="srd", **options))
+
+    plain = asked()
+    for changed in ({"seed": 1}, {"quant": "Q6_K"}, {"calibrate_tokens": 64}, {"pure": True}, {"name": "x"}):
+        assert asked(**changed) != plain, changed
+    for same in (
+        {"threads": 2},
+        {"max_memory": 1 << 20},
+        {"met": False},
+        {"cache": False},
+        {"overwrite": True},
+    ):
+        assert asked(**same) == plain, same
+
+
 def digests_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
@@ -303,17 +325,20 @@ def test_a_killed_calibration_goes_on_behind_a_layer(
     tokens = 4096 if effort == "srd" else 1024
     more = ("--calibrate-tokens", str(tokens), "--calibrate-block", "256", "--effort", effort)
     for _ in range(2):
-        before = states_in(kept)
+        before, seen = states_in(kept), False
         process = start(model, tmp_path / "out.gguf", *more)
         while process.poll() is None:
             # The states take turns: where the second one has changed, the first one is whole.
-            if len(states_in(kept) - before) == 2:
+            new = states_in(kept) - before
+            seen = seen or bool(new)
+            if len(new) == 2:
                 process.kill()
                 break
             time.sleep(0.001)
         process.communicate(timeout=120)
         left = sorted(path.suffix for path in kept.glob("*.calib*"))
         if ".calib" in left:
+            assert seen, "nothing was kept of the calibration while it was made"
             pytest.skip("the calibration was complete before it could be stopped")
         assert left[:3] == [".partial", ".state-0", ".state-1"] and not (tmp_path / "out.gguf").exists()
     run = convert(model, tmp_path / "out.gguf", *more)
