@@ -123,10 +123,11 @@ def test_a_killed_conversion_goes_on(model: Path, whole: dict[str, str], tmp_pat
 
 def test_effort_max_goes_on_too(model: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    run = convert(model, tmp_path / "whole" / "out.gguf", "--effort", "max")
+    more = ("--effort", "max", "--calibrate-tokens", "128")
+    run = convert(model, tmp_path / "whole" / "out.gguf", *more)
     assert run.code == 0, run.stderr
-    stopped(model, tmp_path / "out.gguf", 30, signal.SIGKILL, "--effort", "max")
-    run = convert(model, tmp_path / "out.gguf", "--effort", "max")
+    stopped(model, tmp_path / "out.gguf", 30, signal.SIGKILL, *more)
+    run = convert(model, tmp_path / "out.gguf", *more)
     assert run.code == 0 and run.json["resumed_bytes"] > 0, run.stderr
     assert digests(tmp_path) == digests(tmp_path / "whole")
 
