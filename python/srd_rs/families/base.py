@@ -259,6 +259,10 @@ class Family:
         model."""
         return names.left_out(name, others_of(self.checkpoint.config))
 
+    def keeps(self, name: str) -> bool:
+        """Say whether a tensor belongs to the model, though its name looks like that of another part."""
+        return False
+
     @cached_property
     def text_tensors(self) -> dict[str, SourceTensor]:
         """Return the tensors of the text model by canonical name, in the order in which llama.cpp reads: shard
@@ -271,7 +275,7 @@ class Family:
         short, wrappers = names.unwrapped(tensors)
         if wrappers:
             self._note("the names of all tensors are read without %s", " and ".join(map(repr, wrappers)))
-        refuse_adapter(self.checkpoint.folder, tensors)
+        refuse_adapter(self.checkpoint.folder, [name for name in tensors if not self.keeps(name)])
         extra_layers = names.prediction_layers(short.values(), self.n_layer)
 
         def why_not(name: str) -> str | None:

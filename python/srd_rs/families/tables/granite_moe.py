@@ -117,6 +117,7 @@ GRANITE_SWITCH: Final = FamilyTable(
         (r"^(model\.)?switch\.", names.BUFFER),
         (r"(^|\.)(adapter_token_ids|control_to_substitute_lut)$", names.BUFFER),
     ),
+    keep=(r"\.base_layer\.",),
     layer=(
         Rows(
             (
