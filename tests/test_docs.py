@@ -42,8 +42,8 @@ WRITES = {
     "srd-rs extract model-Q4_K_M.axm": "model-Q4_K_M-Q5_K_M.gguf",
     "-o model.calib": "model.calib",
 }
-#: Letters of the texts that the commands score: a few chunks of 512 tokens, and one window of 2304.
-TEXT_LETTERS = 9_000
+#: Letters of the texts that the commands score: a few chunks of 512 tokens, and two windows of 2304.
+TEXT_LETTERS = 13_500
 #: Tokens of the calibrations: the commands and the code name no number, and the default is 16384 for the example.
 TOKENS = 1024
 
