@@ -8,8 +8,11 @@ import mmap
 import os
 import re
 import shutil
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import gguf
 import jsonschema
@@ -19,7 +22,7 @@ import pytest
 import srd_rs
 from srd_rs import errors, hydration
 from support import EXAMPLE as MODEL
-from support import REPO, srd
+from support import REPO, bugs_folder, srd
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +217,87 @@ def test_metadata_that_llama_cpp_cannot_load_are_refused(
     writer.close()
     with pytest.raises(errors.ModelError, match=message):
         srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", effort="fast")
+
+
+V = gguf.GGUFValueType
+#: Key, value, type, type of an array's elements, and words of the message. llama.cpp does not load such a file.
+UNLOADABLE = (
+    ("tokenizer.ggml.model", "magic", V.STRING, None, "unknown"),
+    ("tokenizer.ggml.model", "gpt2", V.STRING, None, "no merges"),
+    ("tokenizer.ggml.eos_token_id", 2, V.INT32, None, "not a token id"),
+    ("tokenizer.ggml.eos_token_id", 2, V.UINT64, None, "not a token id"),
+    ("tokenizer.ggml.add_bos_token", "true", V.STRING, None, "not BOOL"),
+    ("tokenizer.ggml.add_bos_token", 1, V.UINT32, None, "not BOOL"),
+    ("tokenizer.ggml.add_space_prefix", 1, V.UINT8, None, "not BOOL"),
+    ("tokenizer.ggml.token_type_count", "x", V.STRING, None, "not UINT32"),
+    ("general.name", 5, V.UINT32, None, "not a string"),
+    ("llama.context_length", 512, V.UINT64, None, "not a count"),
+    ("llama.rope.scaling.type", 5, V.UINT32, None, "not a string"),
+    ("llama.rope.scaling.type", "magic", V.STRING, None, "not one of none"),
+    ("llama.attention.layer_norm_rms_epsilon", 1e-5, V.FLOAT64, None, "not FLOAT32"),
+    ("llama.attention.head_count_kv", [1], V.ARRAY, V.UINT32, "1 values for 2 layers"),
+    ("llama.feed_forward_length", [64] * 9, V.ARRAY, V.UINT32, "9 values for 2 layers"),
+    ("llama.attention.causal", "no", V.STRING, None, "not BOOL"),
+    ("llama.expert_count", 2**31, V.UINT32, None, "more than 1024"),
+    ("llama.block_count", 1, V.UINT32, None, "1 layers, but a tensor"),
+)
+
+
+def edited(source: Path, target: Path, key: str, value: Any, kind: V, element: V | None) -> None:
+    """Write a GGUF again with another value of a key; None removes the key."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", key):
+            sub = field.types[-1] if field.types[0] == V.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub)
+    if value is not None:
+        writer.add_key_value(key, value, kind, element)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def plain_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "plain.gguf"
+    srd_rs.convert(bugs_folder() / "plain", path, quant="F16", effort="fast", met=False)
+    return path
+
+
+@pytest.mark.parametrize(("key", "value", "kind", "element", "words"), UNLOADABLE)
+def test_keys_that_llama_cpp_reads_otherwise_are_refused(
+    plain_gguf: Path, tmp_path: Path, key: str, value: object, kind: V, element: V | None, words: str
+) -> None:
+    """llama.cpp refuses each of these files, or aborts."""
+    edited(plain_gguf, tmp_path / "bad.gguf", key, value, kind, element)
+    with pytest.raises(errors.ModelError, match=words):
+        srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", quant="Q8_0", effort="fast")
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    script = "import llama_cpp, sys; llama_cpp.Llama(sys.argv[1], n_ctx=32, verbose=False)"
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "bad.gguf"], capture_output=True, check=False
+    )
+    assert run.returncode != 0
+
+
+def test_a_chat_template_is_text(plain_gguf: Path, tmp_path: Path) -> None:
+    """llama.cpp loads such a file, and takes what it prints of the array for the template."""
+    edited(plain_gguf, tmp_path / "bad.gguf", "tokenizer.chat_template", ["a"], V.ARRAY, V.STRING)
+    with pytest.raises(errors.ModelError, match=r"chat_template.*not a string"):
+        srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", quant="Q8_0", effort="fast")
+
+
+def test_two_tokens_of_one_text_are_refused(plain_gguf: Path, tmp_path: Path) -> None:
+    """llama.cpp aborts when it loads such a file."""
+    key = "tokenizer.ggml.tokens"
+    tokens = gguf.GGUFReader(plain_gguf).fields[key].contents()
+    edited(plain_gguf, tmp_path / "bad.gguf", key, [*tokens[:-1], tokens[300]], V.ARRAY, V.STRING)
+    with pytest.raises(errors.ModelError, match=f"300 and {len(tokens) - 1} have the same text"):
+        srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", quant="Q8_0", effort="fast")
 
 
 # Files of an earlier conversion beside the output.

@@ -14,17 +14,45 @@
 //! assert!(error.to_string().contains("'llama.block_count' is 4294967295"));
 //! ```
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Error, Place, Result};
 use crate::formats::gguf::GgufTensor;
-use crate::formats::gguf::values::{Array, KeyValues, Value};
+use crate::formats::gguf::values::{Array, KeyValues, Strings, Value};
 use crate::quant::recipe::layer_of;
 
 /// Most values of an attention head, and most rotary dimensions. Real models have up to 576.
 const MAX_HEAD: u64 = 1 << 16;
 /// Most layers that llama.cpp has room for.
 const MAX_LAYERS: u64 = 512;
+/// Most experts that llama.cpp has room for.
+const MAX_EXPERTS: u64 = 1024;
+/// Values of `tokenizer.ggml.model` that llama.cpp reads. Without a vocabulary, there are no tokens.
+const NO_VOCABULARY: [&str; 2] = ["none", "no_vocab"];
+const WITH_MERGES: [&str; 3] = ["gpt2", "whitespace", "gemma4"];
+const WITHOUT_MERGES: [&str; 6] = ["llama", "bert", "t5", "rwkv", "plamo2", "hybriddna"];
+/// Values of `rope.scaling.type` that llama.cpp reads; it aborts at any other.
+const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
+/// Keys, behind the architecture, that llama.cpp reads with one type of GGUF and no other.
+const COUNTS: [&str; 8] = [
+    "block_count",
+    "embedding_length",
+    "context_length",
+    "expert_count",
+    "expert_used_count",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.dimension_count",
+];
+const FLOATS: [&str; 4] = [
+    "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon",
+    "rope.freq_base",
+    "rope.scaling.factor",
+];
+/// Keys that are given once, or once for each layer.
+const PER_LAYER: [&str; 3] = ["attention.head_count", "attention.head_count_kv", "feed_forward_length"];
 /// `LLAMA_TOKEN_TYPE_BYTE`: a token that stands for one byte.
 const BYTE_TOKEN: i32 = 6;
 
@@ -38,7 +66,8 @@ pub fn check_metadata<'a>(
     path: &Path,
 ) -> Result<()> {
     let tensors: Vec<_> = tensors.collect();
-    check_vocabulary(kv, &tensors).and_then(|()| check_sizes(kv, &tensors)).map_err(|what| {
+    let checked = check_types(kv).and_then(|()| check_vocabulary(kv, &tensors));
+    checked.and_then(|()| check_sizes(kv, &tensors)).map_err(|what| {
         let fix = "llama.cpp cannot load such a file: convert the model again from its checkpoint";
         Error::model(Place::file(path), what, fix)
     })
@@ -46,12 +75,94 @@ pub fn check_metadata<'a>(
 
 type Checked = std::result::Result<(), String>;
 
+/// llama.cpp does not load a file with a key whose type is not the very one that it asks for.
+fn check_types(kv: &KeyValues) -> Checked {
+    for (key, value) in kv.iter() {
+        let vocabulary = key.strip_prefix("tokenizer.ggml.");
+        let (fits, wanted) = match vocabulary {
+            Some("model" | "pre") => (matches!(value, Value::String(_)), "a string"),
+            Some("token_type_count") => (matches!(value, Value::U32(_)), "UINT32"),
+            Some("remove_extra_whitespaces") => (matches!(value, Value::Bool(_)), "BOOL"),
+            Some(name) if name.starts_with("add_") => (matches!(value, Value::Bool(_)), "BOOL"),
+            _ if matches!(key, "general.name" | "general.architecture" | "tokenizer.chat_template") => {
+                (matches!(value, Value::String(_)), "a string")
+            }
+            _ => (true, ""),
+        };
+        if !fits {
+            return Err(wrong_type(key, value, wanted));
+        }
+    }
+    let Some(arch) = kv.get("general.architecture").and_then(Value::as_str) else { return Ok(()) };
+    let given = |names: &'static [&'static str]| {
+        names.iter().filter_map(move |name| {
+            let key = format!("{arch}.{name}");
+            kv.get(&key).map(|value| (key, value))
+        })
+    };
+    let wrong = given(&COUNTS).find(|(_, value)| !matches!(value, Value::U32(_)));
+    if let Some((key, value)) = wrong {
+        return Err(wrong_type(&key, value, "a count (UINT32)"));
+    }
+    if let Some((key, value)) = given(&FLOATS).find(|(_, value)| !matches!(value, Value::F32(_))) {
+        return Err(wrong_type(&key, value, "FLOAT32"));
+    }
+    if let Some((key, value)) =
+        given(&["attention.causal"]).find(|(_, value)| !matches!(value, Value::Bool(_)))
+    {
+        return Err(wrong_type(&key, value, "BOOL"));
+    }
+    match given(&["rope.scaling.type"]).next() {
+        Some((key, Value::String(kind))) if !ROPE_SCALINGS.contains(&kind.as_str()) => {
+            Err(format!("'{key}' is '{}', not one of {}", kind.escape_debug(), ROPE_SCALINGS.join(", ")))
+        }
+        Some((key, value)) if !matches!(value, Value::String(_)) => Err(wrong_type(&key, value, "a string")),
+        _ => Ok(()),
+    }
+}
+
+/// The kind of the vocabulary is known, and what it is made of is there.
+fn check_kind(kv: &KeyValues) -> Checked {
+    let has = |key: &str| kv.get(key).is_some();
+    let Some(kind) = kv.get("tokenizer.ggml.model").and_then(Value::as_str) else {
+        return match has("tokenizer.ggml.tokens") {
+            true => Err("there are tokens, but no 'tokenizer.ggml.model'".into()),
+            false => Ok(()),
+        };
+    };
+    if NO_VOCABULARY.contains(&kind) {
+        return Ok(());
+    }
+    let merges = WITH_MERGES.contains(&kind);
+    if !merges && !WITHOUT_MERGES.contains(&kind) {
+        return Err(format!("'tokenizer.ggml.model' is '{}', which is unknown", kind.escape_debug()));
+    }
+    let needed: &[&str] = if merges { &["tokens", "merges"] } else { &["tokens"] };
+    match needed.iter().find(|name| !has(&format!("tokenizer.ggml.{name}"))) {
+        Some(name) => Err(format!("'tokenizer.ggml.model' is '{kind}', but there are no {name}")),
+        None => Ok(()),
+    }
+}
+
+/// llama.cpp aborts when two tokens have one text. It gives tokens without text names of their own.
+fn check_texts(tokens: &Strings) -> Checked {
+    let mut seen = HashMap::with_capacity(tokens.len());
+    for (i, text) in tokens.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        if let Some(other) = seen.insert(text, i) {
+            return Err(format!("the tokens {other} and {i} have the same text '{}'", text.escape_debug()));
+        }
+    }
+    Ok(())
+}
+
 fn check_vocabulary(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
+    check_kind(kv)?;
     let tokens = match kv.get("tokenizer.ggml.tokens") {
         None => return Ok(()),
         Some(Value::Array(Array::String(tokens))) => tokens,
         Some(other) => return Err(wrong_type("tokenizer.ggml.tokens", other, "an array of strings")),
     };
+    check_texts(tokens)?;
     let n = tokens.len();
     let same_length = |key: &str, len: usize| match len == n {
         true => Ok(()),
@@ -88,8 +199,8 @@ fn check_vocabulary(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
     }
     for (key, value) in kv.iter() {
         if key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id") {
-            let id = value.as_u64().ok_or_else(|| wrong_type(key, value, "a token id"))?;
-            if id >= n as u64 {
+            let &Value::U32(id) = value else { return Err(wrong_type(key, value, "a token id (UINT32)")) };
+            if u64::from(id) >= n as u64 {
                 return Err(format!("'{key}' is {id}, but there are {n} tokens"));
             }
         }
@@ -125,6 +236,13 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
     positive("block_count", MAX_LAYERS.min(tensors.len() as u64))?;
     if let Some(n) = count("block_count")? {
         check_layers(n, kv.get(&key("attention.head_count")), tensors)?;
+        for name in PER_LAYER {
+            if let Some(Value::Array(values)) = kv.get(&key(name))
+                && values.len() as u64 != n
+            {
+                return Err(format!("'{}' has {} values for {n} layers", key(name), values.len()));
+            }
+        }
     }
     positive("embedding_length", u64::from(u32::MAX))?;
     positive("context_length", u64::from(u32::MAX))?;
@@ -141,6 +259,9 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
         }
     }
     let (experts, used) = (count("expert_count")?.unwrap_or(0), count("expert_used_count")?);
+    if experts > MAX_EXPERTS {
+        return Err(format!("'{}' is {experts}, more than {MAX_EXPERTS}", key("expert_count")));
+    }
     match used.filter(|&used| used > experts || (experts > 0 && used == 0)) {
         Some(used) => Err(format!("'{}' is {used} of {experts} experts", key("expert_used_count"))),
         None => Ok(()),
@@ -154,6 +275,10 @@ fn check_layers(n: u64, heads: Option<&Value>, tensors: &[&GgufTensor]) -> Check
         return Ok(());
     }
     let mut found = vec![false; n.min(MAX_LAYERS) as usize];
+    let beyond = tensors.iter().find(|t| layer_of(&t.name).is_some_and(|layer| u64::from(layer) >= n));
+    if let Some(tensor) = beyond {
+        return Err(format!("there are {n} layers, but a tensor '{}'", tensor.name.escape_debug()));
+    }
     for tensor in tensors {
         if let Some(slot) = layer_of(&tensor.name).and_then(|layer| found.get_mut(layer as usize)) {
             *slot = true;
@@ -187,7 +312,6 @@ fn wrong_type(key: &str, value: &Value, wanted: &str) -> String {
 mod tests {
     use super::*;
     use crate::dtype::GgmlType;
-    use crate::formats::gguf::values::Strings;
 
     fn sound() -> (KeyValues, Vec<GgufTensor>) {
         let mut kv = KeyValues::new();
@@ -195,6 +319,7 @@ mod tests {
         kv.set("llama.block_count", Value::U32(2));
         kv.set("llama.attention.head_count", Value::U32(4));
         kv.set("llama.attention.head_count_kv", Value::Array(Array::I32(vec![0, 2])));
+        kv.set("tokenizer.ggml.model", Value::String("llama".into()));
         let mut tokens = Strings::new();
         ["<s>", "<0x0A>", "a"].iter().for_each(|t| tokens.push(t));
         kv.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
@@ -222,7 +347,18 @@ mod tests {
     #[test]
     fn sound_metadata_pass() {
         assert_eq!(fault(|_| {}), None);
-        assert_eq!(fault(|kv| drop(kv.remove("tokenizer.ggml.tokens"))), None);
+        let bare = |kv: &mut KeyValues| drop(kv.remove("tokenizer.ggml.tokens"));
+        assert!(fault(bare).unwrap().contains("there are no tokens"));
+        let none = |kv: &mut KeyValues| {
+            bare(kv);
+            kv.set("tokenizer.ggml.model", Value::String("none".into()));
+        };
+        assert_eq!(fault(none), None);
+        let nothing = |kv: &mut KeyValues| {
+            bare(kv);
+            kv.remove("tokenizer.ggml.model");
+        };
+        assert_eq!(fault(nothing), None);
     }
 
     #[test]
@@ -253,6 +389,26 @@ mod tests {
             ("llama.attention.key_length", Value::U32(i32::MAX as u32), "more than 65536"),
             ("llama.embedding_length", Value::U32(0), "'llama.embedding_length' is 0"),
             ("llama.expert_used_count", Value::U32(4), "4 of 0 experts"),
+            ("llama.expert_count", Value::U32(1 << 31), "more than 1024"),
+            ("llama.context_length", Value::U64(512), "not a count (UINT32)"),
+            ("llama.rope.freq_base", Value::F64(1e4), "not FLOAT32"),
+            ("llama.rope.scaling.type", Value::String("magic".into()), "not one of none, linear"),
+            ("llama.attention.causal", Value::U32(1), "not BOOL"),
+            ("llama.attention.head_count", Value::Array(Array::U32(vec![4])), "1 values for 2 layers"),
+            ("llama.feed_forward_length", Value::Array(Array::U32(vec![4; 3])), "3 values for 2 layers"),
+            ("llama.block_count", Value::U32(1), "1 layers, but a tensor 'blk.1.attn_q.weight'"),
+            ("general.name", Value::U32(5), "not a string"),
+            ("tokenizer.chat_template", strings(&["a"]), "not a string"),
+            ("tokenizer.ggml.add_bos_token", Value::String("true".into()), "not BOOL"),
+            ("tokenizer.ggml.add_space_prefix", Value::U8(1), "not BOOL"),
+            ("tokenizer.ggml.eos_token_id", Value::U64(2), "not a token id (UINT32)"),
+            ("tokenizer.ggml.model", Value::String("magic".into()), "is 'magic', which is unknown"),
+            ("tokenizer.ggml.model", Value::String("gpt2".into()), "there are no merges"),
+            (
+                "tokenizer.ggml.tokens",
+                strings(&["a", "<0x0A>", "a"]),
+                "the tokens 0 and 2 have the same text 'a'",
+            ),
         ];
         for (key, value, message) in cases {
             let text = fault(|kv| kv.set(key, value.clone())).unwrap_or_default();
