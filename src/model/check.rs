@@ -415,7 +415,7 @@ mod tests {
             assert!(text.contains(message), "{key}: {text}");
         }
         let longer = fault(|kv| {
-            kv.set("tokenizer.ggml.tokens", strings(&["a"; 4]));
+            kv.set("tokenizer.ggml.tokens", strings(&["a", "b", "c", "d"]));
             kv.remove("tokenizer.ggml.scores");
             kv.remove("tokenizer.ggml.token_type");
         });
