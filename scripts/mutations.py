@@ -100,8 +100,8 @@ MUTATIONS: Final = (
              "    if beyond:\n", "    if False:\n", tests("vocab_special", "bugs", "vocab")),
     Mutation(
         "an output that is an input is replaced",
-        "container.py",
-        "output.exists() and Path(path).exists() and output.samefile(path)",
+        "sniff.py",
+        "output.exists() and path.exists() and output.samefile(path)",
         "False and output.samefile(path)",
         tests("verify", "inputs_outputs", "axm"),
     ),
