@@ -89,6 +89,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         (gzip.compress(bytes(100)), "gzip"),
         (bytes(4096), "zeros"),
     ],
+    ids=["page", "pointer", "gzip", "zeros"],
 )
 def test_weights_that_are_something_else_are_named(tmp_path: Path, data: bytes, words: str) -> None:
     folder = tmp_path / "model"
