@@ -22,7 +22,9 @@ def unknown(tmp_path: Path) -> Path:
     path = tmp_path / "unknown.gguf"
     writer = gguf.GGUFWriter(path, "unheard-of")
     writer.add_block_count(1)
+    writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"t{i}" for i in range(256)])
+    writer.add_token_merges(["t 1"])
     writer.add_tensor("token_embd.weight", np.ones((256, 256), np.float32))
     writer.add_tensor("blk.0.ffn_up.weight", np.ones((256, 256), np.float32))
     writer.write_header_to_file()

@@ -45,7 +45,7 @@ def test_a_file_that_shrinks_is_one_line(tmp_path: Path, way: str) -> None:
         "path = sys.argv[1]\n"
         "def cut(state):\n"
         "    if state.done: os.truncate(path, 1 << 20)\n"
-        "srd_rs.convert(sys.argv[2], sys.argv[3], quant='Q4_K_M', effort='fast', met=False, axm=False, name='M',\n"
+        "srd_rs.convert(sys.argv[2], sys.argv[3], quant='IQ3_S', effort='fast', met=False, axm=False, name='M',\n"
         "    threads=1, read=sys.argv[4], progress=cut)\n"
     )
     paths = (model / "model.safetensors", model, out / "m.gguf")

@@ -87,11 +87,13 @@ needs the sizes of `sliding`."""
 
 def sliding(period: int, stated: str = "sliding_window_pattern") -> dict[str, str]:
     """Return sizes: the layers that have a sliding window, by config.json and usually, where all but every
-    `period`-th have one."""
+    `period`-th have one. In a model that is shorter than that, the last layer alone may lack it: such models are
+    made for tests, and llama.cpp's converter writes nothing for them."""
     return {
         "slides": "[layer_types[i] == 'sliding_attention' for i in layers] if layer_types != None"
         f" else [(i + 1) % first({stated}, {period}) != 0 for i in layers]",
-        "usual": f"[(i + 1) % {period} != 0 for i in layers]",
+        "usual": f"slides if len(layers) < {period} and slides == [i + 1 != len(layers) for i in layers]"
+        f" else [(i + 1) % {period} != 0 for i in layers]",
     }
 
 
