@@ -60,9 +60,10 @@ def _checked(
 ) -> Iterable[AddedToken]:
     """Yield the added tokens, spelled as llama.cpp matches them. Raises FormatError if a token has the id of an
     entry of `vocab`."""
-    tokens = [_spelled(token, byte_level) for token in added.with_ids_of(vocab)]
+    all_listed = added.with_ids_of(vocab)
+    tokens = [_spelled(token, byte_level) for token in all_listed]
     texts = {token.content for token in tokens}
-    for listed, token in zip(added.with_ids_of(vocab), tokens, strict=True):
+    for listed, token in zip(all_listed, tokens, strict=True):
         beyond = token.id >= vocabulary.size
         if not beyond and vocabulary.filled[token.id] and listed.content not in vocab:
             what = f"added token {shown(token.content)} has the id {token.id} of another token"
@@ -78,7 +79,10 @@ def _checked(
 def _spelled(token: AddedToken, byte_level: bool) -> AddedToken:
     """Return a token as the byte-level decoder prints the token, if the token is matched before the text becomes
     bytes."""
-    return token if token.normalized or not byte_level else replace(token, content=decoded(token.content))
+    if token.normalized or not byte_level:
+        return token
+    text = decoded(token.content)
+    return token if text == token.content else replace(token, content=text)
 
 
 def decoded(text: str) -> str:
@@ -88,6 +92,9 @@ def decoded(text: str) -> str:
     llama.cpp expects control and user-defined tokens in this form. A text whose bytes are not UTF-8 only looks
     like bytes and stays.
     """
+    # Printable ASCII stands for itself. The space stands for no byte, so that a text with one stays as well.
+    if text.isascii() and text.isprintable():
+        return text
     if not all(character in _ALPHABET for character in text):
         return text
     try:
