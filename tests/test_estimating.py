@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -203,3 +205,14 @@ def test_a_model_on_the_hub_is_planned_without_a_download(easy: Path, tmp_path: 
         twice = srd(*asked[:-1], "--axm", *calibrated, env=env).json
         assert twice["network_bytes"] == 3 * read
         assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders: none was tried")
+def test_weights_that_are_a_pipe_are_refused_at_once(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in EXAMPLE.glob("*.json"):
+        shutil.copy(path, model)
+    os.mkfifo(model / "model.safetensors")
+    run = srd("plan", model)
+    assert run.code == 1 and "not a regular file" in run.stderr, run.stderr

@@ -598,9 +598,10 @@ def _resident_bytes() -> int:
 def _whole_files(source: hub.Source) -> Iterator[hub.Source]:
     """The model, whose safetensors files may be cut off behind their headers: then a folder with the same small files,
     and with files that have the right sizes and take no space on the disk."""
-    shards = (
-        sorted(source.path.glob("*.safetensors")) if source.path.is_dir() and source.remote is None else []
-    )
+    is_here = source.path.is_dir() and source.remote is None
+    shards = sorted(source.path.glob("*.safetensors")) if is_here else []
+    if not all(shard.is_file() for shard in shards):  # a pipe, whose reader says what it is
+        shards = []
     sizes = {shard: _size_in_header(shard) for shard in shards}
     if all(size is None or shard.stat().st_size >= size for shard, size in sizes.items()):
         yield source
