@@ -121,6 +121,7 @@ def _projector(gguf: Path, named: StrPath | None) -> Gguf | None:
 
 
 def _gguf(path: StrPath) -> Gguf:
+    sniff.check_gguf(Path(path))
     file = open_file(path)
     if not isinstance(file, Gguf):
         raise UsageError(message(path, f"this is a file of the kind {file.kind}, not a GGUF", "Name a GGUF"))
