@@ -116,6 +116,9 @@ const GEOMETRY: &[(GgmlType, &str, usize, usize)] = &[
 ];
 
 impl GgmlType {
+    /// The types of integers that a model can hold beside its weights. Such tensors are copied, and never decoded.
+    pub const COPIED: [Self; 2] = [Self::I32, Self::I64];
+
     /// Returns the type with a ggml id. A removed or unknown id gives `None`.
     pub fn from_id(id: u32) -> Option<Self> {
         GEOMETRY.iter().map(|g| g.0).find(|t| t.id() == id)

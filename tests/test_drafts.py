@@ -136,6 +136,25 @@ def test_the_ids_of_the_target_are_written(name: str, tmp_path: Path) -> None:
     assert table.tensor_type.name == "I64" and table.data.tolist() == [2 * i for i in range(48)]
 
 
+def test_the_ids_come_out_of_a_container_and_of_a_gguf(tmp_path: Path) -> None:
+    """A table of ids is copied: by `extract`, in a mix of its own, and when the GGUF of the draft is converted."""
+    draft, packed = draft_of("eagle-3", tmp_path, size_of_target()), tmp_path / "draft.gguf"
+    assert srd("convert", draft, "--target", EXAMPLE, "-q", "BF16", "--axm", "-o", packed).code == 0
+    made = [tmp_path / f"{name}.gguf" for name in ("copy", "mix", "again")]
+    container = packed.with_suffix(".axm")
+    for command in (
+        ("extract", container, "-o", made[0]),
+        ("extract", container, "-q", "Q8_0", "-o", made[1]),
+        ("convert", packed, "-q", "Q8_0", "-o", made[2]),
+    ):
+        run = srd(*command)
+        assert run.code == 0, run.stderr
+    assert made[0].read_bytes() == packed.read_bytes()
+    for path in made:
+        table = next(t for t in gguf.GGUFReader(path).tensors if t.name == "d2t")
+        assert table.tensor_type.name == "I64" and table.data.tolist() == [2 * i for i in range(48)]
+
+
 def test_some_drafts_are_called_llama(tmp_path: Path) -> None:
     draft = draft_of("eagle-3", tmp_path, size_of_target())
     tensors = []

@@ -57,7 +57,9 @@ impl BoundTensor {
         let shape: Vec<u64> = ne.iter().rev().copied().collect();
         let leaf = Transform::Source { tensor: name.into() };
         let bound = match stored {
-            Some(GgmlType::I32) => BoundTransform::integers(name, &shape, &leaf, source)?,
+            Some(ty) if GgmlType::COPIED.contains(&ty) => {
+                BoundTransform::integers(name, &shape, &leaf, source, ty)?
+            }
             _ => BoundTransform::bind(name, &shape, &leaf, source)?,
         };
         let (name, ne) = (name.to_string(), ne.to_vec());
@@ -103,7 +105,8 @@ impl BoundModel {
                 kept: spec.store != Placement::Auto,
                 source: match spec.store {
                     Placement::I32 => {
-                        BoundTransform::integers(&spec.name, &spec.shape, &spec.transform, &source)?
+                        let ty = GgmlType::I32;
+                        BoundTransform::integers(&spec.name, &spec.shape, &spec.transform, &source, ty)?
                     }
                     _ => BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
                 },
@@ -128,7 +131,7 @@ impl BoundModel {
     }
 
     /// Takes the tensors of a container as base + `alpha` * residual. The caller has verified the container. Tensors
-    /// that are F32 stay F32 under every recipe.
+    /// that are F32 or integers stay so under every recipe.
     ///
     /// # Errors
     /// Those of [`Source::from_container`] and of reading the stored GGUF header.
@@ -137,7 +140,8 @@ impl BoundModel {
         let header = &container.header;
         let tensors = header.tensors.iter();
         let tensors = tensors.map(|t| {
-            let stored = Some(t.ggml_type()).filter(|&ty| ty == GgmlType::F32);
+            let stored =
+                Some(t.ggml_type()).filter(|ty| *ty == GgmlType::F32 || GgmlType::COPIED.contains(ty));
             BoundTensor::unchanged(&source, &t.name, &t.ne, stored)
         });
         let tensors = tensors.collect::<Result<Vec<_>>>()?;

@@ -80,7 +80,7 @@ impl Encoding {
             Self::Element(SourceType::F16) => Some(GgmlType::F16),
             Self::Element(SourceType::BF16) => Some(GgmlType::BF16),
             Self::Block(ty) => Some(*ty),
-            Self::Other(name) if name == GgmlType::I32.name() => Some(GgmlType::I32),
+            Self::Other(name) => GgmlType::COPIED.into_iter().find(|ty| ty.name() == name),
             _ => None,
         }
     }

@@ -163,20 +163,26 @@ impl BoundTransform {
         Ok(bound)
     }
 
-    /// Binds a tensor of integers, which is copied: it must be a tensor of the source of the type I32 and of this shape.
+    /// Binds a tensor of integers, which is copied: it must be a tensor of the source of the type `ty` and of this shape.
     ///
     /// # Errors
     /// [`Error::Model`], which names the tensor.
-    pub fn integers(name: &str, shape: &[u64], transform: &Transform, source: &Source) -> Result<Self> {
+    pub fn integers(
+        name: &str,
+        shape: &[u64],
+        transform: &Transform,
+        source: &Source,
+        ty: GgmlType,
+    ) -> Result<Self> {
         let binder = Binder { name, source };
         let Transform::Source { tensor } = transform else {
             return Err(binder.fail("is made of integers, which are copied only".into()));
         };
         let index = binder.found(tensor)?;
-        if source.encoding(index).as_ggml() != Some(GgmlType::I32) || source.shape(index) != shape {
-            let (found, ty) = (source.shape(index), source.encoding(index).name());
+        if source.encoding(index).as_ggml() != Some(ty) || source.shape(index) != shape {
+            let (found, wanted, encoding) = (source.shape(index), ty.name(), source.encoding(index).name());
             return Err(binder.fail(format!(
-                "has the shape {found:?} and the type {ty} in the source, where {shape:?} and I32 are expected"
+                "has the shape {found:?} and the type {encoding} in the source, where {shape:?} and {wanted} are expected"
             )));
         }
         binder.node(Op::Source { index }, shape.to_vec())
