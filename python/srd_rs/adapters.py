@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Final
 
-from srd_rs import _core, hub, sniff
+from srd_rs import _core, hub
 from srd_rs.conversion import run_plan
 from srd_rs.errors import UsageError, message
 from srd_rs.options import ConvertOptions, StrPath
-from srd_rs.planning import is_folder, make_folder, output_path
+from srd_rs.planning import is_folder, make_folder, output_path, without_weights
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import load_json
 from srd_rs.report import ConvertReport, Plan
@@ -86,10 +86,7 @@ def lora(
 def _base(folder: Path, base: StrPath | None, config: Path) -> hub.Source:
     """The base model: the one that is given, or the one that the adapter names."""
     if base is not None:
-        source = hub.headers(base)
-        if source.remote is None:
-            sniff.check_base(source.path)
-        return source
+        return without_weights(base, "a base model")
     stated = load_json(config).get("base_model_name_or_path") if config.is_file() else None
     if not isinstance(stated, str) or not stated:
         what = "the adapter does not name its base model"

@@ -127,9 +127,6 @@ def calibrate(
     folder = source.path
     inputs = model_files(folder) if folder.is_dir() else [folder]
     inputs += [] if text in ("builtin", "random") else [Path(text)]
-    for path in (output, imatrix):
-        if path is not None:
-            sniff.check_output(Path(path), replaces=("calibration", "imatrix"), inputs=inputs)
     outputs = [Path(path) for path in (output, imatrix) if path is not None]
     sniff.check_new(outputs, inputs, overwrite)
     native = native_model(source, Path(output))

@@ -18,7 +18,7 @@ from srd_rs.conversion import run, run_plan
 from srd_rs.errors import ModelError, UsageError, message
 from srd_rs.hub import locate
 from srd_rs.inspection import inspect
-from srd_rs.options import DEFAULTS, FLOAT_TYPES, MIXES, Checks, ConvertOptions, StrPath, bytes_of
+from srd_rs.options import DEFAULTS, FLOAT_TYPES, Checks, ConvertOptions, StrPath, bytes_of, mix_of
 from srd_rs.planning import named, output_path
 from srd_rs.progress import Wanted, showing
 from srd_rs.report import ConvertReport, Progress, SealedContainer, Verification
@@ -41,10 +41,8 @@ def _found_mix(model: Path) -> tuple[str, list[str]]:
     if all(tensor.type in FLOAT_TYPES for tensor in found.tensors):
         return DEFAULTS.quant, []
     file_type = found.metadata.get("general.file_type")
-    mix = next(
-        (name for name, number in MIXES.items() if number == file_type and name not in FLOAT_TYPES), None
-    )
-    if mix is None:
+    mix = mix_of(file_type)
+    if mix is None or mix in FLOAT_TYPES:
         what = f"it is quantized, with the file type {file_type}, which is no mix of srd-rs"
         raise UsageError(message(model, what, "Name a mix to quantize it again to, or pack the checkpoint"))
     kept = [f"^{re.escape(tensor.name)}$={tensor.type}" for tensor in found.tensors]

@@ -20,7 +20,7 @@ from srd_rs import _core, sniff
 from srd_rs.checkpoint import layout
 from srd_rs.errors import SrdError
 from srd_rs.hub import Source, glance
-from srd_rs.options import DEFAULTS, MIXES
+from srd_rs.options import DEFAULTS, mix_of
 from srd_rs.planning import Planner
 from srd_rs.report import TypeTotals, totals_by_type, type_rows
 from srd_rs.text import bytes_text, count_text, html_table, printable
@@ -99,8 +99,7 @@ class Inspection:
     @property
     def mix(self) -> str | None:
         """The name of the mix that a GGUF states (general.file_type), None where it states none that is known."""
-        number = self.metadata.get("general.file_type")
-        return next((name for name, n in MIXES.items() if n == number), None)
+        return mix_of(self.metadata.get("general.file_type"))
 
     @property
     def n_weights(self) -> int:

@@ -25,7 +25,7 @@ from srd_rs import _core, calibration, hub, sniff
 from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.hub import Source, model_files
-from srd_rs.options import MIXES, StrPath
+from srd_rs.options import StrPath, mix_of
 from srd_rs.reading import shown
 from srd_rs.report import totals_by_type
 
@@ -174,8 +174,7 @@ def _version(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _mix(metadata: Mapping[str, Any]) -> str:
-    kind = metadata.get("general.file_type")
-    return next((name for name, number in MIXES.items() if number == kind), "unknown mix")
+    return mix_of(metadata.get("general.file_type")) or "unknown mix"
 
 
 def _licences(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,11 @@ MIXES: Final[dict[str, int]] = dict(_core.MIXES)
 """Name of a mix -> `general.file_type` of its GGUFs."""
 
 
+def mix_of(file_type: object) -> str | None:
+    """The name of the mix that `general.file_type` states; None for a number of no mix of srd-rs."""
+    return next((name for name, number in MIXES.items() if number == file_type), None)
+
+
 def _option(default: Any, group: str, help: str, metavar: str | None = None) -> Any:
     return field(default=default, metadata={"help": help, "metavar": metavar, "group": group})
 

@@ -301,8 +301,8 @@ not safetensors."""
 
 
 def _described(source: Source, options: ConvertOptions) -> _Description:
-    from srd_rs import families, vocab
-    from srd_rs.checkpoint import Checkpoint, flatten
+    from srd_rs import families
+    from srd_rs.checkpoint import Checkpoint
     from srd_rs.families import lora, nvfp4, projectors
 
     model = source.path
@@ -319,21 +319,7 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     if options.quant.upper() == nvfp4.MIX:
         spec = nvfp4.kept(spec, checkpoint)
     metadata = spec.metadata
-    if checkpoint.target is not None and spec.drafts is None:
-        raise effects.without_effect("target", "the model does not draft tokens for another model")
-    if checkpoint.target is not None:
-        tokens = _tokens_of_target(checkpoint.target, spec, options)
-    else:
-        tokens = vocab.load(
-            checkpoint.folder,
-            config=flatten(checkpoint.config),
-            n_vocab=_embedding_rows(spec, model),
-            rules=spec.vocabulary,
-            pre=options.pre_tokenizer,
-            name=str(metadata.get("general.name")),
-            arch=str(metadata.get("general.architecture")),
-        )
-    metadata.update(tokens)
+    metadata.update(_tokens(checkpoint, spec, options))
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:
         raise effects.without_effect("pre_tokenizer", "the vocabulary of the model has no pre-tokenizer")
     tensors = json.dumps([t.to_json() for t in spec.tensors])
@@ -345,34 +331,50 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     return list(metadata.entries()), tensors, spec.hparams, files, listed
 
 
+def without_weights(model: StrPath, wanted: str) -> Source:
+    """The model that an option names beside the one that is converted, and that is `wanted`, such as "a base model".
+    Its weights need not be there."""
+    source = headers(model)
+    if source.remote is None:
+        sniff.check_folder(source.path, wanted)
+    return source
+
+
 def _target(options: ConvertOptions) -> Checkpoint | None:
     """The model that a draft drafts for."""
     from srd_rs.checkpoint import Checkpoint
 
     if options.target is None:
         return None
-    source = headers(options.target)
-    if source.remote is None:
-        sniff.check_base(source.path)
+    source = without_weights(options.target, "a target model")
     return Checkpoint.open(source.path, source.name, bare=True)
 
 
-def _tokens_of_target(target: Checkpoint, spec: ModelSpec, options: ConvertOptions) -> Metadata:
-    """The tokenizer of the target, with as many tokens as the draft has, and the tokens that the draft adds."""
+def _tokens(checkpoint: Checkpoint, spec: ModelSpec, options: ConvertOptions) -> Metadata:
+    """The tokenizer of the model. A draft has that of its target, with as many tokens as the draft has, and the tokens
+    that the draft adds."""
     from srd_rs import families, vocab
     from srd_rs.checkpoint import flatten
 
-    family = families.opened(target)
+    owner, rules, stated = checkpoint, spec.vocabulary, flatten(checkpoint.config)
+    name, arch = (str(spec.metadata.get(f"general.{key}")) for key in ("name", "architecture"))
+    if checkpoint.target is not None:
+        if spec.drafts is None:
+            raise effects.without_effect("target", "the model does not draft tokens for another model")
+        owner, family = checkpoint.target, families.opened(checkpoint.target)
+        rules, name, arch = family.vocabulary, owner.stem, family.arch
+        stated = {**flatten(owner.config), "vocab_size": spec.drafts}
+    n_vocab = _embedding_rows(spec, checkpoint.folder) if spec.drafts is None else spec.drafts
     tokens = vocab.load(
-        target.folder,
-        config={**flatten(target.config), "vocab_size": spec.drafts},
-        n_vocab=spec.drafts or 0,
-        rules=family.vocabulary,
+        owner.folder,
+        config=stated,
+        n_vocab=n_vocab,
+        rules=rules,
         pre=options.pre_tokenizer,
-        name=target.stem,
-        arch=family.arch,
+        name=name,
+        arch=arch,
     )
-    for key in [key for key, _, _ in tokens.entries() if key in spec.metadata]:
+    for key in [key for key, _, _ in tokens.entries() if key in spec.metadata and spec.drafts is not None]:
         tokens.remove(key)
     return tokens
 

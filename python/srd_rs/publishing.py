@@ -18,8 +18,7 @@ from typing import Any, Final
 from srd_rs import _core, hub, sniff
 from srd_rs.errors import FormatError, SrdError, UsageError, message
 from srd_rs.files import Gguf
-from srd_rs.files import open as open_file
-from srd_rs.options import MIXES, StrPath
+from srd_rs.options import StrPath, mix_of
 from srd_rs.text import bytes_text, count_text, printable
 from srd_rs.turns import recognised
 
@@ -121,11 +120,11 @@ def _projector(gguf: Path, named: StrPath | None) -> Gguf | None:
 
 
 def _gguf(path: StrPath) -> Gguf:
-    sniff.check_gguf(Path(path))
-    file = open_file(path)
-    if not isinstance(file, Gguf):
-        raise UsageError(message(path, f"this is a file of the kind {file.kind}, not a GGUF", "Name a GGUF"))
-    return file
+    found = hub.locate(path).path
+    thing = sniff.check_inspectable(found)
+    if thing.kind not in sniff.GGUFS:
+        raise UsageError(message(path, f"this is {thing.what}, not a GGUF", "Name a GGUF"))
+    return Gguf(found)
 
 
 def _is_projector(file: Gguf) -> bool:
@@ -182,8 +181,7 @@ def _sizes(files: Sequence[Gguf], projector: Gguf | None = None) -> str:
 
 
 def _mix(file: Gguf) -> str:
-    number = file.metadata.get("general.file_type")
-    return next((name for name, n in MIXES.items() if n == number), "unknown")
+    return mix_of(file.metadata.get("general.file_type")) or "unknown"
 
 
 def _method(file: Gguf) -> str:

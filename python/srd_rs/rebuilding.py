@@ -31,6 +31,7 @@ from srd_rs.options import (
     SrdOptions,
     StrPath,
     bytes_of,
+    mix_of,
 )
 from srd_rs.planning import Planner, projector_plan
 from srd_rs.progress import Wanted, showing
@@ -193,7 +194,7 @@ class _Record:
     def options(self, calibrate: StrPath | None, imatrix: StrPath | None) -> ConvertOptions:
         """The options of the conversion, but for the types of the tensors."""
         kind = self.metadata.get("general.file_type")
-        mix = next((name for name, number in MIXES.items() if number == kind), None)
+        mix = mix_of(kind)
         if mix is None:
             what = f"its file type {shown(kind)} is no mix of srd-rs"
             raise UsageError(message(self.path, what, "Name a GGUF that srd-rs convert made"))

@@ -354,12 +354,12 @@ def _adapter(folder: Path) -> Thing:
         config = load_json(folder / "adapter_config.json")
     except (FormatError, SrdIOError):
         config = {}
-    if config.keys() & {"lora_parameters", "fine_tune_type"}:
-        base = config.get("model")
-        whose = f" for {shown(base)}" if isinstance(base, str) and base else ""
-        return Thing("adapter", f"an adapter of MLX{whose}, not a model", "Merge it first (mlx_lm.fuse)")
-    base, kind = config.get("base_model_name_or_path"), config.get("peft_type", "LORA")
+    of_mlx = bool(config.keys() & {"lora_parameters", "fine_tune_type"})
+    base = config.get("model" if of_mlx else "base_model_name_or_path")
     whose = f" for {shown(base)}" if isinstance(base, str) and base else ""
+    if of_mlx:
+        return Thing("adapter", f"an adapter of MLX{whose}, not a model", "Merge it first (mlx_lm.fuse)")
+    kind = config.get("peft_type", "LORA")
     if kind == "LORA":
         return Thing("adapter", f"a LoRA adapter{whose}, not a model", _LORA_FIX)
     return Thing("adapter", f"an adapter of the kind {shown(kind)}{whose}, not a model", _ADAPTER_FIX)
@@ -470,15 +470,11 @@ def read_report(report: Path) -> tuple[Path, dict[str, Any]]:
     return path, read_object(path, "a report of scores", "Name a folder that srd-rs eval --report wrote")
 
 
-def check_base(path: Path) -> None:
-    """`path` is the folder of the base model of an adapter; its weights need not be there."""
-    if path.is_dir():
-        return
-    thing = identify(path)
-    raise UsageError(message(path, f"this is {thing.what}, not the folder of a base model", _BASE_FIX))
-
-
-_BASE_FIX: Final = "Name the folder with the config.json of the base model, or its name on the hub"
+def check_folder(path: Path, wanted: str) -> None:
+    """`path` is the folder of `wanted`, such as "a base model"; its weights need not be there."""
+    if not path.is_dir():
+        what = f"this is {identify(path).what}, not the folder of {wanted}"
+        raise UsageError(message(path, what, "Name the folder with its config.json, or its name on the hub"))
 
 
 def check_model(path: Path) -> None:
@@ -516,14 +512,19 @@ def check_output(output: Path, *, replaces: Collection[str] = (), inputs: Iterab
     """Raise UsageError if `output` is weights or a key, but for the kinds of `replaces`, or one of `inputs`."""
     if not output.is_file():
         return
-    if any(path.exists() and output.samefile(path) for path in inputs):
-        what = "the output is an input, and an input is never replaced"
-        raise UsageError(message(output, what, "Choose another name"))
+    _refuse_input(output, inputs)
     thing = identify(output)
     if thing.kind in _TREASURES and thing.kind not in replaces:
         raise UsageError(
             message(output, f"this is {thing.what}, which is not replaced", "Choose another name")
         )
+
+
+def _refuse_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UsageError if `output` is one of `inputs`, through links too."""
+    if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
+        what = "the output is an input, and an input is never replaced"
+        raise UsageError(message(output, what, "Choose another name"))
 
 
 def check_new(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]], overwrite: bool) -> None:
@@ -541,9 +542,7 @@ def check_new(outputs: Sequence[Path], inputs: Iterable[str | os.PathLike[str]],
         seen.add(name)
         if not os.path.lexists(output):
             continue
-        if any(output.exists() and path.exists() and output.samefile(path) for path in read):
-            what = "the output is an input, and an input is never replaced"
-            raise UsageError(message(output, what, "Choose another name"))
+        _refuse_input(output, read)
         if not overwrite:
             fix = "Choose another name, or replace the file with --overwrite"
             raise UsageError(message(output, "the file exists already", fix))

@@ -94,30 +94,26 @@ fn check_types(kv: &KeyValues) -> Checked {
         }
     }
     let Some(arch) = kv.get("general.architecture").and_then(Value::as_str) else { return Ok(()) };
-    let given = |names: &'static [&'static str]| {
-        names.iter().filter_map(move |name| {
-            let key = format!("{arch}.{name}");
-            kv.get(&key).map(|value| (key, value))
-        })
-    };
-    let wrong = given(&COUNTS).find(|(_, value)| !matches!(value, Value::U32(_)));
-    if let Some((key, value)) = wrong {
-        return Err(wrong_type(&key, value, "a count (UINT32)"));
+    type Fits = fn(&Value) -> bool;
+    let kinds: [(&[&str], Fits, &str); 4] = [
+        (&COUNTS, |value| matches!(value, Value::U32(_)), "a count (UINT32)"),
+        (&FLOATS, |value| matches!(value, Value::F32(_)), "FLOAT32"),
+        (&["attention.causal"], |value| matches!(value, Value::Bool(_)), "BOOL"),
+        (&["rope.scaling.type"], |value| matches!(value, Value::String(_)), "a string"),
+    ];
+    for (names, fits, wanted) in kinds {
+        for key in names.iter().map(|name| format!("{arch}.{name}")) {
+            if let Some(value) = kv.get(&key).filter(|value| !fits(value)) {
+                return Err(wrong_type(&key, value, wanted));
+            }
+        }
     }
-    if let Some((key, value)) = given(&FLOATS).find(|(_, value)| !matches!(value, Value::F32(_))) {
-        return Err(wrong_type(&key, value, "FLOAT32"));
-    }
-    if let Some((key, value)) =
-        given(&["attention.causal"]).find(|(_, value)| !matches!(value, Value::Bool(_)))
-    {
-        return Err(wrong_type(&key, value, "BOOL"));
-    }
-    match given(&["rope.scaling.type"]).next() {
-        Some((key, Value::String(kind))) if !ROPE_SCALINGS.contains(&kind.as_str()) => {
+    let key = format!("{arch}.rope.scaling.type");
+    match kv.get(&key).and_then(Value::as_str).filter(|kind| !ROPE_SCALINGS.contains(kind)) {
+        Some(kind) => {
             Err(format!("'{key}' is '{}', not one of {}", kind.escape_debug(), ROPE_SCALINGS.join(", ")))
         }
-        Some((key, value)) if !matches!(value, Value::String(_)) => Err(wrong_type(&key, value, "a string")),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

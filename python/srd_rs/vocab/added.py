@@ -24,6 +24,7 @@ from srd_rs.vocab.files import (
     TokenizerJson,
     added_token,
     fail,
+    first_of,
     listed,
     log,
     read_token_ids,
@@ -131,8 +132,7 @@ def _count_as_the_library(
 
 
 def _warn(what: str, place: Path, names: Sequence[str]) -> None:
-    some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    log.warning(what, place, len(names), "" if len(names) == 1 else "s", some)
+    log.warning(what, place, len(names), "" if len(names) == 1 else "s", first_of(names))
 
 
 def _add_named(

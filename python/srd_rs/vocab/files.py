@@ -232,5 +232,9 @@ def read_token_ids(path: Path) -> dict[str, int] | None:
 
 def listed(tokens: Sequence[AddedToken]) -> str:
     """Return the first tokens of a list with their ids, for a message."""
-    some = ", ".join(f"{shown(token.content)} (id {token.id})" for token in tokens[:_LISTED])
-    return some + (", ..." if len(tokens) > _LISTED else "")
+    return first_of([f"{shown(token.content)} (id {token.id})" for token in tokens[: _LISTED + 1]])
+
+
+def first_of(texts: Sequence[str]) -> str:
+    """Return the first texts of a list, for a message."""
+    return ", ".join(texts[:_LISTED]) + (", ..." if len(texts) > _LISTED else "")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from srd_rs.reading import shown
 from srd_rs.vocab.added import AddedTokens
-from srd_rs.vocab.files import AddedToken, TokenizerJson, log
+from srd_rs.vocab.files import AddedToken, TokenizerJson, first_of, log
 from srd_rs.vocab.sentencepiece import SentencePieceModel
 from srd_rs.vocab.vocabulary import (
     ADDED_SCORE,
@@ -193,8 +193,8 @@ def _warn_of_unmade(vocabulary: Vocabulary, token_ids: Sequence[int], vocab: Map
     if unmade:
         what = "%s: no merge makes %d token%s, and llama.cpp makes %s where it can, which can give other tokens: %s"
         plural = len(unmade) > 1
-        some = ", ".join(unmade[:4]) + (", ..." if len(unmade) > 4 else "")
-        log.warning(what, vocabulary.place, len(unmade), "s" * plural, "them" if plural else "it", some)
+        made = "them" if plural else "it"
+        log.warning(what, vocabulary.place, len(unmade), "s" * plural, made, first_of(unmade))
 
 
 def _made_tokens(file: TokenizerJson, vocab: dict[str, int]) -> dict[int, None]:

@@ -48,6 +48,35 @@ _CONVOLUTIONS: Final = (
 )
 """What each layer of DFlash 2 has beside the matrices of a transformer."""
 
+_TOP: Final = (
+    "model.embed_tokens > token_embd | v d | ?",
+    "model.norm > output_norm | d",
+    "model.fc > fc | d len(seen)*d",
+    "model.hidden_norm > enc.output_norm | d",
+)
+_BLOCKS: Final = (
+    "f32 ~attention.value_scale = dflash_config['attention_value_scale']",
+    "u32 ~block_size = first(dflash_config['block_size'], block_size, 16)",
+    "i32s ~target_layers = [id + 1 for id in seen]",
+    "u32 ~attention.sliding_window = window",
+    "bools ~attention.sliding_window_pattern = None if window == None"
+    " else 1 == 1 if dflash_config['use_swa'] == 1 else layer_types[layer] == 'sliding_attention'",
+    "bool ~attention.causal = first(is_causal, dflash_config['causal'])",
+)
+"""How a block of tokens is drafted, and what the draft reads of the target."""
+_METADATA: Final = (
+    "u32 ~rope.dimension_count = int(head_dim * rope_fraction) if rope['partial_rotary_factor'] != None else None",
+    *_BLOCKS,
+    "u32 ~conv_kernel_size = kernel",
+    "u32 ~conv_group_size = group if kernel != None else None",
+    "u32 ~selector_rank = rank if kernel != None else None",
+    "u32 ~selector_top_k = dflash_config['selector_top_k'] if kernel != None else None",
+    f"f32 ~logit_scale = {_either('output_multiplier')}",
+    f"f32 ~final_logit_softcapping = {_either('final_logit_softcapping')}"
+    f" if first({_either('final_logit_softcapping')}, 0) > 0 else None",
+    f"f32 ~embedding_scale = {_either('input_embedding_scale')}",
+    "i32s ~rope.dimension_sections = [head_dim // 2, 0, 0, 0] if target_rope['mrope_section'] != None else None",
+)
 DFLASH: Final = FamilyTable(
     arch="dflash",
     classes=("DFlashDraftModel", "DFlash2DraftModel"),
@@ -64,10 +93,7 @@ DFLASH: Final = FamilyTable(
     },
     renames=((r"^(?!model\.)", "model."),),
     top=(
-        "model.embed_tokens > token_embd | v d | ?",
-        "model.norm > output_norm | d",
-        "model.fc > fc | d len(seen)*d",
-        "model.hidden_norm > enc.output_norm | d",
+        *_TOP,
         Rows(
             (
                 "model.candidate_selector.predecessor_codebook! > selector_predecessor | v rank",
@@ -84,26 +110,7 @@ DFLASH: Final = FamilyTable(
         Rows(_HALVES, when="not rope_is_neox_style == 0"),
         Rows(_CONVOLUTIONS, when="kernel != None"),
     ),
-    metadata=(
-        "u32 ~rope.dimension_count = int(head_dim * rope_fraction) if rope['partial_rotary_factor'] != None else None",
-        "f32 ~attention.value_scale = dflash_config['attention_value_scale']",
-        "u32 ~block_size = first(dflash_config['block_size'], block_size, 16)",
-        "u32 ~conv_kernel_size = kernel",
-        "u32 ~conv_group_size = group if kernel != None else None",
-        "u32 ~selector_rank = rank if kernel != None else None",
-        "u32 ~selector_top_k = dflash_config['selector_top_k'] if kernel != None else None",
-        f"f32 ~logit_scale = {_either('output_multiplier')}",
-        f"f32 ~final_logit_softcapping = {_either('final_logit_softcapping')}"
-        f" if first({_either('final_logit_softcapping')}, 0) > 0 else None",
-        f"f32 ~embedding_scale = {_either('input_embedding_scale')}",
-        "i32s ~target_layers = [id + 1 for id in seen] if len(seen) > 0 else None",
-        "u32 ~attention.sliding_window = window",
-        "bools ~attention.sliding_window_pattern = None if window == None"
-        " else 1 == 1 if dflash_config['use_swa'] == 1 else layer_types[layer] == 'sliding_attention'",
-        "bool ~attention.causal = first(is_causal, dflash_config['causal'])",
-        "i32s ~rope.dimension_sections = [head_dim // 2, 0, 0, 0] if target_rope['mrope_section'] != None else None",
-        "u32 tokenizer.ggml.mask_token_id = dflash_config['mask_token_id']",
-    ),
+    metadata=(*_METADATA, "u32 tokenizer.ggml.mask_token_id = dflash_config['mask_token_id']"),
     refusals=(
         NEEDS_TARGET,
         Refusal("len(seen) == 0", "config.json does not say which layers of the target the draft reads"),
@@ -142,7 +149,7 @@ DSPARK: Final = replace(
     output="model.lm_head > output | w d | ?",
     token_ids=("d2t = plus_index(integers('model.d2t')) if listed else None",),
     metadata=(
-        *(line for line in DFLASH.metadata if "mask_token_id" not in line),
+        *_METADATA,
         "bool ~sample_from_anchor = anchored == 1",
         "bool ~has_confidence_head = has('model.confidence_head.proj.weight')",
         "u32 tokenizer.ggml.mask_token_id = dflash_config['mask_token_id'] if dflash_config != None"
@@ -168,7 +175,6 @@ DSPARK: Final = replace(
 """DFlash with a Markov head: a token also depends on the one before it in the block. A draft may have some of the
 tokens of its target only (`draft_vocab_size`)."""
 
-_NOT_OF_GEMMA: Final = ("mask_token_id", "rope.dimension_", "embedding_scale", "logit_scale", "softcapping")
 GEMMA4_DSPARK: Final = replace(
     DSPARK,
     classes=("Gemma4DSparkModel",),
@@ -194,7 +200,7 @@ GEMMA4_DSPARK: Final = replace(
         *DFLASH.renames,
         (r"^model\.confidence_proj\.", "model.confidence_head.proj."),
     ),
-    top=DFLASH.top[:4],
+    top=_TOP,
     output=DFLASH.output,
     token_ids=(),
     layer=(
@@ -218,7 +224,7 @@ GEMMA4_DSPARK: Final = replace(
         " if rope['rope_type'] == 'proportional' else None",
     ),
     metadata=(
-        *(line for line in DFLASH.metadata if not any(key in line for key in _NOT_OF_GEMMA)),
+        *_BLOCKS,
         "u32 ~rope.dimension_count = h",
         "f32 ~embedding_scale = sqrt(d)",
         "f32 ~attention.scale = 1.0",

@@ -7,21 +7,21 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS
 
+_DEFAULTS: Final = {
+    "vocab_size": 102400,
+    "hidden_size": 4096,
+    "intermediate_size": 16384,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
 EXAONE4: Final = FamilyTable(
     arch="exaone4",
     classes=("Exaone4ForCausalLM",),
-    defaults={
-        "vocab_size": 102400,
-        "hidden_size": 4096,
-        "intermediate_size": 16384,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "sliding_window_pattern": 4,
-        "tie_word_embeddings": False,
-    },
+    defaults={**_DEFAULTS, "sliding_window_pattern": 4},
     sizes={
         # A window that is null in the file is meant, not one that is left out.
         "window": "None if states('sliding_window') and sliding_window == None else first(sliding_window, 4096)",
@@ -100,17 +100,7 @@ EXAONE: Final = FamilyTable(
 EXAONE4_5: Final = FamilyTable(
     arch="exaone4",
     classes=("Exaone4_5_ForConditionalGeneration",),
-    defaults={
-        "vocab_size": 102400,
-        "hidden_size": 4096,
-        "intermediate_size": 16384,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-    },
+    defaults=_DEFAULTS,
     sizes={"period": "4 if is_text(sliding_window_pattern) else first(sliding_window_pattern, 4)"},
     layer=(
         Rows(
