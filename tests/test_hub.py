@@ -229,6 +229,10 @@ def test_one_file_of_a_model_on_the_hub(
     run = srd("met", forms[0], env=local_hub, cwd=tmp_path)
     assert run.code == 0 and (tmp_path / "m.met.json").exists(), run.stderr
     assert srd("hydrate", forms[0], env=local_hub).code == 0
+    run = srd("card", forms[0], "-o", tmp_path / "card.md", env=local_hub)
+    assert run.code == 0 and "m.gguf" in (tmp_path / "card.md").read_text(), run.stderr
+    run = srd("modelfile", forms[0], "-o", tmp_path / "Modelfile", env=local_hub)
+    assert run.code == 0 and (tmp_path / "Modelfile").exists(), run.stderr
     run = srd("inspect", "hf://org/made/other.gguf", env=local_hub)
     assert run.code == 1 and "no such file" in run.stderr and run.stderr.count("\n") == 1
 
