@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import gguf
@@ -153,6 +154,27 @@ def test_the_ids_come_out_of_a_container_and_of_a_gguf(tmp_path: Path) -> None:
     for path in made:
         table = next(t for t in gguf.GGUFReader(path).tensors if t.name == "d2t")
         assert table.tensor_type.name == "I64" and table.data.tolist() == [2 * i for i in range(48)]
+
+
+@pytest.mark.parametrize("name", ["dflash", "eagle-3"])
+def test_a_draft_is_made_again_with_its_target(name: str, tmp_path: Path) -> None:
+    draft, output = draft_of(name, tmp_path, size_of_target()), tmp_path / "draft.gguf"
+    made = srd_rs.convert(draft, output, target=EXAMPLE, quant="Q8_0", effort="fast")
+    run = srd("verify", "--rebuild", output, "--from", draft, "--target", EXAMPLE, "--json")
+    assert run.code == 0 and run.json["equal"] and run.json["bytes"] == made.file_bytes, run.stderr
+    run = srd("verify", "--rebuild", output, "--from", draft)
+    assert run.code == 1 and "--target MODEL" in run.stderr, run.stderr
+    other = Path(shutil.copytree(EXAMPLE, tmp_path / "other"))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokens = tokenizer["model"]["vocab"]
+    (first, a), (second, b) = list(tokens.items())[-2:]
+    tokens[first], tokens[second] = b, a
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    run = srd("verify", "--rebuild", output, "--from", draft, "--target", other)
+    assert run.code == 3 and "tokenizer.ggml.tokens" in run.stderr, run.stderr
+    plain = srd_rs.convert(EXAMPLE, tmp_path / "p.gguf", quant="Q8_0", effort="fast").output
+    run = srd("verify", "--rebuild", plain, "--from", EXAMPLE, "--target", EXAMPLE)
+    assert run.code == 2 and "--target" in run.stderr, run.stderr
 
 
 def test_some_drafts_are_called_llama(tmp_path: Path) -> None:

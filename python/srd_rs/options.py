@@ -385,6 +385,8 @@ class ConvertOptions:
 DEFAULTS: Final = ConvertOptions()
 FLOAT_TYPES: Final = frozenset(("F32", "F16", "BF16"))
 """The types in which nothing is quantized. The mixes of these names have them for all matrices."""
+INTEGER_TYPES: Final = frozenset(("I8", "I16", "I32", "I64"))
+"""The types of tables of ids, which are copied."""
 RECORDED: Final = (
     *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mtp", "name"),
     *("pre_tokenizer", "residual_bits", "split_max_size", "srd"),

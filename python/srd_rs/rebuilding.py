@@ -25,6 +25,7 @@ from srd_rs.hub import Source
 from srd_rs.options import (
     DEFAULTS,
     FLOAT_TYPES,
+    INTEGER_TYPES,
     MIXES,
     RECORDED,
     ConvertOptions,
@@ -98,6 +99,7 @@ def rebuild(
     calibrate: StrPath | None = None,
     imatrix: StrPath | None = None,
     lora: Sequence[StrPath] = (),
+    target: StrPath | None = None,
     threads: int | None = None,
     max_memory: int | str = DEFAULTS.max_memory,
     cache: bool = True,
@@ -110,6 +112,7 @@ def rebuild(
     calibrate: the text or the calibration file of the conversion, unless it was ``builtin`` or ``random``.
     imatrix: the imatrix of the conversion, if there was one.
     lora: the adapters that the conversion merged, in their order.
+    target: the model that a draft model drafts tokens for, as the conversion named it.
     cache: use a calibration that is kept in the cache folder, and keep a new one there.
 
     Raises VerificationError, which names the first tensor that differs and the offset of its first differing byte, or
@@ -123,7 +126,7 @@ def rebuild(
     path, source, start = hub.file(gguf), hub.locate(model), time.perf_counter()
     sniff.check_gguf(path)
     record = _Record.read(path)
-    options = replace(record.options(calibrate, imatrix), lora=record.adapters(lora))
+    options = replace(record.options(calibrate, imatrix), lora=record.adapters(lora), target=target)
     calibrated = options.calibrate is not None
     options = replace(
         options, threads=threads, max_memory=bytes_of("max_memory", max_memory), cache=cache or not calibrated
@@ -286,7 +289,9 @@ def _planned(
     types = {
         t.name: found
         for t in native.tensors
-        if (found := record.types.get(t.name)) is not None and (found not in FLOAT_TYPES or found != t.type)
+        if (found := record.types.get(t.name)) is not None
+        and found not in INTEGER_TYPES
+        and (found not in FLOAT_TYPES or found != t.type)
     }
     planner = Planner(source, output, replace(options, exact_types=tuple(types.items())))
     # The effort that was written is known.

@@ -72,6 +72,12 @@ Examples:
     multiple=True,
     help="Adapter that the conversion merged. The option may be repeated.",
 )
+@option(
+    "--target",
+    group="Rebuilding",
+    metavar="MODEL",
+    help="PATH is a draft model: the model that it drafts tokens for, which the conversion named.",
+)
 @path_option("--imatrix", group="Rebuilding", help="Importance matrix of the conversion, if it had one.")
 @checking_options()
 @path_option(
@@ -151,7 +157,7 @@ def command(
 
 
 _OF_SIGNATURES = ("trust_root", "ignore_unsigned")
-_OF_REBUILD = ("model", "calibrate", "imatrix", "lora", "max_memory", "cache")
+_OF_REBUILD = ("model", "calibrate", "imatrix", "lora", "target", "max_memory", "cache")
 _FLAGS = {"model": "from"}
 
 
@@ -162,7 +168,7 @@ def _rebuild(path: str, explicit: set[str], options: dict[str, Any], *, as_json:
         raise effects.without_effect(name, "--rebuild compares a GGUF with its checkpoint")
     if options["model"] is None:
         raise click.UsageError("--rebuild needs the checkpoint: name it with --from")
-    given = {name: options[name] for name in ("calibrate", "imatrix", "lora", "cache", "threads")}
+    given = {name: options[name] for name in ("calibrate", "imatrix", "lora", "target", "cache", "threads")}
     if options["max_memory"] is not None:
         given["max_memory"] = options["max_memory"]
     with Phases(as_json=as_json) as shown:
