@@ -15,8 +15,12 @@ import pytest
 
 import srd_rs
 from local_hub import Hub, serving
+from srd_rs import _core, hub
+from srd_rs.costs import Rates, cost_of_srd, reference_rates
 from srd_rs.errors import FormatError, UsageError
-from srd_rs.estimating import Rates, rates_from
+from srd_rs.estimating import rates_from
+from srd_rs.options import ConvertOptions, SrdOptions
+from srd_rs.planning import NativeModel, native_plan
 from support import EXAMPLE, REPO, srd, widened
 
 FACTOR = 3.0
@@ -61,6 +65,42 @@ def test_the_estimate_of_the_example_is_near_the_conversion(effort: str, tmp_pat
         and found["cpu_seconds"] < FACTOR * real["cpu_seconds"]
     )
     assert real["peak_rss_bytes"] < found["memory_bytes"] < real["peak_rss_bytes"] + (1 << 30)
+
+
+def test_a_fast_conversion_tells_what_srd_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRD_CACHE", "off")
+    fast, real = (
+        srd_rs.convert(EXAMPLE, tmp_path / f"{effort}.gguf", effort=effort, axm=False, threads=2)
+        for effort in ("fast", "srd")
+    )
+    assert (
+        fast.srd_seconds is not None
+        and real.srd_seconds is None
+        and real.calibration_tokens == fast.srd_tokens
+    )
+    longer = real.cpu_seconds - fast.cpu_seconds
+    print(f"CPU {2 * fast.srd_seconds:.2f} s longer estimated, {longer:.2f} s measured")
+    assert longer / FACTOR < 2 * fast.srd_seconds < FACTOR * longer
+
+
+def test_more_tokens_and_a_slower_machine_take_longer() -> None:
+    native = NativeModel(
+        EXAMPLE, native_plan(hub.Source(EXAMPLE), Path("m.gguf"), ConvertOptions(effort="fast"))
+    ).plan
+    usual = cost_of_srd(native, (4096, 256), 1.0, 1)
+    assert cost_of_srd(native, (4096, 256), 3.0, 1) == pytest.approx(3 * usual)
+    assert cost_of_srd(native, (4096, 256), 1.0, 4) == pytest.approx(usual / 4)
+    more = cost_of_srd(native, (16384, 256), 1.0, 1)
+    assert 1.5 * usual < more < 4 * usual
+    assert cost_of_srd(native, (4096, 2048), 1.0, 1) > usual
+
+
+@pytest.mark.parametrize("rates", reference_rates(), ids=lambda rates: str(rates.block))
+def test_the_kept_rates_know_every_type(rates: Rates) -> None:
+    assert set(rates.search) == set(_core.quantizable_types())
+    assert set(rates.rows) == set(rates.columns) == set(_core.FEEDBACK_TYPES)
+    assert rates.beam_width == SrdOptions().beam_width
+    assert all(rates.rows[name] > rates.search[name] > 0 < rates.columns[name] for name in rates.rows)
 
 
 @pytest.mark.slow

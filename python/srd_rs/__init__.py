@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from srd_rs.calibration import CalibrationReport, calibrate
     from srd_rs.container import KeyFile, extract, keygen, pack, resign, verify, write_manifest
     from srd_rs.conversion import convert, plan
-    from srd_rs.estimating import Estimate, NodeEstimate, Rates, estimate
+    from srd_rs.costs import Rates
+    from srd_rs.estimating import Estimate, NodeEstimate, estimate
     from srd_rs.eval.evaluation import Divergence, Evaluation, FileScore, Paired, evaluate
     from srd_rs.files import Axm, Checkpoint, Gguf, Tensor, open
     from srd_rs.hydration import Hydration, Hydrator, Residency, met
@@ -67,7 +68,8 @@ _NAMES = {
     "srd_rs.calibration": ("CalibrationReport", "calibrate"),
     "srd_rs.container": ("KeyFile", "extract", "keygen", "pack", "resign", "verify", "write_manifest"),
     "srd_rs.conversion": ("convert", "plan"),
-    "srd_rs.estimating": ("Estimate", "NodeEstimate", "Rates", "estimate"),
+    "srd_rs.costs": ("Rates",),
+    "srd_rs.estimating": ("Estimate", "NodeEstimate", "estimate"),
     "srd_rs.eval.evaluation": ("Divergence", "Evaluation", "FileScore", "Paired", "evaluate"),
     "srd_rs.files": ("Axm", "Checkpoint", "Gguf", "Tensor", "open"),
     "srd_rs.hydration": ("Hydration", "Hydrator", "Residency", "met"),

@@ -418,6 +418,12 @@ def default_tokens(plan: _core.Plan) -> int:
     return _default_tokens(_multiplied_weights(plan))
 
 
+def default_block(plan: _core.Plan) -> int:
+    """Side of the blocks of the second moments that a calibration of the model has by default."""
+    weights = _multiplied_weights(plan)
+    return _default_block(plan, weights, _default_tokens(weights))
+
+
 def _multiplied_weights(plan: _core.Plan) -> int:
     """Weights of matrices that inputs are multiplied with: all but the tables that are looked up."""
     matrices = [t for t in plan.tensors if len(t.shape) > 1 and not t.name.endswith("_embd.weight")]

@@ -20,6 +20,7 @@ from srd_rs import (
     budget,
     cache,
     calibration,
+    costs,
     effects,
     hydration,
     materials,
@@ -431,13 +432,21 @@ def run(
             mmproj_container=made_beside.to_dict()["container"],
         )
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
+    tokens = calibration.default_tokens(native) if possible else None
+    longer = None
+    is_plain = report.container is None and report.resumed_bytes == 0 and planner.options.ray is None
+    if tokens is not None and is_plain:
+        size = tokens, calibration.default_block(native)
+        # The CPU time of the conversion alone says how fast the machine is.
+        longer = costs.cost_of_srd(native, size, report.cpu_seconds, report.threads)
     return clock.set_in(
         replace(
             report,
             measured=_measurements(report.measured, made, chosen),
             calibration_tokens=None if made is None else made.tokens,
             calibration_found=found,
-            srd_tokens=calibration.default_tokens(native) if possible else None,
+            srd_tokens=tokens,
+            srd_seconds=longer,
         )
     )
 

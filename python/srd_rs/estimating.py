@@ -8,25 +8,22 @@ machine, which were measured there.
     for node in found.nodes:
         print(node.nodes, node.seconds, node.cost)
 
-The work is counted in CPU seconds: quantizing costs the same for each weight of a type, calibrating a matrix costs the
-products of its weights with the tokens. What is left out is named in `Estimate.assumed`.
+`srd_rs.costs` counts the work. What is left out is named in `Estimate.assumed`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import struct
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,17 +31,15 @@ from typing import Any, Final
 import numpy as np
 
 from srd_rs import _core, calibration, conversion, effects, hub, sniff
+from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, Rates, Work, count
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
 
 NODES: Final = (1, 4, 16)
 """The numbers of machines that are planned by default."""
-NETWORK: Final = 125_000_000
-"""Bytes a second of the network where nobody says another rate: 1 Gbit/s."""
 _ROWS: Final = (16, 144)
 """Rows that are quantized to measure SRD: the difference is the cost of the rows, the rest that of the matrix."""
-_LONGEST_ROW: Final = 2048
 _DIRECTIONS: Final = 64
 """Directions that explain most of made-up inputs."""
 _DISK_PROBE: Final = 64 << 20
@@ -54,40 +49,7 @@ weights."""
 _PROBE_WIDTHS: Final = (256, 1024)
 """The smallest and the largest width of the made-up model: small matrices are less efficient than large ones."""
 _PROBE_LAYERS: Final = 2
-_SHARED_INPUTS: Final = re.compile(r"\.(attn_k|attn_v|ffn_gate\w*)\.weight$")
-"""Matrices that have the input of a neighbour, so that their moments are summed only once."""
 _BIGGEST_HEADER: Final = 1 << 30
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a machine does. All costs are in CPU seconds of one thread while all threads are busy.
-
-    search: For each type, the cost of a weight with effort fast.
-    rows, columns: For each type, the costs with effort srd of a weight, and of a column of a matrix or expert, whose
-        moments are factorised; with blocks of `block` columns and `beam_width` candidates.
-    copy: The cost of a weight that keeps its type.
-    product: The cost of one multiplication and addition of the calibration. decode: of one weight that is made ready
-        for that.
-    disk_read, disk_write, network: Bytes a second.
-    """
-
-    threads: int
-    search: Mapping[str, float] = field(default_factory=dict)
-    rows: Mapping[str, float] = field(default_factory=dict)
-    columns: Mapping[str, float] = field(default_factory=dict)
-    block: int | None = None
-    beam_width: int | None = None
-    copy: float = 0.0
-    product: float = 0.0
-    decode: float = 0.0
-    disk_read: float = 0.0
-    disk_write: float = 0.0
-    network: float = NETWORK
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, as `srd-rs plan --json` prints it and `--rates` takes it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -129,22 +91,6 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `--json`."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The work of a conversion, counted from its plan."""
-
-    search: Counter[str]
-    rows: Counter[str]
-    columns: Counter[str]
-    row_length: int
-    width: int
-    copied: int
-    multiplied: int
-    products: int
-    calibration_bytes: int
-    layer_bytes: int
 
 
 def estimate(
@@ -199,12 +145,12 @@ def estimate(
                 tokens=chosen.calibrate_tokens, ctx=None, block=chosen.calibrate_block, seed=chosen.seed,
                 threads=chosen.threads, max_memory=chosen.max_memory, overwrite=False,
             )  # fmt: skip
-        work = _count(native, planner.options, request)
+        work = count(native, None if request is None else (request.n_tokens, request.block))
         base = _resident_bytes()
     planning = time.perf_counter() - begin, sum(os.times()[:4]) - cpu
     measured: list[str] = []
     if rates is None:
-        rates = _measure(work, planner.options, request, planner.gguf.parent, measured)
+        rates = measure_rates(work, planner.options, request, planner.gguf.parent, measured)
     else:
         _check_rates(rates, work, planner.options, request)
         measured.append("The rates were given: they were measured on another machine, or by an earlier run.")
@@ -242,7 +188,7 @@ def _estimate(
     native: _core.Plan,
     source: hub.Source,
     request: calibration.Request | None,
-    work: _Work,
+    work: Work,
     rates: Rates,
     nodes: Sequence[int],
     cost_per_hour: float | None,
@@ -254,13 +200,7 @@ def _estimate(
 ) -> Estimate:
     options = planner.options
     threads = options.threads or rates.threads
-    calibrating = work.products * rates.product + work.multiplied * rates.decode if request else 0.0
-    converting = (
-        sum(count * rates.search[name] for name, count in work.search.items())
-        + sum(count * rates.rows[name] for name, count in work.rows.items())
-        + sum(count * rates.columns[name] for name, count in work.columns.items())
-        + work.copied * rates.copy
-    )
+    calibrating, converting = work.calibrating(rates), work.converting(rates)
     read = native.source_bytes
     written = native.total_bytes + (native.container.bytes if native.container else 0)
     is_remote = source.remote is not None
@@ -339,61 +279,8 @@ def _assumptions(
         yield "Experts cost what dense matrices cost, for the tokens that reach them."
 
 
-def _count(native: _core.Plan, options: ConvertOptions, request: calibration.Request | None) -> _Work:
-    """The work of each kind."""
-    facts = {key: value for key, _, value in native.metadata() if key.endswith("expert_used_count")}
-    used = next((v for v in facts.values() if isinstance(v, int)), 0)
-    tied = not any(t.name == "output.weight" for t in native.tensors)
-    quantizable = set(_core.quantizable_types())
-    search: Counter[str] = Counter()
-    rows: Counter[str] = Counter()
-    columns: Counter[str] = Counter()
-    lengths: Counter[int] = Counter()
-    layers: Counter[str] = Counter()
-    copied = multiplied = products = sums = 0
-    tokens = request.n_tokens if request else 0
-    for tensor in native.tensors:
-        is_matrix = len(tensor.shape) > 1
-        is_table = tensor.name.endswith("_embd.weight")
-        is_multiplied = is_matrix and (not is_table or (tied and tensor.name == "token_embd.weight"))
-        experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-        if tensor.type in tensor.source_types or tensor.type not in quantizable:
-            copied += tensor.n_weights
-        elif request is not None and is_multiplied and tensor.type in _core.FEEDBACK_TYPES:
-            rows[tensor.type] += tensor.n_weights
-            columns[tensor.type] += tensor.shape[0] * experts
-            lengths[tensor.shape[0]] += tensor.n_weights
-        else:
-            search[tensor.type] += tensor.n_weights
-            lengths[tensor.shape[0]] += 0
-        if request is None or not is_multiplied:
-            continue
-        share = min(used / experts, 1.0) if experts > 1 and used else 1.0
-        if tensor.name not in ("output.weight", "token_embd.weight"):
-            multiplied += tensor.n_weights
-            products += round(tensor.n_weights * share * tokens)
-        if not _SHARED_INPUTS.search(tensor.name):
-            block = min(request.block or tensor.shape[0], tensor.shape[0])
-            products += round(tensor.shape[0] * block * experts * share * tokens / 2)
-            size = 4 * tensor.shape[0] * block * experts
-            sums += size
-            layers[tensor.name.rsplit(".", 2)[0] if tensor.name.startswith("blk.") else ""] += size
-    return _Work(
-        search=search,
-        rows=rows,
-        columns=columns,
-        row_length=max(lengths, key=lambda n: lengths[n]) if lengths else _LONGEST_ROW,
-        width=next((t.shape[0] for t in native.tensors if t.name == "token_embd.weight"), _LONGEST_ROW),
-        copied=copied,
-        multiplied=multiplied,
-        products=products,
-        calibration_bytes=sums,
-        layer_bytes=max(layers.values(), default=0),
-    )
-
-
 def _check_rates(
-    rates: Rates, work: _Work, options: ConvertOptions, request: calibration.Request | None
+    rates: Rates, work: Work, options: ConvertOptions, request: calibration.Request | None
 ) -> None:
     fix = "Measure on that machine with the same model and options: srd-rs plan --json"
     missing = [name for name in work.search if name not in rates.search]
@@ -406,8 +293,8 @@ def _check_rates(
         raise UsageError(message("rates", what, fix))
 
 
-def _measure(
-    work: _Work,
+def measure_rates(
+    work: Work,
     options: ConvertOptions,
     request: calibration.Request | None,
     folder: Path,
@@ -417,9 +304,9 @@ def _measure(
     begin = time.perf_counter()
     threads = options.threads or _core.cpus()
     random = np.random.default_rng(0)
-    n = min(work.row_length, _LONGEST_ROW)
+    n = min(work.row_length, LONGEST_ROW)
     weights = (random.standard_normal((max(_ROWS), n)) * 0.02).astype(np.float32)
-    values = random.standard_normal((64, _LONGEST_ROW)).astype(np.float32) * 0.02
+    values = random.standard_normal((64, LONGEST_ROW)).astype(np.float32) * 0.02
     search = {
         name: _cpu(partial(_core.quantize, values, name), threads) / values.size for name in work.search
     }
@@ -512,7 +399,7 @@ def _calibration_rates(width: int, request: calibration.Request, threads: int) -
                 found.append(time.process_time() - begin)
             costs.append(min(found))
         made = [t for t in native.plan.tensors if t.name.startswith("blk.") and len(t.shape) > 1]
-        inputs = [t for t in made if not _SHARED_INPUTS.search(t.name)]
+        inputs = [t for t in made if not SHARED_INPUTS.search(t.name)]
         weights = sum(t.n_weights for t in made)
         squares = sum(t.shape[0] * min(block or t.shape[0], t.shape[0]) for t in inputs) / 2
     product = max((costs[1] - costs[0]) / (_TOKENS[1] - _TOKENS[0]) / (weights + squares), 1e-14)

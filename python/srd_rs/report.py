@@ -240,7 +240,9 @@ class ConvertReport:
     `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
     says whether a kept calibration was found in the cache; `srd_tokens` is the
     number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
-    otherwise; `measured` is what the sidecar says of the importance of the tensors and of the use of the experts.
+    otherwise; `srd_seconds` estimates how much more wall time effort srd would then have taken on this machine, None
+    where this run does not tell, as after an interruption or with a container; `measured` is what the sidecar says of
+    the importance of the tensors and of the use of the experts.
     """
 
     plan: Plan
@@ -257,6 +259,7 @@ class ConvertReport:
     calibration_tokens: int | None = None
     calibration_found: bool = False
     srd_tokens: int | None = None
+    srd_seconds: float | None = None
     mmproj: Path | None = None
     mmproj_container: SealedContainer | None = None
     bom: Path | None = None

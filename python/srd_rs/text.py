@@ -89,6 +89,18 @@ def duration_text(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
+def about_text(seconds: float) -> str:
+    """A time that is not known exactly: 4 s, 40 s, 3 min, 2 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{_two_digits(seconds / size)} {unit}"
+    return f"{max(_two_digits(seconds), 1)} s"
+
+
+def _two_digits(value: float) -> int:
+    return round(float(f"{value:.2g}"))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
     """Aligned columns: the first `left` to the left, the others (numbers) to the right."""
     lines = [list(head), *(list(row) for row in rows)]

@@ -24,7 +24,16 @@ from srd_rs.cli.options import (
 from srd_rs.cli.output import show
 from srd_rs.options import ConvertOptions, SrdOptions, writes_container
 from srd_rs.progress import Phases
-from srd_rs.text import bytes_text, count_text, duration_text, printable, table, type_table, types_json
+from srd_rs.text import (
+    about_text,
+    bytes_text,
+    count_text,
+    duration_text,
+    printable,
+    table,
+    type_table,
+    types_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -225,11 +234,16 @@ def report_text(report: ConvertReport) -> str:
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     elif report.srd_tokens is not None:
-        lines += [
-            f"Without --fast, SRD would run the model on {report.srd_tokens} tokens first: half the KL divergence",
-            "on the example model (see the README). srd-rs plan MODEL says how long that takes here.",
-        ]
+        lines.append(_without_fast(report))
     return "\n".join(lines)
+
+
+def _without_fast(report: ConvertReport) -> str:
+    """What SRD would gain, and what SRD would cost on this machine."""
+    if report.srd_seconds is None:
+        return "Without --fast, SRD halves the KL divergence (README). srd-rs plan MODEL says the time."
+    longer = about_text(report.srd_seconds)
+    return f"Without --fast, SRD takes about {longer} longer here, for half the KL divergence (README)."
 
 
 def next_step(plan: Plan, mmproj: Path | None = None) -> str:
@@ -316,6 +330,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "method": report.method,
         "calibration_tokens": report.calibration_tokens,
         "calibration_found": report.calibration_found,
+        "srd_seconds": report.srd_seconds,
         "mmproj": str(report.mmproj) if report.mmproj else None,
         "sidecar": str(report.sidecar) if report.sidecar else None,
         "card": str(report.card) if report.card else None,
