@@ -7,7 +7,8 @@ name. `model_signing` (PyPI) verifies what `sign` writes, and `verify_signature`
     srd_rs.sign(["model.gguf", "model.met.json"], key="key.pem")
     srd_rs.verify_signature("model.sig", public_key="key.pub")
 
-The cryptography is that of the package `cryptography` (the extra ``srd-rs[sign]``).
+The cryptography is that of the package `cryptography` (the extra ``srd-rs[sign]``). A signature may be keyless:
+`srd_rs.keyless`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard
 
-from srd_rs import _core, hub, sniff
+from srd_rs import _core, effects, hub, sniff
+from srd_rs import keyless as identities
 from srd_rs.errors import FormatError, UsageError, VerificationError, io_error, message
 from srd_rs.options import StrPath
 from srd_rs.reading import open_without_waiting, parse_object, read_limited, shown
@@ -47,17 +49,20 @@ _MAX_KEY_BYTES: Final = 1 << 20
 @dataclass(frozen=True)
 class Signed:
     """A signature that was written. `files` are the names that were signed, and `unsigned` those that lie in the folder
-    and were not. `key` is the SHA-256 of the public key (PEM), by which the bundle names it."""
+    and were not. `key` is the SHA-256 of the public key (PEM), by which the bundle names it; None for a keyless
+    signature, whose identity is `signer`."""
 
     path: Path
     files: tuple[str, ...]
     unsigned: tuple[str, ...]
-    key: str
+    key: str | None
+    signer: str | None = None
 
 
 @dataclass(frozen=True)
 class SignatureCheck:
-    """A signature that fits the files. `signer` is the subject of the certificate; None for a plain key."""
+    """A signature that fits the files. `signer` is the subject of the certificate, or the identity of a keyless
+    signature; None for a plain key."""
 
     path: Path
     folder: Path
@@ -71,9 +76,12 @@ def sign(
     paths: Sequence[StrPath] | StrPath,
     output: StrPath | None = None,
     *,
-    key: StrPath,
+    key: StrPath | None = None,
     certificate: StrPath | None = None,
     certificate_chain: Sequence[StrPath] = (),
+    keyless: bool = False,
+    identity_token: StrPath | None = None,
+    trust_config: StrPath | None = None,
     overwrite: bool = False,
 ) -> Signed:
     """Sign the files of a folder, or some of them.
@@ -83,14 +91,26 @@ def sign(
     output: The signature; by default ``model.sig`` in the folder.
     key: Private key (PEM, elliptic curve P-256, P-384 or P-521), whose file only its owner may read.
     certificate: Certificate of the key (PEM). certificate_chain: The certificates that issued it, without the root.
+    keyless: Sign with an identity in the place of a key (`srd_rs.keyless`). The name of the identity becomes public.
+    identity_token: File with the token of the identity. trust_config: The services of Sigstore (JSON), by default the
+        public ones.
 
     Raises UsageError for paths of several folders, links and keys of another kind.
 
         >>> srd_rs.sign("path/to/model-Q4_K_M.gguf", "path/to/model.sig", key="key.pem").files
         ('model-Q4_K_M.gguf',)
     """
-    private = _private_key(Path(key))
-    chain = _chain(private, certificate, certificate_chain)
+    given = {"certificate": certificate, "certificate_chain": certificate_chain}
+    if (key is None) != keyless:
+        what = "sign with one of the two: a key, or an identity"
+        raise UsageError(message("sign", what, "Name the key with --oms-key, or pass --keyless"))
+    for name, value in given.items() if keyless else (
+        ("identity_token", identity_token), ("trust_config", trust_config),
+    ):  # fmt: skip
+        if value:
+            raise effects.without_effect(name, "--keyless and --oms-key are two ways to sign")
+    private = None if key is None else _private_key(Path(key))
+    chain = [] if private is None else _chain(private, certificate, certificate_chain)
     folder, names = _chosen([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))
     target = folder / NAME if output is None else Path(output)
     own = _inside(folder, target)
@@ -109,9 +129,20 @@ def sign(
     ]
     ignored = sorted({*_GIT, *unsigned, *([own] if own else [])})
     statement = _statement(folder.resolve().name, resources, ignored)
+    payload = json.dumps(statement, indent=2, ensure_ascii=False).encode()
+    if private is None:
+        bundle, hint = identities.signed(payload, identity_token, trust_config), None
+    else:
+        bundle, hint = _bundle(private, chain, payload)
+    _core.write_file(target, bundle, overwrite)
+    signer = None if hint else identities.identity_of(parse_object(bundle, target))
+    return Signed(target, tuple(r["name"] for r in resources), tuple(unsigned), hint, signer)
+
+
+def _bundle(private: EllipticCurvePrivateKey, chain: list[bytes], payload: bytes) -> tuple[bytes, str]:
+    """The bundle of a statement that a key signs, as JSON, and the SHA-256 of the public key."""
     public = _public_pem(private.public_key())
     hint = hashlib.sha256(public).hexdigest()
-    payload = json.dumps(statement, indent=2, ensure_ascii=False).encode()
     bundle = {
         "mediaType": MEDIA_TYPE,
         "verificationMaterial": {
@@ -128,8 +159,7 @@ def sign(
             "signatures": [{"sig": _base64(_signature(private, payload)), "keyid": ""}],
         },
     }
-    _core.write_file(target, json.dumps(bundle, separators=(",", ":")).encode(), overwrite)
-    return Signed(target, tuple(r["name"] for r in resources), tuple(unsigned), hint)
+    return json.dumps(bundle, separators=(",", ":")).encode(), hint
 
 
 def check_key(path: StrPath) -> None:
@@ -156,13 +186,19 @@ def verify_signature(
     *,
     public_key: StrPath | None = None,
     trust_root: Sequence[StrPath] = (),
+    identity: str | None = None,
+    identity_issuer: str | None = None,
+    trust_config: StrPath | None = None,
     ignore_unsigned: bool = False,
 ) -> SignatureCheck:
     """Check that the files of a folder are those that were signed.
 
     signature: What `sign` or `model_signing` wrote. folder: By default the folder of the signature.
     public_key: The key (PEM) that must have signed. trust_root: Certificates (PEM) that are trusted, for a signature
-        with a certificate. One of the two is needed: a signature says nothing without a key from a trusted place.
+        with a certificate.
+    identity, identity_issuer: Who must have signed a keyless signature (such as an address, or the URL of a workflow),
+        and the URL of whoever vouched for the identity. trust_config: The services of Sigstore, by default the public
+        ones. One of the three is needed: a signature says nothing without a key or a name from a trusted place.
     ignore_unsigned: Allow files in the folder that the signature does not name.
 
     Raises VerificationError for a wrong signature, and for a file that was changed, removed or added.
@@ -173,12 +209,32 @@ def verify_signature(
     if public_key is not None and trust_root:
         what = "the option has no effect: the signature is held against --public-key"
         raise UsageError(message("--trust-root", what, "Name one of the two"))
+    if (identity is None) != (identity_issuer is None):
+        what = "an identity is that of an issuer, so the two options belong together"
+        raise UsageError(message("--identity, --identity-issuer", what, "Name both"))
+    if identity is None and trust_config is not None:
+        raise effects.without_effect("trust_config", "it is for keyless signatures (--identity)")
+    if identity is not None and (public_key is not None or trust_root):
+        what = "the signature is held against one of them"
+        raise UsageError(message("--identity, --public-key, --trust-root", what, "Name one of them"))
     path = hub.file(signature)
     root = path.parent if folder is None else Path(folder)
-    bundle = parse_object(read_limited(path, MAX_BYTES), path)
+    data = read_limited(path, MAX_BYTES)
+    bundle = parse_object(data, path)
     payload, raw, material = _envelope(path, bundle)
-    signer = None
-    if public_key is not None:
+    keyless = identities.is_keyless(material)
+    if keyless and identity is None:
+        found = identities.identity_of(bundle)
+        what = f"it is a keyless signature{f', which says that {shown(found)} signed' if found else ''}"
+        _fail(path, what, "Name who must have signed: --identity and --identity-issuer")
+    signer, verifier = None, None
+    if identity is not None and identity_issuer is not None:
+        if not keyless:
+            fix = "Name the public key with --public-key, or the root with --trust-root"
+            _fail(path, "it is signed with a key, not by an identity", fix)
+        payload = identities.verified(path, data, identity, identity_issuer, trust_config)
+        signer = identity
+    elif public_key is not None:
         if "x509CertificateChain" in material:
             _fail(
                 path, "it is signed with a certificate, not with a plain key", "Name the root: --trust-root"
@@ -190,7 +246,8 @@ def verify_signature(
     else:
         what = "there is no key to hold the signature against"
         _fail(path, what, "Name the public key from a trusted place: --public-key, or --trust-root")
-    _check_signature(path, verifier, raw, payload)
+    if verifier is not None:
+        _check_signature(path, verifier, raw, payload)
     statement = _parsed(path, payload)
     digests, ignored = _resources(path, statement)
     total = 0

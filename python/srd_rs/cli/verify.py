@@ -87,6 +87,23 @@ Examples:
     help="PATH is a signature with a certificate: trust this certificate (PEM). The option may be repeated.",
 )
 @option(
+    "--identity",
+    group="Keys",
+    metavar="NAME",
+    help="PATH is a keyless signature: who must have signed, such as an address or the URL of a workflow.",
+)
+@option(
+    "--identity-issuer",
+    group="Keys",
+    metavar="URL",
+    help="Who vouched for the identity, such as https://token.actions.githubusercontent.com.",
+)
+@path_option(
+    "--trust-config",
+    group="Keys",
+    help="Other services than the public ones of Sigstore that are trusted (a ClientTrustConfig in JSON).",
+)
+@option(
     "--ignore-unsigned",
     group="Keys",
     is_flag=True,
@@ -121,7 +138,7 @@ def command(
     """Check that PATH, an .axm container, is what was signed. The exit code is 3 if it is not.
 
     PATH may also be a signature of the OpenSSF Model Signing specification (model.sig), which is compared with
-    the files beside it and held against --public-key or --trust-root.
+    the files beside it and held against --public-key, --trust-root or --identity.
 
     The container is held against the master key, an Ed25519 public key (--public-key) or a published fingerprint
     (--fingerprint). Where there is none of them, the exit code is 3 as well, unless --no-key says that integrity alone
@@ -156,7 +173,7 @@ def command(
     show(lambda: _json(found), lambda: text(found), as_json=as_json)
 
 
-_OF_SIGNATURES = ("trust_root", "ignore_unsigned")
+_OF_SIGNATURES = ("trust_root", "identity", "identity_issuer", "trust_config", "ignore_unsigned")
 _OF_REBUILD = ("model", "calibrate", "imatrix", "lora", "target", "max_memory", "cache")
 _FLAGS = {"model": "from"}
 
