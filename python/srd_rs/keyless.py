@@ -50,7 +50,8 @@ def signed(statement: bytes, identity_token: StrPath | None, trust_config: StrPa
         if token is None:
             token = _asked(config)
         with SigningContext.from_trust_config(config).signer(token) as signer:
-            return signer.sign_dsse(Statement(statement)).to_json().encode()
+            bundle: bytes = signer.sign_dsse(Statement(statement)).to_json().encode()
+            return bundle
 
 
 def verified(path: Path, bundle: bytes, identity: str, issuer: str, trust_config: StrPath | None) -> bytes:
@@ -69,6 +70,7 @@ def verified(path: Path, bundle: bytes, identity: str, issuer: str, trust_config
     except (InvalidBundle, ValueError) as error:
         what = f"the bundle lacks what a keyless signature has: {error}"
         raise FormatError(message(path, what, "Name a signature of a model (model.sig)")) from None
+    payload: bytes
     try:
         _, payload = Verifier(trusted_root=config.trusted_root).verify_dsse(
             read, policy.Identity(identity=identity, issuer=issuer)
