@@ -3,7 +3,7 @@
     python -O scripts/compare_variants.py --llama-cpp vendor/llama.cpp [--each 20] [--seed 1] [NAME ...]
 
 Three kinds of changes are made. `values` changes some values, such as numbers of heads, biases and kinds of RoPE
-scaling; transformers then says which tensors such a model has, so only classes that transformers has are changed.
+scaling; transformers then says which tensors such a model has. Where transformers lacks the class, our table says it.
 `absent` leaves out a key of config.json, or makes it null, and keeps the tensors. `published` makes the changes of
 `scripts/published_changes.py`, which published configurations have. A variant is counted as
 
@@ -162,6 +162,8 @@ AS_PUBLISHED = (
     (r"^model\.(visual|vision_model)\.", r"\1."),
 )
 """What turns names of transformers into those of published files, where that makes more of them equal."""
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+"""The numbers of layers and experts in the name of a tensor."""
 DECLINED = "only we refuse it: "
 NO_PATTERN = ("cohere2", "gemma-embedding", "gemma2", "gemma3", "gpt-oss")
 """Architectures for which the converter writes no pattern of layers with a sliding window."""
@@ -222,6 +224,31 @@ def with_other_values(case: Case, dice: random.Random) -> tuple[Case, str]:
     return replace(case, config=config, tensors=None, more={}), ", ".join(changed)
 
 
+def resized(case: Case, other: Case) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of the changed case `other` as our table asks for them. A tensor that the case lacks is named
+    like the same tensor of another layer or expert."""
+    from srd_rs.checkpoint import Checkpoint
+    from srd_rs.families import opened
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / case.name
+        write_checkpoint(other, shapes_of(case), folder)
+        family = opened(Checkpoint.open(folder))
+        present = family.text_tensors
+        table = family.table(present)
+    like = {NUMBER.sub("{}", name): tensor.name for name, tensor in present.items()}
+    used = {tensor.name for tensor in present.values()}
+    shapes = {name: shape for name, shape in shapes_of(case).items() if name not in used}
+    for entry in table.entries.values():
+        sources = {source.tensor: source.shape for source in entry.transform.sources()}
+        if entry.needed or all(NUMBER.sub("{}", name) in like for name in sources):
+            for name, shape in sources.items():
+                stored = NUMBER.sub("{}", like.get(NUMBER.sub("{}", name), name))
+                own = present[name].name if name in present else stored.format(*NUMBER.findall(name))
+                shapes[own] = tuple(shape)
+    return shapes
+
+
 def with_absent_keys(case: Case) -> Iterator[tuple[Case, str]]:
     """Yield the case without each of its keys, and with each key null."""
     for index, place in enumerate(places(copy.deepcopy(dict(case.config)))):
@@ -250,9 +277,13 @@ def cases_of_tests(tensors: bool = False) -> dict[str, Case]:
         if "name" in row:
             known = hasattr(transformers, row["config"]["architectures"][0])
             shapes = {name: tuple(shape) for name, (_, shape, _) in row["sources"].items()}
-            # the converter counts the tokens of Gemma 3
+            # the converter counts the tokens of Gemma 3 and 4
             tokens = {"model": {"vocab": {str(token): token for token in range(96)}}, "added_tokens": []}
-            files = {"tokenizer.json": tokens} if "gemma3" in row["config"].get("model_type", "") else {}
+            files = (
+                {"tokenizer.json": tokens}
+                if row["config"].get("model_type", "").startswith(("gemma3", "gemma4"))
+                else {}
+            )
             found[row["name"]] = Case(
                 row["name"], row["config"], None if known and not tensors else shapes, files
             )
@@ -292,6 +323,13 @@ def changed_shapes(case: Case, before: Case, change: Change) -> dict[str, Any]:
         for name, shape in shapes.items()
         if not re.search(change.without, name)
     }
+
+
+def is_known(case: Case) -> bool:
+    """Say whether transformers has the class of a case. Processes are forked meanwhile, so only one of them asks."""
+    import transformers
+
+    return hasattr(transformers, case.config["architectures"][0])
 
 
 def is_small(case: Case) -> bool:
@@ -350,6 +388,8 @@ def difference(
     """Return what differs for a case; None if nothing does. Raises what the converter raises."""
     if before is not None and change is not None:
         case = replace(case, tensors=changed_shapes(case, before, change))
+    elif before is not None and not (before.tensors is None and is_known(case)):
+        case = replace(case, tensors=resized(before, case))
     elif case.tensors is None and not is_small(case):
         raise ValueError(f"the model has more than {MOST_WEIGHTS} weights")
     with tempfile.TemporaryDirectory() as scratch:
@@ -456,8 +496,6 @@ def main() -> None:
 def variants_of(case: Case, options: argparse.Namespace, dice: random.Random) -> list[Any]:
     """Return the changed cases, each with what was changed; those of `published` also with the case before the change
     and the change."""
-    import transformers
-
     if options.changes == "published":
         with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
             case = replace(case, tensors=shapes_of(case))
@@ -468,9 +506,8 @@ def variants_of(case: Case, options: argparse.Namespace, dice: random.Random) ->
     if options.changes == "absent":
         variants = list(with_absent_keys(case))
         return dice.sample(variants, min(options.each, len(variants)))
-    if hasattr(transformers, case.config["architectures"][0]):
-        return [with_other_values(case, dice) for _ in range(options.each)]
-    return []
+    variants = [with_other_values(case, dice) for _ in range(options.each)]
+    return [(other, what, case, None) for other, what in variants]
 
 
 def _tried(job: Any) -> tuple[str, str]:

@@ -23,6 +23,7 @@ DRAFTS = (
     "dspark",
     "dspark-speculator",
     "dspark-own-vocabulary",
+    "deepseek-v4-dspark",
     "eagle-3",
     "eagle-3-1",
     "gemma-4-dspark",
@@ -35,7 +36,9 @@ def draft_of(name: str, folder: Path, vocab_size: int) -> Path:
     """The checkpoint of a golden with a vocabulary of another size."""
     golden = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
     text = json.dumps(golden["config"]).replace('"vocab_size": 96', f'"vocab_size": {vocab_size}')
-    config = json.loads(text.replace('"mask_token_id": 95', f'"mask_token_id": {MASK}'))
+    for key in ("mask_token_id", "dspark_noise_token_id"):
+        text = text.replace(f'"{key}": 95', f'"{key}": {MASK}')
+    config = json.loads(text)
     if config.get("draft_vocab_size") == 96:
         config["draft_vocab_size"] = vocab_size
     of_tokens = ("markov_w", "codebook", "embed_tokens", "lm_head")
@@ -99,6 +102,16 @@ def test_llama_cpp_loads_a_draft(name: str, tmp_path: Path) -> None:
     model = llama_cpp.llama_model_load_from_file(bytes(output), parameters)
     assert model
     llama_cpp.llama_model_free(model)
+
+
+def test_the_draft_beside_a_whole_model_is_written_for_a_target(tmp_path: Path) -> None:
+    """A folder of DeepSeek V4 holds the model and the draft, and its config.json names the class of the model."""
+    draft = draft_of("deepseek-v4-dspark", tmp_path, size_of_target())
+    config = json.loads((draft / "config.json").read_text())
+    write_config({**config, "architectures": ["DeepseekV4ForCausalLM"]}, draft)
+    output = tmp_path / "draft.gguf"
+    srd_rs.convert(draft, output, target=EXAMPLE, effort="fast")
+    assert srd_rs.open(output).metadata["general.architecture"] == "dflash"
 
 
 def test_a_draft_asks_for_its_target(tmp_path: Path) -> None:

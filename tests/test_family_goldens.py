@@ -54,6 +54,14 @@ WITH_PROJECTOR = [path for path in GOLDENS if '"mmproj": {' in path.read_text(en
 _FP4 = "a mix without FP4 has the decoded values; tests/test_mxfp4_kept.py compares the blocks"
 _ROUTER = "routers and the projection of the indexer are F32 as in every other model"
 _QUERIES = {"deepseek2.attention.q_lora_rank": "llama.cpp does not load a file without the key"}
+
+
+def _fp4(layers: range) -> dict[str, str]:
+    """What differs in layers of DeepSeek V4."""
+    experts = {f"blk.{i}.ffn_{part}_exps.weight": _FP4 for i in layers for part in ("gate", "up", "down")}
+    return {**experts, **{f"blk.{i}.ffn_gate_inp.weight": _ROUTER for i in layers}}
+
+
 DIFFERENCES: dict[str, dict[str, str]] = {
     "deepseek-v2-lite": _QUERIES,
     "deepseek-v3-without-q-lora": _QUERIES,
@@ -62,12 +70,8 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "modernbert-three-labels": {
         "modern-bert.attention.layer_norm_epsilon": "llama.cpp does not load a file without the key"
     },
-    "deepseek-v4": {
-        **{f"blk.{i}.ffn_{part}_exps.weight": _FP4 for i in range(3) for part in ("gate", "up", "down")},
-        **dict.fromkeys(
-            (*(f"blk.{i}.ffn_gate_inp.weight" for i in range(3)), "blk.1.indexer.proj.weight"), _ROUTER
-        ),
-    },
+    "deepseek-v4": {**_fp4(range(3)), "blk.1.indexer.proj.weight": _ROUTER},
+    "deepseek-v4-dspark": _fp4(range(2)),
     "mistral-own-7b": {"llama.context_length": _CONTEXT},
     "mistral-own-small": {"llama.context_length": _CONTEXT},
     "qwen4exp": _RATIOS,

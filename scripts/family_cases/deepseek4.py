@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from family_cases import Case, Shapes
+from family_cases import TARGET, Case, Shapes
 
 _CONFIG: dict[str, Any] = {
     "architectures": ["DeepseekV4ForCausalLM"],
@@ -121,4 +121,49 @@ def _tensors() -> tuple[Shapes, dict[str, str]]:
 
 _SHAPES, _KINDS = _tensors()
 
-CASES = [Case("deepseek-v4", _CONFIG, _SHAPES, dtypes=_KINDS, raw_config=True)]
+_BLOCKS = {f"layers.{layer}.": f"mtp.{stage}." for stage, layer in enumerate((2, 1))}
+
+
+def _of_draft(named: dict[str, Any]) -> dict[str, Any]:
+    """What layers 2 and 1 have, as the two layers of a draft."""
+    found = {}
+    for name, value in named.items():
+        if any(part in name for part in ("compressor", "indexer")):
+            continue
+        if name.startswith(tuple(_BLOCKS)):
+            found[_BLOCKS[name[:9]] + name[9:]] = value
+        if name.startswith(("norm.", "hc_head_")):
+            found[f"mtp.1.{name}"] = value
+    return found
+
+
+_DSPARK: Shapes = {
+    **_of_draft(dict(_SHAPES)),
+    "embed.weight": (96, 64),
+    "layers.0.attn_norm.weight": (64,),
+    "mtp.0.main_proj.weight": (64, 192),
+    "mtp.0.main_norm.weight": (64,),
+    "mtp.1.markov_head.markov_w1.weight": (96, 16),
+    "mtp.1.markov_head.markov_w2.weight": (96, 16),
+    "mtp.1.confidence_head.proj.weight": (1, 80),
+    "mtp.1.ffn.gate.bias_vl": (4,),
+}
+
+CASES = [
+    Case("deepseek-v4", _CONFIG, _SHAPES, dtypes=_KINDS, raw_config=True),
+    Case(
+        "deepseek-v4-dspark",
+        {
+            **_CONFIG,
+            "architectures": ["DeepseekV4DSparkModel"],
+            "dspark_block_size": 6,
+            "dspark_noise_token_id": 95,
+            "dspark_target_layer_ids": [0, 1, 2],
+            "num_nextn_predict_layers": 2,
+        },
+        _DSPARK,
+        {f"{TARGET}/config.json": _CONFIG},
+        dtypes={**_of_draft(_KINDS), "mtp.1.ffn.gate.bias_vl": "F32"},
+        raw_config=True,
+    ),
+]

@@ -3,9 +3,11 @@ first layers choose by the id of the token."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.drafts import NEEDS_TARGET
 
 
 def _hyper(part: str) -> tuple[str, ...]:
@@ -62,9 +64,60 @@ _DEFAULTS: Final[dict[str, Any]] = {
 _UNUSED: Final = "of routers that choose experts by the id of the token"
 _MOST_HASH_LAYERS: Final = 8
 
-DEEPSEEK4: Final = FamilyTable(
+_LAYER: Final = (
+    "attn_norm > attn_norm | d",
+    "ffn_norm > ffn_norm | d",
+    "attn.attn_sink! > attn_sinks | n_head",
+    "attn.wq_a > attn_q_a | q_lora_rank d",
+    "attn.q_norm > attn_q_a_norm | q_lora_rank",
+    "attn.wq_b > attn_q_b | q q_lora_rank",
+    "attn.wkv > attn_kv | h d",
+    "attn.kv_norm > attn_kv_a_norm | h",
+    "attn.wo_a > attn_output_a | o_groups*o_lora_rank q//o_groups",
+    "attn.wo_b > attn_output_b | d o_groups*o_lora_rank",
+    *_hyper("attn"),
+    *_hyper("ffn"),
+    "ffn.gate > ffn_gate_inp | e d",
+    "ffn.shared_experts.w1 > ffn_gate_shexp | s d",
+    "ffn.shared_experts.w2 > ffn_down_shexp | d s",
+    "ffn.shared_experts.w3 > ffn_up_shexp | s d",
+)
+_TOP: Final = (
+    "norm > output_norm | d",
+    "hc_head_fn! > output_hc_fn | hc_mult hc_mult*d | f32",
+    "hc_head_base! > output_hc_base | hc_mult",
+    "hc_head_scale! > output_hc_scale | 1",
+)
+_METADATA: Final = (
+    "u32 ~rope.dimension_count = qk_rope_head_dim",
+    "u32 ~attention.q_lora_rank = q_lora_rank",
+    "u32 ~attention.sliding_window = sliding_window",
+    "u32 ~expert_feed_forward_length = x",
+    "u32 ~expert_shared_count = n_shared_experts",
+    "f32 ~expert_weights_scale = routed_scaling_factor",
+    "bool ~expert_weights_norm = norm_topk_prob",
+    "f32s ~swiglu_clamp_exp = swiglu_limit + 0 * layer",
+    "f32s ~swiglu_clamp_shexp = swiglu_limit + 0 * layer",
+    "u32 ~attention.indexer.head_count = index_n_heads",
+    "u32 ~attention.indexer.key_length = index_head_dim",
+    "u32 ~attention.indexer.top_k = index_topk",
+    "u32 ~attention.output_group_count = o_groups",
+    "u32 ~attention.output_lora_rank = o_lora_rank",
+    "f32 ~attention.compress_rope_freq_base = compress_rope_theta",
+    "u32 ~hyper_connection.count = hc_mult",
+    "u32 ~hyper_connection.sinkhorn_iterations = hc_sinkhorn_iters",
+    "f32 ~hyper_connection.epsilon = hc_eps",
+)
+_REFUSALS: Final = (
+    Refusal(
+        "scoring_func != 'sqrtsoftplus'", "the scores of the experts are not sqrtsoftplus (scoring_func)"
+    ),
+    Refusal("q % o_groups != 0", "the heads are no multiple of the groups of the output (o_groups)"),
+)
+
+_DEEPSEEK4: Final = FamilyTable(
     arch="deepseek4",
-    classes=("DeepseekV4ForCausalLM",),
+    classes=(),
     defaults=_DEFAULTS,
     sizes={
         "x": "moe_intermediate_size",
@@ -74,38 +127,12 @@ DEEPSEEK4: Final = FamilyTable(
         "comp": "2 * h if ratio == 4 else h",
         "ih": "index_head_dim",
     },
-    top=(
-        "embed > token_embd | v d",
-        "norm > output_norm | d",
-        "hc_head_fn! > output_hc_fn | hc_mult hc_mult*d | f32",
-        "hc_head_base! > output_hc_base | hc_mult",
-        "hc_head_scale! > output_hc_scale | 1",
-    ),
+    top=("embed > token_embd | v d", *_TOP),
     output="head > output | v d",
     layer_prefix="layers",
     embedding="embed.weight",
     layer=(
-        Rows(
-            (
-                "attn_norm > attn_norm | d",
-                "ffn_norm > ffn_norm | d",
-                "attn.attn_sink! > attn_sinks | n_head",
-                "attn.wq_a > attn_q_a | q_lora_rank d",
-                "attn.q_norm > attn_q_a_norm | q_lora_rank",
-                "attn.wq_b > attn_q_b | q q_lora_rank",
-                "attn.wkv > attn_kv | h d",
-                "attn.kv_norm > attn_kv_a_norm | h",
-                "attn.wo_a > attn_output_a | o_groups*o_lora_rank q//o_groups",
-                "attn.wo_b > attn_output_b | d o_groups*o_lora_rank",
-                *_hyper("attn"),
-                *_hyper("ffn"),
-                "ffn.gate > ffn_gate_inp | e d",
-                "ffn.gate.bias_vl! > exp_probs_b_vl=.bias | e | ?",
-                "ffn.shared_experts.w1 > ffn_gate_shexp | s d",
-                "ffn.shared_experts.w2 > ffn_down_shexp | d s",
-                "ffn.shared_experts.w3 > ffn_up_shexp | s d",
-            )
-        ),
+        Rows((*_LAYER, "ffn.gate.bias_vl! > exp_probs_b_vl=.bias | e | ?")),
         Rows(_compressor("attn.compressor", "attn_compressor", "comp", "h"), "ratio != 0"),
         Rows(
             (
@@ -128,25 +155,8 @@ DEEPSEEK4: Final = FamilyTable(
     ),
     n_ff="None",
     metadata=(
-        "u32 ~rope.dimension_count = qk_rope_head_dim",
-        "u32 ~attention.q_lora_rank = q_lora_rank",
-        "u32 ~attention.sliding_window = sliding_window",
-        "u32 ~expert_feed_forward_length = x",
-        "u32 ~expert_shared_count = n_shared_experts",
-        "f32 ~expert_weights_scale = routed_scaling_factor",
-        "bool ~expert_weights_norm = norm_topk_prob",
-        "f32s ~swiglu_clamp_exp = swiglu_limit + 0 * layer",
-        "f32s ~swiglu_clamp_shexp = swiglu_limit + 0 * layer",
-        "u32 ~attention.indexer.head_count = index_n_heads",
-        "u32 ~attention.indexer.key_length = index_head_dim",
-        "u32 ~attention.indexer.top_k = index_topk",
-        "u32 ~attention.output_group_count = o_groups",
-        "u32 ~attention.output_lora_rank = o_lora_rank",
+        *_METADATA,
         "i32s ~attention.compress_ratios = compress_ratios",
-        "f32 ~attention.compress_rope_freq_base = compress_rope_theta",
-        "u32 ~hyper_connection.count = hc_mult",
-        "u32 ~hyper_connection.sinkhorn_iterations = hc_sinkhorn_iters",
-        "f32 ~hyper_connection.epsilon = hc_eps",
         "u32 ~hash_layer_count = num_hash_layers",
         "u32 ~embedding_length_out = d * hc_mult",
     ),
@@ -164,11 +174,63 @@ DEEPSEEK4: Final = FamilyTable(
             per_layer=True,
         ),
         Refusal(f"num_hash_layers > {_MOST_HASH_LAYERS}", "there are too many hash layers (num_hash_layers)"),
-        Refusal(
-            "scoring_func != 'sqrtsoftplus'", "the scores of the experts are not sqrtsoftplus (scoring_func)"
-        ),
-        Refusal("q % o_groups != 0", "the heads are no multiple of the groups of the output (o_groups)"),
+        *_REFUSALS,
     ),
 )
+
+_ROOT: Final = r"main_proj|main_norm|markov_head|confidence_head|norm|hc_head_"
+_MOST_STAGES: Final = 8
+DSPARK: Final = replace(
+    _DEEPSEEK4,
+    arch="dflash",
+    classes=("DeepseekV4DSparkModel",),
+    drafts=True,
+    sizes={**_DEEPSEEK4.sizes, "seen": "first(dspark_target_layer_ids, [])"},
+    n_layer=" + ".join(
+        f"(1 if stored('mtp.{stage}.attn_norm.weight') else 0)" for stage in range(_MOST_STAGES)
+    ),
+    renames=(
+        (rf"^mtp\.\d+\.(?=({_ROOT})(\.|fn|base|scale))", ""),
+        (r"^mtp\.(?=\d+\.)", "layers."),
+    ),
+    keep=(r"^mtp\.(?!.*\.ffn\.gate\.bias_vl$)",),
+    top=(*_TOP, "main_proj > fc | d len(seen)*d", "main_norm > enc.output_norm | d"),
+    output=None,
+    layer=(Rows((*_LAYER, "ffn.gate.bias! > exp_probs_b=.bias | e")),),
+    as_stored=(
+        (r"markov_head\.markov_w1\.weight", "markov_w1.weight"),
+        (r"markov_head\.markov_w2\.weight", "markov_w2.weight"),
+        (r"confidence_head\.proj\.weight", "conf_proj.weight"),
+    ),
+    metadata=(
+        *_METADATA,
+        "i32s ~attention.compress_ratios = 0 * layer",
+        "u32 ~hash_layer_count = 0",
+        "u32 ~block_size = dspark_block_size",
+        "i32s ~target_layers = [id + 1 for id in seen]",
+        "u32 tokenizer.ggml.mask_token_id = dspark_noise_token_id",
+    ),
+    skip=(
+        (r"^mtp\..*\.ffn\.gate\.bias_vl$", "of routers for images"),
+        (r"^(?!mtp\.)", "of the target"),
+    ),
+    refusals=(
+        NEEDS_TARGET,
+        Refusal("len(seen) == 0", "config.json does not say which layers of the target the draft reads"),
+        Refusal(
+            "dspark_block_size == None or dspark_noise_token_id == None",
+            "the size of a block or the token of the mask is missing (dspark_block_size, dspark_noise_token_id)",
+        ),
+        *_REFUSALS,
+    ),
+)
+"""The draft beside DeepSeek V4, whose layers have the names of blocks for further tokens."""
+
+DEEPSEEK4: Final = replace(
+    _DEEPSEEK4,
+    classes=("DeepseekV4ForCausalLM",),
+    variants=(("target != None and stored('mtp.0.main_proj.weight')", DSPARK),),
+)
+"""Folders that name the class of the whole model hold the draft beside it: with `--target`, the draft is written."""
 
 OTHERS: Final = {"DeepseekV4ForCausalLM": ("aligner.", "image_", "vision.")}
