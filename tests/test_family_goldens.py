@@ -53,6 +53,10 @@ WITH_TEXT = [path for path in GOLDENS if '"text": {' in path.read_text(encoding=
 WITH_PROJECTOR = [path for path in GOLDENS if '"mmproj": {' in path.read_text(encoding="utf-8")]
 _FP4 = "a mix without FP4 has the decoded values; tests/test_mxfp4_kept.py compares the blocks"
 _ROUTER = "routers and the projection of the indexer are F32 as in every other model"
+_DISTANT = dict.fromkeys(
+    ("mistral4.attention.temperature_scale", "mistral4.attention.temperature_length"),
+    "llama.cpp's converter leaves the scale of distant tokens out",
+)
 _QUERIES = {"deepseek2.attention.q_lora_rank": "llama.cpp does not load a file without the key"}
 
 
@@ -65,6 +69,7 @@ def _fp4(layers: range) -> dict[str, str]:
 DIFFERENCES: dict[str, dict[str, str]] = {
     "deepseek-v2-lite": _QUERIES,
     "deepseek-v3-without-q-lora": _QUERIES,
+    "glm47-flash-plain-queries": _QUERIES,
     "kimi-vl": _QUERIES,
     "kimi-vl-vision": _QUERIES,
     "modernbert-three-labels": {
@@ -97,10 +102,8 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "chatglm.attention.layer_norm_rms_epsilon": _OLD_NAMES,
     },
     "grok-2": {"grok.attention.layer_norm_epsilon": _GIT},
-    "mistral4": dict.fromkeys(
-        ("mistral4.attention.temperature_scale", "mistral4.attention.temperature_length"),
-        "llama.cpp's converter leaves the scale of distant tokens out",
-    ),
+    "mistral4": _DISTANT,
+    "mistral4-tied-in-its-text": _DISTANT,
     "sarvam-30b": {"blk.1.exp_probs_b.bias": _SHIFT},
     "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},
 }

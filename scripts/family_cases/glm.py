@@ -382,6 +382,7 @@ CASES = (
     ),
     Case("glm45v", _GLM45V, files=SEES, mmproj=True),
     Case("glm47-flash", _FLASH, more=_MLA_NEXTN),
+    Case("glm47-flash-plain-queries", {**_FLASH, "num_nextn_predict_layers": 0, "q_lora_rank": None}),
     Case("glm5", _GLM5, _GLM5_LAYERS),
     Case(
         "glm52",

@@ -160,6 +160,10 @@ _MISTRAL4: dict[str, Any] = {
 
 CASES = (
     Case("mistral4", _MISTRAL4),
+    Case(
+        "mistral4-tied-in-its-text",
+        {**_MISTRAL4, "text_config": {**_MISTRAL4["text_config"], "tie_word_embeddings": True}},
+    ),
     Case("mistral-own-7b", {**_SIZES, "rope_theta": 1000000.0}, {**_MODEL, **_OUTPUT}),
     Case("mistral-own-small", _SMALL, {**_MODEL, **_OUTPUT, **_VISION}),
     Case("mistral-own-ministral", _MINISTRAL, _MODEL),

@@ -237,13 +237,15 @@ class Family:
     @property
     def tied(self) -> bool:
         """Say whether the checkpoint may lack an output matrix: the matrix is the embedding, or was left out
-        with the head. In a multimodal checkpoint the head belongs to the whole model, so the top level of
-        config.json counts first. Names without the prefix of the class are those of a model that was saved without
-        its head, whatever class config.json names."""
+        with the head. In a multimodal checkpoint the head belongs to the whole model, and transformers ties the
+        head where the top level of config.json or the text part says so. Names without the prefix of the class are
+        those of a model that was saved without its head, whatever class config.json names."""
         if self.class_name.endswith("Model") or self.headless:
             return True
-        stated = self.checkpoint.config.get("tie_word_embeddings")
-        return stated if isinstance(stated, bool) else self.config.flag("tie_word_embeddings", True)
+        whole, text = self.checkpoint.config, text_part(self.checkpoint.config)
+        if isinstance(whole.get("tie_word_embeddings"), bool):
+            return whole["tie_word_embeddings"] or text.get("tie_word_embeddings") is True
+        return self.config.flag("tie_word_embeddings", True)
 
     def head_counts_kv(self) -> int | list[int]:
         return self.n_head_kv

@@ -182,7 +182,6 @@ GLM4_MOE_LITE: Final = replace(
         "topk_group": 1,
         "norm_topk_prob": True,
         "routed_scaling_factor": 1.8,
-        "q_lora_rank": 768,
         "qk_nope_head_dim": 192,
         "v_head_dim": 256,
     },
