@@ -101,7 +101,10 @@ def convert(
     with without_transformers() if raw_config else contextlib.nullcontext():
         hparams = ModelBase.load_hparams(folder, own_format)
     if own_format:
-        from conversion.mistral import MistralModel as model_class
+        from conversion.mistral import MistralModel
+        from conversion.pixtral import PixtralModel
+
+        model_class = PixtralModel if mmproj else MistralModel
     else:
         model_class = get_model_class(get_model_architecture(hparams, kind), mmproj=mmproj)
 

@@ -61,12 +61,14 @@ def prepared(golden: Mapping[str, Any], folder: Path) -> Path:
     folder = folder / golden["name"]
     folder.mkdir(parents=True)
     config = golden["config"]
-    (folder / "config.json").write_text(json.dumps(config))
+    own = "architectures" not in config  # Mistral's own format
+    (folder / ("params.json" if own else "config.json")).write_text(json.dumps(config))
     for name, value in golden.get("files", {}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value if isinstance(value, str) else json.dumps(value))
-    sources = {name: [kind, shape, "model.safetensors"] for name, (kind, shape) in golden["sources"].items()}
+    shard = "consolidated.safetensors" if own else "model.safetensors"
+    sources = {name: [kind, shape, shard] for name, (kind, shape) in golden["sources"].items()}
     write_shards(sources, folder, scale=1 / 1024)
     thinker = config.get("thinker_config") or {}
     parts = (config, *(whole.get(part) or {} for whole in (config, thinker) for part in _TEXT_PARTS))

@@ -284,10 +284,37 @@ def test_norms_of_convolutions_over_sound_of_gemma_3n(tmp_path: Path) -> None:
     assert shapes["a.conv1d.0.norm.weight"] == (16,) and shapes["a.conv1d.1.norm.weight"] == (8,)
 
 
-def test_convolutions_over_sound_are_not_quantised(tmp_path: Path) -> None:
-    spec = projectors.describe(checkpoint_of("qwen3-asr", tmp_path), kind="Q8_0")
-    stores = {t.name: t.store for t in spec.tensors}
-    assert stores["a.conv2d.1.weight"] == "f32" and stores["a.blk.0.attn_q.weight"] == "auto"
+@pytest.mark.parametrize("kind", ["BF16", "F32", "Q8_0"])
+@pytest.mark.parametrize(
+    ("name", "halves"),
+    [
+        ("qwen3-asr", {f"a.{part}.weight" for part in ("conv2d.1", "conv2d.2", "conv2d.3", "conv_out")}),
+        ("qwen2-audio", {"a.conv1d.1.weight", "a.conv1d.2.weight"}),
+        ("audio-flamingo-3", set()),
+        ("gemma3-vision", {"mm.input_projection.weight"}),
+    ],
+)
+def test_tensors_that_are_f16_in_every_type(name: str, halves: set[str], kind: str, tmp_path: Path) -> None:
+    """llama.cpp's converter has the same list. With blocks of Q8_0, the projection of Gemma 3 gave no numbers."""
+    folder = checkpoint_of(name, tmp_path).folder
+    report = srd_rs.convert(folder, tmp_path / "mmproj.gguf", mmproj_only=True, mmproj_type=kind)
+    tensors = gguf.GGUFReader(report.output).tensors
+    half = {t.name: int(t.shape[0]) for t in tensors if t.tensor_type.name == "F16"}
+    assert halves <= half.keys()
+    # Rows that blocks of 32 weights do not divide are F16 in Q8_0.
+    assert all(tensor in halves or (kind == "Q8_0" and row % 32) for tensor, row in half.items())
+
+
+@pytest.mark.parametrize("name", ["nemotron-nano-omni", "lfm2-audio", "gemma4-audio", "smolvlm-vision"])
+def test_tensors_that_a_table_keeps_in_f32(name: str, tmp_path: Path) -> None:
+    """Blocks of Q8_0 are for matrices only: llama.cpp ended the process at a convolution that had them."""
+    checkpoint = checkpoint_of(name, tmp_path)
+    report = srd_rs.convert(checkpoint.folder, tmp_path / "m.gguf", mmproj_only=True, mmproj_type="Q8_0")
+    found = {t.name: (t.tensor_type.name, int(t.shape[0])) for t in gguf.GGUFReader(report.output).tensors}
+    for tensor in projectors.describe(checkpoint, kind="Q8_0").tensors:
+        stored, row = found[tensor.name]
+        plain = tensor.store == "f32" or len(tensor.shape) < 2
+        assert stored == ("F32" if plain else "F16" if row % 32 else "Q8_0"), tensor.name
 
 
 def test_llava_with_another_encoder_has_no_projector(tmp_path: Path) -> None:

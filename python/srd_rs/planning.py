@@ -258,6 +258,7 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
             raise
         log.warning("the projector is not written, so the model will answer text only: %s", error)
         return None
+    chosen = replace(chosen, tensor_types=projectors.own_types(spec, chosen.quant))
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     files, listed = [*model_files(checkpoint.folder), *lora.files(checkpoint.adapters)], _listed(checkpoint)
     metadata = list(spec.metadata.entries())

@@ -64,6 +64,53 @@ _VISION: Shapes = {
     "patch_merger.merging_layer.weight": (32, 128),
     "pre_mm_projector_norm.weight": (32,),
 }
+_SEEING_LAYER = {
+    "attention.wq.weight": (32, 32),
+    "attention.wk.weight": (32, 32),
+    "attention.wv.weight": (32, 32),
+    "attention.wo.weight": (32, 32),
+    "attention_norm.weight": (32,),
+    "feed_forward.w1.weight": (64, 32),
+    "feed_forward.w2.weight": (32, 64),
+    "feed_forward.w3.weight": (64, 32),
+    "ffn_norm.weight": (32,),
+}
+_SEEING: Shapes = {
+    **_MODEL,
+    **_OUTPUT,
+    **_VISION,
+    "vision_encoder.ln_pre.weight": (32,),
+    **layers(2, _SEEING_LAYER, "vision_encoder.transformer.layers"),
+}
+_SMALL_SEEING = {
+    **_SMALL,
+    "vision_encoder": {**_SMALL["vision_encoder"], "num_hidden_layers": 2, "image_size": 56},
+}
+# Pixtral 12B: no merger of patches, and biases behind the encoder
+_PIXTRAL: dict[str, Any] = {
+    **_SIZES,
+    "rope_theta": 1000000000.0,
+    "vision_encoder": {
+        "hidden_size": 32,
+        "num_channels": 3,
+        "image_size": 64,
+        "patch_size": 16,
+        "rope_theta": 10000.0,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "adapter_bias": True,
+        "image_token_id": 10,
+        "image_break_token_id": 12,
+        "image_end_token_id": 13,
+    },
+}
+_PIXTRAL_TENSORS: Shapes = {
+    **{name: shape for name, shape in _SEEING.items() if not name.startswith(("patch_merger", "pre_mm"))},
+    "vision_encoder.patch_conv.weight": (32, 3, 16, 16),
+    "vision_language_adapter.w_in.bias": (64,),
+    "vision_language_adapter.w_out.bias": (64,),
+}
 _MINISTRAL: dict[str, Any] = {
     **_SIZES,
     "rope_theta": 1000000.0,
@@ -167,4 +214,6 @@ CASES = (
     Case("mistral-own-7b", {**_SIZES, "rope_theta": 1000000.0}, {**_MODEL, **_OUTPUT}),
     Case("mistral-own-small", _SMALL, {**_MODEL, **_OUTPUT, **_VISION}),
     Case("mistral-own-ministral", _MINISTRAL, _MODEL),
+    Case("mistral-own-seeing", _SMALL_SEEING, _SEEING, mmproj=True, text=False),
+    Case("mistral-own-pixtral", _PIXTRAL, _PIXTRAL_TENSORS, mmproj=True, text=False),
 )

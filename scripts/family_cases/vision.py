@@ -318,6 +318,9 @@ _GEMMA4 = gemma4("gemma4-vision", vision_config=_GEMMA4_VISION, audio_config=Non
 _GEMMA4_CLIPPED = gemma4(
     "gemma4-vision-clipped", vision_config={**_GEMMA4_VISION, "use_clipped_linears": True}, audio_config=None
 )
+_GEMMA4_STANDARDIZED = gemma4(
+    "gemma4-vision-standardized", vision_config={**_GEMMA4_VISION, "standardize": True}, audio_config=None
+)
 _GEMMA4_AUDIO_CASE = gemma4("gemma4-audio", vision_config=_GEMMA4_VISION, audio_config=_GEMMA4_AUDIO)
 
 _GLM_OCR = Case(
@@ -368,6 +371,7 @@ _GLM_OCR = Case(
 CASES = (
     _GEMMA4,
     _GEMMA4_CLIPPED,
+    _GEMMA4_STANDARDIZED,
     _GEMMA4_AUDIO_CASE,
     _GLM_OCR,
     _GEMMA3,

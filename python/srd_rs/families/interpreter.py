@@ -465,7 +465,7 @@ class TableFamily(Family):
         weight = self._joined(
             [Source(name + suffix, shape) for name, suffix, shape in parts], row, place.layer
         )
-        table.add(target + row.target_suffix, weight, needed=needed, f32=row.f32, i32=row.i32)
+        table.add(target + row.target_suffix, weight, needed=needed, f32=row.f32, i32=row.i32, f16=row.f16)
         if row.bias != "no":
             transposed = any(step.name == "transpose" for steps in row.steps for step in steps)
             sources = [

@@ -106,6 +106,8 @@ class TableRow:
     target_suffix: str = ".weight"
     i32: bool = False
     """The tensor holds integers, which are copied."""
+    f16: bool = False
+    """The tensor of a projector is F16, whatever the type of the others."""
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,7 @@ def row_of(text: str) -> TableRow:
     if len(dims) not in (1, len(sources)):
         raise ValueError(f"{text!r} is not 'source > target | sizes': it has {len(sources)} sources")
     dims = dims * len(sources) if len(dims) == 1 else dims
-    bias, needed, f32, i32 = "no", True, None, False
+    bias, needed, f32, i32, f16 = "no", True, None, False, False
     steps: list[list[Step]] = [[]]
     for flag in filter(None, (part.strip() for part in _outside(flags.strip(), " "))):
         if flag in ("bias", "bias?"):
@@ -370,6 +372,8 @@ def row_of(text: str) -> TableRow:
             f32 = False
         elif flag == "i32":
             i32 = True
+        elif flag == "f16":
+            f16 = True
         elif flag == "+":
             steps.append([])
         else:
@@ -390,6 +394,7 @@ def row_of(text: str) -> TableRow:
         f32,
         target_suffix if equals else ".weight",
         i32,
+        f16,
     )
 
 

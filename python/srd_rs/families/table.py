@@ -52,7 +52,8 @@ _LISTED: Final = 4
 @dataclass(frozen=True)
 class TensorSpec:
     """This is a tensor of the GGUF. The shape is row-major. `store` is "f32" if the tensor stays F32 in every
-    mix, "i32" for integers, which are copied, "i64" for integers that are computed, else "auto"."""
+    mix, "i32" for integers, which are copied, "i64" for integers that are computed, "f16" for a tensor of a projector
+    that stays F16, else "auto"."""
 
     name: str
     shape: Shape
@@ -63,7 +64,7 @@ class TensorSpec:
         return {
             "name": self.name,
             "shape": list(self.shape),
-            "store": self.store,
+            "store": "auto" if self.store == "f16" else self.store,
             "transform": dict(self.transform),
         }
 
@@ -87,6 +88,7 @@ class Entry:
     f32: bool | None = None
     i32: bool = False
     i64: bool = False
+    f16: bool = False
 
 
 @dataclass
@@ -106,13 +108,15 @@ class Table:
         f32: bool | None = None,
         i32: bool = False,
         i64: bool = False,
+        f16: bool = False,
     ) -> None:
         """Declare GGUF tensor `name`. Entries of one `group` are written together, when the last source of
         any has been met. `f32` says whether the tensor stays F32 in every mix; None lets the name decide. `i32`
-        says that the tensor holds integers, which are copied, and `i64` that it holds integers that are computed."""
+        says that the tensor holds integers, which are copied, and `i64` that it holds integers that are computed.
+        `f16` says that it stays F16."""
         if name in self.entries:
             raise ValueError(f"{name} is declared twice")
-        self.entries[name] = Entry(name, transform, needed, group or name, f32, i32, i64)
+        self.entries[name] = Entry(name, transform, needed, group or name, f32, i32, i64, f16)
 
     def resolve(self, tensors: Mapping[str, SourceTensor], folder: Path) -> list[TensorSpec]:
         """Return the tensors to write: generated ones first, then the others in the order of the checkpoint's
@@ -220,7 +224,7 @@ def _spec(entry: Entry, tensors: Mapping[str, SourceTensor]) -> TensorSpec:
         )
     transform = entry.transform.to_json(lambda name: tensors[name].to_json())
     store = store_of(entry.name, shape) if entry.f32 is None else "f32" if entry.f32 else "auto"
-    store = "i32" if entry.i32 else "i64" if entry.i64 else store
+    store = "i32" if entry.i32 else "i64" if entry.i64 else "f16" if entry.f16 else store
     return TensorSpec(entry.name, shape, store, transform)
 
 

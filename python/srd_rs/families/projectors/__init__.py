@@ -7,11 +7,12 @@ the tensors that the text half of the class leaves out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, Final
 
-from srd_rs.checkpoint import Checkpoint, SourceTensor, flatten, text_part
+from srd_rs.checkpoint import OWN_FORMAT, Checkpoint, SourceTensor, flatten, text_part
 from srd_rs.errors import ModelError, message
 from srd_rs.families import names
 from srd_rs.families.aliases import others_of, text_class
@@ -27,7 +28,7 @@ from srd_rs.families.tables import tables as text_tables
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json
 
-__all__ = ["describe", "has_projector", "supported"]
+__all__ = ["describe", "has_projector", "own_types", "supported"]
 
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
 """The files that say how pictures are prepared. The later file counts first."""
@@ -143,6 +144,9 @@ def _encoders(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[st
     vision, *audio = (
         part if isinstance(part, dict) else None for part in map(parts.get, ("vision_config", *_AUDIO))
     )
+    own = config.get("vision_encoder")
+    if config.get("architectures") == [OWN_FORMAT] and isinstance(own, dict):
+        vision = own
     if vision is None and config.get("vision_n_layers"):
         vision = dict(config)  # DeepSeek V4 has no part of its own for the encoder
     return vision, next((part for part in audio if part is not None), None)
@@ -157,12 +161,22 @@ def _stored(spec: TensorSpec, kind: str) -> TensorSpec:
     """Return the tensor as llama.cpp reads it: patches, their mergers and convolutions in F16 or F32 only,
     whatever `kind` is."""
     store = spec.store
+    if store == "f16":
+        return spec
     if spec.name.endswith(_SECOND_PATCH):
         store = "auto"
     patch = spec.name.endswith((*_F32_UNLESS_F16, _SECOND_PATCH)) or len(spec.shape) == 4
     if kind != "F16" and (patch or spec.name.startswith(_CONVOLUTIONS)):
         store = "f32"
     return TensorSpec(spec.name, spec.shape, store, spec.transform)
+
+
+def own_types(spec: ModelSpec, kind: str) -> list[str]:
+    """Return the types of the tensors whose type does not follow from `kind`, as `tensor_types` has them. A mix of
+    blocks would give a type of its own to matrices that a table keeps in F32."""
+    kept = {"f16": "F16", "f32": "F32"} if kind == "Q8_0" else {"f16": "F16"}
+    stores = ((tensor, kept.get(tensor.store)) for tensor in spec.tensors if len(tensor.shape) > 1)
+    return [f"^{re.escape(tensor.name)}$={own}" for tensor, own in stores if own is not None]
 
 
 @cache

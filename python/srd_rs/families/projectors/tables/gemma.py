@@ -30,7 +30,8 @@ GEMMA3: Final = FamilyTable(
     output=None,
     top=(
         *siglip_top("vision_tower.vision_model", "f32"),
-        "multi_modal_projector.mm_input_projection_weight! > mm.input_projection | w t",
+        # llama.cpp turns this matrix over, which it cannot do with blocks of Q8_0.
+        "multi_modal_projector.mm_input_projection_weight! > mm.input_projection | w t | f16",
         "multi_modal_projector.mm_soft_emb_norm > mm.soft_emb_norm | w | plus_one",
     ),
     layer=SIGLIP_LAYER,
@@ -83,7 +84,7 @@ GEMMA3N: Final = FamilyTable(
         "audio_tower.subsample_conv_projection.conv_0.norm > a.conv1d.0.norm | wide | ?",
         "audio_tower.subsample_conv_projection.conv_1.conv > a.conv1d.1 | narrow wide 3 3 | f32",
         "audio_tower.subsample_conv_projection.conv_1.norm > a.conv1d.1.norm | narrow | ?",
-        "audio_tower.subsample_conv_projection.input_proj_linear > a.pre_encode.out | a narrow*(mel//4)",
+        "audio_tower.subsample_conv_projection.input_proj_linear > a.pre_encode.out | a narrow*(mel//4) | f16",
         "embed_audio.embedding > mm.a.embedding | rows_of('embed_audio.embedding.weight') a",
         "embed_audio.hard_embedding_norm > mm.a.hard_emb_norm | a",
         "embed_audio.soft_embedding_norm > mm.a.soft_emb_norm | a",
@@ -244,6 +245,8 @@ GEMMA4: Final = FamilyTable(
         "embed_vision.embedding_projection > mm.input_projection | t w",
         "vision_tower.patch_embedder.input_proj > v.patch_embd | w 3*p*p | reshape(w,p,p,3) axes(0,3,1,2)",
         "vision_tower.patch_embedder.position_embedding_table! > v.position_embd | 2 position_embedding_size w | f32",
+        "vision_tower.std_bias! > v.std_bias= | w | ?",
+        "vision_tower.std_scale! > v.std_scale= | w | ?",
         Rows(_GEMMA4_SOUND, when=_HEARS),
     ),
     layer=(

@@ -59,11 +59,11 @@ _SOUND3: Final = (
         row
         for index, width in ((1, "1"), (2, "down"), (3, "down"))
         for row in (
-            f"audio_tower.conv2d{index} > a.conv2d.{index} | down {width} 3 3",
+            f"audio_tower.conv2d{index} > a.conv2d.{index} | down {width} 3 3 | f16",
             f"audio_tower.conv2d{index}.bias! > a.conv2d.{index}=.bias | down | reshape(down, 1, 1)",
         )
     ),
-    "audio_tower.conv_out > a.conv_out | a down*((((mel+1)//2+1)//2+1)//2)",
+    "audio_tower.conv_out > a.conv_out | a down*((((mel+1)//2+1)//2+1)//2) | f16",
     "audio_tower.ln_post > a.post_ln | a | bias",
     "audio_tower.proj1 > mm.a.mlp.1 | a a | bias",
     "audio_tower.proj2 > mm.a.mlp.2 | t a | bias",

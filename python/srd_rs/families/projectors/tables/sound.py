@@ -48,8 +48,9 @@ WHISPER_LAYER: Final = (
 )
 
 
-def convolutions(flags: str = "") -> tuple[str, ...]:
-    """Return the two convolutions before the layers of Whisper. llama.cpp adds their biases to columns."""
+def convolutions(flags: str = "f16") -> tuple[str, ...]:
+    """Return the two convolutions before the layers of Whisper. llama.cpp adds their biases to columns, and
+    does not read convolutions in BF16 or Q8_0."""
     return (
         f"audio_tower.conv1 > a.conv1d.1 | a mel 3 | {flags}",
         "audio_tower.conv1.bias! > a.conv1d.1=.bias | a | reshape(a, 1)",

@@ -33,7 +33,7 @@ def _whisper(
     kind: str,
     projector: tuple[str | Rows, ...],
     *,
-    conv: str = "",
+    conv: str = "f16",
     embedded: bool = True,
     sizes: Mapping[str, str] | None = None,
     **more: Any,
