@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -243,3 +244,45 @@ def test_a_model_without_tokenizer_is_one_line(tmp_path: Path) -> None:
     plan, error = run.stderr.splitlines()
     assert run.code == 1 and " -> " in plan and "--calibrate random" in error
     assert not (tmp_path / "q.gguf").exists()
+
+
+# Long texts.
+
+
+@pytest.mark.parametrize("text", ["one word", "lines", "no lines"])
+def test_a_long_text_takes_no_memory_of_its_length(example_bf16: Path, tmp_path: Path, text: str) -> None:
+    """Excerpts of the text are tokenized: a text of 3 MB took 600 MB, and 60 MB would take 12 GB."""
+    bundled = calibration.read_text("builtin")[1]
+    content = {
+        "one word": b"(" * 3_000_000,
+        "lines": bundled * 30,
+        "no lines": bundled.replace(b"\n", b" ") * 30,
+    }
+    (tmp_path / "short.txt").write_bytes(bundled[:4096])
+    (tmp_path / "long.txt").write_bytes(content[text])
+    args = ("--tokens", "32", "--threads", "1", "-f", "-o", tmp_path / "c")
+    runs = [
+        srd("calibrate", example_bf16, "--text", tmp_path / name, *args) for name in ("short.txt", "long.txt")
+    ]
+    assert [run.code for run in runs] == [0, 0], runs
+    assert runs[1].peak_rss - runs[0].peak_rss < 150 * 10**6
+    assert runs[1].cpu_s - runs[0].cpu_s < 2
+
+
+def test_excerpts_are_spread_over_the_text() -> None:
+    lines = [f"line {i} é中".encode() for i in range(200_000)]
+    raw = b"\n".join(lines)
+    found = calibration.excerpts(raw, 16384)
+    numbers = [int(line.split()[1]) for line in found.splitlines()]
+    assert set(found.encode().splitlines()) <= set(lines)
+    assert numbers == sorted(set(numbers)) and numbers[0] == 0 and numbers[-1] > 190_000
+    assert 300_000 < len(found.encode()) < 600_000
+    steps = [b - a for a, b in itertools.pairwise(numbers) if b - a > 1]
+    assert len(steps) == calibration.N_EXCERPTS - 1 and max(steps) < 1.5 * min(steps)
+    # What is short is read whole, and so is the bundled text, of which files and documents state digests.
+    bundled = calibration.read_text("builtin")[1]
+    assert calibration.excerpts(bundled, 16384).encode() == bundled
+    assert len(calibration.excerpts(raw, 80_000).encode()) > 80_000 * 16
+    # Without lines an excerpt begins and ends with a whole character.
+    odd = ("中" * 1_000_000).encode()
+    assert set(calibration.excerpts(odd, 100)) == {"中"}

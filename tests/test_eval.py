@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import srd_rs
-from srd_rs import errors
+from srd_rs import calibration, errors
 from srd_rs.eval import statistics
 from srd_rs.eval.windows import Protocol
 from support import srd
@@ -143,6 +143,48 @@ def test_figures_are_those_computed_by_hand(example_bf16: Path, example_q4_k_m: 
     assert found.perplexity.value == pytest.approx(np.exp(-q[at].mean()), rel=1e-9)
     assert 0.0005 < found.divergence.kld.value < 0.05  # Q4_K_M: not nothing, and not a broken file
     assert found.divergence.same_top.value == pytest.approx((p.argmax(1) == q.argmax(1)).mean())
+
+
+@needs_llama
+def test_a_long_text_is_tokenized_in_pieces(
+    example_bf16: Path, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pieces have the tokens of the whole text, where words follow a space and where none does."""
+    from srd_rs.eval import llama
+
+    srd_rs.convert(fixtures / "llama", tmp_path / "llama.gguf", quant="BF16", effort="fast")
+    raw = calibration.read_text("builtin")[1][:100_000].decode("utf-8", "ignore").encode()
+    for path in (example_bf16, tmp_path / "llama.gguf"):
+        with llama.LlamaModel(path, n_ctx=32, threads=1) as model:
+            monkeypatch.setattr(llama, "PIECE_BYTES", 1 << 20)
+            whole = model.tokenize(raw)
+            monkeypatch.setattr(llama, "PIECE_BYTES", 5000)
+            assert len(list(llama.pieces(raw))) > 20
+            np.testing.assert_array_equal(model.tokenize(raw), whole)
+            few = model.tokenize(raw, 2000)
+            assert 2000 <= len(few) < 8000
+            np.testing.assert_array_equal(few[:2000], whole[:2000])
+
+
+@pytest.mark.parametrize("raw", [b"", b"a" * 30, ("中" * 30).encode(), b"ab\n" * 20, b"\n" * 40])
+def test_pieces_are_the_text(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    from srd_rs.eval import llama
+
+    monkeypatch.setattr(llama, "PIECE_BYTES", 10)
+    found = list(llama.pieces(raw))
+    assert b"".join(found) == raw and max(map(len, found)) <= 10
+    assert all(piece.decode() or not raw for piece in found)
+
+
+@needs_llama
+def test_a_text_that_is_one_word_takes_little_memory(example_bf16: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a word " * 1000)
+    (tmp_path / "long.txt").write_text("(" * 3_000_000)
+    args = ("--ctx", "16", "--chunks", "1", "--threads", "1")
+    runs = [srd("eval", example_bf16, "-f", tmp_path / name, *args) for name in ("short.txt", "long.txt")]
+    assert [run.code for run in runs] == [0, 0], runs
+    assert runs[1].peak_rss - runs[0].peak_rss < 150 * 10**6
+    assert runs[1].cpu_s - runs[0].cpu_s < 2
 
 
 @needs_llama

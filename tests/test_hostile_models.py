@@ -93,12 +93,46 @@ def test_a_subword_prefix_is_text(model: Path) -> None:
 
 
 def test_many_ids_without_row_are_one_line(model: Path) -> None:
-    ids = {f"<{i}>": 1_000_000 + i for i in range(200_000)}
+    ids = {f"<{i}>": 1_000_000 + i for i in range(150_000)}
     (model / "added_tokens.json").write_text(json.dumps(ids))
     run = dry_run(model)
     assert run.code == 0, run.stderr
     assert run.stderr.count("added_tokens") + run.stderr.count("added tokens") <= 2
-    assert "200000" in run.stderr and len(run.stderr) < 2000
+    assert "150000" in run.stderr and len(run.stderr) < 2000
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json", "tokenizer.json"])
+def test_more_added_tokens_than_any_model_has_are_refused(model: Path, name: str) -> None:
+    ids = range(1_000_000, 1_160_000)
+    if name == "added_tokens.json":
+        (model / name).write_text(json.dumps({f"<{i}>": i for i in ids}))
+    elif name == "tokenizer.json":
+        tokens = [{"id": i, "content": f"<{i}>"} for i in ids]
+        edited(model / name, lambda config: config["added_tokens"].extend(tokens))
+    else:
+        tokens = {str(i): {"content": f"<{i}>"} for i in ids}
+        edited(model / name, lambda config: config.update(added_tokens_decoder=tokens))
+    refused(dry_run(model), name, "added tokens, and at most 150000 are read")
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "additional"])
+def test_a_template_longer_than_any_is_refused(model: Path, place: str) -> None:
+    """Published templates have up to 100 kB. A limit of 1 MiB leaves room, and one of 100 kB is taken."""
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    long = "{% if x %}" * 1_500_000
+    if place == "chat_template.jinja":
+        (model / place).write_text(long)
+    elif place == "additional":
+        (model / "additional_chat_templates").mkdir()
+        for number in range(3):
+            (model / "additional_chat_templates" / f"t{number}.jinja").write_text(long[:400_000])
+    else:
+        edited(model / place, lambda config: config.update(chat_template=long[:2_000_000]))
+    words = ("larger than 1048576 bytes",) if place.endswith("jinja") else ("characters, more than 1048576",)
+    refused(dry_run(model), *words)
+    shutil.rmtree(model / "additional_chat_templates", ignore_errors=True)
+    (model / "chat_template.jinja").write_text("{% if x %}x{% endif %}" * 5000)
+    assert dry_run(model).code == 0
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,12 @@ MAX_LAYER_BYTES: Final = 512 << 20
 """The default block is so small that the sums of a layer take no more than this. Only mixtures of experts reach it."""
 TOKENS_PER_SIDE: Final = 4
 """Least number of tokens for each column of a block: with fewer tokens H describes the tokens, not the text."""
+EXCERPTS_BYTES: Final = 450_000
+"""Bytes of a text that are tokenized, unless more tokens are asked for. The bundled text has fewer."""
+BYTES_PER_TOKEN: Final = 16
+"""Bytes of a text that are tokenized for each token that is asked for. English has about 4 bytes in a token."""
+N_EXCERPTS: Final = 32
+"""Number of the excerpts of a longer text."""
 TOKENIZER_SECONDS: Final = 30
 """CPU time that a tokenizer.json gets for a short text."""
 _BUILTIN: Final = "builtin.txt.gz"
@@ -477,8 +483,8 @@ def choose_tokens(
     if text == "random":
         ids = _random(metadata, n_chunks * ctx, seed)
         return Tokens(_framed([ids[i * ctx :][:ctx] for i in range(n_chunks)], ends), "random", None)
-    name, raw = read_text(text)
-    ids = encode(model, metadata, raw.decode("utf-8"))
+    name, excerpts, sha256 = _read_excerpts(text, n_chunks * ctx)
+    ids = encode(model, metadata, excerpts)
     if (
         ends[0] is not None
     ):  # as llama-imatrix: it begins the text, and takes the place of each chunk's first token
@@ -491,7 +497,7 @@ def choose_tokens(
     # Spread over the text, so that few tokens still see all of its languages.
     starts = [i * there // n_chunks * ctx for i in range(n_chunks)]
     chunks = _framed([ids[start : start + ctx] for start in starts], ends)
-    return Tokens(chunks, name, hashlib.sha256(raw).hexdigest())
+    return Tokens(chunks, name, sha256)
 
 
 def other_tokens(
@@ -502,7 +508,7 @@ def other_tokens(
     A text that the calibration uses whole gives tokens that the calibration has seen.
     """
     ends = _ends(metadata)
-    ids = encode(model, metadata, read_text(text)[1].decode("utf-8"))
+    ids = encode(model, metadata, _read_excerpts(text, used)[1])
     counts = tuple(min(n, _context_length(metadata) or n, len(ids)) for n in counts)
     size = max(*counts, _default_ctx(metadata))
     there = max(len(ids) // size, 1)
@@ -522,6 +528,32 @@ def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
         return "builtin", gzip.decompress(packed)
     path = Path(text)
     return path.name, sniff.read_text(path)
+
+
+def _read_excerpts(text: str | os.PathLike[str], tokens: int) -> tuple[str, str, str]:
+    """Name of a text, what is read of the text for about `tokens` tokens, and the SHA-256 of the whole text."""
+    name, raw = read_text(text)
+    return name, excerpts(raw, tokens), hashlib.sha256(raw).hexdigest()
+
+
+def excerpts(raw: bytes, tokens: int) -> str:
+    """The text, if the text is short. Of a long text, excerpts that are spread evenly over the text and have `tokens`
+    tokens and more: to tokenize 1 MB takes a second and 250 MB of memory. An excerpt begins with a line, if there is
+    one.
+    """
+    room = EXCERPTS_BYTES
+    while room < BYTES_PER_TOKEN * tokens:
+        room *= 2
+    if len(raw) <= room:
+        return raw.decode("utf-8")
+    size, parts = room // N_EXCERPTS, []
+    for i in range(N_EXCERPTS):
+        start = len(raw) * i // N_EXCERPTS
+        line = raw.find(b"\n", start, start + size // 2) + 1 if i else 0
+        part = raw[max(start, line) : start + size]
+        # An excerpt may cut a character at both ends; the text itself was checked.
+        parts.append(part[: part.rfind(b"\n", len(part) // 2) + 1 or len(part)].decode("utf-8", "ignore"))
+    return "".join(parts)
 
 
 def encode(model: Path, metadata: dict[str, Any], text: str) -> list[int]:

@@ -301,14 +301,19 @@ _Description = tuple[list[tuple[str, str, object]], str, "ModelFacts", list[Path
 not safetensors."""
 
 
-def _described(source: Source, options: ConvertOptions) -> _Description:
+def described(source: Source, options: ConvertOptions) -> list[tuple[str, str, object]]:
+    """The metadata of a model without those of its tokenizer."""
+    return list(_specified(source, options)[1].metadata.entries())
+
+
+def _specified(source: Source, options: ConvertOptions) -> tuple[Checkpoint, ModelSpec]:
+    """A model folder, and what its configuration says."""
     from srd_rs import families
     from srd_rs.checkpoint import Checkpoint
-    from srd_rs.families import lora, nvfp4, projectors
+    from srd_rs.families import nvfp4, projectors
 
-    model = source.path
     checkpoint = replace(
-        Checkpoint.open(model, source.name, source.remote),
+        Checkpoint.open(source.path, source.name, source.remote),
         adapters=_adapters(options),
         target=_target(options),
     )
@@ -319,6 +324,13 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     spec = families.describe(checkpoint, name=options.name, mtp=options.mtp, with_projector=seen)
     if options.quant.upper() == nvfp4.MIX:
         spec = nvfp4.kept(spec, checkpoint)
+    return checkpoint, spec
+
+
+def _described(source: Source, options: ConvertOptions) -> _Description:
+    from srd_rs.families import lora
+
+    checkpoint, spec = _specified(source, options)
     metadata = spec.metadata
     metadata.update(_tokens(checkpoint, spec, options))
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:

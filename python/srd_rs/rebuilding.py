@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ from srd_rs.options import (
     bytes_of,
     mix_of,
 )
-from srd_rs.planning import Planner, projector_plan
+from srd_rs.planning import Planner, described, projector_plan
 from srd_rs.progress import Wanted, showing
 from srd_rs.reading import parse_object, shown
 from srd_rs.report import Progress
@@ -279,13 +280,19 @@ def _planned(
     """The plan of the same conversion, and its options."""
     if record.is_projector:
         options = replace(options, mmproj_only=True, mmproj_type=options.quant)
-        return _named(record, source, lambda named: _projector(named, output, options))[1], options
+        plan = partial(_projector, output=output, options=options)
+        return _named(record, source, plan, lambda named: _general(_pairs(plan(named))))[1], options
     # Only the names of the tensors and what the folder is called are asked here, so nothing is calibrated.
     plain = replace(
         options, effort="fast", calibrate=None, imatrix=None, cache=True,
         **{name: getattr(DEFAULTS, name) for name in ("srd", "calibrate_tokens", "calibrate_block")},
     )  # fmt: skip
-    source, native = _named(record, source, lambda named: Planner(named, output, plain).plan())
+    source, native = _named(
+        record,
+        source,
+        lambda named: Planner(named, output, plain).plan(),
+        lambda named: _general((key, value) for key, _, value in described(named, plain)),
+    )
     types = {
         t.name: found
         for t in native.tensors
@@ -311,12 +318,16 @@ def _projector(source: Source, output: Path, options: ConvertOptions) -> _core.P
 
 
 def _named(
-    record: _Record, source: Source, plan: Callable[[Source], _core.Plan]
+    record: _Record,
+    source: Source,
+    plan: Callable[[Source], _core.Plan],
+    general: Callable[[Source], dict[str, Any]],
 ) -> tuple[Source, _core.Plan]:
     """The source and its plan, under the name that the folder of the model had at the conversion.
 
     The name of the folder becomes metadata (`general.name`, `general.basename` and others), and the folder may have
-    another name today. So the names are tried that the GGUF and its file have.
+    another name today. So the names are tried that the GGUF and its file have. `general` gives these keys alone: for
+    them no tokenizer is read.
     """
     first = plan(source)
     wanted = _general(record.metadata.items())
@@ -325,10 +336,11 @@ def _named(
     name, stem = str(wanted.get("general.name", "")), record.path.stem
     label = next((mix for mix in MIXES if stem.upper().endswith(f"-{mix}")), None)
     stems = [stem[: -len(label) - 1].removeprefix("mmproj-")] if label else []
-    for tried in (*stems, stem, name.replace(" ", "-"), name, name.replace(" ", "-").lower()):
+    names = (*stems, stem, name.replace(" ", "-"), name, name.replace(" ", "-").lower())
+    for tried in dict.fromkeys(filter(None, names)):
         other = replace(source, name=tried)
-        if tried and _general(_pairs(native := plan(other))) == wanted:
-            return other, native
+        if general(other) == wanted:
+            return other, plan(other)
     return source, first
 
 

@@ -8,6 +8,7 @@ is: "this is a LoRA adapter", "this is a master key file". The functions `check_
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -397,6 +398,7 @@ def _parts(index: Path) -> set[str]:
 
 MAX_TEXT_BYTES: Final = 64 << 20
 """A text to calibrate on or to score has at most this many bytes."""
+_DECODED_BYTES: Final = 1 << 20
 
 
 def read_text(path: Path) -> bytes:
@@ -414,10 +416,14 @@ def read_text(path: Path) -> bytes:
         raise UsageError(
             message(path, f"the text is longer than {MAX_TEXT_BYTES} bytes", "Name a shorter text")
         )
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(message(path, f"byte {error.start} is not UTF-8", fix)) from None
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, max(len(raw), 1), _DECODED_BYTES):
+        kept = len(decoder.getstate()[0])
+        try:
+            decoder.decode(raw[start : start + _DECODED_BYTES], start + _DECODED_BYTES >= len(raw))
+        except UnicodeDecodeError as error:
+            at = start - kept + error.start
+            raise UsageError(message(path, f"byte {at} is not UTF-8", fix)) from None
     return raw
 
 

@@ -125,7 +125,7 @@ def evaluate(
     if not ggufs:
         raise UsageError(message("eval", "no GGUF is named", "Name at least one"))
     protocol = Protocol(n_ctx, stride)
-    content = sniff.read_text(Path(text)).decode()
+    content = sniff.read_text(Path(text))
     paths = [hub.file(p) for p in [*([] if base is None else [base]), *ggufs]]
     for path in paths:
         check_runs(path, protocol.n_tokens)
@@ -133,7 +133,7 @@ def evaluate(
         models = [
             stack.enter_context(LlamaModel(path, n_ctx=protocol.n_tokens, threads=threads)) for path in paths
         ]
-        tokens = _common_tokens(models, content)
+        tokens = _common_tokens(models, content, protocol.most_tokens(n_chunks))
         windows = protocol.windows(tokens, models[0].bos, n_chunks, text)
         scores = _walk(models, windows, with_base=base is not None, progress=progress)
     n_tokens = len(windows) * protocol.n_scored
@@ -142,10 +142,11 @@ def evaluate(
     return Evaluation(Path(text), protocol, len(windows), n_tokens, first, tuple(files))
 
 
-def _common_tokens(models: list[LlamaModel], content: str) -> Tokens:
-    """Token ids of the text. Raises `ModelError` if the models do not have one vocabulary."""
+def _common_tokens(models: list[LlamaModel], content: bytes, most: int) -> Tokens:
+    """Token ids of the text, of which `most` are needed. Raises `ModelError` if the models do not have one
+    vocabulary."""
     first = models[0]
-    tokens = first.tokenize(content)
+    tokens = first.tokenize(content, most)
     words = vocabulary(first.path) if len(models) > 1 else []
     for model in models[1:]:
         fix = "Compare files made from one model"
@@ -155,7 +156,7 @@ def _common_tokens(models: list[LlamaModel], content: str) -> Tokens:
         if vocabulary(model.path) != words:
             what = f"its vocabulary has other tokens than that of {first.path}"
             raise ModelError(message(model.path, what, fix))
-        if not np.array_equal(model.tokenize(content), tokens):
+        if not np.array_equal(model.tokenize(content, most), tokens):
             what = f"it cuts the text into other tokens than {first.path}"
             raise ModelError(message(model.path, what, fix))
     return tokens

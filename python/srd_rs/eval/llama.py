@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,9 @@ N_UBATCH: Final = 512
 #: Bytes of logits that one decoding may give. With 256 k tokens in the vocabulary the scored half of a
 #: chunk would fill 270 MB for each model otherwise.
 LOGITS_BYTES: Final = 64 << 20
+#: Most bytes of a text that llama.cpp tokenizes at once.
+PIECE_BYTES: Final = 1 << 20
+_LINE_END: Final = re.compile(rb"\n(?=[^\s])")
 
 
 def check_before_loading(gguf: Path) -> None:
@@ -102,15 +106,41 @@ class LlamaModel:
             return None
         return int(self._lib.llama_vocab_bos(self._vocab))
 
-    def tokenize(self, text: str) -> Tokens:
-        """Token ids of `text`, with the special tokens that the vocabulary adds at both ends."""
-        raw = text.encode()
+    def tokenize(self, text: str | bytes, most: int = 0) -> Tokens:
+        """Token ids of `text`, with the special tokens that the vocabulary adds at both ends.
+
+        A text of more than `PIECE_BYTES` is cut behind the ends of lines, because llama.cpp takes 100 times the memory
+        of a text. The pieces have the tokens of the whole. With `most`, no more pieces are read than have so many
+        tokens.
+        """
+        raw = text.encode() if isinstance(text, str) else text
+        if len(raw) <= PIECE_BYTES:
+            return self._tokens(raw, special=True)
+        alone, around = self._tokens(b"a", special=False), self._tokens(b"a", special=True)
+        at = next((i for i in range(len(around)) if np.array_equal(around[i:][: len(alone)], alone)), 0)
+        found, count, is_line = [around[:at]], at, False
+        for piece in pieces(raw):
+            tokens = self._next_tokens(piece) if is_line else self._tokens(piece, special=False)
+            is_line = piece.endswith(b"\n")
+            found.append(tokens)
+            count += len(tokens)
+            if most and count >= most:
+                break
+        return np.concatenate([*found, around[at + len(alone) :]])
+
+    def _next_tokens(self, line: bytes) -> Tokens:
+        """Token ids of text behind the end of a line: some vocabularies put a space before the first word of a text."""
+        end, both = self._tokens(b"\n", special=False), self._tokens(b"\n" + line, special=False)
+        follows = np.array_equal(both[: len(end)], end)
+        return both[len(end) :] if follows else self._tokens(line, special=False)
+
+    def _tokens(self, raw: bytes, *, special: bool) -> Tokens:
         room = len(raw) + 16
         tokens = (ctypes.c_int32 * room)()
-        n = self._lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, True, False)
+        n = self._lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, special, False)
         if n < 0:
             raise ModelError(f"tokeniser: {-n} tokens for {len(raw)} bytes of text. Check the vocabulary")
-        return np.array(tokens[:n], np.int32)
+        return np.ctypeslib.as_array(tokens)[:n].astype(np.int32)
 
     def logits(self, tokens: Tokens, first: int = 0) -> Logits:
         """Logits after the positions `first`.. of one chunk, from an empty context: [len - first, n_vocab].
@@ -192,7 +222,24 @@ def chunks_of(text: str | Path, model: LlamaModel, n_chunks: int = 0) -> list[To
     The whole text is tokenised at once; then the first token of every chunk is replaced by BOS where the
     vocabulary wants one.
     """
-    return cut(model.tokenize(sniff.read_text(Path(text)).decode()), model.n_ctx, model.bos, n_chunks, text)
+    most = model.n_ctx * max(n_chunks, 2) if n_chunks else 0
+    return cut(model.tokenize(sniff.read_text(Path(text)), most), model.n_ctx, model.bos, n_chunks, text)
+
+
+def pieces(raw: bytes) -> Iterator[bytes]:
+    """Cut a text into pieces of at most `PIECE_BYTES`: behind the end of a line where the next line begins with no
+    space, otherwise between two characters."""
+    start = 0
+    while len(raw) - start > PIECE_BYTES:
+        window = raw[start : start + PIECE_BYTES + 1]
+        end = max(
+            (found.end() for found in _LINE_END.finditer(window, PIECE_BYTES // 2)), default=PIECE_BYTES
+        )
+        while window[end] & 0xC0 == 0x80:
+            end -= 1
+        yield window[:end]
+        start += end
+    yield raw[start:]
 
 
 def cut(tokens: Tokens, n_ctx: int, bos: int | None, n_chunks: int, place: object) -> list[Tokens]:

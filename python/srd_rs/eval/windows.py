@@ -52,6 +52,14 @@ class Protocol:
         """Number of tokens scored in a window."""
         return self.stride or self.n_ctx - self.n_ctx // 2 - 1
 
+    def most_tokens(self, n_windows: int) -> int:
+        """Number of tokens that the first `n_windows` windows need; 0 where all tokens of a text are needed."""
+        if not n_windows:
+            return 0
+        if self.stride is None:
+            return self.n_ctx * max(n_windows, 2)
+        return self.n_tokens + max(self.n_tokens, self.stride * n_windows)
+
     def windows(self, tokens: Tokens, bos: int | None, n_windows: int, place: object) -> list[Window]:
         """The first `n_windows` (0: all) windows of a text. `UsageError` naming `place` if it is too short."""
         if self.stride is None:

@@ -23,6 +23,7 @@ from srd_rs.vocab.files import (
     AddedToken,
     TokenizerJson,
     added_token,
+    check_number,
     fail,
     first_of,
     listed,
@@ -159,12 +160,16 @@ def _add_old_file(tokens: dict[str, AddedToken], path: Path) -> None:
     whose id a newer file gives to another text is left out."""
     taken = {token.id for token in tokens.values()}
     stale = []
-    for text, token_id in (read_token_ids(path) or {}).items():
+    ids = read_token_ids(path) or {}
+    check_number(len(ids), path)
+    for text, token_id in ids.items():
+        if text in tokens:
+            continue
         token = AddedToken(token_id, text, special=False, normalized=False)
-        if text not in tokens and token_id in taken:
+        if token_id in taken:
             stale.append(token)
         else:
-            tokens.setdefault(text, token)
+            tokens[text] = token
     if stale:
         log.warning(
             "%s: %d tokens are left out, because tokenizer.json or tokenizer_config.json gives their ids to other"
@@ -181,6 +186,7 @@ def decoder_tokens(config: dict[str, Any], place: Path) -> list[AddedToken]:
     entries = config.get("added_tokens_decoder", {})
     if not isinstance(entries, dict):
         fail(place, "'added_tokens_decoder' is not an object", "Correct the file")
+    check_number(len(entries), place)
     tokens = []
     for key, entry in entries.items():
         if not key.isascii() or not key.isdigit() or len(key) > 9:

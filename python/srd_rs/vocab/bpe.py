@@ -64,8 +64,10 @@ def _checked(
     tokens = [_spelled(token, byte_level) for token in all_listed]
     texts = {token.content for token in tokens}
     for listed, token in zip(all_listed, tokens, strict=True):
-        beyond = token.id >= vocabulary.size
-        if not beyond and vocabulary.filled[token.id] and listed.content not in vocab:
+        if token.id >= vocabulary.size:
+            yield token
+            continue
+        if vocabulary.filled[token.id] and listed.content not in vocab:
             what = f"added token {shown(token.content)} has the id {token.id} of another token"
             fail(vocabulary.place, what, "Correct the added tokens")
         # Byte-level BPE has its own letter for a space. A visible space is one more character there.

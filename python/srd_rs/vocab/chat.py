@@ -8,13 +8,16 @@ model: the tokenizer of transformers does not read the two files, but the proces
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from srd_rs.metadata import Metadata
 from srd_rs.reading import read_text, shown
 from srd_rs.vocab.files import fail, log, read_json, refuse
 
 DEFAULT = "default"
+MAX_TEMPLATE_BYTES: Final = 1 << 20
+"""The chat templates of a model have at most this many characters together, and a file of one at most this many bytes.
+Published ones stay below 100 kB."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -51,7 +54,7 @@ def _from_files(folder: Path) -> dict[str, str]:
 
 def _text(path: Path, folder: Path) -> str:
     """Return the text of a file with the line ends that Python gives to a text."""
-    return read_text(path, root=folder).replace("\r\n", "\n").replace("\r", "\n")
+    return read_text(path, MAX_TEMPLATE_BYTES, root=folder).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _from_json(value: object, place: Path) -> dict[str, str]:
@@ -82,6 +85,10 @@ def _from_json(value: object, place: Path) -> dict[str, str]:
 
 def _checked(templates: dict[str, str], folder: Path) -> dict[str, str]:
     """Leave out templates that say nothing, and name what llama.cpp will do with the others."""
+    size = sum(map(len, templates.values()))
+    if size > MAX_TEMPLATE_BYTES:
+        what = f"the chat templates have {size} characters, more than {MAX_TEMPLATE_BYTES}"
+        refuse(folder, what, "Replace them by the templates of the model")
     for name, text in templates.items():
         if "\0" in text:
             what = f"the chat template {shown(name)} has a null byte, at which llama.cpp ends the text"

@@ -27,6 +27,8 @@ MAX_TOKENIZER_VALUES: Final = 1 << 21
 """Such a file has at most this many JSON values. Merges that are read apart from the rest do not count."""
 MAX_TOKENS: Final = 1 << 21
 """A vocabulary has at most this many tokens. The largest published one has about a million."""
+MAX_ADDED: Final = 150_000
+"""A file lists at most this many added tokens. Models that write sounds or pictures have up to 131 072."""
 _LISTED: Final = 4
 
 _MERGES_CHUNK: Final = 1 << 18
@@ -194,10 +196,18 @@ def added_tokens(sections: dict[str, Any], path: Path) -> list[AddedToken]:
         return []
     if not isinstance(entries, list):
         fail(path, "'added_tokens' is not a list", "Save the tokenizer again with the tokenizers library")
+    check_number(len(entries), path)
     tokens = [
         added_token(entry, entry.get("id") if isinstance(entry, dict) else None, path) for entry in entries
     ]
     return tokens
+
+
+def check_number(added: int, path: Path) -> None:
+    """Refuse a file that lists more added tokens than any model has."""
+    if added > MAX_ADDED:
+        what = f"it lists {added} added tokens, and at most {MAX_ADDED} are read"
+        refuse(path, what, "Replace the file by the file of the model")
 
 
 def added_token(entry: Any, token_id: Any, path: Path) -> AddedToken:

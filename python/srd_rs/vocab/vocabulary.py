@@ -135,6 +135,9 @@ def type_of(token: AddedToken, *, by_look: bool = False) -> TokenType:
     return TokenType.CONTROL if special else TokenType.USER_DEFINED
 
 
+_FORMS: Final = ("<|", "<\uff5c", "<unused")
+
+
 def looks_special(text: str) -> bool:
     """Say whether a token that is not marked special is special by its form.
 
@@ -143,8 +146,9 @@ def looks_special(text: str) -> bool:
     """
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
-    pairs = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
-    return any(text.startswith(first) and text.endswith(last) for first, last in pairs)
+    if not text.startswith(_FORMS):
+        return False
+    return text.endswith({"<|": "|>", "<\uff5c": "\uff5c>"}.get(text[:2], ">"))
 
 
 def check_ids(vocab: object, size: int, place: Path, added: Collection[str] = ()) -> dict[str, int]:
