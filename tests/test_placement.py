@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -103,18 +104,19 @@ def test_no_more_fits_on_the_gpu(made: Path, name: str) -> None:
         kinds.add((found.gpu_layers > 0, found.cpu_moe_layers > 0))
         model = placement._Model(path, 512, "llama-server")
         if 0 < found.gpu_layers <= found.layers:
-            more = placement._devices(model, found.gpu_layers + 1, found.cpu_moe_layers, lazy=False)[1]
+            more = placement._devices(model, found.gpu_layers + 1, frozenset(found.cpu_moe), lazy=False)[1]
             assert more.total > vram
         if found.cpu_moe_layers > 0 and found.gpu_layers > found.layers:
-            fewer = placement._devices(model, found.gpu_layers, found.cpu_moe_layers - 1, lazy=False)[1]
+            less = frozenset(range(found.cpu_moe_layers - 1))
+            fewer = placement._devices(model, found.gpu_layers, less, lazy=False)[1]
             assert fewer.total > vram
             words = " ".join(found.arguments)
             every = found.cpu_moe_layers == found.layers
             assert ("--cpu-moe" if every else f"--n-cpu-moe {found.cpu_moe_layers}") in words
     assert ((True, True) in kinds) == (name == "qwen3moe") and (False, False) in kinds
     # A byte too few, and one layer goes.
-    less = srd_rs.place(path, ram=64 << 30, vram=whole.gpu.total - 1, ctx=512, **FAST)
-    assert less.gpu.weights < whole.gpu.weights
+    short = srd_rs.place(path, ram=64 << 30, vram=whole.gpu.total - 1, ctx=512, **FAST)
+    assert short.gpu.weights < whole.gpu.weights
 
 
 def test_per_layer_embeddings_stay_on_the_disk_where_memory_is_short(made: Path) -> None:
@@ -130,6 +132,88 @@ def test_per_layer_embeddings_stay_on_the_disk_where_memory_is_short(made: Path)
     other = srd_rs.place(path, engine="llama-cpp-python", ram=roomy.cpu.total - 1, ctx=512, **FAST)
     assert other.lazy == 0 and not other.fits and other.tokens_per_second is None
     assert any("--lazy-mode" in note for note in other.notes) and any("more memory" in n for n in other.notes)
+
+
+@pytest.fixture(scope="module")
+def hot(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A mixture of experts with the use of its experts in the sidecar, which is changed to be uneven and known."""
+    path = tmp_path_factory.mktemp("hot") / "m.gguf"
+    options = {"effort": "srd", "calibrate": "random", "calibrate_tokens": 64, "calibrate_block": 256}
+    srd_rs.convert(fixtures / "qwen3moe", path, quant="Q8_0", axm=False, **options)
+    sidecar = json.loads(path.with_suffix(".met.json").read_text())
+    heat, used = sidecar["expert_heat"], sidecar["moe"]["experts_per_token"]
+    experts, tokens = sidecar["moe"]["num_experts"], 1000
+    heat["tokens"] = tokens
+    for layer in heat["layers"]:
+        counts = [0] * experts
+        if layer == "0":  # all are used equally
+            counts = [tokens * used // experts] * experts
+        else:  # few take nearly all
+            counts[-used:] = [tokens - 10] * used
+            counts[:used] = [10] * used
+        heat["layers"][layer] = counts
+    path.with_suffix(".met.json").write_text(json.dumps(sidecar))
+    return path, sidecar
+
+
+def test_the_hottest_experts_are_kept_where_memory_is_short(hot: tuple[Path, dict[str, Any]]) -> None:
+    path, sidecar = hot
+    used, experts = sidecar["moe"]["experts_per_token"], sidecar["moe"]["num_experts"]
+    sizes = [t["bytes"] for t in sidecar["tensors"].values() if t["access"] == "experts"]
+    layers = len(sidecar["expert_heat"]["layers"])
+    each = sum(sizes) // layers // experts
+    roomy = srd_rs.place(path, ram=64 << 30, ctx=256, **FAST)
+    assert roomy.experts is None and roomy.fits
+    rest = roomy.cpu.total - sum(sizes)
+    # Room for the hot experts of all layers but the first, and not for one more.
+    room = (layers - 1) * used * each
+    short = srd_rs.place(path, ram=rest + room, ctx=256, disk_bandwidth=1e9, **FAST)
+    found = short.experts
+    assert not short.fits and found is not None and found.measured
+    assert (found.bytes, found.held_bytes) == (sum(sizes), room)
+    assert found.missed_bytes == pytest.approx((used + (layers - 1) * used * 0.01) * each, rel=1e-3)
+    assert found.held_share == pytest.approx((layers - 1) * used * 0.99 / (layers * used), rel=1e-3)
+    assert found.budget == rest + room - short.cpu.kv_cache - short.cpu.compute
+    empty, _ = short.tokens_per_second  # type: ignore[misc]
+    assert empty == pytest.approx(1 / (short.cpu.token_bytes / 50e9 + found.missed_bytes / 1e9), rel=1e-6)
+    note = next(n for n in short.notes if "--lock" in n)
+    assert f"--budget {found.budget}" in note and "by the calibration" in note
+    # What the budget holds is what is said to be held.
+    with srd_rs.Hydrator(path) as hydrator:
+        hydrator.evict()
+        held = hydrator.hydrate("HARM", budget=found.budget).hydrated_bytes
+    pages = 2 * os.sysconf("SC_PAGESIZE") * (3 * used * layers + len(sidecar["tensors"]))
+    assert abs(held - (short.cpu.weights - found.bytes + room)) <= pages
+    # Without the sidecar all experts count the same.
+    other = path.with_name("other.gguf")
+    other.write_bytes(path.read_bytes())
+    blind = srd_rs.place(other, ram=rest + room, ctx=256, **FAST)
+    assert blind.experts is not None and not blind.experts.measured and blind.tokens_per_second is None
+    assert blind.experts.held_share == pytest.approx(room / sum(sizes), rel=1e-6)
+    # Not even what every token reads has room.
+    assert srd_rs.place(path, ram=rest - 1, ctx=256, **FAST).experts is None
+    run = srd("met", path, "--for", "llama-server", "--ram", rest + room, "--ctx", 256, "--json",
+              "--ram-bandwidth", "50GB", "--disk-bandwidth", "1GB")  # fmt: skip
+    assert run.json["experts"]["missed_bytes"] == found.missed_bytes, run.stderr
+
+
+@pytest.mark.usefixtures("no_margin")
+def test_the_gpu_gets_the_experts_that_are_used_evenly(hot: tuple[Path, dict[str, Any]]) -> None:
+    """Where both memories are short, the layers stay with the CPU whose hottest experts serve the most tokens."""
+    path, sidecar = hot
+    layers = sidecar["model"]["n_layer"]
+    whole = srd_rs.place(path, ram=64 << 30, vram=64 << 30, ctx=256, **FAST)
+    stack = sum(t["bytes"] for t in sidecar["tensors"].values() if t["access"] == "experts") // layers
+    vram = whole.gpu.total - (layers - 1) * stack
+    roomy = srd_rs.place(path, ram=64 << 30, vram=vram, ctx=256, **FAST)
+    assert roomy.cpu_moe == tuple(range(layers - 1)) and "--n-cpu-moe" in roomy.arguments
+    short = srd_rs.place(path, ram=roomy.cpu.total - stack // 2, vram=vram, ctx=256, **FAST)
+    assert short.cpu_moe == tuple(range(1, layers)) and short.gpu.total <= vram
+    pattern = short.arguments[short.arguments.index("-ot") + 1]
+    rule, _, device = pattern.rpartition("=")
+    moved = {int(t.split(".")[1]) for t in sidecar["tensors"] if re.search(rule, t)}
+    assert device == "CPU" and moved == set(short.cpu_moe)
+    assert short.experts is not None and short.experts.held_share > 0.95
 
 
 def test_the_command(made: Path) -> None:

@@ -16,6 +16,8 @@ of the token embeddings always stays with the CPU. The rules are those of llama.
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import threading
 import time
@@ -25,9 +27,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, hub, memory, sniff
-from srd_rs.errors import ModelError, UsageError, message
+from srd_rs.errors import ModelError, SrdError, UsageError, message
 from srd_rs.options import StrPath
 from srd_rs.text import bytes_text
+
+log = logging.getLogger("srd_rs.placement")
 
 ENGINES: Final = ("llama-server", "llama-cpp-python", "ollama")
 ACCESS: Final = ("every_token", "rows", "experts")
@@ -68,11 +72,32 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Which of the experts on the CPU its memory holds, where it cannot hold all of them.
+
+    bytes: All of the experts on the CPU. held_bytes: Those for which there is memory, the hottest ones.
+    held_share: The share of what tokens read of experts that lies in memory then. By the use of the experts in the
+        calibration (`expert_heat` of the sidecar) where it is `measured`, and else as if all were used equally.
+    missed_bytes: What one token reads of the other experts, from the disk.
+    budget: The budget of `srd-rs hydrate` that holds the hottest experts, and all that every token reads.
+    """
+
+    bytes: int
+    held_bytes: int
+    held_share: float
+    missed_bytes: int
+    budget: int
+    measured: bool
+
+
+@dataclass(frozen=True)
 class Placement:
     """The arguments of an engine and what they lead to.
 
     arguments: For llama-server, words of its command line; for Ollama, the lines of a Modelfile.
     keywords: For llama-cpp-python, the keyword arguments of `Llama`.
+    cpu_moe: The layers whose experts stay with the CPU although the layers are on the GPU.
+    experts: Which experts the memory holds; None where it holds all of them, and where it does not even hold the rest.
     lazy: Bytes of tables of which rows are read from the disk when a token needs them.
     tokens_per_second: The most that the memory allows with an empty context and with a full one; None where the
         bandwidth of a device that is used is not known.
@@ -88,6 +113,8 @@ class Placement:
     gpu_layers: int
     layers: int
     cpu_moe_layers: int
+    cpu_moe: tuple[int, ...]
+    experts: Experts | None
     cpu: Device
     gpu: Device
     lazy: int
@@ -106,13 +133,15 @@ def place(
     ctx: int = 8192,
     ram_bandwidth: float | None = None,
     vram_bandwidth: float | None = None,
+    disk_bandwidth: float | None = None,
 ) -> Placement:
-    """Choose where the tensors of a GGUF go. Reads the header, and no weight.
+    """Choose where the tensors of a GGUF go. Reads the header and the sidecar beside the GGUF, and no weight.
 
     ram, vram: Bytes that the engine may use. `VRAM_MARGIN` bytes of the GPU are left free.
     ctx: Tokens of the context, whose keys and values are counted.
     ram_bandwidth, vram_bandwidth: Bytes per second. That of the memory is measured here if it is not given (about a
         second); that of a GPU is not.
+    disk_bandwidth: Bytes per second of the disk, for the speed of a mixture of experts that does not fit.
 
     Raises UsageError for an engine that is not known, ModelError for a GGUF without layers.
 
@@ -128,18 +157,25 @@ def place(
     sniff.check_gguf(path)
     model = _Model(path, ctx, engine)
     layers, n_cpu_moe = _chosen(model, ram, vram)
-    cpu, gpu, lazy = _devices(model, layers, n_cpu_moe, lazy=False)
+    cpu_moe = frozenset(range(n_cpu_moe))
+    cpu, gpu, lazy = _devices(model, layers, cpu_moe, lazy=False)
     lazily = False
     if cpu.total > ram and model.can_be_lazy:
         lazily = True
-        cpu, gpu, lazy = _devices(model, layers, n_cpu_moe, lazy=True)
+        cpu, gpu, lazy = _devices(model, layers, cpu_moe, lazy=True)
     elif model.lazy_unasked:
-        cpu, gpu, lazy = _devices(model, layers, n_cpu_moe, lazy=True)
+        cpu, gpu, lazy = _devices(model, layers, cpu_moe, lazy=True)
     fits = cpu.total <= ram
+    experts = None
+    if not fits and model.has_experts:
+        cpu_moe = _coldest_reads(model, layers, cpu_moe, ram, vram, lazy=lazily)
+        cpu, gpu, lazy = _devices(model, layers, cpu_moe, lazy=lazily or model.lazy_unasked)
+        experts = _experts(model, layers, cpu_moe, cpu, ram)
     measured = measure_bandwidth() if ram_bandwidth is None else ram_bandwidth
-    used = {"ram": measured, "vram": vram_bandwidth if gpu.token_bytes else None}
-    speed = _speed(cpu, gpu, measured, vram_bandwidth) if fits else None
-    arguments, keywords = _arguments(model, layers, n_cpu_moe, lazily)
+    used = {"ram": measured, "vram": vram_bandwidth if gpu.token_bytes else None, "disk": disk_bandwidth}
+    missed = None if experts is None or disk_bandwidth is None else experts.missed_bytes / disk_bandwidth
+    speed = _speed(cpu, gpu, measured, vram_bandwidth, missed or 0.0) if fits or missed is not None else None
+    arguments, keywords = _arguments(model, layers, cpu_moe, lazily)
     return Placement(
         path=path,
         engine=engine,
@@ -149,14 +185,16 @@ def place(
         access=model.access(),
         gpu_layers=layers,
         layers=model.n_layer,
-        cpu_moe_layers=n_cpu_moe,
+        cpu_moe_layers=len(cpu_moe),
+        cpu_moe=tuple(sorted(cpu_moe)),
+        experts=experts,
         cpu=cpu,
         gpu=gpu,
         lazy=lazy,
         fits=fits,
         bandwidth=used,
         tokens_per_second=speed,
-        notes=tuple(_notes(model, cpu, gpu, ram, vram, vram_bandwidth, fits)),
+        notes=tuple(_notes(model, cpu, gpu, ram, vram, vram_bandwidth, fits, experts)),
     )
 
 
@@ -202,6 +240,8 @@ class _Model:
         )
         self.tensors = [self._tensor(name, ne, size) for name, ne, _, _, size in header["tensors"]]
         self.has_experts = any(t.experts for t in self.tensors)
+        self.heat = _heat(path) if self.has_experts else {}
+        self.n_experts, self.n_used = experts, used
         needed = memory.needed(self.metadata, ctx, self.n_vocab)
         caches = memory.caches(self.metadata, ctx)
         # Blocks that predict further tokens have no cache in this context.
@@ -247,11 +287,97 @@ class _Model:
         return found
 
 
-def _devices(model: _Model, gpu_layers: int, n_cpu_moe: int, *, lazy: bool) -> tuple[Device, Device, int]:
+def _heat(path: Path) -> dict[int, list[float]]:
+    """For each layer the share of the tokens that used each expert, from the sidecar beside the GGUF.
+
+    Empty without a sidecar, with one that does not fit the GGUF, and where no calibration was run.
+    """
+    if not _core.sidecar_path(path).is_file():
+        return {}
+    try:
+        hydrator = _core.Hydrator(path, None)
+    except SrdError as error:
+        log.warning("%s", error)
+        return {}
+    facts = json.loads(hydrator.sidecar())
+    hydrator.close()
+    heat = facts.get("expert_heat") or {"tokens": 1, "layers": {}}
+    tokens = max(heat["tokens"], 1)
+    return {int(layer): [n / tokens for n in counts] for layer, counts in heat["layers"].items()}
+
+
+def _reads(model: _Model, layer: int, size: int) -> list[tuple[float, float]]:
+    """For each expert of a layer the share of the tokens that use it, and its bytes; `size` are those of the stacks."""
+    counts = model.heat.get(layer) or [model.share] * model.n_experts
+    return [(share, size / model.n_experts) for share in counts]
+
+
+def _stacks(model: _Model) -> dict[int, int]:
+    """The bytes of the experts of each layer."""
+    found: dict[int, int] = {}
+    for tensor in model.tensors:
+        if tensor.experts and tensor.layer is not None:
+            found[tensor.layer] = found.get(tensor.layer, 0) + tensor.bytes
+    return found
+
+
+def _experts(
+    model: _Model, gpu_layers: int, cpu_moe: frozenset[int], cpu: Device, ram: int
+) -> Experts | None:
+    """What the memory holds of the experts on the CPU, if the hottest ones stay in memory."""
+    first = max(model.n_layer + 1 - gpu_layers, 0)
+    on_cpu = {n: size for n, size in _stacks(model).items() if n < first or n in cpu_moe}
+    total = sum(on_cpu.values())
+    room = ram - (cpu.total - total)
+    if room < 0 or total <= room or not model.n_experts:
+        return None
+    reads = [read for layer, size in on_cpu.items() for read in _reads(model, layer, size)]
+    held, served, every = 0.0, 0.0, sum(share * size for share, size in reads)
+    for share, size in sorted(reads, reverse=True):
+        if held + size <= room:
+            held, served = held + size, served + share * size
+    return Experts(
+        bytes=total,
+        held_bytes=round(held),
+        held_share=served / every if every else 1.0,
+        missed_bytes=round(every - served),
+        budget=ram - cpu.kv_cache - cpu.compute,
+        measured=bool(model.heat),
+    )
+
+
+def _coldest_reads(
+    model: _Model, gpu_layers: int, cpu_moe: frozenset[int], ram: int, vram: int, *, lazy: bool
+) -> frozenset[int]:
+    """The layers whose experts stay with the CPU, where its memory does not hold all of them.
+
+    As many as before; but those stay of which the hottest experts serve the most tokens, so the disk is read least.
+    """
+    count = len(cpu_moe)
+    if not model.heat or not 0 < count < model.n_layer:
+        return cpu_moe
+    sizes = _stacks(model)
+    cpu = _devices(model, gpu_layers, cpu_moe, lazy=lazy)[0]
+    held = max(ram - (cpu.total - sum(sizes.get(n, 0) for n in cpu_moe)), 0) / max(count, 1)
+
+    def missed(layer: int) -> float:
+        """What a token reads of a layer from the disk, if each layer gets the same memory."""
+        size = sizes.get(layer, 0)
+        reads = sorted(_reads(model, layer, size), reverse=True)
+        kept = int(held / (size / model.n_experts)) if size else 0
+        return sum(share * each for share, each in reads[kept:])
+
+    chosen = frozenset(sorted(range(model.n_layer), key=missed)[:count])
+    fits = _devices(model, gpu_layers, chosen, lazy=lazy)[1].total <= vram - VRAM_MARGIN
+    return chosen if fits else cpu_moe
+
+
+def _devices(
+    model: _Model, gpu_layers: int, cpu_moe: frozenset[int], *, lazy: bool
+) -> tuple[Device, Device, int]:
     """What lies on the CPU and on the GPU, and the bytes of tables that stay on the disk.
 
-    The last `gpu_layers` of the layers and the output lie on the GPU, but for the experts of the first `n_cpu_moe`
-    layers.
+    The last `gpu_layers` of the layers and the output lie on the GPU, but for the experts of the layers `cpu_moe`.
     """
     first = max(model.n_layer + 1 - gpu_layers, 0)
     weights, tokens, left = [0, 0], [0, 0], 0
@@ -272,7 +398,7 @@ def _devices(model: _Model, gpu_layers: int, n_cpu_moe: int, *, lazy: bool) -> t
                 tokens[0] += tensor.token_bytes
             continue
         layer = model.n_layer if tensor.layer is None else tensor.layer
-        on_gpu = layer >= first and not (tensor.experts and layer < n_cpu_moe)
+        on_gpu = layer >= first and not (tensor.experts and layer in cpu_moe)
         weights[on_gpu] += tensor.bytes
         tokens[on_gpu] += tensor.token_bytes
     kv = [0, 0]
@@ -289,7 +415,7 @@ def _chosen(model: _Model, ram: int, vram: int) -> tuple[int, int]:
     room, every = vram - VRAM_MARGIN, model.n_layer + 1
 
     def fits(layers: int, experts: int) -> bool:
-        return _devices(model, layers, experts, lazy=False)[1].total <= room
+        return _devices(model, layers, frozenset(range(experts)), lazy=False)[1].total <= room
 
     if room <= 0:
         return 0, 0
@@ -303,18 +429,23 @@ def _chosen(model: _Model, ram: int, vram: int) -> tuple[int, int]:
     return layers, aside if layers else 0
 
 
-def _speed(cpu: Device, gpu: Device, ram: float, vram: float | None) -> tuple[float, float] | None:
-    """Tokens per second with an empty and with a full context: the bytes that a token reads, over the bandwidth."""
+def _speed(
+    cpu: Device, gpu: Device, ram: float, vram: float | None, missed: float
+) -> tuple[float, float] | None:
+    """Tokens per second with an empty and with a full context: the bytes that a token reads, over the bandwidth.
+
+    missed: Seconds that a token waits for the disk.
+    """
     if gpu.token_bytes and vram is None:
         return None
     both = ((cpu, ram), (gpu, vram or 1.0))
     empty = sum(device.token_bytes / speed for device, speed in both)
     full = sum((device.token_bytes + device.kv_cache) / speed for device, speed in both)
-    return 1 / max(empty, 1e-9), 1 / max(full, 1e-9)
+    return 1 / max(empty + missed, 1e-9), 1 / max(full + missed, 1e-9)
 
 
 def _arguments(
-    model: _Model, layers: int, n_cpu_moe: int, lazily: bool
+    model: _Model, layers: int, cpu_moe: frozenset[int], lazily: bool
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     every = layers > model.n_layer
     if model.engine == "llama-cpp-python":
@@ -331,10 +462,13 @@ def _arguments(
         lines = [f"FROM ./{model.path.name}", f"PARAMETER num_ctx {model.ctx}", f"PARAMETER num_gpu {layers}"]
         return tuple(lines), {}
     words = ["-m", str(model.path), "-c", str(model.ctx), "-np", "1", "-ngl", "all" if every else str(layers)]
-    if n_cpu_moe == model.n_layer:
+    if len(cpu_moe) == model.n_layer:
         words.append("--cpu-moe")
-    elif n_cpu_moe:
-        words += ["--n-cpu-moe", str(n_cpu_moe)]
+    elif cpu_moe == frozenset(range(len(cpu_moe))):
+        words += ["--n-cpu-moe", str(len(cpu_moe))] if cpu_moe else []
+    else:
+        numbers = "|".join(map(str, sorted(cpu_moe)))
+        words += ["-ot", rf"blk\.({numbers}){_EXPERTS.pattern}=CPU"]
     if lazily:
         words += ["--lazy-mode", "on"]
     # What is placed here is not to be placed again.
@@ -342,10 +476,25 @@ def _arguments(
 
 
 def _notes(
-    model: _Model, cpu: Device, gpu: Device, ram: int, vram: int, vram_bandwidth: float | None, fits: bool
+    model: _Model,
+    cpu: Device,
+    gpu: Device,
+    ram: int,
+    vram: int,
+    vram_bandwidth: float | None,
+    fits: bool,
+    experts: Experts | None,
 ) -> list[str]:
     notes = []
-    if not fits:
+    if experts is not None:
+        known = "by the calibration" if experts.measured else "if all are used equally"
+        notes.append(
+            f"The memory holds {bytes_text(experts.held_bytes)} of {bytes_text(experts.bytes)} of experts:"
+            f" {100 * experts.held_share:.0f} % of what tokens read of them ({known}). The rest,"
+            f" {bytes_text(experts.missed_bytes)} for a token, comes from the disk. Keep the hottest in memory:"
+            f" srd-rs hydrate {model.path.name} --intent HARM --budget {experts.budget} --lock"
+        )
+    elif not fits:
         notes.append(
             f"{bytes_text(cpu.total - ram)} more memory is needed: llama.cpp will read weights from the disk again"
             " and again, at the speed of the disk. Use a smaller mix or a shorter context."

@@ -115,6 +115,13 @@ Examples:
     metavar="SIZE",
     help="Bytes per second that the GPU reads from its memory, for example 1000GB.",
 )
+@option(
+    "--disk-bandwidth",
+    group="Placement",
+    type=parse_size,
+    metavar="SIZE",
+    help="Bytes per second that the disk gives, for example 2GB: the speed where not all experts fit into memory.",
+)
 @convert_option("overwrite", help="Replace the file named by -o if the file exists.")
 @json_option("Print the sidecar as one JSON object.")
 def command(
@@ -146,7 +153,7 @@ def command(
     if placement["engine"] is not None:
         _place(gguf, explicit, placement, as_json=as_json)
         return
-    for name in ("ram", "vram", "ctx", "ram_bandwidth", "vram_bandwidth"):
+    for name in ("ram", "vram", "ctx", "ram_bandwidth", "vram_bandwidth", "disk_bandwidth"):
         if name in explicit:
             raise effects.without_effect(name, "no engine is named", "Add --for")
     effects.refuse(
