@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Print tokens/s of llama-server under a limit of memory: by default, with --fit, and as `srd-rs met --for` says.
+"""Print tokens/s of llama-server and llama-cpp-python under a limit of memory: by default, with --fit, and as
+`srd-rs met --for` says.
 
-    sudo python scripts/placement_table.py MODEL.gguf [MODEL.gguf ...] [--limit 0.8] [--tokens 16] [--ctx 512]
-        [--engine 400]
+    sudo python scripts/placement_table.py MODEL.gguf [MODEL.gguf ...] [--limit 0.6] [--tokens 16] [--ctx 512]
 
-Each run is a process of its own in a control group (v1 or v2) whose memory limit is a share of the size of the file,
-and the file is taken out of the page cache before. "resident" are the bytes of the file in memory after the last
-token. In the last row of a model, `srd-rs hydrate --lock` holds what tokens read most in memory, in the same control
-group: as much as the limit allows beside the memory that the engine needs for itself (--engine). The column "bound"
-is what the bandwidth of the memory allows (`srd_rs.place`), as if everything were in memory. Needs xllamacpp, which
-is llama-server in a process, and the rights to make a control group; without them the runs have no limit, and the
-table says so.
+Each run is a process of its own in a control group (v1 or v2), and the file is taken out of the page cache before.
+What the engine needs beside the file is measured in a first run without a limit. The limit is that and a share
+(--limit) of the file. "from disk" is what the process read from the disk for each token after the first one, and
+"resident" is what lies in memory of the file after the first token and after the last one. In the rows with "lock" the
+process holds what tokens read most (`srd_rs.Hydrator`: hottest experts first) in 0.9 of the memory for the file before
+the engine loads the file, and "expected" is what `srd_rs.place` says is then read from the disk. The "bound" is what
+the bandwidth of the memory allows, as if everything were in memory. Tokens are drawn at temperature 1, so that the
+text does not repeat. How much the system reads ahead of a page counts (/sys/block/*/queue/read_ahead_kb), so the
+script prints it. Needs xllamacpp, which is llama-server in a process, llama-cpp-python, and the rights to make a
+control group; without them the runs have no limit, and the table says so.
 """
 
 from __future__ import annotations
@@ -22,51 +25,73 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import srd_rs
 
 CHILD = """
-import json, os, sys, time
+import json, os, resource, sys, time
 path, ctx, tokens, how, group = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]), sys.argv[5]
 if group:
     open(group + "/cgroup.procs", "w").write(str(os.getpid()))
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, ctx, 1, False
-params.cpuparams.n_threads = os.cpu_count()
-if "fit" in how:
-    params.fit_params = how["fit"]
-if "lazy" in how:
-    params.lazy_mode = xllamacpp.llama_lazy_mode.LLAMA_LAZY_MODE_ON
-server = xllamacpp.Server(params)
-start = time.perf_counter()
-answer = server.handle_completions({"prompt": "The capital of France is", "max_tokens": tokens, "temperature": 0.0,
-                                    "ignore_eos": True})
-seconds = time.perf_counter() - start
-timings = answer.get("timings", {})
-print(json.dumps([timings.get("predicted_per_second") or tokens / seconds, seconds]))
-"""
-
-
-LOCK = """
-import os, sys
-path, budget, group = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-if group:
-    open(group + "/cgroup.procs", "w").write(str(os.getpid()))
-import resource
-try:
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-except (ValueError, OSError):
-    pass
 import srd_rs
-hydrator = srd_rs.Hydrator(path)
-print(hydrator.hydrate("HARM", budget=budget, lock=True).locked_bytes, flush=True)
-sys.stdin.read()
+watch = srd_rs.Hydrator(path)
+if how["lock"]:
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, OSError):
+        pass
+    try:
+        watch.hydrate("HARM", budget=how["lock"], lock=True)
+    except srd_rs.errors.SrdIOError as error:
+        sys.exit(f"not locked: {error}")
+prompt = "The capital of France is"
+
+def resident():
+    return sum(part.resident_bytes or 0 for part in watch.residency())
+
+def read():
+    return int(dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())["read_bytes"])
+
+if how["engine"] == "llama-server":
+    import xllamacpp
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, ctx, 1, False
+    params.cpuparams.n_threads = os.cpu_count()
+    if "fit" in how:
+        params.fit_params = how["fit"]
+    if "lazy" in how:
+        params.lazy_mode = xllamacpp.llama_lazy_mode.LLAMA_LAZY_MODE_ON
+    server = xllamacpp.Server(params)
+
+    def ask(n):
+        server.handle_completions({"prompt": prompt, "max_tokens": n, "temperature": 1.0, "seed": 1,
+                                   "ignore_eos": True, "cache_prompt": True})
+
+    ask(1)
+    first, before, start = resident(), read(), time.perf_counter()
+    ask(tokens)
+else:
+    from llama_cpp import Llama
+    given = how["keywords"] or {"model_path": path, "n_ctx": ctx}
+    llm = Llama(**given, n_threads=os.cpu_count(), seed=1, verbose=False)
+    drawn = llm.generate(llm.tokenize(prompt.encode()), temp=1.0, top_k=40)
+    next(drawn)
+    first, before, start = resident(), read(), time.perf_counter()
+    for _ in range(tokens):
+        next(drawn)
+seconds = time.perf_counter() - start
+anon = 0
+if group:
+    facts = dict(line.split() for line in open(group + "/memory.stat").read().splitlines())
+    anon = int(facts.get("rss") or facts.get("anon") or 0)
+print(json.dumps([tokens / seconds, (read() - before) / tokens, first, resident(), anon]), flush=True)
+os._exit(0)
 """
 
 
-def control_group(limit: int) -> Path | None:
-    """A new control group with a limit of memory; None where none can be made."""
+def control_group() -> tuple[Path, str] | None:
+    """A new control group and the name of its limit of memory; None where none can be made."""
     for root, name in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -74,48 +99,38 @@ def control_group(limit: int) -> Path | None:
         group = root / f"placement-{os.getpid()}"
         try:
             group.mkdir(exist_ok=True)
-            (group / name).write_text(str(limit))
+            (group / name).write_text(str(1 << 50))
         except OSError:
             continue
-        return group
+        return group, name
     return None
 
 
-def locked(model: Path, budget: int, group: Path | None) -> subprocess.Popen[str] | None:
-    """A process that holds the bytes of the model that tokens read most in memory, until its input is closed.
-
-    None where so much memory may not be locked (`ulimit -l`).
-    """
-    words = [sys.executable, "-c", LOCK, str(model), str(budget), str(group or "")]
-    holder = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert holder.stdout is not None
-    return holder if holder.stdout.readline() else None
+def read_ahead(model: Path) -> str:
+    """How much the system reads ahead on the disk of a file, in KiB."""
+    device = model.stat().st_dev
+    base = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    for place in (base / "queue", base.parent / "queue"):
+        if (place / "read_ahead_kb").is_file():
+            return (place / "read_ahead_kb").read_text().strip()
+    return "unknown"
 
 
 def run(
-    model: Path, how: dict[str, bool], group: Path | None, ctx: int, tokens: int, lock: int = 0
-) -> tuple[float, int] | None:
-    """Tokens per second, and the bytes of the file that are in memory afterwards.
-
-    lock: bytes to hold there. None where they may not be locked.
-    """
+    model: Path, how: dict[str, Any], group: Path | None, ctx: int, tokens: int
+) -> tuple[float, float, int, int, int] | None:
+    """Tokens per second, bytes from the disk for a token, resident bytes after the first and the last token, and the
+    memory that is no page of a file. None where so much memory may not be locked (`ulimit -l`)."""
     with srd_rs.Hydrator(model) as hydrator:
         hydrator.evict()
-        holder = locked(model, lock, group) if lock else None
-        if lock and holder is None:
-            return None
-        words = [str(model), str(ctx), str(tokens), json.dumps(how), str(group or "")]
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False
-        )
-        if holder is not None:
-            holder.communicate()
-        if done.returncode != 0:
-            sys.exit(f"error: {model}: {how}: {done.stderr[-2000:]}")
-        speed, _ = json.loads(done.stdout.splitlines()[-1])
-        return speed, sum(part.resident_bytes or 0 for part in hydrator.residency())
+    words = [str(model), str(ctx), str(tokens), json.dumps(how), str(group or "")]
+    done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False)
+    if "not locked" in done.stderr:
+        return None
+    if done.returncode != 0:
+        sys.exit(f"error: {model}: {how}: ended with {done.returncode}: {done.stderr[-2000:]}")
+    speed, read, first, last, anon = json.loads(done.stdout.splitlines()[-1])
+    return speed, read, first, last, anon
 
 
 def main() -> None:
@@ -123,37 +138,70 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", metavar="MODEL.gguf", nargs="+", type=Path)
-    parser.add_argument("--limit", type=float, default=0.8, help="memory limit as a share of the file")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate")
+    parser.add_argument(
+        "--limit", type=float, default=0.6, help="memory for the file, as a share of the file"
+    )
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate after the first one")
     parser.add_argument("--ctx", type=int, default=512, help="tokens of the context")
-    parser.add_argument("--engine", type=int, default=400, help="MiB that the engine needs beside the file")
+    parser.add_argument("--rows", default="", help="only the rows whose names have one of these words (a,b)")
     args = parser.parse_args()
-    print("| model | size, MB | limit, MB | arguments | tokens/s | resident, MB | bound, tokens/s |")
-    print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
+    print("| model | size, MB | limit, MB | engine and arguments | tokens/s | from disk, MB/token | expected |"
+          " resident at first token, MB | at the end | bound, tokens/s |")  # fmt: skip
+    print(f"| --- | ---: | ---: | --- {'| ---: ' * 6}|")
+    made = control_group()
+    only = [word for word in args.rows.split(",") if word]
     for model in args.models:
-        size = sum(p.stat().st_size for p in [model])
-        limit = int(size * args.limit)
+        size = model.stat().st_size
+        room = int(size * args.limit)
+        kept = int(room * 0.9)
         placed = srd_rs.place(model, ram=1 << 40, ctx=args.ctx)
-        short = srd_rs.place(model, ram=limit, ctx=args.ctx, ram_bandwidth=1e9)
-        ours = {"fit": False} | ({"lazy": True} if "--lazy-mode" in short.arguments else {})
         bound = placed.tokens_per_second[0] if placed.tokens_per_second else float("nan")
-        group = control_group(limit)
-        rows = [("defaults", {}, 0), ("--fit on", {"fit": True}, 0), ("met --for llama-server", ours, 0)]
-        budget = limit - (args.engine << 20)
-        if budget > 0:
-            rows.append(("the same, and hydrate --lock", ours, budget))
-        for name, how, lock in rows:
-            measured = run(model, how, group, args.ctx, args.tokens, lock)
-            if measured is None:
-                print(f"{model.name}: {lock >> 20} MiB may not be locked here (ulimit -l)", file=sys.stderr)
+        short = srd_rs.place(model, ram=room + placed.cpu.kv_cache + placed.cpu.compute, ctx=args.ctx,
+                             ram_bandwidth=1e9)  # fmt: skip
+        locked = srd_rs.place(model, ram=kept + placed.cpu.kv_cache + placed.cpu.compute, ctx=args.ctx,
+                              ram_bandwidth=1e9)  # fmt: skip
+        keywords = dict(
+            srd_rs.place(
+                model, engine="llama-cpp-python", ram=1 << 40, ctx=args.ctx, ram_bandwidth=1e9
+            ).keywords
+        )
+        server, python = {"engine": "llama-server", "lock": 0}, {"engine": "llama-cpp-python", "lock": 0}
+        ours = {**server, "fit": False} | ({"lazy": True} if "--lazy-mode" in short.arguments else {})
+        named = {**python, "keywords": keywords}
+        rows: list[tuple[str, dict[str, Any]]] = [
+            ("llama-server, defaults", server),
+            ("llama-server, --fit on", {**server, "fit": True}),
+            ("llama-server, met --for", ours),
+            ("llama-server, met --for, lock", {**ours, "lock": kept}),
+            ("llama-cpp-python, defaults", {**python, "keywords": None}),
+            ("llama-cpp-python, met --for", named),
+            ("llama-cpp-python, met --for, lock", {**named, "lock": kept}),
+        ]
+        expected = "" if locked.experts is None else f"{locked.experts.missed_bytes / 1e6:.2f}"
+        print(f"{model.name}: {read_ahead(model)} KiB are read ahead", file=sys.stderr)
+        for name, how in rows:
+            if only and not any(word in name for word in only):
                 continue
-            speed, resident = measured
-            shown = f"{limit / 1e6:.0f}" if group else "none could be set"
-            cells = (model.name, f"{size / 1e6:.0f}", shown, name, f"{speed:.2f}", f"{resident / 1e6:.0f}")
+            group, limit = None, "none could be set"
+            if made is not None:
+                group = made[0]
+                (group / made[1]).write_text(str(1 << 50))
+                free = run(model, {**how, "lock": 0}, group, args.ctx, 1)
+                assert free is not None
+                time.sleep(0.2)
+                (group / made[1]).write_text(str(free[4] + room))
+                limit = f"{(free[4] + room) / 1e6:.0f}"
+            measured = run(model, how, group, args.ctx, args.tokens)
+            if measured is None:
+                print(f"{model.name}: {kept >> 20} MiB may not be locked here (ulimit -l)", file=sys.stderr)
+                continue
+            speed, read, first, last, _ = measured
+            cells = (model.name, f"{size / 1e6:.0f}", limit, name, f"{speed:.2f}", f"{read / 1e6:.2f}",
+                     expected if how["lock"] else "", f"{first / 1e6:.0f}", f"{last / 1e6:.0f}")  # fmt: skip
             print(f"| {' | '.join(cells)} | {bound:.1f} |", flush=True)
-        if group:
-            time.sleep(0.5)
-            group.rmdir()
+            time.sleep(0.2)
+    if made is not None:
+        made[0].rmdir()
 
 
 if __name__ == "__main__":
