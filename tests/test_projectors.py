@@ -317,12 +317,14 @@ def test_tensors_that_a_table_keeps_in_f32(name: str, tmp_path: Path) -> None:
         assert stored == ("F32" if plain else "F16" if row % 32 else "Q8_0"), tensor.name
 
 
-def test_llava_with_another_encoder_has_no_projector(tmp_path: Path) -> None:
+def test_llava_with_an_unknown_encoder_has_no_projector(tmp_path: Path) -> None:
     checkpoint = checkpoint_of("mistral3-vision", tmp_path)
     assert projectors.has_projector(checkpoint)
     checkpoint.config["architectures"] = ["LlavaForConditionalGeneration"]
     assert projectors.has_projector(checkpoint)
     checkpoint.config["vision_config"]["model_type"] = "clip_vision_model"
+    assert projectors.has_projector(checkpoint)
+    checkpoint.config["vision_config"]["model_type"] = "dinov2"
     assert not projectors.has_projector(checkpoint)
 
 

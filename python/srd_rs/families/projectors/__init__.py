@@ -188,9 +188,17 @@ def _families() -> Mapping[str, type[ProjectorFamily]]:
     return {name: made[id(table)] for name, table in tables.projectors().items()}
 
 
+@cache
+def _families_by_encoder() -> Mapping[tuple[str, str], type[ProjectorFamily]]:
+    return {
+        key: type("projector", (ProjectorFamily,), members_of(table))
+        for key, table in tables.by_encoder().items()
+    }
+
+
 def supported() -> list[str]:
     """Return the names of the classes whose projectors are written."""
-    return sorted(_families())
+    return sorted({*_families(), *(name for name, _ in _families_by_encoder())})
 
 
 def _class_of(checkpoint: Checkpoint) -> str | None:
@@ -205,16 +213,24 @@ def _class_named(part: Any) -> str | None:
     return stated[0] if isinstance(stated, list) and stated and isinstance(stated[0], str) else None
 
 
+def _family_of(checkpoint: Checkpoint) -> tuple[type[ProjectorFamily] | None, str]:
+    """Return what reads the projector of a checkpoint, and the class that decides about the projector."""
+    found, (vision, audio) = _class_of(checkpoint) or "", _encoders(checkpoint.config)
+    encoder = vision or audio
+    if encoder is None:
+        return None, found
+    kind = encoder.get("model_type")
+    if isinstance(kind, str) and (found, kind) in _families_by_encoder():
+        return _families_by_encoder()[found, kind], found
+    fits = tables.only_with().get(found) in (None, kind)
+    return (_families().get(found) if fits else None), found
+
+
 def has_projector(checkpoint: Checkpoint) -> bool:
     """Say whether the checkpoint has a projector that can be written. A text model saved without it has none."""
-    found, (vision, audio) = _class_of(checkpoint), _encoders(checkpoint.config)
-    encoder = vision or audio
-    return (
-        found in _families()
-        and encoder is not None
-        and tables.only_with().get(found or "") in (None, encoder.get("model_type"))
-        and any(_of_other_modality(name, others_of(checkpoint.config)) for name in checkpoint.tensors)
-    )
+    others = others_of(checkpoint.config)
+    known = _family_of(checkpoint)[0] is not None
+    return known and any(_of_other_modality(name, others) for name in checkpoint.tensors)
 
 
 def describe(checkpoint: Checkpoint, *, name: str | None = None, kind: str = "F16") -> ModelSpec:
@@ -222,9 +238,8 @@ def describe(checkpoint: Checkpoint, *, name: str | None = None, kind: str = "F1
 
     Raises ModelError if the class has no projector, or if the configuration and the tensors do not fit each other.
     """
-    found = _class_of(checkpoint)
-    family = _families().get(found) if found is not None else None
-    if family is None or found is None or not has_projector(checkpoint):
+    family, found = _family_of(checkpoint)
+    if family is None or not has_projector(checkpoint):
         what = "this model has no projector that can be written"
         raise ModelError(message(checkpoint.folder, what, "srd-rs models lists the classes that have one"))
     return family(checkpoint, found).describe(name, kind)

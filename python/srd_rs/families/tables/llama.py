@@ -33,5 +33,5 @@ SPELLINGS: Final = {
     "IQuestCoderForCausalLM": "LlamaForCausalLM",
     "VLlama3ForCausalLM": "LlamaForCausalLM",
 }
-COMPOSITES: Final = ("LlavaForConditionalGeneration",)
+COMPOSITES: Final = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 MODEL_TYPES: Final = {"llama": "LlamaForCausalLM"}

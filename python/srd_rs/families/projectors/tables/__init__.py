@@ -2,7 +2,8 @@
 
 Every `FamilyTable` that a module of this package holds and that names classes is a projector. A module may hold
 ``ONLY_WITH``: classes whose projector is written for one `model_type` of the encoder of pictures only, because
-llama.cpp knows no other.
+llama.cpp knows no other. ``BY_ENCODER`` has the tables of classes whose projector follows from the `model_type` of the
+encoder of pictures: (class, `model_type`) -> table.
 """
 
 from __future__ import annotations
@@ -34,4 +35,13 @@ def only_with() -> Mapping[str, str]:
     found: dict[str, str] = {}
     for module in iter_modules(__path__):
         found.update(getattr(import_module(f"{__name__}.{module.name}"), "ONLY_WITH", {}))
+    return found
+
+
+@cache
+def by_encoder() -> Mapping[tuple[str, str], FamilyTable]:
+    """Return the tables of classes whose projector follows from the `model_type` of the encoder of pictures."""
+    found: dict[tuple[str, str], FamilyTable] = {}
+    for module in iter_modules(__path__):
+        found.update(getattr(import_module(f"{__name__}.{module.name}"), "BY_ENCODER", {}))
     return found
