@@ -12,22 +12,23 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import srd_rs
-from srd_rs import ConvertOptions, _core, cluster
+from srd_rs import ConvertOptions, _core, calibration, cluster
 from srd_rs.errors import UsageError
 from srd_rs.hub import Source
-from srd_rs.planning import Planner
-from support import EXAMPLE, srd
+from srd_rs.planning import Planner, native_model
+from support import EXAMPLE, per_fixture, srd
 
 RESUME = ("program", "options")
 FAST: dict[str, Any] = {"effort": "fast", "axm": False, "met": False, "threads": 1}
 SRD: dict[str, Any] = {
-    "effort": "srd", "axm": False, "met": False, "threads": 1, "calibrate": "random", "calibrate_tokens": 64,
+    "effort": "srd", "axm": False, "met": False, "threads": 1, "calibrate": "random", "calibrate_tokens": 2048,
     "calibrate_block": 256, "cache": False,
 }  # fmt: skip
 
@@ -117,6 +118,83 @@ def test_a_machine_that_sees_something_else_is_refused(tmp_path: Path) -> None:
         sealed.share(ConvertOptions(**{**FAST, "axm": True}), RESUME)
 
 
+def in_parts(
+    model: Path, folder: Path, request: calibration.Request, shares: list[tuple[int, int]], memory: list[int]
+) -> bytes:
+    """The calibration that is put together from parts, each of which gets another `max_memory`."""
+    source = Source(model)
+    native = native_model(source, folder / "m.gguf")
+    made = _core.CalibrationParts(native.plan, request)
+    longest = max(map(len, request.tokens))
+    for step in range(made.steps):
+        for share, (first, end) in enumerate(shares):
+            part = cluster.Part(
+                step,
+                longest,
+                folder / f"states-{share}-{step - 1}" if step else None,
+                folder / f"sums-{share - 1}-{step}" if share else None,
+                (folder / f"states-{share}-{step}", folder / f"sums-{share}-{step}"),
+            )
+            size = memory[(step + share) % len(memory)]
+            asked = replace(request, tokens=request.tokens[first:end], max_memory=size)
+            _core.calibrate_part(native_model(source, folder / "m.gguf").plan, asked, part)
+        made.take(folder / f"sums-{len(shares) - 1}-{step}")
+    return made.finish().path.read_bytes()
+
+
+@per_fixture(("gemma4_e2b", "gemma4_moe", "llama", "mixtral", "phi3", "qwen3moe"))
+def test_a_calibration_in_parts_has_the_bytes_of_one_pass(name: str, fixtures: Path, tmp_path: Path) -> None:
+    model = fixtures / name
+    asked: dict[str, Any] = {
+        "named": True, "text": "random", "tokens": 700, "ctx": 100, "block": 256, "seed": 3, "threads": 1,
+        "overwrite": True,
+    }  # fmt: skip
+    native = native_model(Source(model), tmp_path / "m.gguf")
+    whole = []
+    for memory in (1 << 30, 1 << 20):
+        calibration.measure(native, tmp_path / "c", max_memory=memory, **asked)
+        whole.append((tmp_path / "c").read_bytes())
+    # The sums of experts once depended on how many chunks fit into memory at a time.
+    assert whole[0] == whole[1]
+    request = calibration.requested(native, tmp_path / "c", max_memory=1 << 30, **asked)
+    assert len(request.tokens) == 7
+    for shares in ([(0, 3), (3, 7)], [(0, 1), (1, 2), (2, 7)]):
+        assert in_parts(model, tmp_path, request, shares, [1 << 30, 1 << 20]) == whole[0]
+
+
+def test_shares_are_even_runs_of_chunks() -> None:
+    chunks = [[0] * n for n in (512, 512, 512, 512, 100)]
+    assert cluster.split(chunks, 2) == [(0, 3), (3, 5)]
+    assert cluster.split(chunks, 1) == [(0, 5)]
+    for count in range(1, 9):
+        made = cluster.split(chunks, count)
+        assert [n for first, end in made for n in range(first, end)] == list(range(5))
+        assert len(made) <= count and all(first < end for first, end in made)
+
+
+def test_what_a_part_leaves_must_be_whole(tmp_path: Path) -> None:
+    native = native_model(Source(EXAMPLE), tmp_path / "m.gguf")
+    request = calibration.requested(
+        native, tmp_path / "c", named=True, text="random", tokens=64, ctx=32, block=256, seed=0, threads=1,
+        max_memory=1 << 30, overwrite=False,
+    )  # fmt: skip
+    files = tmp_path / "states", tmp_path / "sums"
+    _core.calibrate_part(native.plan, request, cluster.Part(0, 32, None, None, files))
+    sound = files[0].read_bytes()
+    for damaged in (b"", sound[:-1], sound[:-1] + bytes([sound[-1] ^ 1]), b"\0" * 100):
+        files[0].write_bytes(damaged)
+        with pytest.raises(srd_rs.errors.ModelError, match="not whole"):
+            _core.calibrate_part(native.plan, request, cluster.Part(1, 32, files[0], None, files))
+    with pytest.raises(FileNotFoundError):
+        _core.calibrate_part(native.plan, request, cluster.Part(1, 32, tmp_path / "none", None, files))
+    made = _core.CalibrationParts(native.plan, request)
+    made.take(files[1])
+    made.failed()
+    with pytest.raises(UsageError, match="complete"):
+        made.finish()
+    assert not (tmp_path / "c").exists()
+
+
 def test_parts_are_even_runs() -> None:
     pending = [(n, 10 + n % 3) for n in range(5, 105)]
     made = cluster.parts(pending, 8)
@@ -144,6 +222,8 @@ def machines() -> Iterator[Any]:
     utils = pytest.importorskip("ray.cluster_utils")
     # Ray gives way to all other processes by default, and would get nothing beside other tests.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # A node starts other programs, for which Ray waits half a minute.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "200000")
     made = utils.Cluster()
     node(made, num_cpus=0, include_dashboard=False)
     nodes = [node(made) for _ in range(3)]
@@ -169,10 +249,18 @@ def node(made: Any, **options: Any) -> Any:
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("effort", ["fast", "srd"])
 def test_three_machines_write_the_bytes_of_one(
-    effort: str, machines: Any, alone: dict[str, bytes], tmp_path: Path
+    effort: str, machines: Any, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     options = FAST if effort == "fast" else SRD
+    shares = []
+    split = cluster.split
+
+    def watched(*args: Any) -> list[tuple[int, int]]:
+        shares.append(split(*args))
+        return shares[-1]
+
+    monkeypatch.setattr(cluster, "split", watched)
     report = srd_rs.convert(
         EXAMPLE,
         tmp_path / "m.gguf",
@@ -183,14 +271,24 @@ def test_three_machines_write_the_bytes_of_one(
     assert (tmp_path / "m.gguf").read_bytes() == alone[effort] and report.resumed_bytes == 0
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
     assert any("of 4 nodes" in text for text in seen)
+    assert [len(found) for found in shares] == ([] if effort == "fast" else [3])
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("effort", ["fast", "srd"])
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SRD_LOST_MACHINES", "2"))))
-def test_a_lost_machine_changes_nothing(seed: int, machines: Any, wide_model: Path, tmp_path: Path) -> None:
+def test_a_lost_machine_changes_nothing(
+    seed: int, effort: str, machines: Any, wide_model: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
     made, nodes = machines
-    srd_rs.convert(wide_model, tmp_path / "alone.gguf", **FAST)
+    # Effort srd is slow enough with the small model.
+    model, options = (wide_model, FAST) if effort == "fast" else (EXAMPLE, SRD)
+    if effort == "fast":
+        srd_rs.convert(model, tmp_path / "alone.gguf", **options)
+        expected = (tmp_path / "alone.gguf").read_bytes()
+    else:
+        expected = alone["srd"]
     wait = random.Random(seed).uniform(0.5, 4.0)
 
     def lose() -> None:
@@ -199,11 +297,38 @@ def test_a_lost_machine_changes_nothing(seed: int, machines: Any, wide_model: Pa
 
     killer = threading.Thread(target=lose)
     killer.start()
-    srd_rs.convert(wide_model, tmp_path / "m.gguf", ray="auto", **FAST)
+    srd_rs.convert(model, tmp_path / "m.gguf", ray="auto", **options)
     killer.join()
     nodes.append(node(made))
-    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+    assert (tmp_path / "m.gguf").read_bytes() == expected
+    assert {p.name for p in tmp_path.iterdir()} <= {"m.gguf", "alone.gguf"}
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_an_interrupted_calibration_goes_on(
+    machines: Any, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRD_CACHE", str(tmp_path / "cache"))
+    output, options = tmp_path / "m.gguf", {**SRD, "cache": True, "ray": "auto"}
+    counts: list[int] = []
+
+    def stop(done: Any) -> None:
+        if done.phase == "calibrate":
+            counts.append(done.done)
+            if len(counts) > 1 and done.done * 3 > done.total:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        srd_rs.convert(EXAMPLE, output, progress=stop, **options)
+    assert (tmp_path / ".m.gguf.calibration-parts").is_dir()
+    reached = counts[-1]
+    counts.clear()
+    srd_rs.convert(EXAMPLE, output, progress=lambda p: counts.append(p.done), **options)
+    assert counts[0] >= reached > 0
+    assert output.read_bytes() == alone["srd"]
+    assert {p.name for p in tmp_path.iterdir()} == {"m.gguf", "cache"}
 
 
 @pytest.mark.slow

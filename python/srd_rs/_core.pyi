@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srd_rs.calibration import Request
+from srd_rs.cluster import Part
 from srd_rs.families.base import ModelFacts
 from srd_rs.options import Checks, ConvertOptions, SrdOptions
 
@@ -27,6 +28,7 @@ __all__ = [
     "WEIGHED_TYPES",
     "CalibratedTensor",
     "Calibration",
+    "CalibrationParts",
     "Candidate",
     "Container",
     "ContainerHeader",
@@ -57,6 +59,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "calibrate_and_quantize",
+    "calibrate_part",
     "check_gguf_model",
     "choose_within_budget",
     "content_digest",
@@ -463,6 +466,15 @@ class Calibration:
     def tensors(self) -> list[CalibratedTensor]: ...
     def write_imatrix(self, path: _Path, overwrite: bool) -> None: ...
 
+@final
+class CalibrationParts:
+    def __init__(self, plan: Plan, request: Request) -> None: ...
+    @property
+    def steps(self) -> int: ...
+    def take(self, sums: _Path) -> None: ...
+    def failed(self) -> None: ...
+    def finish(self) -> Calibration: ...
+
 def calibrate(
     plan: Plan,
     request: Request,
@@ -476,6 +488,7 @@ def calibrate_and_quantize(
     resume: tuple[str, str],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Calibration, Written]: ...
+def calibrate_part(plan: Plan, request: Request, part: Part) -> None: ...
 def choose_within_budget(
     items: Sequence[Sequence[tuple[int, float]]], budget: int
 ) -> tuple[list[int] | None, int]: ...

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from srd_rs import _core, cache, effects, sniff
 from srd_rs.checkpoint import layout
@@ -187,6 +187,12 @@ class Output:
     written: _core.Written | None = None
 
 
+Machines: TypeAlias = Callable[
+    [NativeModel, Request, Callable[[int, int], None] | None], _core.Calibration | None
+]
+"""Makes a calibration on several machines; None where one machine is to make it."""
+
+
 def measure(
     native: NativeModel,
     output: Path,
@@ -203,17 +209,19 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
     options: ConvertOptions | None = None,
     quantized: Output | None = None,
+    machines: Machines | None = None,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name.
 
     With `options`, those of effort max, it also holds the matrices, quantized to the types of the plan. With
-    `quantized` the matrices are quantized into this output of the plan.
+    `quantized` the matrices are quantized into this output of the plan. `machines` make it together.
     """
     request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
         max_memory=max_memory, overwrite=overwrite,
     )  # fmt: skip
-    return _made(native, request, _in_tokens(progress, request.n_tokens), options, quantized)
+    tell = _in_tokens(progress, request.n_tokens)
+    return _made(native, request, tell, options, quantized, machines)
 
 
 def _made(
@@ -222,8 +230,13 @@ def _made(
     tell: Callable[[int, int], None] | None,
     options: ConvertOptions | None,
     quantized: Output | None,
+    machines: Machines | None,
 ) -> _core.Calibration:
     """A new calibration."""
+    if machines is not None and options is None and quantized is None:
+        made = machines(native, request, tell)
+        if made is not None:
+            return made
     if quantized is None:
         return _core.calibrate(native.plan, request, tell, options)
     made, quantized.written = _core.calibrate_and_quantize(
@@ -246,6 +259,7 @@ def measure_or_find(
     options: ConvertOptions | None = None,
     is_local: bool = True,
     quantized: Output | None = None,
+    machines: Machines | None = None,
 ) -> tuple[_core.Calibration, bool]:
     """The native calibration of a planned model, and whether it was found in the cache.
 
@@ -271,7 +285,7 @@ def measure_or_find(
         )  # fmt: skip
     tell = _in_tokens(progress, request.n_tokens)
     if cache.folder() is None:
-        return _made(native, request, tell, options, quantized), False
+        return _made(native, request, tell, options, quantized, machines), False
     key = cache.key(_facts(native, request, options)) if note is None else note["key"]
     # A file that was changed meanwhile may have been read before or after the change.
     if note is None and states is not None and states == _states(native, text, asked, options):
@@ -287,7 +301,7 @@ def measure_or_find(
     if place is not None:
         try:
             kept = replace(request, output=place, named=True, kept=True, overwrite=True)
-            made = _made(native, kept, tell, options, quantized)
+            made = _made(native, kept, tell, options, quantized, machines)
         except SrdIOError as error:
             if error.filename is None or Path(error.filename).parent != place.parent:
                 raise
@@ -295,7 +309,7 @@ def measure_or_find(
         else:
             cache.trim()
             return made, False
-    return _made(native, request, tell, options, quantized), False
+    return _made(native, request, tell, options, quantized, machines), False
 
 
 def _facts(native: NativeModel, request: Request, options: ConvertOptions | None) -> dict[str, Any]:

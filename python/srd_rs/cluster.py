@@ -1,6 +1,11 @@
 """One conversion on several machines, by Ray (https://docs.ray.io).
 
-The driver plans, calibrates where that is asked for, and makes the output of its whole size, with the journal of a
+Where a calibration is asked for, the machines make it together. Each has a share of the chunks of tokens, and a task is
+one step of the forward pass (a layer) over one share. A task goes on with the sums of its step over the shares before,
+while the machine of the share before computes the next step. So the sums run over all tokens in the order of one
+machine. The tasks leave the activations and the sums as files in a folder beside the output.
+
+The driver plans, has the calibration made, and makes the output of its whole size, with the journal of a
 conversion that can be resumed. A task is a run of units: slices of tensors. Each machine makes the same plan from the
 same files, reads what its units need, and writes their bytes at their offsets into the same file. It returns a record
 of each unit with the SHA-256 of the bytes, which the driver puts into the journal. The driver then completes the output
@@ -15,7 +20,9 @@ through Ray.
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +31,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, errors
-from srd_rs.errors import SrdError, UsageError, message
+from srd_rs.calibration import Request
+from srd_rs.errors import SrdError, UsageError, io_error, message
 from srd_rs.hub import Source, locate
-from srd_rs.options import ConvertOptions
-from srd_rs.planning import Planner
+from srd_rs.options import ConvertOptions, StrPath
+from srd_rs.planning import NativeModel, Planner, native_model
 from srd_rs.report import Progress
 from srd_rs.text import bytes_text
 
@@ -76,7 +84,7 @@ def convert(
     adds."""
     options = planner.options
     assert options.ray is not None
-    with _cluster(options.ray) as ray:
+    with connected(options.ray) as ray:
         threads = options.threads or _fewest_cpus(ray)
         options = replace(options, threads=threads)
         shared = native.share(options, resume)
@@ -97,6 +105,202 @@ def convert(
         finally:
             shared.close(failed)
     return shared.resumed_bytes
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a machine needs to know to run the same model as the driver. Paths are those of the folder `cwd`."""
+
+    cwd: Path
+    source: Source
+    output: Path
+    lora: Sequence[StrPath]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One step of the forward pass over a share of the chunks, and the files that it reads and writes."""
+
+    step: int
+    longest: int
+    states: Path | None
+    sums: Path | None
+    to: tuple[Path, Path]
+
+
+def calibrate(
+    planner: Planner, native: NativeModel, request: Request, tell: Callable[[int, int], None] | None
+) -> _core.Calibration | None:
+    """The calibration of a planned model, made by the machines of the cluster `planner.options.ray`; None where one
+    machine alone has to make it.
+
+    A calibration that goes to the cache goes on from what an interrupted one has left."""
+    assert planner.options.ray is not None
+    with connected(planner.options.ray) as ray:
+        threads = request.threads or _fewest_cpus(ray)
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        machines = sum(n // threads for n in cpus)
+        if min(machines, len(request.tokens)) < 2:
+            return None
+        folder = planner.gguf.with_name(f".{planner.gguf.name}.calibration-parts")
+        made = _core.CalibrationParts(native.plan, request)
+        is_kept = False
+        try:
+            key = request.output.name if request.kept else None
+            shares = _begin(folder, key, split(request.tokens, machines))
+            job = Measurement(
+                Path.cwd(), planner.source, planner.gguf, planner.options.lora, request.source_digest
+            )
+            _calibrate_shares(ray, job, replace(request, threads=threads), made, shares, folder, tell)
+            return made.finish()
+        except KeyboardInterrupt:
+            is_kept = request.kept
+            raise
+        finally:
+            made.failed()
+            if not is_kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def split(chunks: Sequence[Sequence[int]], count: int) -> list[tuple[int, int]]:
+    """Runs of about as many tokens: at most `count` ranges of the numbers of the chunks."""
+    total, tokens, first = sum(map(len, chunks)), 0, 0
+    found: list[tuple[int, int]] = []
+    for number, chunk in enumerate(chunks, 1):
+        tokens += len(chunk)
+        if tokens * count >= total * (len(found) + 1):
+            found.append((first, number))
+            first = number
+    return found
+
+
+def _begin(folder: Path, key: str | None, shares: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Make the folder of the files, or take what an interrupted calibration of the same `key` has left. Returns the
+    shares of the chunks."""
+    note = folder / "shares.json"
+    try:
+        kept = json.loads(note.read_text())
+        if key is not None and kept["key"] == key:
+            return [(first, end) for first, end in kept["shares"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+        _core.write_file(note, json.dumps({"key": key, "shares": shares}).encode(), True)
+    except OSError as error:
+        fix = "Check the disk and its permissions"
+        raise io_error(folder, "make the folder of the calibration", error, fix) from None
+    return shares
+
+
+def _calibrate_shares(
+    ray: Any,
+    job: Measurement,
+    request: Request,
+    made: _core.CalibrationParts,
+    shares: list[tuple[int, int]],
+    folder: Path,
+    tell: Callable[[int, int], None] | None,
+) -> None:
+    """Give the tasks to the cluster, and take the sums over all shares step by step."""
+
+    def states(share: int, step: int) -> Path:
+        return folder / f"states-{share}-{step}"
+
+    def sums(share: int, step: int) -> Path:
+        return folder / f"sums-{share}-{step}"
+
+    def remove(path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    steps, last = made.steps, len(shares) - 1
+    longest = max(map(len, request.tokens))
+    # A part is complete when its states are there. They are removed when the next part of the share is complete.
+    done = [
+        max((n for n in range(steps) if states(share, n).exists()), default=-1) for share in range(last + 1)
+    ]
+    for step in range(done[last] + 1):
+        made.take(sums(last, step))
+    task = ray.remote(_calibrate_part).options(
+        num_cpus=request.threads, max_retries=RETRIES, scheduling_strategy="SPREAD"
+    )
+    kept = ray.put(job)
+    requests = [ray.put(replace(request, tokens=request.tokens[first:end])) for first, end in shares]
+    running: dict[tuple[int, int], Any] = {}
+    for step in range(steps):
+        for share in range(last + 1):
+            if step <= done[share]:
+                continue
+            part = Part(
+                step,
+                longest,
+                states(share, step - 1) if step else None,
+                sums(share - 1, step) if share else None,
+                (states(share, step), sums(share, step)),
+            )
+            after = [running[at] for at in ((share, step - 1), (share - 1, step)) if at in running]
+            running[share, step] = task.remote(kept, requests[share], part, *after)
+    waiting = {reference: at for at, reference in running.items()}
+    running.clear()
+    total = steps * len(shares)
+    try:
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
+            for reference in ready:
+                share, step = waiting.pop(reference)
+                result: Result = ray.get(reference)
+                if result.error is not None:
+                    raise _error(*result.error)
+                remove(states(share, step - 1))
+                if share:
+                    remove(sums(share - 1, step))
+                if share == last:
+                    made.take(sums(share, step))
+                    if not request.kept:
+                        remove(sums(share, step))
+            if tell is not None:
+                tell(total - len(waiting), total)
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+        # Whoever removes the folder waits until nobody writes into it.
+        if waiting:
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=10)
+
+
+def _calibrate_part(job: Measurement, request: Request, part: Part, *after: Result) -> Result:
+    """Compute a part of a calibration on this machine, when the parts before are complete. Runs in a worker process of
+    Ray."""
+    node = _node()
+    for result in after:
+        if result.error is not None:
+            return result
+    try:
+        _core.calibrate_part(_model(job).plan, request, part)
+    except SrdError as error:
+        return Result(node, [], (type(error).__name__, str(error)))
+    return Result(node, [])
+
+
+_MODELS: Final[dict[tuple[str, Path, Path], NativeModel]] = {}
+"""The model that this process runs."""
+
+
+def _model(job: Measurement) -> NativeModel:
+    key = job.digest, job.cwd, job.source.path
+    found = _MODELS.get(key)
+    if found is not None:
+        return found
+    _enter(job.cwd)
+    model = native_model(job.source, job.output, job.lora)
+    if model.source_digest != job.digest:
+        what = "this machine sees other files of the model, or has another version of srd-rs"
+        fix = "Give all machines the same files and the same version of srd-rs"
+        raise UsageError(message(job.source.path, what, fix))
+    _MODELS.clear()
+    return _MODELS.setdefault(key, model)
 
 
 def _run(
@@ -151,12 +355,17 @@ def parts(pending: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
 
 def _convert_part(job: Job, numbers: list[int]) -> Result:
     """Convert units on this machine. Runs in a worker process of Ray."""
-    ray: Any = importlib.import_module("ray")
-    node = str(ray.get_runtime_context().get_node_id())[:8]
+    node = _node()
     try:
         return Result(node, _planned(job).convert_units(job.options, job.resume, job.identity, numbers))
     except SrdError as error:
         return Result(node, [], (type(error).__name__, str(error)))
+
+
+def _node() -> str:
+    """The name of this machine in the cluster."""
+    ray: Any = importlib.import_module("ray")
+    return str(ray.get_runtime_context().get_node_id())[:8]
 
 
 _PLANS: Final[dict[tuple[str, Path], _core.Plan]] = {}
@@ -169,17 +378,21 @@ def _planned(job: Job) -> _core.Plan:
     found = _PLANS.get(key)
     if found is not None:
         return found
-    try:
-        os.chdir(job.cwd)
-    except OSError as error:
-        what = f"the folder cannot be entered on this machine: {error.strerror or error}"
-        fix = "Convert in a folder that all machines share"
-        raise UsageError(message(job.cwd, what, fix)) from None
+    _enter(job.cwd)
     source = job.source if job.streamed is None else locate(job.streamed, stream=True)
     planner = Planner(source, job.output, job.options)
     measured = None if job.calibration is None else _core.open_calibration(job.calibration)
     _PLANS.clear()
     return _PLANS.setdefault(key, planner.plan(measured))
+
+
+def _enter(folder: Path) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        what = f"the folder cannot be entered on this machine: {error.strerror or error}"
+        fix = "Convert in a folder that all machines share"
+        raise UsageError(message(folder, what, fix)) from None
 
 
 def _error(name: str, text: str) -> SrdError:
@@ -190,7 +403,7 @@ def _error(name: str, text: str) -> SrdError:
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[Any]:
+def connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster: to one that this process is connected to already, to one at an address, or to one of
     this machine alone, which ends with the conversion."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

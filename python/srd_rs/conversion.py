@@ -11,7 +11,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -361,6 +363,24 @@ def run(
     """Plan and convert; False as `gguf` writes the container alone. The cost includes the calibration.
 
     `upload` takes the files of the model when they are complete."""
+    with ExitStack() as ends:
+        return _run(
+            source, output, options, ends, gguf=gguf, progress=progress, on_plan=on_plan, upload=upload
+        )
+
+
+def _run(
+    source: Source,
+    output: StrPath | None,
+    options: ConvertOptions,
+    ends: ExitStack,
+    *,
+    gguf: bool,
+    progress: Callable[[Progress], None] | None,
+    on_plan: Callable[[Plan], None] | None,
+    upload: uploading.Upload | None,
+) -> ConvertReport:
+    """As `run`. What `ends` gets is ended with the conversion."""
     if options.threads is not None and options.threads < 1:
         raise UsageError(message("threads", f"{options.threads} is no number of workers", "Pass 1 or more"))
     clock = _Clock()
@@ -400,6 +420,10 @@ def run(
     together = None
     if kept is not None and gguf and upload is None and not is_resumed and reads_once(planner, native):
         together = calibration.Output(planner.options, kept)
+    if planner.options.ray is not None:
+        from srd_rs import cluster
+
+        ends.enter_context(cluster.connected(planner.options.ray))
     native, chosen, made, found, compared = prepared(planner, native, progress, together)
     effects.warn_of_plan(native)
     planned = replace(_described(planner, native, chosen), mmproj=beside, effort_check=compared)
@@ -746,7 +770,13 @@ def _calibration(
         "progress": progress and tell,
         "options": options if quantizes else None,
         "quantized": together,
+        "machines": None,
     }
+    # A model on the network would come over the network once for each machine.
+    if options.ray is not None and planner.source.remote is None and not quantizes:
+        from srd_rs import cluster
+
+        asked["machines"] = partial(cluster.calibrate, planner)
     # The weights of a remote model are not here, and merged weights depend on the files of the adapters as well.
     is_local = planner.source.remote is None and not options.lora
     if options.cache and (options.ray is None or cache.folder() is not None):

@@ -1,16 +1,17 @@
 //! Sums second moments while the forward pass computes the inputs of the matrices.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{
-    Calibration, Info, Input, Output, Quantized, SecondMoments, Writer, block_side,
+    Calibration, Info, Input, Output, Quantized, SecondMoments, Writer, block_side, values,
 };
 use crate::forward::Observer;
-use crate::linalg::moments;
+use crate::linalg::moments::{self, PIECE};
 use crate::os;
 use crate::progress::Progress;
 use crate::quant::recipe::layer_of;
@@ -33,11 +34,7 @@ const SHARE_OF_TIME: u32 = 20;
 /// over all tokens of all experts of the layer, the file gets `w H_e + (1 - w) P` with `w = min(1, t / (2 B))`.
 pub struct Accumulator {
     writer: Writer,
-    /// The side of the blocks that was asked for; 0 stands for all of H.
-    block: usize,
-    /// For each tensor the length of a row, and the number of experts in its stack (0 for a plain matrix).
-    shapes: HashMap<String, (usize, usize)>,
-    open: Vec<Group>,
+    open: Open,
     /// The first tensors of the groups that have been written.
     written: HashSet<String>,
     layer: Option<u32>,
@@ -48,6 +45,17 @@ pub struct Accumulator {
     /// The least CPU time between two moments at which the pass is kept, and how many times what it took to keep it.
     interval: Duration,
     times: u32,
+}
+
+/// The sums that are not written yet.
+pub(super) struct Open {
+    /// The side of the blocks that was asked for; 0 stands for all of H.
+    block: usize,
+    /// For each tensor the length of a row, and the number of experts in its stack (0 for a plain matrix).
+    shapes: HashMap<String, (usize, usize)>,
+    groups: Vec<Group>,
+    /// True if no more inputs follow for the matrices whose inputs come now.
+    pub(super) is_last: bool,
 }
 
 /// Tensors that share their input, with the sums of its second moments.
@@ -62,10 +70,15 @@ struct Group {
 }
 
 /// The sum of `x^T x` in diagonal blocks. The values are empty until the first token.
+///
+/// The sum is one of pieces of [`PIECE`] tokens, so the last tokens wait until their piece is whole. Its bits depend on the order of
+/// the tokens, and not on how the tokens are spread over calls: neither memory nor the number of machines changes them.
 #[derive(Default)]
 struct Sums {
     values: Vec<f32>,
     tokens: u64,
+    /// Rows of inputs that are among the tokens, and not yet in the values.
+    waiting: Vec<f32>,
 }
 
 impl Accumulator {
@@ -89,23 +102,12 @@ impl Accumulator {
         output: &Output,
         quantized: usize,
     ) -> Result<Self> {
-        let block = usize::try_from(info.block).unwrap_or(usize::MAX);
-        block_side(block, block)?;
-        let shapes: HashMap<_, _> = tensors
-            .iter()
-            .filter(|(_, ne)| ne.len() >= 2)
-            .map(|(name, ne)| {
-                let experts = ne.get(2).map_or(0, |&e| e as usize);
-                (name.to_string(), (ne[0] as usize, experts))
-            })
-            .collect();
-        let experts = shapes.values().map(|s| s.1).sum();
-        let writer = Writer::create(output, info, shapes.len(), experts, quantized)?;
+        let open = Open::new(tensors, info.block)?;
+        let experts = open.shapes.values().map(|s| s.1).sum();
+        let writer = Writer::create(output, info, open.shapes.len(), experts, quantized)?;
         Ok(Self {
             writer,
-            block,
-            shapes,
-            open: Vec::new(),
+            open,
             written: HashSet::new(),
             layer: None,
             kept: (os::cpu_time(), Duration::ZERO),
@@ -153,24 +155,74 @@ impl Accumulator {
         self.writer.written()
     }
 
+    /// Takes the sums of a step over all chunks, which several machines have made: see [`part`](crate::calibrate::part). The steps have to
+    /// come in their order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the disk, [`Error::Usage`] for a file that holds no such sums, and [`Error::Model`] for sums that are not
+    /// finite.
+    pub fn take_sums(&mut self, path: &Path) -> Result<()> {
+        let mut of_step = Open { groups: Vec::new(), shapes: HashMap::new(), ..self.open };
+        of_step.read(path)?;
+        for group in of_step.groups {
+            let name = &group.tensors[0];
+            if self.written.contains(name) || self.open.groups.iter().any(|g| g.tensors[0] == *name) {
+                let what = "has inputs in two steps of the pass";
+                return Err(Error::model(Place::named_tensor(name), what, "Report this"));
+            }
+            if let Some(layer) = group.layer {
+                self.enter(layer)?;
+            }
+            self.open.groups.push(group);
+        }
+        Ok(())
+    }
+
     /// Writes the groups that are done, in the order in which they were begun.
     fn write_groups(&mut self, is_done: impl Fn(&Group) -> bool) -> Result<()> {
-        for group in self.open.extract_if(.., |group| is_done(group)) {
+        for group in self.open.groups.extract_if(.., |group| is_done(group)) {
             self.written.insert(group.tensors[0].clone());
             group.write(&mut self.writer)?;
         }
         Ok(())
     }
 
-    /// Returns the index in `open` of the group of `tensors`. A new group is added.
+    /// Writes the groups of all other layers, because the pass has reached `layer`.
+    fn enter(&mut self, layer: u32) -> Result<()> {
+        if self.layer.replace(layer) == Some(layer) {
+            return Ok(());
+        }
+        self.write_groups(|group| group.layer.is_some_and(|l| l != layer))
+    }
+}
+
+impl Open {
+    pub(super) fn new(tensors: &[(&str, &[u64])], block: u64) -> Result<Self> {
+        let block = usize::try_from(block).unwrap_or(usize::MAX);
+        block_side(block, block)?;
+        let matrices = tensors.iter().filter(|(_, ne)| ne.len() >= 2).map(|(name, ne)| {
+            let experts = ne.get(2).map_or(0, |&e| e as usize);
+            (name.to_string(), (ne[0] as usize, experts))
+        });
+        Ok(Self { block, shapes: matrices.collect(), groups: Vec::new(), is_last: false })
+    }
+
+    /// Adds rows of inputs of the tensors.
+    pub(super) fn add(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()> {
+        if !x.len().is_multiple_of(n.max(1)) {
+            let what = format!("got {} values for rows of {n}", x.len());
+            return Err(Error::model(Place::named_tensor(tensors[0]), what, "Report this"));
+        }
+        let at = self.group(tensors, expert.is_some(), n)?;
+        self.groups[at].add(expert.unwrap_or(0), x, self.is_last)
+    }
+
+    /// Returns the index in `groups` of the group of `tensors`. A new group is added.
     fn group(&mut self, tensors: &[&str], stacked: bool, n: usize) -> Result<usize> {
         let fail = |what: String| Err(Error::model(Place::named_tensor(tensors[0]), what, "Report this"));
-        if let Some(at) = self.open.iter().position(|g| g.tensors[0] == tensors[0]) {
-            let same = self.open[at].tensors == tensors && self.open[at].n == n;
+        if let Some(at) = self.groups.iter().position(|g| g.tensors[0] == tensors[0]) {
+            let same = self.groups[at].tensors == tensors && self.groups[at].n == n;
             return if same { Ok(at) } else { fail("has two different inputs".into()) };
-        }
-        if self.written.contains(tensors[0]) {
-            return fail("has inputs after its layer was finished".into());
         }
         let mut experts = 0;
         for name in tensors {
@@ -187,7 +239,7 @@ impl Accumulator {
             }
         }
         let sums = std::iter::repeat_with(Sums::default).take(experts.max(1)).collect();
-        self.open.push(Group {
+        self.groups.push(Group {
             tensors: tensors.iter().map(ToString::to_string).collect(),
             layer: layer_of(tensors[0]),
             n,
@@ -195,15 +247,38 @@ impl Accumulator {
             stacked,
             sums,
         });
-        Ok(self.open.len() - 1)
+        Ok(self.groups.len() - 1)
     }
 
-    /// Writes the groups of all other layers, because the pass has reached `layer`.
-    fn enter(&mut self, layer: u32) -> Result<()> {
-        if self.layer.replace(layer) == Some(layer) {
-            return Ok(());
+    /// What the groups are, and their values.
+    fn kept(&self) -> (Vec<OpenGroup>, impl Iterator<Item = &[f32]>) {
+        let sums = self.groups.iter().flat_map(|group| &group.sums);
+        let values = sums.flat_map(|sums| [sums.values.as_slice(), sums.waiting.as_slice()]);
+        (self.groups.iter().map(OpenGroup::of).collect(), values)
+    }
+
+    /// Takes the groups that [`Open::kept`] has returned. Returns whether they are valid.
+    fn restore(&mut self, groups: Vec<OpenGroup>, mut values: impl Iterator<Item = Vec<f32>>) -> bool {
+        let groups = groups.into_iter().map(|group| group.with(&mut values)).collect::<Option<_>>();
+        groups.is_some_and(|groups| {
+            self.groups = groups;
+            values.next().is_none()
+        })
+    }
+
+    /// Writes all sums to a file.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let (groups, values) = self.kept();
+        values::write(path, &groups, &values.collect::<Vec<_>>())
+    }
+
+    /// Reads what [`Open::write`] has written.
+    pub(super) fn read(&mut self, path: &Path) -> Result<()> {
+        let (groups, values) = values::read(path)?;
+        match self.restore(groups, values.into_iter()) {
+            true => Ok(()),
+            false => Err(values::invalid(path)),
         }
-        self.write_groups(|group| group.layer.is_some_and(|l| l != layer))
     }
 }
 
@@ -212,15 +287,18 @@ impl Observer for Accumulator {
         if tensors.is_empty() || x.is_empty() {
             return Ok(());
         }
-        if !x.len().is_multiple_of(n.max(1)) {
-            let what = format!("got {} values for rows of {n}", x.len());
-            return Err(Error::model(Place::named_tensor(tensors[0]), what, "Report this"));
-        }
         if let Some(layer) = layer_of(tensors[0]) {
             self.enter(layer)?;
         }
-        let at = self.group(tensors, expert.is_some(), n)?;
-        self.open[at].add(expert.unwrap_or(0), x)
+        if self.written.contains(tensors[0]) {
+            let what = "has inputs after its layer was finished";
+            return Err(Error::model(Place::named_tensor(tensors[0]), what, "Report this"));
+        }
+        self.open.add(tensors, expert, n, x)
+    }
+
+    fn group(&mut self, is_last: bool) {
+        self.open.is_last = is_last;
     }
 
     fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
@@ -231,10 +309,9 @@ impl Observer for Accumulator {
         // The groups of the layer are kept with their sums, and not written: the order of the file depends on no time.
         let mut written: Vec<_> = self.written.iter().cloned().collect();
         written.sort_unstable();
-        let open = self.open.iter().map(OpenGroup::of).collect();
+        let (open, sums) = self.open.kept();
         let note = serde_json::to_value(Note { layers, states: states.len(), written, open })
             .expect("names and numbers");
-        let sums = self.open.iter().flat_map(|group| &group.sums).map(|sums| sums.values.as_slice());
         let values: Vec<_> = states.iter().copied().chain(sums).collect();
         // A pass that cannot be kept, because the disk is full, goes on all the same.
         if self.writer.keep(note, &values).is_err() {
@@ -257,13 +334,10 @@ impl Observer for Accumulator {
         if note.states > values.len() {
             return Err(wrong());
         }
-        let mut sums = values.split_off(note.states).into_iter();
-        self.open = note
-            .open
-            .into_iter()
-            .map(|group| group.with(&mut sums))
-            .collect::<Option<_>>()
-            .ok_or_else(wrong)?;
+        let sums = values.split_off(note.states).into_iter();
+        if !self.open.restore(note.open, sums) {
+            return Err(wrong());
+        }
         self.written = note.written.into_iter().collect();
         Ok(Some((note.layers, values)))
     }
@@ -307,9 +381,15 @@ impl OpenGroup {
     /// The group with the next sums.
     fn with(self, sums: &mut impl Iterator<Item = Vec<f32>>) -> Option<Group> {
         let Self { tensors, layer, n, block, stacked, tokens } = self;
-        let sums = tokens.into_iter().map(|tokens| Some(Sums { values: sums.next()?, tokens }));
+        let sums = tokens
+            .into_iter()
+            .map(|tokens| Some(Sums { values: sums.next()?, tokens, waiting: sums.next()? }));
         let sums: Vec<Sums> = sums.collect::<Option<_>>()?;
-        let fits = |sums: &Sums| sums.values.is_empty() || Some(sums.values.len()) == n.checked_mul(block);
+        let fits = |sums: &Sums| {
+            (sums.values.is_empty() || Some(sums.values.len()) == n.checked_mul(block))
+                && sums.waiting.len().is_multiple_of(n.max(1))
+                && sums.waiting.len() / n.max(1) < PIECE
+        };
         (!tensors.is_empty() && sums.iter().all(fits)).then_some(Group {
             tensors,
             layer,
@@ -321,24 +401,52 @@ impl OpenGroup {
     }
 }
 
+impl Sums {
+    /// Adds rows of `n` inputs. The last ones wait for the rest of their piece.
+    fn add(&mut self, x: &[f32], n: usize, block: usize) {
+        self.tokens += (x.len() / n) as u64;
+        self.values.resize(n * block, 0.0);
+        let missing = if self.waiting.is_empty() { 0 } else { PIECE * n - self.waiting.len() };
+        let (first, x) = x.split_at(missing.min(x.len()));
+        self.waiting.extend_from_slice(first);
+        if self.waiting.len() == PIECE * n {
+            self.complete(n, block);
+        }
+        let (whole, rest) = x.split_at(x.len() / (PIECE * n) * (PIECE * n));
+        if !whole.is_empty() {
+            moments::accumulate(whole, n, block, &mut self.values);
+        }
+        self.waiting.extend_from_slice(rest);
+    }
+
+    /// Adds the rows that wait, as the last piece.
+    fn complete(&mut self, n: usize, block: usize) {
+        if !self.waiting.is_empty() {
+            moments::accumulate(&self.waiting, n, block, &mut self.values);
+            self.waiting = Vec::new();
+        }
+    }
+}
+
 impl Group {
-    /// Adds rows of inputs of an expert.
-    fn add(&mut self, expert: usize, x: &[f32]) -> Result<()> {
+    /// Adds rows of inputs of an expert. `is_last` says that no more rows follow.
+    fn add(&mut self, expert: usize, x: &[f32], is_last: bool) -> Result<()> {
         let (n, block) = (self.n, self.block);
         let count = self.sums.len();
         let Some(sums) = self.sums.get_mut(expert) else {
             let what = format!("has inputs of expert {expert}, but only {count} experts");
             return Err(Error::model(Place::named_tensor(&self.tensors[0]), what, "Report this"));
         };
-        sums.values.resize(n * block, 0.0);
-        let rows = x.len() / n;
-        moments::accumulate(x, n, block, &mut sums.values);
-        sums.tokens += rows as u64;
+        sums.add(x, n, block);
+        if is_last {
+            sums.complete(n, block);
+        }
         Ok(())
     }
 
     /// Writes the means of the group.
     fn write(mut self, writer: &mut Writer) -> Result<()> {
+        self.sums.iter_mut().for_each(|sums| sums.complete(self.n, self.block));
         let tokens = self.sums.iter().map(|s| s.tokens).collect();
         let pooled = self.pooled();
         writer.start(Input { tensors: self.tensors.clone(), tokens }, self.n, self.block, self.stacked);
@@ -374,7 +482,7 @@ impl Group {
 
     /// Returns the mean of an expert, blended with `pooled` if the expert has seen too few tokens.
     fn mean(&self, sums: Sums, pooled: Option<&[f32]>) -> SecondMoments {
-        let Sums { mut values, tokens } = sums;
+        let Sums { mut values, tokens, .. } = sums;
         values.resize(self.n * self.block, 0.0);
         let enough = BLEND * self.block as u64;
         match pooled.filter(|_| tokens < enough) {

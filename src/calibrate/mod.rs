@@ -1,7 +1,7 @@
 //! Calibration: an observer of the forward pass sums the second moments of each matrix's inputs over calibration tokens,
 //! and writes the moments to a calibration file.
 //!
-//! [`Accumulator`] is the observer; [`random_tokens`] draws tokens where there is no text.
+//! [`Accumulator`] is the observer; [`part`] lets several machines calibrate together; [`random_tokens`] draws tokens where there is no text.
 //!
 //! ```
 //! use srd_rs::calibrate::Accumulator;
@@ -24,6 +24,7 @@
 //! ```
 
 mod accumulator;
+pub mod part;
 #[cfg(test)]
 mod tests;
 

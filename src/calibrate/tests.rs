@@ -472,3 +472,74 @@ fn a_pass_that_fails_before_a_layer_is_kept_leaves_nothing() {
     second.finish().unwrap();
     assert_eq!(names(dir.path()), [".c.partial", ".c.state-0", "c"]);
 }
+
+#[test]
+fn how_the_tokens_are_spread_over_calls_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let shapes: [(&str, &[u64]); 2] = [(Q, &[600, 8]), (DOWN, &[256, 8, 2])];
+    let (x, experts) = (inputs(900, N, 4), inputs(700, 256, 5));
+    let made = |calls: usize, is_told: bool| {
+        let path = dir.path().join(format!("{calls}-{is_told}"));
+        let mut accumulator = Accumulator::create(&shapes, info(256), &file(&path)).unwrap();
+        let count = x.len().div_ceil(calls * N);
+        for (i, x) in x.chunks(calls * N).enumerate() {
+            accumulator.group(is_told && i + 1 == count);
+            accumulator.inputs(&[Q], None, N, x).unwrap();
+        }
+        let count = experts.len().div_ceil(calls * 256);
+        for (i, x) in experts.chunks(calls * 256).enumerate() {
+            accumulator.group(is_told && i + 1 == count);
+            accumulator.inputs(&[DOWN], Some(1), 256, x).unwrap();
+        }
+        accumulator.finish().unwrap();
+        std::fs::read(path).unwrap()
+    };
+    let whole = made(900, true);
+    for (calls, is_told) in [(900, false), (1, true), (7, false), (256, true), (257, false), (600, true)] {
+        assert!(made(calls, is_told) == whole, "{calls} tokens in a call");
+    }
+}
+
+#[test]
+fn sums_that_go_from_machine_to_machine_are_those_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let shapes: [(&str, &[u64]); 3] = [(Q, &[600, 8]), (DOWN, &[256, 8, 3]), (OUT, &[600, 9])];
+    let (x, experts) = (inputs(700, N, 1), inputs(600, 256, 2));
+    let show =
+        |tensor: &str, x: &[f32], to: &mut dyn FnMut(&[&str], Option<usize>, usize, &[f32])| match tensor {
+            DOWN => to(&[DOWN], Some(1), 256, x),
+            _ => to(&[tensor], None, N, x),
+        };
+    let values = |tensor: &str| if tensor == DOWN { &experts[..] } else { &x[..] };
+    let (alone, together) = (dir.path().join("alone"), dir.path().join("together"));
+    let mut accumulator = Accumulator::create(&shapes, info(256), &file(&alone)).unwrap();
+    for tensor in [Q, DOWN, OUT] {
+        show(tensor, values(tensor), &mut |t, e, n, x| accumulator.inputs(t, e, n, x).unwrap());
+    }
+    accumulator.finish().unwrap();
+    let mut accumulator = Accumulator::create(&shapes, info(256), &file(&together)).unwrap();
+    let sums = dir.path().join("sums");
+    for tensor in [Q, DOWN, OUT] {
+        let width = if tensor == DOWN { 256 } else { N };
+        for (share, x) in values(tensor).chunks(300 * width).enumerate() {
+            let mut open = accumulator::Open::new(&shapes, 256).unwrap();
+            if share > 0 {
+                open.read(&sums).unwrap();
+            }
+            show(tensor, x, &mut |t, e, n, x| open.add(t, e, n, x).unwrap());
+            open.write(&sums).unwrap();
+        }
+        accumulator.take_sums(&sums).unwrap();
+    }
+    let error = accumulator.take_sums(&sums).unwrap_err();
+    assert!(error.to_string().contains("two steps"), "{error}");
+    accumulator.finish().unwrap();
+    assert_eq!(std::fs::read(alone).unwrap(), std::fs::read(together).unwrap());
+    let whole = std::fs::read(&sums).unwrap();
+    for cut in [0, 20, 200, whole.len() - 1] {
+        std::fs::write(&sums, &whole[..cut]).unwrap();
+        let mut accumulator = Accumulator::create(&shapes, info(256), &file(&dir.path().join("c"))).unwrap();
+        let error = accumulator.take_sums(&sums).unwrap_err();
+        assert!(error.to_string().contains("not whole"), "{error}");
+    }
+}

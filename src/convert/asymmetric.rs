@@ -512,6 +512,10 @@ impl Observer for Corrector<'_> {
         self.accumulator.inputs(tensors, expert, n, x)
     }
 
+    fn group(&mut self, is_last: bool) {
+        self.accumulator.group(is_last);
+    }
+
     // Behind a layer no input waits for the rest of its tokens, so that the accumulator has all that is to be kept.
     fn layers_done(&mut self, layers: usize, states: &[&[f32]]) -> Result<()> {
         self.accumulator.layers_done(layers, states)

@@ -129,6 +129,10 @@ impl Observer for LayerQuantizer<'_> {
         self.accumulator.inputs(tensors, expert, n, x)
     }
 
+    fn group(&mut self, is_last: bool) {
+        self.accumulator.group(is_last);
+    }
+
     fn reads(&self, tensor: &str) -> bool {
         self.plan.tensors.iter().any(|t| t.bound.name == tensor && Self::is_converted(t))
             && (recipe::layer_of(tensor).is_some() || tensor == OUTPUT)

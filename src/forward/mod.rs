@@ -56,7 +56,10 @@ use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::progress::Progress;
 
-pub use pass::{Logits, RunOptions, check, has_two_streams, run, run_replaced, run_rounded, run_two_streams};
+pub use pass::{
+    Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,
+    run_two_streams, steps,
+};
 pub use weights::{Replaced, Rounding};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
@@ -69,6 +72,12 @@ pub trait Observer: Send {
     /// # Errors
     /// An error ends the pass; [`run`] returns the error.
     fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, n: usize, x: &[f32]) -> Result<()>;
+
+    /// Is called before the inputs of a group of chunks. `is_last` says whether the group is the last one: no more inputs follow for
+    /// the matrices that are named before the next call.
+    fn group(&mut self, is_last: bool) {
+        let _ = is_last;
+    }
 
     /// Is called when the first `layers` layers are complete. `states` are what the pass needs to go on from there. A pass that has its
     /// activations in a file, because memory is short, does not call this.

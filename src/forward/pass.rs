@@ -94,6 +94,47 @@ pub fn run_rounded(
     run_on(source, tokens, Seen::By(observer), options, weights)
 }
 
+/// A step of a pass, which [`run_step`] computes: the embedding and the first layer, each further layer, or what comes behind the last
+/// layer.
+pub struct Step {
+    /// Number of the step, from 0; less than [`steps`].
+    pub number: usize,
+    /// Number of tokens of the longest chunk of the whole pass, which decides how positions are rotated.
+    pub longest: usize,
+    /// What the step before has returned for the same chunks. The first step needs nothing.
+    pub states: Vec<Vec<f32>>,
+}
+
+/// Returns the number of steps of a pass: one for each layer, and one for what comes behind the last layer.
+///
+/// # Errors
+/// As [`check`].
+pub fn steps(source: &BoundModel) -> Result<usize> {
+    let progress = Progress::default();
+    let weights = Weights::new(source, &progress, 0);
+    Ok(Model::read(source, &weights, 1)?.layers.len() + 1)
+}
+
+/// Computes one step of [`run`] for some chunks, so that several machines can compute a pass together. Returns the states with which the
+/// next step begins. All steps together show the observer what [`run`] shows. [`Observer::layers_done`], [`Observer::resume`] and
+/// [`Observer::finished`] are not called.
+///
+/// # Errors
+/// As [`run`], and [`Error::Usage`] for states that are not those of this step.
+pub fn run_step(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    step: Step,
+    observer: &mut dyn Observer,
+    options: &RunOptions,
+) -> Result<Vec<Vec<f32>>> {
+    let weights = Weights::new(source, options.progress, options.max_memory / 8);
+    let part = Step { longest: longest(tokens)?.max(step.longest), ..step };
+    on_pass(source, tokens, Seen::By(observer), options, weights, part.longest, |pass| {
+        pass.run_step(source, tokens, options, part)
+    })
+}
+
 /// Runs two streams of the same tokens: that of the model, and that of the model with the matrices that `quantizer` has made
 /// so far. Each matrix is quantized when its inputs in both streams are known, before the second stream goes on. The second
 /// stream looks up embeddings that are rounded to the type `embedding`.
@@ -163,8 +204,22 @@ fn run_on(
     options: &RunOptions,
     weights: Weights,
 ) -> Result<Option<Logits>> {
+    on_pass(source, tokens, seen, options, weights, longest(tokens)?, |pass| {
+        pass.run(source, tokens, options)
+    })
+}
+
+/// Makes a pass, and calls `then` with it in a pool of threads.
+fn on_pass<T: Send>(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    seen: Seen,
+    options: &RunOptions,
+    weights: Weights,
+    longest: usize,
+    then: impl FnOnce(Pass) -> Result<T> + Send,
+) -> Result<T> {
     work::pool("srd-forward", options.threads)?.install(|| {
-        let longest = longest(tokens)?;
         let model = Model::read(source, &weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;
         // Before a table of a head's size is made, every head's size is compared with its tensors.
@@ -182,7 +237,7 @@ fn run_on(
             sweep: Sweep::default(),
             missing: None,
         };
-        pass.run(source, tokens, options)
+        then(pass)
     })
 }
 
@@ -365,30 +420,19 @@ impl Pass<'_> {
         options: &RunOptions,
     ) -> Result<Option<Logits>> {
         let model = self.model;
-        let per_token = model.values_per_token(source) * size_of::<f32>() * self.streams();
-        let limit = (options.max_memory / 2) as usize / per_token;
-        let mut groups = groups(tokens, limit);
-        if self.streams() == 2 {
-            groups = groups.into_iter().map(Group::doubled).collect();
-        }
+        let groups = self.groups(source, tokens, options);
         let steps = &options.progress;
         steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
         let order = order::order(source, groups.len(), &|name| self.seen.reads(name));
         let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
-        let mut x = self.begin(tokens, options, &groups)?;
-        let width = model.width * model.states;
+        let mut x = self.buffers(tokens, options, &groups)?;
         let done = self.resume(&mut x, options.progress)?;
+        if done == 0 {
+            self.begin(&groups, &mut x)?;
+        }
         steps.add((done * groups.len()) as u64);
         for layer in &model.layers[done..] {
-            self.sweep(&groups, |pass, group| {
-                let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
-                x.load(group.first * width, &mut rows)?;
-                pass.layer(layer, group, &mut rows)?;
-                x.save(group.first * width, &rows)?;
-                steps.add(1);
-                Ok(())
-            })?;
-            self.drop_keys(layer.index);
+            self.layer_of_all(layer, &groups, &mut x, steps)?;
             let keys = self.kv.range(..=layer.index).flat_map(|(_, kv)| kv);
             let states: Option<Vec<_>> =
                 std::iter::once(&x).chain(keys).map(SpillBuffer::in_memory).collect();
@@ -400,15 +444,84 @@ impl Pass<'_> {
             }
         }
         let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
-        self.sweep(&groups, |pass, group| {
+        self.head_of_all(&groups, &x, logits.as_mut(), steps)?;
+        self.seen.finished(None)?;
+        Ok(logits)
+    }
+
+    /// Computes one step for all groups.
+    fn run_step(
+        mut self,
+        source: &BoundModel,
+        tokens: &[Vec<u32>],
+        options: &RunOptions,
+        step: Step,
+    ) -> Result<Vec<Vec<f32>>> {
+        let (model, progress) = (self.model, options.progress);
+        let groups = self.groups(source, tokens, options);
+        progress.start("", groups.len() as u64);
+        let mut x = self.buffers(tokens, options, &groups)?;
+        match step.number {
+            0 => self.begin(&groups, &mut x)?,
+            done => self.restore(done, step.states, &mut x)?,
+        }
+        let Some(layer) = model.layers.get(step.number) else {
+            self.head_of_all(&groups, &x, None, progress)?;
+            return Ok(Vec::new());
+        };
+        self.layer_of_all(layer, &groups, &mut x, progress)?;
+        let keys = std::mem::take(&mut self.kv).into_iter();
+        let keys = keys.filter(|(of, _)| *of <= layer.index).flat_map(|(_, keys)| keys);
+        std::iter::once(x).chain(keys).map(SpillBuffer::into_values).collect()
+    }
+
+    /// Cuts the chunks into groups that fit into memory.
+    fn groups(&self, source: &BoundModel, tokens: &[Vec<u32>], options: &RunOptions) -> Vec<Group> {
+        let per_token = self.model.values_per_token(source) * size_of::<f32>() * self.streams();
+        let groups = groups(tokens, (options.max_memory / 2) as usize / per_token);
+        match self.streams() {
+            2 => groups.into_iter().map(Group::doubled).collect(),
+            _ => groups,
+        }
+    }
+
+    /// Computes a layer for all groups.
+    fn layer_of_all(
+        &mut self,
+        layer: &Layer,
+        groups: &[Group],
+        x: &mut SpillBuffer,
+        steps: &Progress,
+    ) -> Result<()> {
+        let width = self.model.width * self.model.states;
+        self.sweep(groups, |pass, group| {
             let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
             x.load(group.first * width, &mut rows)?;
-            pass.lm_head(rows, logits.as_mut())?;
+            pass.layer(layer, group, &mut rows)?;
+            x.save(group.first * width, &rows)?;
             steps.add(1);
             Ok(())
         })?;
-        self.seen.finished(None)?;
-        Ok(logits)
+        self.drop_keys(layer.index);
+        Ok(())
+    }
+
+    /// Computes what comes behind the last layer for all groups.
+    fn head_of_all(
+        &mut self,
+        groups: &[Group],
+        x: &SpillBuffer,
+        mut logits: Option<&mut Logits>,
+        steps: &Progress,
+    ) -> Result<()> {
+        let width = self.model.width * self.model.states;
+        self.sweep(groups, |pass, group| {
+            let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
+            x.load(group.first * width, &mut rows)?;
+            pass.lm_head(rows, logits.as_deref_mut())?;
+            steps.add(1);
+            Ok(())
+        })
     }
 
     /// Computes a part of the model for all groups, until no group waits for quantized matrices.
@@ -421,8 +534,7 @@ impl Pass<'_> {
         loop {
             let mut waited = false;
             for (i, group) in groups.iter().enumerate() {
-                (self.sweep.group, self.sweep.is_last) = (i, i + 1 == groups.len());
-                self.sweep.is_only = groups.len() == 1;
+                self.enter_group(i, groups);
                 let result = compute(self, group);
                 if !std::mem::take(&mut self.sweep.is_waiting) {
                     result?;
@@ -434,6 +546,16 @@ impl Pass<'_> {
                 self.weights.drop_second();
                 return Ok(());
             }
+        }
+    }
+
+    /// Notes that the inputs of a group follow.
+    fn enter_group(&mut self, number: usize, groups: &[Group]) {
+        let is_last = number + 1 == groups.len();
+        (self.sweep.group, self.sweep.is_last) = (number, is_last);
+        self.sweep.is_only = groups.len() == 1;
+        if let Some(observer) = self.seen.observer() {
+            observer.group(is_last);
         }
     }
 
@@ -453,6 +575,12 @@ impl Pass<'_> {
         }
         let Some(observer) = self.seen.observer() else { return Ok(0) };
         let Some((done, states)) = observer.resume(progress)? else { return Ok(0) };
+        self.restore(done, states, x)?;
+        Ok(done)
+    }
+
+    /// Sets `x` and the keys to the states behind the first `done` layers.
+    fn restore(&mut self, done: usize, states: Vec<Vec<f32>>, x: &mut SpillBuffer) -> Result<()> {
         (0..done.min(self.model.layers.len())).for_each(|layer| self.drop_keys(layer));
         let keys = self.kv.range_mut(..done).flat_map(|(_, kv)| kv);
         let mut buffers: Vec<_> = std::iter::once(x).chain(keys).collect();
@@ -464,12 +592,16 @@ impl Pass<'_> {
             let what = "what is kept of the interrupted pass is that of another model";
             return Err(Error::usage(what, "Use --no-cache, or remove what is kept in the cache folder"));
         }
-        buffers.iter_mut().zip(&states).try_for_each(|(buffer, values)| buffer.save(0, values))?;
-        Ok(done)
+        buffers.iter_mut().zip(&states).try_for_each(|(buffer, values)| buffer.save(0, values))
     }
 
-    /// Makes the buffers that live from layer to layer, and computes the inputs of the first layer.
-    fn begin(&mut self, tokens: &[Vec<u32>], options: &RunOptions, groups: &[Group]) -> Result<SpillBuffer> {
+    /// Makes the buffers that live from layer to layer. Returns that of the inputs of the layers.
+    fn buffers(
+        &mut self,
+        tokens: &[Vec<u32>],
+        options: &RunOptions,
+        groups: &[Group],
+    ) -> Result<SpillBuffer> {
         let (model, n) = (self.model, self.streams() * tokens.iter().map(Vec::len).sum::<usize>());
         let shared: Vec<&Layer> = model.layers.iter().filter(|l| l.kv_shared).collect();
         let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head_dim + l.head_dim_v)).sum();
@@ -480,13 +612,18 @@ impl Pass<'_> {
             let buffer = |head_dim| SpillBuffer::new(n * layer.n_head_kv * head_dim, spill);
             self.kv.insert(layer.index, [buffer(layer.head_dim)?, buffer(layer.head_dim_v)?]);
         }
-        let mut x = SpillBuffer::new(n * width, spill)?;
-        let per_layer = self.weights.linear("per_layer_model_proj")?.filter(|_| model.per_layer > 0);
         if model.per_layer > 0 && self.weights.is_remote() {
             self.found = Some(self.look_up(n, groups, options)?);
         }
+        SpillBuffer::new(n * width, spill)
+    }
+
+    /// Computes the inputs of the first layer.
+    fn begin(&mut self, groups: &[Group], x: &mut SpillBuffer) -> Result<()> {
+        let (model, width) = (self.model, self.model.width * self.model.states);
+        let per_layer = self.weights.linear("per_layer_model_proj")?.filter(|_| model.per_layer > 0);
         for (i, group) in groups.iter().enumerate() {
-            self.sweep.group = i;
+            self.enter_group(i, groups);
             let mut rows = self.embedded(group)?;
             if let Some(projection) = &per_layer {
                 self.weights.check_inputs(&projection.matrix, model.width)?;
@@ -497,7 +634,7 @@ impl Pass<'_> {
             }
             x.save(group.first * width, &rows)?;
         }
-        Ok(x)
+        Ok(())
     }
 
     /// Drops the keys and values that no layer after `done` uses.

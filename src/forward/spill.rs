@@ -36,6 +36,23 @@ impl SpillBuffer {
         }
     }
 
+    /// Returns all values. Those of a file are read into memory.
+    ///
+    /// # Errors
+    /// Returns [`Error::Io`] if the file cannot be read.
+    pub fn into_values(self) -> Result<Vec<f32>> {
+        let bytes = match self {
+            Self::Memory(values) => return Ok(values),
+            Self::File { ref file, ref folder } => file
+                .metadata()
+                .map_err(|e| Error::io(folder, "read activations from a temporary file in", e))?
+                .len(),
+        };
+        let mut values = vec![0.0; bytes as usize / size_of::<f32>()];
+        self.load(0, &mut values)?;
+        Ok(values)
+    }
+
     /// Copies the values from `start` on into `out`.
     ///
     /// # Errors
@@ -95,6 +112,9 @@ mod tests {
             let mut out = [0.0; 8];
             buffer.load(28, &mut out).unwrap();
             assert_eq!(out, [-2.5, -2.5, -2.5, -2.5, 1.0, 1.0, 1.0, 1.0]);
+        }
+        for buffer in buffers {
+            assert_eq!(buffer.into_values().unwrap(), [[-2.5; 32], [1.0; 32]].concat());
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

@@ -217,6 +217,57 @@ fn a_pass_goes_on_behind_any_layer_with_the_same_bits() {
     }
 }
 
+/// An observer that notes all inputs, by the matrices and the expert.
+#[derive(Default, PartialEq, Debug)]
+struct Inputs(BTreeMap<(String, Option<usize>), Vec<u32>>);
+
+impl Observer for Inputs {
+    fn inputs(&mut self, tensors: &[&str], expert: Option<usize>, _: usize, x: &[f32]) -> Result<()> {
+        let noted = self.0.entry((tensors.join(" "), expert)).or_default();
+        noted.extend(x.iter().map(|x| x.to_bits()));
+        Ok(())
+    }
+}
+
+#[test]
+fn the_steps_of_shares_of_the_chunks_show_the_inputs_of_one_pass() {
+    let mut shared = Toy::new("gemma4");
+    shared.set("attention.shared_kv_layers", Value::U32(1));
+    shared.set("attention.key_length", Value::U32(4));
+    for toy in [Toy::new("llama"), Toy::mixture(), shared] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
+        let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7], vec![4, 4, 9]];
+        let (progress, spill_folder) = (Progress::default(), folder.path());
+        let options = |max_memory| RunOptions {
+            logits: false,
+            threads: 1,
+            max_memory,
+            spill_folder,
+            progress: &progress,
+        };
+        let mut whole = Inputs::default();
+        run(&model, &tokens, &mut whole, &options(1 << 30)).unwrap();
+        // Where memory is short, the states come from a file.
+        for max_memory in [1 << 30, 1 << 10] {
+            let (mut found, steps) = (Inputs::default(), steps(&model).unwrap());
+            assert_eq!(steps, 3);
+            let mut states = [Vec::new(), Vec::new()];
+            for number in 0..steps {
+                for (share, states) in [&tokens[..1], &tokens[1..]].into_iter().zip(&mut states) {
+                    let step = Step { number, longest: 5, states: std::mem::take(states) };
+                    *states = run_step(&model, share, step, &mut found, &options(max_memory)).unwrap();
+                }
+            }
+            assert_eq!(found, whole);
+            let beyond = Step { number: steps, longest: 5, states: Vec::new() };
+            assert!(run_step(&model, &tokens, beyond, &mut found, &options(max_memory)).is_err());
+            let wrong = Step { number: 1, longest: 5, states: vec![vec![0.0]] };
+            assert!(run_step(&model, &tokens, wrong, &mut found, &options(max_memory)).is_err());
+        }
+    }
+}
+
 #[test]
 fn counts_that_the_tensors_cannot_hold_are_refused() {
     for (count, message) in [(u32::MAX, "block_count"), (100, "100 layers cannot be made of 20 tensors")] {

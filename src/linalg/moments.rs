@@ -18,8 +18,11 @@
 //! ```
 
 use super::matrix::{MatMut, MatRef, Update};
-use super::product::{GemmTask, Triangle};
+use super::product::{DEPTH, GemmTask, Triangle};
 use crate::simd::Isa;
+
+/// Number of tokens of a piece of a sum. Calls that end where a piece ends give the bits of one call.
+pub const PIECE: usize = DEPTH;
 
 /// Adds the products of all pairs of columns within each block: `into[i][j - start] += sum_t x[t][i] x[t][j]`.
 ///

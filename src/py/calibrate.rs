@@ -1,13 +1,13 @@
 //! Calibration: a forward pass that leaves a file of second moments.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 
-use crate::calibrate::{self as calibration_pass, Accumulator};
+use crate::calibrate::{self as calibration_pass, Accumulator, part};
 use crate::convert::{asymmetric, calibrated};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::calibration::{Info, Output};
 use crate::formats::sink::check_not_input;
 use crate::forward::{self, RunOptions};
@@ -144,6 +144,78 @@ pub fn calibrate_and_quantize(
     let tick = || tell(py, progress.as_ref(), &state);
     let (made, inner) = watched(py, work, || plan.cancel(&state), tick)?;
     Ok((Calibration { inner: Arc::new(made) }, Written { inner }))
+}
+
+/// A part of a calibration, from `srd_rs.cluster.Part`: see `calibrate::part`.
+#[derive(FromPyObject)]
+pub struct Part {
+    step: usize,
+    longest: usize,
+    states: Option<PathBuf>,
+    sums: Option<PathBuf>,
+    to: (PathBuf, PathBuf),
+}
+
+/// Computes one step of a calibration for the chunks of `request`, which are a share of all chunks, and writes the states and the sums
+/// to two files.
+#[pyfunction]
+pub fn calibrate_part(py: Python<'_>, plan: &Plan, request: Request, part: Part) -> PyResult<()> {
+    let state = Progress::default();
+    let Part { step, longest, states, sums, to } = part;
+    let part = part::Part { step, longest, block: request.block, states, sums, to };
+    let work = || part::run(&plan.inner.model, &request.tokens, &part, &request.pass(plan, &state));
+    watched(py, work, || plan.cancel(&state), || Ok(()))
+}
+
+/// A calibration that is put together from parts. The file vanishes with the value before `finish`.
+#[pyclass(frozen, module = "srd_rs._core")]
+pub struct CalibrationParts {
+    inner: Mutex<Option<Accumulator>>,
+    /// Number of the steps.
+    #[pyo3(get)]
+    steps: usize,
+}
+
+#[pymethods]
+impl CalibrationParts {
+    #[new]
+    fn new(py: Python<'_>, plan: &Plan, request: Request) -> PyResult<Self> {
+        let model = &plan.inner.model;
+        let shapes: Vec<_> = model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
+        detached(py, || {
+            request.check_output(plan)?;
+            let steps = forward::steps(model)?;
+            let accumulator = Accumulator::create(&shapes, request.info(), &request.output())?;
+            Ok(Self { inner: Mutex::new(Some(accumulator)), steps })
+        })
+    }
+
+    /// Takes the sums of the next step over all shares.
+    fn take(&self, py: Python<'_>, sums: PathBuf) -> PyResult<()> {
+        detached(py, || match self.inner.lock().unwrap_or_else(|p| p.into_inner()).as_mut() {
+            Some(accumulator) => accumulator.take_sums(&sums),
+            None => Err(complete()),
+        })
+    }
+
+    /// Ends a calibration that failed.
+    fn failed(&self, py: Python<'_>) {
+        let accumulator = || self.inner.lock().unwrap_or_else(|p| p.into_inner()).take();
+        py.detach(|| accumulator().map_or((), Accumulator::failed));
+    }
+
+    /// Completes the file.
+    fn finish(&self, py: Python<'_>) -> PyResult<Calibration> {
+        detached(py, || {
+            let accumulator = self.inner.lock().unwrap_or_else(|p| p.into_inner()).take();
+            let inner = Arc::new(accumulator.ok_or_else(complete)?.finish()?);
+            Ok(Calibration { inner })
+        })
+    }
+}
+
+fn complete() -> Error {
+    Error::usage("the calibration is complete", "Begin another one")
 }
 
 /// `count` ids drawn uniformly from `ids`.

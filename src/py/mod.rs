@@ -58,6 +58,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<axm::Verification>()?;
     module.add_class::<calibration::CalibratedTensor>()?;
     module.add_class::<calibration::Calibration>()?;
+    module.add_class::<calibrate::CalibrationParts>()?;
     module.add_class::<handover::Handover>()?;
     module.add_class::<met::Hydration>()?;
     module.add_class::<met::Hydrator>()?;
@@ -68,6 +69,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(axm::open_container, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::calibrate, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::calibrate_and_quantize, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::calibrate_part, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::is_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;

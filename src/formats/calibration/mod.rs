@@ -19,6 +19,7 @@ mod header;
 mod reader;
 mod state;
 mod sums;
+pub mod values;
 mod writer;
 
 pub use header::{Info, Input, Quantized, block_side};

@@ -4,17 +4,17 @@
 //! new file costs, so that a pass can be kept behind each layer. A kill leaves at most one file that is not whole, which its
 //! SHA-256 shows, and then the other file counts.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::header::{Info, Input, Quantized};
+use super::values;
 use crate::error::{Error, Result};
 use crate::formats::sink;
 use crate::os::{self, Opening};
-use crate::sign::{Sha256, sha256, to_hex};
 
 /// What is kept of a pass that is not complete, beside its values.
 #[derive(Serialize, Deserialize)]
@@ -33,16 +33,12 @@ pub struct State {
     pub note: Value,
 }
 
-/// What stands in front of the values in a file.
+/// A state with its number: the larger one of two is the later one.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Head {
-    /// The number of the state: the larger one of two is the later one.
+struct Numbered {
     number: u64,
     state: State,
-    /// Numbers of the values, and the SHA-256 of all of them.
-    values: Vec<usize>,
-    values_sha256: String,
 }
 
 /// The two files.
@@ -63,12 +59,8 @@ impl States {
     /// # Errors
     /// [`Error::Io`] from the disk, and [`Error::Usage`] for a file of another user.
     pub fn keep(&mut self, state: State, values: &[&[f32]]) -> Result<()> {
-        let mut hash = Sha256::default();
-        values.iter().for_each(|v| hash.update(bytemuck::cast_slice(v)));
-        let lengths = values.iter().map(|v| v.len()).collect();
-        let head = Head { number: self.next, state, values: lengths, values_sha256: to_hex(&hash.finish()) };
-        let json = serde_json::to_vec(&head).expect("names and numbers");
-        let length = 40 + json.len() as u64 + values.iter().map(|v| 4 * v.len() as u64).sum::<u64>();
+        let head = values::head(&Numbered { number: self.next, state }, values);
+        let length = head.len() as u64 + values.iter().map(|v| 4 * v.len() as u64).sum::<u64>();
         let path = &self.paths[(self.next % 2) as usize];
         let mut file = os::open_own(path, Opening::Either).map_err(|e| Error::io(path, "write", e))?;
         sink::check_owner(&file, path)?;
@@ -76,9 +68,7 @@ impl States {
             if file.metadata()?.len() > length {
                 file.set_len(length)?;
             }
-            file.write_all(&(json.len() as u64).to_le_bytes())?;
-            file.write_all(&sha256(&[&json]))?;
-            file.write_all(&json)?;
+            file.write_all(&head)?;
             values.iter().try_for_each(|v| file.write_all(bytemuck::cast_slice(v)))
         };
         write().map_err(|e| Error::io(path, "write", e))?;
@@ -95,35 +85,10 @@ impl States {
     }
 
     /// Reads a file. Returns `None` for one that is not there, not whole, or that another user has made.
-    fn read_one(path: &Path) -> Option<(Head, Vec<Vec<f32>>)> {
+    fn read_one(path: &Path) -> Option<(Numbered, Vec<Vec<f32>>)> {
         let mut file = os::open_own(path, Opening::Existing).ok()?;
         sink::check_owner(&file, path).ok()?;
-        let size = file.metadata().ok()?.len();
-        let (mut length, mut hash) = ([0; 8], [0; 32]);
-        file.read_exact(&mut length).ok()?;
-        file.read_exact(&mut hash).ok()?;
-        let length = u64::from_le_bytes(length);
-        let rest = size.checked_sub(40)?.checked_sub(length)?;
-        let mut json = vec![0; usize::try_from(length).ok()?];
-        file.read_exact(&mut json).ok()?;
-        if sha256(&[&json]) != hash {
-            return None;
-        }
-        let head: Head = serde_json::from_slice(&json).ok()?;
-        let count = head.values.iter().try_fold(0u64, |sum, &n| sum.checked_add(n as u64))?;
-        if count.checked_mul(4)? != rest {
-            return None;
-        }
-        let mut hash = Sha256::default();
-        let mut all = Vec::with_capacity(head.values.len());
-        for &n in &head.values {
-            let mut values = vec![0f32; n];
-            let bytes = bytemuck::cast_slice_mut(&mut values);
-            file.read_exact(bytes).ok()?;
-            hash.update(bytes);
-            all.push(values);
-        }
-        (to_hex(&hash.finish()) == head.values_sha256).then_some((head, all))
+        values::read_from(&mut file)
     }
 
     /// Returns whether a state is there, whole or not.
