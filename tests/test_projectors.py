@@ -253,6 +253,27 @@ def test_the_windows_of_qwen_may_be_absent(tmp_path: Path) -> None:
         projectors.describe(opened(golden, tmp_path))
 
 
+@pytest.mark.parametrize(
+    "name", ["dots-ocr-vision", "exaone4-5-vision", "hunyuan-ocr-vision", "paddleocr-vl-vision"]
+)
+def test_the_numbers_of_pixels_in_both_spellings(name: str, tmp_path: Path) -> None:
+    """transformers 5 saves them as `size`. Without them llama.cpp would take numbers of its own, or load nothing."""
+    golden = json.loads((GOLDEN.parent / f"{name}.json").read_text())
+    expected = projectors.describe(opened(golden, tmp_path), name="model")
+    stated = golden["files"]["preprocessor_config.json"]
+    size = {"shortest_edge": stated.pop("min_pixels"), "longest_edge": stated.pop("max_pixels")}
+    golden["name"] = "absent"
+    with pytest.raises(ModelError, match="lacks min_pixels or max_pixels"):
+        projectors.describe(opened(golden, tmp_path))
+    stated |= {"size": size, "min_pixels": None, "max_pixels": None}
+    golden["name"] = "new"
+    found = projectors.describe(opened(golden, tmp_path), name="model")
+    said, wanted = (
+        [row for row in spec.metadata.entries() if "clip." in row[0]] for spec in (found, expected)
+    )
+    assert said == wanted
+
+
 def test_the_width_of_the_text_model_may_be_absent(tmp_path: Path) -> None:
     """Qwen2-Audio is published without it: it is that of the class."""
     golden = json.loads((GOLDEN.parent / "qwen2-audio.json").read_text())

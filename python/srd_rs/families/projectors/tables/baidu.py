@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.projectors.tables.common import (
+    MOST_PIXELS,
+    NO_PIXELS,
+    PIXELS,
     SIGLIP_DEFAULTS,
     SIGLIP_LAYER,
     SIGLIP_SIZES,
@@ -27,7 +30,7 @@ PADDLE_OCR: Final = FamilyTable(
     },
     sizes={
         **SIGLIP_SIZES,
-        "n_image": "int(sqrt(preprocessor['max_pixels']))",
+        "n_image": f"int(sqrt({MOST_PIXELS}))",
         "m": "4 * w",
     },
     renames=((r"^model\.(visual|mlp_AR|projector)\.", r"\1."), (r"^projector\.", "mlp_AR.")),
@@ -49,9 +52,9 @@ PADDLE_OCR: Final = FamilyTable(
     metadata=(
         *head(),
         "str ~projector_type = 'paddleocr'",
-        "u32 ~vision.image_max_pixels = preprocessor['max_pixels']",
-        "u32 ~vision.image_min_pixels = preprocessor['min_pixels']",
+        *PIXELS,
         "bool ~use_gelu = 1 == 1",
         "f32 ~vision.attention.layer_norm_epsilon = first(rms_norm_eps, 1e-6)",
     ),
+    refusals=(NO_PIXELS,),
 )

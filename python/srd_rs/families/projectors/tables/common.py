@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.schema import Rows
+from srd_rs.families.schema import Refusal, Rows
 
 
 def head(feed_forward: str = "i") -> tuple[str, ...]:
@@ -23,6 +23,19 @@ def head(feed_forward: str = "i") -> tuple[str, ...]:
         "f32s ~vision.image_std = preprocessor['image_std']",
     )
 
+
+LEAST_PIXELS: Final = "first(preprocessor['min_pixels'], preprocessor['size']['shortest_edge'])"
+MOST_PIXELS: Final = "first(preprocessor['max_pixels'], preprocessor['size']['longest_edge'])"
+"""How many pixels a picture may have. transformers 5 saves the numbers as `size`."""
+PIXELS: Final = (
+    f"u32 ~vision.image_min_pixels = {LEAST_PIXELS}",
+    f"u32 ~vision.image_max_pixels = {MOST_PIXELS}",
+)
+NO_PIXELS: Final = Refusal(
+    f"{LEAST_PIXELS} is None or {MOST_PIXELS} is None",
+    "preprocessor_config.json lacks min_pixels or max_pixels, which say how large a picture may be",
+    "Download preprocessor_config.json as well",
+)
 
 SIZES: Final = {
     "w": "hidden_size",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.projectors.tables.common import SIZES, head
+from srd_rs.families.projectors.tables.common import NO_PIXELS, PIXELS, SIZES, head
 from srd_rs.families.schema import FamilyTable, Rows
 
 HUNYUAN_VL: Final = FamilyTable(
@@ -60,7 +60,7 @@ HUNYUAN_VL: Final = FamilyTable(
         "bool ~use_gelu = 1 == 1",
         "f32 ~vision.attention.layer_norm_epsilon = first(rms_norm_eps, 1e-5)",
         "u32 ~vision.spatial_merge_size = spatial_merge_size",
-        "u32 ~vision.image_min_pixels = preprocessor['min_pixels']",
-        "u32 ~vision.image_max_pixels = preprocessor['max_pixels']",
+        *PIXELS,
     ),
+    refusals=(NO_PIXELS,),
 )

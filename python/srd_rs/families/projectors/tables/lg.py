@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from srd_rs.families.projectors.tables.common import GATED, SIZES, head
+from srd_rs.families.projectors.tables.common import GATED, NO_PIXELS, PIXELS, SIZES, head
 from srd_rs.families.projectors.tables.qwen import QWEN25_VL
 from srd_rs.families.schema import Rows
 
@@ -45,11 +45,11 @@ EXAONE_45: Final = replace(
         *head(),
         "str ~projector_type = 'exaone4_5'",
         "bool ~use_silu = 1 == 1",
-        "u32 ~vision.image_min_pixels = preprocessor['min_pixels']",
-        "u32 ~vision.image_max_pixels = preprocessor['max_pixels']",
+        *PIXELS,
         "u32 ~vision.attention.head_count_kv = num_key_value_heads",
         "f32 ~vision.attention.layer_norm_epsilon = first(rms_norm_eps, whole['rms_norm_eps'], 1e-6)",
         "u32 ~vision.window_size = window_size",
         "u32 ~vision.n_wa_pattern = window",
     ),
+    refusals=(*QWEN25_VL.refusals, NO_PIXELS),
 )

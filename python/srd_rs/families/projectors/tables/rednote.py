@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.projectors.tables.common import SIZES, head
+from srd_rs.families.projectors.tables.common import NO_PIXELS, PIXELS, SIZES, head
 from srd_rs.families.projectors.tables.sound import sound_head
 from srd_rs.families.schema import FamilyTable, Rows, Stack
 
@@ -48,12 +48,12 @@ DOTS_OCR: Final = FamilyTable(
     metadata=(
         *head(),
         "str ~projector_type = 'dots_ocr'",
-        "u32 ~vision.image_min_pixels = preprocessor['min_pixels']",
-        "u32 ~vision.image_max_pixels = preprocessor['max_pixels']",
+        *PIXELS,
         "f32 ~vision.attention.layer_norm_epsilon = rms_norm_eps",
         "u32 ~vision.projector.scale_factor = spatial_merge_size",
         "bool ~use_silu = 1 == 1",
     ),
+    refusals=(NO_PIXELS,),
 )
 
 _ROUTED: Final = "pyramid_num_routed[layer] > 0"
