@@ -11,7 +11,7 @@ import pytest
 from srd_rs.errors import ModelError, SrdError
 from srd_rs.metadata import Metadata
 from srd_rs.vocab import load
-from test_vocab_special import EOS, EXTRA, IM_END, ROWS, TEXTS, TOOL, TURN, ends, read
+from test_vocab_special import BOS, EOS, EXTRA, IM_END, ROWS, TEXTS, TOOL, TURN, ends, read
 from vocab_tools import LlamaVocab, added, byte_bpe, byte_vocabulary, proto_piece, write_folder
 
 LAST = ROWS - 1
@@ -171,6 +171,157 @@ CASES: dict[str, tuple[Any, Any, Any, set[int], tuple[str, ...]]] = {
         (),
     ),
 }
+
+
+DECODER = {"added_tokens_decoder": {str(TURN): {"content": "<turn_end>", "special": True}}}
+OBJECT = {"content": "<turn_end>", "lstrip": False}
+#: Name -> config.json, tokenizer_config.json, generation_config.json, special_tokens_map.json, the eos, and the ids at
+#: which the turn must end. The eos is that of the tokenizer of transformers 5.24.
+WITH_MAP: dict[str, tuple[Any, Any, Any, Any, int, set[int]]] = {
+    "map over the configuration": (
+        None,
+        {"eos_token": "</s>"},
+        None,
+        {"eos_token": "<turn_end>"},
+        TURN,
+        {TURN},
+    ),
+    "map of an object": (None, {"eos_token": "</s>"}, None, {"eos_token": OBJECT}, TURN, {TURN}),
+    "map alone": (None, {}, None, {"eos_token": "<turn_end>"}, TURN, {TURN}),
+    "map beside the list of added tokens": (
+        None,
+        {**DECODER, "eos_token": "</s>"},
+        None,
+        {"eos_token": "<turn_end>"},
+        EOS,
+        {EOS},
+    ),
+    "map beside an id": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        None,
+        {"eos_token": "<turn_end>"},
+        TURN,
+        {TURN, EOS},
+    ),
+    "map beside ids": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        {"eos_token_id": [EOS, TOOL]},
+        {"eos_token": "<turn_end>"},
+        TURN,
+        {TURN, EOS, TOOL},
+    ),
+    "null in the map": (None, {"eos_token": "</s>"}, None, {"eos_token": None}, EOS, {EOS}),
+    "map of other roles": (None, {"eos_token": "</s>"}, None, {"pad_token": "<s>"}, EOS, {EOS}),
+}
+FORMS: dict[str, tuple[Any, Any, Any, tuple[Any, ...]]] = {
+    "id in the configuration of the tokenizer": (None, {"eos_token_id": TURN}, None, (None, None, None)),
+    "empty list": ({"eos_token_id": EOS}, {"eos_token": "</s>"}, {"eos_token_id": []}, (EOS, None, None)),
+    "a fraction": ({"eos_token_id": EOS}, None, {"eos_token_id": 258.0}, (EOS, None, None)),
+    "digits as text": ({"eos_token_id": EOS}, None, {"eos_token_id": "259"}, (EOS, None, None)),
+    "texts to stop at": (
+        {"eos_token_id": EOS},
+        None,
+        {"eos_token_id": EOS, "stop_strings": ["<turn_end>"]},
+        (EOS, None, None),
+    ),
+    "a forced end": ({"eos_token_id": EOS}, None, {"forced_eos_token_id": TURN}, (EOS, None, None)),
+    "made from config.json": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        {"_from_model_config": True, "eos_token_id": TURN},
+        (EOS, TURN, None),
+    ),
+    "a truth value": ({"eos_token_id": EOS}, None, {"eos_token_id": True}, (EOS, None, None)),
+    "generation inside config.json": (
+        {"eos_token_id": EOS, "generation_config": {"eos_token_id": TURN}},
+        None,
+        None,
+        (EOS, None, None),
+    ),
+    "another id than the text's": ({"eos_token_id": 2}, {"eos_token": "</s>"}, None, (EOS, 2, None)),
+    "ChatML as a list": (
+        {"eos_token_id": EOS},
+        {"eos_token": "<|im_end|>"},
+        {"eos_token_id": [IM_END, EOS]},
+        (IM_END, EOS, None),
+    ),
+    "a plain token": (None, {"eos_token": "th"}, None, (256, None, None)),
+    "a role as further special token": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>", "extra_special_tokens": {"eot_token": "<turn_end>"}},
+        None,
+        (EOS, None, None),
+    ),
+    "further special tokens": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>", "additional_special_tokens": ["<turn_end>"]},
+        None,
+        (EOS, None, None),
+    ),
+    "the token that begins": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>", "bos_token": "</s>"},
+        None,
+        (EOS, None, None),
+    ),
+    "other ends in another order": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        {"eos_token_id": [TOOL, TURN]},
+        (EOS, TOOL, TURN),
+    ),
+    "bos among the ends": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>", "bos_token": "<s>"},
+        {"eos_token_id": [BOS, EOS]},
+        (EOS, BOS, None),
+    ),
+    "the first token among the ends": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        {"eos_token_id": [0, EOS]},
+        (EOS, 0, None),
+    ),
+    "a list in a list": ({"eos_token_id": EOS}, None, {"eos_token_id": [[TURN]]}, (EOS, None, None)),
+    "an object": ({"eos_token_id": EOS}, None, {"eos_token_id": {"0": TURN}}, (EOS, None, None)),
+    "below zero in a list": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        {"eos_token_id": [-1, TURN]},
+        (EOS, TURN, None),
+    ),
+    "pad that is an end": (
+        {"eos_token_id": EOS},
+        {"eos_token": "</s>"},
+        {"eos_token_id": TURN, "pad_token_id": EOS},
+        (EOS, TURN, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MAP)
+def test_the_map_of_special_tokens_counts_as_in_transformers(tmp_path: Path, name: str) -> None:
+    """transformers reads special_tokens_map.json after a tokenizer_config.json that has no list of added tokens, and
+    instead of nothing where there is such a list."""
+    model, tokenizer, generation, mapping, eos, wanted = WITH_MAP[name]
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(mapping))
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", **tokenizer}
+    metadata = read(tmp_path, model, tokenizer, generation)
+    assert ends(metadata)[0] == eos
+    assert {end for end in ends(metadata) if end is not None} == wanted
+    if name == "null in the map":
+        return  # transformers drops the eos, and then the model has none
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **(model or {})}))
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).eos_token_id == eos
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_ends(tmp_path: Path, name: str) -> None:
+    model, tokenizer, generation, wanted = FORMS[name]
+    assert ends(read(tmp_path, model, tokenizer, generation)) == wanted
 
 
 def vocabulary(metadata: Metadata, path: Path) -> set[int]:

@@ -16,6 +16,7 @@ CONFIG, JINJA, MORE = "tokenizer_config.json", "chat_template.jinja", "additiona
 OLD, PROCESSOR, MAP = "chat_template.json", "processor_config.json", "special_tokens_map.json"
 KEY = "tokenizer.chat_template"
 CLASS = {"tokenizer_class": "PreTrainedTokenizerFast"}
+DECODER = {"added_tokens_decoder": {"256": {"content": "th", "special": False}}}
 Files = dict[str, Any]
 
 
@@ -84,6 +85,92 @@ SAME: dict[str, tuple[Files, dict[str, str], str]] = {
         {"default": "s"},
         "",
     ),
+    "map beside a text": ({**conf("a"), MAP: {"chat_template": "s"}}, {"default": "s"}, ""),
+    "map beside null": ({**conf(None), MAP: {"chat_template": "s"}}, {"default": "s"}, ""),
+    "map beside the list of added tokens": (
+        {CONFIG: {**CLASS, "chat_template": "a", **DECODER}, MAP: {"chat_template": "s"}},
+        {"default": "a"},
+        "",
+    ),
+    "map with a list": (
+        {CONFIG: CLASS, MAP: {"chat_template": named(("default", "s"), ("rag", "r"))}},
+        {"default": "s", "rag": "r"},
+        "",
+    ),
+    "folder of another name": ({**conf("a"), "chat_templates/rag.jinja": "r"}, {"default": "a"}, ""),
+    "file of another suffix": ({**conf("a"), "chat_template.jinja2": "j"}, {"default": "a"}, ""),
+    "suffix in capitals": ({**conf("a"), "chat_template.JINJA": "j"}, {"default": "a"}, ""),
+    "further file in capitals": ({JINJA: "j", f"{MORE}rag.JINJA": "r"}, {"default": "j"}, ""),
+    "entry with further keys": (
+        conf([{"name": "default", "template": "a", "x": 1}]),
+        {"default": "a"},
+        "",
+    ),
+    "spaces alone": (conf("   "), {"default": "   "}, ""),
+    "file of spaces": ({JINJA: "  \n"}, {"default": "  \n"}, ""),
+    "file that ends with empty lines": ({JINJA: "a\n\n"}, {"default": "a\n\n"}, ""),
+    "text that ends with a line": (conf("a\n"), {"default": "a\n"}, ""),
+    "a file with the name of the folder": (
+        {JINJA: "j", "additional_chat_templates": "x"},
+        {"default": "j"},
+        "",
+    ),
+    "name in capitals": (
+        {JINJA: "j", f"{MORE}Tool_Use.jinja": "t"},
+        {"default": "j", "Tool_Use": "t"},
+        "",
+    ),
+    "list beside a further file": (
+        {**conf(named(("default", "a"), ("tool_use", "b"))), f"{MORE}rag.jinja": "r"},
+        {"rag": "r"},
+        "takes ChatML",
+    ),
+    "key of old versions": ({CONFIG: {**CLASS, "default_chat_template": "d"}}, {}, ""),
+    "in config.json": (
+        {CONFIG: CLASS, "config.json": {"model_type": "llama", "chat_template": "c"}},
+        {},
+        "",
+    ),
+    "in generation_config.json": (
+        {CONFIG: CLASS, "generation_config.json": {"chat_template": "c"}},
+        {},
+        "",
+    ),
+    "in the arguments of the class": ({CONFIG: {**CLASS, "init_kwargs": {"chat_template": "c"}}}, {}, ""),
+    "of the image processor": (
+        {CONFIG: CLASS, "preprocessor_config.json": {"chat_template": "p"}},
+        {},
+        "",
+    ),
+    "file beside a broken processor's": ({JINJA: "j", OLD: "{"}, {"default": "j"}, ""),
+    "text beside a broken processor's": ({**conf("a"), OLD: "{"}, {"default": "a"}, ""),
+    "default in two spellings": (
+        conf(named(("default", "a"), ("Default", "b"))),
+        {"default": "a", "Default": "b"},
+        "",
+    ),
+    "name of 200 letters": (
+        {JINJA: "j", f"{MORE}{'n' * 200}.jinja": "t"},
+        {"default": "j", "n" * 200: "t"},
+        "",
+    ),
+    "240 kB": ({JINJA: "{# x #}" * 30_000}, {"default": "{# x #}" * 30_000}, ""),
+    "separators that are no line ends": (
+        {JINJA: "a\u2028b\x85c\x0bd\x0ce"},
+        {"default": "a\u2028b\x85c\x0bd\x0ce"},
+        "",
+    ),
+    "separators in a text": (conf("a\u2028b\x85c\x0c\re"), {"default": "a\u2028b\x85c\x0c\re"}, ""),
+    "marks for training": (
+        {JINJA: "{% generation %}a{% endgeneration %}"},
+        {"default": "{% generation %}a{% endgeneration %}"},
+        "",
+    ),
+    "300 names without a default": (
+        conf(named(*((f"n{i}", "t") for i in range(300)))),
+        {f"n{i}": "t" for i in range(300)},
+        "'n100', ...) is named",
+    ),
     "text beside the processor's": ({**conf("a"), OLD: {"chat_template": "p"}}, {"default": "a"}, ""),
 }
 
@@ -92,6 +179,31 @@ OURS: dict[str, tuple[Files, dict[str, str], str]] = {
     "empty text": (conf(""), {}, "is empty and is left out"),
     "empty file beside a text": ({**conf("a"), JINJA: ""}, {}, "is empty and is left out"),
     "name with a dot": ({JINJA: "j", f"{MORE}a.b.jinja": "h"}, {"default": "j", "a_b": "h"}, ""),
+    "file beside the map": ({**conf("a"), MAP: {"chat_template": "s"}, JINJA: "j"}, {"default": "j"}, ""),
+    "name with a space": ({JINJA: "j", f"{MORE}tool use.jinja": "t"}, {"default": "j", "tool_use": "t"}, ""),
+    "name of other scripts": (
+        {JINJA: "j", f"{MORE}\u5de5\u5177.jinja": "t"},
+        {"default": "j", "__": "t"},
+        "",
+    ),
+    "name with a path": (conf(named(("default", "a"), ("../x", "b"))), {"default": "a", "___x": "b"}, ""),
+    "hidden file": ({JINJA: "j", f"{MORE}.rag.jinja": "r"}, {"default": "j", "_rag": "r"}, ""),
+    "suffix twice": ({JINJA: "j", f"{MORE}rag.jinja.jinja": "r"}, {"default": "j", "rag_jinja": "r"}, ""),
+    "empty further file": (
+        {JINJA: "j", f"{MORE}rag.jinja": ""},
+        {"default": "j"},
+        "'rag' is empty and is left out",
+    ),
+    "truth": (conf(True), {}, "neither text nor a list"),
+    "list of lists": (conf([["default", "a"]]), {}, "no name or no text"),
+    "list of null": (conf([None]), {}, "no name or no text"),
+    "name null": (conf([{"name": None, "template": "a"}]), {}, "no name or no text"),
+    "number in an object": (conf({"default": 5}), {}, "no name or no text"),
+    "processor's list": (
+        {PROCESSOR: {"chat_template": named(("default", "q"))}},
+        {"default": "q"},
+        "",
+    ),
     "no name": ({JINJA: "j", f"{MORE}.jinja": "h"}, {"default": "j"}, "without a name"),
     "null in an object": (conf({"default": None, "rag": "b"}), {"rag": "b"}, "takes ChatML"),
     "object with nothing": (conf({}), {}, "holds no template"),
@@ -124,6 +236,20 @@ REFUSED: dict[str, tuple[Files, type[SrdError], str]] = {
     "null byte in a file": ({JINJA: "a\0b"}, FormatError, "null byte"),
     "half of a surrogate pair": (conf("\ud800"), ModelError, "surrogate"),
     "Latin-1": ({JINJA: b"caf\xe9"}, FormatError, "not UTF-8"),
+    "two names of other scripts": (
+        {JINJA: "j", f"{MORE}\u5de5.jinja": "t", f"{MORE}\u5177.jinja": "u"},
+        ModelError,
+        "the same key",
+    ),
+    "key twice": (
+        {CONFIG: '{"chat_template": "a", "chat_template": "b"}'},
+        FormatError,
+        "'chat_template' occurs twice",
+    ),
+    "configuration with a byte order mark": ({CONFIG: "\ufeff{}"}, FormatError, "not JSON"),
+    "configuration that is a list": ({CONFIG: ["a"]}, FormatError, "an object is expected"),
+    "processor's file is a text": ({OLD: '"p"'}, FormatError, "an object is expected"),
+    "processor's file is broken": ({OLD: "{"}, FormatError, "not JSON"),
     "UTF-16": ({JINJA: "j".encode("utf-16")}, FormatError, "not UTF-8"),
     "17 MB": ({JINJA: b"x" * (17 << 20)}, FormatError, "larger than"),
     "pointer": ({JINJA: b"version https://git-lfs.github.com/spec/v1\n"}, FormatError, "git lfs pull"),

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from srd_rs.metadata import Metadata
 from srd_rs.reading import read_text, shown
-from srd_rs.vocab.files import fail, log, read_json, refuse
+from srd_rs.vocab.files import fail, first_of, log, read_json, refuse
 
 DEFAULT = "default"
 MAX_TEMPLATE_BYTES: Final = 1 << 20
@@ -99,7 +99,7 @@ def _checked(templates: dict[str, str], folder: Path) -> dict[str, str]:
     empty = [name for name, text in templates.items() if not text]
     if empty:
         what = "%s: the chat template %s is empty and is left out"
-        log.warning(what, folder, ", ".join(map(shown, empty)))
+        log.warning(what, folder, first_of([*map(shown, empty)]))
     found = {name: text for name, text in templates.items() if text}
     keys: dict[str, str] = {}
     for name in found:
@@ -113,7 +113,7 @@ def _checked(templates: dict[str, str], folder: Path) -> dict[str, str]:
     if found and DEFAULT not in found:
         what = "%s: none of the chat templates (%s) is named 'default', so llama.cpp takes %s"
         taken = "the one named 'tool_use'" if "tool_use" in found else "ChatML"
-        log.warning(what, folder, ", ".join(map(shown, sorted(found))), taken)
+        log.warning(what, folder, first_of([*map(shown, sorted(found))]), taken)
     return found
 
 

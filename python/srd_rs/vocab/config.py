@@ -13,12 +13,14 @@ _MORE_SPECIAL: Final = ("additional_special_tokens", "extra_special_tokens")
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read tokenizer_config.json. What the file leaves out comes from special_tokens_map.json, which older
-    folders have. The lists of further special tokens are joined."""
+    folders have. As in transformers, that file counts more than a tokenizer_config.json without
+    ``added_tokens_decoder``, which is as old. The lists of further special tokens are joined."""
     config = read_json(folder / "tokenizer_config.json") or {}
+    is_old = "added_tokens_decoder" not in config
     for key, value in (read_json(folder / "special_tokens_map.json") or {}).items():
         if key in _MORE_SPECIAL:
             config[key] = [*_entries(config.get(key)), *_entries(value)]
-        elif key not in config:
+        elif key not in config or (is_old and value is not None):
             config[key] = value
     return config
 
