@@ -50,6 +50,8 @@ def test_metadata_is_a_mapping(opened: Gguf, example_q4_k_m: Path) -> None:
 
 
 def test_rows(opened: Gguf) -> None:
+    with pytest.raises(KeyError, match="has no tensor 'nothing'"):
+        opened["nothing"]
     tensor = opened["token_embd.weight"]
     whole = tensor.numpy()
     assert whole.shape == tensor.shape == (4096, 256) and whole.dtype == np.float32

@@ -173,7 +173,11 @@ class _Tensors(Mapping[str, Tensor]):
         return mapped[offset : offset + size]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        if (found := self._tensors.get(name)) is None:
+            raise KeyError(
+                f"{self.path.name} has no tensor {name!r}. Iterating over the file gives all names"
+            )
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

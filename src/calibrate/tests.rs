@@ -123,9 +123,12 @@ fn the_same_bytes_with_and_without_a_name() {
     };
     let named = run(&file(&dir.path().join("c")));
     let unnamed = run(&Output::Unnamed { beside: dir.path().join("out.gguf") });
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    // Windows has no files without a name: the file vanishes when it is closed.
+    assert!(cfg!(windows) || names(dir.path()) == ["c"]);
     assert_eq!(named.digest, unnamed.digest);
     assert_eq!(named.get(Q).unwrap().read(0).unwrap(), unnamed.get(Q).unwrap().read(0).unwrap());
+    drop(unnamed);
+    assert_eq!(names(dir.path()), ["c"]);
 }
 
 #[test]
@@ -467,7 +470,8 @@ fn a_pass_that_fails_before_a_layer_is_kept_leaves_nothing() {
     }
     kept.layers_done(1, &[]).unwrap();
     kept.failed();
-    assert_eq!(names(dir.path()), [".c.partial", ".c.state-0"]);
+    // The second has a file without a name, or on Windows under another name.
+    assert!(cfg!(windows) || names(dir.path()) == [".c.partial", ".c.state-0"]);
     second.layers_done(1, &[]).unwrap();
     second.finish().unwrap();
     assert_eq!(names(dir.path()), [".c.partial", ".c.state-0", "c"]);

@@ -1,6 +1,7 @@
 use super::*;
 use crate::linalg::product::DEPTH;
 use crate::linalg::testing::{bits, on_threads};
+use crate::simd::fused;
 use proptest::prelude::*;
 
 /// The definition in the documentation of [`gemm`], one element after another.
@@ -10,7 +11,7 @@ fn reference(a: MatRef<'_>, b: MatRef<'_>, c: &mut [f32], c_stride: usize, add: 
             let mut total = add.then(|| c[i * c_stride + j]);
             for from in (0..a.ncols()).step_by(DEPTH) {
                 let piece = from..a.ncols().min(from + DEPTH);
-                let sum = piece.fold(0.0f32, |sum, k| a.at(i, k).mul_add(b.at(k, j), sum));
+                let sum = piece.fold(0.0f32, |sum, k| fused(a.at(i, k), b.at(k, j), sum));
                 total = Some(total.map_or(sum, |total| total + sum));
             }
             c[i * c_stride + j] = total.unwrap_or(0.0);

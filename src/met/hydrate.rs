@@ -496,6 +496,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "this system does not tell which pages are in memory")]
     fn an_intent_makes_its_slots_resident_and_nothing_else() {
         let (_dir, mut h) = opened(&Model::dense(10).wide());
         let evicts = evict_all(&mut h);
@@ -527,6 +528,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "this system does not tell which pages are in memory")]
     fn a_budget_is_respected_to_the_page() {
         let (_dir, mut h) = opened(&Model::dense(10).wide());
         let evicts = evict_all(&mut h);
@@ -545,6 +547,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "this system does not tell which pages are in memory")]
     fn locked_pages_stay_until_they_are_evicted() {
         let (_dir, mut h) = opened(&Model::dense(10).wide());
         let options = HydrateOptions { lock: true, budget: Some(4 * PAGE), ..HydrateOptions::default() };
@@ -575,6 +578,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "this system does not tell which pages are in memory")]
     fn the_experts_that_are_used_most_come_first() {
         let model = Model::moe(10, 8, 2).wide();
         let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
@@ -653,6 +657,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "this system does not tell which pages are in memory")]
     fn all_files_of_a_split_gguf_are_hydrated() {
         let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
         let dir = tempfile::tempdir_in(target).unwrap();

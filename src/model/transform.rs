@@ -30,6 +30,7 @@ use crate::model::lowrank::Merged;
 use crate::model::source::Source;
 use crate::model::spec::Transform;
 use crate::model::view::View;
+use crate::simd::fused;
 
 /// A transform bound to its source tensors. All shapes are known and checked.
 #[derive(Debug)]
@@ -278,7 +279,7 @@ impl BoundTransform {
                         piece
                             .iter_mut()
                             .zip(&corner)
-                            .for_each(|(sum, &value)| *sum = weight.mul_add(value, *sum));
+                            .for_each(|(sum, &value)| *sum = fused(weight, value, *sum));
                     }
                     Ok(())
                 });

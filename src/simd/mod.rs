@@ -61,5 +61,5 @@ pub use dispatch::dispatch;
 pub use isa::Isa;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
-pub use portable::Portable;
+pub use portable::{Portable, fused};
 pub use vector::{Pair, Simd, Vector};

@@ -52,6 +52,12 @@ fn round_ties_even(x: f32) -> f32 {
     ((x.abs() + UNIT) - UNIT).copysign(x)
 }
 
+/// `a * b + c`, rounded once. The C library of MinGW rounds twice (`fmaf` in 80 bits), so Windows has another function.
+#[inline(always)]
+pub fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(all(windows, target_env = "gnu")) { libm::fmaf(a, b, c) } else { a.mul_add(b, c) }
+}
+
 #[inline(always)]
 fn blend(mask: u32, a: u32, b: u32) -> u32 {
     (a & mask) | (b & !mask)
@@ -68,7 +74,7 @@ impl Vector for Portable {
         sub(a: F, b: F) -> F = |i| a - b;
         mul(a: F, b: F) -> F = |i| a * b;
         div(a: F, b: F) -> F = |i| a / b;
-        mul_add(a: F, b: F, c: F) -> F = |i| a.mul_add(b, c);
+        mul_add(a: F, b: F, c: F) -> F = |i| fused(a, b, c);
         sqrt(a: F) -> F = |i| a.sqrt();
         abs(a: F) -> F = |i| a.abs();
         min(a: F, b: F) -> F = |i| if a < b { a } else { b };
