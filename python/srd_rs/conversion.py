@@ -587,6 +587,9 @@ def prepared(
     is_max, budgeted = planner.options.effort == "max", planner.options.budget is not None
     if is_max:
         _say_what_max_leaves_out(planner, native)
+    if budgeted and planner.options.is_measured and planner.source.remote is not None:
+        what = "a budget runs the model more than ten times, and --stream fetches the weights each time: %s"
+        log.warning(what, "without --stream the model is downloaded once")
     # The types come before the calibration of effort max, which quantizes to them.
     first = not is_max or budgeted
     made, found = _calibration(planner, native, progress, together=together) if first else (None, False)
