@@ -143,13 +143,13 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=16, help="tokens to generate after the first one")
     parser.add_argument("--ctx", type=int, default=512, help="tokens of the context")
-    parser.add_argument("--rows", default="", help="only the rows whose names have one of these words (a,b)")
+    parser.add_argument("--rows", default="", help="only the rows whose names have one of these texts (A;B)")
     args = parser.parse_args()
     print("| model | size, MB | limit, MB | engine and arguments | tokens/s | from disk, MB/token | expected |"
           " resident at first token, MB | at the end | bound, tokens/s |")  # fmt: skip
     print(f"| --- | ---: | ---: | --- {'| ---: ' * 6}|")
     made = control_group()
-    only = [word for word in args.rows.split(",") if word]
+    only = [word for word in args.rows.split(";") if word]
     for model in args.models:
         size = model.stat().st_size
         room = int(size * args.limit)
