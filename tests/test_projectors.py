@@ -204,6 +204,29 @@ def test_names_of_published_omni_models(tmp_path: Path) -> None:
     assert published.metadata.get("clip.audio.projector_type") == "qwen3a"
 
 
+def test_qwen3_asr_as_transformers_5_saves_it(tmp_path: Path) -> None:
+    """Without `thinker_config`, and with a projector behind the encoder. llama.cpp's converter reads the files of the
+    authors only."""
+    golden = json.loads((GOLDEN.parent / "qwen3-asr.json").read_text())
+    expected = opened(golden, tmp_path)
+    thinker = golden["config"].pop("thinker_config")
+    golden["config"] |= {part: thinker[part] for part in ("audio_config", "text_config")}
+    renames = (
+        (r"^thinker\.", ""),
+        (r"^audio_tower\.proj([12])\.", r"model.multi_modal_projector.linear_\1."),
+        (r"^audio_tower\.", "model.audio_tower."),
+        (r"^model\.(layers|embed_tokens|norm)\b", r"model.language_model.\1"),
+    )
+    for pattern, replacement in renames:
+        sources = golden["sources"].items()
+        golden["sources"] = {re.sub(pattern, replacement, name): source for name, source in sources}
+    golden["name"] = "new"
+    found = opened(golden, tmp_path)
+    for half in (projectors.describe, srd_rs.families.describe):
+        one, other = ({t.name: (t.shape, t.store) for t in half(each).tensors} for each in (expected, found))
+        assert one == other
+
+
 @pytest.mark.parametrize(
     ("name", "renames"),
     [

@@ -114,7 +114,12 @@ QWEN3_ASR: Final = FamilyTable(
         "num_mel_bins": 128,
     },
     sizes=_SOUND3_SIZES,
-    renames=_THINKER,
+    # The names of the authors, and those of transformers 5.
+    renames=(
+        *_THINKER,
+        (r"^model\.audio_tower\.", "audio_tower."),
+        (r"^(?:model\.)?multi_modal_projector\.linear_([12])\.", r"audio_tower.proj\1."),
+    ),
     n_layer="n_sound",
     n_head="sound_heads",
     n_head_kv="sound_heads",
