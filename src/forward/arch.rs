@@ -70,6 +70,8 @@ pub enum EmbeddingScale {
 pub enum AttentionScale {
     /// 1 / sqrt(size of a head).
     Head,
+    /// 1 / size of a head.
+    OneOverHead,
     /// No scaling.
     One,
     /// The metadata key `attention.scale`; `Head` if the key is absent or 0.
@@ -213,6 +215,9 @@ pub struct Family {
     pub embedding: EmbeddingScale,
     /// Scale of the attention scores.
     pub attention_scale: AttentionScale,
+    /// Largest exponent of the slopes of ALiBi, unless the key `attention.max_alibi_bias` names another. 0 stands for no
+    /// such biases, and `None` for a family that has none.
+    pub alibi: Option<f32>,
     /// Scale of the logits.
     pub logits: LogitScale,
     /// Sliding-window attention, if the architecture has it.
@@ -279,6 +284,7 @@ const LLAMA: Family = Family {
     order: Order::Sequential,
     embedding: EmbeddingScale::Key,
     attention_scale: AttentionScale::Head,
+    alibi: None,
     logits: LogitScale::None,
     sliding: None,
     attention_norm: "attn_norm",
@@ -347,6 +353,17 @@ const GRANITE: Family = Family {
     rotated: Rotated::IfFinetuned,
     attention_scale: AttentionScale::Key,
     logits: LogitScale::Divide,
+    ..LLAMA
+};
+
+/// Multi-head latent attention.
+const DEEPSEEK2: Family = Family {
+    arch: "deepseek2",
+    attention_scale: AttentionScale::Latent,
+    expert_weights_sum_to_1: false,
+    gating: Gating::SigmoidInGlm47,
+    yarn: Yarn::DeepSeek,
+    temperature: Temperature::Key,
     ..LLAMA
 };
 
@@ -424,14 +441,10 @@ static FAMILIES: &[Family] = &[
     Family { arch: "ernie4_5", ..LLAMA },
     Family { arch: "ernie4_5-moe", ..LLAMA },
     Family { arch: "deepseek", expert_weights_sum_to_1: false, ..LLAMA },
-    Family {
-        arch: "deepseek2",
-        attention_scale: AttentionScale::Latent,
-        expert_weights_sum_to_1: false,
-        gating: Gating::SigmoidInGlm47,
-        yarn: Yarn::DeepSeek,
-        ..LLAMA
-    },
+    DEEPSEEK2,
+    Family { arch: "mistral4", ..DEEPSEEK2 },
+    Family { arch: "llama-embed", causal: false, lm_head: false, ..LLAMA },
+    Family { arch: "refact", rotated: Rotated::None, alibi: Some(8.0), ..LLAMA },
     Family { arch: "bailingmoe", expert_weights_sum_to_1: false, ..LLAMA },
     Family { arch: "chatglm", ..LLAMA },
     Family { arch: "glm4", ..LLAMA },
@@ -459,6 +472,17 @@ static FAMILIES: &[Family] = &[
     Family { arch: "qwen2vl", ..QWEN },
     QWEN3VL,
     Family { arch: "qwen3vlmoe", ..QWEN3VL },
+    Family { arch: "dbrx", norm: NormKind::Layer, ffn_norm: "attn_output_norm", ..QWEN },
+    Family { arch: "plamo3", sliding: sliding(8, None, SlidingRope::Own(10_000.0)), ..QWEN },
+    Family {
+        arch: "afmoe",
+        rotated: Rotated::ButEvery(4),
+        embedding: EmbeddingScale::SqrtWidth,
+        sliding: sliding(4, None, SlidingRope::SameButBase),
+        expert_weights_sum_to_1: false,
+        gating: Gating::Sigmoid,
+        ..QWEN
+    },
     Family { arch: "dots1", expert_weights_sum_to_1: false, ..QWEN },
     Family { arch: "bailingmoe2", expert_weights_sum_to_1: false, ..QWEN },
     Family { arch: "exaone", ..QWEN },
@@ -471,6 +495,7 @@ static FAMILIES: &[Family] = &[
     },
     HUNYUAN,
     Family { arch: "hunyuan-moe", ..HUNYUAN },
+    Family { arch: "hunyuan_vl", ..HUNYUAN },
     Family { arch: "minimax-m2", ..QWEN },
     Family { arch: "bitnet", ..QWEN },
     Family { arch: "qwen", ..QWEN },
@@ -567,6 +592,16 @@ static FAMILIES: &[Family] = &[
     Family { arch: "gpt2", rotated: Rotated::None, ..GPT },
     Family { arch: "starcoder", rotated: Rotated::None, ..GPT },
     Family { arch: "codeshell", ..GPT },
+    Family { arch: "bloom", rotated: Rotated::None, alibi: Some(8.0), ..GPT },
+    Family { arch: "mpt", rotated: Rotated::None, alibi: Some(0.0), ..GPT },
+    Family {
+        arch: "jais",
+        rotated: Rotated::None,
+        activation: Activation::Silu,
+        attention_scale: AttentionScale::OneOverHead,
+        alibi: Some(0.0),
+        ..GPT
+    },
     Family {
         arch: "modern-bert",
         causal: false,
@@ -580,6 +615,13 @@ static FAMILIES: &[Family] = &[
     Family { arch: "nemotron", activation: Activation::ReluSquared, ..GPT },
     Family { arch: "stablelm", activation: Activation::Silu, order: Order::ParallelWithoutNorm, ..GPT },
     Family { arch: "bert", rotated: Rotated::None, activation: Activation::Gelu, ..NOMIC_BERT },
+    Family {
+        arch: "jina-bert-v2",
+        rotated: Rotated::None,
+        activation: Activation::Gelu,
+        alibi: Some(8.0),
+        ..NOMIC_BERT
+    },
     NOMIC_BERT,
     Family {
         arch: "nomic-bert-moe",

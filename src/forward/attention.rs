@@ -7,7 +7,7 @@
 //!
 //! let shape = Shape {
 //!     n_head: 1, n_head_kv: 1, head_dim: 2, head_dim_v: 1, scale: 1.0, cap: None, window: None, reach: Reach::Back,
-//!     causal: true,
+//!     causal: true, max_alibi_bias: 0.0,
 //! };
 //! // A chunk of two tokens. The first token attends to itself only; the second one finds its own key alone.
 //! let (q, k, v) = ([1.0, 0.0, 0.0, 50.0], [1.0, 0.0, 0.0, 1.0], [3.0, 7.0]);
@@ -48,6 +48,9 @@ pub struct Shape {
     pub reach: Reach,
     /// Causal mask: a token attends only to itself and to earlier tokens.
     pub causal: bool,
+    /// ALiBi (Press et al. 2022): if not 0, a score loses its distance in tokens times the slope of the head, and the slopes
+    /// are powers of 2 down to minus this number.
+    pub max_alibi_bias: f32,
 }
 
 impl Shape {
@@ -62,6 +65,16 @@ impl Shape {
             (Some(w), Reach::Piece) => (position / w * w, length),
         };
         start..if self.causal { position + 1 } else { end }
+    }
+
+    /// Returns the slope of a head of ALiBi. Where the number of heads is no power of 2, the heads beyond the largest power
+    /// have the odd slopes of twice as many heads.
+    fn slope(&self, head: usize) -> f32 {
+        let n = 1usize << self.n_head.ilog2();
+        let step = self.max_alibi_bias / n as f32;
+        let exponent =
+            if head < n { step * (head + 1) as f32 } else { step / 2.0 * (2 * (head - n) + 1) as f32 };
+        libm::exp2f(-exponent)
     }
 }
 
@@ -149,7 +162,15 @@ fn attend_head(
         row[..from].fill(0.0);
         row[to..].fill(0.0);
         let sink = sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY);
-        softmax(isa, &mut row[from..to], shape.scale, shape.cap.unwrap_or(0.0), sink);
+        let (row, mut scale) = (&mut row[from..to], shape.scale);
+        if shape.max_alibi_bias > 0.0 {
+            let slope = shape.slope(head);
+            for (score, key) in row.iter_mut().zip(visible) {
+                *score = *score * scale - slope * position.abs_diff(key) as f32;
+            }
+            scale = 1.0;
+        }
+        softmax(isa, row, scale, shape.cap.unwrap_or(0.0), sink);
     }
     let (out, stride) = (&mut out[head * shape.head_dim_v..], shape.n_head * shape.head_dim_v);
     let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_dim_v, stride);
@@ -243,6 +264,12 @@ mod tests {
                     };
                     let attends =
                         |j: usize| (!shape.causal || j <= i) && shape.window.is_none_or(|w| near(w, j));
+                    let slope = match (shape.max_alibi_bias, h) {
+                        (0.0, _) => 0.0,
+                        // Three heads: two as in a model of two heads, and the first odd one of a model of four.
+                        (bias, 2) => (f64::from(-bias) / 4.0).exp2(),
+                        (bias, _) => (f64::from(-bias) / 2.0 * (h + 1) as f64).exp2(),
+                    };
                     let weight = |j: usize| {
                         let dot: f64 = (0..shape.head_dim)
                             .map(|d| {
@@ -250,7 +277,7 @@ mod tests {
                                 f64::from(q) * f64::from(k[(first + j) * kw + g * shape.head_dim + d])
                             })
                             .sum();
-                        (dot * f64::from(shape.scale)).exp()
+                        (dot * f64::from(shape.scale) - slope * i.abs_diff(j) as f64).exp()
                     };
                     let seen: Vec<(usize, f64)> =
                         (0..length).filter(|&j| attends(j)).map(|j| (j, weight(j))).collect();
@@ -264,6 +291,28 @@ mod tests {
             first += length;
         }
         out
+    }
+
+    #[test]
+    fn distant_tokens_count_less_with_alibi() {
+        let shape = Shape {
+            n_head: 3,
+            n_head_kv: 1,
+            head_dim: 8,
+            head_dim_v: 6,
+            scale: 0.7,
+            cap: None,
+            window: None,
+            reach: Reach::Back,
+            causal: false,
+            max_alibi_bias: 8.0,
+        };
+        let (q, k, v) = (values(140 * 24, 2), values(140 * 8, 3), values(140 * 6, 4));
+        let mut out = vec![f32::NAN; 140 * 18];
+        attend(&shape, &[], &q, &k, &v, &[137, 3], &mut out);
+        for (a, b) in out.iter().zip(naive(&shape, &q, &k, &v, &[137, 3])) {
+            assert!((f64::from(*a) - b).abs() < 1e-5);
+        }
     }
 
     #[test]
@@ -288,6 +337,7 @@ mod tests {
                 window,
                 reach,
                 causal,
+                max_alibi_bias: 0.0,
             };
             let (q, k, v) = (values(188 * 32, 2), values(188 * 16, 3), values(188 * 12, 4));
             let mut out = vec![f32::NAN; 188 * 24];

@@ -51,7 +51,7 @@ impl Mixer {
     pub fn tensors(self) -> &'static [&'static str] {
         match self {
             Self::None => &[],
-            Self::Attention => &["attn_sinks", "attn_sub_norm"],
+            Self::Attention => &["attn_gate", "attn_sinks", "attn_sub_norm"],
             Self::LatentAttention => &[
                 "attn_q_a",
                 "attn_q_a_norm",

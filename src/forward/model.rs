@@ -81,6 +81,8 @@ pub struct Model {
     pub logit_scale: f32,
     pub score_cap: Option<f32>,
     pub logit_cap: Option<f32>,
+    /// Largest exponent of the slopes of ALiBi; 0 if there are no such biases.
+    pub max_alibi_bias: f32,
     /// Largest magnitude to which queries, keys and values are clamped.
     pub clamp: Option<f32>,
     pub n_expert: usize,
@@ -166,6 +168,10 @@ impl Model {
             },
             score_cap: cap(family.score_cap, number("attn_logit_softcapping")?),
             logit_cap: cap(family.logit_cap, number("final_logit_softcapping")?),
+            max_alibi_bias: match family.alibi {
+                Some(usual) => number("attention.max_alibi_bias")?.unwrap_or(usual),
+                None => 0.0,
+            },
             clamp: number("attention.clamp_kqv")?.filter(|&c| c > 0.0),
             n_expert: keys.size("expert_count")?.unwrap_or(0),
             routing: routing(&keys, family, n_layer, embedding.rows)?,
@@ -206,7 +212,12 @@ impl Model {
         if family.temperature == Temperature::Key
             && let Some(scale) = number("attention.temperature_scale")?.filter(|&s| s != 0.0)
         {
+            let stated = match family.attention_scale {
+                AttentionScale::Latent => keys.count("attention.temperature_length")?.filter(|&n| n > 0),
+                _ => None,
+            };
             let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
+            let original = stated.unwrap_or(original);
             model.temperature = Some((scale, original as f32));
         }
         model.check_experts(source)?;
@@ -528,6 +539,7 @@ impl Heads {
         let of_head = 1.0 / (head_dim as f32).sqrt();
         match self.family.attention_scale {
             AttentionScale::Head => of_head,
+            AttentionScale::OneOverHead => 1.0 / head_dim as f32,
             AttentionScale::One => 1.0,
             AttentionScale::Key => self.stated_scale.unwrap_or(of_head),
             AttentionScale::Latent => of_head,
@@ -627,6 +639,10 @@ fn full_rope(
     } else {
         "rope_factors_short.weight"
     };
+    let mut base = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
+    if let Some(alpha) = keys.number("rope.scaling.alpha")?.filter(|&alpha| alpha > 0.0) {
+        base *= libm::pow(alpha, dims as f64 / (dims as f64 - 2.0));
+    }
     let sections = keys.sections()?;
     let mut divisors = weights.vector(factors, dims / 2)?;
     if let Some(sections) = sections {
@@ -635,7 +651,7 @@ fn full_rope(
     Ok(Rope {
         style: if sections.is_some() { RopeStyle::Halves } else { family.rope },
         dims,
-        base: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
+        base,
         scale,
         extrapolation: if kind == "yarn" { 1.0 } else { 0.0 },
         magnitude,

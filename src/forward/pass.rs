@@ -773,8 +773,9 @@ impl Pass<'_> {
         let after = family.order == Order::PostNorm;
         let mut input = self.weights.buffers.copy(x);
         let named = |name: &str| self.weights.has(&format!("blk.{}.{name}.weight", layer.index));
-        // A second norm of this name belongs to attention alone.
-        let before = if named("attn_norm_2") { "attn_norm_2" } else { family.attention_norm };
+        // A second norm of this name belongs to attention alone, or comes behind the norm of the sum.
+        let second = named("attn_norm_2");
+        let before = if second && !after { "attn_norm_2" } else { family.attention_norm };
         let own_norm = named(family.ffn_norm) && family.ffn_norm != before;
         self.layer_norm(layer, before, &mut input)?;
         let way = |post: &str, is_one: bool| match post {
@@ -802,6 +803,10 @@ impl Pass<'_> {
             }
             if after {
                 self.layer_norm(layer, family.attention_post_norm, x)?;
+            }
+            if after && second {
+                add(x, &input, 1.0);
+                self.layer_norm(layer, "attn_norm_2", x)?;
             }
         }
         if self.has_feed_forward(layer) {
@@ -845,6 +850,9 @@ impl Pass<'_> {
         if self.model.family.gated_queries {
             let parts = self.split_heads(&q, layer.head_dim);
             (q, gate) = (parts.0, Some(parts.1));
+        }
+        if let Some(matrix) = &of.gate {
+            gate = Some(self.weights.apply(matrix, input, width)?);
         }
         self.finish_heads(layer, group, "attn_q_norm", &mut q)?;
         if !self.model.temperature_unrotated || layer.rope.is_none() {
@@ -903,6 +911,7 @@ impl Pass<'_> {
             window: layer.window,
             reach: self.model.family.sliding.map_or(Reach::Back, |s| s.reach),
             causal: layer.causal,
+            max_alibi_bias: self.model.max_alibi_bias,
         }
     }
 
@@ -1072,6 +1081,8 @@ pub(super) struct Projections {
     k: Option<Linear>,
     /// `None` if the values are the keys.
     v: Option<Linear>,
+    /// Makes what gates the sums of the values; `None` in most models.
+    gate: Option<Linear>,
     output: Linear,
 }
 
@@ -1088,17 +1099,20 @@ impl Projections {
         let own = layer.kv_of.is_none();
         let output = weights.required_linear(&stem("attn_output"))?;
         weights.check_shape(&output, model.width, layer.n_head * layer.head_dim_v)?;
+        let gate = weights.linear(&stem("attn_gate"))?;
+        gate.iter().try_for_each(|g| weights.check_shape(g, layer.n_head * layer.head_dim_v, model.width))?;
         let found = match weights.linear(&stem("attn_qkv"))? {
             Some(fused) => {
                 weights.check_outputs(&fused, n_q + n_k + n_v)?;
                 let k = fused.slice(n_q..n_q + n_k);
                 let v = fused.slice(n_q + n_k..n_q + n_k + n_v);
-                Self { q: fused.slice(0..n_q), k: Some(k).filter(|_| own), v: Some(v), output }
+                Self { q: fused.slice(0..n_q), k: Some(k).filter(|_| own), v: Some(v), gate, output }
             }
             None => Self {
                 q: weights.required_linear(&stem("attn_q"))?,
                 k: if own { Some(weights.required_linear(&stem("attn_k"))?) } else { None },
                 v: weights.linear(&stem("attn_v"))?.filter(|_| own),
+                gate,
                 output,
             },
         };
@@ -1114,8 +1128,8 @@ impl Projections {
 
     /// Returns the matrices that share the layer's input, each tensor once.
     fn observed(&self) -> Vec<&Linear> {
-        let mut all: Vec<&Linear> =
-            [Some(&self.q), self.k.as_ref(), self.v.as_ref()].into_iter().flatten().collect();
+        let all = [Some(&self.q), self.k.as_ref(), self.v.as_ref(), self.gate.as_ref()];
+        let mut all: Vec<&Linear> = all.into_iter().flatten().collect();
         all.dedup_by(|a, b| a.name == b.name);
         all
     }
