@@ -509,11 +509,12 @@ fn sums_that_go_from_machine_to_machine_are_those_of_one() {
     let dir = tempfile::tempdir().unwrap();
     let shapes: [(&str, &[u64]); 3] = [(Q, &[600, 8]), (DOWN, &[256, 8, 3]), (OUT, &[600, 9])];
     let (x, experts) = (inputs(700, N, 1), inputs(600, 256, 2));
-    let show =
-        |tensor: &str, x: &[f32], to: &mut dyn FnMut(&[&str], Option<usize>, usize, &[f32])| match tensor {
-            DOWN => to(&[DOWN], Some(1), 256, x),
-            _ => to(&[tensor], None, N, x),
-        };
+    /// Takes the inputs of matrices: names, the expert, the width of a row and the rows.
+    type Taker<'a> = &'a mut dyn FnMut(&[&str], Option<usize>, usize, &[f32]);
+    let show = |tensor: &str, x: &[f32], to: Taker| match tensor {
+        DOWN => to(&[DOWN], Some(1), 256, x),
+        _ => to(&[tensor], None, N, x),
+    };
     let values = |tensor: &str| if tensor == DOWN { &experts[..] } else { &x[..] };
     let (alone, together) = (dir.path().join("alone"), dir.path().join("together"));
     let mut accumulator = Accumulator::create(&shapes, info(256), &file(&alone)).unwrap();
