@@ -86,6 +86,9 @@ def test_interrupted_by_the_user(wide_model: Path, whole: tuple[float, str], tmp
             continue
         interrupted += 1
         assert list(folder.iterdir()) == []
+        if process.returncode == -signal.SIGINT and not stderr:
+            interrupted -= 1  # on a busy machine Python itself was still starting
+            continue
         assert process.returncode == 130, stderr
         *plan, error = stderr.splitlines()
         assert error == "error: interrupted" and len(plan) <= 1 and all(" -> " in line for line in plan)
