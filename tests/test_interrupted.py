@@ -73,12 +73,14 @@ def test_interrupted_by_the_user(wide_model: Path, whole: tuple[float, str], tmp
     """Ctrl-C: exit code 130, one line, and no file of any name."""
     seconds, expected = whole
     interrupted = 0
-    for i in range(6):
+    for i in range(24):
+        if i >= 6 and interrupted >= 2:
+            break  # more tries are for a busy machine, where many signals come too early or too late
         folder = tmp_path / str(i)
         folder.mkdir()
         process = start(wide_model, folder / "out.gguf")
         # Not while Python itself starts: a Ctrl-C then is Python's to report.
-        time.sleep(seconds * (0.4 + 0.1 * i))
+        time.sleep(seconds * (0.4 + 0.1 * (i % 6)))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
         if (folder / "out.gguf").exists():
