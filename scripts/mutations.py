@@ -10,6 +10,7 @@ is an error: correct the text, so that the list does not shrink by itself.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -219,8 +220,14 @@ def run_tests(folder: Path, *names: str) -> int:
 
 
 def main() -> int:
-    words = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD", help="words of the names of the mistakes to make")
+    words = parser.parse_args().words
     chosen = [m for m in MUTATIONS if all(word in m.name for word in words)]
+    if not chosen:
+        parser.error(f"no mistake has a name with {' and '.join(words)}")
     unseen = []
     # A test that fails without a mistake sees nothing.
     if run_tests(REPO / "python", *sorted({test for mutation in chosen for test in mutation.tests})):

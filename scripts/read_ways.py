@@ -1,6 +1,6 @@
 """Compare the ways of reading local weights: `convert --read pread` and `--read map`, for docs/decisions/0017-map.md.
 
-    PYTHONPATH=python:tests:scripts python scripts/read_ways.py [FOLDER ...] [--mixes BF16 Q8_0] [--rounds 3]
+    python scripts/read_ways.py [FOLDER ...] [--mixes BF16 Q8_0] [--rounds 3]
 
 In each FOLDER (one for each file system that is of interest; the default is the folder of temporary files) a model of
 random BF16 weights is written. It is converted to BF16, which copies, and to Q8_0, with effort fast and one thread,
@@ -21,6 +21,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from large_plan import COMMON, SHAPES, write
 from support import srd

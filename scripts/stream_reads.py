@@ -1,6 +1,6 @@
 """Print how often `convert --stream` fetches the weights of a model, by the options of the conversion.
 
-    PYTHONPATH=python:tests python scripts/stream_reads.py [MODEL] [--calibrate-tokens N]
+    python scripts/stream_reads.py [MODEL] [--calibrate-tokens N]
 
 A hub on this machine serves the model (the example by default) and counts the bytes of the weight files that it sends.
 """
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from local_hub import Hub, serving
 from support import EXAMPLE

@@ -1,6 +1,6 @@
 """Compare `convert --stream` with the conversion of the same folder: bytes, speed, peak memory and peak disk.
 
-    PYTHONPATH=python:tests python scripts/stream_speed.py [--rates 0 10] [--repeat 3]
+    python scripts/stream_speed.py [--rates 0 10] [--repeat 3]
 
 A hub on this machine serves a checkpoint of 2 GB (sparse files). `--rates` are the limits of each of the eight
 connections in MB/s; 0 is no limit. The server takes its time from the same CPUs, so the CPU seconds of both are
@@ -22,6 +22,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from large_plan import COMMON, MEASURE, SHAPES, write
 from local_hub import Faults, Hub, serving
