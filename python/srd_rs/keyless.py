@@ -39,13 +39,13 @@ def signed(statement: bytes, identity_token: StrPath | None, trust_config: StrPa
         browser.
     trust_config: The services and their keys (a ClientTrustConfig of Sigstore in JSON); by default the public ones.
     """
-    _installed()
+    _installed("sign")
     from sigstore.dsse import Statement
     from sigstore.sign import SigningContext
 
     # The identity comes first: without one, no service is asked.
     token = _token(identity_token)
-    config = _trusted(trust_config)
+    config = _trusted(trust_config, "sign")
     with _network("sign", "the signature could not be made"):
         if token is None:
             token = _asked(config)
@@ -59,12 +59,12 @@ def verified(path: Path, bundle: bytes, identity: str, issuer: str, trust_config
 
     Raises VerificationError for a bundle that another identity signed, that is in no log, or that was changed.
     """
-    _installed()
+    _installed(path)
     from sigstore.errors import Error
     from sigstore.models import Bundle, InvalidBundle
     from sigstore.verify import Verifier, policy
 
-    config = _trusted(trust_config)
+    config = _trusted(trust_config, path)
     try:
         read = Bundle.from_json(bundle)
     except (InvalidBundle, ValueError) as error:
@@ -82,20 +82,20 @@ def verified(path: Path, bundle: bytes, identity: str, issuer: str, trust_config
     return payload
 
 
-def _installed() -> None:
+def _installed(place: StrPath) -> None:
     try:
         import sigstore.models  # noqa: F401
     except ImportError:
         what = "keyless signatures need the package sigstore, which is not installed"
-        raise UsageError(message("sign", what, "Install it: pip install 'srd-rs[keyless]'")) from None
+        raise UsageError(message(place, what, "Install it: pip install 'srd-rs[keyless]'")) from None
 
 
-def _trusted(path: StrPath | None) -> ClientTrustConfig:
-    """The services of Sigstore and the keys that are trusted."""
+def _trusted(path: StrPath | None, place: StrPath) -> ClientTrustConfig:
+    """The services of Sigstore and the keys that are trusted. `place` is what asks for them."""
     from sigstore.models import ClientTrustConfig
 
     if path is None:
-        with _network("sign", "the keys of Sigstore could not be fetched"):
+        with _network(place, "the keys of Sigstore could not be fetched"):
             return ClientTrustConfig.production()
     text = read_limited(Path(path), _MAX_BYTES)
     parse_object(text, Path(path))
@@ -144,7 +144,7 @@ def _asked(config: ClientTrustConfig) -> IdentityToken:
 
 
 @contextlib.contextmanager
-def _network(place: object, what: str) -> Iterator[None]:
+def _network(place: StrPath, what: str) -> Iterator[None]:
     """Says of any failure of a service what could not be done."""
     try:
         yield
@@ -152,7 +152,8 @@ def _network(place: object, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # requests, tuf, sigstore: each service has errors of its own
         reason = shown(str(error) or type(error).__name__)
-        fix = "Check the network, name other services with --trust-config, or sign with a key (--oms-key)"
+        fix = "Check the network, or name other services with --trust-config"
+        fix += ". A key (--oms-key) needs no network" if place == "sign" else ""
         raise SrdIOError(message(place, f"{what}: {reason}", fix)) from None
 
 

@@ -222,8 +222,13 @@ def chunks_of(text: str | Path, model: LlamaModel, n_chunks: int = 0) -> list[To
     The whole text is tokenised at once; then the first token of every chunk is replaced by BOS where the
     vocabulary wants one.
     """
-    most = model.n_ctx * max(n_chunks, 2) if n_chunks else 0
-    return cut(model.tokenize(sniff.read_text(Path(text)), most), model.n_ctx, model.bos, n_chunks, text)
+    tokens = model.tokenize(sniff.read_text(Path(text)), most_tokens(model.n_ctx, n_chunks))
+    return cut(tokens, model.n_ctx, model.bos, n_chunks, text)
+
+
+def most_tokens(n_ctx: int, n_chunks: int) -> int:
+    """Number of tokens that the first `n_chunks` chunks of a text need; 0 where all tokens are needed."""
+    return n_ctx * max(n_chunks, 2) if n_chunks else 0
 
 
 def pieces(raw: bytes) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from srd_rs.errors import UsageError, message
-from srd_rs.eval.llama import Tokens, cut
+from srd_rs.eval.llama import Tokens, cut, most_tokens
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,8 @@ class Protocol:
 
     def most_tokens(self, n_windows: int) -> int:
         """Number of tokens that the first `n_windows` windows need; 0 where all tokens of a text are needed."""
-        if not n_windows:
-            return 0
-        if self.stride is None:
-            return self.n_ctx * max(n_windows, 2)
+        if self.stride is None or not n_windows:
+            return most_tokens(self.n_ctx, n_windows)
         return self.n_tokens + max(self.n_tokens, self.stride * n_windows)
 
     def windows(self, tokens: Tokens, bos: int | None, n_windows: int, place: object) -> list[Window]:
