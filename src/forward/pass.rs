@@ -495,8 +495,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         let width = self.model.width * self.model.states;
         self.sweep(groups, |pass, group| {
-            let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
-            x.load(group.first * width, &mut rows)?;
+            let mut rows = pass.rows_of(group, x)?;
             pass.layer(layer, group, &mut rows)?;
             x.save(group.first * width, &rows)?;
             steps.add(1);
@@ -514,14 +513,19 @@ impl Pass<'_> {
         mut logits: Option<&mut Logits>,
         steps: &Progress,
     ) -> Result<()> {
-        let width = self.model.width * self.model.states;
         self.sweep(groups, |pass, group| {
-            let mut rows = pass.weights.buffers.take(group.tokens.len() * width);
-            x.load(group.first * width, &mut rows)?;
-            pass.lm_head(rows, logits.as_deref_mut())?;
+            pass.lm_head(pass.rows_of(group, x)?, logits.as_deref_mut())?;
             steps.add(1);
             Ok(())
         })
+    }
+
+    /// Loads the states of a group.
+    fn rows_of(&self, group: &Group, x: &SpillBuffer) -> Result<Buffer> {
+        let width = self.model.width * self.model.states;
+        let mut rows = self.weights.buffers.take(group.tokens.len() * width);
+        x.load(group.first * width, &mut rows)?;
+        Ok(rows)
     }
 
     /// Computes a part of the model for all groups, until no group waits for quantized matrices.
