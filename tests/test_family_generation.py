@@ -26,6 +26,7 @@ BETTER = (
     "modernbert-three-labels",
     "exaone-plain",
     "exaone-tied",
+    "glm47-flash-plain-queries",
     "minicpm-v-4-6",
     "minicpm-v-4-6-vision",
     "minicpm-v-4-6-vision-4x",

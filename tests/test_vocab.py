@@ -365,8 +365,11 @@ def test_the_text_model_of_a_larger_one_gives_ids(tmp_path: Path) -> None:
 
 def test_special_tokens_map_fills_in(tmp_path: Path) -> None:
     write_folder(tmp_path, special_tokens_map_json={"bos_token": "<s>", "eos_token": "<end>"})
-    found = special(tmp_path, {"eos_token": "</s>"}, {}, post_processor=None)
+    found = special(tmp_path, {"eos_token": "</s>", "added_tokens_decoder": {}}, {}, post_processor=None)
     assert found == {"bos_token_id": 257, "eos_token_id": 258}
+    # As in transformers, the map counts more than a configuration that is as old as the map.
+    found = special(tmp_path, {"eos_token": "</s>"}, {}, post_processor=None)
+    assert found == {"bos_token_id": 257, "eos_token_id": 259}
 
 
 @pytest.mark.parametrize(
