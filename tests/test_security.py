@@ -103,7 +103,7 @@ def header_of(path: Path, n_keys: int, n_tensors: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("n_keys", "n_tensors"), [(400_000, 0), (0, 300_000)])
+@pytest.mark.parametrize(("n_keys", "n_tensors"), [(65_000, 0), (0, 65_000)])
 def test_many_keys_and_many_tensors_take_little_memory(tmp_path: Path, n_keys: int, n_tensors: int) -> None:
     path = header_of(tmp_path / "m.gguf", n_keys, n_tensors)
     for command in ("inspect", "met", "convert"):
@@ -111,6 +111,37 @@ def test_many_keys_and_many_tensors_take_little_memory(tmp_path: Path, n_keys: i
         run = srd(command, path, *extra, timeout=60)
         assert run.peak_rss <= 3 * MAX_RSS and run.cpu_s < 20, (command, run.peak_rss, run.cpu_s)
         assert "Traceback" not in run.stderr and "internal error" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(("n_keys", "n_tensors"), [(70_000, 1), (1, 70_000), (400_000, 0), (0, 300_000)])
+def test_more_keys_and_tensors_than_any_gguf_has_are_refused(
+    tmp_path: Path, n_keys: int, n_tensors: int
+) -> None:
+    path = header_of(tmp_path / "m.gguf", n_keys, n_tensors)
+    for command in ("inspect", "met", "convert"):
+        extra = ("-o", tmp_path / "out") if command != "inspect" else ()
+        run = srd(command, path, *extra, timeout=60)
+        one_line(run, "at most 65536 and 65536 are read")
+        assert run.peak_rss <= 150 * 10**6 and run.cpu_s < 2, (command, run.peak_rss, run.cpu_s)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_more_tensors_than_a_small_checkpoint_has_are_refused(tmp_path: Path, shards: int) -> None:
+    """A list of 200 000 tensors took 3 seconds and 230 MB. A checkpoint of 1 T weights has as many, in 600 GB."""
+    model = tmp_path / "model"
+    shutil.copytree(EXAMPLE, model)
+    (model / "model.safetensors").unlink()
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    for shard in range(shards):
+        header = json.dumps({f"x{shard}.{i}": empty for i in range(200_000 // (shards + 1))}).encode()
+        name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        (model / name).write_bytes(struct.pack("<Q", len(header)) + header)
+    out = tmp_path / "out"
+    for command in (("inspect", model), ("convert", model, "--fast", "-o", out), ("plan", model)):
+        run = srd(*command, timeout=60)
+        one_line(run, "tensors")
+        assert "65536" in run.stderr, run.stderr
+        assert run.peak_rss <= 150 * 10**6 and run.cpu_s < 2, (command, run.peak_rss, run.cpu_s)
 
 
 def test_many_tensors_of_an_imatrix_take_no_square_of_their_number(small: Path, tmp_path: Path) -> None:

@@ -18,3 +18,15 @@ pub mod imatrix;
 pub mod safetensors;
 pub mod sink;
 pub mod source;
+
+/// Most tensors of a small file.
+const MOST_TENSORS: u64 = 1 << 16;
+
+/// Bytes that a file has for each further tensor. The tensors of published models have millions of bytes.
+const BYTES_PER_TENSOR: u64 = 4096;
+
+/// Returns the most tensors that a file of `size` bytes may have. A list of tensors takes many times the memory of its
+/// text, so a small file with a long list is refused.
+pub fn most_tensors(size: u64) -> u64 {
+    MOST_TENSORS.max(size / BYTES_PER_TENSOR)
+}

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use crate::dtype::SourceType;
 use crate::error::{Error, Place, Result};
-use crate::formats::source;
+use crate::formats::{most_tensors, source};
 use crate::input::Input;
 use crate::input::remote::Remote;
 
@@ -157,8 +157,15 @@ impl Checkpoint {
         let found = folder::find(path, remote)?;
         let mut checkpoint =
             Self { path: path.to_path_buf(), shards: Vec::new(), tensors: Vec::new(), by_name: Vec::new() };
+        let mut bytes = 0u64;
         for input in found.open(remote)? {
+            bytes = bytes.saturating_add(input.size);
             checkpoint.add_shard(input)?;
+            let (count, most) = (checkpoint.tensors.len() as u64, most_tensors(bytes));
+            if count > most {
+                let what = format!("holds {count} tensors in {bytes} bytes; at most {most} are read");
+                return Err(Error::format(Place::file(path), what, "Download the model again"));
+            }
         }
         checkpoint.index_names()?;
         if let Some(index) = &found.index {

@@ -25,6 +25,9 @@ use crate::input::{Input, ReadAt};
 /// 260 000 tokens with its merges needs a sixth of it.
 pub const MAX_HEADER: u64 = 128 << 20;
 
+/// Most key/values of a header. Published files have less than 200.
+const MAX_KEYS: u64 = 1 << 16;
+
 /// Fewest bytes of a key with its value: length of the key, one byte of key, type, one byte of value.
 const MIN_KEY_VALUE: u64 = 8 + 1 + 4 + 1;
 
@@ -190,6 +193,11 @@ fn read_counts<S: ReadAt + ?Sized>(r: &mut Cursor<'_, S>) -> Result<(u32, u64, u
         .filter(|&n| n <= r.remaining());
     if least.is_none() {
         let what = format!("{n_kv} key/values and {n_tensors} tensors do not fit into the file");
+        return Err(r.bad_at(8, what));
+    }
+    let most = crate::formats::most_tensors(r.size);
+    if n_tensors > most || n_kv > MAX_KEYS {
+        let what = format!("has {n_kv} keys and {n_tensors} tensors; at most {MAX_KEYS} and {most} are read");
         return Err(r.bad_at(8, what));
     }
     Ok((version, n_tensors, n_kv))

@@ -9,6 +9,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::{Dtype, MAX_HEADER, TensorInfo};
 use crate::error::{Error, Place, Result};
+use crate::formats::most_tensors;
 use crate::formats::source::read_at;
 use crate::input::ReadAt;
 
@@ -31,7 +32,7 @@ const DAMAGED: &str = "The file is damaged; download or save it again";
 pub fn read_header<S: ReadAt + ?Sized>(file: &S, size: u64, path: &Path) -> Result<Vec<TensorInfo>> {
     let json = read_json(file, size, path)?;
     let data_start = LENGTH_BYTES + json.len() as u64;
-    let entries = parse(&json, path)?;
+    let entries = parse(&json, most_tensors(size), path)?;
     drop(json);
     check_coverage(&entries, data_start, size, path)?;
     entries.into_iter().map(|e| e.into_tensor(data_start, path)).collect()
@@ -123,8 +124,8 @@ fn check_coverage(entries: &[Entry], data_start: u64, size: u64, path: &Path) ->
     Ok(())
 }
 
-fn parse(json: &[u8], path: &Path) -> Result<Vec<Entry>> {
-    let mut header = Header { entries: Vec::new(), current: None };
+fn parse(json: &[u8], most: u64, path: &Path) -> Result<Vec<Entry>> {
+    let mut header = Header { entries: Vec::new(), current: None, most };
     let mut parser = serde_json::Deserializer::from_slice(json);
     let outcome = parser.deserialize_map(&mut header).and_then(|()| parser.end());
     if let Err(e) = outcome {
@@ -159,6 +160,8 @@ struct Header {
     entries: Vec<Entry>,
     /// Name of the entry that is being parsed, for messages.
     current: Option<String>,
+    /// Most entries that are read.
+    most: u64,
 }
 
 impl<'de> Visitor<'de> for &mut Header {
@@ -177,6 +180,10 @@ impl<'de> Visitor<'de> for &mut Header {
                 }
                 map.next_value_seed(Metadata)?;
                 continue;
+            }
+            if self.entries.len() as u64 == self.most {
+                let what = format!("more than {} tensors in a file of this size", self.most);
+                return Err(de::Error::custom(what));
             }
             self.current = Some(name.clone());
             let (dtype, shape, (begin, end)) = map.next_value_seed(Fields)?;
