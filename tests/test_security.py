@@ -144,6 +144,32 @@ def test_more_tensors_than_a_small_checkpoint_has_are_refused(tmp_path: Path, sh
         assert run.peak_rss <= 150 * 10**6 and run.cpu_s < 2, (command, run.peak_rss, run.cpu_s)
 
 
+def test_a_checkpoint_of_a_thousand_experts_is_read(tmp_path: Path) -> None:
+    """DeepSeek V3 and Kimi K2 have 90 000 to 280 000 tensors with their scales, in hundreds of GB: here, 140 000 in two
+    sparse files of 70 000, of which each has 8 KB or four bytes."""
+    model = tmp_path / "model"
+    shutil.copytree(EXAMPLE, model)
+    (model / "model.safetensors").unlink()
+    weight_map, count = {}, 35_000
+    for shard in range(2):
+        header: dict[str, object] = {}
+        for i in range(count):
+            name, at = f"model.layers.{shard}.mlp.experts.{i}.up_proj.weight", 8196 * i
+            header[name] = {"dtype": "BF16", "shape": [64, 64], "data_offsets": [at, at + 8192]}
+            scale = {"dtype": "F32", "shape": [1], "data_offsets": [at + 8192, at + 8196]}
+            header[name + "_scale_inv"] = scale
+        text = json.dumps(header).encode()
+        file = f"model-{shard + 1:05}-of-00002.safetensors"
+        weight_map |= dict.fromkeys(header, file)
+        with (model / file).open("wb") as out:
+            out.write(struct.pack("<Q", len(text)) + text)
+            out.truncate(8 + len(text) + 8196 * count)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    run = srd("inspect", model, "--json", timeout=120)
+    assert run.code == 0, run.stderr
+    assert run.json["n_tensors"] == 4 * count
+
+
 def test_many_tensors_of_an_imatrix_take_no_square_of_their_number(small: Path, tmp_path: Path) -> None:
     out = bytearray(struct.pack("<i", 60_000))
     for i in range(60_000):
