@@ -7,8 +7,10 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::forward::activation;
 use crate::forward::buffers::Buffer;
+use crate::forward::groups::Group;
 use crate::forward::model::Layer;
-use crate::forward::pass::{Group, Pass, add, scale};
+use crate::forward::pass::Pass;
+use crate::forward::vectors::{add, scale};
 
 impl Pass<'_> {
     /// Makes the states of the tokens from their embeddings: `[tokens, states, width]`.

@@ -4,10 +4,12 @@ use crate::error::{Error, Place, Result};
 use crate::forward::activation;
 use crate::forward::arch::Activation;
 use crate::forward::buffers::Buffer;
+use crate::forward::groups::Group;
 use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
-use crate::forward::pass::{Group, Pass, RunOptions, scale};
+use crate::forward::pass::{Pass, RunOptions};
 use crate::forward::spill::{Found, SpillBuffer};
+use crate::forward::vectors::{add, scale};
 
 /// Number of rows of the table of embeddings for each layer that are in memory.
 const LOOKED_UP: usize = 256;
@@ -129,7 +131,7 @@ impl Pass<'_> {
 
     /// Adds the embeddings of the tokens for one layer, gated by `x`.
     pub(super) fn add_per_layer(&mut self, layer: &Layer, group: &Group, x: &mut [f32]) -> Result<()> {
-        super::pass::add(x, &self.per_layer(layer, group, x)?, 1.0);
+        add(x, &self.per_layer(layer, group, x)?, 1.0);
         Ok(())
     }
 

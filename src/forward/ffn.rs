@@ -6,7 +6,8 @@ use crate::forward::altup::sparsify;
 use crate::forward::buffers::Buffer;
 use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
-use crate::forward::pass::{Pass, add, scale};
+use crate::forward::pass::Pass;
+use crate::forward::vectors::{add, scale};
 use crate::forward::weights::Linear;
 
 /// Standard deviations above the mean that 5 of 100 normally distributed values exceed.

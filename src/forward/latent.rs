@@ -5,8 +5,9 @@
 use crate::error::Result;
 use crate::forward::attention::attend;
 use crate::forward::buffers::Buffer;
+use crate::forward::groups::Group;
 use crate::forward::model::{Layer, Model};
-use crate::forward::pass::{Group, Pass};
+use crate::forward::pass::Pass;
 use crate::forward::weights::{Linear, Weights};
 
 /// The tensors of latent attention.

@@ -2,9 +2,12 @@
 
 use crate::error::Result;
 use crate::forward::buffers::Buffer;
+use crate::forward::groups::Group;
 use crate::forward::mixer::Mixer;
 use crate::forward::model::{Layer, Model};
-use crate::forward::pass::{Group, Pass, Projections, add};
+use crate::forward::pass::Pass;
+use crate::forward::projections::Projections;
+use crate::forward::vectors::add;
 use crate::forward::weights::Weights;
 use crate::forward::{convolution, delta_net, latent, mamba};
 
