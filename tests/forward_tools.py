@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,18 @@ def _gemma3n(case: dict[str, Any]) -> dict[str, Any]:
     return {**deep, "factors": factors}
 
 
+def _without_linear_attention(case: dict[str, Any]) -> dict[str, Any]:
+    """DeciLM with no attention at all in the layer that has one matrix in its place, which is refused."""
+    config = json.loads(json.dumps(case["config"]))
+    config["block_configs"][1]["attention"] = {"n_heads_in_group": None, "no_op": True}
+    left_out = ("model.layers.1.self_attn.linear_attn.weight", "model.layers.1.input_layernorm.weight")
+    sources = {name: source for name, source in case["sources"].items() if name not in left_out}
+    return {**case, "config": config, "sources": sources}
+
+
 def _as_published(case: dict[str, Any]) -> dict[str, Any]:
+    if case["name"] == "deci-nemotron":
+        return _without_linear_attention(case)
     if case["arch"] == "gemma3n":
         return _gemma3n(case)
     return _with_square_queries(case) if case["arch"] == "bailingmoe2" else case
@@ -130,6 +142,10 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
         header[name] = {"dtype": "F32", "shape": source.shape, "data_offsets": [start, len(data)]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    sources = {
+        name: replace(source, nbytes=header[name]["data_offsets"][1] - header[name]["data_offsets"][0])
+        for name, source in sources.items()
+    }
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
     for name, value in case.get("files", {}).items():
         path = folder / name

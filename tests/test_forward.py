@@ -40,6 +40,7 @@ GELU_ARCHS = (
     "bloom",
     "mpt",
     "jina-bert-v2",
+    "spark2_5",
 )
 
 VARIANTS = variants()

@@ -32,6 +32,43 @@ pub fn gated_by_sigmoid(x: &mut [f32], gate: &[f32]) {
     x.par_chunks_mut(PIECE).zip(gate.par_chunks(PIECE)).for_each(|(x, gate)| sigmoid_gated(isa, x, gate));
 }
 
+/// Computes `x = x f(gate)`, where `f` is ln(1 + e^x) or the logistic function. Each value of `gate` is for as many
+/// neighbours in `x` as `x` is longer.
+pub fn gated_by_heads(x: &mut [f32], gate: &[f32], by_softplus: bool) {
+    let n = x.len() / gate.len().max(1);
+    let f: fn(f32) -> f32 = if by_softplus { softplus } else { sigmoid };
+    x.par_chunks_mut(n.max(1)).zip(gate).for_each(|(x, gate)| {
+        let factor = f(*gate);
+        x.iter_mut().for_each(|x| *x *= factor);
+    });
+}
+
+/// The numbers of xIELU in a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Xielu {
+    /// Factor of the exponential below 0.
+    pub alpha_n: f32,
+    /// Factor of the square above 0.
+    pub alpha_p: f32,
+    /// Factor of x.
+    pub beta: f32,
+    /// Largest exponent.
+    pub eps: f32,
+}
+
+impl Xielu {
+    /// Computes `x = f(x)` (Huang and Schlag 2024).
+    pub fn apply(self, x: &mut [f32]) {
+        x.par_chunks_mut(PIECE).for_each(|x| x.iter_mut().for_each(|x| *x = self.of(*x)));
+    }
+
+    fn of(self, x: f32) -> f32 {
+        let curved =
+            if x > 0.0 { self.alpha_p * x * x } else { (libm::expm1f(x.min(self.eps)) - x) * self.alpha_n };
+        curved + self.beta * x
+    }
+}
+
 /// Returns ln(1 + e^x). Above 20 the result is x.
 pub fn softplus(x: f32) -> f32 {
     if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) }
@@ -54,6 +91,7 @@ fn gated_function(activation: Activation) -> fn(Isa, &mut [f32], &[f32]) {
         Activation::Silu => silu_gated,
         Activation::Gelu => gelu_gated,
         Activation::ReluSquared => relu_squared_gated,
+        Activation::Xielu => unreachable!("a network with this activation has no gate"),
         Activation::ClampedSwiglu => clamped_swiglu,
     }
 }
@@ -63,6 +101,7 @@ fn plain_function(activation: Activation) -> fn(Isa, &mut [f32]) {
         Activation::Silu => silu,
         Activation::Gelu => gelu,
         Activation::ReluSquared => relu_squared,
+        Activation::Xielu => unreachable!("this activation has numbers of its layer"),
         Activation::ClampedSwiglu => unreachable!("the shapes are checked: this activation needs a gate"),
     }
 }
@@ -222,6 +261,11 @@ mod tests {
                 assert!((f64::from(one[0]) - exact).abs() < tolerance, "{activation:?} {x}");
                 assert_eq!(two[0], one[0] * 2.0);
             }
+            let numbers = Xielu { alpha_n: 0.5, alpha_p: 0.25, beta: 0.5, eps: -1e-6 };
+            let mut curved = [x];
+            numbers.apply(&mut curved);
+            let exact = if v > 0.0 { 0.25 * v * v } else { 0.5 * (v.exp_m1() - v) } + 0.5 * v;
+            assert!((f64::from(curved[0]) - exact).abs() < 2e-6 * exact.abs() + 2e-6, "xIELU {x}");
             let mut capped = [x];
             soft_cap(&mut capped, 30.0);
             assert!((f64::from(capped[0]) - 30.0 * (v / 30.0).tanh()).abs() < 1e-5);

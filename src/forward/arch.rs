@@ -37,6 +37,8 @@ pub enum Activation {
     Gelu,
     /// The square of ReLU.
     ReluSquared,
+    /// xIELU: quadratic above 0, exponential below, with numbers of each layer in the metadata. It has no gate.
+    Xielu,
     /// The gate of gpt-oss: g sigmoid(1.702 g) (u + 1), where g is at most 7 and u lies between -7 and 7. It needs a gate.
     ClampedSwiglu,
 }
@@ -108,6 +110,8 @@ pub enum Rotated {
     IfFinetuned,
     /// The layers that the metadata key `attention.rope_pattern` names; all layers without the key.
     Pattern,
+    /// All layers, and in them whole heads without scaling, whatever the keys say.
+    WholeHeads,
 }
 
 /// How the outputs of the router become the weights of the experts, unless the key `expert_gating_func` says it.
@@ -153,7 +157,7 @@ pub enum SlidingRope {
     SameButBase,
     /// The base `rope.freq_base_swa`, or this base without the key; without scaling.
     Own(f64),
-    /// The base of the full layers, without scaling.
+    /// The base `rope.freq_base_swa`, or that of the full layers without the key; without scaling.
     Unscaled,
 }
 
@@ -266,6 +270,8 @@ pub struct Family {
     pub weights_before_experts: bool,
     /// True if the queries of each head come with as many values that gate the head's output.
     pub gated_queries: bool,
+    /// True if what gates the heads goes through ln(1 + e^x), and not through the logistic function.
+    pub gates_by_softplus: bool,
     /// True if a head of values takes the keys of the head with its number modulo the number of key heads (linear
     /// attention). Else consecutive heads of values share a head of keys.
     pub tiled_heads: bool,
@@ -308,6 +314,7 @@ const LLAMA: Family = Family {
     heads_normalized_unless_experts: None,
     weights_before_experts: false,
     gated_queries: false,
+    gates_by_softplus: false,
     tiled_heads: false,
     sparse_layers: 0,
     layers_may_lack_parts: false,
@@ -443,6 +450,14 @@ static FAMILIES: &[Family] = &[
     Family { arch: "deepseek", expert_weights_sum_to_1: false, ..LLAMA },
     DEEPSEEK2,
     Family { arch: "mistral4", ..DEEPSEEK2 },
+    Family {
+        arch: "deepseek2-ocr",
+        rope: RopeStyle::Halves,
+        rotated: Rotated::WholeHeads,
+        expert_weights_sum_to_1: false,
+        ..LLAMA
+    },
+    Family { arch: "deci", attention_scale: AttentionScale::Key, layers_may_lack_parts: true, ..LLAMA },
     Family { arch: "llama-embed", causal: false, lm_head: false, ..LLAMA },
     Family { arch: "refact", rotated: Rotated::None, alibi: Some(8.0), ..LLAMA },
     Family { arch: "bailingmoe", expert_weights_sum_to_1: false, ..LLAMA },
@@ -496,6 +511,28 @@ static FAMILIES: &[Family] = &[
     HUNYUAN,
     Family { arch: "hunyuan-moe", ..HUNYUAN },
     Family { arch: "hunyuan_vl", ..HUNYUAN },
+    Family { arch: "hy_v3", gating: Gating::Sigmoid, expert_weights_sum_to_1: false, ..QWEN },
+    Family {
+        arch: "laguna",
+        sliding: reaching(Reach::Back, true, sliding(4, None, SlidingRope::Unscaled)),
+        gating: Gating::Sigmoid,
+        expert_weights_sum_to_1: false,
+        gates_by_softplus: true,
+        ..QWEN
+    },
+    Family {
+        arch: "spark2_5",
+        activation: Activation::Gelu,
+        sliding: sliding(1, None, SlidingRope::SameButBase),
+        ..QWEN
+    },
+    Family {
+        arch: "mimo2",
+        sliding: sliding(1, None, SlidingRope::SameButBase),
+        gating: Gating::Sigmoid,
+        ..QWEN
+    },
+    Family { arch: "apertus", activation: Activation::Xielu, attention_scale: AttentionScale::Key, ..QWEN },
     Family { arch: "minimax-m2", ..QWEN },
     Family { arch: "bitnet", ..QWEN },
     Family { arch: "qwen", ..QWEN },

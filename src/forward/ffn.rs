@@ -83,7 +83,10 @@ impl Pass<'_> {
             }
             None => {
                 let mut hidden = up;
-                activation::plain(self.model.activation, &mut hidden);
+                match self.model.xielu.get(layer.index) {
+                    Some(numbers) => numbers.apply(&mut hidden),
+                    None => activation::plain(self.model.activation, &mut hidden),
+                }
                 hidden
             }
         };

@@ -124,6 +124,28 @@ impl<'a> Keys<'a> {
         listed[..n].iter().map(|&c| self.check_size(key, c)).collect::<Result<_>>().map(Some)
     }
 
+    /// Returns a number for each of `n` layers, which the metadata gives once or for each layer. `key` is a whole key, without
+    /// the architecture before it.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if the key is absent, if there are fewer than `n` values, or if a value is not finite.
+    pub fn numbers(&self, key: &str, n: usize) -> Result<Vec<f32>> {
+        let listed: Vec<f32> = match self.kv.get(key) {
+            Some(Value::Array(Array::F32(v))) => v.clone(),
+            Some(value) => value.as_f64().map(|x| vec![x as f32; n]).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        if listed.len() < n || listed.iter().any(|x| !x.is_finite()) {
+            let what = format!("the metadata key '{key}' is not a list of {n} finite numbers");
+            return Err(Error::model(
+                Place::file(self.path),
+                what,
+                "Check that the model loads in llama.cpp",
+            ));
+        }
+        Ok(listed[..n].to_vec())
+    }
+
     /// Returns a truth value for each of `n` layers; `None` if the key is absent or not a list.
     ///
     /// # Errors

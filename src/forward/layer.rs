@@ -160,12 +160,20 @@ impl Pass<'_> {
         );
         drop((q, k, v));
         let n = layer.n_head * layer.head_dim_v;
-        if let Some(gate) = gate {
-            activation::gated_by_sigmoid(&mut sums, &gate);
+        match gate {
+            Some(gate) if gate.len() < sums.len() || self.model.family.gates_by_softplus => {
+                activation::gated_by_heads(&mut sums, &gate, self.model.family.gates_by_softplus);
+            }
+            Some(gate) => activation::gated_by_sigmoid(&mut sums, &gate),
+            None => {}
         }
         self.norm_of_rows(&format!("blk.{}.attn_sub_norm", layer.index), &mut sums, n)?;
         self.observe(&[&of.output], None, n, &sums)?;
-        self.weights.apply(&of.output, &sums, n)
+        let mut added = self.weights.apply(&of.output, &sums, n)?;
+        if self.model.value_scale != 1.0 {
+            scale(&mut added, self.model.value_scale);
+        }
+        Ok(added)
     }
 
     /// Returns whether a layer has a feed-forward network. A network whose tensors are missing is reported later, unless

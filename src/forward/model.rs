@@ -2,6 +2,7 @@
 //! the same way.
 
 use crate::error::{Error, Place, Result};
+use crate::forward::activation::Xielu;
 use crate::forward::arch::{
     self, Activation, AttentionScale, EmbeddingScale, Family, Gating, LogitScale, NormKind, Order, RopeStyle,
     Rotated, Sections, Sliding, SlidingRope, Temperature, Yarn,
@@ -110,6 +111,10 @@ pub struct Model {
     pub active_state: usize,
     /// Activation of the feed-forward part.
     pub activation: Activation,
+    /// The numbers of xIELU in each layer; none with another activation.
+    pub xielu: Vec<Xielu>,
+    /// Factor of what attention adds.
+    pub value_scale: f32,
     /// The rotation of layers without a window, then that of layers with one.
     pub ropes: Vec<Rope>,
     pub layers: Vec<Layer>,
@@ -194,6 +199,8 @@ impl Model {
             states: keys.size("altup.num_inputs")?.unwrap_or(1),
             active_state: keys.size("altup.active_idx")?.unwrap_or(0),
             activation: activation(&keys, family)?,
+            xielu: if family.activation == Activation::Xielu { xielu(&keys, n_layer)? } else { Vec::new() },
+            value_scale: number("attention.value_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0),
             ropes: Vec::new(),
             layers: Vec::new(),
         };
@@ -552,7 +559,7 @@ impl Heads {
 
     fn is_rotated(&self, layer: usize) -> bool {
         match self.family.rotated {
-            Rotated::All => true,
+            Rotated::All | Rotated::WholeHeads => true,
             Rotated::None => false,
             Rotated::Sliding => self.windows[layer].is_some() || self.sliding.is_none(),
             Rotated::ButEvery(n) => !(layer + 1).is_multiple_of(n) || self.always_rotated,
@@ -574,8 +581,12 @@ impl Heads {
             return Ok(Vec::new());
         }
         let [full, narrow] = self.sizes;
-        let dims = keys.size("rope.dimension_count")?.unwrap_or(full.0).min(full.0);
-        let full = full_rope(keys, family, weights, dims, longest, context)?;
+        let whole = family.rotated == Rotated::WholeHeads;
+        let dims = keys.size("rope.dimension_count")?.filter(|_| !whole).unwrap_or(full.0).min(full.0);
+        let mut full = full_rope(keys, family, weights, dims, longest, context)?;
+        if whole {
+            full = Rope { scale: 1.0, extrapolation: 0.0, magnitude: 1.0, divisors: None, ..full };
+        }
         let dims = keys.size("rope.dimension_count_swa")?.unwrap_or(dims).min(narrow.0);
         let base = keys.number("rope.freq_base_swa")?;
         let unscaled = |base| Rope { scale: 1.0, divisors: None, dims, base, ..full.clone() };
@@ -583,7 +594,9 @@ impl Heads {
             SlidingRope::Same => Rope { dims, ..full.clone() },
             SlidingRope::SameButBase => Rope { dims, base: base.unwrap_or(full.base), ..full.clone() },
             SlidingRope::Own(default) => unscaled(base.unwrap_or(default)),
-            SlidingRope::Unscaled => Rope { extrapolation: 0.0, magnitude: 1.0, ..unscaled(full.base) },
+            SlidingRope::Unscaled => {
+                Rope { extrapolation: 0.0, magnitude: 1.0, ..unscaled(base.unwrap_or(full.base)) }
+            }
         };
         Ok(vec![full, narrow])
     }
@@ -687,8 +700,16 @@ fn latent_scale(keys: &Keys, key: usize, ropes: &[Rope]) -> Result<f32> {
     Ok((magnitude * magnitude / (key as f64).sqrt()) as f32)
 }
 
+fn xielu(keys: &Keys, n_layer: usize) -> Result<Vec<Xielu>> {
+    let [alpha_n, alpha_p, beta, eps] = ["xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"];
+    let (alpha_n, alpha_p) = (keys.numbers(alpha_n, n_layer)?, keys.numbers(alpha_p, n_layer)?);
+    let (beta, eps) = (keys.numbers(beta, n_layer)?, keys.numbers(eps, n_layer)?);
+    let of = |i| Xielu { alpha_n: alpha_n[i], alpha_p: alpha_p[i], beta: beta[i], eps: eps[i] };
+    Ok((0..n_layer).map(of).collect())
+}
+
 fn activation(keys: &Keys, family: &Family) -> Result<Activation> {
-    match keys.text("hidden_activation") {
+    match keys.text("hidden_activation").filter(|_| family.activation != Activation::Xielu) {
         None => Ok(family.activation),
         Some("gelu") => Ok(Activation::Gelu),
         Some("silu" | "swish") => Ok(Activation::Silu),

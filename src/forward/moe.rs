@@ -39,8 +39,12 @@ impl Pass<'_> {
         let stack = self.stack(blk, width)?;
         self.observe(&[router], None, of_model, routed)?;
         let logits = self.weights.apply(router, routed, of_model)?;
-        let bias =
-            self.weights.vector(&format!("{blk}.exp_probs_b.bias"), router.rows())?.unwrap_or_default();
+        let mut bias = self.weights.vector(&format!("{blk}.exp_probs_b.bias"), router.rows())?;
+        if bias.is_none() {
+            // Hunyuan 3 has it under a name without `.bias`.
+            bias = self.weights.vector(&format!("{blk}.exp_probs_b"), router.rows())?;
+        }
+        let bias = bias.unwrap_or_default();
         let chosen = self.choose(&logits, &bias, router.rows());
         let mut y = self.weights.buffers.take(input.len());
         y.fill(0.0);

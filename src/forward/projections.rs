@@ -11,7 +11,7 @@ pub(super) struct Projections {
     pub k: Option<Linear>,
     /// `None` if the values are the keys.
     pub v: Option<Linear>,
-    /// Makes what gates the sums of the values; `None` in most models.
+    /// Makes what gates the sums of the values, or each head of them; `None` in most models.
     pub gate: Option<Linear>,
     pub output: Linear,
 }
@@ -30,7 +30,10 @@ impl Projections {
         let output = weights.required_linear(&stem("attn_output"))?;
         weights.check_shape(&output, model.width, layer.n_head * layer.head_dim_v)?;
         let gate = weights.linear(&stem("attn_gate"))?;
-        gate.iter().try_for_each(|g| weights.check_shape(g, layer.n_head * layer.head_dim_v, model.width))?;
+        gate.iter().try_for_each(|g| {
+            let of_heads = g.rows() == layer.n_head;
+            weights.check_shape(g, layer.n_head * if of_heads { 1 } else { layer.head_dim_v }, model.width)
+        })?;
         let found = match weights.linear(&stem("attn_qkv"))? {
             Some(fused) => {
                 weights.check_outputs(&fused, n_q + n_k + n_v)?;
