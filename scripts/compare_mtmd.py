@@ -28,7 +28,7 @@ sys.path.append(str(REPO / "python"))
 
 from family_cases import Case, all_cases  # noqa: E402
 from make_family_goldens import GOLDENS, convert  # noqa: E402
-from mtmd import ADDED, RENAMED, ROUNDED, prepared, stand_in  # noqa: E402
+from mtmd import ADDED, FOLDED, RENAMED, ROUNDED, prepared, stand_in  # noqa: E402
 
 SENSES = {"vision": "picture", "audio": "sound"}
 
@@ -67,12 +67,14 @@ def compared(golden: dict[str, Any], case: Case, folder: Path) -> dict[str, str]
         reference = rewritten(reference, ours, RENAMED.get(name), tuple(ADDED.get(name, ())))
     senses = [sense for sense in SENSES if f"clip.has_{sense}_encoder" in golden["mmproj"]["metadata"]]
     found = {sense: verdict([made_of(model, file, sense) for file in (ours, reference)]) for sense in senses}
-    rounded = [key for key in golden["mmproj"]["tensors"] if key.endswith(ROUNDED)]
+    rounded = [key for key in golden["mmproj"]["tensors"] if key.endswith((*ROUNDED, *FOLDED))]
     if rounded and "DIFFERENT" in found.values():
-        reference = rewritten(reference, ours, None, ROUNDED)
+        reference = rewritten(reference, ours, None, (*ROUNDED, *FOLDED))
         for sense in (sense for sense, line in found.items() if line == "DIFFERENT"):
             again = verdict([made_of(model, file, sense) for file in (ours, reference)])
-            found[sense] = f"{again}, with our rounding of {rounded[0]}"
+            found[sense] = (
+                f"{again}, with our rounding of {', '.join(sorted({key.split('.')[-2] for key in rounded}))}"
+            )
     return found
 
 

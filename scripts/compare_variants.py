@@ -48,7 +48,7 @@ sys.path.append(str(REPO / "python"))
 from family_cases import Case, all_cases  # noqa: E402
 from interpreter import run, to_bf16  # noqa: E402
 from make_family_goldens import convert, shapes_of, write_checkpoint, written  # noqa: E402
-from mtmd import ADDED, RENAMED, ROUNDED  # noqa: E402
+from mtmd import ADDED, FOLDED, RENAMED, ROUNDED  # noqa: E402
 from patterns import pattern  # noqa: E402
 from published_changes import ABSENT, GENERAL, Change, changes_of  # noqa: E402
 
@@ -408,7 +408,7 @@ def difference(
     parts = []
     for ours_, theirs in ((found[0], wanted[0]), (found[1], tensors)):
         for key in sorted({*ours_, *theirs} - known):
-            if key.endswith((*ROUNDED, ".ssm_a")) and key in ours_ and key in theirs:
+            if key.endswith((*ROUNDED, *FOLDED, ".ssm_a")) and key in ours_ and key in theirs:
                 continue
             if on_purpose(key, theirs):
                 continue

@@ -76,6 +76,9 @@ def run(transform: dict[str, Any], weights: Any) -> np.ndarray:
         half = transform["columns"] // 2
         step = np.float32(-(np.log(10000.0) / (half - 1))) * np.arange(half, dtype=np.float32)
         frequencies = np.exp(step.astype(np.float64)).astype(np.float32)
+        if transform.get("open"):
+            exponents = np.arange(half, dtype=np.float32) / np.float32(half)
+            frequencies = np.float32(1) / np.power(10000.0, exponents.astype(np.float64)).astype(np.float32)
         angles = np.arange(transform["rows"], dtype=np.float32)[:, None] * frequencies
         angles = angles.astype(np.float64)
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -46,6 +46,8 @@ RENAMED = {
 """Names of tensors of a projector that differ on purpose: a part of the reference's name, and what stands instead."""
 ROUNDED = ("a.position_embd.weight", ".per_dim_scale.weight", ".per_dim_k_scale.weight")
 """Tensors of projectors whose sines and logarithms are rounded correctly; see docs/differences.md."""
+FOLDED = (".conv_norm.weight", ".conv_norm.bias")
+"""Norms with a square root that is rounded correctly."""
 ADDED = {"mistral3-vision": {"v.token_embd.img_break": "language_model.model.embed_tokens.weight"}}
 """Tensors of a projector that the reference leaves out though llama.cpp needs them, with what they are rows of."""
 

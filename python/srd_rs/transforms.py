@@ -289,10 +289,12 @@ class FoldedNorm(Transform):
 
 @dataclass(frozen=True)
 class Sinusoids(Transform):
-    """Positions as sines and then cosines of frequencies from 1 to 1/10000. No tensor of the checkpoint holds them."""
+    """Positions as sines and then cosines of frequencies from 1 to 1/10000, or with `open` to the one before. No
+    tensor of the checkpoint holds them."""
 
     rows: int
     columns: int
+    open: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.rows <= 1 << 20 or not 4 <= self.columns <= 1 << 16 or self.columns % 2:
@@ -303,7 +305,21 @@ class Sinusoids(Transform):
         return (self.rows, self.columns)
 
     def to_json(self, leaf_of: Leaf = source) -> Json:
-        return {"op": "sinusoids", "rows": self.rows, "columns": self.columns}
+        made: Json = {"op": "sinusoids", "rows": self.rows, "columns": self.columns}
+        return {**made, "open": True} if self.open else made
+
+
+def grid_of_positions(rows: int, columns: int, width: int) -> Transform:
+    """Return a table of the positions of a grid, row by row. Half of the width has the sines and cosines of the column,
+    the other half those of the row."""
+    if width % 4:
+        raise ValueError(f"a width of {width} cannot be divided by 4")
+    half = width // 2
+    of = Sinusoids(max(rows, columns), half, open=True)
+    column = View(of, (rows, columns, half), (0, half, 1))
+    row = View(of, (rows, columns, half), (half, 0, 1))
+    both = Reshape(Concat((column, row)), (2, rows * columns, half))
+    return Reshape(reordered(both, (1, 0, 2)), (rows * columns, width))
 
 
 @dataclass(frozen=True)

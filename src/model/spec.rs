@@ -167,6 +167,9 @@ pub enum Transform {
         rows: u64,
         /// Twice the number of frequencies.
         columns: u64,
+        /// True if 1/10000 would be the frequency behind the last one.
+        #[serde(default)]
+        open: bool,
     },
     /// A selection of elements in another order: element `(i, j, ...)` is element `offset + i * strides[0] + j * strides[1]
     /// + ...` of the part. Slices along an axis, every n-th row and another order of axes are views.

@@ -47,6 +47,7 @@ from srd_rs.transforms import (
     Ternary,
     Transform,
     Transpose,
+    grid_of_positions,
     reordered,
     taken,
 )
@@ -425,11 +426,12 @@ class TableFamily(Family):
                     table.add(match.expand(target), Source(name, present[name].shape))
         for name, expression in map(generated_line, self.data.sinusoids):
             sizes = self.evaluate(expression)
-            if not isinstance(sizes, list) or len(sizes) != 2:
-                raise self.config.error(f"{expression} are no two sizes")
-            rows, columns = (self.config.check_count(expression, size) for size in sizes)
+            if not isinstance(sizes, list) or len(sizes) not in (2, 3):
+                raise self.config.error(f"{expression} are neither two nor three sizes")
+            counts = [self.config.check_count(expression, size) for size in sizes]
             try:
-                table.add(name, Sinusoids(rows, columns), f32=True)
+                made = grid_of_positions(*counts) if len(counts) == 3 else Sinusoids(*counts)
+                table.add(name, made, f32=True)
             except ValueError as error:
                 raise self.config.error(f"{expression}: {error}") from None
         for stack in self.data.stacks:

@@ -231,7 +231,8 @@ class FamilyTable:
     """Regular expressions of whole names, with the name that each becomes. Such a tensor is written with the shape
     that it has, because the layout of its layers is not in config.json."""
     sinusoids: tuple[str, ...] = ()
-    """Tables of positions that are computed: ``name = [positions, width]``."""
+    """Tables of positions that are computed: ``name = [positions, width]``, or ``name = [rows, columns, width]`` for
+    those of a grid."""
     renames: tuple[tuple[str, str], ...] = ()
     """Regular expressions over names of the checkpoint, with what each match becomes."""
     skip: tuple[tuple[str, ...], ...] = ()

@@ -80,7 +80,7 @@ impl Binder<'_> {
             Transform::FoldedNorm { weight, variance, shift, epsilon } => {
                 self.folded_norm(weight, variance, shift.as_deref(), *epsilon)
             }
-            Transform::Sinusoids { rows, columns } => self.sinusoids(*rows, *columns),
+            Transform::Sinusoids { rows, columns, open } => self.sinusoids(*rows, *columns, *open),
             Transform::Ternary { of } => {
                 let of = self.bind(of)?;
                 let shape = of.shape.clone();
@@ -153,14 +153,19 @@ impl Binder<'_> {
         self.node(Op::FoldedNorm { weight, variance, shift, epsilon }, shape)
     }
 
-    fn sinusoids(&self, rows: u64, columns: u64) -> Result<BoundTransform> {
+    fn sinusoids(&self, rows: u64, columns: u64, open: bool) -> Result<BoundTransform> {
         // Angles up to 2^20 are reduced exactly.
         if !(1..=1 << 20).contains(&rows) || !(4..=1 << 16).contains(&columns) || !columns.is_multiple_of(2) {
             return Err(self.fail(format!("{rows} x {columns} is no table of positions")));
         }
         let half = columns / 2;
-        let step = -((9.210_340_371_976_184 / (half - 1) as f64) as f32); // ln(10000)
-        let frequencies = (0..half).map(|k| exp(step * k as f32)).collect();
+        let frequencies = if open {
+            let exponents = (0..half).map(|k| k as f32 / half as f32);
+            exponents.map(|e| 1.0 / libm::pow(10_000.0, f64::from(e)) as f32).collect()
+        } else {
+            let step = -((9.210_340_371_976_184 / (half - 1) as f64) as f32); // ln(10000)
+            (0..half).map(|k| exp(step * k as f32)).collect()
+        };
         self.node(Op::Sinusoids { frequencies }, vec![rows, columns])
     }
 

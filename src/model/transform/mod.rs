@@ -647,6 +647,9 @@ mod tests {
             let exact = if index % 4 < 2 { angle.sin() } else { angle.cos() };
             assert!((f64::from(*value) - exact).abs() < 1e-7, "{index}: {value} {exact}");
         }
+        let open = all(&[1], &json.replace("4}", "4, \"open\": true}"), &[3, 4]);
+        assert!((f64::from(open[5]) - 0.01f64.sin()).abs() < 1e-7, "{open:?}");
+        assert_eq!((open[4], open[6]), (values[4], values[6]));
     }
 
     #[test]

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families import names
-from srd_rs.families.schema import FamilyTable, Rows
+from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS, OTHER_BASE
-from srd_rs.families.tables.qwen import QWEN35
+from srd_rs.families.tables.llama import LLAMA_TABLE
+from srd_rs.families.tables.qwen import QWEN2, QWEN3, QWEN35
 
 _LONG = (
     "rope_factors_long.weight = rope['long_factor']",
@@ -99,3 +100,24 @@ MINICPM_V: Final = replace(
     skip=(*QWEN35.skip, (r"^model\.merger\.", names.OTHER_MODALITY), (r"^mtp", names.MTP)),
     mtp=None,
 )
+
+_SCALED: Final = Refusal("scale_emb != None", "version 2 and older are not supported")
+
+
+def _inside(table: FamilyTable) -> FamilyTable:
+    """Return the table of the text model of a MiniCPM-V, whose configuration is the top level of config.json."""
+    return replace(table, classes=(), variants=(), renames=((r"^llm\.", ""),))
+
+
+MINICPM_V: Final = replace(
+    _inside(LLAMA_TABLE),
+    classes=("MiniCPMV", "MiniCPMO"),
+    # 2.6 is a Qwen 2, 4.5 a Qwen 3, 2.5 and 4.0 are Llamas.
+    variants=(
+        ("has('model.layers.0.self_attn.q_norm.weight')", _inside(QWEN3)),
+        ("has('model.layers.0.self_attn.q_proj.bias')", _inside(QWEN2)),
+    ),
+    refusals=(*LLAMA_TABLE.refusals, _SCALED),
+)
+_SOUND: Final = ("apm.", "audio_projection_layer.", "audio_avg_pooler.", "tts.")
+OTHERS: Final = {"MiniCPMO": _SOUND, "MiniCPMV": _SOUND}
