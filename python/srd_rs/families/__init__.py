@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Final
 
 from srd_rs.checkpoint import Checkpoint, text_part
 from srd_rs.errors import ModelError, message
@@ -19,6 +20,11 @@ from srd_rs.families.tables import tables
 from srd_rs.reading import shown
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "architectures", "class_name", "describe", "supported"]
+
+_CLASSIFIERS: Final = (
+    "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForRewardModel",
+    "ForProcessRewardModel",
+)  # fmt: skip
 
 
 @cache
@@ -95,6 +101,11 @@ def opened(checkpoint: Checkpoint, *, mtp: bool | None = None, with_projector: b
     if family is None and kind in other_names().refused:
         what, fix = other_names().refused[kind]
         raise ModelError(message(checkpoint.folder / "config.json", f"models of class {kind} {what}", fix))
+    if family is None and kind.endswith(_CLASSIFIERS):
+        what = f"models of class {shown(kind)} give classes or rewards, which llama.cpp does not compute"
+        known = (name for name in supported() if name.endswith(_CLASSIFIERS))
+        fix = f"Convert the model that it was made from. Classes of such models that are known: {', '.join(known)}"
+        raise ModelError(message(checkpoint.folder / "config.json", what, fix))
     if family is None:
         what = f"models of class {shown(kind)} are not supported"
         near = get_close_matches(kind[:200], supported(), n=3)

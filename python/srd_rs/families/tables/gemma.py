@@ -94,6 +94,9 @@ GEMMA_2: Final = replace(
     ),
 )
 
+# bge-multilingual-gemma2, which embeds texts
+GEMMA_2_MODEL: Final = replace(GEMMA_2, classes=("Gemma2Model",), pooling=True)
+
 _SLIDING: Final = sliding(6, "sliding_window_pattern, _sliding_window_pattern")
 
 GEMMA_3: Final = FamilyTable(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS, flagged
 from srd_rs.families.tables.mamba import MAMBA_2, inside
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
@@ -111,7 +111,7 @@ _HYBRID: Final = FamilyTable(
         Rows(NORMS),
         Rows(LLAMA_ATTENTION, when="attention"),
         Rows(inside("mamba", MAMBA_2), when="not attention"),
-        Rows(GATED_FFN, when="bamba"),
+        Rows(flagged(GATED_FFN, "bias?"), when="bamba"),
         Rows(
             (
                 "block_sparse_moe.router.layer > ffn_gate_inp | e d",

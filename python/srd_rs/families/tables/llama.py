@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable
@@ -27,6 +28,15 @@ LLAMA_TABLE: Final = FamilyTable(
     metadata=LLAMA_METADATA,
     head_dim="head_dim",
     llama3_rope=True,
+)
+
+# e5-mistral and others: models that embed texts, saved without their output matrix
+MISTRAL_MODEL: Final = replace(
+    LLAMA_TABLE,
+    classes=("MistralModel",),
+    variants=(),
+    class_defaults={"MistralModel": LLAMA_TABLE.class_defaults["MistralForCausalLM"]},
+    pooling=True,
 )
 
 SPELLINGS: Final = {
