@@ -94,7 +94,7 @@ MINICPM3: Final = FamilyTable(
 )
 
 # The text model is Qwen 3.5 without blocks for further tokens.
-MINICPM_V: Final = replace(
+MINICPM_V_46: Final = replace(
     QWEN35,
     classes=("MiniCPMV4_6ForConditionalGeneration",),
     skip=(*QWEN35.skip, (r"^model\.merger\.", names.OTHER_MODALITY), (r"^mtp", names.MTP)),
