@@ -430,7 +430,8 @@ class TableFamily(Family):
                 raise self.config.error(f"{expression} are neither two nor three sizes")
             counts = [self.config.check_count(expression, size) for size in sizes]
             try:
-                made = grid_of_positions(*counts) if len(counts) == 3 else Sinusoids(*counts)
+                rows, columns, *width = counts
+                made = grid_of_positions(rows, columns, *width) if width else Sinusoids(rows, columns)
                 table.add(name, made, f32=True)
             except ValueError as error:
                 raise self.config.error(f"{expression}: {error}") from None
