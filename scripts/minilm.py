@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--imatrix-chunks", type=int, default=64)
-    parser.add_argument("--calibrate-tokens", type=int, default=32768)
+    parser.add_argument("--calibrate-tokens", type=int, help="default: as srd-rs convert")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rows", type=parse_rows, default=list(ROWS))
     args = parser.parse_args()

@@ -23,9 +23,10 @@ pub struct Gguf {
 /// as llama.cpp names the parts.
 ///
 /// ```
+/// use std::path::Path;
 /// use srd_rs::formats::gguf::split::part_path;
 ///
-/// assert_eq!(part_path("out/m.gguf".as_ref(), 1, 3).to_str(), Some("out/m-00002-of-00003.gguf"));
+/// assert_eq!(part_path("out/m.gguf".as_ref(), 1, 3), Path::new("out/m-00002-of-00003.gguf"));
 /// ```
 pub fn part_path(whole: &Path, index: usize, count: usize) -> PathBuf {
     let stem = whole.file_stem().unwrap_or_default().to_string_lossy();
