@@ -9,7 +9,8 @@ What the engine needs beside the file is measured in a first run without a limit
 (--limit) of the file. "from disk" is what the process read from the disk for each token after the first one, and
 "resident" is what lies in memory of the file after the first token and after the last one. In the rows with "lock" the
 process holds what tokens read most (`srd_rs.Hydrator`: hottest experts first) in 0.9 of the memory for the file before
-the engine loads the file, and "expected" is what `srd_rs.place` says is then read from the disk. The "bound" is what
+the engine loads the file, and "expected" is what `srd_rs.place` says is then read from the disk: for text that uses
+the experts as the calibration does, and for text that uses all of them equally. The "bound" is what
 the bandwidth of the memory allows, as if everything were in memory. Tokens are drawn at temperature 1, so that the
 text does not repeat. How much the system reads ahead of a page counts (/sys/block/*/queue/read_ahead_kb), so the
 script prints it. Needs xllamacpp, which is llama-server in a process, llama-cpp-python, and the rights to make a
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import srd_rs
+from srd_rs.placement import read_ahead_of
 
 CHILD = """
 import json, os, resource, sys, time
@@ -106,16 +108,6 @@ def control_group() -> tuple[Path, str] | None:
     return None
 
 
-def read_ahead(model: Path) -> str:
-    """How much the system reads ahead on the disk of a file, in KiB."""
-    device = model.stat().st_dev
-    base = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    for place in (base / "queue", base.parent / "queue"):
-        if (place / "read_ahead_kb").is_file():
-            return (place / "read_ahead_kb").read_text().strip()
-    return "unknown"
-
-
 def run(
     model: Path, how: dict[str, Any], group: Path | None, ctx: int, tokens: int
 ) -> tuple[float, float, int, int, int] | None:
@@ -177,8 +169,11 @@ def main() -> None:
             ("llama-cpp-python, met --for", named),
             ("llama-cpp-python, met --for, lock", {**named, "lock": kept}),
         ]
-        expected = "" if locked.experts is None else f"{locked.experts.missed_bytes / 1e6:.2f}"
-        print(f"{model.name}: {read_ahead(model)} KiB are read ahead", file=sys.stderr)
+        expected = ""
+        if locked.experts is not None:
+            low, high = locked.experts.read_bytes
+            expected = f"{low / 1e6:.2f} to {high / 1e6:.2f}"
+        print(f"{model.name}: {read_ahead_of(model) >> 10} KiB are read ahead", file=sys.stderr)
         for name, how in rows:
             if only and not any(word in name for word in only):
                 continue

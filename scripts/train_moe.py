@@ -6,9 +6,10 @@
 FOLDER gets a checkpoint of the class Qwen3MoeForCausalLM (BF16) with a byte-level BPE vocabulary that is made from the
 same text. The routers are trained with the loss of the model and with a share (--balance) of the loss that balances
 the experts; Mixtral took 0.02 of it, and Qwen3-MoE 0.001. The script prints the loss, and for each layer what share of
-the tokens of the last steps the hottest quarter of the experts got. It is for measurements of what depends on the use
-of the experts (`expert_heat` in the sidecar), and the model is not one to talk to. Needs torch, transformers and
-tokenizers; some ten minutes on one CPU core.
+the tokens of the last steps the hottest quarter of the experts got. With --stand-in nothing is trained: the rows of
+the routers have lengths that differ, so that some experts are used more than others. The model is for measurements of
+what depends on the use of the experts (`expert_heat` in the sidecar), and not one to talk to. Needs torch,
+transformers and tokenizers; some ten minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=64, help="experts of a layer")
     parser.add_argument("--used", type=int, default=2, help="experts that a token uses")
     parser.add_argument("--balance", type=float, default=0.02, help="share of the loss that balances experts")
+    parser.add_argument("--stand-in", action="store_true", help="train nothing; make the routers uneven")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -99,6 +101,12 @@ def main() -> None:
         eos_token_id=0,
     )
     model = Qwen3MoeForCausalLM._from_config(config, experts_implementation="grouped_mm")
+    if args.stand_in:
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.mlp.gate.weight *= torch.exp(0.7 * torch.randn(args.experts, 1))
+        model.to(torch.bfloat16).save_pretrained(args.folder)
+        return
     steps = args.tokens // (BATCH * WINDOW)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 2), pct_start=0.1)

@@ -175,7 +175,7 @@ def test_the_hottest_experts_are_kept_where_memory_is_short(hot: tuple[Path, dic
     assert found.held_share == pytest.approx((layers - 1) * used * 0.99 / (layers * used), rel=1e-3)
     assert found.budget == rest + room - short.cpu.kv_cache - short.cpu.compute
     empty, _ = short.tokens_per_second  # type: ignore[misc]
-    assert empty == pytest.approx(1 / (short.cpu.token_bytes / 50e9 + found.missed_bytes / 1e9), rel=1e-6)
+    assert empty == pytest.approx(1 / (short.cpu.token_bytes / 50e9 + found.read_bytes[0] / 1e9), rel=1e-6)
     note = next(n for n in short.notes if "--lock" in n)
     assert f"--budget {found.budget}" in note and "by the calibration" in note
     # What the budget holds is what is said to be held.
@@ -190,6 +190,16 @@ def test_the_hottest_experts_are_kept_where_memory_is_short(hot: tuple[Path, dic
     blind = srd_rs.place(other, ram=rest + room, ctx=256, **FAST)
     assert blind.experts is not None and not blind.experts.measured and blind.tokens_per_second is None
     assert blind.experts.held_share == pytest.approx(room / sum(sizes), rel=1e-6)
+    # Around a missing page the system reads more, and text that uses all experts equally misses more.
+    exact = srd_rs.place(path, ram=rest + room, ctx=256, read_ahead=0, **FAST).experts
+    wide = srd_rs.place(path, ram=rest + room, ctx=256, read_ahead=1 << 20, **FAST).experts
+    assert exact is not None and wide is not None
+    even = used * layers * (sum(sizes) - room) / layers * (1 / experts)
+    assert exact.read_bytes == pytest.approx((found.missed_bytes, even), rel=1e-3)
+    missed = found.missed_bytes / each * 3
+    more = (1 - room / sum(sizes)) * ((1 << 20) - each / 3)
+    assert wide.read_bytes[0] == pytest.approx(found.missed_bytes + missed * more, rel=1e-2)
+    assert wide.read_bytes[1] > wide.read_bytes[0] > exact.read_bytes[0]
     # Not even what every token reads has room.
     assert srd_rs.place(path, ram=rest - 1, ctx=256, **FAST).experts is None
     run = srd("met", path, "--for", "llama-server", "--ram", rest + room, "--ctx", 256, "--json",

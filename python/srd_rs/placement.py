@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -44,6 +45,8 @@ _TABLES: Final = _core.TABLES
 _LAZY: Final = ("per_layer_token_embd.weight",)
 """Tables whose rows llama.cpp can read from the disk when a token needs them (``--lazy-mode``)."""
 _LAZY_ARCHITECTURES: Final = ("gemma4",)
+READ_AHEAD: Final = 128 << 10
+"""Bytes that a system reads around a missing page of a mapped file, where the system does not say: Linux's default."""
 _LAZY_UNASKED: Final = 4 << 30
 """A table that is larger is read in this way without an argument."""
 
@@ -78,7 +81,10 @@ class Experts:
     bytes: All of the experts on the CPU. held_bytes: Those for which there is memory, the hottest ones.
     held_share: The share of what tokens read of experts that lies in memory then. By the use of the experts in the
         calibration (`expert_heat` of the sidecar) where it is `measured`, and else as if all were used equally.
-    missed_bytes: What one token reads of the other experts, from the disk.
+    missed_bytes: The weights that one token needs of the other experts.
+    read_bytes: What the system reads from the disk for these weights: around each missing page it reads more. The first
+        number is for text that uses the experts as the calibration does, and the second one for text that uses all of
+        them equally. Other text lies between.
     budget: The budget of `srd-rs hydrate` that holds the hottest experts, and all that every token reads.
     """
 
@@ -86,6 +92,7 @@ class Experts:
     held_bytes: int
     held_share: float
     missed_bytes: int
+    read_bytes: tuple[int, int]
     budget: int
     measured: bool
 
@@ -134,6 +141,7 @@ def place(
     ram_bandwidth: float | None = None,
     vram_bandwidth: float | None = None,
     disk_bandwidth: float | None = None,
+    read_ahead: int | None = None,
 ) -> Placement:
     """Choose where the tensors of a GGUF go. Reads the header and the sidecar beside the GGUF, and no weight.
 
@@ -142,6 +150,7 @@ def place(
     ram_bandwidth, vram_bandwidth: Bytes per second. That of the memory is measured here if it is not given (about a
         second); that of a GPU is not.
     disk_bandwidth: Bytes per second of the disk, for the speed of a mixture of experts that does not fit.
+    read_ahead: Bytes that the system reads around a missing page. If it is not given, that of the disk of the GGUF.
 
     Raises UsageError for an engine that is not known, ModelError for a GGUF without layers.
 
@@ -170,10 +179,11 @@ def place(
     if not fits and model.has_experts:
         cpu_moe = _coldest_reads(model, layers, cpu_moe, ram, vram, lazy=lazily)
         cpu, gpu, lazy = _devices(model, layers, cpu_moe, lazy=lazily or model.lazy_unasked)
-        experts = _experts(model, layers, cpu_moe, cpu, ram)
+        around = read_ahead_of(path) if read_ahead is None else read_ahead
+        experts = _experts(model, layers, cpu_moe, cpu, ram, around)
     measured = measure_bandwidth() if ram_bandwidth is None else ram_bandwidth
     used = {"ram": measured, "vram": vram_bandwidth if gpu.token_bytes else None, "disk": disk_bandwidth}
-    missed = None if experts is None or disk_bandwidth is None else experts.missed_bytes / disk_bandwidth
+    missed = None if experts is None or disk_bandwidth is None else experts.read_bytes[0] / disk_bandwidth
     speed = _speed(cpu, gpu, measured, vram_bandwidth, missed or 0.0) if fits or missed is not None else None
     arguments, keywords = _arguments(model, layers, cpu_moe, lazily)
     return Placement(
@@ -306,10 +316,36 @@ def _heat(path: Path) -> dict[int, list[float]]:
     return {int(layer): [n / tokens for n in counts] for layer, counts in heat["layers"].items()}
 
 
+def read_ahead_of(path: Path) -> int:
+    """Bytes that the system reads around a missing page of a mapped file."""
+    try:
+        device = path.stat().st_dev
+        base = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    except (OSError, AttributeError):
+        return READ_AHEAD
+    for queue in (base / "queue", base.parent / "queue"):
+        try:
+            return int((queue / "read_ahead_kb").read_text()) << 10
+        except (OSError, ValueError):
+            continue
+    return READ_AHEAD
+
+
 def _reads(model: _Model, layer: int, size: int) -> list[tuple[float, float]]:
     """For each expert of a layer the share of the tokens that use it, and its bytes; `size` are those of the stacks."""
     counts = model.heat.get(layer) or [model.share] * model.n_experts
     return [(share, size / model.n_experts) for share in counts]
+
+
+def _from_disk(matrix: float, around: int, missing: float) -> float:
+    """What the system reads of the disk for a matrix of an expert that is not in memory.
+
+    At the first missing page the system reads `around` bytes with the page in their middle. When the matrix reaches
+    beyond their third quarter, the system reads as much once more. `missing` is the share of what lies there that is
+    not in memory already.
+    """
+    more = around if matrix > around / 4 else around - matrix
+    return matrix + missing * more
 
 
 def _stacks(model: _Model) -> dict[int, int]:
@@ -322,7 +358,7 @@ def _stacks(model: _Model) -> dict[int, int]:
 
 
 def _experts(
-    model: _Model, gpu_layers: int, cpu_moe: frozenset[int], cpu: Device, ram: int
+    model: _Model, gpu_layers: int, cpu_moe: frozenset[int], cpu: Device, ram: int, around: int
 ) -> Experts | None:
     """What the memory holds of the experts on the CPU, if the hottest ones stay in memory."""
     first = max(model.n_layer + 1 - gpu_layers, 0)
@@ -331,16 +367,33 @@ def _experts(
     room = ram - (cpu.total - total)
     if room < 0 or total <= room or not model.n_experts:
         return None
-    reads = [read for layer, size in on_cpu.items() for read in _reads(model, layer, size)]
-    held, served, every = 0.0, 0.0, sum(share * size for share, size in reads)
-    for share, size in sorted(reads, reverse=True):
+    reads = [(*read, layer) for layer, size in on_cpu.items() for read in _reads(model, layer, size)]
+    held, missed = 0.0, []
+    for share, size, layer in sorted(reads, reverse=True):
         if held + size <= room:
-            held, served = held + size, served + share * size
+            held += size
+        else:
+            missed.append((share, size, layer))
+    every, left = (
+        sum(share * size for share, size, _ in reads),
+        sum(share * size for share, size, _ in missed),
+    )
+    matrices = {
+        n: [t.bytes / model.n_experts for t in model.tensors if t.experts and t.layer == n] for n in on_cpu
+    }
+    from_disk = {
+        n: sum(_from_disk(matrix, around, 1 - held / total) for matrix in found)
+        for n, found in matrices.items()
+    }
     return Experts(
         bytes=total,
         held_bytes=round(held),
-        held_share=served / every if every else 1.0,
-        missed_bytes=round(every - served),
+        held_share=1 - left / every if every else 1.0,
+        missed_bytes=round(left),
+        read_bytes=(
+            round(sum(share * from_disk[layer] for share, _, layer in missed)),
+            round(sum(model.share * from_disk[layer] for _, _, layer in missed)),
+        ),
         budget=ram - cpu.kv_cache - cpu.compute,
         measured=bool(model.heat),
     )
@@ -491,7 +544,9 @@ def _notes(
         notes.append(
             f"The memory holds {bytes_text(experts.held_bytes)} of {bytes_text(experts.bytes)} of experts:"
             f" {100 * experts.held_share:.0f} % of what tokens read of them ({known}). The rest,"
-            f" {bytes_text(experts.missed_bytes)} for a token, comes from the disk. Keep the hottest in memory:"
+            f" {bytes_text(experts.missed_bytes)} for a token, comes from the disk, which reads"
+            f" {bytes_text(experts.read_bytes[0])} for it, and up to {bytes_text(experts.read_bytes[1])} with text that"
+            " uses all experts equally. Keep the hottest in memory:"
             f" srd-rs hydrate {model.path.name} --intent HARM --budget {experts.budget} --lock"
         )
     elif not fits:
