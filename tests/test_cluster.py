@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import srd_rs
+from local_hub import Hub, serving
 from srd_rs import ConvertOptions, _core, calibration, cluster
 from srd_rs.errors import UsageError
 from srd_rs.hub import Source
@@ -343,3 +344,30 @@ def test_an_error_on_a_machine_is_the_error_of_the_conversion(machines: Any, tmp
     with pytest.raises(srd_rs.errors.NonFiniteError, match="not finite"):
         srd_rs.convert(model, tmp_path / "m.gguf", ray="auto", **FAST)
     assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_machines_calibrate_a_streamed_model_together(tmp_path: Path) -> None:
+    """Each of two machines fetches the weights that it computes, and the bytes are those of one machine."""
+    pytest.importorskip("ray", reason="ray is not installed: nothing was converted on several machines")
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: nothing was streamed")
+    options = ("--effort", "srd", "--calibrate-tokens", "2048", "--no-axm", "--no-met", "--threads", "1")
+    sent = {}
+    with serving(tmp_path / "hf", network=True) as env:
+        Hub.folders["org/m"] = EXAMPLE
+        environment = {**env, "SRD_CACHE": "off", "RAY_worker_niceness": "0"}
+        for name, more in (("alone", ()), ("together", ("--ray", "local"))):
+            (tmp_path / name).mkdir()
+            Hub.sent = 0
+            output = tmp_path / name / "m.gguf"
+            run = srd("convert", "org/m", "--stream", *options, *more, "-o", output, env=environment)
+            assert run.code == 0, run.stderr
+            assert [p.name for p in output.parent.iterdir()] == ["m.gguf"]
+            sent[name] = Hub.sent
+    assert (tmp_path / "together" / "m.gguf").read_bytes() == (tmp_path / "alone" / "m.gguf").read_bytes()
+    weights = sum(p.stat().st_size for p in EXAMPLE.glob("*.safetensors"))
+    machines = min(_core.cpus(), 4)
+    if machines > 1:
+        # Each share of the tokens needs the layers, and the units need them once more.
+        assert sent["alone"] < 2.2 * weights < sent["together"] < (machines + 1.8) * weights, sent

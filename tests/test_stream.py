@@ -151,6 +151,26 @@ def test_srd_reads_the_layers_once(hub: dict[str, str], tmp_path: Path, memory: 
     assert memory == "256MiB" or fetched <= 1.25 * of_layers, (fetched, of_layers)
 
 
+@pytest.mark.parametrize("memory", ["256MiB", "32MiB"])
+def test_a_budget_runs_the_model_and_fetches_the_layers_four_times(
+    hub: dict[str, str], tmp_path: Path, memory: str
+) -> None:
+    """For the calibration, for what the errors of all kinds of matrices cost, for the check of the choice, and for the
+    quantiser. Each of the passes once went over the network, which were seventeen."""
+    near, far = (_in(tmp_path / name / "m.gguf") for name in ("near", "far"))
+    budget = ("--no-axm", "--no-met", "--effort", "srd", "--calibrate-tokens", "512", "--target-bpw", "4.6")
+    run = srd("convert", Hub.folders["org/model"], "-o", near, *budget)
+    assert run.code == 0, run.stderr
+    options = (*budget, "--max-memory", memory, "--json")
+    run = srd("convert", "org/model", "--stream", "-o", far, *options, env=hub)
+    assert run.code == 0 and "fetches the weights about four times" in run.stderr, run.stderr
+    assert far.read_bytes() == near.read_bytes()
+    assert [p.name for p in far.parent.iterdir()] == ["m.gguf"]
+    size = sum(p.stat().st_size for p in Hub.folders["org/model"].glob("*.safetensors"))
+    # The sample of the rows whose errors are measured comes on top.
+    assert 3 * size < Hub.sent <= 4.25 * size, Hub.sent / size
+
+
 def _places(shard: Path, part: str) -> list[tuple[int, int]]:
     """Where the tensors of a shard lie whose names contain `part`."""
     data = shard.read_bytes()

@@ -47,6 +47,24 @@ RETRIES: Final = 20
 """How often Ray repeats a task whose machine was lost. A task that fails for another reason is not repeated."""
 STORE_BYTES: Final = 80_000_000
 """Memory of Ray's object store on a machine that is started here. Only records of units pass through it."""
+_PER_LAYER: Final = "per_layer_token_embd.weight"
+"""The table of which each layer looks up columns of its own."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where a machine finds a model. `streamed` is what the hub calls it, if its weights stay on the hub: each machine
+    reads them over its own network."""
+
+    source: Source
+    streamed: str | None
+
+    @classmethod
+    def of(cls, source: Source) -> Model:
+        return cls(replace(source, remote=None), None if source.remote is None else source.revision)
+
+    def located(self) -> Source:
+        return self.source if self.streamed is None else locate(self.streamed, stream=True)
 
 
 @dataclass(frozen=True)
@@ -54,8 +72,7 @@ class Job:
     """What a machine needs to know to make the same plan as the driver. Paths are those of the folder `cwd`."""
 
     cwd: Path
-    source: Source
-    streamed: str | None
+    model: Model
     output: Path
     options: ConvertOptions
     calibration: Path | None
@@ -92,8 +109,7 @@ def convert(
         try:
             job = Job(
                 cwd=Path.cwd(),
-                source=replace(planner.source, remote=None),
-                streamed=planner.source.revision if planner.source.remote is not None else None,
+                model=Model.of(planner.source),
                 output=planner.gguf,
                 options=options,
                 calibration=None if calibration is None else calibration.path,
@@ -112,7 +128,7 @@ class Measurement:
     """What a machine needs to know to run the same model as the driver. Paths are those of the folder `cwd`."""
 
     cwd: Path
-    source: Source
+    model: Model
     output: Path
     lora: Sequence[StrPath]
     digest: str
@@ -135,8 +151,12 @@ def calibrate(
     """The calibration of a planned model, made by the machines of the cluster `planner.options.ray`; None where one
     machine alone has to make it.
 
-    A calibration that goes to the cache goes on from what an interrupted one has left."""
+    A calibration that goes to the cache goes on from what an interrupted one has left. Each machine fetches the layers
+    that it computes of a model on the network, and would fetch a table of embeddings for each layer as a whole for
+    each layer: such a model is for one machine."""
     assert planner.options.ray is not None
+    if planner.source.remote is not None and any(t.name == _PER_LAYER for t in native.plan.tensors):
+        return None
     with connected(planner.options.ray) as ray:
         threads = request.threads or _fewest_cpus(ray)
         cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -150,7 +170,11 @@ def calibrate(
             key = request.output.name if request.kept else None
             shares = _begin(folder, key, split(request.tokens, machines))
             job = Measurement(
-                Path.cwd(), planner.source, planner.gguf, planner.options.lora, request.source_digest
+                Path.cwd(),
+                Model.of(planner.source),
+                planner.gguf,
+                planner.options.lora,
+                request.source_digest,
             )
             _calibrate_shares(ray, job, replace(request, threads=threads), made, shares, folder, tell)
             return made.finish()
@@ -289,16 +313,16 @@ _MODELS: Final[dict[tuple[str, Path, Path], NativeModel]] = {}
 
 
 def _model(job: Measurement) -> NativeModel:
-    key = job.digest, job.cwd, job.source.path
+    key = job.digest, job.cwd, job.model.source.path
     found = _MODELS.get(key)
     if found is not None:
         return found
     _enter(job.cwd)
-    model = native_model(job.source, job.output, job.lora)
+    model = native_model(job.model.located(), job.output, job.lora)
     if model.source_digest != job.digest:
         what = "this machine sees other files of the model, or has another version of srd-rs"
         fix = "Give all machines the same files and the same version of srd-rs"
-        raise UsageError(message(job.source.path, what, fix))
+        raise UsageError(message(job.model.source.path, what, fix))
     _MODELS.clear()
     return _MODELS.setdefault(key, model)
 
@@ -379,8 +403,7 @@ def _planned(job: Job) -> _core.Plan:
     if found is not None:
         return found
     _enter(job.cwd)
-    source = job.source if job.streamed is None else locate(job.streamed, stream=True)
-    planner = Planner(source, job.output, job.options)
+    planner = Planner(job.model.located(), job.output, job.options)
     measured = None if job.calibration is None else _core.open_calibration(job.calibration)
     _PLANS.clear()
     return _PLANS.setdefault(key, planner.plan(measured))

@@ -588,7 +588,7 @@ def prepared(
     if is_max:
         _say_what_max_leaves_out(planner, native)
     if budgeted and planner.options.is_measured and planner.source.remote is not None:
-        what = "a budget runs the model more than ten times, and --stream fetches the weights each time: %s"
+        what = "a budget runs the model, so --stream fetches the weights about four times: %s"
         log.warning(what, "without --stream the model is downloaded once")
     # The types come before the calibration of effort max, which quantizes to them.
     first = not is_max or budgeted
@@ -775,8 +775,7 @@ def _calibration(
         "quantized": together,
         "machines": None,
     }
-    # A model on the network would come over the network once for each machine.
-    if options.ray is not None and planner.source.remote is None and not quantizes:
+    if options.ray is not None and not quantizes:
         from srd_rs import cluster
 
         asked["machines"] = partial(cluster.calibrate, planner)

@@ -31,7 +31,7 @@ use crate::convert::planned::Plan;
 use crate::convert::{self, asymmetric};
 use crate::error::Result;
 use crate::forward::divergence::divergence;
-use crate::forward::{self, Blocks, Logits, NoObserver, Rounding, RunOptions};
+use crate::forward::{self, Blocks, Logits, Rounded, Rounding, RunOptions};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 
@@ -44,7 +44,7 @@ pub struct Pass<'a> {
     pub max_memory: u64,
     /// The folder for temporary files.
     pub spill_folder: &'a Path,
-    /// Counts the groups, and may cancel the run.
+    /// Counts the layers of all passes, and may cancel the run.
     pub progress: &'a Progress,
 }
 
@@ -52,7 +52,8 @@ pub struct Pass<'a> {
 pub type Group = HashMap<String, Rounding>;
 
 /// Returns for each group of tensors the mean divergence `KL(model || model with the group rounded)` over the tokens, in nats.
-/// The matrices are rounded by the search for scales; a matrix whose rows are no whole blocks of its type stays as it is.
+/// The matrices are rounded by the search for scales; a matrix whose rows are no whole blocks of its type stays as it is. Weights that come
+/// over the network are fetched once for all groups.
 ///
 /// # Errors
 /// The errors of [`forward::run`].
@@ -62,24 +63,32 @@ pub fn divergences(
     tokens: &[Vec<u32>],
     pass: &Pass,
 ) -> Result<Vec<f64>> {
-    pass.progress.start("", groups.len() as u64 + 1);
-    let inner = Progress::default();
-    let logits = |group: &Group| -> Result<Logits> {
-        pass.progress.check()?;
-        let rounded = |name: &str| group.get(name).copied();
-        let options = RunOptions {
-            logits: true,
-            threads: pass.threads,
-            max_memory: pass.max_memory,
-            spill_folder: pass.spill_folder,
-            progress: &inner,
-        };
-        let logits = forward::run_rounded(model, tokens, &mut NoObserver, &options, &rounded)?;
-        pass.progress.add(1);
-        Ok(logits.expect("logits were asked for"))
-    };
-    let base = logits(&Group::new())?;
-    groups.iter().map(|group| Ok(mean_divergence(&base, &logits(group)?))).collect()
+    let options = forward_options(pass, true);
+    let named: Vec<_> = groups.iter().map(|group| |name: &str| group.get(name).copied()).collect();
+    let variants: Vec<Rounded> =
+        std::iter::once(&AS_IS as Rounded).chain(named.iter().map(|f| f as Rounded)).collect();
+    let (mut base, mut found) = (None, Vec::new());
+    forward::run_variants(model, tokens, &variants, &options, &mut |_, logits| {
+        match &base {
+            None => base = Some(logits),
+            Some(base) => found.push(mean_divergence(base, &logits)),
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The rounding of a model that stays as it is.
+const AS_IS: fn(&str) -> Option<Rounding> = |_| None;
+
+fn forward_options<'a>(pass: &Pass<'a>, logits: bool) -> RunOptions<'a> {
+    RunOptions {
+        logits,
+        threads: pass.threads,
+        max_memory: pass.max_memory,
+        spill_folder: pass.spill_folder,
+        progress: pass.progress,
+    }
 }
 
 /// Returns the mean divergence over the rows.
@@ -106,13 +115,7 @@ pub fn written_divergences(
         let Some(&tensor) = by_name.get(name) else { return Ok(None) };
         Ok(Some(Blocks { ty: tensor.ty, bytes: converter.whole(tensor)? }))
     };
-    let options = forward::RunOptions {
-        logits: false,
-        threads: pass.threads,
-        max_memory: pass.max_memory,
-        spill_folder: pass.spill_folder,
-        progress: pass.progress,
-    };
+    let options = forward_options(pass, false);
     let embedding = asymmetric::embedding_type(plan);
     forward::run_replaced(&plan.model, tokens, &replaced, &options, embedding)
 }

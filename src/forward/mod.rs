@@ -65,9 +65,9 @@ use crate::progress::Progress;
 
 pub use pass::{
     Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,
-    run_two_streams, steps,
+    run_two_streams, run_variants, steps,
 };
-pub use weights::{Replaced, Rounding};
+pub use weights::{Replaced, Rounded, Rounding};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {

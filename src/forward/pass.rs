@@ -16,12 +16,13 @@ use crate::forward::rope::{Rope, Table};
 use crate::forward::spill::{Found, SpillBuffer};
 use crate::forward::streams::{Missing, Seen, Sweep};
 use crate::forward::weights::{Replaced, Rounded, Weights};
-use crate::forward::{Observer, Quantizer};
+use crate::forward::{NoObserver, Observer, Quantizer};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 use crate::work;
 
 /// Options of [`run`].
+#[derive(Clone, Copy)]
 pub struct RunOptions<'a> {
     /// True if the logits of every token are wanted. They take memory beyond `max_memory`.
     pub logits: bool,
@@ -37,7 +38,7 @@ pub struct RunOptions<'a> {
 }
 
 /// The logits of every token of every chunk, `[tokens, columns]`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Logits {
     /// One row for each token.
     pub values: Vec<f32>,
@@ -80,6 +81,67 @@ pub fn run_rounded(
     run_on(source, tokens, Seen::By(observer), options, weights)
 }
 
+/// Runs the model once for each of `variants`, with its matrices rounded as in [`run_rounded`], and calls `then` with the number and the
+/// logits of each variant, in the order of the variants. All variants compute a layer before one of them computes the next layer, so
+/// weights that come over the network are fetched once. The logits are those of [`run_rounded`].
+///
+/// # Errors
+/// As [`run`], and the errors of `then`.
+pub fn run_variants(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    variants: &[Rounded],
+    options: &RunOptions,
+    then: &mut (dyn FnMut(usize, Logits) -> Result<()> + Send),
+) -> Result<()> {
+    let longest = longest(tokens)?;
+    let plain = Weights::new(source, options.progress, options.max_memory / 8);
+    // One variant computes at a time, so all of them use the same buffers.
+    let weights: Vec<Weights> = variants.iter().map(|rounded| plain.rounded_copy(*rounded)).collect();
+    on_model(source, tokens, options, &plain, longest, |model, tables| {
+        let mut observers: Vec<NoObserver> = variants.iter().map(|_| NoObserver).collect();
+        let passes = weights.iter().zip(&mut observers);
+        let passes = passes.map(|(weights, observer)| Pass::new(model, weights, Seen::By(observer), tables));
+        run_together(passes.collect(), source, tokens, options, then)
+    })
+}
+
+/// Runs passes over the same tokens, layer by layer through all of them.
+fn run_together(
+    mut passes: Vec<Pass>,
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    options: &RunOptions,
+    then: &mut (dyn FnMut(usize, Logits) -> Result<()> + Send),
+) -> Result<()> {
+    let (count, steps) = (passes.len(), options.progress);
+    let Some(first) = passes.first() else { return Ok(()) };
+    let (layers, groups) = (&first.model.layers, first.groups(source, tokens, options));
+    steps.start("", (count * (layers.len() + 1) * groups.len()) as u64);
+    let order = order::order(source, count, groups.len(), &|_| false);
+    let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
+    // The states of all passes together take as much memory as those of one pass may take.
+    let share = RunOptions { max_memory: options.max_memory / count as u64, ..*options };
+    let mut states = Vec::new();
+    for pass in &mut passes {
+        states.push(pass.buffers(tokens, &share, &groups)?);
+    }
+    for (pass, x) in passes.iter_mut().zip(&mut states) {
+        pass.begin(&groups, x)?;
+    }
+    for layer in layers {
+        for (pass, x) in passes.iter_mut().zip(&mut states) {
+            pass.layer_of_all(layer, &groups, x, steps)?;
+        }
+    }
+    for (number, (mut pass, x)) in passes.into_iter().zip(states).enumerate() {
+        let mut logits = Logits::default();
+        pass.head_of_all(&groups, &x, Some(&mut logits), steps)?;
+        then(number, logits)?;
+    }
+    Ok(())
+}
+
 /// A step of a pass, which [`run_step`] computes: the embedding and the first layer, each further layer, or what comes behind the last
 /// layer.
 pub struct Step {
@@ -103,7 +165,8 @@ pub fn steps(source: &BoundModel) -> Result<usize> {
 
 /// Computes one step of [`run`] for some chunks, so that several machines can compute a pass together. Returns the states with which the
 /// next step begins. All steps together show the observer what [`run`] shows. [`Observer::layers_done`], [`Observer::resume`] and
-/// [`Observer::finished`] are not called.
+/// [`Observer::finished`] are not called. Of weights that come over the network, the step fetches its own ones, and the table of
+/// embeddings for each layer as a whole.
 ///
 /// # Errors
 /// As [`run`], and [`Error::Usage`] for states that are not those of this step.
@@ -205,25 +268,29 @@ fn on_pass<T: Send>(
     longest: usize,
     then: impl FnOnce(Pass) -> Result<T> + Send,
 ) -> Result<T> {
+    on_model(source, tokens, options, &weights, longest, |model, tables| {
+        then(Pass::new(model, &weights, seen.shortened(), tables))
+    })
+}
+
+/// Reads what the metadata say of a model, and calls `then` with the model and with the tables of its rotations in a pool of threads.
+fn on_model<T: Send>(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    options: &RunOptions,
+    weights: &Weights,
+    longest: usize,
+    then: impl FnOnce(&Model, &[Table]) -> Result<T> + Send,
+) -> Result<T> {
     work::pool("srd-forward", options.threads)?.install(|| {
-        let model = Model::read(source, &weights, longest)?;
+        let model = Model::read(source, weights, longest)?;
         check_tokens(tokens, model.n_vocab)?;
         // Before a table of a head's size is made, every head's size is compared with its tensors.
-        model.layers.iter().try_for_each(|layer| layer.mixer.check(&weights, &model, layer))?;
+        model.layers.iter().try_for_each(|layer| layer.mixer.check(weights, &model, layer))?;
         let is_used = |i: usize| model.layers.iter().any(|layer| layer.rope == Some(i));
         let table = |(i, rope): (usize, &Rope)| rope.table(if is_used(i) { longest } else { 0 });
-        let tables = model.ropes.iter().enumerate().map(table).collect();
-        let pass = Pass {
-            model: &model,
-            weights: &weights,
-            seen: seen.shortened(),
-            tables,
-            kv: BTreeMap::new(),
-            found: None,
-            sweep: Sweep::default(),
-            missing: None,
-        };
-        then(pass)
+        let tables: Vec<Table> = model.ropes.iter().enumerate().map(table).collect();
+        then(&model, &tables)
     })
 }
 
@@ -245,7 +312,7 @@ pub(super) struct Pass<'a> {
     pub weights: &'a Weights<'a>,
     pub(super) seen: Seen<'a>,
     /// The table of layers without a window, then that of layers with one.
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: &'a [Table],
     /// Keys and values that later layers use, by layer.
     pub(super) kv: BTreeMap<usize, [SpillBuffer; 2]>,
     /// What was looked up of remote tables.
@@ -254,6 +321,21 @@ pub(super) struct Pass<'a> {
     /// What the residual stream of the first stream has more than that of the second one, while a part of a layer is computed
     /// whose output is added to it.
     pub(super) missing: Option<Missing>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(model: &'a Model, weights: &'a Weights<'a>, seen: Seen<'a>, tables: &'a [Table]) -> Self {
+        Self {
+            model,
+            weights,
+            seen,
+            tables,
+            kv: BTreeMap::new(),
+            found: None,
+            sweep: Sweep::default(),
+            missing: None,
+        }
+    }
 }
 
 impl Pass<'_> {
@@ -267,7 +349,7 @@ impl Pass<'_> {
         let groups = self.groups(source, tokens, options);
         let steps = &options.progress;
         steps.start("", ((model.layers.len() + 1) * groups.len()) as u64);
-        let order = order::order(source, groups.len(), &|name| self.seen.reads(name));
+        let order = order::order(source, 1, groups.len(), &|name| self.seen.reads(name));
         let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
         let mut x = self.buffers(tokens, options, &groups)?;
         let done = self.resume(&mut x, options.progress)?;
@@ -287,7 +369,7 @@ impl Pass<'_> {
                 self.seen.finished(Some(layer.index))?;
             }
         }
-        let mut logits = options.logits.then(|| Logits { values: Vec::new(), columns: 0 });
+        let mut logits = options.logits.then(Logits::default);
         self.head_of_all(&groups, &x, logits.as_mut(), steps)?;
         self.seen.finished(None)?;
         Ok(logits)
@@ -304,6 +386,8 @@ impl Pass<'_> {
         let (model, progress) = (self.model, options.progress);
         let groups = self.groups(source, tokens, options);
         progress.start("", groups.len() as u64);
+        let order = order::order_of_step(source, step.number, model.layers.len(), groups.len());
+        let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
         let mut x = self.buffers(tokens, options, &groups)?;
         match step.number {
             0 => self.begin(&groups, &mut x)?,

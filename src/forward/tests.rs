@@ -269,6 +269,42 @@ fn the_steps_of_shares_of_the_chunks_show_the_inputs_of_one_pass() {
 }
 
 #[test]
+fn variants_that_compute_layer_by_layer_together_have_the_logits_of_their_own_passes() {
+    for toy in [Toy::new("llama"), Toy::mixture()] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
+        let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7]];
+        let half = |name: &str| name.contains("attn_v").then_some(Rounding { ty: GgmlType::F16, share: 0.5 });
+        let whole = |name: &str| name.contains("ffn").then_some(GgmlType::BF16.into());
+        let variants: [Rounded; 3] = [&|_| None, &half, &whole];
+        // Where memory is short, the states lie in files, and the chunks are groups of their own.
+        for max_memory in [1 << 30, 1 << 10] {
+            let progress = Progress::default();
+            let options = RunOptions {
+                logits: true,
+                threads: 2,
+                max_memory,
+                spill_folder: folder.path(),
+                progress: &progress,
+            };
+            let mut found = Vec::new();
+            let mut keep = |number: usize, logits: Logits| {
+                found.push((number, logits.values));
+                Ok(())
+            };
+            run_variants(&model, &tokens, &variants, &options, &mut keep).unwrap();
+            assert_eq!(progress.done(), progress.total());
+            for (number, rounded) in variants.iter().enumerate() {
+                let own = run_rounded(&model, &tokens, &mut NoObserver, &options, rounded).unwrap().unwrap();
+                assert_eq!(found[number], (number, own.values));
+            }
+            assert!(found[0].1 != found[1].1 && found[0].1 != found[2].1 && found[1].1 != found[2].1);
+            assert!(run_variants(&model, &tokens, &[], &options, &mut |_, _| unreachable!()).is_ok());
+        }
+    }
+}
+
+#[test]
 fn counts_that_the_tensors_cannot_hold_are_refused() {
     for (count, message) in [(u32::MAX, "block_count"), (100, "100 layers cannot be made of 20 tensors")] {
         let mut toy = Toy::new("llama");

@@ -174,6 +174,13 @@ impl<'a> Weights<'a> {
         self
     }
 
+    /// Returns the weights of the same model with tensors rounded before they are used. Both use the same buffers.
+    pub fn rounded_copy(&self, rounded: Rounded) -> Self {
+        let buffers = self.buffers.clone();
+        let copy = Self { panel: self.panel, buffers, ..Self::new(self.model, self.progress, 0) };
+        copy.rounded_by(rounded)
+    }
+
     /// Rounds weights of a tensor: whole blocks.
     fn round(&self, tensor: usize, weights: &mut [f32], blocks: &mut Vec<u8>) {
         let Some(Rounding { ty, share }) = self.rounded[tensor] else { return };
