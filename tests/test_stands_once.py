@@ -13,7 +13,10 @@ TEST_FILE = re.compile(r"/(?:tests|testing|\w+_tests)\.rs$|/oracle/")
 #: What must stand in one place -> (a pattern of the code that states it, the file where it stands).
 ONCE = {
     "the list of mixes": (r'"Q4_K_S"', "src/quant/recipe/mixes.rs"),
-    "the layer in the name of a GGUF tensor": (r'strip_prefix\("blk\.|r"\^?blk\\\.\(', "src/quant/recipe/names.rs"),
+    "the layer in the name of a GGUF tensor": (
+        r'strip_prefix\("blk\.|r"\^?blk\\\.\(',
+        "src/quant/recipe/names.rs",
+    ),
     "the progress of a run": (r"\bstruct (?:Progress|Watch)\b", "src/progress.rs"),
     "an f16 codec": (r"0x477F_EFFF|\bhalf::f16::", "src/simd/f16.rs"),
     "the text part of a configuration": (r'"text_config"', "python/srd_rs/checkpoint.py"),
