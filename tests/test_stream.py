@@ -161,7 +161,7 @@ def test_a_budget_runs_the_model_and_fetches_the_layers_four_times(
     budget = ("--no-axm", "--no-met", "--effort", "srd", "--calibrate-tokens", "512", "--target-bpw", "4.6")
     run = srd("convert", Hub.folders["org/model"], "-o", near, *budget)
     assert run.code == 0, run.stderr
-    options = (*budget, "--max-memory", memory, "--json")
+    options = (*budget, "--max-memory", memory)
     run = srd("convert", "org/model", "--stream", "-o", far, *options, env=hub)
     assert run.code == 0 and "fetches the weights about four times" in run.stderr, run.stderr
     assert far.read_bytes() == near.read_bytes()
