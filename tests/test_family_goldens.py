@@ -165,6 +165,7 @@ def test_golden(path: Path, tmp_path: Path) -> None:
             n: e for n, e in expected.items() if n not in known
         }, quant
         if quant == "BF16":
+            _core.check_gguf_model(tmp_path / "BF16.gguf")  # such a file is a sound input, too
             for tensor in (t for t in tensors if t.name not in known):
                 digests = [golden["text"]["tensors"][tensor.name][2]]
                 if tensor.name.endswith(".ssm_a"):  # see docs/differences.md
@@ -192,6 +193,7 @@ def test_projector(path: Path, tmp_path: Path) -> None:
     spec = projectors.describe(checkpoint)
     assert metadata_of(spec.metadata.entries()) == golden["mmproj"]["metadata"]
     tensors = converted(checkpoint, spec, "F16", tmp_path / "mmproj.gguf")
+    _core.check_gguf_model(tmp_path / "mmproj.gguf")
     found = {t.name: [t.shape.tolist()[::-1], t.tensor_type.name, digest(t.data)] for t in tensors}
     for name, source in ADDED.get(golden["name"], {}).items():
         ((width,), kind, found_digest) = found.pop(name)

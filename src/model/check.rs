@@ -35,12 +35,11 @@ const WITHOUT_MERGES: [&str; 6] = ["llama", "bert", "t5", "rwkv", "plamo2", "hyb
 /// Values of `rope.scaling.type` that llama.cpp reads; it aborts at any other.
 const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// Keys, behind the architecture, that llama.cpp reads with one type of GGUF and no other.
-const COUNTS: [&str; 8] = [
+const COUNTS: [&str; 7] = [
     "block_count",
     "embedding_length",
     "context_length",
     "expert_count",
-    "expert_used_count",
     "attention.key_length",
     "attention.value_length",
     "rope.dimension_count",
@@ -52,7 +51,8 @@ const FLOATS: [&str; 4] = [
     "rope.scaling.factor",
 ];
 /// Keys that are given once, or once for each layer.
-const PER_LAYER: [&str; 3] = ["attention.head_count", "attention.head_count_kv", "feed_forward_length"];
+const PER_LAYER: [&str; 4] =
+    ["attention.head_count", "attention.head_count_kv", "feed_forward_length", "expert_used_count"];
 /// `LLAMA_TOKEN_TYPE_BYTE`: a token that stands for one byte.
 const BYTE_TOKEN: i32 = 6;
 
@@ -231,7 +231,13 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
     // Every layer has at least one tensor.
     positive("block_count", MAX_LAYERS.min(tensors.len() as u64))?;
     if let Some(n) = count("block_count")? {
-        check_layers(n, kv.get(&key("attention.head_count")), tensors)?;
+        // This model runs its layers several times, and counts each time.
+        let layers = if arch == "hrm_text" {
+            count("hrm.layers_per_stack")?.map_or(n, |n| n.saturating_mul(2))
+        } else {
+            n
+        };
+        check_layers(layers, kv.get(&key("attention.head_count")), tensors)?;
         for name in PER_LAYER {
             if let Some(Value::Array(values)) = kv.get(&key(name))
                 && values.len() as u64 != n
@@ -254,7 +260,13 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
             }
         }
     }
-    let (experts, used) = (count("expert_count")?.unwrap_or(0), count("expert_used_count")?);
+    let experts = count("expert_count")?.unwrap_or(0);
+    let used = match kv.get(&key("expert_used_count")) {
+        // Some models have a number for each layer.
+        Some(Value::Array(Array::U32(values))) => values.iter().max().map(|&n| u64::from(n)),
+        Some(Value::Array(Array::I32(values))) => values.iter().max().and_then(|&n| u64::try_from(n).ok()),
+        _ => count("expert_used_count")?,
+    };
     if experts > MAX_EXPERTS {
         return Err(format!("'{}' is {experts}, more than {MAX_EXPERTS}", key("expert_count")));
     }
