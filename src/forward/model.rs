@@ -2,7 +2,7 @@
 //! the same way.
 
 use crate::error::{Error, Place, Result};
-use crate::forward::activation::Xielu;
+use crate::forward::activation::{Xielu, softplus};
 use crate::forward::arch::{
     self, Activation, AttentionScale, EmbeddingScale, Family, Gating, LogitScale, NormKind, Order, RopeStyle,
     Rotated, Sections, Sliding, SlidingRope, Temperature, Yarn,
@@ -700,11 +700,17 @@ fn latent_scale(keys: &Keys, key: usize, ropes: &[Rope]) -> Result<f32> {
     Ok((magnitude * magnitude / (key as f64).sqrt()) as f32)
 }
 
+/// Reads the numbers of xIELU. The metadata have those of the training, which softplus makes positive.
 fn xielu(keys: &Keys, n_layer: usize) -> Result<Vec<Xielu>> {
     let [alpha_n, alpha_p, beta, eps] = ["xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"];
     let (alpha_n, alpha_p) = (keys.numbers(alpha_n, n_layer)?, keys.numbers(alpha_p, n_layer)?);
     let (beta, eps) = (keys.numbers(beta, n_layer)?, keys.numbers(eps, n_layer)?);
-    let of = |i| Xielu { alpha_n: alpha_n[i], alpha_p: alpha_p[i], beta: beta[i], eps: eps[i] };
+    let of = |i: usize| Xielu {
+        alpha_n: beta[i] + softplus(alpha_n[i]),
+        alpha_p: softplus(alpha_p[i]),
+        beta: beta[i],
+        eps: eps[i],
+    };
     Ok((0..n_layer).map(of).collect())
 }
 
