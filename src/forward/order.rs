@@ -112,14 +112,6 @@ pub fn order(
     wanted
 }
 
-/// Returns what `times` products with the table of embeddings read, which is the output matrix of a model without another one.
-pub fn order_of_tied_output(model: &BoundModel, times: usize) -> Vec<Wanted> {
-    let mut wanted = Vec::new();
-    let table = model.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
-    (0..times).for_each(|_| table.iter().for_each(|tensor| whole(tensor, &mut wanted)));
-    wanted
-}
-
 /// Returns what one step of a pass with `layers` layers reads: the tables before the first layer, a layer, or what comes behind the last
 /// layer, once for each of `groups` groups of tokens.
 pub fn order_of_step(model: &BoundModel, number: usize, layers: usize, groups: usize) -> Vec<Wanted> {

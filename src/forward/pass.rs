@@ -118,10 +118,7 @@ fn run_together(
     let Some(first) = passes.first() else { return Ok(()) };
     let (layers, groups) = (&first.model.layers, first.groups(source, tokens, options));
     steps.start("", (count * (layers.len() + 1) * groups.len()) as u64);
-    let mut order = order::order(source, count, groups.len(), &|_| false);
-    if first.model.family.lm_head && !first.weights.has("output.weight") {
-        order.extend(order::order_of_tied_output(source, count * groups.len()));
-    }
+    let order = order::order(source, count, groups.len(), &|_| false);
     let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
     // The states of all passes together take as much memory as those of one pass may take.
     let share = RunOptions { max_memory: options.max_memory / count as u64, ..*options };
