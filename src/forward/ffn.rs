@@ -67,6 +67,9 @@ impl Pass<'_> {
         weights.check_shape(&up, if fused { 2 * n } else { n }, width)?;
         gate.iter().try_for_each(|gate| weights.check_shape(gate, n, width))?;
         self.observe(&gate.iter().chain([&up]).collect::<Vec<_>>(), None, width, input)?;
+        if !self.model.xielu.is_empty() && (gate.is_some() || fused) {
+            return Err(weights.fail(&up.name, "has a gate beside it, which xIELU does not use".into()));
+        }
         let (gate, up) = match fused {
             true => (Some(up.slice(0..n)), up.slice(n..2 * n)),
             false => (gate, up),

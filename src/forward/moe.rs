@@ -71,6 +71,11 @@ impl Pass<'_> {
         if self.model.activation == Activation::ClampedSwiglu && stack.gate.is_none() && !stack.fused {
             return Err(weights.fail(&stack.up.name, "has no gate beside it".into()));
         }
+        if self.model.activation == Activation::Xielu {
+            return Err(
+                weights.fail(&stack.up.name, "is of experts, whose activation cannot be xIELU".into())
+            );
+        }
         let n = stack.down.matrix.cols;
         let up_rows = if stack.fused { 2 * n } else { n };
         let matrices = [

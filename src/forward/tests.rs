@@ -305,6 +305,26 @@ fn variants_that_compute_layer_by_layer_together_have_the_logits_of_their_own_pa
 }
 
 #[test]
+fn a_network_with_xielu_has_neither_a_gate_nor_experts() {
+    let mut toy = Toy::new("apertus");
+    for (name, x) in [("alpha_n", 0.8), ("alpha_p", 0.8), ("beta", 0.5), ("eps", -1e-6)] {
+        toy.keys.insert(format!("xielu.{name}"), Value::F32(x));
+    }
+    let message = |toy: &Toy| toy.run(1 << 30).unwrap_err().to_string();
+    assert!(message(&toy).contains("which xIELU does not use"), "{}", message(&toy));
+    (0..2).for_each(|layer| toy.remove(&format!("blk.{layer}.ffn_gate.weight")));
+    assert!(toy.run(1 << 30).unwrap().values.iter().all(|x| x.is_finite()));
+    toy.tensor("blk.1.ffn_up.weight", &[WIDTH, 48]);
+    assert!(message(&toy).contains("which xIELU does not use"), "{}", message(&toy));
+    for (name, tensor) in Toy::mixture().tensors.into_iter().filter(|(name, _)| name.contains("ffn_")) {
+        toy.tensors.insert(name, tensor);
+    }
+    toy.set("expert_count", Value::U32(4));
+    toy.set("expert_used_count", Value::U32(2));
+    assert!(message(&toy).contains("cannot be xIELU"), "{}", message(&toy));
+}
+
+#[test]
 fn counts_that_the_tensors_cannot_hold_are_refused() {
     for (count, message) in [(u32::MAX, "block_count"), (100, "100 layers cannot be made of 20 tensors")] {
         let mut toy = Toy::new("llama");

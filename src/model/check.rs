@@ -95,7 +95,12 @@ fn check_types(kv: &KeyValues) -> Checked {
     }
     let Some(arch) = kv.get("general.architecture").and_then(Value::as_str) else { return Ok(()) };
     type Fits = fn(&Value) -> bool;
-    let kinds: [(&[&str], Fits, &str); 4] = [
+    let kinds: [(&[&str], Fits, &str); 5] = [
+        (
+            &["expert_used_count"],
+            |value| matches!(value, Value::U32(_) | Value::Array(Array::U32(_) | Array::I32(_))),
+            "a count (UINT32) or an array of counts",
+        ),
         (&COUNTS, |value| matches!(value, Value::U32(_)), "a count (UINT32)"),
         (&FLOATS, |value| matches!(value, Value::F32(_)), "FLOAT32"),
         (&["attention.causal"], |value| matches!(value, Value::Bool(_)), "BOOL"),
@@ -397,6 +402,13 @@ mod tests {
             ("llama.attention.key_length", Value::U32(i32::MAX as u32), "more than 65536"),
             ("llama.embedding_length", Value::U32(0), "'llama.embedding_length' is 0"),
             ("llama.expert_used_count", Value::U32(4), "4 of 0 experts"),
+            ("llama.expert_used_count", Value::U64(4), "not a count (UINT32) or an array of counts"),
+            (
+                "llama.expert_used_count",
+                Value::Array(Array::F32(vec![1.0; 2])),
+                "not a count (UINT32) or an array",
+            ),
+            ("llama.expert_used_count", Value::Array(Array::U32(vec![0, 4])), "4 of 0 experts"),
             ("llama.expert_count", Value::U32(1 << 31), "more than 1024"),
             ("llama.context_length", Value::U64(512), "not a count (UINT32)"),
             ("llama.rope.freq_base", Value::F64(1e4), "not FLOAT32"),
