@@ -110,6 +110,12 @@ DIFFERENCES: dict[str, dict[str, str]] = {
 """Keys and tensors that differ on purpose, by golden, each with its reason; see docs/differences.md."""
 
 
+def golden_of(folder: Path, name: str) -> dict[str, Any]:
+    """Return the golden `name` of a folder."""
+    golden: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return golden
+
+
 def opened(golden: dict[str, Any], folder: Path, scale: float = 1.0) -> Checkpoint:
     """The checkpoint of a golden, whose weights are multiplied by `scale`."""
     folder = folder / golden["name"]

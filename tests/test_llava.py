@@ -3,7 +3,6 @@ computes with them what transformers computes. `scripts/make_llava_goldens.py` k
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ import srd_rs
 from mtmd import prepared
 from srd_rs.errors import ModelError
 from srd_rs.families import projectors
-from test_family_goldens import opened
+from test_family_goldens import golden_of, opened
 
 GOLDENS = Path(__file__).parent / "data" / "llava"
 NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))
@@ -27,14 +26,9 @@ _SHOWN = (
 )
 
 
-def golden_of(name: str) -> dict[str, Any]:
-    golden: dict[str, Any] = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
-    return golden
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_mtmd_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
-    golden = golden_of(name)
+    golden = golden_of(GOLDENS, name)
     folder = prepared(golden, tmp_path)
     model = srd_rs.convert(
         folder, tmp_path / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
@@ -51,7 +45,7 @@ def test_mtmd_computes_what_transformers_computes(name: str, tmp_path: Path) -> 
 
 
 def test_the_metadata_is_that_of_the_scripts_of_llama_cpp(tmp_path: Path) -> None:
-    golden = golden_of("granite-3-vision")
+    golden = golden_of(GOLDENS, "granite-3-vision")
     spec = projectors.describe(opened(golden, tmp_path))
     said = {key.removeprefix("clip."): value for key, _, value in spec.metadata.entries()}
     assert (said["projector_type"], said["use_gelu"], said["vision.block_count"]) == ("mlp", True, 4)
@@ -62,7 +56,7 @@ def test_the_metadata_is_that_of_the_scripts_of_llama_cpp(tmp_path: Path) -> Non
 
 
 def test_the_last_layers_of_clip_are_left_out(tmp_path: Path) -> None:
-    spec = projectors.describe(opened(golden_of("llava-1.5"), tmp_path))
+    spec = projectors.describe(opened(golden_of(GOLDENS, "llava-1.5"), tmp_path))
     assert spec.metadata.get("clip.use_gelu") is False  # quick_gelu
     assert spec.metadata.get("clip.vision.feature_layer") == [3]
     layers = {name.name.split(".")[2] for name in spec.tensors if name.name.startswith("v.blk.")}
@@ -78,7 +72,7 @@ def test_the_last_layers_of_clip_are_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_what_llama_cpp_cannot_run_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    golden = golden_of("llava-1.5")
+    golden = golden_of(GOLDENS, "llava-1.5")
     golden["config"] |= change
     with pytest.raises(ModelError, match=said):
         projectors.describe(opened(golden, tmp_path))
@@ -86,7 +80,7 @@ def test_what_llama_cpp_cannot_run_is_refused(change: dict[str, Any], said: str,
 
 def test_published_names(tmp_path: Path) -> None:
     """Older files have `vision_model.` in the names of the encoder."""
-    golden = golden_of("llava-1.5")
+    golden = golden_of(GOLDENS, "llava-1.5")
     expected = projectors.describe(opened(golden, tmp_path))
     prefix = "vision_tower."
     golden["sources"] = {
@@ -99,6 +93,6 @@ def test_published_names(tmp_path: Path) -> None:
 
 
 def test_the_text_half_of_granite_vision(tmp_path: Path) -> None:
-    folder = prepared(golden_of("granite-3-vision"), tmp_path)
+    folder = prepared(golden_of(GOLDENS, "granite-3-vision"), tmp_path)
     report = srd_rs.convert(folder, tmp_path / "m.gguf", quant="F16", effort="fast", axm=False, mmproj=False)
     assert gguf.GGUFReader(report.output).fields["general.architecture"].contents() == "granite"

@@ -19,7 +19,7 @@ from mtmd import prepared
 from patterns import pattern
 from srd_rs.errors import ModelError
 from srd_rs.families import describe, projectors
-from test_family_goldens import metadata_of, opened
+from test_family_goldens import golden_of, metadata_of, opened
 
 GOLDENS = Path(__file__).parent / "data" / "minicpm"
 NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))
@@ -34,14 +34,9 @@ TEXT = {
 POSITIONS = "resampler.pos_embed_k"
 
 
-def golden_of(name: str) -> dict[str, Any]:
-    golden: dict[str, Any] = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
-    return golden
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_projector_is_that_of_the_script_of_llama_cpp(name: str, tmp_path: Path) -> None:
-    golden = golden_of(name)
+    golden = golden_of(GOLDENS, name)
     checkpoint = opened(golden, tmp_path)
     spec = projectors.describe(checkpoint)
     wanted = golden["mmproj"]
@@ -64,7 +59,7 @@ def test_the_projector_is_that_of_the_script_of_llama_cpp(name: str, tmp_path: P
 
 def test_the_positions_are_those_of_the_script_of_llama_cpp(tmp_path: Path) -> None:
     """But for the last bits of sines."""
-    spec = projectors.describe(opened(golden_of("minicpm-v-2.6"), tmp_path))
+    spec = projectors.describe(opened(golden_of(GOLDENS, "minicpm-v-2.6"), tmp_path))
     transform = next(dict(tensor.transform) for tensor in spec.tensors if tensor.name == POSITIONS)
     found = run(transform, None).reshape(70, 70, 128)
     frequencies = 1 / 10000 ** (np.arange(32) / 32)
@@ -76,7 +71,7 @@ def test_the_positions_are_those_of_the_script_of_llama_cpp(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_text_half_is_the_model_that_the_class_holds(name: str, tmp_path: Path) -> None:
-    golden = golden_of(name)
+    golden = golden_of(GOLDENS, name)
     found = describe(opened(golden, tmp_path))
     config = {key: value for key, value in golden["config"].items() if key != "vision_config"}
     inner = {
@@ -107,7 +102,7 @@ def test_the_text_half_is_the_model_that_the_class_holds(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["minicpm-v-2.5", "minicpm-v-2.6", "minicpm-o-4.5"])
 def test_mtmd_reads_the_projector(name: str, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
-    golden = golden_of(name)
+    golden = golden_of(GOLDENS, name)
     folder = prepared(golden, tmp_path)
     model = srd_rs.convert(
         folder, tmp_path / "model.gguf", quant="BF16", effort="fast", axm=False, mmproj=False
@@ -135,7 +130,7 @@ def test_mtmd_reads_the_projector(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_llama_cpp_cannot_run_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    golden = golden_of("minicpm-v-2.6")
+    golden = golden_of(GOLDENS, "minicpm-v-2.6")
     golden["config"] |= change
     with pytest.raises(ModelError, match=said):
         projectors.describe(opened(golden, tmp_path))

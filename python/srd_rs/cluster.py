@@ -35,6 +35,7 @@ from srd_rs.calibration import Request
 from srd_rs.errors import SrdError, UsageError, io_error, message
 from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath
+from srd_rs.placement import PER_LAYER_TABLE
 from srd_rs.planning import NativeModel, Planner, native_model
 from srd_rs.report import Progress
 from srd_rs.text import bytes_text
@@ -47,8 +48,6 @@ RETRIES: Final = 20
 """How often Ray repeats a task whose machine was lost. A task that fails for another reason is not repeated."""
 STORE_BYTES: Final = 80_000_000
 """Memory of Ray's object store on a machine that is started here. Only records of units pass through it."""
-_PER_LAYER: Final = "per_layer_token_embd.weight"
-"""The table of which each layer looks up columns of its own."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def calibrate(
     that it computes of a model on the network, and would fetch a table of embeddings for each layer as a whole for
     each layer: such a model is for one machine."""
     assert planner.options.ray is not None
-    if planner.source.remote is not None and any(t.name == _PER_LAYER for t in native.plan.tensors):
+    if planner.source.remote is not None and any(t.name == PER_LAYER_TABLE for t in native.plan.tensors):
         return None
     with connected(planner.options.ray) as ray:
         threads = request.threads or _fewest_cpus(ray)

@@ -119,5 +119,6 @@ MINICPM_V: Final = replace(
     ),
     refusals=(*LLAMA_TABLE.refusals, _SCALED),
 )
-_SOUND: Final = ("apm.", "audio_projection_layer.", "audio_avg_pooler.", "tts.")
-OTHERS: Final = {"MiniCPMO": _SOUND, "MiniCPMV": _SOUND}
+SOUND: Final = ("apm.", "audio_projection_layer.", "audio_avg_pooler.", "tts.")
+"""How names of tensors of sound begin in MiniCPM-o."""
+OTHERS: Final = {"MiniCPMO": SOUND, "MiniCPMV": SOUND}

@@ -6,6 +6,7 @@ llama.cpp's converter writes that of MiniCPM-V 4.6 only. For the others, names a
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -17,6 +18,7 @@ from srd_rs.families.projectors.tables.common import (
     siglip_top,
 )
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
+from srd_rs.families.tables.minicpm import SOUND
 
 MINICPM_V_46: Final = FamilyTable(
     arch="clip",
@@ -88,10 +90,7 @@ _MINICPM_V: Final = FamilyTable(
     },
     sizes={**SIGLIP_SIZES, "n_image": "first(whole['image_size'], 448)", "queries": _QUERIES},
     skip=(
-        (
-            r"^(apm|audio_projection_layer|audio_avg_pooler|tts)\.",
-            "of sound, which llama.cpp does not know here",
-        ),
+        (f"^({'|'.join(map(re.escape, SOUND))})", "of sound, which llama.cpp does not know here"),
         (r"^resampler\.pos_embed$", "of positions, which are computed anew"),
     ),
     layer_prefix="vpm.encoder.layers",
