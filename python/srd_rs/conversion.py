@@ -588,7 +588,7 @@ def prepared(
     if is_max:
         _say_what_max_leaves_out(planner, native)
     if budgeted and planner.options.is_measured and planner.source.remote is not None:
-        what = "a budget runs the model, so --stream fetches the weights about four times: %s"
+        what = "a budget runs the model, so --stream fetches the weights about four times (more with little memory): %s"
         log.warning(what, "without --stream the model is downloaded once")
     # The types come before the calibration of effort max, which quantizes to them.
     first = not is_max or budgeted
