@@ -143,12 +143,21 @@ def test_srd_reads_the_layers_once(hub: dict[str, str], tmp_path: Path, memory: 
         assert (far.parent / name).read_bytes() == (near.parent / name).read_bytes()
     of_layers, fetched = 0, 0
     for shard in Hub.folders["org/model"].glob("*.safetensors"):
-        ranges = [(start, end) for name, start, end in Hub.ranges if name == shard.name]
+        tables = _places(shard, "embed_tokens")
+        # A block that holds the end of a table is fetched as often as the table is read, which is not counted here.
+        ranges = [
+            (start, end)
+            for name, start, end in Hub.ranges
+            if name == shard.name and not any(start < last and first < end for first, last in tables)
+        ]
         for first, last in _places(shard, "layers."):
             of_layers += last - first
             fetched += sum(max(min(last, end) - max(first, start), 0) for start, end in ranges)
-    # What lies beside a table in a block comes with it. With more memory the blocks are as large as these shards.
-    assert memory == "256MiB" or fetched <= 1.25 * of_layers, (fetched, of_layers)
+    # Blocks at the borders of tensors come a second time. With more memory the blocks are larger.
+    assert 0.8 * of_layers < fetched <= (1.3 if memory == "256MiB" else 1.05) * of_layers, (
+        fetched,
+        of_layers,
+    )
 
 
 # With little memory, the table of embeddings of a model without another output matrix is fetched again and again.
