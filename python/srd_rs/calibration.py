@@ -325,8 +325,15 @@ def _facts(native: NativeModel, request: Request, options: ConvertOptions | None
         "seed": request.seed,
         "ctx": request.ctx,
         "block": request.block,
+        **_facts_of_keys(native),
         **({} if options is None else _facts_of_max(native.plan, options)),
     }
+
+
+def _facts_of_keys(native: NativeModel) -> dict[str, Any]:
+    """The keys that the user states and that may change how the model runs."""
+    keys = {k: v for k, v in (native.replaced or {}).items() if not k.startswith("general.")}
+    return {"replaced": keys} if keys else {}
 
 
 def _facts_of_max(plan: _core.Plan, options: ConvertOptions) -> dict[str, Any]:
@@ -363,6 +370,7 @@ def _states(
         "files": [[os.fspath(path.resolve()), found] for path, found in zip(files, identities, strict=True)],
         "source": native.source_digest,
         "metadata": hashlib.sha256(repr(read).encode()).hexdigest(),
+        **_facts_of_keys(native),
         **({} if options is None else _facts_of_max(native.plan, options)),
     }
 

@@ -165,6 +165,8 @@ def _projector_alone(
 
 def _projector_plan(source: Source, output: StrPath | None, options: ConvertOptions) -> _core.Plan:
     """The plan of the projector alone. `output` names its file, or the folder of the file."""
+    if options.metadata is not None:
+        raise effects.without_effect("metadata", "the keys of a projector describe its tensors")
     name = projector_name(source, options)
     native = projector_plan(source, Path(name) if output is None else named(output, name, ".gguf"), options)
     if native is None:
@@ -760,9 +762,9 @@ def _calibration(
         if progress is not None:
             progress(Progress(done, total, "", "calibrate"))
 
-    planned = NativeModel(model, native)
+    planned = NativeModel(model, native, options.metadata)
     if native.source_digest is None and not quantizes:
-        planned = native_model(planner.source, planner.gguf, options.lora)
+        planned = native_model(planner.source, planner.gguf, options.lora, options.metadata)
     asked: dict[str, Any] = {
         "text": text,
         "tokens": options.calibrate_tokens,

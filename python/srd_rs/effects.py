@@ -16,6 +16,7 @@ log = logging.getLogger("srd_rs.effects")
 _UNQUANTISED: Final = FLOAT_TYPES | {"F64"}
 _FLAGS: Final = {
     "cache": "--no-cache",
+    "metadata": "--metadata, --override-kv",
     "srd": "--beam-width, --dither-layers",
     "tensor_types": "--tensor-type",
 }
@@ -46,7 +47,9 @@ def check(
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantized"),
         (from_gguf, ("target",), "a GGUF has its tokenizer"),
         (from_gguf, ("lora",), "adapters are merged into checkpoints of Hugging Face only"),
-        (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept"),
+        (from_gguf, ("name", "pre_tokenizer"), "the metadata of a GGUF is kept, but for --override-kv"),
+        ("general.name" in (options.metadata or ()), ("name",), "the metadata states general.name"),
+        ("tokenizer.ggml.pre" in (options.metadata or ()), ("pre_tokenizer",), "the metadata states it"),
         (from_gguf, ("read",), "a GGUF is read at offsets"),
         (options.stream, ("read",), "the weights come over the network"),
         (from_gguf, ("mmproj_type",), "a GGUF holds no projector"),

@@ -74,6 +74,20 @@ def bytes_of(name: str, value: int | str) -> int:
         raise UsageError(f"{name}: {error}") from None
 
 
+def _keys(given: object) -> dict[str, Any] | None:
+    """Keys of the metadata and their values; None where there is none."""
+    if not isinstance(given, Mapping):
+        what = f"{given!r:.40} is of the type {type(given).__name__}"
+        raise UsageError(message("metadata", what, "Pass a dictionary of keys and values"))
+    for key, value in given.items():
+        texts = value if isinstance(value, (list, tuple)) and value else [value]
+        plain = isinstance(value, (int, float)) or all(isinstance(text, str) for text in texts)
+        if not isinstance(key, str) or not plain:
+            what = f"{value!r:.40}, the value of {key!r:.40}, is no text, number, bool or list of texts"
+            raise UsageError(message("metadata", what, "Pass such a value"))
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()} or None
+
+
 #: Words in the annotation of a field -> what its value must be.
 _KINDS: Final = {"int": Integral, "float": Real, "str": str, "bool": bool}
 
@@ -221,6 +235,14 @@ class ConvertOptions:
         "Name of the model (general.name). The default comes from the model card or the folder.",
         "NAME",
     )
+    metadata: Mapping[str, Any] | None = _option(
+        None,
+        "Output",
+        'Keys of the metadata and their values, such as {"general.author": "me"}: a JSON file, or in Python a'
+        " dictionary. A key that the model has gets the value, and other keys are added. Keys that describe the tensors"
+        " are refused.",
+        "FILE",
+    )
     mtp: bool | None = _option(
         None,
         "Output",
@@ -334,6 +356,8 @@ class ConvertOptions:
                 if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                     what = f"{value!r:.40} is of the type {type(value).__name__}"
                     raise UsageError(message(option.name, what, f"Pass a value of the type {option.type}"))
+        if self.metadata is not None:
+            object.__setattr__(self, "metadata", _keys(self.metadata))
 
     @property
     def is_measured(self) -> bool:
@@ -388,8 +412,8 @@ FLOAT_TYPES: Final = frozenset(("F32", "F16", "BF16"))
 INTEGER_TYPES: Final = frozenset(("I8", "I16", "I32", "I64"))
 """The types of tables of ids, which are copied."""
 RECORDED: Final = (
-    *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "mtp", "name"),
-    *("pre_tokenizer", "residual_bits", "split_max_size", "srd"),
+    *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "metadata", "mtp"),
+    *("name", "pre_tokenizer", "residual_bits", "split_max_size", "srd"),
 )
 """The options that change the bytes of a GGUF and that the GGUF does not show otherwise. Its tensors show their types,
 and other keys show the mix, the method, the seed and the calibration."""

@@ -22,7 +22,7 @@ from srd_rs.reading import shown
 from srd_rs.report import ChosenType, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from srd_rs.checkpoint import Checkpoint
     from srd_rs.families.base import ModelFacts, ModelSpec
@@ -41,6 +41,8 @@ class NativeModel:
 
     model: Path
     plan: _core.Plan
+    replaced: Mapping[str, Any] | None = None
+    """The keys of the metadata that the user states."""
 
     def metadata(self) -> list[tuple[str, str, Any]]:
         return self.plan.metadata()
@@ -51,11 +53,14 @@ class NativeModel:
 
 
 def native_model(
-    source: Source, beside: Path = Path("model.gguf"), lora: Sequence[StrPath] = ()
+    source: Source,
+    beside: Path = Path("model.gguf"),
+    lora: Sequence[StrPath] = (),
+    replaced: Mapping[str, Any] | None = None,
 ) -> NativeModel:
     """A model folder or GGUF, to be run. States that do not fit into memory go into the folder of `beside`."""
-    options = ConvertOptions(quant="F32", lora=lora)
-    return NativeModel(source.path, native_plan(source, beside, options))
+    options = ConvertOptions(quant="F32", lora=lora, metadata=replaced)
+    return NativeModel(source.path, native_plan(source, beside, options), options.metadata)
 
 
 def calibration_file(options: ConvertOptions) -> StrPath | None:
@@ -171,7 +176,8 @@ class Planner:
             calibration = _core.open_calibration(file)
         name = _text_name(options) if file is None else None
         if self.from_gguf:
-            return _core.plan_gguf(self.source.path, self.gguf, options, calibration, name)
+            keys = _keys_of_gguf(self.source.path, options)
+            return _core.plan_gguf(self.source.path, self.gguf, options, calibration, name, keys)
         from srd_rs.families import lora
 
         if self._description is None:
@@ -301,9 +307,31 @@ _Description = tuple[list[tuple[str, str, object]], str, "ModelFacts", list[Path
 not safetensors."""
 
 
+def _keys_of_gguf(path: Path, options: ConvertOptions) -> list[tuple[str, str, object]] | None:
+    """The keys that get another value than the GGUF has."""
+    if options.metadata is None:
+        return None
+    from srd_rs import overriding
+
+    header = _core.read_gguf(path, 0)
+    tokens = header["lengths"].get("tokenizer.ggml.tokens", 0)
+    return overriding.replaced(options.metadata, header["metadata"], tokens).entries()
+
+
 def described(source: Source, options: ConvertOptions) -> list[tuple[str, str, object]]:
     """The metadata of a model without those of its tokenizer."""
-    return list(_specified(source, options)[1].metadata.entries())
+    found = _specified(source, options)[1].metadata
+    _replace(found, {k: v for k, v in (options.metadata or {}).items() if k.startswith("general.")})
+    return list(found.entries())
+
+
+def _replace(metadata: Metadata, given: Mapping[str, Any] | None) -> None:
+    """Replace the keys that the user states."""
+    if given:
+        from srd_rs import overriding
+
+        tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
+        metadata.update(overriding.replaced(given, metadata.entries(), tokens))
 
 
 def _specified(source: Source, options: ConvertOptions) -> tuple[Checkpoint, ModelSpec]:
@@ -335,6 +363,7 @@ def _described(source: Source, options: ConvertOptions) -> _Description:
     metadata.update(_tokens(checkpoint, spec, options))
     if options.pre_tokenizer is not None and metadata.get("tokenizer.ggml.pre") != options.pre_tokenizer:
         raise effects.without_effect("pre_tokenizer", "the vocabulary of the model has no pre-tokenizer")
+    _replace(metadata, options.metadata)
     tensors = json.dumps([t.to_json() for t in spec.tensors])
     if checkpoint.adapters and options.provenance:
         metadata.strings("srd.lora", [folder.resolve().name for folder in checkpoint.adapters])

@@ -64,12 +64,17 @@ def _are_shares(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
 
 
+def _are_keys(value: object) -> bool:
+    return isinstance(value, dict) and len(value) <= 1 << 10
+
+
 #: What each option in ``srd.options`` can be, where it is not None.
 _VALUES: Final[Mapping[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("calibrate_block", "calibrate_tokens", "residual_bits", "split_max_size"), _is_count),
     **dict.fromkeys(("descent_rounds", "beam_width"), _is_count),
     **dict.fromkeys(("allow_nonfinite", "allow_requantize", "mtp", "feedback"), _is_flag),
     **dict.fromkeys(("name", "pre_tokenizer"), _is_text),
+    "metadata": _are_keys,
     "dither": _is_number,
     "dither_layers": _are_shares,
 }

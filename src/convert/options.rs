@@ -20,6 +20,7 @@ use crate::convert::written::Written;
 use crate::feedback;
 use crate::formats::axm::layout::SourceFile;
 use crate::formats::calibration::Calibration;
+use crate::formats::gguf::values::KeyValues;
 use crate::formats::imatrix::Importance;
 use crate::quant::recipe::{Overrides, Recipe};
 use crate::quant::residual::Bits;
@@ -50,6 +51,8 @@ pub struct PlanOptions {
     /// Converts tensors that are quantized already. Every step loses precision, so without this option such a source is
     /// refused unless its blocks are copied. The metadata say how many tensors were quantized again.
     pub allow_requantize: bool,
+    /// Keys of a GGUF that get another value, or that the GGUF does not have.
+    pub replaced: KeyValues,
     /// Files that the conversion reads beside the weights. No output may replace one of them.
     pub inputs: Vec<PathBuf>,
 }
@@ -68,6 +71,7 @@ impl PlanOptions {
             split_max_size: None,
             container: None,
             allow_requantize: false,
+            replaced: KeyValues::new(),
             inputs: Vec::new(),
         }
     }

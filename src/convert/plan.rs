@@ -34,15 +34,21 @@ use crate::model::source::{Encoding, Source};
 use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
 use crate::quant::{self, Weighting};
 
-/// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept, but for what it says of its own conversion.
+/// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept, but for what it says of its own conversion
+/// and for the keys that are replaced.
 ///
 /// # Errors
 /// [`Error::Model`] when the type of a tensor cannot be read, or when the metadata do not describe a model that llama.cpp
 /// can load.
 pub fn plan_gguf(gguf: &Gguf, options: &PlanOptions) -> Result<Plan> {
-    check_metadata(gguf.metadata(), gguf.tensors().map(|(_, t)| t), gguf.path())?;
+    let check = |kv: &KeyValues| check_metadata(kv, gguf.tensors().map(|(_, t)| t), gguf.path());
+    check(gguf.metadata())?;
     let mut model = BoundModel::from_gguf(gguf)?;
     metadata::remove_claims(&mut model.metadata);
+    if options.replaced.iter().len() > 0 {
+        options.replaced.iter().for_each(|(key, value)| model.metadata.set(key, value.clone()));
+        check(&model.metadata)?;
+    }
     let facts = facts_of(&model.metadata, gguf.path())?;
     plan(model, &facts, options)
 }

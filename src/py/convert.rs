@@ -11,6 +11,7 @@ use crate::convert::options::{Calibrated, PlanOptions, Provenance, Resume, RunOp
 use crate::convert::{asymmetric, digest, journal, measure, plan, planned, run, sensitivity, shared};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
+use crate::formats::gguf::values::KeyValues;
 use crate::formats::gguf::{Gguf, Value};
 use crate::formats::imatrix::Importance;
 use crate::formats::safetensors::{Checkpoint, Listed};
@@ -141,6 +142,7 @@ impl Asked<'_> {
             provenance: provenance.filter(|_| options.provenance),
             split_max_size: options.split_max_size,
             allow_requantize: options.allow_requantize,
+            replaced: KeyValues::new(),
             inputs: self.inputs(),
             output: self.output.clone(),
         })
@@ -309,9 +311,9 @@ pub fn plan_checkpoint(
     })
 }
 
-/// Plans other types for the tensors of a GGUF, whose metadata is kept.
+/// Plans other types for the tensors of a GGUF, whose metadata is kept but for `replaced`, (key, kind, value) triples.
 #[pyfunction]
-#[pyo3(signature = (path, output, options, calibration=None, calibration_text=None))]
+#[pyo3(signature = (path, output, options, calibration=None, calibration_text=None, replaced=None))]
 pub fn plan_gguf(
     py: Python<'_>,
     path: PathBuf,
@@ -319,12 +321,15 @@ pub fn plan_gguf(
     options: ConvertOptions,
     calibration: Option<&CalibrationFile>,
     calibration_text: Option<String>,
+    replaced: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Plan> {
     let calibration = calibration.map(|c| &c.inner);
     let asked = Asked { output, options, calibration, calibration_text, files: Vec::new(), revision: None };
+    let replaced = replaced.map(metadata::from_py).transpose()?.unwrap_or_default();
     detached(py, || {
         let gguf = Gguf::open(&path)?;
-        asked.used(plan::plan_gguf(&gguf, &asked.plan_options(digest::gguf_headers(&gguf)?)?)?)
+        let options = asked.plan_options(digest::gguf_headers(&gguf)?)?;
+        asked.used(plan::plan_gguf(&gguf, &PlanOptions { replaced, ..options })?)
     })
 }
 

@@ -20,6 +20,7 @@ from srd_rs.cli.options import (
     option,
     output_option,
     parse_layers,
+    parse_override,
 )
 from srd_rs.cli.output import show
 from srd_rs.options import ConvertOptions, SrdOptions, writes_container
@@ -60,6 +61,15 @@ Examples:
 @convert_options()
 @fast_option()
 @option(
+    "--override-kv",
+    group="Output",
+    multiple=True,
+    type=parse_override,
+    metavar="KEY=TYPE:VALUE",
+    help="Set a key of the metadata, as with llama-quantize: TYPE is int, float, bool or str. The option may be"
+    " repeated, and counts more than --metadata.",
+)
+@option(
     "--beam-width",
     group="Calibration",
     type=click.Choice(["1", "2", "4", "8"]),
@@ -96,6 +106,7 @@ def command(
     residual_bits: str,
     effort: str | None,
     fast: bool,
+    override_kv: tuple[tuple[str, Any], ...],
     **options: Any,
 ) -> None:
     """Turn MODEL into a GGUF in one streaming pass.
@@ -112,6 +123,7 @@ def command(
     )
     srd = SrdOptions(beam_width=int(beam_width or SrdOptions().beam_width), dither_layers=dither_layers)
     options |= {"effort": chosen_effort(effort, fast), "residual_bits": int(residual_bits) or None}
+    options["metadata"] = {**(options["metadata"] or {}), **dict(override_kv)} or None
     chosen = ConvertOptions(srd=srd, **options)
     explicit = explicit_options(click.get_current_context())
     what = "only the efforts srd and max keep several candidate roundings"

@@ -85,6 +85,23 @@ def parse_tensor_type(text: str) -> str:
     return text
 
 
+def parse_metadata(text: str) -> dict[str, Any]:
+    """Option type: a JSON file with keys of the metadata."""
+    from srd_rs import overriding
+
+    return overriding.read(Path(text))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Option type: ``KEY=TYPE:VALUE``, as llama-quantize takes it."""
+    from srd_rs import overriding
+
+    try:
+        return overriding.parsed(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def parse_layers(text: str) -> tuple[float, float]:
     """Option type: ``40-77``, percent of the depth, as shares of the depth."""
     first, dash, last = text.partition("-")
@@ -102,6 +119,7 @@ _TYPES: Final[dict[str, Any]] = {
     "effort": click.Choice(EFFORTS),
     "read": click.Choice(READS),
     "tensor_types": parse_tensor_type,
+    "metadata": parse_metadata,
     "like": parse_quant,
     "types": parse_types,
     "target_bpw": click.FloatRange(min=0, min_open=True),

@@ -1,0 +1,226 @@
+"""Keys of the metadata that the user states, as `srd-rs convert --metadata` and `--override-kv` take them.
+
+A key that describes the tensors, or that the conversion itself writes, is refused: the file would not be what it says.
+A key that the model has keeps its type, because llama.cpp loads no file in which a key has another type.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from srd_rs.errors import FormatError, UsageError, message
+from srd_rs.metadata import Metadata
+from srd_rs.reading import parse_object, read_limited, shown
+from srd_rs.vocab.chat import MAX_TEMPLATE_BYTES
+from srd_rs.vocab.pretokenizer import KNOWN
+
+Entry = tuple[str, str, object]
+"""Key, kind and value of a key."""
+
+_KEY: Final = re.compile(r"[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+_MAX_KEY: Final = 127
+_MAX_FLOAT32: Final = 3.4028234663852886e38
+_WORDS: Final = {"true": True, "false": False}
+#: What follows the key in ``KEY=TYPE:VALUE`` -> how the value is read. The types are those of llama-quantize.
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: _WORDS[text.lower()],
+    "str": str,
+}
+#: Keys that the conversion writes, and keys of files of other kinds.
+_OWN: Final = ("split.", "srd.", "quantize.", "clip.", "adapter.", "imatrix.")
+_OWN_NAMES: Final = frozenset(
+    f"general.{name}" for name in ("architecture", "alignment", "file_type", "quantization_version", "type")
+)
+_SCALINGS: Final = ("none", "linear", "yarn", "longrope")
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+def _positive(value: Any) -> bool:
+    return bool(value > 0)
+
+
+#: What follows the architecture in a key that may be replaced -> its kind, and what its value must be.
+_OF_MODEL: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
+    "context_length": ("UINT32", _positive, "above 0"),
+    "expert_used_count": ("UINT32", _positive, "above 0"),
+    "expert_weights_norm": ("BOOL", _any, ""),
+    "expert_weights_scale": ("FLOAT32", _any, ""),
+    "pooling_type": ("UINT32", lambda n: n <= 4, "0 to 4"),
+    "logit_scale": ("FLOAT32", _any, ""),
+    "final_logit_softcapping": ("FLOAT32", _any, ""),
+    "attn_logit_softcapping": ("FLOAT32", _any, ""),
+    "attention.scale": ("FLOAT32", _any, ""),
+    "attention.sliding_window": ("UINT32", _any, ""),
+    "attention.layer_norm_epsilon": ("FLOAT32", _positive, "above 0"),
+    "attention.layer_norm_rms_epsilon": ("FLOAT32", _positive, "above 0"),
+    "rope.freq_base": ("FLOAT32", _positive, "above 0"),
+    "rope.freq_base_swa": ("FLOAT32", _positive, "above 0"),
+    "rope.scaling.type": ("STRING", lambda kind: kind in _SCALINGS, f"one of {', '.join(_SCALINGS)}"),
+    "rope.scaling.factor": ("FLOAT32", _positive, "above 0"),
+    "rope.scaling.attn_factor": ("FLOAT32", _positive, "above 0"),
+    "rope.scaling.original_context_length": ("UINT32", _positive, "above 0"),
+    "rope.scaling.yarn_ext_factor": ("FLOAT32", _any, ""),
+    "rope.scaling.yarn_attn_factor": ("FLOAT32", _any, ""),
+    "rope.scaling.yarn_beta_fast": ("FLOAT32", _any, ""),
+    "rope.scaling.yarn_beta_slow": ("FLOAT32", _any, ""),
+}
+_FLAGS: Final = frozenset(
+    f"tokenizer.ggml.{name}"
+    for name in (
+        "add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces",
+    )
+)  # fmt: skip
+_TOKEN_ID: Final = re.compile(r"tokenizer\.ggml\.\w+_token_id")
+_TEMPLATE: Final = "tokenizer.chat_template"
+
+
+def parsed(text: str) -> tuple[str, Any]:
+    """Key and value of ``KEY=TYPE:VALUE``, as llama-quantize takes them. Raises ValueError with what is wrong."""
+    key, equals, stated = text.partition("=")
+    kind, colon, value = stated.partition(":")
+    if not (key and equals and colon and kind in _READERS):
+        what = "is not of the form KEY=TYPE:VALUE with int, float, bool or str as the type"
+        raise ValueError(f"{shown(text)} {what}, for example general.author=str:me")
+    try:
+        return key, _READERS[kind](value)
+    except (ValueError, KeyError):
+        raise ValueError(f"{shown(value)} of {key} is no {kind}") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The keys in a JSON file, an object of keys and values."""
+    data = read_limited(path)
+    try:
+        return dict(parse_object(data, path))
+    except FormatError:
+        what = "this is no JSON object of keys and values"
+        fix = 'Write one, such as {"general.author": "me"}'
+        raise UsageError(message(path, what, fix)) from None
+
+
+def replaced(given: Mapping[str, Any], entries: Iterable[Entry], tokens: int) -> Metadata:
+    """The keys `given` in their order, with the kinds that they have in a model with the metadata `entries` and so many
+    `tokens`.
+
+    Raises UsageError for a key that cannot be replaced, and for a value that does not fit.
+    """
+    listed = [(key, kind, value) for key, kind, value in entries if key in given or _is_asked(key)]
+    kinds = {key: kind for key, kind, _ in listed}
+    values = {key: value for key, _, value in listed}
+    arch = str(values.get("general.architecture"))
+    found = Metadata()
+    for key, value in sorted(given.items()):
+        kind, fits, wanted = _rule(key, value, arch, kinds, tokens)
+        value = _as(key, kind, value)
+        if not fits(value):
+            raise _error(key, f"the value {shown(value)} is not {wanted}", "Write such a value")
+        experts = values.get(f"{arch}.expert_count")
+        if key == f"{arch}.expert_used_count" and isinstance(experts, int) and value > experts:
+            raise _error(key, f"the model has {experts} experts", "Write at most this number")
+        found.add(key, kind, value)
+    return found
+
+
+def _is_asked(key: str) -> bool:
+    return key == "general.architecture" or key.endswith(".expert_count")
+
+
+def _rule(
+    key: str, value: Any, arch: str, kinds: Mapping[str, str], tokens: int
+) -> tuple[str, Callable[[Any], bool], str]:
+    """The kind of a key, and what its value must be."""
+    if not _KEY.fullmatch(key) or len(key) > _MAX_KEY:
+        what = f"a key has words with dots between them, and at most {_MAX_KEY} characters"
+        raise _error(key, what, "Write a key such as general.author")
+    head, _, tail = key.partition(".")
+    if key.startswith(_OWN) or key in _OWN_NAMES:
+        raise _error(key, "srd-rs writes this key itself", "Leave the key out")
+    if head == arch:
+        if tail not in _OF_MODEL:
+            known = ", ".join(_OF_MODEL)
+            what = "the key describes the tensors, or it is not known"
+            raise _error(key, what, f"Behind {arch}. these keys can be replaced: {known}")
+        kind, fits, wanted = _OF_MODEL[tail]
+        return kinds.get(key, kind), fits, wanted
+    if tail in _OF_MODEL:
+        raise _error(key, f"the architecture of the model is {arch}", f"Write {arch}.{tail}")
+    if head == "tokenizer":
+        return _rule_of_tokenizer(key, kinds, tokens)
+    return kinds.get(key, _kind_of(value)), _any, ""
+
+
+def _rule_of_tokenizer(
+    key: str, kinds: Mapping[str, str], tokens: int
+) -> tuple[str, Callable[[Any], bool], str]:
+    if key in _FLAGS:
+        return "BOOL", _any, ""
+    if _TOKEN_ID.fullmatch(key):
+        return kinds.get(key, "UINT32"), lambda n: 0 <= n < tokens, f"one of the {tokens} tokens"
+    if key == "tokenizer.ggml.pre" and key in kinds:
+        return "STRING", KNOWN.__contains__, "a name that llama.cpp knows"
+    if key == _TEMPLATE or (key.startswith(f"{_TEMPLATE}.") and key in kinds):
+        wanted = f"a template of at most {MAX_TEMPLATE_BYTES} bytes"
+        return "STRING", lambda text: len(text.encode(errors="replace")) <= MAX_TEMPLATE_BYTES, wanted
+    fix = "Of the tokenizer, ids of tokens, flags (add_bos_token, ...), pre and chat_template can be replaced"
+    raise _error(key, "the key describes the tokens, or it is not known", fix)
+
+
+def _kind_of(value: Any) -> str:
+    """The kind of a new key. An integer is UINT32, as in llama-quantize, where it fits."""
+    if isinstance(value, bool):
+        return "BOOL"
+    if isinstance(value, int):
+        signs = ("UINT32", "UINT64") if value >= 0 else ("INT32", "INT64")
+        return signs[0] if -(1 << 31) <= value < 1 << 32 else signs[1]
+    if isinstance(value, float):
+        return "FLOAT32"
+    return "STRING" if isinstance(value, str) else "ARRAY[STRING]"
+
+
+def _as(key: str, kind: str, value: Any) -> Any:
+    """A value as one of the kind. Raises UsageError where it is none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "STRING":
+        fits = isinstance(value, str)
+    elif kind == "BOOL":
+        fits = isinstance(value, bool)
+    elif kind == "ARRAY[STRING]":
+        fits = isinstance(value, list)
+    elif kind.startswith("FLOAT"):
+        fits = number and abs(value) <= (_MAX_FLOAT32 if kind == "FLOAT32" else sys.float_info.max)
+        value = float(value) if fits else value
+    elif kind.startswith(("UINT", "INT")):
+        bits, low = int(kind.lstrip("UINT")), 0
+        if kind.startswith("INT"):
+            bits, low = bits - 1, -(1 << (bits - 1))
+        fits = number and isinstance(value, int) and low <= value < 1 << bits
+    else:
+        fits = False
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and not _is_utf8(text) for text in texts):
+        raise _error(key, "the text is no UTF-8", "Correct the text")
+    if not fits:
+        what = f"the key has the type {kind}, which {shown(value)} does not fit"
+        raise _error(key, what, "Write a value of this type")
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _error(key: str, what: str, fix: str) -> UsageError:
+    return UsageError(message(f"metadata key {shown(key)}", what, fix))
