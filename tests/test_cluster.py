@@ -30,7 +30,7 @@ RESUME = ("program", "options")
 FAST: dict[str, Any] = {"effort": "fast", "axm": False, "met": False, "threads": 1}
 SRD: dict[str, Any] = {
     "effort": "srd", "axm": False, "met": False, "threads": 1, "calibrate": "random", "calibrate_tokens": 2048,
-    "calibrate_block": 256, "cache": False,
+    "calibrate_block": 256, "cache": False, "metadata": {"gemma4.rope.freq_base": 500.0},
 }  # fmt: skip
 
 

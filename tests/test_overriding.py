@@ -81,10 +81,16 @@ REFUSED = {
     "gemma4.context_length=float:4096.5": "has the type UINT32",
     "gemma4.context_length=int:-1": "has the type UINT32",
     "gemma4.context_length=int:0": "above 0",
-    "gemma4.rope.freq_base=float:nan": "has the type FLOAT32",
+    "gemma4.rope.freq_base=float:nan": "finite number",
     "gemma4.rope.freq_base=float:1e39": "has the type FLOAT32",
     "gemma4.rope.scaling.type=str:dynamic": "one of none, linear, yarn, longrope",
     "general.name=int:5": "has the type STRING",
+    "general.author=int:5": "has the type STRING",
+    "gemma4.attention.sliding_window=int:0": "above 0",
+    "gemma4.pooling_type=int:4": "0 (none)",
+    "gemma4.expert_used_count=int:2": "the model has 0 experts",
+    "my.count=int:18446744073709551616": "does not fit",
+    "tokenizer.ggml.tokens=str:a": "describes the tokens",
     "general.name=me": "is not of the form KEY=TYPE:VALUE",
     "general.name": "is not of the form KEY=TYPE:VALUE",
     "my.count=int:1.5": "is no int",
@@ -143,6 +149,8 @@ def test_number_of_experts() -> None:
     assert found.entries() == [("qwen3moe.expert_used_count", "UINT32", 8)]
     with pytest.raises(UsageError, match="has 8 experts"):
         overriding.replaced({"qwen3moe.expert_used_count": 9}, model, 10)
+    with pytest.raises(UsageError, match="has 0 experts"):
+        overriding.replaced({"qwen3moe.expert_used_count": 1}, model[:1], 10)
 
 
 def test_a_calibration_with_other_keys_is_another_one(

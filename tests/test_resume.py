@@ -202,7 +202,8 @@ def test_bytes_that_are_not_those_of_the_journal_are_made_again(
 
 
 def test_other_options_are_refused(model: Path, whole: dict[str, str], begun: Path, tmp_path: Path) -> None:
-    for more in (("-q", "Q5_K_M"), ("--seed", "1"), ("--fast",), ("--beam-width", "8")):
+    stated = ("--override-kv", "general.author=str:me")
+    for more in (("-q", "Q5_K_M"), ("--seed", "1"), ("--fast",), ("--beam-width", "8"), stated):
         options = [o for o in OPTIONS if not (more == ("--fast",) and o in ("--calibrate-tokens", "512"))]
         run = srd("convert", model, "-o", begun, *options, *more, "--json")
         assert run.code == 2, (more, run)

@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,6 +130,7 @@ class Measurement:
     model: Model
     output: Path
     lora: Sequence[StrPath]
+    metadata: Mapping[str, Any] | None
     digest: str
 
 
@@ -173,6 +174,7 @@ def calibrate(
                 Model.of(planner.source),
                 planner.gguf,
                 planner.options.lora,
+                planner.options.metadata,
                 request.source_digest,
             )
             _calibrate_shares(ray, job, replace(request, threads=threads), made, shares, folder, tell)
@@ -307,17 +309,17 @@ def _calibrate_part(job: Measurement, request: Request, part: Part, *after: Resu
     return Result(node, [])
 
 
-_MODELS: Final[dict[tuple[str, Path, Path], NativeModel]] = {}
+_MODELS: Final[dict[tuple[str, Path, Path, str], NativeModel]] = {}
 """The model that this process runs."""
 
 
 def _model(job: Measurement) -> NativeModel:
-    key = job.digest, job.cwd, job.model.source.path
+    key = job.digest, job.cwd, job.model.source.path, repr(job.metadata)
     found = _MODELS.get(key)
     if found is not None:
         return found
     _enter(job.cwd)
-    model = native_model(job.model.located(), job.output, job.lora)
+    model = native_model(job.model.located(), job.output, job.lora, job.metadata)
     if model.source_digest != job.digest:
         what = "this machine sees other files of the model, or has another version of srd-rs"
         fix = "Give all machines the same files and the same version of srd-rs"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -81,11 +82,13 @@ def _keys(given: object) -> dict[str, Any] | None:
         raise UsageError(message("metadata", what, "Pass a dictionary of keys and values"))
     for key, value in given.items():
         texts = value if isinstance(value, (list, tuple)) and value else [value]
-        plain = isinstance(value, (int, float)) or all(isinstance(text, str) for text in texts)
-        if not isinstance(key, str) or not plain:
-            what = f"{value!r:.40}, the value of {key!r:.40}, is no text, number, bool or list of texts"
+        numeric = isinstance(value, (int, float)) and math.isfinite(value)
+        if not isinstance(key, str) or not (numeric or all(isinstance(text, str) for text in texts)):
+            what = (
+                f"{value!r:.40}, the value of {key!r:.40}, is no text, finite number, bool or list of texts"
+            )
             raise UsageError(message("metadata", what, "Pass such a value"))
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()} or None
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(given.items())} or None
 
 
 #: Words in the annotation of a field -> what its value must be.

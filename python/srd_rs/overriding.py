@@ -7,12 +7,11 @@ A key that the model has keeps its type, because llama.cpp loads no file in whic
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from srd_rs.errors import FormatError, UsageError, message
+from srd_rs.errors import FormatError, ModelError, UsageError, message
 from srd_rs.metadata import Metadata
 from srd_rs.reading import parse_object, read_limited, shown
 from srd_rs.vocab.chat import MAX_TEMPLATE_BYTES
@@ -23,7 +22,6 @@ Entry = tuple[str, str, object]
 
 _KEY: Final = re.compile(r"[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 _MAX_KEY: Final = 127
-_MAX_FLOAT32: Final = 3.4028234663852886e38
 _WORDS: Final = {"true": True, "false": False}
 #: What follows the key in ``KEY=TYPE:VALUE`` -> how the value is read. The types are those of llama-quantize.
 _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -37,6 +35,14 @@ _OWN: Final = ("split.", "srd.", "quantize.", "clip.", "adapter.", "imatrix.")
 _OWN_NAMES: Final = frozenset(
     f"general.{name}" for name in ("architecture", "alignment", "file_type", "quantization_version", "type")
 )
+#: Keys of `general` that are texts. llama.cpp loads no file in which general.name is something else.
+_TEXTS: Final = frozenset(
+    f"general.{name}"
+    for name in (
+        "name", "author", "version", "organization", "finetune", "basename", "description", "quantized_by",
+        "size_label", "license", "license.name", "license.link", "url", "repo_url", "doi", "uuid",
+    )
+)  # fmt: skip
 _SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 
 
@@ -54,12 +60,12 @@ _OF_MODEL: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
     "expert_used_count": ("UINT32", _positive, "above 0"),
     "expert_weights_norm": ("BOOL", _any, ""),
     "expert_weights_scale": ("FLOAT32", _any, ""),
-    "pooling_type": ("UINT32", lambda n: n <= 4, "0 to 4"),
+    "pooling_type": ("UINT32", lambda n: n <= 3, "0 (none), 1 (mean), 2 (cls) or 3 (last)"),
     "logit_scale": ("FLOAT32", _any, ""),
     "final_logit_softcapping": ("FLOAT32", _any, ""),
     "attn_logit_softcapping": ("FLOAT32", _any, ""),
     "attention.scale": ("FLOAT32", _any, ""),
-    "attention.sliding_window": ("UINT32", _any, ""),
+    "attention.sliding_window": ("UINT32", _positive, "above 0"),
     "attention.layer_norm_epsilon": ("FLOAT32", _positive, "above 0"),
     "attention.layer_norm_rms_epsilon": ("FLOAT32", _positive, "above 0"),
     "rope.freq_base": ("FLOAT32", _positive, "above 0"),
@@ -113,25 +119,27 @@ def replaced(given: Mapping[str, Any], entries: Iterable[Entry], tokens: int) ->
 
     Raises UsageError for a key that cannot be replaced, and for a value that does not fit.
     """
-    listed = [(key, kind, value) for key, kind, value in entries if key in given or _is_asked(key)]
-    kinds = {key: kind for key, kind, _ in listed}
-    values = {key: value for key, _, value in listed}
+    kinds, values = {}, {}
+    for key, kind, value in entries:
+        if key in given or key == "general.architecture" or key.endswith(".expert_count"):
+            kinds[key], values[key] = kind, value
     arch = str(values.get("general.architecture"))
     found = Metadata()
-    for key, value in sorted(given.items()):
+    for key, value in given.items():
         kind, fits, wanted = _rule(key, value, arch, kinds, tokens)
-        value = _as(key, kind, value)
+        try:
+            found.add(key, kind, value)
+        except ModelError:
+            what = f"the key has the type {kind}, which {shown(value)} does not fit"
+            raise _error(key, what, "Write a value of this type") from None
         if not fits(value):
             raise _error(key, f"the value {shown(value)} is not {wanted}", "Write such a value")
-        experts = values.get(f"{arch}.expert_count")
-        if key == f"{arch}.expert_used_count" and isinstance(experts, int) and value > experts:
-            raise _error(key, f"the model has {experts} experts", "Write at most this number")
-        found.add(key, kind, value)
+        if key == f"{arch}.expert_used_count":
+            experts = values.get(f"{arch}.expert_count", 0)
+            if value > experts:
+                fix = f"Write 1 to {experts}" if experts else "Leave the key out"
+                raise _error(key, f"the model has {experts} experts", fix)
     return found
-
-
-def _is_asked(key: str) -> bool:
-    return key == "general.architecture" or key.endswith(".expert_count")
 
 
 def _rule(
@@ -155,7 +163,7 @@ def _rule(
         raise _error(key, f"the architecture of the model is {arch}", f"Write {arch}.{tail}")
     if head == "tokenizer":
         return _rule_of_tokenizer(key, kinds, tokens)
-    return kinds.get(key, _kind_of(value)), _any, ""
+    return kinds.get(key, "STRING" if key in _TEXTS else _kind_of(value)), _any, ""
 
 
 def _rule_of_tokenizer(
@@ -184,42 +192,6 @@ def _kind_of(value: Any) -> str:
     if isinstance(value, float):
         return "FLOAT32"
     return "STRING" if isinstance(value, str) else "ARRAY[STRING]"
-
-
-def _as(key: str, kind: str, value: Any) -> Any:
-    """A value as one of the kind. Raises UsageError where it is none."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == "STRING":
-        fits = isinstance(value, str)
-    elif kind == "BOOL":
-        fits = isinstance(value, bool)
-    elif kind == "ARRAY[STRING]":
-        fits = isinstance(value, list)
-    elif kind.startswith("FLOAT"):
-        fits = number and abs(value) <= (_MAX_FLOAT32 if kind == "FLOAT32" else sys.float_info.max)
-        value = float(value) if fits else value
-    elif kind.startswith(("UINT", "INT")):
-        bits, low = int(kind.lstrip("UINT")), 0
-        if kind.startswith("INT"):
-            bits, low = bits - 1, -(1 << (bits - 1))
-        fits = number and isinstance(value, int) and low <= value < 1 << bits
-    else:
-        fits = False
-    texts = value if isinstance(value, list) else [value]
-    if any(isinstance(text, str) and not _is_utf8(text) for text in texts):
-        raise _error(key, "the text is no UTF-8", "Correct the text")
-    if not fits:
-        what = f"the key has the type {kind}, which {shown(value)} does not fit"
-        raise _error(key, what, "Write a value of this type")
-    return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _error(key: str, what: str, fix: str) -> UsageError:

@@ -32,8 +32,6 @@ _FOREIGN_OPTIONS: Final = {
     "--tensor-type-file": "--recipe FILE takes the types of the tensors, and --recipe-out FILE writes them",
     "--keep-split": "--split-max-size SIZE splits the output",
     "--split-max-tensors": "--split-max-size SIZE splits the output",
-    "--override-kv": "the metadata comes from the checkpoint; --name sets the name",
-    "--metadata": "the metadata comes from the checkpoint; --name sets the name",
     "--verbose": "--json prints the details of a run, and SRD_DEBUG=1 shows the traceback of an error",
     "--output-dir": "-o FOLDER/ names the folder of the output",
     "--output_dir": "-o FOLDER/ names the folder of the output",
