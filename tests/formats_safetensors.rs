@@ -103,6 +103,23 @@ fn headers_that_break_the_format_are_refused_with_the_reason() {
     }
 }
 
+/// The number of keys that metadata may have is as large as the number of tensors that a small file may have.
+#[test]
+fn more_keys_of_metadata_than_any_file_has_are_refused() {
+    let header = |n: usize| {
+        let keys: Vec<String> = (0..n).map(|i| format!(r#""{i}":"x""#)).collect();
+        let json = format!(
+            r#"{{"__metadata__":{{{}}},"a":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#,
+            keys.join(",")
+        );
+        with_header(&json, &[0; 4])
+    };
+    assert!(open_bytes(&header(1 << 16)).is_ok());
+    let text = message(open_bytes(&header((1 << 16) + 1)));
+    assert!(text.contains("more than 65536 keys of __metadata__"), "{text}");
+    assert!(text.contains("save the file again without these keys"), "{text}");
+}
+
 #[test]
 fn an_error_in_the_header_names_the_tensor_and_the_byte() {
     let json = r#"{"first":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"second":{"dtype":"Q9"}}"#;

@@ -22,7 +22,13 @@ const MAX_DIMS: usize = 64;
 /// Key of the metadata, which is no tensor.
 const METADATA: &str = "__metadata__";
 
+/// Most keys of the metadata. Published files have a few, and one for each tensor at most.
+const MAX_METADATA_KEYS: usize = 1 << 16;
+
 const DAMAGED: &str = "The file is damaged; download or save it again";
+
+const WITHOUT_METADATA: &str =
+    "The keys hold notes on the file and no weights; save the file again without these keys";
 
 /// Reads and checks the header of a file of `size` bytes. Messages name `path`. The tensors have the order of the header, and
 /// their `shard` is 0.
@@ -125,13 +131,14 @@ fn check_coverage(entries: &[Entry], data_start: u64, size: u64, path: &Path) ->
 }
 
 fn parse(json: &[u8], most: u64, path: &Path) -> Result<Vec<Entry>> {
-    let mut header = Header { entries: Vec::new(), current: None, most };
+    let mut header = Header { entries: Vec::new(), current: None, most, is_flooded: false };
     let mut parser = serde_json::Deserializer::from_slice(json);
     let outcome = parser.deserialize_map(&mut header).and_then(|()| parser.end());
     if let Err(e) = outcome {
         let mut place = Place::file(path).at(LENGTH_BYTES + byte_of(json, &e));
         place.tensor = header.current;
-        return Err(Error::format(place, format!("the header is not valid: {}", bare_message(&e)), DAMAGED));
+        let fix = if header.is_flooded { WITHOUT_METADATA } else { DAMAGED };
+        return Err(Error::format(place, format!("the header is not valid: {}", bare_message(&e)), fix));
     }
     let mut names: Vec<&str> = header.entries.iter().map(|e| e.name.as_str()).collect();
     names.sort_unstable();
@@ -162,6 +169,8 @@ struct Header {
     current: Option<String>,
     /// Most entries that are read.
     most: u64,
+    /// Whether the metadata have more keys than are read.
+    is_flooded: bool,
 }
 
 impl<'de> Visitor<'de> for &mut Header {
@@ -178,7 +187,7 @@ impl<'de> Visitor<'de> for &mut Header {
                 if std::mem::replace(&mut has_metadata, true) {
                     return Err(de::Error::custom("__metadata__ occurs twice"));
                 }
-                map.next_value_seed(Metadata)?;
+                map.next_value_seed(Metadata { is_flooded: &mut self.is_flooded })?;
                 continue;
             }
             if self.entries.len() as u64 == self.most {
@@ -195,9 +204,11 @@ impl<'de> Visitor<'de> for &mut Header {
 }
 
 /// Visits `__metadata__`: strings, each of whose keys occurs once. Nothing of the metadata is kept.
-struct Metadata;
+struct Metadata<'a> {
+    is_flooded: &'a mut bool,
+}
 
-impl<'de> DeserializeSeed<'de> for Metadata {
+impl<'de> DeserializeSeed<'de> for Metadata<'_> {
     type Value = ();
 
     fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
@@ -205,7 +216,7 @@ impl<'de> DeserializeSeed<'de> for Metadata {
     }
 }
 
-impl<'de> Visitor<'de> for Metadata {
+impl<'de> Visitor<'de> for Metadata<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,6 +228,10 @@ impl<'de> Visitor<'de> for Metadata {
         while let Some((key, _)) = map.next_entry::<String, Text<'de>>()? {
             if !keys.insert(key) {
                 return Err(de::Error::custom("a key of __metadata__ occurs twice"));
+            }
+            if keys.len() > MAX_METADATA_KEYS {
+                *self.is_flooded = true;
+                return Err(de::Error::custom(format!("more than {MAX_METADATA_KEYS} keys of __metadata__")));
             }
         }
         Ok(())
