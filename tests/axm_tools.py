@@ -32,10 +32,13 @@ def tiny_model(path: Path, *, seed: int = 0, rows: int = 256) -> Path:
     writer.add_block_count(1)
     writer.add_context_length(64)
     writer.add_embedding_length(256)
-    writer.add_feed_forward_length(512)
+    writer.add_feed_forward_length(64)
     writer.add_head_count(4)
     writer.add_head_count_kv(4)
     writer.add_layer_norm_rms_eps(1e-5)
+    if rows != 256:
+        writer.add_key_length(rows // 4)
+        writer.add_value_length(rows // 4)
     shapes = {
         "token_embd.weight": (32, 256),
         "output_norm.weight": (256,),

@@ -240,6 +240,25 @@ UNLOADABLE = (
     ("llama.attention.causal", "no", V.STRING, None, "not BOOL"),
     ("llama.expert_count", 2**31, V.UINT32, None, "more than 1024"),
     ("llama.block_count", 1, V.UINT32, None, "1 layers, but a tensor"),
+    ("tokenizer.ggml.model", "bert", V.STRING, None, "but there are byte tokens"),
+    ("tokenizer.ggml.model", "hybriddna", V.STRING, None, "no merges"),
+    ("tokenizer.ggml.suppress_tokens", "x", V.STRING, None, "not an array"),
+    ("llama.embedding_length", 128, V.UINT32, None, "token_embd.weight' has the shape"),
+    ("llama.feed_forward_length", 63, V.UINT32, None, "ffn_gate.weight' has the shape"),
+    ("llama.feed_forward_length", 64, V.UINT64, None, "not a count"),
+    ("llama.attention.head_count", 4, V.UINT32, None, "attn_q.weight' has the shape"),
+    ("llama.attention.head_count", 2**32 - 1, V.UINT32, None, "attn_q.weight' has the shape"),
+    ("llama.attention.head_count", 2, V.INT32, None, "not a count"),
+    ("llama.attention.head_count_kv", 2, V.UINT32, None, "attn_k.weight' has the shape"),
+    ("llama.attention.head_count_kv", None, V.UINT32, None, "attn_k.weight' has the shape"),
+    ("llama.attention.key_length", 32, V.UINT32, None, "rope.dimension_count' is 16"),
+    ("llama.attention.key_length", None, V.UINT32, None, "rope.dimension_count' is 16"),
+    ("llama.attention.value_length", 8, V.UINT32, None, "attn_v.weight' has the shape"),
+    ("llama.attention.value_length", None, V.UINT32, None, "attn_v.weight' has the shape"),
+    ("llama.rope.dimension_count", 8, V.UINT32, None, "a head has 16 values"),
+    ("llama.vocab_size", 4096, V.INT32, None, "not a count"),
+    ("llama.nextn_predict_layers", 9, V.UINT32, None, "but there are"),
+    ("general.file_type", 1, V.INT32, None, "not UINT32"),
 )
 
 
@@ -282,6 +301,24 @@ def test_keys_that_llama_cpp_reads_otherwise_are_refused(
         [sys.executable, "-c", script, tmp_path / "bad.gguf"], capture_output=True, check=False
     )
     assert run.returncode != 0
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_a_model_that_stops_llama_cpp_at_the_first_token_is_refused(
+    plain_gguf: Path, tmp_path: Path, value: float
+) -> None:
+    """llama.cpp loads such a file, and aborts when it runs it."""
+    key = "llama.attention.layer_norm_rms_epsilon"
+    edited(plain_gguf, tmp_path / "bad.gguf", key, value, V.FLOAT32, None)
+    with pytest.raises(errors.ModelError, match="not a number of 0 or more"):
+        srd_rs.convert(tmp_path / "bad.gguf", tmp_path / "out.gguf", quant="Q8_0", effort="fast")
+
+
+@pytest.mark.parametrize("name", ["context_length", "embedding_length", "feed_forward_length"])
+def test_a_size_that_is_not_stated_is_not_compared(plain_gguf: Path, tmp_path: Path, name: str) -> None:
+    edited(plain_gguf, tmp_path / "bare.gguf", f"llama.{name}", None, V.UINT32, None)
+    srd_rs.convert(tmp_path / "bare.gguf", tmp_path / "out.gguf", quant="Q8_0", effort="fast")
+    assert (tmp_path / "out.gguf").exists()
 
 
 def test_a_chat_template_is_text(plain_gguf: Path, tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ const MAX_LAYERS: u64 = 512;
 const MAX_EXPERTS: u64 = 1024;
 /// Values of `tokenizer.ggml.model` that llama.cpp reads. Without a vocabulary, there are no tokens.
 const NO_VOCABULARY: [&str; 2] = ["none", "no_vocab"];
-const WITH_MERGES: [&str; 3] = ["gpt2", "whitespace", "gemma4"];
-const WITHOUT_MERGES: [&str; 6] = ["llama", "bert", "t5", "rwkv", "plamo2", "hybriddna"];
+const WITH_MERGES: [&str; 4] = ["gpt2", "whitespace", "gemma4", "hybriddna"];
+const WITHOUT_MERGES: [&str; 5] = ["llama", "bert", "t5", "rwkv", "plamo2"];
 /// Values of `rope.scaling.type` that llama.cpp reads; it aborts at any other.
 const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// Keys, behind the architecture, that llama.cpp reads with one type of GGUF and no other.
-const COUNTS: [&str; 7] = [
+const COUNTS: [&str; 9] = [
+    "vocab_size",
+    "nextn_predict_layers",
     "block_count",
     "embedding_length",
     "context_length",
@@ -53,6 +55,29 @@ const FLOATS: [&str; 4] = [
 /// Keys that are given once, or once for each layer.
 const PER_LAYER: [&str; 4] =
     ["attention.head_count", "attention.head_count_kv", "feed_forward_length", "expert_used_count"];
+/// Architectures whose layers have the plain matrices of attention and of a feed-forward network, with the sizes that the
+/// metadata state.
+const PLAIN: &str = "\
+    cohere2 command-r ernie4_5 exaone exaone4 gemma gemma-embedding gemma2 gemma3 gpt-oss granite \
+    hunyuan-dense internlm2 llama llama-embed mistral3 olmo2 qwen2 qwen2moe qwen2vl qwen3 qwen3moe \
+    qwen3vl smollm3 stablelm starcoder2";
+/// Other architectures whose embeddings are as wide as the metadata state.
+const EMBEDDED: &str = "\
+    afmoe apertus arctic arwkv7 bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom chameleon chatglm \
+    codeshell cohere2moe dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 deepseek4 dots1 dots3note \
+    dream ernie4_5-moe eurobert exaone-moe falcon falcon-h1 gemma3n gemma4 gemma4-assistant glm-dsa glm4 \
+    glm4moe glm5-next gpt2 granite_swa granitehybrid granitemoe graniteswitch grok grovemoe hrm_text \
+    hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais jais2 jamba jina-bert-v2 kimi-k3 kimi-linear laguna lfm2 \
+    lfm2moe llada llada-moe llama4 maincoder mamba mamba2 maple mellum mimo2 minicpm minicpm3 minimax-01 \
+    minimax-m2 minimax-m3 mistral4 modern-bert mpt muse-glimmer nanbeige nemotron_h nemotron_h_moe neo- \
+    bert nomic-bert nomic-bert-moe openelm orion paddleocr pangu-embedded phi3 phimoe plamo2 plamo3 plm \
+    qwen qwen35 qwen35moe qwen3next qwen3vlmoe qwen4exp refact rnd1 rwkv6 rwkv6qwen2 rwkv7 smallthinker \
+    spark2_5 starcoder step35 t5 t5encoder talkie xverse";
+/// Architectures of which llama.cpp turns whole heads.
+const WHOLE_ROPE: &str = "llama llama-embed";
+/// Numbers that llama.cpp adds to a variance.
+const EPSILONS: [&str; 3] =
+    ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon"];
 /// `LLAMA_TOKEN_TYPE_BYTE`: a token that stands for one byte.
 const BYTE_TOKEN: i32 = 6;
 
@@ -67,7 +92,8 @@ pub fn check_metadata<'a>(
 ) -> Result<()> {
     let tensors: Vec<_> = tensors.collect();
     let checked = check_types(kv).and_then(|()| check_vocabulary(kv, &tensors));
-    checked.and_then(|()| check_sizes(kv, &tensors)).map_err(|what| {
+    let checked = checked.and_then(|()| check_sizes(kv, &tensors)).and_then(|()| check_shapes(kv, &tensors));
+    checked.map_err(|what| {
         let fix = "llama.cpp cannot load such a file: convert the model again from its checkpoint";
         Error::model(Place::file(path), what, fix)
     })
@@ -82,6 +108,8 @@ fn check_types(kv: &KeyValues) -> Checked {
         let (fits, wanted) = match vocabulary {
             Some("model" | "pre") => (matches!(value, Value::String(_)), "a string"),
             Some("token_type_count") => (matches!(value, Value::U32(_)), "UINT32"),
+            Some("suppress_tokens") => (matches!(value, Value::Array(_)), "an array"),
+            _ if key == "general.file_type" => (matches!(value, Value::U32(_)), "UINT32"),
             Some("remove_extra_whitespaces") => (matches!(value, Value::Bool(_)), "BOOL"),
             Some(name) if name.starts_with("add_") => (matches!(value, Value::Bool(_)), "BOOL"),
             _ if matches!(key, "general.name" | "general.architecture" | "tokenizer.chat_template") => {
@@ -97,7 +125,7 @@ fn check_types(kv: &KeyValues) -> Checked {
     type Fits = fn(&Value) -> bool;
     let kinds: [(&[&str], Fits, &str); 5] = [
         (
-            &["expert_used_count"],
+            &PER_LAYER,
             |value| matches!(value, Value::U32(_) | Value::Array(Array::U32(_) | Array::I32(_))),
             "a count (UINT32) or an array of counts",
         ),
@@ -111,6 +139,13 @@ fn check_types(kv: &KeyValues) -> Checked {
             if let Some(value) = kv.get(&key).filter(|value| !fits(value)) {
                 return Err(wrong_type(&key, value, wanted));
             }
+        }
+    }
+    for key in EPSILONS.map(|name| format!("{arch}.{name}")) {
+        if let Some(&Value::F32(value)) = kv.get(&key)
+            && (value < 0.0 || value.is_nan())
+        {
+            return Err(format!("'{key}' is {value}, not a number of 0 or more"));
         }
     }
     let key = format!("{arch}.rope.scaling.type");
@@ -178,8 +213,12 @@ fn check_vocabulary(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
         None => {}
         Some(Value::Array(Array::I32(types))) => {
             same_length("tokenizer.ggml.token_type", types.len())?;
-            let bytes = tokens.iter().zip(types).filter(|(_, ty)| **ty == BYTE_TOKEN);
-            if let Some((text, _)) = bytes.into_iter().find(|(text, _)| !is_byte(text)) {
+            let mut bytes = tokens.iter().zip(types).filter(|(_, ty)| **ty == BYTE_TOKEN);
+            let kind = kv.get("tokenizer.ggml.model").and_then(Value::as_str);
+            if kind == Some("bert") && bytes.next().is_some() {
+                return Err("'tokenizer.ggml.model' is 'bert', but there are byte tokens".into());
+            }
+            if let Some((text, _)) = bytes.find(|(text, _)| !is_byte(text)) {
                 return Err(format!(
                     "the byte token '{}' is not written as <0x00> to <0xFF>",
                     text.escape_debug()
@@ -251,6 +290,11 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
             }
         }
     }
+    if let (Some(n), Some(predicting)) = (count("block_count")?, count("nextn_predict_layers")?)
+        && predicting > n
+    {
+        return Err(format!("'{}' is {predicting}, but there are {n} layers", key("nextn_predict_layers")));
+    }
     positive("embedding_length", u64::from(u32::MAX))?;
     positive("context_length", u64::from(u32::MAX))?;
     let has_attention =
@@ -279,6 +323,82 @@ fn check_sizes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
         Some(used) => Err(format!("'{}' is {used} of {experts} experts", key("expert_used_count"))),
         None => Ok(()),
     }
+}
+
+/// Compares the matrices with the sizes that the metadata state. A size that is not stated is not compared.
+fn check_shapes(kv: &KeyValues, tensors: &[&GgufTensor]) -> Checked {
+    let Some(arch) = kv.get("general.architecture").and_then(Value::as_str) else { return Ok(()) };
+    let is_one_of = |names: &str| names.split(' ').any(|name| name == arch);
+    let is_plain = is_one_of(PLAIN);
+    let count = |name: &str| kv.get(&format!("{arch}.{name}")).and_then(Value::as_u64);
+    let Some(width) = count("embedding_length").filter(|_| is_plain || is_one_of(EMBEDDED)) else {
+        return Ok(());
+    };
+    let by_name: HashMap<&str, &[u64]> = tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
+    let fits = |name: &str, wanted: &[Option<u64>]| -> Checked {
+        let Some(ne) = by_name.get(name) else { return Ok(()) };
+        let size = |i: usize| ne.get(i).copied().unwrap_or(1);
+        if (0..wanted.len()).all(|i| wanted[i].is_none_or(|n| n == size(i))) {
+            return Ok(());
+        }
+        let wanted: Vec<String> = wanted.iter().map(|n| n.map_or("any".into(), |n| n.to_string())).collect();
+        let wanted = wanted.join(", ");
+        Err(format!("the tensor '{name}' has the shape {ne:?}, but the metadata state [{wanted}]"))
+    };
+    fits("token_embd.weight", &[Some(width)])?;
+    // A model with a second size of heads has it in some layers.
+    if !is_plain || count("attention.key_length_swa").is_some() {
+        return Ok(());
+    }
+    for name in ["output_norm.weight", "output.weight"] {
+        fits(name, &[Some(width)])?;
+    }
+    let of_layer = |name: &str, layer: usize| match kv.get(&format!("{arch}.{name}")) {
+        Some(Value::Array(Array::U32(values))) => values.get(layer).map(|&n| u64::from(n)),
+        Some(Value::Array(Array::I32(values))) => values.get(layer).and_then(|&n| u64::try_from(n).ok()),
+        other => other.and_then(Value::as_u64),
+    };
+    let by_default = of_layer("attention.head_count", 0).filter(|&n| n > 0).map(|n| width / n);
+    let key = count("attention.key_length").or(by_default);
+    let value = count("attention.value_length").or(by_default);
+    if let (Some(turned), Some(key)) = (count("rope.dimension_count"), key)
+        && is_one_of(WHOLE_ROPE)
+        && turned != key
+    {
+        return Err(format!("'{arch}.rope.dimension_count' is {turned}, but a head has {key} values"));
+    }
+    let times = |n: Option<u64>, size: Option<u64>| n?.checked_mul(size?);
+    let experts = count("expert_count").filter(|&n| n > 0);
+    for layer in 0..count("block_count").unwrap_or(0).min(MAX_LAYERS) as usize {
+        let heads = of_layer("attention.head_count", layer);
+        let key_heads = of_layer("attention.head_count_kv", layer).or(heads);
+        let feed_forward = of_layer("feed_forward_length", layer);
+        let (queries, keys) = (times(heads, key), times(key_heads, key));
+        let (values, outputs) = (times(key_heads, value), times(heads, value));
+        let width = Some(width);
+        let shapes: [(&str, &[Option<u64>]); 16] = [
+            ("attn_norm.weight", &[width]),
+            ("ffn_norm.weight", &[width]),
+            ("attn_q.weight", &[width, queries]),
+            ("attn_k.weight", &[width, keys]),
+            ("attn_v.weight", &[width, values]),
+            ("attn_output.weight", &[outputs, width]),
+            ("attn_q.bias", &[queries]),
+            ("attn_k.bias", &[keys]),
+            ("attn_v.bias", &[values]),
+            ("ffn_gate.weight", &[width, feed_forward]),
+            ("ffn_up.weight", &[width, feed_forward]),
+            ("ffn_down.weight", &[feed_forward, width]),
+            ("ffn_gate_inp.weight", &[width, experts]),
+            ("ffn_gate_exps.weight", &[width, None, experts]),
+            ("ffn_up_exps.weight", &[width, None, experts]),
+            ("ffn_down_exps.weight", &[None, width, experts]),
+        ];
+        for (name, wanted) in shapes {
+            fits(&format!("blk.{layer}.{name}"), wanted)?;
+        }
+    }
+    Ok(())
 }
 
 /// A file that has the first layer has all layers: otherwise it is one part of a model. A draft model that predicts further
@@ -330,6 +450,8 @@ mod tests {
         let mut kv = KeyValues::new();
         kv.set("general.architecture", Value::String("llama".into()));
         kv.set("llama.block_count", Value::U32(2));
+        kv.set("llama.embedding_length", Value::U32(32));
+        kv.set("llama.feed_forward_length", Value::U32(48));
         kv.set("llama.attention.head_count", Value::U32(4));
         kv.set("llama.attention.head_count_kv", Value::Array(Array::I32(vec![0, 2])));
         kv.set("tokenizer.ggml.model", Value::String("llama".into()));
@@ -339,15 +461,22 @@ mod tests {
         kv.set("tokenizer.ggml.scores", Value::Array(Array::F32(vec![0.0; 3])));
         kv.set("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![3, 6, 1])));
         kv.set("tokenizer.ggml.bos_token_id", Value::U32(0));
-        let names = ["token_embd.weight", "blk.0.attn_q.weight", "blk.1.attn_q.weight"];
-        let tensor = |name: &&str| GgufTensor {
+        let shapes: [(&str, &[u64]); 6] = [
+            ("token_embd.weight", &[32, 3]),
+            ("output_norm.weight", &[32]),
+            ("blk.0.attn_q.weight", &[32, 32]),
+            ("blk.1.attn_q.weight", &[32, 32]),
+            ("blk.1.attn_k.weight", &[32, 16]),
+            ("blk.1.ffn_down.weight", &[48, 32]),
+        ];
+        let tensor = |(name, ne): &(&str, &[u64])| GgufTensor {
             name: name.to_string(),
-            ne: vec![32, 3],
+            ne: ne.to_vec(),
             ty: GgmlType::F32,
             offset: 0,
             bytes: 0,
         };
-        (kv, names.iter().map(tensor).collect())
+        (kv, shapes.iter().map(tensor).collect())
     }
 
     fn fault(change: impl Fn(&mut KeyValues)) -> Option<String> {
@@ -395,8 +524,8 @@ mod tests {
             ("tokenizer.ggml.merges", Value::U32(3), "not an array of strings"),
             ("tokenizer.ggml.bos_token_id", Value::U32(u32::MAX), "but there are 3 tokens"),
             ("tokenizer.ggml.eos_token_id", Value::I32(-1), "not a token id"),
-            ("llama.block_count", Value::U32(0), "not 1 to 3"),
-            ("llama.block_count", Value::U32(u32::MAX), "not 1 to 3"),
+            ("llama.block_count", Value::U32(0), "not 1 to 6"),
+            ("llama.block_count", Value::U32(u32::MAX), "not 1 to 6"),
             ("llama.attention.head_count", Value::U32(0), "states no heads"),
             ("llama.attention.head_count_kv", Value::Array(Array::U32(vec![0, 0])), "states no heads"),
             ("llama.attention.key_length", Value::U32(i32::MAX as u32), "more than 65536"),
@@ -410,6 +539,35 @@ mod tests {
             ),
             ("llama.expert_used_count", Value::Array(Array::U32(vec![0, 4])), "4 of 0 experts"),
             ("llama.expert_count", Value::U32(1 << 31), "more than 1024"),
+            (
+                "llama.embedding_length",
+                Value::U32(33),
+                "'token_embd.weight' has the shape [32, 3], but the metadata state [33]",
+            ),
+            (
+                "llama.attention.head_count",
+                Value::U32(5),
+                "'blk.0.attn_q.weight' has the shape [32, 32], but the metadata state [32, 30]",
+            ),
+            ("llama.attention.head_count", Value::U32(8), "'blk.1.attn_k.weight' has the shape [32, 16]"),
+            ("llama.attention.head_count", Value::U64(4), "not a count (UINT32) or an array of counts"),
+            ("llama.attention.head_count_kv", Value::U32(4), "'blk.1.attn_k.weight' has the shape [32, 16]"),
+            ("llama.attention.key_length", Value::U32(16), "'blk.0.attn_q.weight' has the shape [32, 32]"),
+            ("llama.feed_forward_length", Value::U32(32), "'blk.1.ffn_down.weight' has the shape [48, 32]"),
+            (
+                "llama.feed_forward_length",
+                Value::Array(Array::U32(vec![48, 32])),
+                "'blk.1.ffn_down.weight' has the shape [48, 32]",
+            ),
+            ("llama.attention.layer_norm_rms_epsilon", Value::F32(-1.0), "not a number of 0 or more"),
+            ("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN), "not a number of 0 or more"),
+            ("llama.rope.dimension_count", Value::U32(4), "but a head has 8 values"),
+            ("llama.nextn_predict_layers", Value::U32(3), "is 3, but there are 2 layers"),
+            ("llama.vocab_size", Value::U64(3), "not a count"),
+            ("general.file_type", Value::I32(1), "not UINT32"),
+            ("tokenizer.ggml.suppress_tokens", Value::String("x".into()), "not an array"),
+            ("tokenizer.ggml.model", Value::String("bert".into()), "but there are byte tokens"),
+            ("tokenizer.ggml.model", Value::String("hybriddna".into()), "there are no merges"),
             ("llama.context_length", Value::U64(512), "not a count (UINT32)"),
             ("llama.rope.freq_base", Value::F64(1e4), "not FLOAT32"),
             ("llama.rope.scaling.type", Value::String("magic".into()), "not one of none, linear"),
@@ -434,6 +592,15 @@ mod tests {
             let text = fault(|kv| kv.set(key, value.clone())).unwrap_or_default();
             assert!(text.contains(message), "{key}: {text}");
         }
+        // What is not stated is not compared, and of an unknown architecture nothing is known.
+        for key in ["embedding_length", "feed_forward_length", "attention.head_count"] {
+            assert_eq!(fault(|kv| drop(kv.remove(&format!("llama.{key}")))), None, "{key}");
+        }
+        let unknown = fault(|kv| {
+            kv.set("general.architecture", Value::String("magic".into()));
+            kv.set("magic.embedding_length", Value::U32(33));
+        });
+        assert_eq!(unknown, None);
         let longer = fault(|kv| {
             kv.set("tokenizer.ggml.tokens", strings(&["a", "b", "c", "d"]));
             kv.remove("tokenizer.ggml.scores");
