@@ -11,7 +11,10 @@ import pytest
 
 from local_hub import Hub, serving
 from support import srd
+from test_family_goldens import TARGET, opened
 from test_hub import bert
+
+DATA = Path(__file__).parent / "data" / "families"
 
 
 @pytest.fixture
@@ -60,6 +63,24 @@ def rename(folder: Path, name: str) -> None:
     (folder / "model.safetensors").rename(folder / name)
 
 
+def indexed(folder: Path, name: str) -> None:
+    """The weights under another name, which an index states."""
+    from safetensors import safe_open
+
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "model.safetensors").rename(folder / name)
+    with safe_open(folder / name, "np") as file:
+        found = dict.fromkeys(file.keys(), name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": found}))
+
+
+def modules(folder: Path, **paths: str) -> None:
+    """A list of modules of sentence-transformers: class -> folder."""
+    kind = "sentence_transformers.models."
+    listed = [{"idx": i, "path": paths[name], "type": kind + name} for i, name in enumerate(paths)]
+    (folder / "modules.json").write_text(json.dumps(listed))
+
+
 VARIANTS = ("fp16", "bf16")
 #: Name -> what is done to the folder of a small BERT.
 CHANGES: dict[str, Callable[[Path], None]] = {
@@ -103,6 +124,58 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "card": lambda folder: text(folder, README_dot_md="---\nlicense: mit\n---\n# A model\n"),
     "no vocabulary": lambda folder: (folder / "vocab.txt").unlink(),
     "added tokens": lambda folder: text(folder, added_tokens_dot_json='{"[NEW]": 7}'),
+    "pooling of a free name": lambda folder: pooling(folder, "agg"),
+    "pooling of a name with brackets": lambda folder: pooling(folder, "[x] *agg?"),
+    "pooling in a deep folder": lambda folder: (
+        (folder / "modules").mkdir(),
+        pooling(folder, "modules/second"),
+    ),
+    "pooling outside": lambda folder: modules(folder, Pooling="../other"),
+    "modules of nothing": lambda folder: text(folder, modules_dot_json="[1, {}, [], {'path': 5}]"),
+    "an index of a variant": lambda folder: (
+        weights(folder, "extra.safetensors"),
+        indexed(folder, "model.bf16-00001-of-00001.safetensors"),
+    ),
+    "an index of a folder": lambda folder: indexed(folder, "weights/model-00001-of-00001.safetensors"),
+    "an index of Mistral's name": lambda folder: (
+        weights(folder, "extra.safetensors"),
+        indexed(folder, "consolidated-00001-of-00001.safetensors"),
+    ),
+    "an index that leaves the folder": lambda folder: (
+        weights(folder, "extra.safetensors"),
+        indexed(folder, "sub/model.safetensors"),
+        text(folder, model_dot_safetensors_dot_index_dot_json='{"weight_map": {"a": "../x.safetensors"}}'),
+    ),
+    "an index beside the whole": lambda folder: (
+        weights(folder, "keep.safetensors"),
+        indexed(folder, "part.safetensors"),
+        (folder / "keep.safetensors").rename(folder / "model.safetensors"),
+    ),
+    "variant beside another name": lambda folder: (
+        weights(folder, "weights.fp16.safetensors"),
+        rename(folder, "weights.safetensors"),
+    ),
+    "variants beside parts without an index": lambda folder: (
+        weights(folder, "model.fp16-00001-of-00002.safetensors", "model.int8.safetensors"),
+        rename(folder, "model-00001-of-00001.safetensors"),
+    ),
+    "Mistral's name beside another name": lambda folder: (
+        weights(folder, "consolidated.safetensors"),
+        rename(folder, "weights.safetensors"),
+    ),
+    "a hidden file beside": lambda folder: (
+        rename(folder, "weights.safetensors"),
+        (folder / "._weights.safetensors").write_bytes(b"\0\5\x16\7"),
+    ),
+    "a hidden file beside pickles": lambda folder: (
+        (folder / "model.safetensors").unlink(),
+        (folder / "._model.safetensors").write_bytes(b"\0\5\x16\7"),
+        text(folder, pytorch_model_dot_bin="no pickle"),
+    ),
+    "a name with spaces": lambda folder: rename(folder, "my model #1 100%.safetensors"),
+    "a name with brackets": lambda folder: rename(folder, "model [v2].safetensors"),
+    "a name in capitals": lambda folder: rename(folder, "model.SAFETENSORS"),
+    "dense layers": lambda folder: modules(folder, Pooling="1_Pooling", Dense="2_Dense"),
 }
 
 
@@ -130,6 +203,52 @@ def test_hub_and_folder_are_one(local_hub: dict[str, str], tmp_path: Path, name:
         assert isinstance(there, str) and here.split(":")[1:2] == there.split(":")[1:2], (here, there)
     clutter = ("onnx", "openvino", "original", "adapter_model", ".py", *(() if "alone" in name else VARIANTS))
     assert not [file for file in Hub.fetched if any(part in file for part in clutter)]
+
+
+def drafting(folder: Path) -> Path:
+    """A draft whose embedding of the mask is a pickle beside the weights."""
+    golden = json.loads((DATA / "dflash.json").read_text(encoding="utf-8"))
+    opened(golden, folder)
+    (folder / "dflash" / "mask_embedding.pt").write_bytes(b"no pickle")
+    return folder / "dflash"
+
+
+def with_dense_layers(folder: Path) -> Path:
+    """An embedding model of LFM2 with a dense layer, without which its embeddings are others."""
+    golden = json.loads((DATA / "lfm2-embedding.json").read_text(encoding="utf-8"))
+    opened(golden, folder)
+    model = folder / "lfm2-embedding"
+    (model / "1_Dense").mkdir()
+    (model / "1_Dense" / "config.json").write_text("{}")
+    shutil.copy(model / "model.safetensors", model / "1_Dense" / "model.safetensors")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(drafting, "mask is a pickle"), (with_dense_layers, "1_Dense")],
+    ids=["a draft", "dense layers"],
+)
+def test_what_is_refused_in_a_folder_is_refused_on_the_hub(
+    local_hub: dict[str, str], tmp_path: Path, make: Callable[[Path], Path], words: str
+) -> None:
+    """The file that refuses the model is none that a conversion reads, so the download left it out."""
+    (tmp_path / "made").mkdir()
+    folder = make(tmp_path / "made")
+    Hub.folders["org/refused"] = folder
+    target = ("--target", folder / TARGET) if (folder / TARGET).is_dir() else ()
+    for model in (folder, "org/refused"):
+        run = srd("convert", "--fast", model, "--dry-run", *target, env=local_hub, cwd=tmp_path)
+        assert run.code == 1 and words in run.stderr, (model, run.stderr)
+
+
+def test_dense_layers_behind_a_model_are_named(local_hub: dict[str, str], tmp_path: Path) -> None:
+    folder = bert(tmp_path / "bert")
+    modules(folder, Pooling="1_Pooling", Dense="2_Dense")
+    Hub.folders["org/dense"] = folder
+    for model in (folder, "org/dense"):
+        run = srd("convert", "--fast", model, "-q", "F32", "--dry-run", env=local_hub, cwd=tmp_path)
+        assert run.code == 0 and "dense layers behind the model ('2_Dense')" in run.stderr, run.stderr
 
 
 def test_mistrals_own_format_of_the_hub(local_hub: dict[str, str], tmp_path: Path) -> None:

@@ -359,7 +359,8 @@ def test_hub_downloads_only_safe_files(monkeypatch: pytest.MonkeyPatch, tmp_path
         tmp_path, "name.v2", "org/name.v2", "org/name.v2@main"
     )
     assert asked["repo"] == "org/name.v2" and asked["revision"] == "main"
-    allowed = asked["allow_patterns"]
+    # One pickle is downloaded and never opened: a model that has the file is refused, as its folder is.
+    allowed = [pattern for pattern in asked["allow_patterns"] if pattern != "mask_embedding.pt"]
     assert not any(
         p.endswith((".bin", ".py", ".pt")) or p.startswith("*.*") or p in ("*", "*/*") for p in allowed
     )

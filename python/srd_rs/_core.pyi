@@ -26,6 +26,7 @@ __all__ = [
     "PARTS",
     "TABLES",
     "WEIGHED_TYPES",
+    "WEIGHT_VARIANTS",
     "CalibratedTensor",
     "Calibration",
     "CalibrationParts",
@@ -107,6 +108,7 @@ WEIGHED_TYPES: tuple[str, ...]
 INTENTS: tuple[str, ...]
 PARTS: tuple[str, ...]
 TABLES: tuple[str, ...]
+WEIGHT_VARIANTS: tuple[str, ...]
 DEFAULT_MAX_MEMORY: int
 DEFAULT_CALIBRATION_MEMORY: int
 

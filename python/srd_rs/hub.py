@@ -11,18 +11,21 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, pickled, storage
 from srd_rs.errors import (
     ModelError,
+    SrdError,
     SrdFileNotFoundError,
     SrdIOError,
     UsageError,
     VerificationError,
     message,
 )
+from srd_rs.reading import load_json, parse_json, read_limited
 
 MODEL_FILES: Final = (
     "config.json",
@@ -52,21 +55,29 @@ MODEL_FILES: Final = (
     "preprocessor_config.json",
     "processor_config.json",
     "*[Pp]ool*/config.json",
+    "1_Dense/config.json",
+    "mask_embedding.pt",
     "README.md",
 )
-"""Files of a model folder that a conversion reads beside the weights. No `.bin`, `.pt` or `.py`: those can run code."""
+"""Files of a model folder that a conversion reads beside the weights, with the files of the modules that modules.json
+names. No `.bin`, `.pt` or `.py`, which can run code: `mask_embedding.pt` is never opened, and a model that has this
+file is refused."""
 WEIGHT_FILES: Final = ("*.safetensors",)
-_VARIANTS: Final = ("fp16", "bf16", "fp32", "fp8", "int8", "ema", "non_ema")
 NEVER_WANTED: Final = ("*/*.safetensors", "adapter*")
 """What other tools keep in sub-folders, and adapters."""
 UNWANTED: Final = (
     *NEVER_WANTED,
     "consolidated*",
-    *(f"*.{variant}.*" for variant in _VARIANTS),
-    *(f"*.{variant}-*" for variant in _VARIANTS),
+    *(f"*.{variant}.*" for variant in _core.WEIGHT_VARIANTS),
+    *(f"*.{variant}-*" for variant in _core.WEIGHT_VARIANTS),
 )
 """These, and second copies of the weights: Mistral's own layout and variants. Where there are no other weights,
 the second copies count."""
+_MAX_MODULES: Final = 32
+"""So many modules of a sentence-transformers model are looked at; published models have up to four."""
+_MAX_INDEX_BYTES: Final = 100_000_000
+_CONFIGURATIONS: Final = ("config.json", "params.json")
+"""The hub's client warns where no file matches, so one that is there is asked for again."""
 _ADDRESS: Final = r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)"
 _REPO: Final = r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+?)"
 _HUB_ID: Final = re.compile(
@@ -106,7 +117,37 @@ class Source:
 
 def model_files(folder: Path) -> list[Path]:
     """The files of `MODEL_FILES` that are in a model folder, sorted."""
-    return sorted(p for pattern in MODEL_FILES for p in folder.glob(pattern) if p.is_file())
+    found = {p for pattern in MODEL_FILES for p in folder.glob(pattern)}
+    return sorted(p for p in found | {folder / name for name in _module_files(folder)} if p.is_file())
+
+
+def _module_files(folder: Path) -> list[str]:
+    """The configurations of the modules that modules.json names, if it can be read."""
+    try:
+        modules = parse_json(read_limited(folder / "modules.json"), folder / "modules.json")
+    except SrdError:
+        return []
+    listed = modules if isinstance(modules, list) else []
+    paths = [module.get("path") for module in listed[:_MAX_MODULES] if isinstance(module, dict)]
+    return [f"{path}/config.json" for path in paths if isinstance(path, str) and _is_inside(path)]
+
+
+def _shards(folder: Path) -> list[str]:
+    """The files that the index of the weights names, where the index counts and can be read."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.is_file():
+        return []
+    try:
+        shards = load_json(index, _MAX_INDEX_BYTES).get("weight_map")
+    except SrdError:
+        return []
+    names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()
+    return sorted(name for name in names if name.endswith(".safetensors") and _is_inside(name))
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path of a file of the model lies below the folder by its name."""
+    return bool(path) and "\\" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def locate(model: str | os.PathLike[str], *, stream: bool = False) -> Source:
@@ -270,12 +311,20 @@ def _download(hub_id: re.Match[str]) -> Path:
         )
         return Path(kept)
 
+    def complete(folder: Path) -> None:
+        """Download what the files of the folder name: modules, and parts that an index names."""
+        named = [name for name in (*_module_files(folder), *_shards(folder)) if not (folder / name).exists()]
+        if named:
+            wanted = [*_CONFIGURATIONS, *map(escape, named)]
+            snapshot_download(repo, revision=folder.name, allow_patterns=wanted)
+
     try:
         folder = download(WEIGHT_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = download(WEIGHT_FILES, NEVER_WANTED)
         if not any(folder.glob("*.safetensors")):
             folder = download(pickled.FILES)  # a model that was never saved as safetensors
+        complete(folder)
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
         raise _failure(hub_id[0], repo, hub_id["revision"], error) from error
     return folder
@@ -292,13 +341,21 @@ def _streamed(hub_id: re.Match[str]) -> Source:
         kept = snapshot_download(
             repo, revision=commit, allow_patterns=list(MODEL_FILES), ignore_patterns=list(UNWANTED)
         )
+        folder = Path(kept)
+        modules = [escape(name) for name in _module_files(folder) if not (folder / name).exists()]
+        if modules:
+            snapshot_download(repo, revision=commit, allow_patterns=[*_CONFIGURATIONS, *modules])
     except Exception as error:  # huggingface_hub raises its HTTP library's errors as well as its own
         raise _failure(hub_id[0], repo, hub_id["revision"], error) from error
-    folder = Path(kept)
     files = {file.rfilename: file for file in info.siblings or ()}
     for name, file in files.items():
         _check_small(folder / name, file)
-    names = [name for name in files if _matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED)]
+    named = set(_shards(folder))
+    names = [
+        name
+        for name in files
+        if name in named or (_matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED))
+    ]
     names = names or [
         name for name in files if _matches(name, WEIGHT_FILES) and not _matches(name, NEVER_WANTED)
     ]

@@ -17,6 +17,7 @@
 mod folder;
 mod header;
 
+pub use folder::VARIANTS;
 pub use header::read_header;
 
 use std::path::{Path, PathBuf};

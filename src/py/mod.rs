@@ -24,6 +24,7 @@ use pyo3::types::PyTuple;
 
 use crate::dtype::GgmlType;
 use crate::feedback;
+use crate::formats::safetensors::VARIANTS;
 use crate::met::policy::Intent;
 use crate::met::sidecar::{Part, TABLES};
 use crate::quant::recipe::Recipe;
@@ -118,6 +119,7 @@ fn lists(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTENTS", PyTuple::new(py, Intent::ALL.map(Intent::name))?)?;
     module.add("PARTS", PyTuple::new(py, Part::all().map(Part::name).collect::<Vec<_>>())?)?;
     module.add("TABLES", PyTuple::new(py, TABLES)?)?;
+    module.add("WEIGHT_VARIANTS", PyTuple::new(py, VARIANTS)?)?;
     module.add("DEFAULT_MAX_MEMORY", DEFAULT_MAX_MEMORY)?;
     module.add("DEFAULT_CALIBRATION_MEMORY", DEFAULT_CALIBRATION_MEMORY)
 }

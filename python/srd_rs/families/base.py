@@ -509,7 +509,12 @@ class Family:
         folder = self.checkpoint.folder
         if not (folder / "modules.json").is_file():
             return
-        path = _pooling_folder(folder)
+        modules = _modules(folder)
+        dense = [path for kind, path in modules if kind.endswith("Dense")]
+        if dense:
+            what = "the dense layers behind the model (%s) are not read: the embeddings are those before these layers"
+            self._note(what, ", ".join(map(shown, dense[:4])))
+        path = _pooling_folder(folder, modules)
         if path is None:
             return
         pooling = load_json(path / "config.json", root=folder)
@@ -609,14 +614,21 @@ def _check_source_shape(source: Source, present: Mapping[str, SourceTensor], fol
         raise ModelError(message(place, what, "Correct the number of experts or their size in config.json"))
 
 
-def _pooling_folder(folder: Path) -> Path | None:
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """Return the class and the folder of each module that modules.json names."""
+    file = folder / "modules.json"
+    modules = parse_json(read_limited(file), file)
+    listed = [module for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    pairs = [(module.get("type"), module.get("path")) for module in listed]
+    return [(kind, path) for kind, path in pairs if isinstance(kind, str) and isinstance(path, str)]
+
+
+def _pooling_folder(folder: Path, modules: Sequence[tuple[str, str]]) -> Path | None:
     """Return the folder of the pooling module, which must lie inside the folder of the model; None if there is
     none."""
     file = folder / "modules.json"
-    modules = parse_json(read_limited(file), file)
-    for module in modules if isinstance(modules, list) else []:
-        kind, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
-        if isinstance(kind, str) and kind.endswith("Pooling") and isinstance(path, str):
+    for kind, path in modules:
+        if kind.endswith("Pooling"):
             inside = (folder / path.replace("\0", "\ufffd")).resolve()
             if not inside.is_relative_to(folder.resolve()):
                 raise FormatError(

@@ -21,6 +21,9 @@ use crate::input::remote::Remote;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Kinds of second copies of the weights, as the names of their files have them: `model.fp16.safetensors`.
+pub const VARIANTS: [&str; 7] = ["fp16", "bf16", "fp32", "fp8", "int8", "ema", "non_ema"];
+
 /// Largest index that is read, in bytes. The index of a model of 100 000 tensors has 10 MB.
 const MAX_INDEX: u64 = 100_000_000;
 
@@ -72,7 +75,8 @@ pub(super) fn find(path: &Path, remote: Option<&Arc<Remote>>) -> Result<Found> {
         let shards = index.shards.iter().map(|s| path.join(s)).collect();
         return Ok(Found { shards, index: Some(index) });
     }
-    Ok(Found { shards: without_index(path, safetensors_names(path)?)?, index: None })
+    let names = without_second_copies(safetensors_names(path)?);
+    Ok(Found { shards: without_index(path, names)?, index: None })
 }
 
 fn find_remote(folder: &Path, remote: &Arc<Remote>) -> Result<Found> {
@@ -86,9 +90,22 @@ fn find_remote(folder: &Path, remote: &Arc<Remote>) -> Result<Found> {
         let shards = index.shards.iter().map(|s| label.join(s)).collect();
         return Ok(Found { shards, index: Some(index) });
     }
-    let mut names: Vec<String> = remote.names().map(str::to_string).collect();
+    let mut names: Vec<String> =
+        remote.names().filter(|name| !name.starts_with('.')).map(str::to_string).collect();
     names.sort_unstable();
-    Ok(Found { shards: without_index(label, names)?, index: None })
+    Ok(Found { shards: without_index(label, without_second_copies(names))?, index: None })
+}
+
+/// Leaves out adapters and second copies of the weights where there are other weights, as a download from the hub does.
+fn without_second_copies(names: Vec<String>) -> Vec<String> {
+    let kept: Vec<String> = names.iter().filter(|name| !is_second_copy(name)).cloned().collect();
+    if kept.is_empty() { names } else { kept }
+}
+
+/// Whether a file of weights is an adapter, a model in the format of Mistral, or a variant.
+fn is_second_copy(name: &str) -> bool {
+    let is_variant = |kind: &&str| [".", "-"].iter().any(|end| name.contains(&format!(".{kind}{end}")));
+    name.starts_with("adapter") || name.starts_with("consolidated") || VARIANTS.iter().any(|k| is_variant(&k))
 }
 
 /// Returns the shards of a folder without the usual names: the only safetensors file, or a complete numbered set. `names` are
@@ -358,5 +375,17 @@ mod tests {
         assert_eq!(numbering("a-b-1-of-1.safetensors"), Some(("a-b", 1, 1)));
         assert_eq!(numbering("model.safetensors"), None);
         assert_eq!(numbering("model-x-of-2.safetensors"), None);
+    }
+
+    #[test]
+    fn second_copies_do_not_count_beside_the_weights() {
+        let copies =
+            ["adapter_model.safetensors", "consolidated.safetensors", "m.bf16-00001-of-00002.safetensors"];
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>();
+        let mut all = names(&copies);
+        all.push("weights.safetensors".into());
+        assert_eq!(without_second_copies(all), ["weights.safetensors"]);
+        assert_eq!(without_second_copies(names(&copies)), copies);
+        assert!(!is_second_copy("Qwen-bf16.safetensors") && is_second_copy("m.fp16.safetensors"));
     }
 }

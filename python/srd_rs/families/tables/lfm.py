@@ -87,7 +87,7 @@ LFM2_EMBEDDING: Final = replace(
     pooling=True,
     refusals=(
         Refusal(
-            "file('1_Dense/model.safetensors')",
+            "file('1_Dense/config.json')",
             "the dense layer behind the model (1_Dense) is not read",
             "Convert it with llama.cpp, or use a model without a dense layer",
         ),
