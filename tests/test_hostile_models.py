@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from srd_rs.errors import ModelError
+from srd_rs.families import describe
 from srd_rs.vocab.tokenizer import from_metadata
 from support import EXAMPLE, Run, srd
+from test_family_goldens import GOLDENS, opened
 from test_hub import bert
 
 MAX_RSS = 150 * 10**6
@@ -162,6 +165,24 @@ def test_links_out_of_the_folder_are_not_followed(model: Path, tmp_path: Path, n
         (model / name).unlink(missing_ok=True)
         (model / name).symlink_to(target)
         refused(dry_run(model), name, "link")
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value", "words"),
+    [
+        ("jais-family", ["mup_embeddings_scale"], [], "embedding_scale is [], a number is expected"),
+        ("llama-bidirectional", ["rope_scaling", "factor"], 1e308, "too large or too small for float32"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path: Path, name: str, keys: list[str], value: object, words: str) -> None:
+    """Each was an internal error. Every number of every golden was tried with 18 absurd values."""
+    golden = json.loads((GOLDENS[0].parent / f"{name}.json").read_text(encoding="utf-8"))
+    place = golden["config"]
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    with pytest.raises(ModelError, match=re.escape(words)):
+        describe(opened(golden, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "README.md"])

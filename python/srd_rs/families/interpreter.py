@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Final
 
 from srd_rs.checkpoint import SourceTensor, flatten
+from srd_rs.errors import ModelError
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.base import MAX_HEAD_DIM, Family, Row, fused_expert_halves
@@ -29,7 +30,7 @@ from srd_rs.families.schema import (
 )
 from srd_rs.families.table import Table
 from srd_rs.metadata import Metadata
-from srd_rs.reading import load_json
+from srd_rs.reading import load_json, shown
 from srd_rs.transforms import (
     Affine,
     Bilinear,
@@ -540,6 +541,12 @@ class TableFamily(Family):
                 return default
             return self.count(step.arguments[index], layer, least=0)
 
+        def real(index: int) -> float:
+            value = self.evaluate(step.arguments[index], layer)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise self.config.error(f"{step.arguments[index]} is {shown(value)}, a number is expected")
+            return float(value)
+
         def axis(index: int = 0) -> int:
             value = self.evaluate(step.arguments[index], layer)
             if not isinstance(value, int) or not -len(of.shape) <= value < len(of.shape):
@@ -553,8 +560,7 @@ class TableFamily(Family):
                 case "plus_one":
                     return Affine(of, 1.0, 1.0)
                 case "affine":
-                    mul, add = (float(self.evaluate(text, layer)) for text in step.arguments)
-                    return Affine(of, mul, add)
+                    return Affine(of, real(0), real(1))
                 case "ternary":
                     return Ternary(of)
                 case "neg_exp":
@@ -602,8 +608,9 @@ class TableFamily(Family):
                     return taken(of, axis(), first, (of.shape[axis()] - first + stride - 1) // stride, stride)
                 case "pad_rows":
                     rows = number(0)
-                    value = self.evaluate(step.arguments[1], layer) if len(step.arguments) > 1 else 0.0
-                    return PadRows(of, rows, float(value))
+                    return PadRows(of, rows, real(1) if len(step.arguments) > 1 else 0.0)
+        except ModelError:
+            raise
         except (ValueError, ZeroDivisionError, IndexError) as error:
             raise self.config.error(f"{step.name}({', '.join(step.arguments)}): {error}") from None
         raise ValueError(step.name)

@@ -197,6 +197,15 @@ def llama3_factors(
     number over a tensor is the number times the rounded reciprocal, so the values are those of llama.cpp's
     converter to the last bit.
     """
+    try:
+        return _llama3_factors(config, params, dimensions, single)
+    except (OverflowError, ZeroDivisionError):
+        raise config.error("the numbers of the RoPE scaling are too large or too small for float32") from None
+
+
+def _llama3_factors(
+    config: Config, params: dict[str, Any], dimensions: int, single: bool
+) -> tuple[float, ...]:
     base, factor = _f32(params["rope_theta"]), float(params["factor"])
     low, high = float(params.get("low_freq_factor") or 1.0), float(params.get("high_freq_factor") or 4.0)
     if high < low:
