@@ -167,6 +167,55 @@ def test_links_out_of_the_folder_are_not_followed(model: Path, tmp_path: Path, n
         refused(dry_run(model), name, "link")
 
 
+def _chain(model: Path, name: str, secret: Path) -> None:
+    (model / "a").symlink_to(secret)
+    (model / "b").symlink_to("a")
+    (model / name).symlink_to("b")
+
+
+def _folder(model: Path, name: str, secret: Path) -> None:
+    (secret.parent / "there").mkdir()
+    shutil.copy(secret, secret.parent / "there" / name)
+    (model / "inside").symlink_to(secret.parent / "there")
+    (model / name).symlink_to(f"inside/{name}")
+
+
+def _blobs(model: Path, name: str, secret: Path) -> None:
+    """A link into a folder that has the name of the cache's, but is not above the model."""
+    (secret.parent / "far" / "blobs").mkdir(parents=True)
+    shutil.copy(secret, secret.parent / "far" / "blobs" / name)
+    (model / name).symlink_to(secret.parent / "far" / "blobs" / name)
+
+
+def _blob(model: Path, name: str, secret: Path) -> None:
+    """A link to a blob that is itself a link out of the cache."""
+    (model.parent / "blobs").mkdir()
+    (model.parent / "blobs" / name).symlink_to(secret)
+    (model / name).symlink_to(f"../blobs/{name}")
+
+
+FORMS: dict[str, Callable[[Path, str, Path], None]] = {
+    "a chain of links": _chain,
+    "a linked folder": _folder,
+    "a detour": lambda model, name, secret: (model / name).symlink_to(f"../model/../{secret.name}"),
+    "by /proc": lambda model, name, secret: (model / name).symlink_to(f"/proc/self/root{secret}"),
+    "blobs elsewhere": _blobs,
+    "a blob that is a link": _blob,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"])
+def test_links_of_every_form_are_not_followed(model: Path, tmp_path: Path, name: str, form: str) -> None:
+    if form == "by /proc" and not Path("/proc/self/root").exists():
+        pytest.skip("this system has no /proc")
+    secret = tmp_path / "secret"
+    secret.write_text((model / name).read_text() if (model / name).exists() else "SECRET")
+    (model / name).unlink(missing_ok=True)
+    FORMS[form](model, name, secret)
+    refused(dry_run(model), name, "link")
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "value", "words"),
     [

@@ -528,3 +528,31 @@ def test_a_picture(ending: str, gguf: Path) -> None:
     if ending == ".svg":
         assert "governance" in picture.read_text()
     assert srd("met", gguf, "--no-digest", "--plot", gguf.with_name("p.doc")).code == 2
+    assert srd("met", gguf, "--no-digest", "--plot", picture).code == 2
+    assert srd("met", gguf, "--no-digest", "--plot", picture, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+@pytest.mark.parametrize(
+    "kind", ["link to the GGUF", "hard link to the GGUF", "link to a key", "the output", "folder"]
+)
+def test_a_picture_replaces_nothing_else(gguf: Path, kind: str, options: tuple[str, ...]) -> None:
+    """The picture was written through a link into the GGUF."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the plot was not drawn")
+    picture, key = gguf.with_name("p.png"), gguf.with_name("a.key")
+    key.write_text("5d" * 32)
+    extra: tuple[str | Path, ...] = ()
+    if kind == "link to the GGUF":
+        picture.symlink_to(gguf)
+    elif kind == "hard link to the GGUF":
+        picture.hardlink_to(gguf)
+    elif kind == "link to a key":
+        picture.symlink_to(key)
+    elif kind == "folder":
+        picture.mkdir()
+    else:
+        extra = ("-o", picture)
+    before = {path: path.read_bytes() for path in (gguf, key)}
+    run = srd("met", gguf, "--no-digest", "--plot", picture, *extra, *options)
+    assert run.code != 0 and run.stderr.count("error: ") == 1, run.stderr
+    assert {path: path.read_bytes() for path in before} == before

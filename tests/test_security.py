@@ -272,25 +272,91 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(
         assert {path.name for path in tmp_path.iterdir()} == before, command
 
 
-def test_an_output_is_on_the_disk_before_it_has_its_name(small: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its container and sidecar, an adapter, and keys."""
+    box = tmp_path_factory.mktemp("box")
+    tiny_model(box / "in.gguf")
+    shutil.copytree(bugs_folder() / "plain", box / "model")
+    key = key_file(box)
+    for source, out in (("in.gguf", "m.gguf"), ("model", "n.gguf")):
+        run = srd("convert", box / source, "--fast", "-o", box / out, "--axm", "--key-file", key)
+        assert run.code == 0, run.stderr
+    oms = subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    (box / "oms.pem").write_bytes(oms.stdout)
+    (box / "oms.pem").chmod(0o600)
+    return box
+
+
+#: What writes: arguments, in which {box} and {out} are folders -> the names of the outputs.
+WRITERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "convert": ("convert {box}/in.gguf --fast -o {out}/x.gguf --no-met", ("x.gguf",)),
+    "convert with everything": (
+        "convert {box}/model --fast -o {out}/x.gguf --axm --key-file {key} --card --bom --modelfile"
+        " --recipe-out {out}/recipe.json",
+        ("x.gguf", "x.axm", "x.met.json", "x.md", "x.cdx.json", "x.Modelfile", "recipe.json"),
+    ),
+    "in parts": (
+        "convert {box}/in.gguf --fast -q F32 -o {out}/x.gguf --no-met --split-max-size 300kB",
+        ("x-00001-of-00003.gguf", "x-00003-of-00003.gguf"),
+    ),
+    "pack": ("pack {box}/in.gguf --fast -o {out}/x.axm --key-file {key}", ("x.axm",)),
+    "extract": ("extract {box}/m.axm -o {out}/x.gguf --key-file {key}", ("x.gguf",)),
+    "safetensors": (
+        "extract {box}/m.axm -o {out}/x.safetensors --key-file {key} --safetensors",
+        ("x.safetensors",),
+    ),
+    "resign": ("resign {box}/m.axm -o {out}/x.axm --old-key-file {key} --key-file {key}", ("x.axm",)),
+    "attest": ("verify {box}/m.axm --key-file {key} --attest {out}/a.json", ("a.json",)),
+    "manifest": ("verify {box}/m.axm --key-file {key} --write-manifest {out}/m.manifest", ("m.manifest",)),
+    "calibrate": (
+        "calibrate {box}/model --text random --tokens 32 -o {out}/c.safetensors",
+        ("c.safetensors",),
+    ),
+    "met": ("met {box}/m.gguf -o {out}/x.met.json", ("x.met.json",)),
+    "a picture": ("met {box}/m.gguf -o {out}/x.met.json --plot {out}/p.png", ("x.met.json", "p.png")),
+    "card": ("card {box}/n.gguf -o {out}/card.md", ("card.md",)),
+    "bom": ("bom {box}/n.gguf -o {out}/bom.json", ("bom.json",)),
+    "modelfile": ("modelfile {box}/n.gguf -o {out}/Modelfile", ("Modelfile",)),
+    "sign": ("sign {box}/m.gguf --oms-key {box}/oms.pem -o {out}/m.sig", ("m.sig",)),
+    "keygen": ("keygen {out}/new.key", ("new.key",)),
+    "key pair": ("keygen --ed25519 {out}/k.pem", ("k.pem", "k.pem.pub")),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_output_is_on_the_disk_before_it_has_its_name(written: Path, tmp_path: Path, name: str) -> None:
+    """Each output of each command: the file is synced before it has its name, and then the folder is."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed, so the order of the system calls was not seen")
-    log, out = tmp_path / "log", tmp_path / "out.gguf"
+    command, outputs = WRITERS[name]
+    if name == "a picture":
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed: the plot was not drawn")
+    log, out = tmp_path / "log", tmp_path / "out"
+    out.mkdir()
+    filled = command.format(box=written, out=out, key=next(written.glob("*.key")))
     done = subprocess.run(
-        ["strace", "-f", "-o", log, "-e", "trace=fsync,fdatasync,linkat,rename,renameat,renameat2",
-         sys.executable, "-m", "srd_rs", "convert", small, "--fast", "-o", out, "--no-met"],
+        ["strace", "-f", "-y", "-s", "300", "-o", log, "-e",
+         "trace=fsync,fdatasync,linkat,link,rename,renameat,renameat2",
+         sys.executable, "-m", "srd_rs", *filled.split()],
         capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "SRD_CACHE": "off"},
     )  # fmt: skip
     if done.returncode and "ptrace" in done.stderr:
         pytest.skip("this system forbids ptrace, so the order of the system calls was not seen")
-    # A call that another thread interrupts is written in two lines, of which the first has the name of the call.
-    lines = [line for line in log.read_text().splitlines() if "resumed" not in line]
-    calls = [
-        found[1] for line in lines if (found := re.search(r"\b(f(?:data)?sync|linkat|rename\w*)\(", line))
-    ]
-    named = next(i for i, call in enumerate(calls) if call not in ("fsync", "fdatasync"))
-    assert "fsync" in calls[:named] or "fdatasync" in calls[:named], calls
-    assert "fsync" in calls[named:], calls
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines()
+    syncs = re.compile(r"\bf(?:data)?sync\(")
+    for output in outputs:
+        assert (out / output).exists(), (output, sorted(out.iterdir()))
+        gives = re.compile(rf"\b(?:link|rename)\w*\(.*/{re.escape(output)}\"")
+        named = next((i for i, line in enumerate(lines) if gives.search(line)), None)
+        assert named is not None, (output, lines)
+        assert any(syncs.search(line) for line in lines[:named]), (output, lines)
+        assert any(syncs.search(line) and f"<{out}" in line for line in lines[named:]), (output, lines)
 
 
 # Low: claims that anybody can write.

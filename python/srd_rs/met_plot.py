@@ -5,11 +5,13 @@ Needs matplotlib.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs import _core
 from srd_rs.errors import UsageError, message
 from srd_rs.hydration import PARTS, Residency, part_of
 
@@ -35,10 +37,16 @@ def check_output(output: str | os.PathLike[str]) -> Any:
     return Figure
 
 
-def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | os.PathLike[str]) -> None:
+def plot(
+    sidecar: dict[str, Any],
+    residency: Sequence[Residency],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> None:
     """Draw `sidecar` with the resident share of each part to `output` (.png, .svg or .pdf).
 
-    Raises UsageError for another ending, or where matplotlib is missing.
+    Raises UsageError for another ending, where matplotlib is missing, and for a file that exists without `overwrite`.
     """
     heat = sidecar.get("expert_heat")
     figure = check_output(output)(figsize=(9, 7.6 if heat else 4.8), layout="constrained")
@@ -48,7 +56,9 @@ def plot(sidecar: dict[str, Any], residency: Sequence[Residency], output: str | 
     _draw_sizes(sizes, sidecar, {r.slot: r for r in residency})
     if heat:
         _draw_heat(figure, more[0], heat)
-    figure.savefig(output, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=Path(output).suffix[1:].lower())
+    _core.write_file(Path(output), drawn.getvalue(), overwrite)
 
 
 def _ranges(sidecar: dict[str, Any], part: str) -> list[dict[str, int]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srd_rs import effects
+from srd_rs import effects, sniff
 from srd_rs.cli.options import (
     GroupedCommand,
     convert_option,
@@ -157,7 +157,11 @@ def command(
         if name in explicit:
             raise effects.without_effect(name, "no engine is named", "Add --for")
     effects.refuse(
-        (output is None and overwrite, "--overwrite", "the default sidecar is replaced anyway"),
+        (
+            output is None and picture is None and overwrite,
+            "--overwrite",
+            "the default sidecar is replaced anyway",
+        ),
         (check and slots is not None, "--slots", "--check measures nothing"),
         (check and fingerprint is not None, "--fingerprint", "--check writes nothing"),
         (check and picture is not None, "--plot", "--check draws nothing"),
@@ -172,6 +176,10 @@ def command(
     beside = hydration.sidecar_path(path)
     # Nothing is written into the cache of downloads.
     target = output or (Path(beside.name) if "://" in gguf else beside)
+    if picture is not None:
+        sniff.check_new([picture], [path], overwrite)
+        sniff.check_new([picture, target], [path], overwrite=True)
+        sniff.check_output(picture)
     if check:
         hydration.check(path, target)
         result = {"gguf": str(gguf), "sidecar": str(target), "fits": True}
@@ -189,7 +197,7 @@ def command(
         from srd_rs.met_plot import plot
 
         with srd_rs.Hydrator(path, target) as hydrator:
-            plot(sidecar, hydrator.residency(), picture)
+            plot(sidecar, hydrator.residency(), picture, overwrite=overwrite)
     if as_json:
         say(json.dumps(sidecar))
         return

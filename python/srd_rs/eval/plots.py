@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
 from srd_rs.errors import UsageError, message
@@ -19,8 +19,8 @@ def figure_class() -> Any:
     return Figure
 
 
-def against_bpw(found: Evaluation, output: Path) -> None:
-    """Draw KLD (without a base: perplexity) of each file over its bits per weight, with standard errors."""
+def against_bpw(found: Evaluation) -> bytes:
+    """A PNG of KLD (without a base: perplexity) of each file over its bits per weight, with standard errors."""
     figure = figure_class()(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, file in enumerate(found.files):
@@ -33,11 +33,11 @@ def against_bpw(found: Evaluation, output: Path) -> None:
         axes.set_ylim(bottom=0)
     else:
         axes.set_ylabel("perplexity")
-    _finish(figure, axes, found, output)
+    return _finish(figure, axes, found)
 
 
-def percentiles(found: Evaluation, output: Path) -> None:
-    """Draw KLD at several percentiles of the tokens with 95 % intervals, a line for each file."""
+def percentiles(found: Evaluation) -> bytes:
+    """A PNG of KLD at several percentiles of the tokens with 95 % intervals, a line for each file."""
     figure = figure_class()(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     labels: list[str] = []
@@ -56,11 +56,14 @@ def percentiles(found: Evaluation, output: Path) -> None:
     axes.set_yscale("symlog", linthresh=1e-6)
     axes.set_xlabel("percentile of the tokens")
     axes.set_ylabel("KLD, nats")
-    _finish(figure, axes, found, output)
+    return _finish(figure, axes, found)
 
 
-def _finish(figure: Any, axes: Any, found: Evaluation, output: Path) -> None:
+def _finish(figure: Any, axes: Any, found: Evaluation) -> bytes:
+    """The picture as a PNG."""
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     axes.set_title(f"{found.text.name}, {found.n_tokens} tokens", fontsize="medium")
-    figure.savefig(output, dpi=150, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png")
+    return drawn.getvalue()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from srd_rs.errors import SrdIOError, UsageError, message
+from srd_rs import _core
+from srd_rs.errors import SrdError, SrdIOError, UsageError, message
 from srd_rs.eval.evaluation import Evaluation, FileScore
 from srd_rs.eval.statistics import Estimate, Quantile
 from srd_rs.text import html_table
@@ -158,31 +158,25 @@ def write(found: Evaluation, folder: Path) -> list[Path]:
     """Write the files of the report into `folder`, which is made if the folder is missing. Returns their paths."""
     from srd_rs.eval import plots
 
-    def text(content: str) -> Callable[[Path], Any]:
-        return lambda path: path.write_text(content, encoding="utf-8")
-
-    writers: dict[str, Callable[[Path], Any]] = {
-        "report.md": text(markdown(found)),
-        "report.json": text(json.dumps(found.to_json(), indent=1) + "\n"),
-        "bpw.png": lambda path: plots.against_bpw(found, path),
+    files = {
+        "report.md": markdown(found).encode(),
+        "report.json": (json.dumps(found.to_json(), indent=1) + "\n").encode(),
+        "bpw.png": plots.against_bpw(found),
     }
     if found.base:
-        writers["percentiles.png"] = lambda path: plots.percentiles(found, path)
+        files["percentiles.png"] = plots.percentiles(found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = [_complete(folder / name, writer) for name, writer in writers.items()]
+        written = [_complete(folder / name, data) for name, data in files.items()]
         pictures = [path for path in written if path.suffix == ".png"]
-        return [*written, _complete(folder / "report.html", text(page(found, pictures)))]
+        return [*written, _complete(folder / "report.html", page(found, pictures).encode())]
+    except SrdError:
+        raise
     except OSError as error:
         raise SrdIOError(message(folder, str(error), "Choose a folder that can be written")) from error
 
 
-def _complete(path: Path, writer: Callable[[Path], Any]) -> Path:
-    """The file gets its name when it is whole."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        writer(partial)
-        os.replace(partial, path)  # noqa: PTH105 (atomic, and replaces on every platform)
-    finally:
-        partial.unlink(missing_ok=True)
+def _complete(path: Path, data: bytes) -> Path:
+    """The file gets its name when it is whole and on the disk."""
+    _core.write_file(path, data, True)
     return path
