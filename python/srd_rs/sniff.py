@@ -226,6 +226,10 @@ def _folder(folder: Path) -> Thing:
     names = sorted(entry.name for entry in folder.iterdir())
     tensors = [n for n in names if n.endswith(".safetensors")]
     weights = [n for n in tensors if not n.startswith(("adapter", "consolidated"))]
+    if not weights and "model.safetensors.index.json" in names:
+        # The index may name parts of another name, or in a sub-folder.
+        inside = (name for name in _parts(folder / "model.safetensors.index.json") if _is_inside(name))
+        weights = sorted(name for name in inside if os.path.isfile(folder / name))  # noqa: PTH113
     if weights and "config.json" in names:
         return _checkpoint(folder, weights)
     if "adapter_config.json" in names:
@@ -380,6 +384,7 @@ def _checkpoint(folder: Path, weights: list[str]) -> Thing:
     # A file of the whole model counts before an index, which an earlier save may have left behind.
     whole = "model.safetensors" in weights
     missing = sorted(_parts(index) - set(weights)) if index.is_file() and not whole else []
+    missing = [name for name in missing if not os.path.isfile(folder / name)]  # noqa: PTH113 (a NUL is no error)
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         what = f"a checkpoint that lacks {len(missing)} of its weight files: {listed}"
@@ -394,6 +399,12 @@ def _parts(index: Path) -> set[str]:
     except (FormatError, SrdIOError):
         return set()
     return {v for v in mapping.values() if isinstance(v, str)} if isinstance(mapping, dict) else set()
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name of an index is that of a file of weights below the folder."""
+    path = Path(name)
+    return name.endswith(".safetensors") and not path.is_absolute() and ".." not in path.parts
 
 
 MAX_TEXT_BYTES: Final = 64 << 20
