@@ -1,4 +1,4 @@
-"""Prints speed and error of the block quantisers beside ggml's, one thread each, in turn.
+"""Prints speed and error of the block quantizers beside ggml's, one thread each, in turn.
 
     python benches/kernels.py [--types Q4_K,Q8_0] [--repeats 5] [--isas avx512,avx2,portable]
 

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "python"))
 
 from srd_rs.families import _families, supported
 from srd_rs.families.base import Family
-from srd_rs.families.config import normalise
+from srd_rs.families.config import normalize
 
 KEYS = (
     "vocab_size",
@@ -69,7 +69,7 @@ def of_transformers(kind: str, family: type[Family]) -> tuple[dict[str, Any], bo
         stated.setdefault(name, stated.get(stands_for))
     ropes = stated.get("rope_parameters") or {}
     stated["rope_theta"] = ropes.get("full_attention", ropes).get("rope_theta")
-    return normalise(stated, {}, Path("config.json"), family.spellings).values, getattr(
+    return normalize(stated, {}, Path("config.json"), family.spellings).values, getattr(
         config, "tie_word_embeddings", None
     )
 

@@ -151,7 +151,7 @@ def main() -> None:
         if {"peer-imatrix", "imatrix"} & set(args.rows):
             n = args.imatrix_chunks
             compute_imatrix(bf16, args.calibration, imatrix, n_chunks=n, threads=args.threads)
-        print("| mix | quantiser | bpw | KLD | of plain | of imatrix | 99 % KLD | PPL | same top | seconds |")
+        print("| mix | quantizer | bpw | KLD | of plain | of imatrix | 99 % KLD | PPL | same top | seconds |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
         for quant in args.quants.split(","):
             paths, seconds = make(inputs, quant, args.rows, folder)

@@ -5,7 +5,7 @@
 
 Each time a conversion with SRD, a container and a sidecar is begun with an empty cache and killed (SIGKILL) at a random
 moment between its begin and the CPU time that an undisturbed one takes: while the model is read, in the calibration or
-in the quantisation. The command is repeated. All outputs must have the bytes of an undisturbed conversion. With
+in the quantization. The command is repeated. All outputs must have the bytes of an undisturbed conversion. With
 ``--found`` the calibration is there before each begin, as for a second mix, and the moments are those behind the plan;
 such a conversion is short, so that the same seconds are a larger share. Ctrl-C ends the script with the figures of the
 kills until then. Needs Linux, whose /proc says how much CPU time another process has had.
@@ -164,7 +164,7 @@ def main() -> None:
                     print(f"differs or failed: {second.output}", file=sys.stderr)
                     continue
                 by_cpu.append(first.cpu + second.cpu)
-                phase = "quantisation" if first.begun else "calibration"
+                phase = "quantization" if first.begun else "calibration"
                 print(
                     f"killed in the {phase} after {first.cpu:.2f} s, went on for {second.cpu:.2f} s of CPU time",
                     flush=True,

@@ -166,7 +166,7 @@ def _quiet(level: int, text: bytes, data: object) -> None:
     """Print nothing."""
 
 
-def quantised_types(source: Path, output: Path) -> dict[str, str] | str:
+def quantized_types(source: Path, output: Path) -> dict[str, str] | str:
     """Return the type of each tensor after llama-quantize to Q4_K_M, or what llama.cpp says if it cannot."""
     import gguf
 
@@ -175,7 +175,7 @@ def quantised_types(source: Path, output: Path) -> dict[str, str] | str:
     parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
     parameters.nthread = 1
     if llama_cpp.llama_model_quantize(bytes(source), bytes(output), parameters):
-        return "llama.cpp cannot quantise this file"
+        return "llama.cpp cannot quantize this file"
     return {t.name: t.tensor_type.name for t in gguf.GGUFReader(output).tensors}
 
 
@@ -194,7 +194,7 @@ def golden_of(case: Case) -> dict[str, Any]:
             convert(folder, output, part == "mmproj", case.raw_config, constants)
             metadata, tensors = written(output)
             if part == "text":
-                types = quantised_types(output, Path(scratch) / "q4.gguf")
+                types = quantized_types(output, Path(scratch) / "q4.gguf")
                 if isinstance(types, str):
                     result["q4_k_m"] = types
                 else:

@@ -63,7 +63,7 @@ BLOCKS = (
     "TQ1_0",
 )
 LATTICES = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
-#: Types that effort srd quantises by the search for scales.
+#: Types that effort srd quantizes by the search for scales.
 WITHOUT_FEEDBACK = (*LATTICES, "TQ1_0", "TQ2_0")
 METHODS = ("plain", "imatrix", "calibrated")
 #: The matrices that get the block format, by their GGUF names.

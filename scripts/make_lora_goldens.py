@@ -65,7 +65,7 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
             }
         ],
     ),
-    "rank-stabilised": (
+    "rank-stabilized": (
         _LLAMA,
         [{"r": 16, "lora_alpha": 8, "use_rslora": True, "target_modules": [*_LINEAR, "embed_tokens"]}],
     ),

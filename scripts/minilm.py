@@ -88,7 +88,7 @@ def main() -> None:
         reference = embeddings(f32, texts, args.threads)
         paths: dict[str, Path] = {}
         found: dict[str, Estimate] = {}
-        print("| quantiser | 1 - cos | of plain | of imatrix | file bytes | seconds |")
+        print("| quantizer | 1 - cos | of plain | of imatrix | file bytes | seconds |")
         print("| --- | --- | --- | --- | --- | --- |")
         for row in args.rows:
             paths[row] = folder / f"{args.quant}-{row}.gguf"

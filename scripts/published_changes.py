@@ -139,7 +139,7 @@ OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
         ),
     ),
     "qwen2_moe": (
-        Change("normalised", {"norm_topk_prob": True}),
+        Change("normalized", {"norm_topk_prob": True}),
         Change("every second layer", {"decoder_sparse_step": 2}),
         Change("first layer dense", {"mlp_only_layers": [0]}),
         Change("no bias", {"qkv_bias": False}),
@@ -151,7 +151,7 @@ OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
         Change("layer types", {"layer_types": ["full_attention", "full_attention"]}),
     ),
     "qwen3_moe": (
-        Change("normalised", {"norm_topk_prob": True}),
+        Change("normalized", {"norm_topk_prob": True}),
         Change("every second layer", {"decoder_sparse_step": 2}),
         Change("first layer dense", {"mlp_only_layers": [0]}),
         Change("mlp_only_layers null", {"mlp_only_layers": None}),
@@ -328,7 +328,7 @@ OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
         Change("no norms of queries and keys", {"use_qk_norm": False}),
         Change("no dense layer", {"first_k_dense_replace": 0}),
         Change("no shared experts", {"n_shared_experts": 0}),
-        Change("not normalised", {"norm_topk_prob": False}),
+        Change("not normalized", {"norm_topk_prob": False}),
         Change("groups", {"n_group": 2, "topk_group": 1}),
         Change("further blocks are stated", {"num_nextn_predict_layers": 1}),
         Change("further blocks are not stated", {"num_nextn_predict_layers": ABSENT}),
@@ -346,7 +346,7 @@ OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
         Change("no dense layer", {"first_k_dense_replace": 0}),
         Change("moe_layer_freq", {"moe_layer_freq": 1}),
         Change("softmax", {"scoring_func": "softmax"}),
-        Change("normalised", {"norm_topk_prob": True}),
+        Change("normalized", {"norm_topk_prob": True}),
     ),
     "deepseek_v3": (
         Change(
@@ -359,7 +359,7 @@ OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
         Change("no dense layer", {"first_k_dense_replace": 0}),
         Change("two shared experts", {"n_shared_experts": 2}),
         Change("mscale only", scaling(type="yarn", **_YARN, beta_fast=32, beta_slow=1, mscale=1.0)),
-        Change("not normalised", {"norm_topk_prob": False}),
+        Change("not normalized", {"norm_topk_prob": False}),
     ),
     "gpt_oss": (
         Change(
@@ -440,7 +440,7 @@ OTHERS: Final[Mapping[str, tuple[Change, ...]]] = {
         Change("old keys", {"rope_percentage": 0.5, "rope_parameters": ABSENT, "rope_theta": 10000.0}),
     ),
     "olmo": (Change("no clipping", {"clip_qkv": None}), Change("clipping absent", {"clip_qkv": ABSENT})),
-    "olmoe": (Change("clipping", {"clip_qkv": 8.0}), Change("normalised", {"norm_topk_prob": True})),
+    "olmoe": (Change("clipping", {"clip_qkv": 8.0}), Change("normalized", {"norm_topk_prob": True})),
     "olmo3": (
         Change("old file", {**scaling(), "layer_types": ABSENT}),
         Change(

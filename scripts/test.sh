@@ -11,7 +11,7 @@ if [ -d "$wheels" ]; then
 fi
 [ -x .venv/bin/python ] || python3 -m venv .venv
 python=.venv/bin/python
-# The profile `quick` has the code of a release without link-time optimisation. cargo test below shares what is compiled.
+# The profile `quick` has the code of a release without link-time optimization. cargo test below shares what is compiled.
 export MATURIN_PEP517_ARGS="${MATURIN_PEP517_ARGS:---profile quick}"
 
 # llama-cpp-python (the extra `eval`) takes many minutes to compile, so it is taken only where it lies ready made.

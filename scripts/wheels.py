@@ -3,7 +3,7 @@
     pip install 'maturin>=1.9,<2' ziglang && rustup target add TARGET...
     python scripts/wheels.py                       # all, into dist/
     python scripts/wheels.py windows musl          # those whose target contains one of the words
-    python scripts/wheels.py --profile quick       # not optimised as a whole: links sooner, for tests
+    python scripts/wheels.py --profile quick       # not optimized as a whole: links sooner, for tests
 
 Prints the size of each wheel and the SHA-256 of the extension in it. The exit code is 1 if a wheel is not made, or has
 more bytes than a wheel may have.

@@ -1,4 +1,4 @@
-"""Rows a quantiser meets, and the errors it is judged by."""
+"""Rows a quantizer meets, and the errors it is judged by."""
 
 from __future__ import annotations
 

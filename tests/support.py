@@ -178,7 +178,7 @@ FIXTURES = (
 
 
 def per_fixture(names: Iterable[str] = FIXTURES) -> pytest.MarkDecorator:
-    """Parametrises a test by `name`; all tests of one checkpoint run in one process, which converts it once."""
+    """Parametrizes a test by `name`; all tests of one checkpoint run in one process, which converts it once."""
     params = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
     return pytest.mark.parametrize("name", params)
 

@@ -131,8 +131,8 @@ CHANGED_ALPHA = {"alpha_pattern": {"layers.1.self_attn.q_proj": 32, "up_proj": 1
     [
         ("two", {}),
         ("two", CHANGED_ALPHA),
-        ("rank-stabilised", {}),
-        ("rank-stabilised", CHANGED_ALPHA),
+        ("rank-stabilized", {}),
+        ("rank-stabilized", CHANGED_ALPHA),
         ("rows-are-inputs", {}),
     ],
 )

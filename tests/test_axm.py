@@ -74,7 +74,7 @@ def test_the_container_does_not_depend_on_threads_and_memory(made: Path, tmp_pat
 
 
 @pytest.mark.parametrize("quant", ["Q4_K_M", "Q5_K_M", "Q8_0"])
-def test_the_blocks_of_a_quantised_gguf_are_packed_as_they_are(quant: str, tmp_path: Path) -> None:
+def test_the_blocks_of_a_quantized_gguf_are_packed_as_they_are(quant: str, tmp_path: Path) -> None:
     gguf, axm, back = tmp_path / "m.gguf", tmp_path / "m.axm", tmp_path / "back.gguf"
     key = key_file(tmp_path)
     srd_rs.convert(EXAMPLE, gguf, quant=quant, tensor_types=["ffn_gate=Q5_K"], met=False, effort="fast")

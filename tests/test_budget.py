@@ -174,7 +174,7 @@ def test_the_mix_is_written_where_it_is_better(tmp_path: Path, monkeypatch: pyte
     assert report.plan.chosen == ()
 
 
-def test_a_budget_that_holds_the_whole_model_quantises_nothing(tmp_path: Path) -> None:
+def test_a_budget_that_holds_the_whole_model_quantizes_nothing(tmp_path: Path) -> None:
     options = {"effort": "srd", "calibrate_tokens": 512, "calibrate_block": 256}
     report = converted(tmp_path, target_size=100_000_000, **options)
     whole = converted(tmp_path, "whole.gguf", quant="BF16")

@@ -133,7 +133,7 @@ def test_a_warning_of_calibration_and_conversion_is_shown_once(bugs: Path, tmp_p
         ("SCB", "model.layers.0.mlp.up_proj.SCB", None),
     ],
 )
-def test_a_model_that_bitsandbytes_did_quantise_is_refused(
+def test_a_model_that_bitsandbytes_did_quantize_is_refused(
     bugs: Path, tmp_path: Path, key: str, name: str, dtype: str | None
 ) -> None:
     del key

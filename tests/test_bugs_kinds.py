@@ -137,7 +137,7 @@ def test_a_method_that_a_merge_left_over(method: str, caplog: pytest.LogCaptureF
     ids=str,
 )
 def test_a_method_that_does_not_quantize_while_loading_is_refused(stated: Any) -> None:
-    with pytest.raises(ModelError, match=r"quantised already.*delete quantization_config"):
+    with pytest.raises(ModelError, match=r"quantized already.*delete quantization_config"):
         spec_of(LLAMA, quantization_config=stated)
 
 

@@ -1,4 +1,4 @@
-"""GGUFs that are quantised already, wholly or in part: refused where a tensor would be rounded twice, else copied."""
+"""GGUFs that are quantized already, wholly or in part: refused where a tensor would be rounded twice, else copied."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_what_is_allowed_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("which", [0, 1, -1])
-def test_one_quantised_part_of_several(tmp_path: Path, which: int) -> None:
-    """A split GGUF of which one part alone has a quantised matrix."""
+def test_one_quantized_part_of_several(tmp_path: Path, which: int) -> None:
+    """A split GGUF of which one part alone has a quantized matrix."""
     matrix = MATRICES[which]
     whole = model(tmp_path / "w.gguf", {matrix: "Q8_0"})
     kept = {"tensor_types": [f"^{matrix.replace('.', '[.]')}$=Q8_0"]}

@@ -52,7 +52,7 @@ def test_srd_is_the_default_where_it_has_something_to_do(options: dict[str, obje
     assert (planned.text is not None) == (effort == "srd")
 
 
-def test_a_quantised_gguf_that_is_copied_is_not_calibrated(example_q4_k_m: Path) -> None:
+def test_a_quantized_gguf_that_is_copied_is_not_calibrated(example_q4_k_m: Path) -> None:
     planned = srd_rs.plan(example_q4_k_m)
     assert planned.effort == "fast" and planned.why_fast is None
 

@@ -1,4 +1,4 @@
-"""Effort max: each matrix is quantised for the inputs that the quantised model gives it."""
+"""Effort max: each matrix is quantized for the inputs that the quantized model gives it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_effort_that_diverges_less_is_written(
 
 @pytest.mark.parametrize("effort", ["srd", "max"])
 def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path, tmp_path: Path) -> None:
-    """Where the model has an output matrix of its own, every quantised matrix is corrected."""
+    """Where the model has an output matrix of its own, every quantized matrix is corrected."""
     model, options = fixtures / "llama", {**OPTIONS, "calibrate": "random", "calibrate_tokens": 256}
     srd_rs.convert(model, tmp_path / "base.gguf", quant="F32", met=False)
     written = srd_rs.convert(model, tmp_path / "m.gguf", effort=effort, **options).output

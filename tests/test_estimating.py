@@ -237,7 +237,7 @@ def test_a_model_on_the_hub_is_planned_without_a_download(easy: Path, tmp_path: 
         streamed = srd(*asked, "--fast", "--stream", "--network-rate", "1MB", env=env).json
         assert streamed["disk_bytes"] == streamed["output_bytes"] and streamed["network_bytes"] == read
         calibrated = ("--effort", "srd", "--calibrate-block", 256, "--stream")
-        # What lies outside of the layers is read again for the quantiser: two tables of tokens and a projection.
+        # What lies outside of the layers is read again for the quantizer: two tables of tokens and a projection.
         tables, all_weights = 4096 * (256 + 1536) + 256 * 1536, found["n_weights"]
         shared = srd(*asked, *calibrated, env=env).json
         expected = read + read * tables // all_weights

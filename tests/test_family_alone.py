@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def written(config: dict[str, Any], shapes: Shapes, folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of the GGUF by name, before they are quantised."""
+    """The tensors of the GGUF by name, before they are quantized."""
     write_shards({name: ["BF16", list(shape), "model.safetensors"] for name, shape in shapes.items()}, folder)
     (folder / "config.json").write_text("{}")
     opened = Checkpoint.open(folder)

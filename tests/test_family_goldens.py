@@ -162,7 +162,7 @@ def test_golden(path: Path, tmp_path: Path) -> None:
 
     for quant, column in (("BF16", 1), ("Q4_K_M", 3)):
         if quant == "Q4_K_M" and "q4_k_m" in golden:
-            continue  # llama.cpp itself cannot quantise the file
+            continue  # llama.cpp itself cannot quantize the file
         tensors = converted(checkpoint, spec, quant, tmp_path / f"{quant}.gguf")
         found = {t.name: [t.shape.tolist()[::-1], t.tensor_type.name] for t in tensors}
         expected = {name: [row[0], row[column]] for name, row in golden["text"]["tensors"].items()}

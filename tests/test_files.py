@@ -169,7 +169,7 @@ def test_what_is_no_file_of_tensors(tmp_path: Path) -> None:
         srd_rs.open(tmp_path / "nothing")
 
 
-def test_dequantising_lets_other_threads_run(opened: Gguf) -> None:
+def test_dequantizing_lets_other_threads_run(opened: Gguf) -> None:
     counted, stop = 0, threading.Event()
 
     def count() -> None:

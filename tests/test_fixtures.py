@@ -126,7 +126,7 @@ def sha256(data: np.ndarray[Any, Any]) -> str:
 @pytest.mark.parametrize("quant", ["BF16", "Q4_K_M"])
 @per_fixture()
 def test_order(name: str, quant: str, convert: Any) -> None:
-    """Keys and tensors stand in llama-quantize's order, in files that are not quantised as well."""
+    """Keys and tensors stand in llama-quantize's order, in files that are not quantized as well."""
     made = convert(name, quant)
     assert list(made.metadata) == made.expected["kv_order_q4_k_m"]
     assert [t.name for t in made.reader.tensors] == made.expected["tensor_order_q4_k_m"]

@@ -1,6 +1,6 @@
 """Importances and cut rows: the blocks of every type that weighs its errors, for many ways to cut the work.
 
-Stacks of experts and matrices of odd widths are quantised under an imatrix. Whatever the number of threads, the
+Stacks of experts and matrices of odd widths are quantized under an imatrix. Whatever the number of threads, the
 memory, the type of the source, the form of the imatrix and the destination are, each matrix has the blocks that its
 whole rows give under the importances of its columns, expert by expert. `srd_rs.quantize` makes these blocks apart from
 the pipeline.

@@ -61,7 +61,7 @@ def test_perplexity_is_that_of_llama_quantize(
     assert full.value < 150  # the model has learnt something: a wrongly read one is above 4096
 
 
-def test_both_quantisers_write_files_of_one_size(
+def test_both_quantizers_write_files_of_one_size(
     example_bf16: Path, example_q4_k_m: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")

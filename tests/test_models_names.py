@@ -161,7 +161,7 @@ def test_bitsandbytes_with_codes(dtype: str) -> None:
     model = checkpoint({**LLAMA, "quantization_config": {"load_in_8bit": True}}, llama_tensors())
     name = "model.layers.0.mlp.up_proj.weight"
     model.tensors[name] = SourceTensor(name, dtype, model.tensors[name].shape, "model.safetensors")
-    with pytest.raises(ModelError, match="quantised already"):
+    with pytest.raises(ModelError, match="quantized already"):
         describe(model)
 
 

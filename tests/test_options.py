@@ -150,7 +150,7 @@ def test_tensor_types_work_with_plain_mixes(tmp_path: Path) -> None:
     assert kinds["blk.0.attn_q.weight"] == "Q6_K"
 
 
-def test_a_quantised_gguf_is_quantised_again_only_where_that_is_allowed(
+def test_a_quantized_gguf_is_quantized_again_only_where_that_is_allowed(
     tmp_path: Path, example_q4_k_m: Path
 ) -> None:
     common = (

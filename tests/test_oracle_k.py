@@ -18,7 +18,7 @@ LARGEST = {"Q2_K": 9.8e5, "TQ1_0": 65504.0, "TQ2_0": 65504.0}
 
 @needs_ggml
 @pytest.mark.parametrize("quant", QUANTS)
-def test_dequantiser_reads_ggmls_bytes_to_the_bit(quant: str) -> None:
+def test_dequantizer_reads_ggmls_bytes_to_the_bit(quant: str) -> None:
     for kind, rows in row_kinds().items():
         blocks = ggml.quantize(quant, rows)
         ours, theirs = dequantize(blocks, quant), ggml.dequantize(quant, blocks)
@@ -27,7 +27,7 @@ def test_dequantiser_reads_ggmls_bytes_to_the_bit(quant: str) -> None:
 
 @needs_ggml
 @pytest.mark.parametrize("quant", QUANTS)
-def test_dequantiser_reads_any_bytes_as_ggml_does(quant: str) -> None:
+def test_dequantizer_reads_any_bytes_as_ggml_does(quant: str) -> None:
     _, _, size = ggml.TYPES[quant]
     blocks = np.random.default_rng(3).integers(0, 256, (4, 64 * size), np.uint8)
     ours, theirs = dequantize(blocks, quant), ggml.dequantize(quant, blocks)

@@ -74,7 +74,7 @@ def test_the_turns_in_a_modelfile(tmp_path: Path, template: str) -> None:
         assert text.endswith('{{ end }}\n{{- end }}<|im_start|>assistant\n"""\n')
         assert 'TEMPLATE """{{- range .Messages }}\n{{- if eq .Role "system" }}<|im_start|>system\n' in text
     else:
-        assert "TEMPLATE " not in text.replace("a TEMPLATE here", "") and "were not recognised" in text
+        assert "TEMPLATE " not in text.replace("a TEMPLATE here", "") and "were not recognized" in text
     assert srd("modelfile", tmp_path / "c.gguf").code == 0
     assert (tmp_path / "c.Modelfile").read_text() == text
 

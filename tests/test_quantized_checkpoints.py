@@ -19,7 +19,7 @@ import pytest
 from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import FormatError, ModelError
-from srd_rs.families.config import normalise
+from srd_rs.families.config import normalize
 from srd_rs.families.quantized import plain
 
 FOLDER = Path(__file__).parent / "data" / "quantized"
@@ -41,7 +41,7 @@ def opened(name: str, folder: Path, **config: Any) -> Checkpoint:
 
 
 def decoded(checkpoint: Checkpoint) -> Checkpoint:
-    return plain(checkpoint, normalise(checkpoint.config, {}, checkpoint.folder / "config.json", {}))
+    return plain(checkpoint, normalize(checkpoint.config, {}, checkpoint.folder / "config.json", {}))
 
 
 def values(checkpoint: Checkpoint, output: Path, max_memory: int) -> dict[str, np.ndarray]:

@@ -97,7 +97,7 @@ def test_a_gguf_of_the_type_is_an_input(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", READ_ONLY)
 def test_the_type_is_not_written(kind: str) -> None:
-    with pytest.raises(UsageError, match="cannot be quantised"):
+    with pytest.raises(UsageError, match="cannot be quantized"):
         srd_rs.quantize(np.ones((2, 512), np.float32), kind)
     with pytest.raises(UsageError, match=r"can write|is not one of"):
         srd_rs.plan(EXAMPLE, tensor_types=[f"ffn={kind}"])

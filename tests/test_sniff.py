@@ -1,4 +1,4 @@
-"""A wrong input is told what it is: one function recognises things, in front of every reader."""
+"""A wrong input is told what it is: one function recognizes things, in front of every reader."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def things(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
-def test_every_kind_is_recognised(things: dict[str, Path]) -> None:
+def test_every_kind_is_recognized(things: dict[str, Path]) -> None:
     assert {kind: sniff.identify(path).kind for kind, path in things.items()} == {
         kind: kind for kind in things
     }

@@ -131,7 +131,7 @@ SRD = ("-q", "Q4_K_M", "--no-axm", "--effort", "srd", "--calibrate-tokens", "204
 
 @pytest.mark.parametrize("memory", ["256MiB", "32MiB"])
 def test_srd_reads_the_layers_once(hub: dict[str, str], tmp_path: Path, memory: str) -> None:
-    """A calibration whose tokens do not fit into memory goes through each layer again and again, and the quantiser
+    """A calibration whose tokens do not fit into memory goes through each layer again and again, and the quantizer
     reads it once more. All of that is one read of the network."""
     near, far = (_in(tmp_path / name / "m.gguf") for name in ("near", "far"))
     run = srd("convert", Hub.folders["org/model"], "-o", near, *SRD)
@@ -156,7 +156,7 @@ def test_a_budget_runs_the_model_and_fetches_the_layers_about_four_times(
     hub: dict[str, str], tmp_path: Path, memory: str, times: float
 ) -> None:
     """For the calibration, for what the errors of all kinds of matrices cost, for the check of the choice, and for the
-    quantiser. Each of the passes once went over the network, which were seventeen."""
+    quantizer. Each of the passes once went over the network, which were seventeen."""
     near, far = (_in(tmp_path / name / "m.gguf") for name in ("near", "far"))
     budget = ("--no-axm", "--no-met", "--effort", "srd", "--calibrate-tokens", "512", "--target-bpw", "4.6")
     run = srd("convert", Hub.folders["org/model"], "-o", near, *budget)

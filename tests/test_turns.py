@@ -1,4 +1,4 @@
-"""The turns of a chat: recognised by their marks, as llama.cpp writes them, and the same in a template of Go."""
+"""The turns of a chat: recognized by their marks, as llama.cpp writes them, and the same in a template of Go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from srd_rs.turns import FORMATS, Turns, recognised
+from srd_rs.turns import FORMATS, Turns, recognized
 
 CHATS = (
     [("user", "Hi")],
@@ -61,16 +61,16 @@ def jinja(turns: Turns) -> str:
 
 
 @pytest.mark.parametrize("turns", FORMATS, ids=lambda turns: turns.name)
-def test_a_format_is_recognised_by_all_its_marks(turns: Turns) -> None:
+def test_a_format_is_recognized_by_all_its_marks(turns: Turns) -> None:
     text = jinja(turns)
-    assert recognised(text) is turns
+    assert recognized(text) is turns
     for mark in turns.marks:
-        assert recognised(text.replace(mark, "")) is not turns, mark
+        assert recognized(text.replace(mark, "")) is not turns, mark
     for mark in turns.without:
-        assert recognised(text + mark) is not turns, mark
+        assert recognized(text + mark) is not turns, mark
 
 
-def test_other_templates_are_not_recognised() -> None:
+def test_other_templates_are_not_recognized() -> None:
     for text in (
         "",
         "{{ messages }}",
@@ -78,7 +78,7 @@ def test_other_templates_are_not_recognised() -> None:
         "### Instruction:",
         "<|im_start|>User: <end_of_utterance>",
     ):
-        assert recognised(text) is None, text
+        assert recognized(text) is None, text
 
 
 @pytest.mark.parametrize("turns", FORMATS, ids=lambda turns: turns.name)

@@ -386,7 +386,7 @@ def test_the_digests_of_all_shards_bind_the_weights(made: Path, tmp_path: Path) 
     for source in sources:
         data = (folder / source["name"]).read_bytes()
         assert source["digest"]["sha256"] == hashlib.sha256(data).hexdigest()
-    # A change of one weight that quantising does not see changes the fingerprint all the same.
+    # A change of one weight that quantizing does not see changes the fingerprint all the same.
     shard = folder / "model-00001-of-00002.safetensors"
     data = bytearray(shard.read_bytes())
     data[-2] ^= 1

@@ -21,7 +21,7 @@ FIXTURES = (
     *("gemma4_e2b", "gemma4_moe", "gemma4_moe_google"),
 )
 KNOWN_DIFFERENCES = {
-    # The reference gives every token -1000, with which llama.cpp does not tokenise as the tokenizer does.
+    # The reference gives every token -1000, with which llama.cpp does not tokenize as the tokenizer does.
     ("mistral", "tokenizer.ggml.scores"),
     # Tokens that tokenizer.json alone marks special: normal ones for the reference, which cuts them into pieces.
     *((name, "tokenizer.ggml.token_type") for name in ("gemma4_e2b", "gemma4_moe", "gemma4_moe_google")),
@@ -82,7 +82,7 @@ def test_scores_from_merges_are_those_of_the_model_they_came_from(fixtures: Path
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma4_e2b", "qwen2"])
-def test_llama_cpp_tokenises_as_the_tokenizer_does(fixtures: Path, tmp_path: Path, name: str) -> None:
+def test_llama_cpp_tokenizes_as_the_tokenizer_does(fixtures: Path, tmp_path: Path, name: str) -> None:
     tokenizers = pytest.importorskip(
         "tokenizers", reason="tokenizers is not installed: nothing was compared with it"
     )

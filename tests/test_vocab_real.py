@@ -1,4 +1,4 @@
-"""Real vocabularies with the tokenisations that llama.cpp keeps for its own tests.
+"""Real vocabularies with the tokenizations that llama.cpp keeps for its own tests.
 
 They lie in the folder `models` of llama.cpp's sources, which the source distribution of llama-cpp-python has under
 `vendor/llama.cpp`. Name that folder as LLAMA_CPP_SOURCE. The vocabularies are GGUFs: each is written as the
@@ -159,7 +159,7 @@ def test_word_pieces(tmp_path: Path) -> None:
 
 
 def test_unigram_of_xlm_roberta(tmp_path: Path) -> None:
-    """The vocabulary of Nomic Embed v2, with its compiled normalisation of characters."""
+    """The vocabulary of Nomic Embed v2, with its compiled normalization of characters."""
     tokenizers = pytest.importorskip("tokenizers")
     values = contents("nomic-bert-moe")
     tokens, scores = values[f"{KEY}tokens"], values[f"{KEY}scores"]

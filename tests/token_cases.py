@@ -412,7 +412,7 @@ _STRANGE: Final = Difference(_untrained, "characters that the vocabulary lacks")
 _FIRST: Final = Difference(
     lambda text: text.startswith(" ") or any(token in text for token in CHAT), "a space before the text"
 )
-_NORMALISED: Final = Difference(lambda text: " ".join(text.split()) != text or not _plain(text), "NFKC")
+_NORMALIZED: Final = Difference(lambda text: " ".join(text.split()) != text or not _plain(text), "NFKC")
 _OTHER: Final = Difference(lambda text: True, "another splitting")
 
 
@@ -436,7 +436,7 @@ _DIFFERS: Final[dict[str, tuple[Difference, ...]]] = {
     "superbpe": (_DIGITS,),
     **dict.fromkeys(("chameleon", "falcon"), (_END_MARK,)),
     "whitespace": (_STRANGE,),
-    "llama": (_NORMALISED,),
+    "llama": (_NORMALIZED,),
     "Metaspace first": (_FIRST,),
     "tokenizer.json before 4.40": (_NEXT_LINE, _MARKS),
     "tokenizer.json": (_NEXT_LINE, _MARKS),

@@ -32,7 +32,7 @@ class Rates:
 
     search: For each type, the cost of a weight with effort fast.
     rows, columns: For each type, the costs with effort srd of a weight, and of a column of a matrix or expert, whose
-        moments are factorised; with blocks of `block` columns and `beam_width` candidates.
+        moments are factorized; with blocks of `block` columns and `beam_width` candidates.
     copy: The cost of a weight that keeps its type.
     product: The cost of one multiplication and addition of the calibration. decode: of one weight that is made ready
         for that.

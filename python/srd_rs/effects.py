@@ -13,7 +13,7 @@ from srd_rs.options import DEFAULTS, FLOAT_TYPES, ConvertOptions, writes_contain
 
 log = logging.getLogger("srd_rs.effects")
 
-_UNQUANTISED: Final = FLOAT_TYPES | {"F64"}
+_UNQUANTIZED: Final = FLOAT_TYPES | {"F64"}
 _FLAGS: Final = {
     "cache": "--no-cache",
     "metadata": "--metadata, --override-kv",
@@ -112,7 +112,7 @@ def warn_of_plan(plan: _core.Plan) -> None:
     again = [
         t.name
         for t in plan.tensors
-        if not _UNQUANTISED.issuperset(t.source_types) and t.type not in t.source_types
+        if not _UNQUANTIZED.issuperset(t.source_types) and t.type not in t.source_types
     ]
     if again:
         what = "%d tensors were quantized already and are quantized again, which loses precision twice: %s"

@@ -257,7 +257,7 @@ def _table_weights(native: _core.Plan) -> int:
 
 
 _FACTORS: Final = 256 << 20
-"""Bytes of factorised moments that effort srd keeps."""
+"""Bytes of factorized moments that effort srd keeps."""
 
 
 def _assumptions(

@@ -264,7 +264,7 @@ class ConvertOptions:
         "F16", "Output", "Type of the matrices of the projector: F16, BF16, F32 or Q8_0.", "TYPE"
     )
     pre_tokenizer: str | None = _option(
-        None, "Output", "Value of tokenizer.ggml.pre for a tokenizer that srd-rs does not recognise.", "NAME"
+        None, "Output", "Value of tokenizer.ggml.pre for a tokenizer that srd-rs does not recognize.", "NAME"
     )
     provenance: bool = _option(
         True, "Output", "Write the srd.* keys: version, method, seed and digest of the source."

@@ -20,7 +20,7 @@ from srd_rs.errors import FormatError, SrdError, UsageError, message
 from srd_rs.files import Gguf
 from srd_rs.options import StrPath, mix_of
 from srd_rs.text import bytes_text, count_text, printable
-from srd_rs.turns import recognised
+from srd_rs.turns import recognized
 
 __all__ = ["card", "modelfile", "push"]
 
@@ -35,8 +35,8 @@ def modelfile(gguf: StrPath, *, mmproj: StrPath | None = None) -> str:
     lies beside the GGUF under its usual name.
 
     The Modelfile is to lie beside the files. It has the sampling that the model recommends (generation_config.json),
-    the token that ends a turn, and a TEMPLATE with the turns of the chat, which are recognised in the chat template of
-    the GGUF (see `srd_rs.turns`). Tools and thinking are left out. Where the turns are not recognised, a comment says
+    the token that ends a turn, and a TEMPLATE with the turns of the chat, which are recognized in the chat template of
+    the GGUF (see `srd_rs.turns`). Tools and thinking are left out. Where the turns are not recognized, a comment says
     so: then Ollama takes the template if it is one that it knows by heart, and sends the text as it is otherwise.
 
         >>> print(srd_rs.modelfile("path/to/model-Q4_K_M.gguf").splitlines()[1])
@@ -64,10 +64,10 @@ def modelfile(gguf: StrPath, *, mmproj: StrPath | None = None) -> str:
     if isinstance(turn, int) and turn != end and isinstance(tokens, list) and turn < len(tokens):
         lines.append(f"PARAMETER stop {json.dumps(tokens[turn], ensure_ascii=False)}")
     template = metadata.get("tokenizer.chat_template")
-    turns = recognised(template) if isinstance(template, str) else None
+    turns = recognized(template) if isinstance(template, str) else None
     if template is not None and turns is None:
         lines += [
-            "# The turns of the chat template of this model were not recognised. Unless Ollama knows the template by",
+            "# The turns of the chat template of this model were not recognized. Unless Ollama knows the template by",
             "# heart, it sends the text as it is: then write a TEMPLATE here (ollama's docs/template.md).",
         ]
     text = "\n".join([*(printable(line) for line in lines), ""])

@@ -1,4 +1,4 @@
-"""What a file or folder is: the one place that recognises things, in front of every reader.
+"""What a file or folder is: the one place that recognizes things, in front of every reader.
 
 A reader can only say that a thing breaks its own format. A user who names the wrong thing needs to hear what the thing
 is: "this is a LoRA adapter", "this is a master key file". The functions `check_...` raise an error that says so.

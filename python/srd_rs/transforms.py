@@ -257,7 +257,7 @@ class Softplus(_Unary):
 
 @dataclass(frozen=True)
 class FoldedNorm(Transform):
-    """The factor of a normalisation over a batch whose statistics are fixed, ``weight / sqrt(variance + epsilon)``, or
+    """The factor of a normalization over a batch whose statistics are fixed, ``weight / sqrt(variance + epsilon)``, or
     with `shift`, which is bias and mean, its summand ``bias - mean * factor``. Each step is rounded to f32."""
 
     weight: Transform
@@ -267,7 +267,7 @@ class FoldedNorm(Transform):
 
     def __post_init__(self) -> None:
         if len({math.prod(part.shape) for part in self.parts}) != 1:
-            raise ValueError(f"{[part.shape for part in self.parts]} are no normalisation")
+            raise ValueError(f"{[part.shape for part in self.parts]} are no normalization")
 
     @property
     def parts(self) -> Sequence[Transform]:

@@ -1,11 +1,11 @@
-"""The turns of a chat, recognised in a chat template and written as a template of Go, for Ollama.
+"""The turns of a chat, recognized in a chat template and written as a template of Go, for Ollama.
 
 A GGUF holds the chat template as Jinja. Ollama does not run Jinja: it knows some templates by heart, and for all others
 it sends the text of a user as it is. So a Modelfile needs a TEMPLATE in the language of Go. The template of a GGUF is
 that of others and is not run here either: the marks that stand in it say which turns a model was trained on.
 
-    >>> from srd_rs.turns import recognised
-    >>> turns = recognised("{% for m in messages %}<|im_start|>{{ m.role }}...<|im_end|>{% endfor %}")
+    >>> from srd_rs.turns import recognized
+    >>> turns = recognized("{% for m in messages %}<|im_start|>{{ m.role }}...<|im_end|>{% endfor %}")
     >>> turns.name, turns.user
     ('chatml', ('<|im_start|>user\\n', '<|im_end|>\\n'))
 """
@@ -149,7 +149,7 @@ FORMATS: Final = (
 )
 
 
-def recognised(template: str) -> Turns | None:
+def recognized(template: str) -> Turns | None:
     """The format of a chat template, by its marks; None for one that is not known."""
     return next(
         (

@@ -77,7 +77,7 @@ fn moments_are_the_means_of_x_xt_and_survive_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.safetensors");
         let (_, x, _) = write(&path, block);
-        assert!(Calibration::recognise(&path));
+        assert!(Calibration::recognize(&path));
         let read = Arc::new(Calibration::open(&path).unwrap());
         assert_eq!(read.info, info(block));
         assert_eq!(read.tensors(), [K, Q, DOWN, OUT]);

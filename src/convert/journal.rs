@@ -392,7 +392,7 @@ fn input_digest(plan: &Plan) -> String {
     for input in plan.model.source.files() {
         add(&input.path, input.as_local().and_then(|file| file.metadata().ok()));
     }
-    for path in plan.inputs.iter().filter(|path| !Calibration::recognise(path) && path.exists()) {
+    for path in plan.inputs.iter().filter(|path| !Calibration::recognize(path) && path.exists()) {
         add(path, path.metadata().ok());
     }
     let digest = plan.model.metadata.get("srd.source.digest");

@@ -198,7 +198,7 @@ fn without_importance(
     let missing = quantized().filter(|t| t.weightings.is_empty() && !looked_up(&t.bound.name));
     let missing: Vec<_> = missing.map(|t| t.bound.name.clone()).collect();
     if !missing.is_empty() && quantized().all(|t| t.weightings.is_empty()) {
-        let what = format!("has nothing for the {} tensors that are quantised", missing.len());
+        let what = format!("has nothing for the {} tensors that are quantized", missing.len());
         let fix = "Use an imatrix of all matrices of the model";
         return Err(Error::model(Place::file(importance.path()), what, fix));
     }
@@ -231,7 +231,7 @@ pub fn check_overrides(plan: &Plan, overrides: &Overrides) -> Result<()> {
         };
         if !found.any(decides) {
             let what = format!(
-                "--tensor-type: the expression '{pattern}' decides the type of no tensor. What it finds is never quantised, \
+                "--tensor-type: the expression '{pattern}' decides the type of no tensor. What it finds is never quantized, \
                  or an option before it names the type"
             );
             return Err(Error::usage(what, "Leave the expression out, or put it before the others"));

@@ -254,8 +254,8 @@ impl Checkpoint {
         match tensor.dtype.source_type() {
             Some(ty) => Ok(ty),
             None => refuse(
-                format!("holds {}, which are not weights that can be quantised", tensor.dtype.name),
-                "Use the unquantised checkpoint, in F32, F16, BF16 or F8",
+                format!("holds {}, which are not weights that can be quantized", tensor.dtype.name),
+                "Use the unquantized checkpoint, in F32, F16, BF16 or F8",
             ),
         }
     }

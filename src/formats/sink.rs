@@ -622,7 +622,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn an_input_is_recognised_through_links() {
+    fn an_input_is_recognized_through_links() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("in"), "").unwrap();

@@ -109,7 +109,7 @@ fn damping_that_rounding_errors_exceed_is_raised() {
 }
 
 #[test]
-fn the_factors_are_those_of_the_cholesky_factorisation_of_the_reversed_matrix() {
+fn the_factors_are_those_of_the_cholesky_factorization_of_the_reversed_matrix() {
     for n in [1, 2, 63, 64, 65, 200, 321] {
         let h = moments(&normal(3 * n * n, 3), n);
         let f = factors(&h, n, 0.01);

@@ -147,10 +147,10 @@ pub enum Transform {
         /// The values `x`.
         of: Box<Transform>,
     },
-    /// A normalisation over a batch, whose statistics are fixed, is a factor and a summand for each channel: this is the factor
+    /// A normalization over a batch, whose statistics are fixed, is a factor and a summand for each channel: this is the factor
     /// `weight / sqrt(variance + epsilon)`, or with `shift` the summand `bias - mean * factor`. Each step is rounded to f32.
     FoldedNorm {
-        /// The weights of the normalisation.
+        /// The weights of the normalization.
         weight: Box<Transform>,
         /// The variances.
         variance: Box<Transform>,

@@ -122,7 +122,7 @@ pub fn calibrate(
     Ok(Calibration { inner })
 }
 
-/// Does the same as `calibrate`, and quantises the matrices of each layer as soon as the inputs of the layer are known. `plan` is
+/// Does the same as `calibrate`, and quantizes the matrices of each layer as soon as the inputs of the layer are known. `plan` is
 /// that of the whole output; `options` and `resume` are those of `Plan.run`, which completes the output.
 #[pyfunction]
 #[pyo3(signature = (plan, request, options, resume, progress=None))]

@@ -97,5 +97,5 @@ pub fn open_calibration(py: Python<'_>, path: PathBuf, kept: bool) -> PyResult<C
 /// Whether a file says that it is a calibration file.
 #[pyfunction]
 pub fn is_calibration(path: PathBuf) -> bool {
-    calibration::Calibration::recognise(Path::new(&path))
+    calibration::Calibration::recognize(Path::new(&path))
 }

@@ -163,7 +163,7 @@ impl Asked<'_> {
             |t: &planned::PlannedTensor| t.moments.is_some() || t.made.is_some() || !t.weightings.is_empty();
         let moments = plan.tensors.iter().any(known);
         if let Some(calibration) = self.calibration.filter(|_| self.options.feedback() && !moments) {
-            let what = "the calibration file knows the inputs of no tensor that is quantised";
+            let what = "the calibration file knows the inputs of no tensor that is quantized";
             let fix = "Name the calibration file of this model";
             return Err(Error::model(Place::file(calibration.path()), what, fix));
         }
@@ -423,7 +423,7 @@ impl Plan {
         self.inner.bpw()
     }
 
-    /// Names of the tensors that are quantised without importances, because the imatrix does not know them.
+    /// Names of the tensors that are quantized without importances, because the imatrix does not know them.
     #[getter]
     fn without_importance(&self) -> Vec<String> {
         self.inner.without_importance.clone()

@@ -84,7 +84,7 @@ pub fn quantize<'py>(
     let (rows, n) = (weights.shape()[0], weights.shape()[1]);
     let row_bytes = ty.row_bytes(n as u64).filter(|_| n > 0 && quant::can_quantize(ty));
     let Some(row_bytes) = row_bytes else {
-        let what = format!("rows of {n} weights cannot be quantised to {}", ty.name());
+        let what = format!("rows of {n} weights cannot be quantized to {}", ty.name());
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
     let data = c_order(&weights).py(py)?;
@@ -122,7 +122,7 @@ pub fn quantize_calibrated<'py>(
     let (rows, n) = (weights.shape()[0], weights.shape()[1]);
     let row_bytes = ty.row_bytes(n as u64).filter(|_| n > 0 && feedback::supports(ty));
     let Some(row_bytes) = row_bytes else {
-        let what = format!("rows of {n} weights cannot be quantised to {} with moments", ty.name());
+        let what = format!("rows of {n} weights cannot be quantized to {} with moments", ty.name());
         return Err(usage(what, "Use another type or rows of whole blocks")).py(py);
     };
     let (data, h) = (c_order(&weights).py(py)?, c_order(&moments).py(py)?);

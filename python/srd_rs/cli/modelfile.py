@@ -35,7 +35,7 @@ def command(gguf: str, output: Path | None, mmproj: Path | None, overwrite: bool
     """Write the Modelfile with which ollama create takes over GGUF, with the sampling that the model recommends.
 
     Ollama does not run the chat template of a GGUF. The Modelfile has a TEMPLATE with the turns of the chat, if srd-rs
-    recognises them; it says so if not.
+    recognizes them; it says so if not.
     """
     from srd_rs import _core, publishing, sniff
 

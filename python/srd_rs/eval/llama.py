@@ -139,7 +139,7 @@ class LlamaModel:
         tokens = (ctypes.c_int32 * room)()
         n = self._lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, special, False)
         if n < 0:
-            raise ModelError(f"tokeniser: {-n} tokens for {len(raw)} bytes of text. Check the vocabulary")
+            raise ModelError(f"tokenizer: {-n} tokens for {len(raw)} bytes of text. Check the vocabulary")
         return np.ctypeslib.as_array(tokens)[:n].astype(np.int32)
 
     def logits(self, tokens: Tokens, first: int = 0) -> Logits:
@@ -219,7 +219,7 @@ class LlamaModel:
 def chunks_of(text: str | Path, model: LlamaModel, n_chunks: int = 0) -> list[Tokens]:
     """The first `n_chunks` (0: all) chunks of `n_ctx` tokens of a text file, cut as llama-perplexity does.
 
-    The whole text is tokenised at once; then the first token of every chunk is replaced by BOS where the
+    The whole text is tokenized at once; then the first token of every chunk is replaced by BOS where the
     vocabulary wants one.
     """
     tokens = model.tokenize(sniff.read_text(Path(text)), most_tokens(model.n_ctx, n_chunks))

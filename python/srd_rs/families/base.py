@@ -20,7 +20,7 @@ from srd_rs.families import names
 from srd_rs.families import rope as ropes
 from srd_rs.families.activations import check_activation
 from srd_rs.families.aliases import others_of
-from srd_rs.families.config import Config, normalise
+from srd_rs.families.config import Config, normalize
 from srd_rs.families.general import Size, write_general
 from srd_rs.families.lora import merged
 from srd_rs.families.quantized import plain
@@ -135,7 +135,7 @@ class Family:
         self.class_name = class_name
         defaults = {**self.defaults, **self.class_defaults.get(class_name, {})}
         self.file = checkpoint.config_file
-        self.config: Config = normalise(checkpoint.config, defaults, self.file, self.spellings)
+        self.config: Config = normalize(checkpoint.config, defaults, self.file, self.spellings)
         self.headless = False
         self.mtp: bool | None = None
         self.with_projector = False

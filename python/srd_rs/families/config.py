@@ -1,7 +1,7 @@
 """This module gives the families one form of config.json: one level, one spelling, class defaults filled in,
 every value checked.
 
-Published files come in two generations. `normalise` merges the text part of a multimodal model into the top
+Published files come in two generations. `normalize` merges the text part of a multimodal model into the top
 level, gives each value its usual name, and fills in the defaults of the configuration class in transformers,
 because a raw config.json leaves them out.
 """
@@ -132,7 +132,7 @@ class Config:
         return [self.check_number(f"{key}[{index}]", item) for index, item in enumerate(value)]
 
 
-def normalise(
+def normalize(
     config: Mapping[str, Any],
     defaults: Mapping[str, Any],
     file: Path,

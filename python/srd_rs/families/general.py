@@ -109,7 +109,7 @@ def _rounded(count: int) -> str:
 
 @dataclass
 class NameParts:
-    """The parts of a model id. A part that is not recognised is None."""
+    """The parts of a model id. A part that is not recognized is None."""
 
     full: str | None = None
     organization: str | None = None

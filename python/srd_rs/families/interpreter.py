@@ -492,7 +492,7 @@ class TableFamily(Family):
         return self._all_done(of, steps, layer)
 
     def _folded_norm(self, sources: list[Source], step: Step, layer: int) -> Transform:
-        """Return the factor of a normalisation from weight and variance, or its summand from these and from bias and
+        """Return the factor of a normalization from weight and variance, or its summand from these and from bias and
         mean."""
         weight, variance, *shift = sources
         epsilon = self.config.check_number(step.arguments[0], self.evaluate(step.arguments[0], layer))

@@ -27,7 +27,7 @@ CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 _MERGE: Final = "Merge it with PEFT (merge_and_unload, then save_pretrained), and convert the result"
 _OTHER_BASE: Final = ("pissa", "olora", "corda", "loftq")
-"""Ways of initialising an adapter that change the weights of the base model too."""
+"""Ways of initializing an adapter that change the weights of the base model too."""
 _PREFIXES: Final = ("base_model.model.", "base_model.")
 _MAX_PATTERNS: Final = 4096
 _MAX_PATTERN: Final = 256
@@ -93,7 +93,7 @@ def _check_kind(adapter: Adapter) -> None:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_OTHER_BASE):
         raise adapter.error(
-            f"the adapter was initialised by {shown(start)}, which changed its base model too"
+            f"the adapter was initialized by {shown(start)}, which changed its base model too"
         )
     for key in (
         "layer_replication", "target_parameters", "trainable_token_indices", "use_qalora", "arrow_config",
@@ -204,7 +204,7 @@ def alpha_of(adapter: Adapter, module: str, rank: int) -> float:
 
 
 def _alpha_and_root(adapter: Adapter, module: str, rank: int) -> tuple[float, float]:
-    """Return alpha of a module, and what alpha is divided by: the rank, or its root in a rank-stabilised adapter."""
+    """Return alpha of a module, and what alpha is divided by: the rank, or its root in a rank-stabilized adapter."""
     config = adapter.config
     alpha = _of_module(adapter, "alpha_pattern", module, config.get("lora_alpha", 8))
     stated = _of_module(adapter, "rank_pattern", module, config.get("r", 8))

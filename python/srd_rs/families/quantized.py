@@ -158,7 +158,7 @@ def _refuse(checkpoint: Checkpoint, config: Config) -> None:
     signs = [] if method is None else [f"quantization_config: {shown(method)}"]
     signs += [] if code is None else [f"it has '{code}'"]
     if signs:
-        what = f"the checkpoint is quantised already ({', '.join(signs)}) in a way that is not known"
+        what = f"the checkpoint is quantized already ({', '.join(signs)}) in a way that is not known"
         fix = "Convert the original checkpoint in BF16, F16 or F32"
         if code is None and odd is None:
             fix += ", or delete quantization_config if these are merged weights"

@@ -4,8 +4,8 @@ A row is one string, ``source > target | sizes | flags``. Source and target are 
 and without ``.weight``; a ``!`` behind the source says that its name has no such suffix, and ``=.bias`` behind the
 target is the suffix that the target has. Sizes are those of the source, rows first. ``a + b > target`` puts the rows
 of several sources one after another. Flags are ``bias``, ``bias?`` (where present), ``?`` (the tensor may be missing),
-``f32`` (never quantised), ``i32`` (integers, which are copied), ``auto`` (the mix decides, though the name
-looks like one that is never quantised), and the steps of `STEPS`, which are done from left to right. ``steps + steps``
+``f32`` (never quantized), ``i32`` (integers, which are copied), ``auto`` (the mix decides, though the name
+looks like one that is never quantized), and the steps of `STEPS`, which are done from left to right. ``steps + steps``
 puts the results of several lists of steps one after another: of the one source, or of each source its own.
 
 A line of metadata is one string, ``type key = expression``; ``~`` stands for the architecture and a dot. A value of
@@ -102,7 +102,7 @@ class TableRow:
     bias: str = "no"
     needed: bool = True
     f32: bool | None = None
-    """True: never quantised. False: the mix decides, whatever the name says. None: the name decides."""
+    """True: never quantized. False: the mix decides, whatever the name says. None: the name decides."""
     target_suffix: str = ".weight"
     i32: bool = False
     """The tensor holds integers, which are copied."""

@@ -18,7 +18,7 @@ from srd_rs.errors import ModelError, message
 from srd_rs.transforms import Shape, Transform
 
 PLAIN: Final = ("F64", "F32", "F16", "BF16")
-"""These safetensors dtypes hold weights that are not quantised."""
+"""These safetensors dtypes hold weights that are not quantized."""
 READABLE: Final = (*PLAIN, "F8_E4M3", "F8_E5M2")
 """These safetensors dtypes can be decoded to f32."""
 
@@ -45,7 +45,7 @@ _F32_NAMES: Final = (
     "altup_predict_coef.weight",
     "indexer.proj.weight",
 )
-_QUANTISABLE: Final = (".weight", ".lora_a", ".lora_b")
+_QUANTIZABLE: Final = (".weight", ".lora_a", ".lora_b")
 _LISTED: Final = 4
 
 
@@ -70,10 +70,10 @@ class TensorSpec:
 
 
 def store_of(name: str, shape: Sequence[int]) -> str:
-    """Return "f32" for what llama.cpp never quantises: vectors, norms, routers, embeddings of positions and
+    """Return "f32" for what llama.cpp never quantizes: vectors, norms, routers, embeddings of positions and
     types, short convolutions, and every tensor whose name does not end in `.weight`. Return "auto" for all others."""
     single = name.removeprefix("blk.").partition(".")[2] if name.startswith("blk.") else name
-    plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(_QUANTISABLE)
+    plain = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(_QUANTIZABLE)
     return "f32" if plain or single in _F32_NAMES else "auto"
 
 

@@ -74,7 +74,7 @@ def load(
 
     `config` is config.json with its text part merged into the top level. `n_vocab` is the number of rows of the
     embedding; the token list gets as many entries. `rules` is what the family knows beyond the files. `pre` is
-    llama.cpp's name of the pre-tokenizer and replaces the recognised one. By `name` and `arch`, the name and the
+    llama.cpp's name of the pre-tokenizer and replaces the recognized one. By `name` and `arch`, the name and the
     architecture of the model, llama.cpp knows the flags of some added tokens.
 
     Raises FormatError if a file breaks its format, ModelError if the tokenizer cannot be converted, SrdIOError
@@ -275,7 +275,7 @@ class _Loader:
             vocabulary = spm.from_merges(file, self.size, added)
             self._write(metadata, vocabulary, "llama", "default", file, added)
         else:
-            pre = self.pre or pretokenizer.recognise(file, self.tokenizer_config)
+            pre = self.pre or pretokenizer.recognize(file, self.tokenizer_config)
             vocabulary = bpe.from_tokenizer_json(file, self.size, added)
             self._write(
                 metadata, vocabulary, "whitespace" if pre == "whitespace" else "gpt2", pre, file, added

@@ -223,7 +223,7 @@ def checked_override(pre: str) -> str:
     return pre
 
 
-def recognise(file: TokenizerJson, config: dict[str, Any]) -> str:
+def recognize(file: TokenizerJson, config: dict[str, Any]) -> str:
     """Return the name for a tokenizer.json of byte-level BPE. `config` is tokenizer_config.json. Raises
     ModelError if there is no name."""
     steps = _steps(file.section("pre_tokenizer"))

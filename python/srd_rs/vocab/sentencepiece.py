@@ -47,7 +47,7 @@ class SentencePieceModel:
     space_prefix: bool = True
     remove_extra_spaces: bool = True
     charsmap: bytes = b""
-    """Normalisation of characters, as SentencePiece compiles it."""
+    """Normalization of characters, as SentencePiece compiles it."""
 
 
 def is_sentencepiece(path: Path) -> bool:

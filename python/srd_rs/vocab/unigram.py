@@ -2,7 +2,7 @@
 
 Such a vocabulary is a tokenizer.json of the type Unigram, or a SentencePiece model. llama.cpp calls the kind ``t5``: it
 finds the segmentation of the highest score, as SentencePiece does. The kind needs the scores, the compiled
-normalisation of characters (``precompiled_charsmap``), and what happens to spaces.
+normalization of characters (``precompiled_charsmap``), and what happens to spaces.
 """
 
 from __future__ import annotations
@@ -218,10 +218,10 @@ def _shows_spaces(section: dict[str, Any]) -> bool:
 
 
 def _checked_map(charsmap: bytes, place: object) -> bytes:
-    """Return a compiled normalisation whose parts have the sizes that it states: llama.cpp refuses any other."""
+    """Return a compiled normalization whose parts have the sizes that it states: llama.cpp refuses any other."""
     if not charsmap:
         return charsmap
     size = struct.unpack_from("<I", charsmap)[0] if len(charsmap) >= 4 else math.inf
     if size % 4 or size + 4 >= len(charsmap) or charsmap[-1]:
-        fail(place, "the compiled normalisation of characters is cut off", "Fetch the file again")
+        fail(place, "the compiled normalization of characters is cut off", "Fetch the file again")
     return charsmap

@@ -109,7 +109,7 @@ impl Blocks {
 
 impl Calibration {
     /// Returns whether the first bytes of a file are those of a calibration file. False if the file cannot be read.
-    pub fn recognise(path: &Path) -> bool {
+    pub fn recognize(path: &Path) -> bool {
         let Ok((file, size)) = open_regular(path) else { return false };
         let mut start = vec![0; size.min(PROBE) as usize];
         let quoted = format!("\"{FORMAT}\"");

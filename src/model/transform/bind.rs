@@ -146,7 +146,7 @@ impl Binder<'_> {
         };
         let others = [variance.len].into_iter().chain(shift.iter().flat_map(|s| [s.0.len, s.1.len]));
         if others.into_iter().any(|len| len != weight.len) {
-            return Err(self.fail("is a normalisation whose parts have different sizes".into()));
+            return Err(self.fail("is a normalization whose parts have different sizes".into()));
         }
         let shape = weight.shape.clone();
         let (weight, variance) = (Box::new(weight), Box::new(variance));

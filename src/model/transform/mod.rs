@@ -383,7 +383,7 @@ fn read_combined(
     done
 }
 
-/// Reads the factor (or with `shift` the summand) of a normalisation over a batch whose statistics are fixed. Each step is
+/// Reads the factor (or with `shift` the summand) of a normalization over a batch whose statistics are fixed. Each step is
 /// rounded to f32.
 #[expect(
     clippy::too_many_arguments,
@@ -653,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn a_normalisation_with_fixed_statistics_is_a_factor_and_a_summand() {
+    fn a_normalization_with_fixed_statistics_is_a_factor_and_a_summand() {
         let factor = r#"{"op": "folded_norm", "weight": T, "variance": T, "epsilon": 1.0}"#;
         assert_eq!(all(&[4], factor, &[4]), [0.0, 1.0 / 2f32.sqrt(), 2.0 / 3f32.sqrt(), 1.5]);
         let shift = factor.replace(r#""epsilon""#, r#""shift": [T, T], "epsilon""#);

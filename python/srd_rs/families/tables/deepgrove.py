@@ -26,7 +26,7 @@ MAPLE: Final = FamilyTable(
     refusals=(
         Refusal("first(hidden_act, 'silu') != 'silu'", "the activation is not SiLU (hidden_act)"),
         Refusal("first(num_shared_experts, 0) != 0", "there are shared experts"),
-        Refusal("norm_topk_prob == 0", "the weights of experts are not normalised (norm_topk_prob)"),
+        Refusal("norm_topk_prob == 0", "the weights of experts are not normalized (norm_topk_prob)"),
         Refusal("not nope_on_global_attention", "full layers have RoPE (nope_on_global_attention)"),
     ),
 )
