@@ -19,6 +19,9 @@ use crate::simd::{Isa, dispatch};
 
 /// Number of values in a parallel piece of work.
 const PIECE: usize = 1 << 14;
+/// The numbers of the tanh form of GELU: 2 sqrt(2 / pi), and the factor of the cube.
+const TWICE_SQRT_2_PI: f32 = 1.595_769_2;
+const CUBIC: f32 = 0.044_715;
 
 /// Computes `gate = f(gate) * up`.
 pub fn gated(activation: Activation, gate: &mut [f32], up: &[f32]) {
@@ -86,6 +89,26 @@ pub fn soft_cap(x: &mut [f32], cap: f32) {
     x.par_chunks_mut(PIECE).for_each(|x| soft_cap_piece(isa, x, cap));
 }
 
+/// Turns the inputs `gate` and `up` of [`gated`] into the derivatives of a number by them. `gradient` holds its derivatives by the
+/// outputs.
+pub fn gated_gradient(activation: Activation, gate: &mut [f32], up: &mut [f32], gradient: &[f32]) {
+    let isa = Isa::detect();
+    let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks_mut(PIECE)).zip(gradient.par_chunks(PIECE));
+    pieces.for_each(|((gate, up), gradient)| gated_gradient_piece(isa, activation, gate, up, gradient));
+}
+
+/// Turns the inputs `x` of [`plain`] into the derivatives of a number by them. `gradient` holds its derivatives by the outputs.
+pub fn plain_gradient(activation: Activation, x: &mut [f32], gradient: &[f32]) {
+    let isa = Isa::detect();
+    let pieces = x.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
+    pieces.for_each(|(x, gradient)| plain_gradient_piece(isa, activation, x, gradient));
+}
+
+/// Returns whether the derivative of an activation is known to [`gated_gradient`] and [`plain_gradient`].
+pub fn has_gradient(activation: Activation) -> bool {
+    matches!(activation, Activation::Silu | Activation::Gelu | Activation::ReluSquared)
+}
+
 fn gated_function(activation: Activation) -> fn(Isa, &mut [f32], &[f32]) {
     match activation {
         Activation::Silu => silu_gated,
@@ -142,6 +165,24 @@ dispatch! {
     fn soft_cap_piece(_simd: S, x: &mut [f32], cap: f32) {
         cap_all(x, cap);
     }
+
+    fn gated_gradient_piece(_simd: S, of: Activation, gate: &mut [f32], up: &mut [f32], gradient: &[f32]) {
+        match of {
+            Activation::Silu => each_gated_gradient(gate, up, gradient, silu_with_slope),
+            Activation::Gelu => each_gated_gradient(gate, up, gradient, gelu_with_slope),
+            Activation::ReluSquared => each_gated_gradient(gate, up, gradient, relu_squared_with_slope),
+            Activation::Xielu | Activation::ClampedSwiglu => unreachable!("`has_gradient` says no"),
+        }
+    }
+
+    fn plain_gradient_piece(_simd: S, of: Activation, x: &mut [f32], gradient: &[f32]) {
+        match of {
+            Activation::Silu => each_gradient(x, gradient, silu_with_slope),
+            Activation::Gelu => each_gradient(x, gradient, gelu_with_slope),
+            Activation::ReluSquared => each_gradient(x, gradient, relu_squared_with_slope),
+            Activation::Xielu | Activation::ClampedSwiglu => unreachable!("`has_gradient` says no"),
+        }
+    }
 }
 
 #[inline(always)]
@@ -152,6 +193,20 @@ fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
 #[inline(always)]
 fn each_gated(gate: &mut [f32], up: &[f32], f: impl Fn(f32) -> f32) {
     gate.iter_mut().zip(up).for_each(|(g, u)| *g = f(*g) * u);
+}
+
+/// `f` returns an activation and its derivative.
+#[inline(always)]
+fn each_gated_gradient(gate: &mut [f32], up: &mut [f32], gradient: &[f32], f: impl Fn(f32) -> (f32, f32)) {
+    for ((gate, up), gradient) in gate.iter_mut().zip(up).zip(gradient) {
+        let (value, slope) = f(*gate);
+        (*gate, *up) = (gradient * *up * slope, gradient * value);
+    }
+}
+
+#[inline(always)]
+fn each_gradient(x: &mut [f32], gradient: &[f32], f: impl Fn(f32) -> (f32, f32)) {
+    x.iter_mut().zip(gradient).for_each(|(x, gradient)| *x = gradient * f(*x).1);
 }
 
 /// Computes `x = cap tanh(x / cap)` inside a function that is compiled for an instruction set.
@@ -199,12 +254,23 @@ fn silu_of(x: f32) -> f32 {
     x * sigmoid(x)
 }
 
+#[inline(always)]
+fn silu_with_slope(x: f32) -> (f32, f32) {
+    let s = sigmoid(x);
+    (x * s, s + x * s * (1.0 - s))
+}
+
 /// Returns GELU in its tanh form (Hendrycks and Gimpel 2016): x (1 + tanh u) / 2 = x sigmoid(2 u) with
 /// u = sqrt(2 / pi) (x + 0.044715 x^3).
 #[inline(always)]
 fn gelu_of(x: f32) -> f32 {
-    const TWICE_SQRT_2_PI: f32 = 1.595_769_2;
-    x * sigmoid(TWICE_SQRT_2_PI * x * (1.0 + 0.044_715 * x * x))
+    x * sigmoid(TWICE_SQRT_2_PI * x * (1.0 + CUBIC * x * x))
+}
+
+#[inline(always)]
+fn gelu_with_slope(x: f32) -> (f32, f32) {
+    let s = sigmoid(TWICE_SQRT_2_PI * x * (1.0 + CUBIC * x * x));
+    (x * s, s + x * s * (1.0 - s) * TWICE_SQRT_2_PI * (1.0 + 3.0 * CUBIC * x * x))
 }
 
 /// Returns g sigmoid(1.702 g) (u + 1) of the clamped gate g and the clamped u.
@@ -219,6 +285,11 @@ fn clamped_swiglu_of(gate: f32, up: f32) -> f32 {
 fn relu_squared_of(x: f32) -> f32 {
     let x = x.max(0.0);
     x * x
+}
+
+#[inline(always)]
+fn relu_squared_with_slope(x: f32) -> (f32, f32) {
+    (relu_squared_of(x), 2.0 * x.max(0.0))
 }
 
 #[cfg(test)]
@@ -269,6 +340,28 @@ mod tests {
             let mut capped = [x];
             soft_cap(&mut capped, 30.0);
             assert!((f64::from(capped[0]) - 30.0 * (v / 30.0).tanh()).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_quotients_of_differences() {
+        let value = |activation, gate: f32, up: f32| {
+            let mut gate = [gate];
+            gated(activation, &mut gate, &[up]);
+            f64::from(gate[0])
+        };
+        for activation in [Activation::Silu, Activation::Gelu, Activation::ReluSquared] {
+            assert!(has_gradient(activation));
+            for x in (-60..=60).map(|i| i as f32 * 0.11) {
+                let (mut gate, mut up, mut alone) = ([x], [1.5f32], [x]);
+                gated_gradient(activation, &mut gate, &mut up, &[2.0]);
+                plain_gradient(activation, &mut alone, &[2.0]);
+                let step = 1.0 / 128.0;
+                let by_gate = value(activation, x + step, 1.5) - value(activation, x - step, 1.5);
+                assert!((f64::from(gate[0]) - by_gate * 128.0).abs() < 0.02, "{activation:?} {x}: {gate:?}");
+                assert!((f64::from(up[0]) - 2.0 * value(activation, x, 1.0)).abs() < 1e-4);
+                assert!((alone[0] - gate[0] / 1.5).abs() < 1e-5);
+            }
         }
     }
 

@@ -16,6 +16,8 @@
 //! assert_eq!(out, [3.0, 7.0]);
 //! ```
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::forward::activation::{cap_all, exp};
@@ -55,7 +57,7 @@ pub struct Shape {
 
 impl Shape {
     /// Returns the keys to which the query at `position` of a chunk of `length` tokens attends.
-    fn visible(&self, position: usize, length: usize) -> std::ops::Range<usize> {
+    fn visible(&self, position: usize, length: usize) -> Range<usize> {
         let (start, end) = match (self.window, self.reach) {
             (None, _) => (0, length),
             (Some(w), Reach::Back) => ((position + 1).saturating_sub(w), length),
@@ -83,7 +85,7 @@ struct Block<'a> {
     /// Row of the first token of the chunk.
     chunk: usize,
     length: usize,
-    queries: std::ops::Range<usize>,
+    queries: Range<usize>,
     out: &'a mut [f32],
 }
 
@@ -156,7 +158,24 @@ fn attend_head(
     let k = head_of(k, chunk + keys.start, m, shape.n_head_kv * shape.head_dim, of_kv, shape.head_dim);
     let v = head_of(v, chunk + keys.start, m, shape.n_head_kv * shape.head_dim_v, of_kv, shape.head_dim_v);
     gemm(q, k.transpose(), MatMut::from_row_major_slice(scores, n, m), Update::Set);
-    for (row, position) in scores.chunks_exact_mut(m).zip(queries.clone()) {
+    shares(isa, shape, (head, sinks), scores, queries.clone(), keys, length);
+    let (out, stride) = (&mut out[head * shape.head_dim_v..], shape.n_head * shape.head_dim_v);
+    let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_dim_v, stride);
+    gemm(MatRef::from_row_major_slice(scores, n, m), v, out, Update::Set);
+}
+
+/// Turns the products of `queries` and `keys` of a chunk into the shares of the softmax, row by row. Keys that a query does not see
+/// have the share 0.
+pub(super) fn shares(
+    isa: Isa,
+    shape: &Shape,
+    (head, sinks): (usize, &[f32]),
+    scores: &mut [f32],
+    queries: Range<usize>,
+    keys: Range<usize>,
+    length: usize,
+) {
+    for (row, position) in scores.chunks_exact_mut(keys.len()).zip(queries) {
         let visible = shape.visible(position, length);
         let (from, to) = (visible.start - keys.start, visible.end - keys.start);
         row[..from].fill(0.0);
@@ -172,13 +191,17 @@ fn attend_head(
         }
         softmax(isa, row, scale, shape.cap.unwrap_or(0.0), sink);
     }
-    let (out, stride) = (&mut out[head * shape.head_dim_v..], shape.n_head * shape.head_dim_v);
-    let out = MatMut::from_row_major_slice_with_stride(out, n, shape.head_dim_v, stride);
-    gemm(MatRef::from_row_major_slice(scores, n, m), v, out, Update::Set);
 }
 
 /// Returns one head (`size` values) of `rows` rows of `width` values.
-fn head_of(data: &[f32], first: usize, rows: usize, width: usize, head: usize, size: usize) -> MatRef<'_> {
+pub(super) fn head_of(
+    data: &[f32],
+    first: usize,
+    rows: usize,
+    width: usize,
+    head: usize,
+    size: usize,
+) -> MatRef<'_> {
     let data = &data[first * width + head * size..];
     MatRef::from_slice_with_strides(data, rows, size, width, 1)
 }

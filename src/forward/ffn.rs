@@ -4,14 +4,49 @@ use crate::error::Result;
 use crate::forward::activation;
 use crate::forward::altup::sparsify;
 use crate::forward::buffers::Buffer;
-use crate::forward::model::Layer;
+use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
 use crate::forward::pass::Pass;
 use crate::forward::vectors::{add, scale};
-use crate::forward::weights::Linear;
+use crate::forward::weights::{Linear, Weights};
 
 /// Standard deviations above the mean that 5 of 100 normally distributed values exceed.
 const DEVIATIONS: f32 = 1.644_853_4;
+
+/// The matrices of a dense network. It is gated if there is a gate, either as a tensor or as the first half of `ffn_up`.
+pub(super) struct Dense {
+    pub gate: Option<Linear>,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl Dense {
+    /// Finds the matrices, whose names end in `suffix`, and checks their shapes.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`](crate::error::Error::Model) if a matrix is missing, or if the shapes do not fit each other.
+    pub(super) fn find(weights: &Weights, model: &Model, layer: &Layer, suffix: &str) -> Result<Self> {
+        let stem = |name: &str| format!("blk.{}.{name}{suffix}", layer.index);
+        let gate = weights.linear(&stem("ffn_gate"))?;
+        let up = weights.required_linear(&stem("ffn_up"))?;
+        let down = weights.required_linear(&stem("ffn_down"))?;
+        let n = down.matrix.cols;
+        weights.check_outputs(&down, model.width)?;
+        let fused = gate.is_none() && up.rows() == 2 * n;
+        weights.check_shape(&up, if fused { 2 * n } else { n }, model.width)?;
+        gate.iter().try_for_each(|gate| weights.check_shape(gate, n, model.width))?;
+        Ok(match fused {
+            true => Self { gate: Some(up.slice(0..n)), up: up.slice(n..2 * n), down },
+            false => Self { gate, up, down },
+        })
+    }
+
+    /// Returns the matrices that share the network's input, each tensor once.
+    pub(super) fn observed(&self) -> Vec<&Linear> {
+        let gate = self.gate.iter().filter(|gate| gate.name != self.up.name);
+        gate.chain([&self.up]).collect()
+    }
+}
 
 impl Pass<'_> {
     /// Computes the feed-forward network. `x` is the residual stream and `input` its norm; the caller normalizes the result
@@ -53,27 +88,17 @@ impl Pass<'_> {
         weights.apply(&unpack, &y, n)
     }
 
-    /// Computes a dense network. It is gated if there is a gate, either as a tensor or as the first half of `ffn_up`.
+    /// Computes a dense network.
     fn dense(&mut self, layer: &Layer, suffix: &str, input: &[f32]) -> Result<Buffer> {
         let (weights, width) = (self.weights, self.model.width);
         let blk = format!("blk.{}", layer.index);
-        let stem = |name: &str| format!("{blk}.{name}{suffix}");
-        let gate = weights.linear(&stem("ffn_gate"))?;
-        let up = weights.required_linear(&stem("ffn_up"))?;
-        let down = weights.required_linear(&stem("ffn_down"))?;
+        let of = Dense::find(weights, self.model, layer, suffix)?;
+        self.observe(&of.observed(), None, width, input)?;
+        let Dense { gate, up, down } = of;
         let n = down.matrix.cols;
-        weights.check_outputs(&down, width)?;
-        let fused = gate.is_none() && up.rows() == 2 * n;
-        weights.check_shape(&up, if fused { 2 * n } else { n }, width)?;
-        gate.iter().try_for_each(|gate| weights.check_shape(gate, n, width))?;
-        self.observe(&gate.iter().chain([&up]).collect::<Vec<_>>(), None, width, input)?;
-        if !self.model.xielu.is_empty() && (gate.is_some() || fused) {
+        if !self.model.xielu.is_empty() && gate.is_some() {
             return Err(weights.fail(&up.name, "has a gate beside it, which xIELU does not use".into()));
         }
-        let (gate, up) = match fused {
-            true => (Some(up.slice(0..n)), up.slice(n..2 * n)),
-            false => (gate, up),
-        };
         let up = weights.apply(&up, input, width)?;
         let mut hidden = match gate {
             Some(gate) => {

@@ -7,15 +7,28 @@ use crate::forward::activation;
 use crate::forward::buffers::Buffer;
 use crate::forward::divergence::divergence;
 use crate::forward::model::Model;
-use crate::forward::norm::Norm;
 use crate::forward::pass::{Logits, Pass};
 use crate::forward::streams::Seen;
 use crate::forward::vectors::scale;
+use crate::forward::weights::Linear;
 
-/// Number of logits of a model that are in memory at a time while divergences are computed.
-const LOGITS: usize = 1 << 24;
+/// Number of logits of a model that are in memory at a time while divergences or derivatives are computed.
+pub(super) const LOGITS: usize = 1 << 24;
 
 impl Pass<'_> {
+    /// Returns the matrix whose products are the logits: the table of embeddings where the model has no matrix of its own.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if the matrix is missing or has another number of inputs than the model.
+    pub(super) fn output_matrix(&self) -> Result<Linear> {
+        let output = match self.weights.linear("output")? {
+            Some(output) => output,
+            None => self.weights.required_linear("token_embd")?,
+        };
+        self.weights.check_inputs(&output.matrix, self.model.width)?;
+        Ok(output)
+    }
+
     /// Applies the last norm and the output matrix, and appends the logits if they are wanted.
     pub(super) fn lm_head(&mut self, mut x: Buffer, logits: Option<&mut Logits>) -> Result<()> {
         let (model, weights) = (self.model, self.weights);
@@ -34,16 +47,8 @@ impl Pass<'_> {
             }
             return Ok(());
         }
-        if model.family.norms_without_weights {
-            Norm::without_weights(model.family.norm, model.eps).apply(&mut x, model.width);
-        } else {
-            self.normalize(model.family.output_norm, &mut x)?;
-        }
-        let output = match weights.linear("output")? {
-            Some(output) => output,
-            None => weights.required_linear("token_embd")?,
-        };
-        weights.check_inputs(&output.matrix, model.width)?;
+        self.find_output_norm()?.iter().for_each(|norm| norm.apply(&mut x, model.width));
+        let output = self.output_matrix()?;
         self.observe(&[&output], None, model.width, &x)?;
         if let Seen::Divergences(to) = &mut self.seen {
             let (first, second) = x.split_at(x.len() / 2);
@@ -68,7 +73,7 @@ impl Pass<'_> {
 }
 
 /// Turns products with the output matrix into logits.
-fn finish_logits(model: &Model, y: &mut [f32]) {
+pub(super) fn finish_logits(model: &Model, y: &mut [f32]) {
     scale(y, model.logit_scale);
     if let Some(cap) = model.logit_cap {
         activation::soft_cap(y, cap);

@@ -24,31 +24,49 @@ impl Pass<'_> {
 
     /// Applies a norm to rows of `n` values. Does nothing if the model has no such norm.
     pub(super) fn norm_of_rows(&self, stem: &str, x: &mut [f32], n: usize) -> Result<()> {
-        let weight = match self.weights.vector(&format!("{stem}.weight"), n)? {
-            Some(weight) => weight,
-            // One norm of Falcon-H1 is named without `.weight`.
-            None => match self.weights.vector(stem, n)? {
-                Some(weight) => weight,
-                None => return Ok(()),
-            },
-        };
-        self.apply_norm(stem, weight, x, n)
+        self.find_norm(stem, n)?.iter().for_each(|norm| norm.apply(x, n));
+        Ok(())
     }
 
-    fn apply_norm(&self, stem: &str, weight: Vec<f32>, x: &mut [f32], n: usize) -> Result<()> {
+    /// Returns the norm `STEM.weight`, `STEM.bias` of rows of `n` values; `None` if the model has no such norm.
+    fn find_norm(&self, stem: &str, n: usize) -> Result<Option<Norm>> {
+        let weight = match self.weights.vector(&format!("{stem}.weight"), n)? {
+            // One norm of Falcon-H1 is named without `.weight`.
+            None => self.weights.vector(stem, n)?,
+            found => found,
+        };
+        weight.map(|weight| self.norm_with(stem, weight)).transpose()
+    }
+
+    fn norm_with(&self, stem: &str, weight: Vec<f32>) -> Result<Norm> {
         let bias = self.weights.vector(&format!("{stem}.bias"), weight.len())?.unwrap_or_default();
-        Norm { weight, bias, ..Norm::without_weights(self.model.family.norm, self.model.eps) }.apply(x, n);
-        Ok(())
+        Ok(Norm { weight, bias, ..Norm::without_weights(self.model.family.norm, self.model.eps) })
+    }
+
+    /// Returns a norm that the family names without `blk.N.`. An empty name stands for no norm.
+    pub(super) fn find_layer_norm(&self, layer: &Layer, name: &str) -> Result<Option<Norm>> {
+        let family = self.model.family;
+        if family.norms_without_weights && matches!(name, "attn_norm" | "ffn_norm" | "output_norm") {
+            return Ok(Some(Norm::without_weights(family.norm, self.model.eps)));
+        }
+        match name {
+            "" => Ok(None),
+            name => self.find_norm(&format!("blk.{}.{name}", layer.index), self.model.width),
+        }
+    }
+
+    /// Returns the norm before the output matrix.
+    pub(super) fn find_output_norm(&self) -> Result<Option<Norm>> {
+        let (family, eps) = (self.model.family, self.model.eps);
+        match family.norms_without_weights {
+            true => Ok(Some(Norm::without_weights(family.norm, eps))),
+            false => self.find_norm(family.output_norm, self.model.width),
+        }
     }
 
     /// Applies a norm that the family names without `blk.N.`. An empty name stands for no norm.
     fn layer_norm(&self, layer: &Layer, name: &str, x: &mut [f32]) -> Result<()> {
-        let family = self.model.family;
-        if family.norms_without_weights && matches!(name, "attn_norm" | "ffn_norm" | "output_norm") {
-            Norm::without_weights(family.norm, self.model.eps).apply(x, self.model.width);
-        } else if !name.is_empty() {
-            self.normalize(&format!("blk.{}.{name}", layer.index), x)?;
-        }
+        self.find_layer_norm(layer, name)?.iter().for_each(|norm| norm.apply(x, self.model.width));
         Ok(())
     }
 
@@ -212,16 +230,16 @@ impl Pass<'_> {
     }
 
     /// Clamps, normalizes and rotates the heads of queries or keys.
-    fn finish_heads(&self, layer: &Layer, group: &Group, norm: &str, x: &mut [f32]) -> Result<()> {
+    pub(super) fn finish_heads(&self, layer: &Layer, group: &Group, norm: &str, x: &mut [f32]) -> Result<()> {
         self.clamp(x);
-        let (stem, width) = (format!("blk.{}.{norm}", layer.index), x.len() / group.tokens.len());
-        let norm = self.weights.head_norm(&format!("{stem}.weight"), layer.head_dim, width)?;
+        let width = x.len() / group.tokens.len();
+        let norm = self.find_head_norm(layer, norm, width)?;
         let last = self.model.family.norm_after_rope;
         if let Some(rope) = layer.rope.filter(|_| last) {
             self.tables[rope].rotate(x, width, layer.head_dim, &group.positions);
         }
-        if let Some((weight, n)) = norm {
-            self.apply_norm(&stem, weight, x, n)?;
+        if let Some((norm, n)) = norm {
+            norm.apply(x, n);
         }
         if let Some(rope) = layer.rope.filter(|_| !last) {
             self.tables[rope].rotate(x, width, layer.head_dim, &group.positions);
@@ -231,6 +249,19 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the norm of heads in rows of `width` values, and the number of values that are normalized together; `None` if the
+    /// layer has no such norm.
+    pub(super) fn find_head_norm(
+        &self,
+        layer: &Layer,
+        name: &str,
+        width: usize,
+    ) -> Result<Option<(Norm, usize)>> {
+        let stem = format!("blk.{}.{name}", layer.index);
+        let found = self.weights.head_norm(&format!("{stem}.weight"), layer.head_dim, width)?;
+        found.map(|(weight, n)| Ok((self.norm_with(&stem, weight)?, n))).transpose()
     }
 
     fn clamp(&self, x: &mut [f32]) {

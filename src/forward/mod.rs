@@ -28,17 +28,20 @@ pub mod activation;
 mod altup;
 pub mod arch;
 pub mod attention;
+pub mod attention_gradient;
 mod buffers;
 mod convolution;
 mod delta_net;
 pub mod divergence;
 mod embed;
 mod ffn;
+mod gradient;
 mod groups;
 mod head;
 mod keys;
 mod latent;
 mod layer;
+mod layer_gradient;
 mod mamba;
 mod mixer;
 mod mixing;
@@ -56,6 +59,7 @@ mod spill;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod token_weights;
 mod vectors;
 mod weights;
 
@@ -63,10 +67,12 @@ use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::progress::Progress;
 
+pub use gradient::{has_gradient, token_weights};
 pub use pass::{
     Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,
     run_two_streams, run_variants, steps,
 };
+pub use token_weights::TokenWeights;
 pub use weights::{Replaced, Rounded, Rounding};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.

@@ -61,6 +61,27 @@ impl Norm {
             }
         });
     }
+
+    /// Turns `gradient`, the derivatives of a number by the outputs of the norm, into its derivatives by the inputs `x`, rows of `n`
+    /// values.
+    ///
+    /// # Panics
+    /// As [`Norm::apply`], and if `gradient` and `x` have different lengths.
+    pub fn gradient(&self, x: &[f32], gradient: &mut [f32], n: usize) {
+        assert!(
+            n > 0
+                && x.len() == gradient.len()
+                && [x.len(), self.weight.len()].iter().all(|len| len.is_multiple_of(n))
+        );
+        let (rows, isa) = ((PIECE / n).max(1), Isa::detect());
+        let pieces = gradient.par_chunks_mut(rows * n).zip(x.par_chunks(rows * n)).enumerate();
+        pieces.for_each(|(piece, (gradient, x))| {
+            for (i, (gradient, x)) in gradient.chunks_exact_mut(n).zip(x.chunks_exact(n)).enumerate() {
+                let weight = cyclic_row(&self.weight, n, piece * rows + i);
+                norm_gradient(isa, gradient, x, weight, (self.kind, self.eps));
+            }
+        });
+    }
 }
 
 /// Returns row `row % (number of rows)` of `values`, which has rows of `n` values; an empty row if there is none.
@@ -83,6 +104,37 @@ dispatch! {
         rms(x, weight, eps);
         x.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
     }
+}
+
+dispatch! {
+    /// With the normalized values v = (x - m) / s the gradient is (g - v mean(g v)) / s, where g is that of the outputs times the
+    /// weights; LayerNorm takes the mean of g off as well.
+    fn norm_gradient(_simd: S, gradient: &mut [f32], x: &[f32], weight: &[f32], kind: (NormKind, f32)) {
+        let (n, (kind, eps)) = (x.len() as f64, kind);
+        gradient.iter_mut().zip(weight).for_each(|(g, w)| *g *= w);
+        let (mean, of_gradient) = match kind {
+            NormKind::Rms => (0.0, 0.0),
+            NormKind::Layer => ((sum(x, f64::from) / n) as f32, (sum(gradient, f64::from) / n) as f32),
+        };
+        let square = |x: f32| f64::from(x - mean) * f64::from(x - mean);
+        let scale = (1.0 / (sum(x, square) / n + f64::from(eps)).sqrt()) as f32;
+        let along = (sum_of_products(x, gradient, mean) / n) as f32 * scale * scale;
+        for (g, x) in gradient.iter_mut().zip(x) {
+            *g = scale * (*g - of_gradient - (x - mean) * along);
+        }
+    }
+}
+
+/// Returns the sum of `(x - mean) y` in double precision, in the order of [`sum`].
+#[inline(always)]
+fn sum_of_products(x: &[f32], y: &[f32], mean: f32) -> f64 {
+    let mut sums = [0.0f64; 8];
+    for (x, y) in x.chunks(8).zip(y.chunks(8)) {
+        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+            *sum += f64::from(x - mean) * f64::from(*y);
+        }
+    }
+    sums.iter().sum()
 }
 
 #[inline(always)]
@@ -113,6 +165,38 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gradients_are_the_quotients_of_differences() {
+        let value = |i: usize| ((i * 37 % 23) as f32 - 11.0) / 7.0;
+        let (n, x): (usize, Vec<f32>) = (11, (0..44).map(value).collect());
+        let by: Vec<f32> = (3..47).map(value).collect();
+        for kind in [NormKind::Rms, NormKind::Layer] {
+            for weight in [Vec::new(), (1..23).map(value).collect()] {
+                let norm = Norm { weight, ..Norm::without_weights(kind, 0.01) };
+                let number = |x: &[f32]| {
+                    let mut x = x.to_vec();
+                    norm.apply(&mut x, n);
+                    x.iter().zip(&by).map(|(x, g)| f64::from(*x) * f64::from(*g)).sum::<f64>()
+                };
+                let mut found = by.clone();
+                norm.gradient(&x, &mut found, n);
+                for at in 0..x.len() {
+                    let moved = |step: f32| {
+                        let mut x = x.clone();
+                        x[at] += step;
+                        number(&x)
+                    };
+                    let expected = (moved(1.0 / 256.0) - moved(-1.0 / 256.0)) * 128.0;
+                    assert!(
+                        (f64::from(found[at]) - expected).abs() < 2e-3,
+                        "{kind:?} {at}: {} {expected}",
+                        found[at]
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn rows_use_their_weights_cyclically() {

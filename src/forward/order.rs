@@ -112,6 +112,18 @@ pub fn order(
     wanted
 }
 
+/// Returns what a pass reads that goes from the first layer to the last one and back: on the way back, each group of tokens reads a layer
+/// once to compute it again and once for the products with the transposed matrices.
+pub fn order_there_and_back(model: &BoundModel, groups: usize) -> Vec<Wanted> {
+    let mut wanted = order(model, 1, groups, &|_| false);
+    let parts = Parts::of(model);
+    for number in (0..parts.layers.len()).rev() {
+        let of_layer = parts.of_layer(number);
+        (0..2 * groups).for_each(|_| wanted.extend_from_slice(&of_layer));
+    }
+    wanted
+}
+
 /// Returns what one step of a pass with `layers` layers reads: the tables before the first layer, a layer, or what comes behind the last
 /// layer, once for each of `groups` groups of tokens.
 pub fn order_of_step(model: &BoundModel, number: usize, layers: usize, groups: usize) -> Vec<Wanted> {

@@ -259,7 +259,7 @@ fn run_on(
 }
 
 /// Makes a pass, and calls `then` with it in a pool of threads.
-fn on_pass<T: Send>(
+pub(super) fn on_pass<T: Send>(
     source: &BoundModel,
     tokens: &[Vec<u32>],
     seen: Seen,
@@ -292,6 +292,11 @@ fn on_model<T: Send>(
         let tables: Vec<Table> = model.ropes.iter().enumerate().map(table).collect();
         then(&model, &tables)
     })
+}
+
+/// Returns the number of tokens of all chunks.
+pub(super) fn tokens_of(chunks: &[Vec<u32>]) -> usize {
+    chunks.iter().map(Vec::len).sum()
 }
 
 /// Checks that [`run`] can run a model, without running it.
@@ -449,7 +454,7 @@ impl Pass<'_> {
     }
 
     /// Loads the states of a group.
-    fn rows_of(&self, group: &Group, x: &SpillBuffer) -> Result<Buffer> {
+    pub(super) fn rows_of(&self, group: &Group, x: &SpillBuffer) -> Result<Buffer> {
         let width = self.model.width * self.model.states;
         let mut rows = self.weights.buffers.take(group.tokens.len() * width);
         x.load(group.first * width, &mut rows)?;
@@ -534,7 +539,7 @@ impl Pass<'_> {
         options: &RunOptions,
         groups: &[Group],
     ) -> Result<SpillBuffer> {
-        let (model, n) = (self.model, self.streams() * tokens.iter().map(Vec::len).sum::<usize>());
+        let (model, n) = (self.model, self.streams() * tokens_of(tokens));
         let shared: Vec<&Layer> = model.layers.iter().filter(|l| l.kv_shared).collect();
         let of_keys: usize = shared.iter().map(|l| l.n_head_kv * (l.head_dim + l.head_dim_v)).sum();
         let width = model.width * model.states;
@@ -551,7 +556,7 @@ impl Pass<'_> {
     }
 
     /// Computes the inputs of the first layer.
-    fn begin(&mut self, groups: &[Group], x: &mut SpillBuffer) -> Result<()> {
+    pub(super) fn begin(&mut self, groups: &[Group], x: &mut SpillBuffer) -> Result<()> {
         let (model, width) = (self.model, self.model.width * self.model.states);
         let per_layer = self.weights.linear("per_layer_model_proj")?.filter(|_| model.per_layer > 0);
         for (i, group) in groups.iter().enumerate() {

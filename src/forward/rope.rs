@@ -103,29 +103,44 @@ impl Table {
     /// # Panics
     /// Panics if a position is beyond the table, or if a head has fewer values than the table rotates.
     pub fn rotate(&self, x: &mut [f32], width: usize, head_dim: usize, positions: &[u32]) {
+        self.turn(x, width, head_dim, positions, 1.0);
+    }
+
+    /// Turns the derivatives of a number by the outputs of [`Table::rotate`] into its derivatives by the inputs: the rotation is
+    /// undone, and the magnitude is applied again.
+    ///
+    /// # Panics
+    /// As [`Table::rotate`].
+    pub fn gradient(&self, gradient: &mut [f32], width: usize, head_dim: usize, positions: &[u32]) {
+        self.turn(gradient, width, head_dim, positions, -1.0);
+    }
+
+    /// Rotates by the angles times `sign`, which is 1 or -1.
+    fn turn(&self, x: &mut [f32], width: usize, head_dim: usize, positions: &[u32], sign: f32) {
         let pairs = self.pairs;
         x.par_chunks_mut(width).zip(positions).for_each(|(row, &position)| {
             let at = position as usize * 2 * pairs;
             let (cos, sin) = self.values[at..at + 2 * pairs].split_at(pairs);
             row.chunks_exact_mut(head_dim).for_each(|head| match self.style {
-                RopeStyle::Adjacent => rotate_adjacent(&mut head[..2 * pairs], cos, sin),
-                RopeStyle::Halves => rotate_halves(&mut head[..2 * pairs], cos, sin),
+                RopeStyle::Adjacent => rotate_adjacent(&mut head[..2 * pairs], cos, sin, sign),
+                RopeStyle::Halves => rotate_halves(&mut head[..2 * pairs], cos, sin, sign),
             });
         });
     }
 }
 
-fn rotate_adjacent(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+fn rotate_adjacent(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     for ((pair, c), s) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
-        let (a, b) = (pair[0], pair[1]);
+        let (a, b, s) = (pair[0], pair[1], sign * s);
         pair[0] = a * c - b * s;
         pair[1] = a * s + b * c;
     }
 }
 
-fn rotate_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+fn rotate_halves(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     let (first, second) = x.split_at_mut(cos.len());
     for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        let s = sign * s;
         (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
     }
 }

@@ -619,3 +619,131 @@ fn latent_attention_of_another_shape_is_refused() {
     toy.set("rope.dimension_count", Value::U32(4));
     toy.refused("do not fit 8 compressed and 4 rotated values");
 }
+
+/// Models whose derivatives are known, with the parts that they may have.
+fn with_gradients() -> Vec<Toy> {
+    let plain = Toy::new("llama");
+    let mut biased = Toy::new("qwen2");
+    for (name, n) in [("attn_q", 16), ("attn_k", 8), ("attn_v", 8)] {
+        biased.tensor(&format!("blk.0.{name}.bias"), &[n]);
+    }
+    let mut normed = Toy::new("qwen3");
+    let mut gemma = Toy::new("gemma2");
+    gemma.set("attn_logit_softcapping", Value::F32(2.0));
+    gemma.set("final_logit_softcapping", Value::F32(3.0));
+    gemma.set("attention.sliding_window", Value::U32(3));
+    for layer in 0..2 {
+        for name in ["attn_q_norm", "attn_k_norm"] {
+            normed.tensor(&format!("blk.{layer}.{name}.weight"), &[4]);
+        }
+        for name in ["post_attention_norm", "post_ffw_norm"] {
+            gemma.tensor(&format!("blk.{layer}.{name}.weight"), &[WIDTH]);
+        }
+    }
+    let mut fused = Toy::new("phi3");
+    let mut parallel = Toy::new("phi2");
+    let mut layer_norm = Toy::new("starcoder2");
+    for layer in 0..2 {
+        let blk = format!("blk.{layer}");
+        for name in ["attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"] {
+            fused.remove(&format!("{blk}.{name}.weight"));
+        }
+        fused.tensor(&format!("{blk}.attn_qkv.weight"), &[WIDTH, 32]);
+        fused.tensor(&format!("{blk}.ffn_up.weight"), &[WIDTH, 48]);
+        parallel.remove(&format!("{blk}.ffn_norm.weight"));
+        for toy in [&mut parallel, &mut layer_norm] {
+            toy.set("attention.layer_norm_epsilon", Value::F32(1e-5));
+            toy.remove(&format!("{blk}.ffn_gate.weight"));
+            toy.tensor(&format!("{blk}.attn_norm.bias"), &[WIDTH]);
+            toy.tensor(&format!("{blk}.ffn_down.bias"), &[WIDTH]);
+        }
+        layer_norm.tensor(&format!("{blk}.ffn_norm.bias"), &[WIDTH]);
+    }
+    vec![plain, biased, normed, gemma, fused, parallel, layer_norm]
+}
+
+#[test]
+fn the_way_back_through_a_layer_has_the_quotients_of_differences() {
+    use crate::forward::groups::groups;
+    use crate::forward::pass::on_pass;
+    use crate::forward::streams::Seen;
+    use crate::forward::token_weights::Gradients;
+    use crate::forward::weights::Weights;
+
+    let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7]];
+    let values = |n: usize, seed: usize| -> Vec<f32> {
+        (0..n).map(|i| (((i + seed) * 7919 % 101) as f32 - 50.0) / 50.0).collect()
+    };
+    for toy in with_gradients() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
+        assert!(has_gradient(&model).unwrap(), "{}", toy.arch);
+        let progress = Progress::default();
+        let (max_memory, spill_folder) = (1 << 30, folder.path());
+        let options = RunOptions { logits: false, threads: 1, max_memory, spill_folder, progress: &progress };
+        let weights = Weights::new(&model, &progress, max_memory);
+        let (x, by) = (values(7 * WIDTH as usize, 1), values(7 * WIDTH as usize, 40));
+        on_pass(&model, &tokens, Seen::By(&mut NoObserver), &options, weights, 5, |mut pass| {
+            let group = &groups(&tokens, 100)[0];
+            for layer in &pass.model.layers {
+                let mut found = by.clone();
+                pass.layer_gradient(layer, group, &x, &mut found, &mut Gradients::new(7))?;
+                for at in (0..x.len()).step_by(5) {
+                    let mut number = |step: f32| {
+                        let mut x = x.clone();
+                        x[at] += step;
+                        pass.layer(layer, group, &mut x)?;
+                        Ok::<_, Error>(
+                            x.iter().zip(&by).map(|(x, g)| f64::from(*x) * f64::from(*g)).sum::<f64>(),
+                        )
+                    };
+                    let expected = (number(1.0 / 512.0)? - number(-1.0 / 512.0)?) * 256.0;
+                    let error = (f64::from(found[at]) - expected).abs();
+                    assert!(
+                        error < 0.02 * (1.0 + expected.abs()),
+                        "{} {at}: {} {expected}",
+                        toy.arch,
+                        found[at]
+                    );
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn memory_and_threads_do_not_change_the_weights_of_tokens() {
+    let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7], vec![4, 4, 9]];
+    for toy in with_gradients() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
+        let run = |threads, max_memory, seed| {
+            let progress = Progress::default();
+            let spill_folder = folder.path();
+            let options =
+                RunOptions { logits: false, threads, max_memory, spill_folder, progress: &progress };
+            let found = token_weights(&model, &tokens, seed, &options).unwrap().unwrap();
+            assert_eq!(progress.done(), progress.total());
+            let first = if toy.arch == "phi3" { "blk.0.attn_qkv.weight" } else { "blk.0.attn_q.weight" };
+            let inputs = [first, "blk.1.attn_output.weight", "blk.1.ffn_down.weight"];
+            inputs.map(|name| found.factors(name).unwrap().to_vec())
+        };
+        let found = run(1, 1 << 30, 7);
+        for factors in &found {
+            let mean = factors.iter().map(|f| f * f).sum::<f32>() / factors.len() as f32;
+            assert!((mean - 1.0).abs() < 1e-5, "{}: {factors:?}", toy.arch);
+        }
+        assert_eq!(found, run(2, 1 << 30, 7), "{}", toy.arch);
+        assert_eq!(found, run(1, 1 << 10, 7), "{}", toy.arch);
+        assert_ne!(found, run(1, 1 << 30, 8), "{}", toy.arch);
+    }
+    assert!(!has_gradient_of(&Toy::mixture()));
+}
+
+fn has_gradient_of(toy: &Toy) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
+    has_gradient(&model).unwrap()
+}

@@ -22,6 +22,8 @@ use crate::quant;
 const PIECE: usize = 1 << 16;
 /// Number of rows of a table that are gathered together.
 const GATHERED: usize = 512;
+/// Panels of the transposed product have a multiple of this number of rows: the pieces of which [`gemm`] makes a sum.
+const SUMMED: usize = 256;
 /// Number of weights in a panel if memory allows. With so many rows packing the tokens for each panel costs little.
 const PANEL: usize = 1 << 23;
 
@@ -38,6 +40,12 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// Returns a matrix of no model.
+    #[cfg(test)]
+    pub fn test_of(rows: usize, cols: usize) -> Self {
+        Self { tensor: 0, rows, cols, first: 0 }
+    }
+
     /// Returns the given rows.
     ///
     /// # Panics
@@ -493,6 +501,31 @@ impl<'a> Weights<'a> {
             };
             rayon::join(product, read).1?;
             std::mem::swap(&mut now, &mut next);
+        }
+        Ok(())
+    }
+
+    /// Adds `y W` to `x` for the rows of `y`: where `y` holds derivatives by the outputs of [`Weights::multiply`], this adds those by
+    /// the inputs. The model's own matrix is used, not that of the second stream.
+    ///
+    /// # Errors
+    /// As [`Weights::multiply`].
+    ///
+    /// # Panics
+    /// As [`Weights::multiply`].
+    pub fn add_transposed(&self, matrix: &Matrix, y: &[f32], x: &mut [f32]) -> Result<()> {
+        let (rows, cols) = (matrix.rows, matrix.cols);
+        let tokens = x.len() / cols;
+        assert_eq!((tokens * cols, tokens * rows), (x.len(), y.len()));
+        // Panels of whole pieces of the sums change no bit of them.
+        let step = (self.panel / cols / SUMMED * SUMMED).max(SUMMED).min(rows);
+        let mut panel = self.buffers.take(step * cols);
+        for at in (0..rows).step_by(step) {
+            let n = step.min(rows - at);
+            self.read(&matrix.slice(at..at + n), &mut panel[..n * cols])?;
+            let w = MatRef::from_row_major_slice(&panel[..n * cols], n, cols);
+            let y = MatRef::from_slice_with_strides(&y[at..], tokens, n, rows, 1);
+            gemm(y, w, MatMut::from_row_major_slice(x, tokens, cols), Update::Add);
         }
         Ok(())
     }

@@ -1,0 +1,238 @@
+//! The way back through a model: the derivatives of the log-likelihood of tokens that the model itself has drawn.
+//!
+//! The inputs of all layers are kept on the way to the output. On the way back each layer is computed once more. So the run takes about
+//! three times as long as a pass, and keeps a state of each token for each layer, in a file where memory is short.
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::forward::NoObserver;
+use crate::forward::activation;
+use crate::forward::arch::Order;
+use crate::forward::attention::softmax;
+use crate::forward::buffers::Buffer;
+use crate::forward::groups::{Group, groups, longest};
+use crate::forward::head::{LOGITS, finish_logits};
+use crate::forward::mixer::Mixer;
+use crate::forward::model::{Layer, Model};
+use crate::forward::order;
+use crate::forward::pass::{Pass, RunOptions, on_pass, tokens_of};
+use crate::forward::spill::SpillBuffer;
+use crate::forward::streams::Seen;
+use crate::forward::token_weights::{Gradients, TokenWeights};
+use crate::forward::weights::Weights;
+use crate::model::bound::BoundModel;
+use crate::noise::Noise;
+use crate::progress::Progress;
+use crate::simd::Isa;
+
+/// Tensors of a layer that have a part in it whose derivatives are not known here.
+const UNKNOWN: [&str; 8] = [
+    "attn_gate",
+    "attn_norm_2",
+    "attn_sinks",
+    "attn_sub_norm",
+    "ffn_gate_inp",
+    "ffn_sub_norm",
+    "layer_output_scale",
+    "attn_rot_embd",
+];
+
+/// Returns the weights of tokens for the inputs of a model's matrices, or `None` if the model has parts whose derivatives are not
+/// known. A `seed` draws the same tokens on every machine.
+///
+/// The result has the same bits for any number of threads, any memory and on every CPU.
+///
+/// # Errors
+/// As [`run`](crate::forward::run).
+pub fn token_weights(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    seed: u64,
+    options: &RunOptions,
+) -> Result<Option<TokenWeights>> {
+    if !has_gradient(source)? {
+        return Ok(None);
+    }
+    let weights = Weights::new(source, options.progress, options.max_memory / 8);
+    let mut observer = NoObserver;
+    let seen = Seen::By(&mut observer);
+    on_pass(source, tokens, seen, options, weights, longest(tokens)?, |mut pass| {
+        pass.there_and_back(source, tokens, seed, options).map(Some)
+    })
+}
+
+/// Returns whether [`token_weights`] knows the derivatives of all parts of a model.
+///
+/// # Errors
+/// As [`check`](crate::forward::check).
+pub fn has_gradient(source: &BoundModel) -> Result<bool> {
+    let progress = Progress::default();
+    let weights = Weights::new(source, &progress, 0);
+    let model = Model::read(source, &weights, 1)?;
+    let family = model.family;
+    let is_plain = model.states == 1
+        && model.per_layer == 0
+        && family.lm_head
+        && family.order != Order::PostNorm
+        && !family.value_norm
+        && !family.gated_queries
+        && !family.layers_may_lack_parts
+        && family.sparse_layers == 0
+        && model.clamp.is_none()
+        && model.temperature.is_none()
+        && !model.heads_normalized
+        && model.xielu.is_empty()
+        && activation::has_gradient(model.activation);
+    let is_known = |layer: &Layer| {
+        let has = |name: &str| {
+            let stem = format!("blk.{}.{name}", layer.index);
+            weights.has(&format!("{stem}.weight")) || weights.has(&stem)
+        };
+        layer.mixer == Mixer::Attention
+            && layer.kv_of.is_none()
+            && !layer.kv_shared
+            && (has("attn_v") || has("attn_qkv"))
+            && !UNKNOWN.iter().any(|name| has(name))
+    };
+    Ok(is_plain && model.layers.iter().all(is_known))
+}
+
+impl Pass<'_> {
+    fn there_and_back(
+        &mut self,
+        source: &BoundModel,
+        tokens: &[Vec<u32>],
+        seed: u64,
+        options: &RunOptions,
+    ) -> Result<TokenWeights> {
+        let (model, steps) = (self.model, options.progress);
+        let (n, width) = (tokens_of(tokens), model.width);
+        // On the way back a token needs the values of the layer and their derivatives.
+        let per_token = 2 * model.values_per_token(source) * size_of::<f32>();
+        let groups = groups(tokens, (options.max_memory / 2) as usize / per_token);
+        steps.start("", ((2 * model.layers.len() + 1) * groups.len()) as u64);
+        let order = order::order_there_and_back(source, groups.len());
+        let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
+        let buffer = |values: usize| {
+            let spill = (values * size_of::<f32>()) as u64 > options.max_memory / 4;
+            SpillBuffer::new(values, spill.then_some(options.spill_folder))
+        };
+        let mut x = buffer(n * width)?;
+        self.begin(&groups, &mut x)?;
+        let mut inputs = buffer(n * width * model.layers.len())?;
+        for layer in &model.layers {
+            for group in &groups {
+                let mut rows = self.rows_of(group, &x)?;
+                inputs.save((layer.index * n + group.first) * width, &rows)?;
+                self.layer(layer, group, &mut rows)?;
+                x.save(group.first * width, &rows)?;
+                steps.add(1);
+            }
+        }
+        let noise = Noise::new(seed, "drawn tokens");
+        for group in &groups {
+            let gradient = self.head_gradient(&self.rows_of(group, &x)?, group, &noise)?;
+            x.save(group.first * width, &gradient)?;
+            steps.add(1);
+        }
+        let mut gradients = Gradients::new(n);
+        for layer in model.layers.iter().rev() {
+            for group in &groups {
+                let mut input = self.weights.buffers.take(group.tokens.len() * width);
+                inputs.load((layer.index * n + group.first) * width, &mut input)?;
+                let mut gradient = self.rows_of(group, &x)?;
+                self.layer_gradient(layer, group, &input, &mut gradient, &mut gradients)?;
+                x.save(group.first * width, &gradient)?;
+                steps.add(1);
+            }
+        }
+        Ok(gradients.weights())
+    }
+
+    /// Returns the derivatives, by the outputs `x` of the last layer, of minus the log-likelihood of tokens that are drawn here.
+    fn head_gradient(&self, x: &[f32], group: &Group, noise: &Noise) -> Result<Buffer> {
+        let (model, weights, width) = (self.model, self.weights, self.model.width);
+        let norm = self.find_output_norm()?;
+        let output = self.output_matrix()?;
+        let mut normalized = weights.buffers.copy(x);
+        norm.iter().for_each(|norm| norm.apply(&mut normalized, width));
+        let mut gradient = self.zeros(x.len());
+        let tokens = (LOGITS / output.rows()).max(1);
+        let pieces = normalized.chunks(tokens * width).zip(gradient.chunks_mut(tokens * width));
+        for (piece, (x, gradient)) in pieces.enumerate() {
+            let mut y = weights.apply(&output, x, width)?;
+            finish_logits(model, &mut y);
+            y.par_chunks_mut(output.rows()).enumerate().for_each(|(i, y)| {
+                let word = noise.word((group.first + piece * tokens + i) as u64);
+                against_a_drawn_token(y, model.logit_cap, word);
+                y.iter_mut().for_each(|y| *y *= model.logit_scale);
+            });
+            weights.add_transposed(&output.matrix, &y, gradient)?;
+        }
+        norm.iter().for_each(|norm| norm.gradient(x, &mut gradient, width));
+        Ok(gradient)
+    }
+
+    /// Returns a buffer of zeros.
+    pub(super) fn zeros(&self, len: usize) -> Buffer {
+        let mut buffer = self.weights.buffers.take(len);
+        buffer.par_chunks_mut(1 << 14).for_each(|x| x.fill(0.0));
+        buffer
+    }
+}
+
+/// Draws a token from the softmax of logits by a random word, and turns the logits into the derivatives of minus its log-probability
+/// by them, or by what they were before their cap.
+fn against_a_drawn_token(logits: &mut [f32], cap: Option<f32>, word: u32) {
+    let slope = |logit: f32, cap: f32| 1.0 - (logit / cap) * (logit / cap);
+    let slopes: Vec<f32> = cap.map_or_else(Vec::new, |cap| logits.iter().map(|l| slope(*l, cap)).collect());
+    softmax(Isa::detect(), logits, 1.0, 0.0, f32::NEG_INFINITY);
+    let target = (f64::from(word) + 0.5) / 2f64.powi(32);
+    let mut sum = 0.0;
+    let drawn = logits.iter().position(|p| {
+        sum += f64::from(*p);
+        sum > target
+    });
+    // The shares may add up to a little less than one.
+    let drawn = drawn.unwrap_or(logits.len() - 1);
+    logits[drawn] -= 1.0;
+    logits.iter_mut().zip(slopes).for_each(|(y, slope)| *y *= slope);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_derivatives_are_those_of_the_drawn_token() {
+        let logits = [0.5f32, -1.0, 2.0, 0.0];
+        let minus_log = |logits: &[f32; 4], cap: Option<f32>, token: usize| {
+            let of = |x: f32| {
+                cap.map_or(f64::from(x), |cap| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh())
+            };
+            logits.iter().map(|x| of(*x).exp()).sum::<f64>().ln() - of(logits[token])
+        };
+        for cap in [None, Some(1.5)] {
+            let mut capped = logits;
+            cap.iter().for_each(|cap| activation::soft_cap(&mut capped, *cap));
+            let mut seen = [false; 4];
+            for word in (0..64).map(|i| i << 26) {
+                let mut found = capped;
+                against_a_drawn_token(&mut found, cap, word);
+                let drawn = found.iter().position(|g| *g < 0.0).unwrap();
+                seen[drawn] = true;
+                for at in 0..4 {
+                    let moved = |step: f32| {
+                        let mut logits = logits;
+                        logits[at] += step;
+                        minus_log(&logits, cap, drawn)
+                    };
+                    let expected = (moved(1.0 / 64.0) - moved(-1.0 / 64.0)) * 32.0;
+                    assert!((f64::from(found[at]) - expected).abs() < 1e-3, "{cap:?} {drawn} {at}");
+                }
+            }
+            assert_eq!(seen, [true; 4], "{cap:?}");
+        }
+    }
+}
