@@ -90,6 +90,35 @@ def test_a_changed_moment_is_refused(calibrated: Path, tmp_path: Path) -> None:
         srd_rs.plan(EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate=tmp_path / "changed")
 
 
+def test_tokens_have_weights_by_what_their_errors_do(fixtures: Path, tmp_path: Path) -> None:
+    made = {}
+    for name, options in {
+        "plain": {},
+        "weighed": {"weigh_tokens": True, "threads": 1},
+        "again": {"weigh_tokens": True, "threads": 2, "max_memory": 1 << 20},
+        "other": {"weigh_tokens": True, "seed": 1},
+    }.items():
+        srd_rs.calibrate(
+            fixtures / "llama", tmp_path / name, tokens=256, ctx=64, **{"text": WIKI_TEST, **options}
+        )
+        with safe_open(tmp_path / name, "np") as file:
+            made[name] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key, plain in made["plain"].items():
+        np.testing.assert_array_equal(made["weighed"][key], made["again"][key])
+        is_weighed = key.startswith("blk.")
+        assert (plain != made["weighed"][key]).any() == is_weighed, key
+        assert (made["weighed"][key] != made["other"][key]).any() == is_weighed, key
+        # The mean weight is one, so sums of squares are of the same order.
+        if is_weighed:
+            assert 0.2 < np.abs(made["weighed"][key]).sum() / np.abs(plain).sum() < 5, key
+
+
+def test_tokens_of_a_model_without_known_derivatives_cannot_be_weighed(tmp_path: Path) -> None:
+    run = srd("calibrate", EXAMPLE, "-o", tmp_path / "c", "--tokens", "64", "--ctx", "64", "--weigh-tokens")
+    assert run.code == 1 and "derivatives are not known" in run.stderr and "--weigh-tokens" in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_text_is_one_line(tmp_path: Path) -> None:
     run = srd("calibrate", EXAMPLE, "-o", tmp_path / "c", "--text", tmp_path / "nope.txt")
     assert run.code == 1 and run.stderr.count("\n") == 1 and "nope.txt" in run.stderr

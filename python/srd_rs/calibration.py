@@ -99,6 +99,7 @@ def calibrate(
     tokens: int | None = None,
     ctx: int | None = None,
     block: int | None = None,
+    weigh_tokens: bool = False,
     imatrix: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -114,8 +115,11 @@ def calibrate(
         8192 to 16384 tokens, the more the smaller the model, in chunks of 512, or of 64 for an encoder.
     block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H. By default 256 to 2048, the larger the
         smaller the model.
+    weigh_tokens: let a token count by how much errors at it change the model's answer (its gradient); takes three times
+        as long. Dense decoders only.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
-    seed: of random tokens. threads: any number gives the same bytes. max_memory: bytes of weights and states alive.
+    seed: of random tokens, and of the tokens that the model draws to weigh tokens. threads: any number gives the same
+        bytes. max_memory: bytes of weights and states alive.
     progress: True shows a bar. A function is called about 20 times a second with tokens done and to do; a layer
         counts its part of each token.
 
@@ -125,7 +129,10 @@ def calibrate(
         >>> srd_rs.plan("path/to/model", calibrate=report.path).effort
         'srd'
     """
-    effects.refuse((text != "random" and seed != 0, "--seed", "only random tokens depend on the seed"))
+    drawn = text == "random" or weigh_tokens
+    effects.refuse(
+        (not drawn and seed != 0, "--seed", "only random tokens and --weigh-tokens depend on the seed")
+    )
     sniff.check_output(Path(output), replaces=("calibration",))
     if imatrix is not None:
         sniff.check_output(Path(imatrix), replaces=("imatrix",))
@@ -140,6 +147,7 @@ def calibrate(
         made = measure(
             native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
             threads=threads, max_memory=bytes_of("max_memory", max_memory), overwrite=overwrite, progress=tell,
+            weigh_tokens=weigh_tokens,
         )  # fmt: skip
     if imatrix is not None:
         made.write_imatrix(imatrix, overwrite)
@@ -171,6 +179,7 @@ class Request:
     overwrite: bool
     threads: int | None
     max_memory: int
+    weigh_tokens: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -210,6 +219,7 @@ def measure(
     options: ConvertOptions | None = None,
     quantized: Output | None = None,
     machines: Machines | None = None,
+    weigh_tokens: bool = False,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name.
 
@@ -220,6 +230,7 @@ def measure(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
         max_memory=max_memory, overwrite=overwrite,
     )  # fmt: skip
+    request = replace(request, weigh_tokens=weigh_tokens)
     tell = _in_tokens(progress, request.n_tokens)
     return _made(native, request, tell, options, quantized, machines)
 

@@ -88,6 +88,7 @@ fn forward_options<'a>(pass: &Pass<'a>, logits: bool) -> RunOptions<'a> {
         max_memory: pass.max_memory,
         spill_folder: pass.spill_folder,
         progress: pass.progress,
+        token_weights: None,
     }
 }
 

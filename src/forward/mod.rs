@@ -18,6 +18,7 @@
 //!     max_memory: 1 << 30,
 //!     spill_folder: ".".as_ref(),
 //!     progress: &Progress::default(),
+//!     token_weights: None,
 //! };
 //! let logits = run(&model, &[vec![1, 2, 3]], &mut NoObserver, &options)?.expect("logits were asked for");
 //! assert_eq!(logits.values.len(), 3 * logits.columns);

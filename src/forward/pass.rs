@@ -15,6 +15,7 @@ use crate::forward::order;
 use crate::forward::rope::{Rope, Table};
 use crate::forward::spill::{Found, SpillBuffer};
 use crate::forward::streams::{Missing, Seen, Sweep};
+use crate::forward::token_weights::TokenWeights;
 use crate::forward::weights::{Replaced, Rounded, Weights};
 use crate::forward::{NoObserver, Observer, Quantizer};
 use crate::model::bound::BoundModel;
@@ -35,6 +36,9 @@ pub struct RunOptions<'a> {
     pub spill_folder: &'a Path,
     /// Receives the number of steps, each a layer of a group of chunks, and may cancel the run.
     pub progress: &'a Progress,
+    /// The weights of the tokens, by which the inputs of plain matrices are multiplied before an observer or a quantizer gets them.
+    /// `None`: all tokens count alike.
+    pub token_weights: Option<&'a TokenWeights>,
 }
 
 /// The logits of every token of every chunk, `[tokens, columns]`.
@@ -269,7 +273,8 @@ pub(super) fn on_pass<T: Send>(
     then: impl FnOnce(Pass) -> Result<T> + Send,
 ) -> Result<T> {
     on_model(source, tokens, options, &weights, longest, |model, tables| {
-        then(Pass::new(model, &weights, seen.shortened(), tables))
+        let token_weights = options.token_weights;
+        then(Pass { token_weights, ..Pass::new(model, &weights, seen.shortened(), tables) })
     })
 }
 
@@ -316,6 +321,7 @@ pub(super) struct Pass<'a> {
     pub model: &'a Model,
     pub weights: &'a Weights<'a>,
     pub(super) seen: Seen<'a>,
+    pub(super) token_weights: Option<&'a TokenWeights>,
     /// The table of layers without a window, then that of layers with one.
     pub(super) tables: &'a [Table],
     /// Keys and values that later layers use, by layer.
@@ -334,6 +340,7 @@ impl<'a> Pass<'a> {
             model,
             weights,
             seen,
+            token_weights: None,
             tables,
             kv: BTreeMap::new(),
             found: None,
@@ -490,6 +497,7 @@ impl Pass<'_> {
     fn enter_group(&mut self, number: usize, groups: &[Group]) {
         let is_last = number + 1 == groups.len();
         (self.sweep.group, self.sweep.is_last) = (number, is_last);
+        self.sweep.first = groups[number].first / self.streams();
         self.sweep.is_only = groups.len() == 1;
         if let Some(observer) = self.seen.observer() {
             observer.group(is_last);

@@ -74,8 +74,9 @@ impl<'a> Seen<'a> {
 /// not quantized: what comes behind needs the quantized matrices.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// Number of the group, and whether it is the last one and the only one.
+    /// Number of the group, the number of its first token in a stream, and whether it is the last group and the only one.
     pub group: usize,
+    pub first: usize,
     pub is_last: bool,
     pub is_only: bool,
     /// True if a group waits for quantized matrices.

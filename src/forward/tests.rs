@@ -114,7 +114,14 @@ impl Toy {
         let model = BoundModel::from_gguf(&gguf)?;
         let progress = Progress::default();
         let spill_folder = folder.path();
-        let options = RunOptions { logits: true, threads: 1, max_memory, spill_folder, progress: &progress };
+        let options = RunOptions {
+            logits: true,
+            threads: 1,
+            max_memory,
+            spill_folder,
+            progress: &progress,
+            token_weights: None,
+        };
         let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7]];
         Ok(run(&model, &tokens, observer, &options)?.expect("logits were asked for"))
     }
@@ -245,6 +252,7 @@ fn the_steps_of_shares_of_the_chunks_show_the_inputs_of_one_pass() {
             max_memory,
             spill_folder,
             progress: &progress,
+            token_weights: None,
         };
         let mut whole = Inputs::default();
         run(&model, &tokens, &mut whole, &options(1 << 30)).unwrap();
@@ -286,6 +294,7 @@ fn variants_that_compute_layer_by_layer_together_have_the_logits_of_their_own_pa
                 max_memory,
                 spill_folder: folder.path(),
                 progress: &progress,
+                token_weights: None,
             };
             let mut found = Vec::new();
             let mut keep = |number: usize, logits: Logits| {
@@ -680,7 +689,14 @@ fn the_way_back_through_a_layer_has_the_quotients_of_differences() {
         assert!(has_gradient(&model).unwrap(), "{}", toy.arch);
         let progress = Progress::default();
         let (max_memory, spill_folder) = (1 << 30, folder.path());
-        let options = RunOptions { logits: false, threads: 1, max_memory, spill_folder, progress: &progress };
+        let options = RunOptions {
+            logits: false,
+            threads: 1,
+            max_memory,
+            spill_folder,
+            progress: &progress,
+            token_weights: None,
+        };
         let weights = Weights::new(&model, &progress, max_memory);
         let (x, by) = (values(7 * WIDTH as usize, 1), values(7 * WIDTH as usize, 40));
         on_pass(&model, &tokens, Seen::By(&mut NoObserver), &options, weights, 5, |mut pass| {
@@ -722,8 +738,14 @@ fn memory_and_threads_do_not_change_the_weights_of_tokens() {
         let run = |threads, max_memory, seed| {
             let progress = Progress::default();
             let spill_folder = folder.path();
-            let options =
-                RunOptions { logits: false, threads, max_memory, spill_folder, progress: &progress };
+            let options = RunOptions {
+                logits: false,
+                threads,
+                max_memory,
+                spill_folder,
+                progress: &progress,
+                token_weights: None,
+            };
             let found = token_weights(&model, &tokens, seed, &options).unwrap().unwrap();
             assert_eq!(progress.done(), progress.total());
             let first = if toy.arch == "phi3" { "blk.0.attn_qkv.weight" } else { "blk.0.attn_q.weight" };

@@ -7,10 +7,10 @@ use pyo3::prelude::*;
 
 use crate::calibrate::{self as calibration_pass, Accumulator, part};
 use crate::convert::{asymmetric, calibrated};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{Info, Output};
 use crate::formats::sink::check_not_input;
-use crate::forward::{self, RunOptions};
+use crate::forward::{self, RunOptions, TokenWeights};
 use crate::progress::Progress;
 use crate::py::calibration::Calibration;
 use crate::py::convert::{Plan, part_options};
@@ -38,6 +38,8 @@ pub struct Request {
     threads: Option<usize>,
     /// Bytes of weights and activations that are in memory at any time.
     max_memory: u64,
+    /// Whether tokens have weights by what their errors do to the model's answer.
+    weigh_tokens: bool,
 }
 
 impl Request {
@@ -79,6 +81,7 @@ impl Request {
             max_memory: self.max_memory.max(1),
             spill_folder: plan.inner.folder(),
             progress,
+            token_weights: None,
         }
     }
 }
@@ -110,6 +113,11 @@ pub fn calibrate(
             let to = (request.info(), &output);
             return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
         }
+        let token_weights = match request.weigh_tokens {
+            true => Some(required_weights(plan, &request, &run)?),
+            false => None,
+        };
+        let run = RunOptions { token_weights: token_weights.as_ref(), ..run };
         let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
         if let Err(e) = forward::run(&plan.inner.model, &request.tokens, &mut observer, &run) {
             observer.failed();
@@ -120,6 +128,15 @@ pub fn calibrate(
     let tick = || tell(py, progress.as_ref(), &state);
     let inner = Arc::new(watched(py, work, || plan.cancel(&state), tick)?);
     Ok(Calibration { inner })
+}
+
+/// The weights of the tokens of a request.
+fn required_weights(plan: &Plan, request: &Request, run: &RunOptions) -> Result<TokenWeights> {
+    let model = &plan.inner.model;
+    forward::token_weights(model, &request.tokens, request.seed, run)?.ok_or_else(|| {
+        let what = "has parts whose derivatives are not known, so its tokens cannot be weighed";
+        Error::model(Place::file(model.path()), what, "Leave out --weigh-tokens")
+    })
 }
 
 /// Does the same as `calibrate`, and quantizes the matrices of each layer as soon as the inputs of the layer are known. `plan` is

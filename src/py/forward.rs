@@ -46,7 +46,14 @@ pub fn forward_logits<'py>(
 ) -> PyResult<(Bound<'py, PyArray2<f32>>, Vec<Seen>)> {
     let (progress, mut summary) = (Progress::default(), Summary::default());
     let spill_folder = plan.inner.folder();
-    let options = RunOptions { logits: true, threads, max_memory, spill_folder, progress: &progress };
+    let options = RunOptions {
+        logits: true,
+        threads,
+        max_memory,
+        spill_folder,
+        progress: &progress,
+        token_weights: None,
+    };
     let work = || forward::run(&plan.inner.model, &tokens, &mut summary, &options);
     let logits = watched(py, work, || progress.cancel(), || Ok(()))?.expect("logits were asked for");
     let rows = logits.values.len() / logits.columns;
