@@ -129,6 +129,7 @@ pub fn model(bytes: &[u8]) {
             max_memory: 64 << 20,
             spill_folder: Path::new("/tmp"),
             progress: &Progress::default(),
+            token_weights: None,
         };
         let _ = forward::run(&model, &[vec![1, 2, 3, 0]], &mut NoObserver, &options);
     });

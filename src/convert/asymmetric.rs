@@ -67,8 +67,6 @@ pub fn quantize(
     options: &forward::RunOptions,
 ) -> Result<Calibration> {
     effort.feedback.check()?;
-    let token_weights = forward::token_weights(&plan.model, tokens, info.seed, options)?;
-    let options = &forward::RunOptions { token_weights: token_weights.as_ref(), ..*options };
     let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
     let block = info.block as usize;
     let held_out = HeldOut::new(info.tokens, info.ctx);

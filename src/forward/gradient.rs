@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::forward::NoObserver;
 use crate::forward::activation;
 use crate::forward::arch::Order;
@@ -26,6 +26,8 @@ use crate::noise::Noise;
 use crate::progress::Progress;
 use crate::simd::Isa;
 
+/// Largest number of tokens of a chunk: a thread holds the scores of all pairs of its tokens, two to three times.
+const MAX_CHUNK: usize = 4096;
 /// Tensors of a layer that have a part in it whose derivatives are not known here.
 const UNKNOWN: [&str; 8] = [
     "attn_gate",
@@ -44,7 +46,7 @@ const UNKNOWN: [&str; 8] = [
 /// The result has the same bits for any number of threads, any memory and on every CPU.
 ///
 /// # Errors
-/// As [`run`](crate::forward::run).
+/// As [`run`](crate::forward::run), and [`Error::Usage`] for chunks of more than 4096 tokens.
 pub fn token_weights(
     source: &BoundModel,
     tokens: &[Vec<u32>],
@@ -53,6 +55,10 @@ pub fn token_weights(
 ) -> Result<Option<TokenWeights>> {
     if !has_gradient(source)? {
         return Ok(None);
+    }
+    if longest(tokens)? > MAX_CHUNK {
+        let what = format!("tokens of chunks of more than {MAX_CHUNK} tokens cannot be weighed");
+        return Err(Error::usage(what, "Ask for shorter chunks (--ctx)"));
     }
     let weights = Weights::new(source, options.progress, options.max_memory / 8);
     let mut observer = NoObserver;

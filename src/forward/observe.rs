@@ -23,22 +23,15 @@ impl Pass<'_> {
         x: &[f32],
     ) -> Result<()> {
         let names: Vec<&str> = linears.iter().map(|l| l.name.as_str()).collect();
-        let factors = match (expert, &self.seen) {
-            (Some(_), _) | (_, Seen::Divergences(_)) => None,
-            _ => self.token_weights.and_then(|weights| weights.factors(names[0])),
-        };
-        let (weights, tokens) = (self.weights, x.len() / n / self.streams());
-        let factors = factors.map(|factors| &factors[self.sweep.first..][..tokens]);
-        let weighted = |x: &[f32]| {
-            factors.map(|factors| {
-                let mut x = weights.buffers.copy(x);
-                scale_rows(&mut x, factors);
-                x
-            })
-        };
         let quantizer = match &mut self.seen {
             Seen::By(observer) => {
-                return observer.inputs(&names, expert, n, weighted(x).as_deref().unwrap_or(x));
+                let factors = self.token_weights.filter(|_| expert.is_none());
+                let Some(factors) = factors.and_then(|weights| weights.factors(names[0])) else {
+                    return observer.inputs(&names, expert, n, x);
+                };
+                let mut weighted = self.weights.buffers.copy(x);
+                scale_rows(&mut weighted, &factors[self.sweep.first..][..x.len() / n]);
+                return observer.inputs(&names, None, n, &weighted);
             }
             Seen::WithSecondStream(quantizer) => quantizer,
             Seen::Divergences(_) => return Ok(()),
@@ -48,8 +41,6 @@ impl Pass<'_> {
             let is_new = sweep.shown.insert((names[0].to_string(), expert, sweep.group));
             // The rows of experts are those of the first stream already.
             let own = if expert.is_some() { x } else { &x[..x.len() / 2] };
-            let own_weighted = weighted(own);
-            let own = own_weighted.as_deref().unwrap_or(own);
             return if is_new { quantizer.inputs(&names, expert, n, own) } else { Ok(()) };
         }
         if sweep.quantized.contains(names[0]) {
@@ -61,15 +52,10 @@ impl Pass<'_> {
             Some(Missing { values, norm }) if !norm.is_empty() => {
                 // To first order an error of the outputs of a token counts by one over their root mean square.
                 let outputs = self.weights.apply(linears[0], first, n)?;
-                let roots: Vec<f32> = outputs
+                let scales: Vec<f32> = outputs
                     .par_chunks(norm.len())
-                    .map(|outputs| root_mean_square(outputs, self.model.eps))
+                    .map(|outputs| 1.0 / root_mean_square(outputs, self.model.eps))
                     .collect();
-                // The weights of the tokens, where they are known, say the same better.
-                let scales: Vec<f32> = match factors {
-                    Some(factors) => factors.to_vec(),
-                    None => roots.iter().map(|root| 1.0 / root).collect(),
-                };
                 let (mut x, mut y) = (self.weights.buffers.copy(first), self.weights.buffers.copy(second));
                 scale_rows(&mut x, &scales);
                 scale_rows(&mut y, &scales);
@@ -77,24 +63,11 @@ impl Pass<'_> {
                 values.par_chunks_mut(norm.len()).for_each(|row| {
                     row.iter_mut().zip(&inverse).for_each(|(v, factor)| *v *= factor);
                 });
-                if factors.is_some() {
-                    let products: Vec<f32> = scales.iter().zip(&roots).map(|(s, root)| s * root).collect();
-                    scale_rows(&mut values, &products);
-                }
                 quantizer.pairs(&names, &Pairs { n, x: &x, y: &y, missing: Some(&values) })?;
             }
             _ => {
                 let missing = missing.map(|missing| &*missing.values);
-                let (x, y, m) = (weighted(first), weighted(second), missing.and_then(weighted));
-                quantizer.pairs(
-                    &names,
-                    &Pairs {
-                        n,
-                        x: x.as_deref().unwrap_or(first),
-                        y: y.as_deref().unwrap_or(second),
-                        missing: m.as_deref().or(missing),
-                    },
-                )?;
+                quantizer.pairs(&names, &Pairs { n, x: first, y: second, missing })?;
             }
         }
         if sweep.is_last {

@@ -36,8 +36,8 @@ pub struct RunOptions<'a> {
     pub spill_folder: &'a Path,
     /// Receives the number of steps, each a layer of a group of chunks, and may cancel the run.
     pub progress: &'a Progress,
-    /// The weights of the tokens, by which the inputs of plain matrices are multiplied before an observer or a quantizer gets them.
-    /// `None`: all tokens count alike.
+    /// The weights of the tokens, whose square roots the inputs of plain matrices are multiplied by before an observer gets them.
+    /// `None`: all tokens count alike, as they always do in two streams.
     pub token_weights: Option<&'a TokenWeights>,
 }
 
@@ -497,7 +497,7 @@ impl Pass<'_> {
     fn enter_group(&mut self, number: usize, groups: &[Group]) {
         let is_last = number + 1 == groups.len();
         (self.sweep.group, self.sweep.is_last) = (number, is_last);
-        self.sweep.first = groups[number].first / self.streams();
+        self.sweep.first = groups[number].first;
         self.sweep.is_only = groups.len() == 1;
         if let Some(observer) = self.seen.observer() {
             observer.group(is_last);

@@ -74,7 +74,7 @@ impl<'a> Seen<'a> {
 /// not quantized: what comes behind needs the quantized matrices.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// Number of the group, the number of its first token in a stream, and whether it is the last group and the only one.
+    /// Number of the group, the number of its first token, and whether it is the last group and the only one.
     pub group: usize,
     pub first: usize,
     pub is_last: bool,

@@ -762,6 +762,19 @@ fn memory_and_threads_do_not_change_the_weights_of_tokens() {
         assert_ne!(found, run(1, 1 << 30, 8), "{}", toy.arch);
     }
     assert!(!has_gradient_of(&Toy::mixture()));
+    let folder = tempfile::tempdir().unwrap();
+    let model = BoundModel::from_gguf(&Gguf::open(Toy::new("llama").write(folder.path())).unwrap()).unwrap();
+    let (progress, spill_folder) = (Progress::default(), folder.path());
+    let options = RunOptions {
+        logits: false,
+        threads: 1,
+        max_memory: 1 << 20,
+        spill_folder,
+        progress: &progress,
+        token_weights: None,
+    };
+    let error = token_weights(&model, &[vec![1; 5000]], 0, &options).err().expect("the chunk is too long");
+    assert!(error.to_string().contains("--ctx"), "{error}");
 }
 
 fn has_gradient_of(toy: &Toy) -> bool {

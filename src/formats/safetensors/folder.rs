@@ -105,7 +105,7 @@ fn without_second_copies(names: Vec<String>) -> Vec<String> {
 /// Whether a file of weights is an adapter, a model in the format of Mistral, or a variant.
 fn is_second_copy(name: &str) -> bool {
     let is_variant = |kind: &&str| [".", "-"].iter().any(|end| name.contains(&format!(".{kind}{end}")));
-    name.starts_with("adapter") || name.starts_with("consolidated") || VARIANTS.iter().any(|k| is_variant(&k))
+    name.starts_with("adapter") || name.starts_with("consolidated") || VARIANTS.iter().any(is_variant)
 }
 
 /// Returns the shards of a folder without the usual names: the only safetensors file, or a complete numbered set. `names` are
