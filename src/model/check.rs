@@ -69,8 +69,8 @@ const EMBEDDED: &str = "\
     glm4moe glm5-next gpt2 granite_swa granitehybrid granitemoe graniteswitch grok grovemoe hrm_text \
     hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais jais2 jamba jina-bert-v2 kimi-k3 kimi-linear laguna lfm2 \
     lfm2moe llada llada-moe llama4 maincoder mamba mamba2 maple mellum mimo2 minicpm minicpm3 minimax-01 \
-    minimax-m2 minimax-m3 mistral4 modern-bert mpt muse-glimmer nanbeige nemotron_h nemotron_h_moe neo- \
-    bert nomic-bert nomic-bert-moe openelm orion paddleocr pangu-embedded phi3 phimoe plamo2 plamo3 plm \
+    minimax-m2 minimax-m3 mistral4 modern-bert mpt muse-glimmer nanbeige nemotron_h nemotron_h_moe neo-bert \
+    nomic-bert nomic-bert-moe openelm orion paddleocr pangu-embedded phi3 phimoe plamo2 plamo3 plm \
     qwen qwen35 qwen35moe qwen3next qwen3vlmoe qwen4exp refact rnd1 rwkv6 rwkv6qwen2 rwkv7 smallthinker \
     spark2_5 starcoder step35 t5 t5encoder talkie xverse";
 /// Architectures of which llama.cpp turns whole heads.
