@@ -773,7 +773,7 @@ fn memory_and_threads_do_not_change_the_weights_of_tokens() {
         progress: &progress,
         token_weights: None,
     };
-    let error = token_weights(&model, &[vec![1; 5000]], 0, &options).err().expect("the chunk is too long");
+    let error = token_weights(&model, &[vec![1; 5000]], 0, &options).expect_err("the chunk is too long");
     assert!(error.to_string().contains("--ctx"), "{error}");
 }
 
