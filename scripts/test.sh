@@ -23,5 +23,6 @@ fi
 # Both halves run, so that one failure does not hide another.
 status=0
 "$python" -m pytest -n auto "$@" || status=$?
-cargo test --profile quick --no-fail-fast || status=$?
+# The tests of the crate take a few seconds. To compile them with all optimisations takes a minute more than with the first ones.
+cargo test --profile quick --config 'profile.quick.package.srd-rs.opt-level=1' --no-fail-fast || status=$?
 exit "$status"

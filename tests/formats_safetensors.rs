@@ -192,7 +192,11 @@ fn one_file_of_another_name_is_the_model_and_two_are_not() {
     let folder = tempfile::tempdir().unwrap();
     write(&folder.path().join("weights.safetensors"), &small());
     assert_eq!(Checkpoint::open(folder.path()).unwrap().tensors().len(), 4);
+    // An adapter and a second copy of the weights do not count, as in a download from the hub.
     write(&folder.path().join("adapter.safetensors"), &small());
+    write(&folder.path().join("weights.fp16.safetensors"), &small());
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().shards().len(), 1);
+    write(&folder.path().join("other.safetensors"), &small());
     assert!(message(Checkpoint::open(folder.path())).contains("2 safetensors files that are not one model"));
     write(&folder.path().join("model.safetensors"), &small());
     assert_eq!(Checkpoint::open(folder.path()).unwrap().shards().len(), 1);
