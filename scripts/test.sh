@@ -11,7 +11,8 @@ if [ -d "$wheels" ]; then
 fi
 [ -x .venv/bin/python ] || python3 -m venv .venv
 python=.venv/bin/python
-# The profile `quick` has the code of a release without link-time optimization. cargo test below shares what is compiled.
+# The profile `quick` has the code of a release without link-time optimization. cargo test below shares the
+# compiled dependencies.
 export MATURIN_PEP517_ARGS="${MATURIN_PEP517_ARGS:---profile quick}"
 
 # llama-cpp-python (the extra `eval`) takes many minutes to compile, so it is taken only where it lies ready made.
@@ -23,6 +24,7 @@ fi
 # Both halves run, so that one failure does not hide another.
 status=0
 "$python" -m pytest -n auto "$@" || status=$?
-# The tests of the crate take a few seconds. To compile them with all optimisations takes a minute more than with the first ones.
+# The tests of the crate take a few seconds. It takes a minute longer to compile them
+# with all optimizations.
 cargo test --profile quick --config 'profile.quick.package.srd-rs.opt-level=1' --no-fail-fast || status=$?
 exit "$status"

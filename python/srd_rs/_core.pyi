@@ -22,8 +22,10 @@ __all__ = [
     "DEFAULT_MIX",
     "FEEDBACK_TYPES",
     "INTENTS",
+    "MAX_INDEX_BYTES",
     "MIXES",
     "PARTS",
+    "ROPE_SCALINGS",
     "TABLES",
     "WEIGHED_TYPES",
     "WEIGHT_VARIANTS",
@@ -109,6 +111,8 @@ INTENTS: tuple[str, ...]
 PARTS: tuple[str, ...]
 TABLES: tuple[str, ...]
 WEIGHT_VARIANTS: tuple[str, ...]
+MAX_INDEX_BYTES: int
+ROPE_SCALINGS: tuple[str, ...]
 DEFAULT_MAX_MEMORY: int
 DEFAULT_CALIBRATION_MEMORY: int
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from srd_rs import _core, pickled
 from srd_rs.errors import FormatError, message
-from srd_rs.reading import load_json
+from srd_rs.reading import load_json, parse_json, read_limited
 
 _TEXT_PARTS: Final = (
     "text_config",
@@ -50,6 +50,19 @@ def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
     part = next((part for part in parts if isinstance(part, dict)), {})
     inner = part.get("text_config")
     return inner if isinstance(inner, dict) else part
+
+
+def modules_of(folder: Path) -> list[tuple[str, str]]:
+    """Return the class and the folder of each module of a sentence-transformers model, as modules.json names them. The
+    class of a module without one is empty.
+
+    Raises SrdIOError or FormatError for a file that cannot be read.
+    """
+    file = folder / "modules.json"
+    modules = parse_json(read_limited(file), file)
+    listed = [module for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    pairs = [(module.get("type"), module.get("path")) for module in listed]
+    return [(kind if isinstance(kind, str) else "", path) for kind, path in pairs if isinstance(path, str)]
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, pickled, storage
+from srd_rs.checkpoint import modules_of
 from srd_rs.errors import (
     ModelError,
     SrdError,
@@ -25,7 +26,7 @@ from srd_rs.errors import (
     VerificationError,
     message,
 )
-from srd_rs.reading import load_json, parse_json, read_limited
+from srd_rs.reading import load_json
 
 MODEL_FILES: Final = (
     "config.json",
@@ -75,7 +76,6 @@ UNWANTED: Final = (
 the second copies count."""
 _MAX_MODULES: Final = 32
 """So many modules of a sentence-transformers model are looked at; published models have up to four."""
-_MAX_INDEX_BYTES: Final = 100_000_000
 _CONFIGURATIONS: Final = ("config.json", "params.json")
 """The hub's client warns where no file matches, so one that is there is asked for again."""
 _ADDRESS: Final = r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)"
@@ -124,12 +124,10 @@ def model_files(folder: Path) -> list[Path]:
 def _module_files(folder: Path) -> list[str]:
     """The configurations of the modules that modules.json names, if it can be read."""
     try:
-        modules = parse_json(read_limited(folder / "modules.json"), folder / "modules.json")
+        modules = modules_of(folder)
     except SrdError:
         return []
-    listed = modules if isinstance(modules, list) else []
-    paths = [module.get("path") for module in listed[:_MAX_MODULES] if isinstance(module, dict)]
-    return [f"{path}/config.json" for path in paths if isinstance(path, str) and _is_inside(path)]
+    return [f"{path}/config.json" for _, path in modules[:_MAX_MODULES] if _is_inside(path)]
 
 
 def _shards(folder: Path) -> list[str]:
@@ -138,7 +136,7 @@ def _shards(folder: Path) -> list[str]:
     if (folder / "model.safetensors").exists() or not index.is_file():
         return []
     try:
-        shards = load_json(index, _MAX_INDEX_BYTES).get("weight_map")
+        shards = load_json(index, _core.MAX_INDEX_BYTES).get("weight_map")
     except SrdError:
         return []
     names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()

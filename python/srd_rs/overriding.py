@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs import _core
 from srd_rs.errors import FormatError, ModelError, UsageError, message
 from srd_rs.metadata import Metadata
 from srd_rs.reading import parse_object, read_limited, shown
@@ -43,7 +44,6 @@ _TEXTS: Final = frozenset(
         "size_label", "license", "license.name", "license.link", "url", "repo_url", "doi", "uuid",
     )
 )  # fmt: skip
-_SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 
 
 def _any(value: Any) -> bool:
@@ -70,7 +70,11 @@ _OF_MODEL: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
     "attention.layer_norm_rms_epsilon": ("FLOAT32", _positive, "above 0"),
     "rope.freq_base": ("FLOAT32", _positive, "above 0"),
     "rope.freq_base_swa": ("FLOAT32", _positive, "above 0"),
-    "rope.scaling.type": ("STRING", lambda kind: kind in _SCALINGS, f"one of {', '.join(_SCALINGS)}"),
+    "rope.scaling.type": (
+        "STRING",
+        _core.ROPE_SCALINGS.__contains__,
+        f"one of {', '.join(_core.ROPE_SCALINGS)}",
+    ),
     "rope.scaling.factor": ("FLOAT32", _positive, "above 0"),
     "rope.scaling.attn_factor": ("FLOAT32", _positive, "above 0"),
     "rope.scaling.original_context_length": ("UINT32", _positive, "above 0"),

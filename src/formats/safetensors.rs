@@ -17,7 +17,7 @@
 mod folder;
 mod header;
 
-pub use folder::VARIANTS;
+pub use folder::{MAX_INDEX, VARIANTS};
 pub use header::read_header;
 
 use std::path::{Path, PathBuf};

@@ -151,15 +151,7 @@ mod tests {
     use super::*;
     use crate::forward::arch::Reach;
     use crate::forward::attention::attend;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
+    use crate::forward::attention::tests::values;
 
     #[test]
     fn the_derivatives_are_the_quotients_of_differences() {

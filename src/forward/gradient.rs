@@ -20,6 +20,7 @@ use crate::forward::pass::{Pass, RunOptions, on_pass, tokens_of};
 use crate::forward::spill::SpillBuffer;
 use crate::forward::streams::Seen;
 use crate::forward::token_weights::{Gradients, TokenWeights};
+use crate::forward::vectors::PIECE;
 use crate::forward::weights::Weights;
 use crate::model::bound::BoundModel;
 use crate::noise::Noise;
@@ -29,7 +30,7 @@ use crate::simd::Isa;
 /// Largest number of tokens of a chunk: a thread holds the scores of all pairs of its tokens, two to three times.
 const MAX_CHUNK: usize = 4096;
 /// Tensors of a layer that have a part in it whose derivatives are not known here.
-const UNKNOWN: [&str; 8] = [
+const UNKNOWN: [&str; 7] = [
     "attn_gate",
     "attn_norm_2",
     "attn_sinks",
@@ -37,7 +38,6 @@ const UNKNOWN: [&str; 8] = [
     "ffn_gate_inp",
     "ffn_sub_norm",
     "layer_output_scale",
-    "attn_rot_embd",
 ];
 
 /// Returns the weights of tokens for the inputs of a model's matrices, or `None` if the model has parts whose derivatives are not
@@ -56,14 +56,15 @@ pub fn token_weights(
     if !has_gradient(source)? {
         return Ok(None);
     }
-    if longest(tokens)? > MAX_CHUNK {
+    let longest = longest(tokens)?;
+    if longest > MAX_CHUNK {
         let what = format!("tokens of chunks of more than {MAX_CHUNK} tokens cannot be weighed");
         return Err(Error::usage(what, "Ask for shorter chunks (--ctx)"));
     }
     let weights = Weights::new(source, options.progress, options.max_memory / 8);
     let mut observer = NoObserver;
     let seen = Seen::By(&mut observer);
-    on_pass(source, tokens, seen, options, weights, longest(tokens)?, |mut pass| {
+    on_pass(source, tokens, seen, options, weights, longest, |mut pass| {
         pass.there_and_back(source, tokens, seed, options).map(Some)
     })
 }
@@ -183,7 +184,7 @@ impl Pass<'_> {
     /// Returns a buffer of zeros.
     pub(super) fn zeros(&self, len: usize) -> Buffer {
         let mut buffer = self.weights.buffers.take(len);
-        buffer.par_chunks_mut(1 << 14).for_each(|x| x.fill(0.0));
+        buffer.par_chunks_mut(PIECE).for_each(|x| x.fill(0.0));
         buffer
     }
 }

@@ -114,14 +114,7 @@ impl Toy {
         let model = BoundModel::from_gguf(&gguf)?;
         let progress = Progress::default();
         let spill_folder = folder.path();
-        let options = RunOptions {
-            logits: true,
-            threads: 1,
-            max_memory,
-            spill_folder,
-            progress: &progress,
-            token_weights: None,
-        };
+        let options = RunOptions { logits: true, ..options_of(max_memory, spill_folder, &progress) };
         let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7]];
         Ok(run(&model, &tokens, observer, &options)?.expect("logits were asked for"))
     }
@@ -137,6 +130,10 @@ impl Toy {
             Ok(_) => panic!("accepted, where an error with '{message}' is expected"),
         }
     }
+}
+
+fn options_of<'a>(max_memory: u64, spill_folder: &'a Path, progress: &'a Progress) -> RunOptions<'a> {
+    RunOptions { logits: false, threads: 1, max_memory, spill_folder, progress, token_weights: None }
 }
 
 /// An observer that compares what it gets with the shapes of the tensors.
@@ -246,14 +243,7 @@ fn the_steps_of_shares_of_the_chunks_show_the_inputs_of_one_pass() {
         let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
         let tokens = [vec![1, 2, 3, 10, 5], vec![0, 7], vec![4, 4, 9]];
         let (progress, spill_folder) = (Progress::default(), folder.path());
-        let options = |max_memory| RunOptions {
-            logits: false,
-            threads: 1,
-            max_memory,
-            spill_folder,
-            progress: &progress,
-            token_weights: None,
-        };
+        let options = |max_memory| options_of(max_memory, spill_folder, &progress);
         let mut whole = Inputs::default();
         run(&model, &tokens, &mut whole, &options(1 << 30)).unwrap();
         // Where memory is short, the states come from a file.
@@ -288,14 +278,8 @@ fn variants_that_compute_layer_by_layer_together_have_the_logits_of_their_own_pa
         // Where memory is short, the states lie in files, and the chunks are groups of their own.
         for max_memory in [1 << 30, 1 << 10] {
             let progress = Progress::default();
-            let options = RunOptions {
-                logits: true,
-                threads: 2,
-                max_memory,
-                spill_folder: folder.path(),
-                progress: &progress,
-                token_weights: None,
-            };
+            let options = options_of(max_memory, folder.path(), &progress);
+            let options = RunOptions { logits: true, threads: 2, ..options };
             let mut found = Vec::new();
             let mut keep = |number: usize, logits: Logits| {
                 found.push((number, logits.values));
@@ -689,14 +673,7 @@ fn the_way_back_through_a_layer_has_the_quotients_of_differences() {
         assert!(has_gradient(&model).unwrap(), "{}", toy.arch);
         let progress = Progress::default();
         let (max_memory, spill_folder) = (1 << 30, folder.path());
-        let options = RunOptions {
-            logits: false,
-            threads: 1,
-            max_memory,
-            spill_folder,
-            progress: &progress,
-            token_weights: None,
-        };
+        let options = options_of(max_memory, spill_folder, &progress);
         let weights = Weights::new(&model, &progress, max_memory);
         let (x, by) = (values(7 * WIDTH as usize, 1), values(7 * WIDTH as usize, 40));
         on_pass(&model, &tokens, Seen::By(&mut NoObserver), &options, weights, 5, |mut pass| {
@@ -738,14 +715,7 @@ fn memory_and_threads_do_not_change_the_weights_of_tokens() {
         let run = |threads, max_memory, seed| {
             let progress = Progress::default();
             let spill_folder = folder.path();
-            let options = RunOptions {
-                logits: false,
-                threads,
-                max_memory,
-                spill_folder,
-                progress: &progress,
-                token_weights: None,
-            };
+            let options = RunOptions { threads, ..options_of(max_memory, spill_folder, &progress) };
             let found = token_weights(&model, &tokens, seed, &options).unwrap().unwrap();
             assert_eq!(progress.done(), progress.total());
             let first = if toy.arch == "phi3" { "blk.0.attn_qkv.weight" } else { "blk.0.attn_q.weight" };
@@ -761,24 +731,18 @@ fn memory_and_threads_do_not_change_the_weights_of_tokens() {
         assert_eq!(found, run(1, 1 << 10, 7), "{}", toy.arch);
         assert_ne!(found, run(1, 1 << 30, 8), "{}", toy.arch);
     }
-    assert!(!has_gradient_of(&Toy::mixture()));
-    let folder = tempfile::tempdir().unwrap();
-    let model = BoundModel::from_gguf(&Gguf::open(Toy::new("llama").write(folder.path())).unwrap()).unwrap();
-    let (progress, spill_folder) = (Progress::default(), folder.path());
-    let options = RunOptions {
-        logits: false,
-        threads: 1,
-        max_memory: 1 << 20,
-        spill_folder,
-        progress: &progress,
-        token_weights: None,
-    };
-    let error = token_weights(&model, &[vec![1; 5000]], 0, &options).expect_err("the chunk is too long");
-    assert!(error.to_string().contains("--ctx"), "{error}");
 }
 
-fn has_gradient_of(toy: &Toy) -> bool {
+#[test]
+fn tokens_of_experts_and_of_long_chunks_are_not_weighed() {
     let folder = tempfile::tempdir().unwrap();
-    let model = BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
-    has_gradient(&model).unwrap()
+    let (progress, spill_folder) = (Progress::default(), folder.path());
+    let options = options_of(1 << 20, spill_folder, &progress);
+    let weights = |toy: &Toy, length: usize| {
+        let model = BoundModel::from_gguf(&Gguf::open(toy.write(spill_folder)).unwrap()).unwrap();
+        token_weights(&model, &[vec![1; length]], 0, &options)
+    };
+    assert!(weights(&Toy::mixture(), 8).unwrap().is_none());
+    let error = weights(&Toy::new("llama"), 5000).expect_err("the chunk is too long");
+    assert!(error.to_string().contains("--ctx"), "{error}");
 }

@@ -33,7 +33,7 @@ const NO_VOCABULARY: [&str; 2] = ["none", "no_vocab"];
 const WITH_MERGES: [&str; 4] = ["gpt2", "whitespace", "gemma4", "hybriddna"];
 const WITHOUT_MERGES: [&str; 5] = ["llama", "bert", "t5", "rwkv", "plamo2"];
 /// Values of `rope.scaling.type` that llama.cpp reads; it aborts at any other.
-const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
+pub const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// Keys, behind the architecture, that llama.cpp reads with one type of GGUF and no other.
 const COUNTS: [&str; 9] = [
     "vocab_size",

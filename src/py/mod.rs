@@ -24,9 +24,10 @@ use pyo3::types::PyTuple;
 
 use crate::dtype::GgmlType;
 use crate::feedback;
-use crate::formats::safetensors::VARIANTS;
+use crate::formats::safetensors::{MAX_INDEX, VARIANTS};
 use crate::met::policy::Intent;
 use crate::met::sidecar::{Part, TABLES};
+use crate::model::check::ROPE_SCALINGS;
 use crate::quant::recipe::Recipe;
 use crate::quant::weighs;
 
@@ -120,6 +121,8 @@ fn lists(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PARTS", PyTuple::new(py, Part::all().map(Part::name).collect::<Vec<_>>())?)?;
     module.add("TABLES", PyTuple::new(py, TABLES)?)?;
     module.add("WEIGHT_VARIANTS", PyTuple::new(py, VARIANTS)?)?;
+    module.add("MAX_INDEX_BYTES", MAX_INDEX)?;
+    module.add("ROPE_SCALINGS", PyTuple::new(py, ROPE_SCALINGS)?)?;
     module.add("DEFAULT_MAX_MEMORY", DEFAULT_MAX_MEMORY)?;
     module.add("DEFAULT_CALIBRATION_MEMORY", DEFAULT_CALIBRATION_MEMORY)
 }

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from srd_rs.checkpoint import Checkpoint, SourceTensor, text_part
+from srd_rs.checkpoint import Checkpoint, SourceTensor, modules_of, text_part
 from srd_rs.errors import FormatError, ModelError, message
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
@@ -26,7 +26,7 @@ from srd_rs.families.lora import merged
 from srd_rs.families.quantized import plain
 from srd_rs.families.table import Table, TensorSpec, count, some
 from srd_rs.metadata import Metadata
-from srd_rs.reading import load_json, parse_json, read_limited, shown
+from srd_rs.reading import load_json, shown
 from srd_rs.transforms import Generated, Source, Transform, taken
 from srd_rs.vocab.rules import FILES_DECIDE, VocabularyRules
 
@@ -509,7 +509,7 @@ class Family:
         folder = self.checkpoint.folder
         if not (folder / "modules.json").is_file():
             return
-        modules = _modules(folder)
+        modules = modules_of(folder)
         dense = [path for kind, path in modules if kind.endswith("Dense")]
         if dense:
             what = "the dense layers behind the model (%s) are not read: the embeddings are those before these layers"
@@ -612,15 +612,6 @@ def _check_source_shape(source: Source, present: Mapping[str, SourceTensor], fol
         what = f"has shape {shown(tensor.shape)}, the configuration asks for {source.shape}"
         place = f"{folder / tensor.shard}: tensor '{tensor.name}'"
         raise ModelError(message(place, what, "Correct the number of experts or their size in config.json"))
-
-
-def _modules(folder: Path) -> list[tuple[str, str]]:
-    """Return the class and the folder of each module that modules.json names."""
-    file = folder / "modules.json"
-    modules = parse_json(read_limited(file), file)
-    listed = [module for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
-    pairs = [(module.get("type"), module.get("path")) for module in listed]
-    return [(kind, path) for kind, path in pairs if isinstance(kind, str) and isinstance(path, str)]
 
 
 def _pooling_folder(folder: Path, modules: Sequence[tuple[str, str]]) -> Path | None:

@@ -25,7 +25,7 @@ const INDEX: &str = "model.safetensors.index.json";
 pub const VARIANTS: [&str; 7] = ["fp16", "bf16", "fp32", "fp8", "int8", "ema", "non_ema"];
 
 /// Largest index that is read, in bytes. The index of a model of 100 000 tensors has 10 MB.
-const MAX_INDEX: u64 = 100_000_000;
+pub const MAX_INDEX: u64 = 100_000_000;
 
 /// The shards, in order, and the index that named them. A remote shard has no folder.
 pub(super) struct Found {
