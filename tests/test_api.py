@@ -138,6 +138,30 @@ def test_short_texts(tmp_path: Path) -> None:
         assert html.startswith("<table>") and "<td>Q4_K</td>" in html and "<caption>" in html
 
 
+def test_short_texts_of_options_and_of_what_is_found(tmp_path: Path) -> None:
+    options = srd_rs.ConvertOptions(effort="fast", max_memory="1GiB")
+    assert repr(options) == "ConvertOptions(effort='fast', max_memory=1073741824)"
+    assert repr(srd_rs.ConvertOptions()) == "ConvertOptions()"
+    report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", options, met=False)
+    placed = srd_rs.place(report.output, ram="8GiB", vram="1.5GB", ram_bandwidth="20GB")
+    assert placed == srd_rs.place(report.output, ram=8 << 30, vram=1_500_000_000, ram_bandwidth=20e9)
+    with srd_rs.Hydrator(report.output) as hydrator:
+        found = hydrator.hydrate("INFORM", budget="64KiB")
+        assert found.hydrated_bytes == hydrator.hydrate("INFORM", budget=64 << 10).hydrated_bytes
+        values = (placed, hydrator, srd_rs.rebuild(report.output, EXAMPLE))
+        for value in values:
+            assert len(repr(value)) < 600 and "m.gguf" in repr(value), repr(value)
+    with pytest.raises(UsageError, match="ram: '8G' is no size"):
+        srd_rs.place(report.output, ram="8G")
+
+
+def test_a_misspelt_option_and_an_error_elsewhere_are_named() -> None:
+    with pytest.raises(TypeError, match="unknown option 'effrt'; did you mean effort"):
+        srd_rs.convert(EXAMPLE, effrt="fast")  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match=r"srd_rs\.errors\.UsageError"):
+        srd_rs.UsageError  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_html_is_escaped() -> None:
     from srd_rs.text import html_table
 

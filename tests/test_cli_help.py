@@ -54,6 +54,8 @@ def test_help_of_a_command(name: str) -> None:
         ungrouped = [o.name for o in options if getattr(o, "group", None) is None]
         assert len(ungrouped) <= 3, ungrouped
     shown = srd(name, "--help")
+    left_out = [o.opts for o in options if not any(f"  {flag}" in shown.stdout for flag in o.opts)]
+    assert not left_out, "the help shows every option"
     assert shown.code == 0 and shown.stdout == srd("help", name).stdout
     _, _, examples = shown.stdout.partition("Examples:")
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
@@ -193,6 +195,27 @@ def test_a_command_that_does_not_exist(typed: str, said: str) -> None:
 def test_a_mix_that_does_not_exist(typed: str, said: str) -> None:
     run = srd("convert", EXAMPLE, "-q", typed, "--dry-run")
     assert run.code == 2 and f"'{typed}' is not one of" in run.stderr and said in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("convert", "m", "--efort", "fast"), "No such option '--efort'. Did you mean --effort"),
+        (("convert", "m", "--trgt-size", "1GB"), "Did you mean --target-size?"),
+        (("push", "a/b", "f", "--to", "c"), "No such option '--to'. See srd-rs push --help"),
+        (("resign", "m", "--old-key", "k"), "Did you mean --no-old-key or --old-key-file?"),
+    ],
+)
+def test_an_option_that_does_not_exist(args: tuple[str, ...], said: str) -> None:
+    run = srd(*args)
+    assert run.code == 2 and said in run.stderr and "?)" not in run.stderr
+
+
+def test_a_group_that_no_help_shows_is_refused() -> None:
+    from srd_rs.cli.options import Option
+
+    with pytest.raises(ValueError, match="no help would show the option"):
+        Option(["--new"], group="Elsewhere")
 
 
 def test_choices_are_on_one_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -325,6 +326,22 @@ def test_addresses_of_other_places(tmp_path: Path) -> None:
 def test_the_hub_offline(local_hub: dict[str, str], tmp_path: Path) -> None:
     run = srd("convert", "org/any", "--dry-run", env={**local_hub, "HF_HUB_OFFLINE": "1"}, cwd=tmp_path)
     assert run.code == 1 and "the hub cannot be reached" in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE|the hub cannot be reached"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
+    ],
+)
+def test_without_a_network_the_line_is_ours(
+    local_hub: dict[str, str], tmp_path: Path, command: str, setting: dict[str, str], said: str
+) -> None:
+    run = srd(command, "org/any", env={**local_hub, **setting}, cwd=tmp_path, timeout=110)
+    assert run.code == 1 and re.search(said, run.stderr) and run.stderr.count("\n") == 1
+    assert "Error:" not in run.stderr and "Errno" not in run.stderr
 
 
 def test_python_takes_the_same_names(

@@ -19,6 +19,7 @@ from patterns import write_shards
 from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError, UsageError, VerificationError
 from srd_rs.families import describe, lora
+from support import EXAMPLE
 from test_family_goldens import converted
 
 GOLDENS = sorted((Path(__file__).parent / "data" / "lora").glob("*.json"))
@@ -47,6 +48,14 @@ def of(name: str, **changes: Any) -> dict[str, Any]:
     golden: dict[str, Any] = json.loads((GOLDENS[0].parent / f"{name}.json").read_text(encoding="utf-8"))
     golden["adapters"][0]["config"] |= changes
     return golden
+
+
+def test_what_is_no_adapter_is_named(tmp_path: Path) -> None:
+    for call in (lambda path: srd_rs.lora(path), lambda path: srd_rs.convert(EXAMPLE, lora=[path])):
+        with pytest.raises(FileNotFoundError, match="no such file or folder"):
+            call(tmp_path / "nowhere")
+        with pytest.raises(ModelError, match="this is no LoRA adapter"):
+            call(EXAMPLE)
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=[path.stem for path in GOLDENS])

@@ -157,7 +157,8 @@ def __getattr__(name: str) -> Any:
     if name == "errors":
         return _import_module("srd_rs.errors")
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        elsewhere = f": it is srd_rs.errors.{name}" if name.endswith("Error") else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
     return getattr(_import_module(_HOMES[name]), name)
 
 

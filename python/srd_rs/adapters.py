@@ -52,12 +52,13 @@ def lora(
     """
     from srd_rs.checkpoint import Checkpoint
     from srd_rs.families import adapter as adapters
-    from srd_rs.families.lora import CONFIG, WEIGHTS
+    from srd_rs.families.lora import CONFIG, WEIGHTS, check_folder
 
     if quant.upper() not in TYPES:
         what = f"the type '{quant[:40]}' is not known for an adapter"
         raise UsageError(message("quant", what, f"Use one of {', '.join(TYPES)}"))
     folder = Path(adapter)
+    check_folder(folder)
     source = _base(folder, base, folder / CONFIG)
     checkpoint = Checkpoint.open(source.path, source.name, source.remote, bare=source.remote is None)
     spec = adapters.describe(folder, checkpoint, name=name)

@@ -18,6 +18,7 @@ Every one has the attributes ``file``, ``tensor`` and ``offset`` (None where unk
 
 from __future__ import annotations
 
+import errno
 import os
 
 from srd_rs._core import (
@@ -44,12 +45,21 @@ __all__ = [
     "VerificationError",
     "io_error",
     "message",
+    "not_found",
 ]
 
 
 def message(place: object, what: str, fix: str) -> str:
     """The form of every message of the package: ``place: what. What to do``."""
     return f"{place}: {what}. {fix}"
+
+
+def not_found(path: str | os.PathLike[str]) -> SrdFileNotFoundError:
+    """The error for a path where nothing lies."""
+    raised = SrdFileNotFoundError(message(path, "no such file or folder", "Check the path"))
+    raised.file = raised.filename = os.fspath(path)
+    raised.errno, raised.strerror = errno.ENOENT, os.strerror(errno.ENOENT)
+    return raised
 
 
 def io_error(path: str | os.PathLike[str], action: str, error: OSError, fix: str) -> SrdIOError:

@@ -33,8 +33,9 @@ import numpy as np
 from srd_rs import _core, calibration, conversion, effects, hub, sniff
 from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, Rates, Work, count
 from srd_rs.errors import FormatError, UsageError, message
-from srd_rs.options import ConvertOptions, StrPath, changed
+from srd_rs.options import ConvertOptions, StrPath, bytes_of, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
+from srd_rs.text import bytes_text, count_text, duration_text, printable
 
 NODES: Final = (1, 4, 16)
 """The numbers of machines that are planned by default."""
@@ -64,7 +65,7 @@ class NodeEstimate:
     cost: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """What a conversion will cost. `memory_bytes` is the most that each machine needs. `measured` and `assumed` are
     sentences that say where the numbers come from."""
@@ -88,6 +89,12 @@ class Estimate:
     measured: tuple[str, ...]
     assumed: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        times = ", ".join(f"{duration_text(n.seconds)} on {n.nodes}" for n in self.nodes)
+        size = f"{count_text(self.n_weights)} weights, {bytes_text(self.output_bytes)}"
+        what = f"{printable(self.arch)}, {printable(self.quant)} by effort {self.effort}, {size}"
+        return f"<Estimate {what}: {times}>"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `--json`."""
         return asdict(self)
@@ -101,8 +108,8 @@ def estimate(
     nodes: Sequence[int] = NODES,
     cost_per_hour: float | None = None,
     rates: Rates | None = None,
-    network: float | None = None,
-    disk: float | None = None,
+    network: float | str | None = None,
+    disk: float | str | None = None,
     **changes: Any,
 ) -> Estimate:
     """What `srd_rs.convert` with the same arguments will cost. Reads headers, and no weight.
@@ -113,7 +120,7 @@ def estimate(
     cost_per_hour: the price of one machine.
     rates: what a machine does, as `rates_from` reads it. The default is to measure this machine, which writes a file of
         64 MB into the folder of the output and removes it.
-    network, disk: bytes a second of one machine, instead of those of the rates.
+    network, disk: bytes a second of one machine (numbers, or texts such as ``"125MB"``), instead of those of the rates.
 
     Raises the errors of `srd_rs.plan`, and UsageError where the rates were measured for other types.
 
@@ -154,9 +161,11 @@ def estimate(
     else:
         _check_rates(rates, work, planner.options, request)
         measured.append("The rates were given: they were measured on another machine, or by an earlier run.")
-    rates = replace(rates, network=network or rates.network)
+    if network is not None:
+        rates = replace(rates, network=bytes_of("network", network) or rates.network)
     if disk is not None:
-        rates = replace(rates, disk_read=disk, disk_write=disk)
+        rate = bytes_of("disk", disk)
+        rates = replace(rates, disk_read=rate, disk_write=rate)
     if min(rates.disk_read, rates.disk_write, rates.network) <= 0:
         what = "the disk or the network has a rate of 0, so that the conversion never ends"
         raise UsageError(message("rates", what, "State the rates with --disk-rate and --network-rate"))

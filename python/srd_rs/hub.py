@@ -389,6 +389,10 @@ def _check_small(path: Path, file: Any) -> None:
         raise VerificationError(message(path, what, "Remove the file from the cache, and run again"))
 
 
+#: The classes of errors of a network that does not answer, in the libraries that huggingface_hub has used.
+_NETWORK: Final = frozenset(("ConnectionError", "NetworkError", "ProxyError", "Timeout", "TimeoutException"))
+
+
 def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> SrdIOError:
     """One sentence for each thing that goes wrong with a download."""
     from huggingface_hub import errors
@@ -428,6 +432,12 @@ def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> S
     for kind, cls, what, fix in cases:
         if isinstance(error, kind):
             return cls(message(asked, what, fix))
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        what = "no such file or folder here, and the variable HF_HUB_OFFLINE forbids to ask the hub"
+        return SrdIOError(message(asked, what, "Check the path, or unset HF_HUB_OFFLINE"))
+    if _NETWORK.intersection(cls.__name__ for cls in type(error).__mro__):
+        what = "no such file or folder here, and the hub cannot be reached"
+        return SrdIOError(message(asked, what, "Check the path, or the network"))
     said = str(error).strip().split("\n")[0]
     what = (
         f"no such file or folder here, and the download from the hub failed ({type(error).__name__}: {said})"

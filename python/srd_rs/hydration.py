@@ -16,8 +16,10 @@ from typing import Any, Final
 from srd_rs import _core, effects, hub, sniff
 from srd_rs._core import Hydration, Residency
 from srd_rs.errors import FormatError, ModelError, io_error
+from srd_rs.options import bytes_of
 from srd_rs.reading import load_json
 from srd_rs.report import Measurements
+from srd_rs.text import printable
 
 __all__ = ["INTENTS", "PARTS", "Hydration", "Hydrator", "Residency", "check", "met", "sidecar_path"]
 
@@ -167,11 +169,14 @@ class Hydrator:
         self.path = gguf
         self.sidecar: dict[str, Any] = json.loads(self._native.sidecar())
 
+    def __repr__(self) -> str:
+        return f"<Hydrator {printable(str(self.path))}>"
+
     def hydrate(
         self,
         intent: str,
         *,
-        budget: int | None = None,
+        budget: int | str | None = None,
         lock: bool = False,
         evict_others: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -183,13 +188,15 @@ class Hydrator:
 
         The tables are not brought in, because a token reads one row of each.
 
-        budget: most bytes, in whole pages; what does not fit is left out from the end.
+        budget: most bytes (a number, or a text such as ``"2GiB"``), in whole pages; what does not fit is left out from
+            the end.
         lock: keep these pages in memory until `close`, `evict` or the next `hydrate`. Needs a limit of locked
             memory (`ulimit -l`) that is large enough.
         evict_others: take the rest of the file out of memory first.
         progress: called with (done, total) bytes; an exception it raises ends the hydration.
         """
-        return self._native.hydrate(intent, budget, lock, evict_others, progress)
+        most = None if budget is None else bytes_of("budget", budget)
+        return self._native.hydrate(intent, most, lock, evict_others, progress)
 
     def evict(self, slots: Sequence[str] = PARTS) -> None:
         """Take parts ("embedding", "early", ...; by default all) out of memory and release their locks.

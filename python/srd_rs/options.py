@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, Final, TypeVar
 
@@ -65,7 +66,10 @@ class SrdOptions:
     dither_layers: tuple[float, float] | None = None
 
 
-def bytes_of(name: str, value: int | str) -> int:
+_Number = TypeVar("_Number", int, float)
+
+
+def bytes_of(name: str, value: _Number | str) -> _Number | int:
     """A number of bytes, or a text such as ``"4GiB"``, as bytes. Raises UsageError, which names the argument."""
     if not isinstance(value, str):
         return value
@@ -95,7 +99,7 @@ def _keys(given: object) -> dict[str, Any] | None:
 _KINDS: Final = {"int": Integral, "float": Real, "str": str, "bool": bool}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ConvertOptions:
     """All options of `srd_rs.convert` and `srd_rs.plan`.
 
@@ -362,6 +366,13 @@ class ConvertOptions:
         if self.metadata is not None:
             object.__setattr__(self, "metadata", _keys(self.metadata))
 
+    def __repr__(self) -> str:
+        """The options that differ from their defaults."""
+        set_here = [
+            f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default
+        ]
+        return f"ConvertOptions({', '.join(set_here)})"
+
     @property
     def is_measured(self) -> bool:
         """Whether the effort is one that runs the model: srd or max."""
@@ -445,8 +456,10 @@ def changed(options: ConvertOptions | None, changes: Mapping[str, Any]) -> Conve
     known = {f.name for f in fields(ConvertOptions)}
     unknown = sorted(set(changes) - known)
     if unknown:
+        near = [name for option in unknown for name in get_close_matches(option, known, n=1, cutoff=0.7)]
+        meant = f"did you mean {', '.join(near)}? " if near else ""
         raise TypeError(
-            f"unknown option {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}"
+            f"unknown option {', '.join(map(repr, unknown))}; {meant}known are {', '.join(sorted(known))}"
         )
     return replace(options or DEFAULTS, **changes)
 

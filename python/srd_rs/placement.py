@@ -29,8 +29,8 @@ from typing import Any, Final
 
 from srd_rs import _core, hub, memory, sniff
 from srd_rs.errors import ModelError, SrdError, UsageError, message
-from srd_rs.options import StrPath
-from srd_rs.text import bytes_text
+from srd_rs.options import StrPath, bytes_of
+from srd_rs.text import bytes_text, printable
 
 log = logging.getLogger("srd_rs.placement")
 
@@ -99,7 +99,7 @@ class Experts:
     measured: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Placement:
     """The arguments of an engine and what they lead to.
 
@@ -132,22 +132,29 @@ class Placement:
     tokens_per_second: tuple[float, float] | None
     notes: tuple[str, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        where = f"{self.gpu_layers} of {self.layers} layers on the GPU"
+        room = "fits" if self.fits else "does not fit"
+        memory = f"{bytes_text(self.cpu.total)} of memory, {bytes_text(self.gpu.total)} of the GPU's"
+        return f"<Placement {printable(str(self.path))} for {self.engine}: {where}, {memory}, {room}>"
+
 
 def place(
     gguf: StrPath,
     *,
     engine: str = "llama-server",
-    ram: int,
-    vram: int = 0,
+    ram: int | str,
+    vram: int | str = 0,
     ctx: int = 8192,
-    ram_bandwidth: float | None = None,
-    vram_bandwidth: float | None = None,
-    disk_bandwidth: float | None = None,
+    ram_bandwidth: float | str | None = None,
+    vram_bandwidth: float | str | None = None,
+    disk_bandwidth: float | str | None = None,
     read_ahead: int | None = None,
 ) -> Placement:
     """Choose where the tensors of a GGUF go. Reads the header and the sidecar beside the GGUF, and no weight.
 
-    ram, vram: Bytes that the engine may use. `VRAM_MARGIN` bytes of the GPU are left free.
+    ram, vram: Bytes that the engine may use, as numbers or as texts such as ``"16GiB"``. `VRAM_MARGIN` bytes of the GPU
+        are left free.
     ctx: Tokens of the context, whose keys and values are counted.
     ram_bandwidth, vram_bandwidth: Bytes per second. That of the memory is measured here if it is not given (about a
         second); that of a GPU is not.
@@ -164,6 +171,15 @@ def place(
         raise UsageError(message("--for", f"the engine '{engine}' is not known", f"Use {', '.join(ENGINES)}"))
     if ctx < 1:
         raise UsageError(message("--ctx", f"{ctx} is no number of tokens", "Pass 1 or more"))
+    ram, vram = bytes_of("ram", ram), bytes_of("vram", vram)
+    ram_rate, vram_rate, disk_rate = (
+        None if rate is None else bytes_of(name, rate)
+        for name, rate in (
+            ("ram_bandwidth", ram_bandwidth),
+            ("vram_bandwidth", vram_bandwidth),
+            ("disk_bandwidth", disk_bandwidth),
+        )
+    )
     path = hub.file(gguf)
     sniff.check_gguf(path)
     model = _Model(path, ctx, engine)
@@ -183,10 +199,10 @@ def place(
         cpu, gpu, lazy = _devices(model, layers, cpu_moe, lazy=lazily or model.lazy_unasked)
         around = read_ahead_of(path) if read_ahead is None else read_ahead
         experts = _experts(model, layers, cpu_moe, cpu, ram, around)
-    measured = measure_bandwidth() if ram_bandwidth is None else ram_bandwidth
-    used = {"ram": measured, "vram": vram_bandwidth if gpu.token_bytes else None, "disk": disk_bandwidth}
-    missed = None if experts is None or disk_bandwidth is None else experts.read_bytes[0] / disk_bandwidth
-    speed = _speed(cpu, gpu, measured, vram_bandwidth, missed or 0.0) if fits or missed is not None else None
+    measured = measure_bandwidth() if ram_rate is None else ram_rate
+    used = {"ram": measured, "vram": vram_rate if gpu.token_bytes else None, "disk": disk_rate}
+    missed = None if experts is None or disk_rate is None else experts.read_bytes[0] / disk_rate
+    speed = _speed(cpu, gpu, measured, vram_rate, missed or 0.0) if fits or missed is not None else None
     arguments, keywords = _arguments(model, layers, cpu_moe, lazily)
     return Placement(
         path=path,
@@ -206,7 +222,7 @@ def place(
         fits=fits,
         bandwidth=used,
         tokens_per_second=speed,
-        notes=tuple(_notes(model, cpu, gpu, ram, vram, vram_bandwidth, fits, experts)),
+        notes=tuple(_notes(model, cpu, gpu, ram, vram, vram_rate, fits, experts)),
     )
 
 

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +94,7 @@ class Rebuilt:
     seed: int
     calibration: str | None
     source_digest: str
-    options: ConvertOptions
+    options: ConvertOptions = field(repr=False)
     seconds: float
 
 

@@ -28,6 +28,7 @@ from srd_rs.errors import (
     UsageError,
     io_error,
     message,
+    not_found,
 )
 from srd_rs.reading import load_json, open_without_waiting, shown
 
@@ -84,10 +85,7 @@ def identify(path: Path) -> Thing:
     if path.is_dir():
         return _folder(path)
     if not path.exists():
-        error = SrdFileNotFoundError(message(path, "no such file or folder", "Check the path"))
-        error.file = error.filename = str(path)
-        error.errno, error.strerror = 2, "No such file or directory"
-        raise error
+        raise not_found(path)
     head = _head(path)
     if head is None:
         return Thing("special", "a pipe, a socket or a device")
@@ -219,7 +217,9 @@ _PICKLE_FIX: Final = (
     "Download the safetensors files of the model, or save it with save_pretrained(safe_serialization=True)"
 )
 _ADAPTER_FIX: Final = "Merge it into its base model first (peft: merge_and_unload, then save_pretrained)"
-_LORA_FIX: Final = "Convert its base model with it: srd-rs convert BASE --lora ADAPTER"
+_LORA_FIX: Final = (
+    "Merge it into its base model (srd-rs convert BASE --lora ADAPTER) or convert it (srd-rs lora)"
+)
 
 
 def _folder(folder: Path) -> Thing:

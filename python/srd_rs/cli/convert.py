@@ -127,7 +127,12 @@ def command(
     chosen = ConvertOptions(srd=srd, **options)
     explicit = explicit_options(click.get_current_context())
     what = "only the efforts srd and max keep several candidate roundings"
-    effects.refuse((chosen.effort == "fast" and "beam_width" in explicit, "--beam-width", what))
+    effects.refuse(
+        *(
+            (chosen.effort == "fast" and name in explicit, f"--{name.replace('_', '-')}", what)
+            for name in ("beam_width", "dither_layers")
+        )
+    )
     if not writes_container(chosen):
         effects.check_container(explicit)
     if dry_run:

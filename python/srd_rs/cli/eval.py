@@ -72,34 +72,34 @@ Examples:
 @path_option(
     "--image",
     "images",
-    group="A smoke answer",
+    group="Pictures and sounds",
     metavar="PICTURE",
     multiple=True,
-    help="Show this picture to the model, with its projector, and print what it answers. May be given several times.",
+    help="Show this picture to the model, with its projector, and print what it answers. The option may be repeated.",
 )
 @path_option(
     "--audio",
     "sounds",
-    group="A smoke answer",
+    group="Pictures and sounds",
     metavar="SOUND",
     multiple=True,
-    help="Play this sound to the model. May be given several times.",
+    help="Play this sound to the model. The option may be repeated.",
 )
 @path_option(
     "--mmproj",
-    group="A smoke answer",
+    group="Pictures and sounds",
     help="The projector of the model. The default is the file mmproj-NAME-*.gguf beside the GGUF.",
 )
 @option(
     "--prompt",
-    group="A smoke answer",
+    group="Pictures and sounds",
     metavar="QUESTION",
     help='What is asked. The default is "Describe this in one sentence.".',
 )
 @option(
     "--predict",
     "n_predict",
-    group="A smoke answer",
+    group="Pictures and sounds",
     type=click.IntRange(1, 4096),
     metavar="N",
     default=None,
@@ -141,7 +141,7 @@ def command(
     together.
     """
     if images or sounds:
-        why = "a smoke answer measures nothing"
+        why = "an answer about a picture or a sound measures nothing"
         effects.refuse(
             (text is not None, "--text", why),
             (base is not None, "--base", why),

@@ -6,6 +6,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Final
 
 import click
@@ -115,11 +116,21 @@ def _meant(extra: list[str]) -> str:
     return f"Options name everything but the input. Write: {' '.join(flags)}"
 
 
+def _no_such_option(error: click.NoSuchOption) -> str:
+    """What is said of an option that does not exist: the option that was meant, where one is near."""
+    name = error.option_name
+    text = f"No such option '{name}'"
+    if name in _FOREIGN_OPTIONS:
+        return f"{text}: {_FOREIGN_OPTIONS[name]}"
+    near = get_close_matches(name, error.possibilities or (), n=2, cutoff=0.7)
+    return f"{text}. Did you mean {' or '.join(near)}?" if near else text
+
+
 def _usage_text(error: click.ClickException) -> str:
     text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption) and error.option_name in _FOREIGN_OPTIONS:
-        text = f"No such option '{error.option_name}': {_FOREIGN_OPTIONS[error.option_name]}"
+    if isinstance(error, click.NoSuchOption):
+        text = _no_such_option(error)
     elif extra := re.search(r"unexpected extra arguments? \((.*)\)", text):
         text += f". {_meant(extra[1].split())}"
     if context is None:

@@ -99,7 +99,7 @@ Examples:
     group="Placement",
     type=click.IntRange(1, 1 << 30),
     metavar="N",
-    help="Tokens of the context (default 8192).",
+    help="Number of tokens of the context. The default is 8192.",
 )
 @option(
     "--ram-bandwidth",

@@ -20,6 +20,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 GROUPS: Final = (
     "Input",
     "What is measured",
+    "Pictures and sounds",
     "Output",
     "Quality",
     "Size",
@@ -28,6 +29,7 @@ GROUPS: Final = (
     "Placement",
     "Rebuilding",
     "Keys",
+    "Identity",
     "Running",
 )
 _FIELDS: Final[dict[str, Field[Any]]] = {f.name: f for f in fields(ConvertOptions)}
@@ -143,6 +145,8 @@ class Option(click.Option):
 
     def __init__(self, *args: Any, group: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if group not in (*GROUPS, None):
+            raise ValueError(f"the group {group!r} is not in GROUPS, so that no help would show the option")
         self.group = group
 
     def get_help_extra(self, ctx: click.Context) -> Any:

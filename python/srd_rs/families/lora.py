@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs.checkpoint import Checkpoint, SourceTensor, layout
-from srd_rs.errors import ModelError, message
+from srd_rs.errors import ModelError, message, not_found
 from srd_rs.families.schema import checked_pattern
 from srd_rs.reading import load_json, shown
 
@@ -73,12 +73,19 @@ def merged(checkpoint: Checkpoint, folders: Iterable[Path]) -> Checkpoint:
     return checkpoint
 
 
-def opened(folder: Path, number: int = 0) -> Adapter:
-    """Return the adapter in a folder. Raises ModelError if there is none, or if its kind is not known."""
+def check_folder(folder: Path) -> None:
+    """Raise SrdFileNotFoundError or ModelError where a folder is not one that PEFT wrote."""
+    if not folder.exists():
+        raise not_found(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         what = f"this is no LoRA adapter in safetensors: {CONFIG} and {WEIGHTS} are expected"
         fix = "Name the folder that PEFT wrote, with the weights as safetensors"
         raise ModelError(message(folder, what, fix))
+
+
+def opened(folder: Path, number: int = 0) -> Adapter:
+    """Return the adapter in a folder. Raises ModelError if there is none, or if its kind is not known."""
+    check_folder(folder)
     config = load_json(folder / CONFIG)
     adapter = Adapter(folder, number, config, {tensor.name: tensor for tensor in layout(folder / WEIGHTS)})
     _check_kind(adapter)
