@@ -183,9 +183,10 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 CONVERTED = ("an index of a variant", "an index of a folder", "an index of Mistral's name")
 
 
-def outcome(model: str | Path, output: Path, folder: Path, env: dict[str, str]) -> bytes | str:
+def outcome(model: str | Path, output: Path, folder: Path, env: dict[str, str], *more: str) -> bytes | str:
     """The bytes, or the message without the paths."""
-    run = srd("convert", "--fast", model, "-q", "F32", "-o", output, "--no-met", "--name", "x", env=env)
+    options = ("-q", "F32", "-o", output, "--no-met", "--name", "x", *more)
+    run = srd("convert", "--fast", model, *options, env=env)
     if run.code == 0:
         return output.read_bytes()
     assert "Traceback" not in run.stderr and len(run.stderr.splitlines()) == 1, run.stderr
@@ -205,9 +206,70 @@ def test_hub_and_folder_are_one(local_hub: dict[str, str], tmp_path: Path, name:
     if isinstance(here, bytes):
         assert here == there, there
     else:
-        assert isinstance(there, str) and here.split(":")[1:2] == there.split(":")[1:2], (here, there)
+        assert isinstance(there, str) and (words(here) == words(there) or name in OTHER_WORDS), (here, there)
     clutter = ("onnx", "openvino", "original", "adapter_model", ".py", *(() if "alone" in name else VARIANTS))
     assert not [file for file in Hub.fetched if any(part in file for part in clutter)]
+
+
+def words(said: str) -> list[str]:
+    """A message without the name of the model."""
+    return said.split(":")[2:]
+
+
+#: What is refused in a folder by the names of files that are not downloaded, and so in other words.
+OTHER_WORDS = ("adapter alone", "a hidden file beside pickles")
+#: What has no weights to stream: pickles are downloaded.
+NOT_STREAMED = (
+    "adapter alone",
+    "no weights",
+    "pickle alone",
+    "a hidden file beside pickles",
+    "a name in capitals",
+)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_stream_and_folder_are_one(local_hub: dict[str, str], tmp_path: Path, name: str) -> None:
+    folder = bert(tmp_path / "bert")
+    CHANGES[name](folder)
+    here = outcome(folder, tmp_path / "here.gguf", folder, local_hub)
+    Hub.folders["org/bert"] = folder
+    there = outcome("org/bert", tmp_path / "there.gguf", folder, local_hub, "--stream")
+    if name in NOT_STREAMED:
+        assert isinstance(there, str) and "no safetensors files to stream" in there, there
+    elif isinstance(here, bytes):
+        assert here == there, there
+    else:
+        assert isinstance(there, str) and words(here) == words(there), (here, there)
+
+
+#: Name -> the files that are left out beside weights of a free name.
+LEFT_OUT = {
+    "Mistral's name beside another name": "consolidated.safetensors",
+    "variant beside another name": "weights.fp16.safetensors",
+    "an adapter beside another name": "adapter_model.safetensors",
+    "an index of a variant": "extra.safetensors",
+    "Mistral's name beside": "",
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+@pytest.mark.parametrize("way", ["folder", "download", "stream"])
+def test_weights_that_are_left_out_are_named(
+    local_hub: dict[str, str], tmp_path: Path, name: str, way: str
+) -> None:
+    folder = bert(tmp_path / "bert")
+    if name == "an adapter beside another name":
+        weights(folder, "adapter_model.safetensors")
+        rename(folder, "weights.safetensors")
+    else:
+        CHANGES[name](folder)
+    Hub.folders["org/bert"] = folder
+    model: tuple[str | Path, ...] = (folder,) if way == "folder" else ("org/bert",)
+    options = (*model, *(("--stream",) if way == "stream" else ()), "-q", "F32", "-o", tmp_path / "o.gguf")
+    run = srd("convert", "--fast", *options, "--no-met", env=local_hub)
+    said = f"1 other files are not read: {LEFT_OUT[name]}\n" if LEFT_OUT[name] else "are not read"
+    assert run.code == 0 and run.stderr.count(said) == bool(LEFT_OUT[name]), run.stderr
 
 
 def drafting(folder: Path) -> Path:

@@ -104,6 +104,38 @@ def test_the_default_name(server: dict[str, str], bucket: Path, tmp_path: Path) 
     assert run.code == 0 and run.json["output"] == "model-Q4_K_M.gguf", run.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("config.json", 16 << 20),
+        ("tokenizer.json", 64 << 20),
+        ("chat_template.jinja", 1 << 20),
+        ("generation_config.json", 16 << 20),
+    ],
+)
+def test_a_small_file_that_is_too_large(
+    server: dict[str, str], bucket: Path, tmp_path: Path, name: str, limit: int
+) -> None:
+    """The limits are those of a folder, in the same words, and no more than the limit is kept."""
+    (tmp_path / "out").mkdir()
+    client(server).put_object(Bucket=BUCKET, Key=f"team/model/{name}", Body=b" " * (limit + 1))
+    run = convert(server, tmp_path / "out" / "m.gguf")
+    assert run.code == 1 and run.stderr.count("\n") == 1, run.stderr
+    assert f"{name}: the file is larger than {limit} bytes" in run.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_weights_of_mistral_alone_are_refused_as_in_a_folder(
+    server: dict[str, str], bucket: Path, tmp_path: Path
+) -> None:
+    s3 = client(server)
+    for path in [*bucket.glob("*.safetensors"), bucket / "model.safetensors.index.json"]:
+        s3.delete_object(Bucket=BUCKET, Key=f"team/model/{path.name}")
+    s3.put_object(Bucket=BUCKET, Key="team/model/consolidated.safetensors", Body=b"x" * 64)
+    run = convert(server, tmp_path / "m.gguf")
+    assert run.code == 1 and "Mistral's own format" in run.stderr, run.stderr
+
+
 def test_what_is_not_there_is_one_line(server: dict[str, str], bucket: Path, tmp_path: Path) -> None:
     cases = (
         (f"s3://{BUCKET}/team/nothing/", 1, "there are no files under this address"),

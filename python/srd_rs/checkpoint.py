@@ -146,9 +146,10 @@ class Checkpoint:
         remote: _core.RemoteFiles | None = None,
         *,
         bare: bool = False,
+        beside: Collection[str] = (),
     ) -> Checkpoint:
         """Read config.json, generation_config.json and the shard headers of `folder`. With `bare`, there may be no
-        weights.
+        weights. `beside` are the names of the files of a model that is not a folder of the user's own.
 
         Raises SrdIOError if a file cannot be read, FormatError if one breaks its format. A broken
         generation_config.json is passed over: it only holds advice, and published ones are not always valid.
@@ -163,8 +164,7 @@ class Checkpoint:
         if bare and not pickled.is_pickled(folder) and not any(folder.glob("*.safetensors")):
             return cls(folder, config, generation_config, hub_name=hub_name, complete=False)
         tensors = {tensor.name: tensor for tensor in layout(folder, remote)}
-        if remote is None:
-            _note_unread(folder, {tensor.shard for tensor in tensors.values()})
+        _note_unread(folder, {tensor.shard for tensor in tensors.values()}, beside)
         is_pickled = remote is None and pickled.is_pickled(folder)
         return cls(folder, config, generation_config, tensors, hub_name, is_pickled, remote=remote)
 
@@ -203,10 +203,19 @@ class Checkpoint:
         return _core.read_small_tensors(self.folder, names, most, self.remote)
 
 
-def _note_unread(folder: Path, read: Collection[str]) -> None:
-    """Warn of files of weights that lie beside those of the model: an earlier save may have left them behind."""
-    names = (path.name for path in folder.glob("model*.safetensors"))
-    unread = sorted(name for name in names if name not in read and _NUMBERED.fullmatch(name))
+def has_usual_name(name: str) -> bool:
+    """Whether a file of weights has a name that transformers gives."""
+    return _NUMBERED.fullmatch(name) is not None
+
+
+def _note_unread(folder: Path, read: Collection[str], beside: Collection[str]) -> None:
+    """Warn of files of weights that lie beside those of the model: an earlier save may have left them behind, or a
+    training. Second copies and adapters beside weights with usual names are in many published models, and are not
+    named."""
+    found = {path.name for path in folder.glob("*.safetensors")} | {n for n in beside if "/" not in n}
+    weights = (n for n in found if n.endswith(".safetensors") and not n.startswith("."))
+    free = all(name.endswith(".safetensors") and not has_usual_name(name) for name in read)
+    unread = sorted(name for name in weights if name not in read and (free or has_usual_name(name)))
     if unread and read:
         what = "%s: the weights are read from %s; %d other files are not read: %s"
         listed = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, pickled, storage
-from srd_rs.checkpoint import modules_of
+from srd_rs.checkpoint import has_usual_name, modules_of
 from srd_rs.errors import (
     ModelError,
     SrdError,
@@ -26,7 +27,9 @@ from srd_rs.errors import (
     VerificationError,
     message,
 )
-from srd_rs.reading import load_json
+from srd_rs.reading import MAX_CONFIG_BYTES, load_json
+from srd_rs.vocab.chat import MAX_TEMPLATE_BYTES
+from srd_rs.vocab.files import MAX_TOKENIZER_BYTES
 
 MODEL_FILES: Final = (
     "config.json",
@@ -74,6 +77,17 @@ UNWANTED: Final = (
 )
 """These, and second copies of the weights: Mistral's own layout and variants. Where there are no other weights,
 the second copies count."""
+_LIMITS: Final = (
+    ("model.safetensors.index.json", _core.MAX_INDEX_BYTES),
+    ("*.jinja", MAX_TEMPLATE_BYTES),
+    *(
+        (f"*{name}", MAX_CONFIG_BYTES)
+        for name in ("config.json", "params.json", "map.json", "added_tokens.json")
+    ),
+    *((f"{name}.json", MAX_CONFIG_BYTES) for name in ("chat_template", "modules")),
+)
+"""Pattern -> the most bytes of such a file. Tokenizers may be larger; a model card that is larger than its reader takes
+is left out by its reader."""
 _MAX_MODULES: Final = 32
 """So many modules of a sentence-transformers model are looked at; published models have up to four."""
 _CONFIGURATIONS: Final = ("config.json", "params.json")
@@ -106,6 +120,8 @@ class Source:
     repo: str | None = None
     revision: str | None = None
     remote: _core.RemoteFiles | None = None
+    beside: tuple[str, ...] = ()
+    """The names of the files on the hub or in the bucket, as far as they were listed."""
 
     @property
     def stem(self) -> str:
@@ -215,7 +231,8 @@ def _located(model: str | os.PathLike[str], stream: bool) -> Source:
         return _streamed(hub_id)
     folder, repo = _download(hub_id), f"{hub_id['org']}/{hub_id['name']}"
     commit = folder.name if _COMMIT.fullmatch(folder.name) else hub_id["revision"]
-    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}" if commit else None)
+    revision = f"{repo}@{commit}" if commit else None
+    return Source(folder, hub_id["name"], repo, revision, beside=_listed(folder, repo))
 
 
 def _in_bucket(address: str, stream: bool) -> Source:
@@ -223,12 +240,28 @@ def _in_bucket(address: str, stream: bool) -> Source:
     if not stream:
         what = "a model in a bucket is read over the network, and not downloaded"
         raise UsageError(message(address, what, "Add --stream"))
-    found = storage.open(
-        address,
-        lambda name: _matches(name, MODEL_FILES) and not _matches(name, UNWANTED),
-        lambda name: _matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED),
-    )
-    return Source(found.folder, found.name, remote=found.remote)
+    found = storage.open(address, _limit_of, _weights_among)
+    return Source(found.folder, found.name, remote=found.remote, beside=found.listed)
+
+
+def _limit_of(name: str) -> int:
+    """The most bytes that a small file of a model has, as its reader counts them; 0 for a file that is not read."""
+    if not _matches(name, MODEL_FILES) or _matches(name, UNWANTED):
+        return 0
+    return next((limit for pattern, limit in _LIMITS if fnmatch(name, pattern)), MAX_TOKENIZER_BYTES)
+
+
+def _weights_among(names: Iterable[str], folder: Path) -> list[str]:
+    """The weight files among the names of remote files, of which the small ones are in `folder`."""
+    names, named = [name for name in names if not name.startswith(".")], set(_shards(folder))
+    wanted = [
+        name
+        for name in names
+        if name in named or (_matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED))
+    ]
+    return wanted or [
+        name for name in names if _matches(name, WEIGHT_FILES) and not _matches(name, NEVER_WANTED)
+    ]
 
 
 def file(path: str | os.PathLike[str]) -> Path:
@@ -328,6 +361,19 @@ def _download(hub_id: re.Match[str]) -> Path:
     return folder
 
 
+def _listed(folder: Path, repo: str) -> tuple[str, ...]:
+    """The names of the files of a downloaded model on the hub, where they count: files of weights that were not
+    downloaded are named where the weights have a free name. Without a network there is no list."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    if not names or any(map(has_usual_name, names)):
+        return ()
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # the model is complete without the list
+        return tuple(HfApi().list_repo_files(repo, revision=folder.name))
+    return ()
+
+
 def _streamed(hub_id: re.Match[str]) -> Source:
     """A model whose small files are downloaded, and whose weight files are listed."""
     from huggingface_hub import HfApi, constants, get_token, hf_hub_url, snapshot_download
@@ -348,25 +394,16 @@ def _streamed(hub_id: re.Match[str]) -> Source:
     files = {file.rfilename: file for file in info.siblings or ()}
     for name, file in files.items():
         _check_small(folder / name, file)
-    named = set(_shards(folder))
-    names = [
-        name
-        for name in files
-        if name in named or (_matches(name, WEIGHT_FILES) and not _matches(name, UNWANTED))
-    ]
-    names = names or [
-        name for name in files if _matches(name, WEIGHT_FILES) and not _matches(name, NEVER_WANTED)
-    ]
     listed = [
         (name, hf_hub_url(repo, name, revision=commit), files[name].size or 0, _sha256(files[name]))
-        for name in names
+        for name in _weights_among(files, folder)
     ]
     if not listed:
         fix = "Leave out --stream to download the model"
         raise ModelError(message(hub_id[0], "the model has no safetensors files to stream", fix))
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     remote = _core.RemoteFiles(f"hf://{repo}", listed, token, commit)
-    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}", remote)
+    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}", remote, tuple(files))
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

@@ -89,8 +89,7 @@ class Planner:
         if options.effort not in (*EFFORTS, None):
             what = f"effort '{options.effort}' is not known"
             raise UsageError(message("effort", what, "Use 'srd', 'max' or 'fast'"))
-        if source.remote is None:
-            sniff.check_model(source.path)
+        sniff.check_model(source.path, () if source.remote is None else source.remote.names)
         options = recipe.resolved(options)
         self.source = source
         self.gguf = output_path(source, output, recipe.label(options))
@@ -245,7 +244,8 @@ def projector_plan(source: Source, output: Path, options: ConvertOptions) -> _co
     from srd_rs.families import lora, projectors
 
     checkpoint = replace(
-        Checkpoint.open(source.path, source.name, source.remote), adapters=_adapters(options)
+        Checkpoint.open(source.path, source.name, source.remote, beside=source.beside),
+        adapters=_adapters(options),
     )
     if not projectors.has_projector(checkpoint):
         if asked:
@@ -341,7 +341,7 @@ def _specified(source: Source, options: ConvertOptions) -> tuple[Checkpoint, Mod
     from srd_rs.families import nvfp4, projectors
 
     checkpoint = replace(
-        Checkpoint.open(source.path, source.name, source.remote),
+        Checkpoint.open(source.path, source.name, source.remote, beside=source.beside),
         adapters=_adapters(options),
         target=_target(options),
     )

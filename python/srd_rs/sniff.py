@@ -222,16 +222,17 @@ _LORA_FIX: Final = (
 )
 
 
-def _folder(folder: Path) -> Thing:
-    names = sorted(entry.name for entry in folder.iterdir())
+def _folder(folder: Path, remote: Collection[str] = ()) -> Thing:
+    """What a folder is. The weight files `remote` belong to the folder and lie elsewhere."""
+    names = sorted({entry.name for entry in folder.iterdir()}.union(remote))
     tensors = [n for n in names if n.endswith(".safetensors")]
     weights = [n for n in tensors if not n.startswith(("adapter", "consolidated"))]
     if not weights and "model.safetensors.index.json" in names:
         # The index may name parts of another name, or in a sub-folder.
         inside = (name for name in _parts(folder / "model.safetensors.index.json") if _is_inside(name))
-        weights = sorted(name for name in inside if os.path.isfile(folder / name))  # noqa: PTH113
+        weights = sorted(name for name in inside if name in remote or os.path.isfile(folder / name))  # noqa: PTH113
     if weights and "config.json" in names:
-        return _checkpoint(folder, weights)
+        return _checkpoint(folder, weights, remote)
     if "adapter_config.json" in names:
         return _adapter(folder)
     if any(n.startswith("adapter_model.") for n in names):
@@ -241,7 +242,7 @@ def _folder(folder: Path) -> Thing:
         return training
     own = [n for n in tensors if n.startswith("consolidated")]
     if own and "params.json" in names and "config.json" not in names:
-        return _checkpoint(folder, own)
+        return _checkpoint(folder, own, remote)
     if "params.json" in names or any(n.startswith("consolidated") for n in names):
         what = (
             "a checkpoint in Mistral's own format, or in that of Meta (params.json, consolidated weights), not in that"
@@ -370,8 +371,10 @@ def _adapter(folder: Path) -> Thing:
     return Thing("adapter", f"an adapter of the kind {shown(kind)}{whose}, not a model", _ADAPTER_FIX)
 
 
-def _checkpoint(folder: Path, weights: list[str]) -> Thing:
+def _checkpoint(folder: Path, weights: list[str], remote: Collection[str] = ()) -> Thing:
     for name in weights:
+        if name in remote:
+            continue
         head = _head(folder / name)
         if head is not None and head.startswith(_LFS_POINTER):
             return Thing(
@@ -384,7 +387,7 @@ def _checkpoint(folder: Path, weights: list[str]) -> Thing:
     # A file of the whole model counts before an index, which an earlier save may have left behind.
     whole = "model.safetensors" in weights
     missing = sorted(_parts(index) - set(weights)) if index.is_file() and not whole else []
-    missing = [name for name in missing if not os.path.isfile(folder / name)]  # noqa: PTH113 (a NUL is no error)
+    missing = [name for name in missing if name not in remote and not os.path.isfile(folder / name)]  # noqa: PTH113 (a NUL is no error)
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         what = f"a checkpoint that lacks {len(missing)} of its weight files: {listed}"
@@ -494,9 +497,10 @@ def check_folder(path: Path, wanted: str) -> None:
         raise UsageError(message(path, what, "Name the folder with its config.json, or its name on the hub"))
 
 
-def check_model(path: Path) -> None:
-    """`path` is a checkpoint folder or the GGUF of a model: what a conversion takes."""
-    thing = identify(path)
+def check_model(path: Path, remote: Collection[str] = ()) -> None:
+    """`path` is a checkpoint folder or the GGUF of a model: what a conversion takes. The weight files `remote` of a
+    folder lie elsewhere."""
+    thing = _folder(path, remote) if remote else identify(path)
     if thing.kind not in ("checkpoint", "gguf"):
         _refuse(path, thing, _MODEL)
 

@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from srd_rs import _core
-from srd_rs.errors import ModelError, SrdFileNotFoundError, SrdIOError, UsageError, message
+from srd_rs.errors import FormatError, ModelError, SrdFileNotFoundError, SrdIOError, UsageError, message
 
 VALID: Final = timedelta(days=7)
 """How long a signed address is valid: the longest time that S3 and Google allow."""
 _PIECE: Final = 16 << 20
+_SMALL_PIECE: Final = 1 << 20
 _MAX_PIECES: Final = 9000
 """A file is sent in at most so many pieces: S3 takes 10000."""
 _ADDRESS: Final = re.compile(r"(?:s3|gs|az|abfss)://[^/?#\s]+(?:/[^?#]*)?", re.ASCII)
@@ -36,6 +37,8 @@ class Bucket:
     folder: Path
     name: str
     remote: _core.RemoteFiles
+    listed: tuple[str, ...]
+    """The names of all files under the address."""
 
 
 def is_address(text: object) -> bool:
@@ -56,42 +59,60 @@ def store_of(address: str) -> Any:
         raise failure(address, error) from error
 
 
-def open(address: str, is_small: Callable[[str], bool], is_weight: Callable[[str], bool]) -> Bucket:
+def open(
+    address: str, limit_of: Callable[[str], int], weights: Callable[[Iterable[str], Path], list[str]]
+) -> Bucket:
     """List a model in a bucket, and fetch its small files into a folder that is removed when Python ends.
 
-    `is_small` and `is_weight` choose the files by their names below the address. Raises `SrdIOError` if the store
-    refuses, and `ModelError` if there are no weights.
+    `limit_of` gives the most bytes that a file may have which is fetched, and 0 for a file that is not. `weights`
+    chooses the weight files, by the names of all files and by the small files in a folder. Raises `SrdIOError` if the
+    store refuses, `FormatError` if a small file is too large, and `ModelError` if there are no weights.
     """
     import obstore
 
     store = store_of(address)
     try:
         found = {meta["path"]: meta["size"] for page in obstore.list(store) for meta in page}
-        names = sorted(name for name in found if is_weight(name))
         if not found:
             what = "there are no files under this address"
             raise SrdFileNotFoundError(
                 message(address, what, "Check the address, and the name of the bucket")
             )
-        if not names:
-            fix = "Name the folder that holds config.json and the safetensors files"
-            raise ModelError(message(address, "the model has no safetensors files to stream", fix))
         folder = Path(tempfile.mkdtemp(prefix="srd-rs-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        for name in filter(is_small, found):
+        for name in filter(limit_of, found):
             if ".." in PurePosixPath(name).parts:
                 raise ModelError(message(address, f"the name {name!r} leaves the folder", "Rename the file"))
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(obstore.get(store, name).bytes())
+            _fetch(store, f"{address.rstrip('/')}/{name}", name, path, limit_of(name))
+        names = sorted(weights(found, folder))
+        if not names:
+            fix = "Name the folder that holds config.json and the safetensors files"
+            raise ModelError(message(address, "the model has no safetensors files to stream", fix))
         urls = obstore.sign(store, "GET", names, VALID)
-    except (ModelError, SrdFileNotFoundError):
+    except (FormatError, ModelError, SrdFileNotFoundError):
         raise
     except Exception as error:  # obstore raises its own errors and those of the system
         raise failure(address, error) from error
     listed = [(name, url, found[name], None) for name, url in zip(names, urls, strict=True)]
     base = address.rstrip("/")
-    return Bucket(folder, base.rpartition("/")[2], _core.RemoteFiles(base, listed, None, None))
+    remote = _core.RemoteFiles(base, listed, None, None)
+    return Bucket(folder, base.rpartition("/")[2], remote, tuple(found))
+
+
+def _fetch(store: Any, address: str, name: str, path: Path, limit: int) -> None:
+    """Fetch a small file of at most `limit` bytes, whatever the listing said."""
+    import obstore
+
+    size = 0
+    with path.open("wb") as file:
+        for piece in obstore.get(store, name).stream(min_chunk_size=_SMALL_PIECE):
+            size += len(piece)
+            if size > limit:
+                what = f"the file is larger than {limit} bytes"
+                raise FormatError(message(address, what, "Replace it by the file of the model"))
+            file.write(piece)
 
 
 class Deposit:
