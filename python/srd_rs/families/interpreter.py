@@ -89,6 +89,58 @@ _MAX_SUMMANDS: Final = 64
 _MAX_NAME: Final = 1024
 """Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
 
+_NEEDS_OUTPUT: Final = frozenset(
+    (
+        *(
+            "apertus",
+            "arwkv7",
+            "baichuan",
+            "bailingmoe",
+            "bailingmoe2",
+            "dbrx",
+            "deepseek4",
+            "dots1",
+            "exaone-moe",
+        ),
+        *(
+            "glm5-next",
+            "gpt-oss",
+            "gptneox",
+            "hy_v4",
+            "internlm2",
+            "kimi-k3",
+            "kimi-linear",
+            "llada-moe",
+            "maple",
+        ),
+        *(
+            "mellum",
+            "mimo2",
+            "minimax-m2",
+            "minimax-m3",
+            "nemotron",
+            "olmo2",
+            "olmoe",
+            "orion",
+            "phi2",
+            "phimoe",
+        ),
+        *(
+            "plamo",
+            "qwen",
+            "qwen2moe",
+            "rwkv6",
+            "rwkv6qwen2",
+            "rwkv7",
+            "stablelm",
+            "step35",
+            "talkie",
+            "xverse",
+        ),
+    )
+)
+"""Architectures in which llama.cpp does not take the embedding for an output matrix that is missing."""
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -361,7 +413,11 @@ class TableFamily(Family):
     def check(self) -> None:
         for refusal in self.data.refusals:
             layers = range(self.n_main) if refusal.per_layer else range(1)
-            if any(self.evaluate(refusal.when, layer) for layer in layers):
+            if not any(self.evaluate(refusal.when, layer) for layer in layers):
+                continue
+            if refusal.warns:
+                self._note("%s", refusal.what)
+            else:
                 raise self.config.error(refusal.what, refusal.fix)
 
     # Names of the checkpoint
@@ -413,7 +469,7 @@ class TableFamily(Family):
         for group in flat(self.data.top):
             self._add_rows(table, (group,), _Place())
         if self.data.output is not None:
-            self._add(table, row_of(self.data.output), _Place(), needed=not self.tied)
+            self._add_output(table, row_of(self.data.output), present)
         for layer in range(self.n_main if self.mtp else 0, self.n_layer):
             place = _Place(f"{self.layer_prefix}.{layer}.", f"{self.data.layer_target}.{layer}.", layer)
             self._add_rows(table, self.data.layer, place)
@@ -458,6 +514,14 @@ class TableFamily(Family):
 
     def _shape(self, dims: Iterable[str], layer: int) -> tuple[int, ...]:
         return tuple(self.count(dim, layer) for dim in dims)
+
+    def _add_output(self, table: Table, row: TableRow, present: Mapping[str, SourceTensor]) -> None:
+        """Declare the output matrix. Where llama.cpp does not load a tied model without an output matrix, the embedding
+        is written twice."""
+        self._add(table, row, _Place(), needed=not self.tied)
+        stored = any(name + suffix in present for name, suffix, _ in row.sources)
+        if self.tied and not stored and self.data.arch in _NEEDS_OUTPUT:
+            table.entries["output.weight"].transform = table.entries["token_embd.weight"].transform
 
     def _add(self, table: Table, row: TableRow, place: _Place, *, needed: bool = True) -> None:
         needed = needed and row.needed

@@ -110,7 +110,11 @@ def _check_kind(adapter: Adapter) -> None:
             raise adapter.error(f"the adapter uses {key}, which is not known here")
 
 
+_HEAD: Final = "lm_head.weight"
+
+
 def _merged(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    checkpoint = _with_head(checkpoint, adapter)
     weights = dict(checkpoint.tensors)
     names = Names(weights)
     pairs = list(filter(None, map(pair_of, adapter.tensors)))
@@ -141,6 +145,22 @@ def _merged(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         raise adapter.error("the adapter changes no weight", "Download the adapter again")
     log.warning("%s: the adapter is merged: %d tensors", adapter.folder, len(pairs))
     return replace(checkpoint, tensors=weights)
+
+
+def _with_head(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """Return the checkpoint with the output matrix that an adapter holds whole (modules_to_save), where the base model
+    is tied and has none. The adapter was trained with a matrix of its own, so the model is tied no more."""
+    wholes = (name for name in adapter.tensors if ".lora_" not in name and _end(name) == _end(_HEAD))
+    name = next(wholes, None)
+    if name is None or any(_end(other) == _end(_HEAD) for other in checkpoint.tensors):
+        return checkpoint
+    stored = adapter.tensors[name]
+    head = SourceTensor(_HEAD, stored.dtype, stored.shape, stored.shard, adapter.source(name))
+    config = {**checkpoint.config, "tie_word_embeddings": False}
+    for key, part in checkpoint.config.items():
+        if isinstance(part, dict) and "tie_word_embeddings" in part:
+            config[key] = {**part, "tie_word_embeddings": False}
+    return replace(checkpoint, config=config, tensors={**checkpoint.tensors, _HEAD: head})
 
 
 def pair_of(name: str) -> tuple[str, str, str, bool] | None:

@@ -169,12 +169,14 @@ class Mtp:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A condition under which llama.cpp cannot run a model of the family, with the sentence that says so."""
+    """A condition under which llama.cpp cannot run a model of the family, with the sentence that says so. With `warns`
+    llama.cpp runs the model and computes something near to it, so that the sentence is a warning."""
 
     when: str
     what: str
     fix: str = "llama.cpp cannot run such a model"
     per_layer: bool = False
+    warns: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ _OPEN_ENDS: Final = (
 """llama.cpp does not end at these texts, even where files name them as ends, if it ends at all texts of one of the
 sets."""
 _LISTED: Final = 4
+_LIBRARY: Final = "tokenizers"
+"""transformers 5 names the library that tokenizes as the backend. It leaves out ``add_bos_token``, because
+tokenizer.json alone decides there. Where nothing is stated, llama.cpp adds the token that begins a text."""
 
 
 @dataclass
@@ -260,6 +263,8 @@ def find(
             finder.found.add.setdefault(role, flag)
     for role, value in rules.add_if_open.items():
         finder.found.add.setdefault(role, value)
+    if kind == "llama" and file is not None and config.get("backend") == _LIBRARY and _adds_nothing(file):
+        finder.found.add.setdefault("bos", False)
     finder.set_by_text(folder / "tokenizer_config.json")
     path = folder / "config.json"
     model = read_json(path) or fallback
@@ -276,6 +281,16 @@ def find(
     _warn_of_open_ends(finder, ends, path)
     finder.found.add.update(rules.add)
     return finder.found
+
+
+def _adds_nothing(file: TokenizerJson) -> bool:
+    """Say whether the library adds no token to a text."""
+    section = file.section("post_processor") or {}
+    parts = _objects(section.get("processors", [section] if section else []))
+    if any(part.get("type") not in ("TemplateProcessing", "ByteLevel") for part in parts):
+        return False
+    singles = [_objects(part.get("single")) for part in parts]
+    return not any(_special(piece) for single in singles for piece in single)
 
 
 def _ids_of(role: str, model: dict[str, Any]) -> list[int]:

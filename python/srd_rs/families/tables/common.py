@@ -54,6 +54,19 @@ NOT_LEADING: Final = Refusal(
     per_layer=True,
 )
 
+NORMALIZED: Final = Refusal(
+    "norm_topk_prob == 0",
+    "the weights of the chosen experts are not normalized (norm_topk_prob), but llama.cpp always normalizes them in"
+    " this architecture, so its answers are not those of the model",
+    warns=True,
+)
+NOT_NORMALIZED: Final = Refusal(
+    "norm_topk_prob == 1",
+    "the weights of the chosen experts are normalized (norm_topk_prob), but llama.cpp never normalizes them in"
+    " this architecture, so its answers are not those of the model",
+    warns=True,
+)
+
 TIED_HEAD: Final = ((r"^(language_model\.)?(model\.)?lm_head\.", COPY, "tie_word_embeddings"),)
 """llama.cpp takes the embedding where the output matrix is a copy of it."""
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, LLAMA_ATTENTION, NORMS, flagged
+from srd_rs.families.tables.common import (
+    ATTENTION,
+    GATED_EXPERTS,
+    GATED_FFN,
+    LLAMA_ATTENTION,
+    NORMS,
+    NOT_NORMALIZED,
+    flagged,
+)
 
 OLMO: Final = FamilyTable(
     arch="olmo",
@@ -52,6 +60,7 @@ OLMOE: Final = FamilyTable(
     ),
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
     metadata=("f32 ~attention.layer_norm_rms_epsilon = 1e-5",),
+    refusals=(NOT_NORMALIZED,),
 )
 
 OLMO2: Final = FamilyTable(

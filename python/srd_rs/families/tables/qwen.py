@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, HEAD_NORMS, NORMS, flagged
+from srd_rs.families.tables.common import (
+    ATTENTION,
+    GATED_EXPERTS,
+    GATED_FFN,
+    HEAD_NORMS,
+    NORMALIZED,
+    NORMS,
+    NOT_NORMALIZED,
+    flagged,
+)
 
 QWEN2: Final = FamilyTable(
     arch="qwen2",
@@ -65,6 +74,11 @@ QWEN3: Final = replace(
     variants=(("named('qwen3-reranker')", _QWEN3_RERANKER),),
 )
 
+_DENSE_LAYERS: Final = Refusal(
+    "mlp_only_layers or decoder_sparse_step != 1",
+    "some layers are dense (mlp_only_layers, decoder_sparse_step)",
+)
+
 QWEN3_MOE: Final = FamilyTable(
     arch="qwen3moe",
     classes=("Qwen3MoeForCausalLM",),
@@ -87,12 +101,7 @@ QWEN3_MOE: Final = FamilyTable(
         # Qwen3-Coder says 0
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(
-        Refusal(
-            "mlp_only_layers or decoder_sparse_step != 1",
-            "some layers are dense (mlp_only_layers, decoder_sparse_step)",
-        ),
-    ),
+    refusals=(_DENSE_LAYERS, NORMALIZED),
 )
 
 QWEN2_MOE: Final = FamilyTable(
@@ -130,7 +139,7 @@ QWEN2_MOE: Final = FamilyTable(
         "u32 ~expert_feed_forward_length = moe_intermediate_size",
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=QWEN3_MOE.refusals,
+    refusals=(_DENSE_LAYERS, NOT_NORMALIZED),
 )
 
 QWEN: Final = FamilyTable(
@@ -275,7 +284,7 @@ QWEN3_VL_MOE: Final = FamilyTable(
         "mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS, when=f"not {_FUSED}"
     ),
     metadata=(*MOE_WIDTHS, DEEPSTACK),
-    refusals=QWEN3_MOE.refusals,
+    refusals=(_DENSE_LAYERS,),
     renames=THINKER,
     rope_theta=500_000.0,
 )
@@ -292,7 +301,7 @@ RND1: Final = FamilyTable(
         "bool ~attention.causal = 0 == 1",
         "u32 tokenizer.ggml.mask_token_id = mask_token_id",
     ),
-    refusals=QWEN3_MOE.refusals,
+    refusals=(_DENSE_LAYERS,),
 )
 
 # Gated delta net: most layers are recurrent. Norm weights are stored minus one, except that of the recurrent layers.
@@ -366,7 +375,7 @@ _DELTA_TOP: Final = (
 )
 _DELTA_REFUSALS: Final = (
     Refusal("vh % kh != 0", "linear_num_value_heads is no multiple of linear_num_key_heads"),
-    *QWEN3_MOE.refusals,
+    _DENSE_LAYERS,
 )
 _DELTA_DEFAULTS: Final = {
     **QWEN3.defaults,
@@ -420,7 +429,7 @@ QWEN3_NEXT: Final = FamilyTable(
     experts=QWEN3_MOE.experts,
     metadata=_DELTA_METADATA,
     mtp=_DELTA_MTP,
-    refusals=_DELTA_REFUSALS,
+    refusals=(*_DELTA_REFUSALS, NORMALIZED),
 )
 
 _TILED: Final = "reshape(kh, r, hv, d) axes(1, 0, 2, 3) reshape(vw, d)"

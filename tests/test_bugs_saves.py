@@ -1,0 +1,137 @@
+"""What transformers and PEFT save of fine-tunes: tied matrices, experts, the start of a text, heads of adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation import generated, with_vocabulary
+from interpreter import run
+from patterns import pattern
+from srd_rs.families import describe
+from srd_rs.vocab import load
+from test_family_goldens import converted, golden_of, opened
+from test_lora import of
+from test_lora import opened as with_adapters
+from vocab_tools import rules_of, write_folder
+
+DATA = Path(__file__).parent / "data" / "families"
+HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+def golden(name: str, **changes: Any) -> dict[str, Any]:
+    """A golden with changes of its configuration."""
+    file = golden_of(DATA, name)
+    file["config"] |= changes
+    return file
+
+
+@pytest.mark.parametrize("name", ["olmo3", "phimoe", "qwen2moe-as-published", "dots1"])
+def test_a_tied_model_loads_where_llama_cpp_wants_an_output_matrix(name: str, tmp_path: Path) -> None:
+    """llama.cpp takes the embedding for the output matrix in most architectures, but not in these."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    tied = golden(name, tie_word_embeddings=True)
+    head = next(head for head in HEADS if head in tied["sources"])
+    del tied["sources"][head]
+    checkpoint = opened(tied, tmp_path, 1 / 256)
+    spec = describe(checkpoint)
+    transforms = {tensor.name: tensor.transform for tensor in spec.tensors}
+    assert transforms["output.weight"] == transforms["token_embd.weight"]
+    tensors = {
+        tensor.name: tensor.data for tensor in converted(checkpoint, spec, "BF16", tmp_path / "bare.gguf")
+    }
+    assert tensors["output.weight"].tobytes() == tensors["token_embd.weight"].tobytes()
+    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
+    (found,) = generated([(tmp_path / "m.gguf", None)])
+    assert "tokens" in found, found
+
+
+@pytest.mark.parametrize(
+    ("name", "normalized"),
+    [("qwen3moe-short", False), ("qwen3next-as-published", False), ("qwen2moe-as-published", True)],
+)
+def test_experts_that_llama_cpp_weighs_otherwise_are_named(
+    name: str, normalized: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    describe(opened(golden(name, norm_topk_prob=not normalized), tmp_path))
+    assert "norm_topk_prob" not in caplog.text
+    (tmp_path / "other").mkdir()
+    describe(opened(golden(name, norm_topk_prob=normalized), tmp_path / "other"))
+    assert caplog.text.count("norm_topk_prob") == 1
+
+
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+START = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+
+
+@pytest.mark.parametrize(
+    ("single", "config", "added"),
+    [
+        ([TEXT], {"backend": "tokenizers"}, False),
+        (None, {"backend": "tokenizers"}, False),
+        ([START, TEXT], {"backend": "tokenizers"}, True),
+        ([TEXT], {"backend": "tokenizers", "add_bos_token": True}, True),
+        ([TEXT], {}, None),
+    ],
+    ids=["nothing", "no post-processor", "the start", "stated", "transformers 4"],
+)
+def test_the_start_of_a_text_is_as_transformers_5_says(
+    single: list[Any] | None, config: dict[str, Any], added: bool | None, tmp_path: Path
+) -> None:
+    """transformers 5 leaves out add_bos_token, and llama.cpp adds the start where nothing is stated."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "a", "\u2581a"]
+    model = {
+        "type": "BPE",
+        "unk_token": "<unk>",
+        "byte_fallback": True,
+        "fuse_unk": True,
+        "vocab": {piece: number for number, piece in enumerate(pieces)},
+        "merges": [["\u2581", "a"]],
+    }
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    file = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": pieces[i], **flags} for i in range(3)],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "first",
+            "split": False,
+        },
+        "post_processor": None
+        if single is None
+        else {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [TEXT],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "ByteFallback"},
+        "model": model,
+    }
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_folder(tmp_path, tokenizer_json=file, tokenizer_config_json={**named, **config})
+    metadata = load(tmp_path, config={}, n_vocab=len(pieces), rules=rules_of("llama"))
+    stated = {key: value for key, _, value in metadata.entries()}
+    assert stated["tokenizer.ggml.model"] == "llama"
+    assert stated.get("tokenizer.ggml.add_bos_token") is added
+
+
+@pytest.mark.parametrize("name", ["dora", "rank-stabilized"])
+def test_an_adapter_may_hold_the_output_matrix_of_a_tied_model(name: str, tmp_path: Path) -> None:
+    """It was trained apart from the embedding, so the model is tied no more."""
+    file = of(name)
+    base, adapter = file, file["adapters"][0]
+    base["config"]["tie_word_embeddings"] = True
+    kind, shape, _ = base["sources"].pop("lm_head.weight")
+    source = "base_model.model.lm_head.weight"
+    _, _, weights = next(iter(adapter["sources"].values()))
+    adapter["sources"][source] = [kind, shape, weights]
+    spec = describe(with_adapters(file, tmp_path))
+    output = next(tensor for tensor in spec.tensors if tensor.name == "output.weight")
+    values = run(dict(output.transform), lambda found: pattern(found, tuple(shape)))
+    assert values.shape == tuple(shape) and "adapter 0" in json.dumps(output.transform)
