@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import srd_rs
-from srd_rs import hub, materials
+from local_hub import COMMIT, Hub, serving
+from srd_rs import _core, hub, materials
 from srd_rs.errors import FormatError, UsageError
-from support import EXAMPLE, srd
+from support import EXAMPLE, srd, write_adapter
 
 validation = pytest.importorskip(
     "cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed: no document was validated"
@@ -149,6 +150,54 @@ def test_a_model_of_the_hub_has_its_commit(gguf: Path) -> None:
     check(document)
     (base,) = document["metadata"]["component"]["pedigree"]["ancestors"]
     assert base["version"] == "a" * 40 and base["purl"] == f"pkg:huggingface/org/name@{'a' * 40}"
+
+
+def test_a_streamed_model_has_the_hashes_that_the_hub_states(
+    tmp_path: Path,
+) -> None:
+    args = ("convert", "org/streamed", "--stream", "--fast", "--bom", "-o", tmp_path / "m.gguf", "--no-met")
+    with serving(tmp_path / "hf", network=True) as env:
+        Hub.folders["org/streamed"] = EXAMPLE
+        done = srd(*args, env=env, cwd=tmp_path)
+    assert done.code == 0, done
+    document = json.loads((tmp_path / "m.cdx.json").read_text())
+    check(document)
+    (base,) = document["metadata"]["component"]["pedigree"]["ancestors"]
+    whole = srd_rs.bom(tmp_path / "m.gguf", EXAMPLE)["metadata"]["component"]["pedigree"]["ancestors"][0]
+    assert base["name"] == "org/streamed" and base["version"] == COMMIT
+    hashes = [{file["name"]: hash_of(file) for file in of["components"]} for of in (base, whole)]
+    assert hashes[0] == hashes[1] and "model.safetensors" in hashes[0] and hash_of(base) == hash_of(whole)
+
+
+def test_a_file_without_a_known_hash_has_none(tmp_path: Path, gguf: Path) -> None:
+    weights = (("model.safetensors", 5, None),)
+    remote = _core.RemoteFiles(
+        "s3://b/m", [("model.safetensors", "http://127.0.0.1:9/x", 5, None)], None, None
+    )
+    document = srd_rs.bom(gguf, hub.Source(tmp_path, "m", remote=remote, weights=weights))
+    check(document)
+    (base,) = document["metadata"]["component"]["pedigree"]["ancestors"]
+    (file,) = base["components"]
+    assert "hashes" not in base and "hashes" not in file and file["name"] == "model.safetensors"
+
+
+def test_merged_adapters_are_ancestors(tmp_path: Path) -> None:
+    adapter = tmp_path / "mine"
+    write_adapter(adapter)
+    report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", effort="fast", lora=[adapter], bom=True, met=False)
+    assert report.bom is not None
+    document = json.loads(report.bom.read_text())
+    check(document)
+    component = document["metadata"]["component"]
+    base, merged = component["pedigree"]["ancestors"]
+    assert base["name"] == EXAMPLE.name and merged["name"] == "mine"
+    wanted = {path.name: sha256(path) for path in adapter.iterdir()}
+    assert {file["name"]: hash_of(file) for file in merged["components"]} == wanted
+    assert properties(component)["srd-rs:lora"] == "mine"
+    run = srd("bom", report.output, "--from", EXAMPLE, "--lora", adapter, "--json")
+    assert json.loads(run.stdout) == document
+    other = srd("bom", report.output, "--from", EXAMPLE, "--lora", EXAMPLE, "--json")
+    assert other.code == 2 and "with the adapters 'mine'" in other.json["error"]["message"]
 
 
 def test_scores_of_a_report(gguf: Path, tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 import srd_rs
@@ -249,6 +252,38 @@ def test_the_command(made: Path) -> None:
         (*common, "--for", "ollama", "--plot", "x.png"),
     ):
         assert srd(*wrong).code == 2, wrong
+
+
+def test_what_is_not_used_is_said(made: Path, tmp_path: Path) -> None:
+    path = made / "llama.gguf"
+    small = srd_rs.place(path, ram="4GiB", vram="1GiB", ctx=512, **FAST)
+    assert small.gpu_layers == 0 and any("The GPU is not used" in note for note in small.notes)
+    roomy = srd_rs.place(path, ram="4GiB", ctx=512, disk_bandwidth="1GB", **FAST)
+    assert roomy.fits and any("the disk does not count" in note for note in roomy.notes)
+    # A dense model that does not fit reads what has no room for each token.
+    missing = 1 << 16
+    short = srd_rs.place(path, ram=roomy.cpu.total - missing, ctx=512, disk_bandwidth="1GB", **FAST)
+    assert not short.fits and short.tokens_per_second is not None
+    wanted = 1 / (short.cpu.token_bytes / 50e9 + missing / 1e9)
+    assert short.tokens_per_second[0] == pytest.approx(wanted, rel=1e-6)
+    # A table that has room needs no argument, and no word about one.
+    tables = srd_rs.place(made / "gemma4_e2b.gguf", engine="llama-cpp-python", ram="4GiB", ctx=512, **FAST)
+    assert tables.notes == ()
+    shown = srd("met", path, "--for", "llama-server", "--ram", "4GiB", "--ram-bandwidth", "1000GB")
+    assert re.search(r"at most [\d.]+ k tokens/s, and [\d.]+ k tokens/s with a full context", shown.stdout)
+
+
+def test_a_projector_beside_the_file_is_named(made: Path, tmp_path: Path) -> None:
+    model = shutil.copy(made / "llama.gguf", tmp_path / "see-Q8_0.gguf")
+    facts = gguf.GGUFWriter(tmp_path / "mmproj-see-F16.gguf", "clip")
+    facts.add_string("general.type", "mmproj")
+    facts.add_tensor("v.weight", np.ones((4, 4), np.float32))
+    facts.write_header_to_file()
+    facts.write_kv_data_to_file()
+    facts.write_tensors_to_file()
+    facts.close()
+    found = srd_rs.place(model, ram="4GiB", ctx=512, **FAST)
+    assert any("--mmproj mmproj-see-F16.gguf" in note for note in found.notes)
 
 
 def test_what_has_no_layers_and_what_is_unknown(made: Path, tmp_path: Path) -> None:

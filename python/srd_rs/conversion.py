@@ -135,7 +135,9 @@ def _converted(
     if chosen.bom:
         given = calibration_file(chosen) is None and chosen.calibrate not in (None, "builtin", "random")
         text = materials.bom_text(
-            materials.bom(report.output, source, calibrate=chosen.calibrate if given else None)
+            materials.bom(
+                report.output, source, calibrate=chosen.calibrate if given else None, lora=chosen.lora
+            )
         )
         report = replace(report, bom=_write_beside(report.output, materials.SUFFIX, text))
     if chosen.oms_key is not None:

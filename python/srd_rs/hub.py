@@ -113,7 +113,8 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
 class Source:
     """A model on disk. `name` is what the hub calls the model, `repo` is its `ORG/NAME`, and `revision` is
     `ORG/NAME@COMMIT`. All are None for a path of the user's own. `remote` are the weight files, if they stay on the hub
-    and `path` holds only the small files."""
+    and `path` holds only the small files; `weights` are then their names, sizes and the SHA-256 that the hub states, or
+    None."""
 
     path: Path
     name: str | None = None
@@ -122,6 +123,7 @@ class Source:
     remote: _core.RemoteFiles | None = None
     beside: tuple[str, ...] = ()
     """The names of the files on the hub or in the bucket, as far as they were listed."""
+    weights: tuple[tuple[str, int, str | None], ...] = ()
 
     @property
     def stem(self) -> str:
@@ -241,7 +243,7 @@ def _in_bucket(address: str, stream: bool) -> Source:
         what = "a model in a bucket is read over the network, and not downloaded"
         raise UsageError(message(address, what, "Add --stream"))
     found = storage.open(address, _limit_of, _weights_among)
-    return Source(found.folder, found.name, remote=found.remote, beside=found.listed)
+    return Source(found.folder, found.name, remote=found.remote, beside=found.listed, weights=found.weights)
 
 
 def _limit_of(name: str) -> int:
@@ -403,7 +405,8 @@ def _streamed(hub_id: re.Match[str]) -> Source:
         raise ModelError(message(hub_id[0], "the model has no safetensors files to stream", fix))
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     remote = _core.RemoteFiles(f"hf://{repo}", listed, token, commit)
-    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}", remote, tuple(files))
+    weights = tuple((name, size, digest) for name, _, size, digest in listed)
+    return Source(folder, hub_id["name"], repo, f"{repo}@{commit}", remote, tuple(files), weights)
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

@@ -1,8 +1,9 @@
 """A CycloneDX ML-BOM of a GGUF: what the file is, what it was made of, how, and how good it is.
 
 The document is JSON of the specification 1.7. It has the SHA-256 of each file of the GGUF; the base model with its
-revision and the SHA-256 of its files; the tool; and as a model card the method, the seed, the calibration text with its
-hash, the types of the tensors, the licence and the scores of a report of `srd-rs eval`.
+revision and the SHA-256 of its files; the adapters that were merged; the tool; and as a model card the method, the
+seed, the calibration text with its hash, the types of the tensors, the licence and the scores of a report of
+`srd-rs eval`.
 
 The same files give the same bytes: there is no date in it, and the serial number comes from the hashes.
 
@@ -17,13 +18,14 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from srd_rs import _core, calibration, hub, sniff
 from srd_rs.checkpoint import layout
 from srd_rs.errors import FormatError, UsageError, message
+from srd_rs.families import lora as lora_files
 from srd_rs.hub import Source, model_files
 from srd_rs.options import StrPath, mix_of
 from srd_rs.reading import shown
@@ -58,12 +60,14 @@ def bom(
     *,
     report: StrPath | None = None,
     calibrate: StrPath | None = None,
+    lora: Sequence[StrPath] = (),
 ) -> dict[str, Any]:
     """The CycloneDX document of a GGUF, as a dictionary. Reads the files of the GGUF and of the model for their hashes.
 
     model: What the GGUF was converted from: a folder, a GGUF, or a model on the hub.
     report: A folder that ``srd-rs eval --report`` wrote, or its report.json: the scores of this GGUF.
     calibrate: The text of the calibration, for its hash. The hash of the bundled text is known.
+    lora: The adapters that were merged into the model, for their hashes.
 
     Raises UsageError for a file that is no GGUF and for a report of other files.
 
@@ -78,6 +82,7 @@ def bom(
     parts = [Path(part) for part, _ in header["parts"]]
     files = [_file(part) for part in parts]
     base = None if model is None else _base(model if isinstance(model, Source) else hub.locate(model))
+    made_of = [*([base] if base else []), *_adapters(metadata, [Path(folder) for folder in lora])]
     text = _calibration(metadata, calibrate)
     component = {
         "type": "machine-learning-model",
@@ -87,7 +92,7 @@ def bom(
         "description": f"GGUF for llama.cpp, {_mix(metadata)}",
         "hashes": files[0]["hashes"] if len(files) == 1 else [_hash(_digest(files))],
         **_licences(metadata),
-        **({"pedigree": {"ancestors": [base]}} if base else {}),
+        **({"pedigree": {"ancestors": made_of}} if made_of else {}),
         "components": files,
         "modelCard": _model_card(path, metadata, header["tensors"], text, report),
         "properties": _properties(metadata),
@@ -96,7 +101,7 @@ def bom(
         note = "The hash is that of one line for each part: name, tab, SHA-256."
         component["properties"].append({"name": "srd-rs:hash", "value": note})
     own = component["bom-ref"]
-    needs = [part["bom-ref"] for part in (base, text) if part]
+    needs = [part["bom-ref"] for part in (*made_of, text) if part]
     return {
         "$schema": f"http://cyclonedx.org/schema/bom-{SPEC_VERSION}.schema.json",
         "bomFormat": "CycloneDX",
@@ -135,6 +140,18 @@ def _file(path: Path, name: str | None = None) -> dict[str, Any]:
     }
 
 
+def _remote_file(name: str, size: int, digest: str | None) -> dict[str, Any]:
+    """A file that was read over the network, with the SHA-256 that its server states."""
+    stated = [{"name": "srd-rs:hash", "value": "The hash is the one that the hub states."}]
+    return {
+        "type": "file",
+        "bom-ref": f"sha256:{digest}#{name}" if digest else name,
+        "name": name,
+        **({"hashes": [_hash(digest)]} if digest else {}),
+        "properties": [{"name": "srd-rs:bytes", "value": str(size)}, *(stated if digest else [])],
+    }
+
+
 def _digest(files: Iterable[Mapping[str, Any]]) -> str:
     """The SHA-256 of one file, or one over the names and the SHA-256 of several."""
     pairs = sorted((str(f["name"]), str(f["hashes"][0]["content"])) for f in files)
@@ -148,15 +165,18 @@ def _base(source: Source) -> dict[str, Any]:
     path = source.path
     if path.is_file():
         paths = [Path(part) for part, _ in _core.read_gguf(path, 0)["parts"]]
+    elif source.remote is not None:
+        paths = model_files(path)
     else:
         shards = {path / tensor.shard for tensor in layout(path)}
         paths = sorted({*model_files(path), *shards})
-    files = [_file(file) for file in paths]
+    files = [*map(_file, paths), *(_remote_file(*file) for file in source.weights)]
+    known = all("hashes" in file for file in files)
     found: dict[str, Any] = {
         "type": "machine-learning-model",
-        "bom-ref": f"sha256:{_digest(files)}#base",
+        "bom-ref": f"sha256:{_digest(files)}#base" if known else "base",
         "name": source.repo or source.stem,
-        "hashes": [_hash(_digest(files))],
+        **({"hashes": [_hash(_digest(files))]} if known else {}),
         "components": [{**file, "bom-ref": f"base/{file['bom-ref']}"} for file in files],
     }
     if source.repo is not None:
@@ -165,6 +185,34 @@ def _base(source: Source) -> dict[str, Any]:
         found["purl"] = f"pkg:huggingface/{source.repo}" + (f"@{commit}" if commit else "")
         address = f"https://huggingface.co/{source.repo}" + (f"/tree/{commit}" if commit else "")
         found["externalReferences"] = [{"type": "distribution", "url": address}]
+    return found
+
+
+def _adapters(metadata: Mapping[str, Any], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The adapters of PEFT that were merged into the model, in their order."""
+    merged = metadata.get("srd.lora") or []
+    names = [folder.resolve().name for folder in folders]
+    if names and names != merged:
+        what = (
+            f"the GGUF was made with the adapters {', '.join(map(shown, merged))}"
+            if merged
+            else "none was merged"
+        )
+        raise UsageError(message("--lora", what, "Name the adapters of the conversion, in their order"))
+    found = []
+    for number, (folder, name) in enumerate(zip(folders, names, strict=True)):
+        files = [_file(folder / file) for file in (lora_files.CONFIG, lora_files.WEIGHTS)]
+        ref = f"adapter-{number}"
+        found.append(
+            {
+                "type": "machine-learning-model",
+                "bom-ref": f"sha256:{_digest(files)}#{ref}",
+                "name": name,
+                "description": "LoRA adapter, merged into the model",
+                "hashes": [_hash(_digest(files))],
+                "components": [{**file, "bom-ref": f"{ref}/{file['bom-ref']}"} for file in files],
+            }
+        )
     return found
 
 
@@ -216,6 +264,7 @@ def _properties(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
         "version": metadata.get("srd.version"),
         "method": metadata.get("srd.method"),
         "seed": metadata.get("srd.seed"),
+        "lora": ", ".join(metadata["srd.lora"]) if metadata.get("srd.lora") else None,
         "options": metadata.get("srd.options"),
         "source-digest": metadata.get("srd.source.digest"),
         "calibration-text": metadata.get("srd.calibration.text"),

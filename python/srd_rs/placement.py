@@ -22,7 +22,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -158,7 +158,7 @@ def place(
     ctx: Tokens of the context, whose keys and values are counted.
     ram_bandwidth, vram_bandwidth: Bytes per second. That of the memory is measured here if it is not given (about a
         second); that of a GPU is not.
-    disk_bandwidth: Bytes per second of the disk, for the speed of a mixture of experts that does not fit.
+    disk_bandwidth: Bytes per second of the disk, for the speed of a model that does not fit.
     read_ahead: Bytes that the system reads around a missing page. If it is not given, that of the disk of the GGUF.
 
     Raises UsageError for an engine that is not known, ModelError for a GGUF without layers.
@@ -201,7 +201,11 @@ def place(
         experts = _experts(model, layers, cpu_moe, cpu, ram, around)
     measured = measure_bandwidth() if ram_rate is None else ram_rate
     used = {"ram": measured, "vram": vram_rate if gpu.token_bytes else None, "disk": disk_rate}
-    missed = None if experts is None or disk_rate is None else experts.read_bytes[0] / disk_rate
+    missed = None
+    if disk_rate is not None and experts is not None:
+        missed = experts.read_bytes[0] / disk_rate
+    elif disk_rate is not None and not fits and not model.has_experts:
+        missed = (cpu.total - ram) / disk_rate  # what has no room is read for each token
     speed = _speed(cpu, gpu, measured, vram_rate, missed or 0.0) if fits or missed is not None else None
     arguments, keywords = _arguments(model, layers, cpu_moe, lazily)
     return Placement(
@@ -222,7 +226,10 @@ def place(
         fits=fits,
         bandwidth=used,
         tokens_per_second=speed,
-        notes=tuple(_notes(model, cpu, gpu, ram, vram, vram_rate, fits, experts)),
+        notes=(
+            *_notes(model, cpu, gpu, ram, vram, vram_rate, fits, experts),
+            *_hints(path, engine, layers, vram, fits, disk_rate),
+        ),
     )
 
 
@@ -578,13 +585,27 @@ def _notes(
         and 0 < vram - VRAM_MARGIN < gpu.total + cpu.weights
     ):
         notes.append(f"{model.engine} has no argument that keeps experts with the CPU; llama-server has one.")
-    if model.lazy_bytes and model.arch in _LAZY_ARCHITECTURES and model.engine == "llama-cpp-python":
+    is_lazy = model.lazy_bytes > 0 and model.arch in _LAZY_ARCHITECTURES
+    if is_lazy and model.engine == "llama-cpp-python" and (cpu.total > ram or model.lazy_unasked):
         notes.append(
             "Llama has no argument for --lazy-mode: tables of more than 4 GiB are read row by row unasked."
         )
     if gpu.token_bytes and vram_bandwidth is None:
         notes.append("Name --vram-bandwidth for the speed: the memory of a GPU is not measured here.")
     return notes
+
+
+def _hints(path: Path, engine: str, layers: int, vram: int, fits: bool, disk: float | None) -> Iterator[str]:
+    """What was named and is not used, and what is used and was not named."""
+    if vram and not layers:
+        left = f"{bytes_text(VRAM_MARGIN)} of its {bytes_text(vram)} are left to others"
+        yield f"The GPU is not used: {left}, and no layer fits into the rest."
+    if disk is not None and fits:
+        yield "Everything fits into memory, so the speed of the disk does not count."
+    projector = sniff.projector_beside(path)
+    if projector is not None and engine == "llama-server":
+        size = bytes_text(projector.stat().st_size)
+        yield f"For pictures and sounds add --mmproj {projector.name}, which takes {size} and its buffers on top."
 
 
 def measure_bandwidth(seconds: float = 0.5) -> float:

@@ -32,13 +32,15 @@ _ADDRESS: Final = re.compile(r"(?:s3|gs|az|abfss)://[^/?#\s]+(?:/[^?#]*)?", re.A
 
 @dataclass(frozen=True)
 class Bucket:
-    """A model in a bucket: the folder with its small files, its name, and its weight files."""
+    """A model in a bucket: the folder with its small files, its name, and its weight files, of which `weights` has the
+    names and sizes (no store states a SHA-256)."""
 
     folder: Path
     name: str
     remote: _core.RemoteFiles
     listed: tuple[str, ...]
     """The names of all files under the address."""
+    weights: tuple[tuple[str, int, None], ...]
 
 
 def is_address(text: object) -> bool:
@@ -98,7 +100,8 @@ def open(
     listed = [(name, url, found[name], None) for name, url in zip(names, urls, strict=True)]
     base = address.rstrip("/")
     remote = _core.RemoteFiles(base, listed, None, None)
-    return Bucket(folder, base.rpartition("/")[2], remote, tuple(found))
+    sizes = tuple((name, found[name], None) for name in names)
+    return Bucket(folder, base.rpartition("/")[2], remote, tuple(found), sizes)
 
 
 def _fetch(store: Any, address: str, name: str, path: Path, limit: int) -> None:

@@ -215,7 +215,7 @@ impl Sink {
         }
         let what = "is not the file that the interrupted run wrote under this name";
         let what = format!("{} {what}", self.target.display());
-        Err(Error::usage(what, "Choose another name with -o, or replace it with --overwrite"))
+        Err(Error::usage(what, "Choose another name, or replace the file with --overwrite"))
     }
 
     /// Writes `bytes` at `offset`. Threads may write different places at the same time.
@@ -429,7 +429,7 @@ pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     }
     match overwrite {
         true => Ok(()),
-        false => refuse("exists already", "Choose another name with -o, or replace it with --overwrite"),
+        false => refuse("exists already", "Choose another name, or replace the file with --overwrite"),
     }
 }
 

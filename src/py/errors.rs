@@ -137,7 +137,7 @@ fn annotate(
     source: Option<&std::io::Error>,
 ) -> PyResult<()> {
     let value = raised.value(py);
-    let file = place.and_then(|p| p.file.as_ref());
+    let file = place.and_then(|p| p.file.as_ref()).map(|file| file.as_os_str()); // a str, as from OSError
     value.setattr("file", file)?;
     value.setattr("tensor", place.and_then(|p| p.tensor.as_ref()))?;
     value.setattr("offset", place.and_then(|p| p.offset))?;

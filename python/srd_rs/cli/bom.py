@@ -33,6 +33,13 @@ Examples:
     help="Folder of srd-rs eval --report: its scores become the quality of the model.",
 )
 @path_option("--calibrate", group="Output", help="Text of the calibration, for its hash.")
+@path_option(
+    "--lora",
+    group="Output",
+    metavar="ADAPTER",
+    multiple=True,
+    help="Adapter that the conversion merged, for its hash. The option may be repeated.",
+)
 @convert_option("overwrite")
 @json_option("Print the document instead of writing it.")
 def command(
@@ -41,6 +48,7 @@ def command(
     model: str | None,
     report: Path | None,
     calibrate: Path | None,
+    lora: tuple[Path, ...],
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -61,7 +69,7 @@ def command(
     target = output or (Path(beside.name) if "://" in gguf else beside)
     if not as_json:
         sniff.check_output(target)
-    document = srd_rs.bom(path, model, report=report, calibrate=calibrate)
+    document = srd_rs.bom(path, model, report=report, calibrate=calibrate, lora=lora)
     if as_json:
         say(json.dumps(document))  # as it is, because the schema of CycloneDX allows no other keys
         return

@@ -23,7 +23,7 @@ from srd_rs.cli.options import (
 from srd_rs.cli.output import say, show
 from srd_rs.hydration import PARTS, part_of
 from srd_rs.placement import ENGINES
-from srd_rs.text import bytes_text, printable, table
+from srd_rs.text import bytes_text, count_text, printable, table
 
 if TYPE_CHECKING:
     from srd_rs.placement import Placement
@@ -120,7 +120,7 @@ Examples:
     group="Placement",
     type=parse_size,
     metavar="SIZE",
-    help="Bytes per second that the disk gives, for example 2GB: the speed where not all experts fit into memory.",
+    help="Bytes per second that the disk gives, for example 2GB: for a model that does not fit into memory.",
 )
 @convert_option("overwrite", help="Replace the file named by -o if the file exists.")
 @json_option("Print the sidecar as one JSON object.")
@@ -248,7 +248,9 @@ def placement_text(placed: Placement) -> str:
         lines.append(f"{bytes_text(placed.lazy)} of tables stay on the disk; a token reads one row of each")
     if placed.tokens_per_second:
         empty, full = placed.tokens_per_second
-        lines.append(f"at most {empty:.3g} tokens/s, {full:.3g} tokens/s with a full context of {placed.ctx}")
+        lines.append(
+            f"at most {_rate_text(empty)}, and {_rate_text(full)} with a full context of {placed.ctx} tokens"
+        )
     lines += [printable(note) for note in placed.notes]
     lines.append("")
     if placed.keywords:
@@ -259,6 +261,10 @@ def placement_text(placed: Placement) -> str:
     else:
         lines.append(printable(f"llama-server {shlex.join(placed.arguments)}"))
     return "\n".join(lines)
+
+
+def _rate_text(rate: float) -> str:
+    return f"{f'{rate:.3g}' if rate < 1000 else count_text(round(rate))} tokens/s"
 
 
 def layers_text(sidecar: dict[str, Any], part: str) -> str:
