@@ -516,6 +516,31 @@ def test_no_output_replaces_an_input(made: Path, copy: Path, tmp_path: Path) -> 
     assert (tmp_path / "k").read_text().strip() == KEY.hex()
 
 
+def test_no_output_of_a_container_replaces_weights_or_keys(made: Path, tmp_path: Path) -> None:
+    """With --overwrite as well, but for a GGUF where a GGUF is written, and so on: a slip of the pen costs nothing."""
+    key, other = ("--key-file", key_of(made)), tmp_path / "k"
+    other.write_text("5e" * 32)
+    other.chmod(0o600)
+    model, weights = tmp_path / "m.gguf", tmp_path / "w.safetensors"
+    shutil.copy(made / "m.gguf", model)
+    shutil.copy(EXAMPLE / "model.safetensors", weights)
+    before = {path: path.read_bytes() for path in (model, weights, other)}
+    resign = ("resign", made / "m.axm", "-f", "--old-key-file", key_of(made))
+    for command, kept in (
+        (("verify", made / "m.axm", "-f", "--attest"), before),
+        (("verify", made / "m.axm", "-f", "--write-manifest"), before),
+        ((*resign, "-o"), before),
+        (("extract", made / "m.axm", "-f", "-o"), (weights, other)),
+        (("extract", made / "m.axm", "-f", "--safetensors", "-o"), (model, other)),
+    ):
+        for target in kept:
+            done = cli(*command, target, *key)
+            assert done.code == 2 and "not replaced" in done.stderr, (command, target, done)
+    assert before == {path: path.read_bytes() for path in before}
+    done = cli("extract", made / "m.axm", "-f", "--safetensors", "-o", weights, *key)
+    assert done.code == 0 and weights.read_bytes() != before[weights] and "llama-cli" not in done.stdout
+
+
 def test_an_attestation_replaces_nothing_unasked(made: Path, tmp_path: Path) -> None:
     key = ("--key-file", key_of(made))
     target = tmp_path / "a.json"

@@ -164,6 +164,10 @@ def verify(
     files = [] if container is None else gguf_parts(path, len(opened.header.files))
     outputs = [Path(output) for output in (attest, manifest) if output is not None]
     sniff.check_new(outputs, [path, *files, *_given(container, key_file, public_key, sign_key)], overwrite)
+    if attest is not None:
+        sniff.check_output(Path(attest))
+    if manifest is not None:
+        sniff.check_output(Path(manifest), replaces=("manifest",))
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
     with showing(progress) as tell:
         found = opened.verify(checks, files, threads, _forward(tell))
@@ -258,6 +262,7 @@ def extract(
         alpha = _default_alpha(opened)
     target = _extract_path(container, output, quant, opened.header.quant, safetensors)
     sniff.check_new([target], [container, *_given(key_file, public_key)], overwrite)
+    sniff.check_output(target, replaces=("safetensors",) if safetensors else sniff.GGUFS)
     planned = opened.plan_extract(target, quant, alpha, safetensors, list(tensor_types))
     checks = Checks(key_file, use_key, public_key, fingerprint, expect_name)
     # What was packed with weights that are not finite comes out with them.
@@ -351,6 +356,7 @@ def resign(
     )
     opened = _core.open_container(container)
     sniff.check_new([Path(output)], [container, *_given(key_file, old_key_file, sign_key)], overwrite)
+    sniff.check_output(Path(output), replaces=("axm",))
     checks = Checks(old_key_file, use_old_key)
     with showing(progress) as tell:
         forward = _forward(tell)

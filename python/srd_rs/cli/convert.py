@@ -247,7 +247,8 @@ def report_text(report: ConvertReport) -> str:
         lines += container_lines(sealed)
     if report.commit is not None:
         lines.append(f"uploaded: {printable(report.commit)}")
-    lines += [next_step(plan, report.mmproj), *_other_engines(report)]
+    if report.output.suffix != ".safetensors":  # which no engine runs
+        lines += [next_step(plan, report.mmproj), *_other_engines(report)]
     if plan.why_fast:
         lines.append(printable(plan.why_fast))
     elif report.srd_tokens is not None:

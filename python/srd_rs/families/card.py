@@ -38,7 +38,7 @@ def card_text(folder: Path) -> str:
     try:
         return read_limited(path, _MAX_CARD).decode("utf-8", "replace")
     except SrdError as error:
-        log.warning("%s The model card is left out", error)
+        log.warning("%s. The model card is left out", error)
         return ""
 
 
