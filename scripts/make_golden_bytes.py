@@ -11,7 +11,8 @@ The checkpoint is a Llama of one layer with random weights (a fixed seed). Two o
 `attn_k` and `attn_v` have 96 rows of 768 weights each. Three methods make the blocks: `plain` knows the weights
 alone, `imatrix` weighs the errors of columns, `calibrated` is SRD feedback. A run with `whole` rows has one thread and
 the default memory. A run with `cut` rows has four threads and so little memory that a worker gets 512 weights at a
-time, so that it sees each row in two pieces.
+time, so that it sees each row in two pieces. `moments` are the second moments of the checkpoint on random tokens, with
+and without weights of the tokens; `calibrated` has those without.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from safetensors import safe_open
 
 import srd_rs
 from srd_rs import _core
@@ -65,6 +67,7 @@ BLOCKS = (
 LATTICES = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 #: Types that effort srd quantizes by the search for scales.
 WITHOUT_FEEDBACK = (*LATTICES, "TQ1_0", "TQ2_0")
+CALIBRATION: dict[str, Any] = {"text": "random", "tokens": 256, "ctx": 64, "block": 256}
 METHODS = ("plain", "imatrix", "calibrated")
 #: The matrices that get the block format, by their GGUF names.
 MATRICES = ("blk.0.attn_k.weight", "blk.0.attn_v.weight")
@@ -194,7 +197,7 @@ def block_digests(folder: Path, rows: list[str]) -> dict[str, str]:
     """A digest for each ``TYPE/method/rows``."""
     model = make_checkpoint(folder / "model")
     moments, imatrix = folder / "moments.safetensors", make_imatrix(folder / "imatrix.dat")
-    srd_rs.calibrate(model, moments, text="random", tokens=256, ctx=64, block=256)
+    srd_rs.calibrate(model, moments, weigh_tokens=False, **CALIBRATION)
     extra: dict[str, dict[str, Any]] = {
         "plain": {"effort": "fast"},
         "imatrix": {"effort": "fast", "imatrix": imatrix},
@@ -216,6 +219,20 @@ def block_digests(folder: Path, rows: list[str]) -> dict[str, str]:
                     name="golden", **how, **ROWS[name],
                 )  # fmt: skip
                 found[f"{kind}/{method}/{name}"] = tensor_digest(output, MATRICES, kind)
+    return found
+
+
+def moments_digests(folder: Path) -> dict[str, str]:
+    """Digests of the second moments with and without weights of the tokens."""
+    found = {}
+    for name, weighed in (("weighed", True), ("not weighed", False)):
+        file = folder / name
+        srd_rs.calibrate(folder / "model", file, weigh_tokens=weighed, **CALIBRATION)
+        digest = hashlib.sha256()
+        with safe_open(file, "np") as tensors:
+            for key in sorted(tensors.keys()):
+                digest.update(tensors.get_tensor(key).tobytes())
+        found[name] = digest.hexdigest()
     return found
 
 
@@ -260,6 +277,7 @@ def digests(efforts: list[str], rows: list[str]) -> dict[str, Any]:
         folder = Path(scratch)
         return {
             "blocks": block_digests(folder, rows),
+            "moments": moments_digests(folder),
             "residuals": residual_digests(folder),
             "conversions": whole_digests(folder, efforts),
         }

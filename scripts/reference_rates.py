@@ -43,7 +43,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             request = Request(
                 [[0] * TOKENS], "", None, 0, TOKENS, block, "", Path(folder), named=False, kept=False,
-                overwrite=False, threads=None, max_memory=_core.DEFAULT_CALIBRATION_MEMORY,
+                overwrite=False, threads=None, max_memory=_core.DEFAULT_CALIBRATION_MEMORY, weigh_tokens=False,
             )  # fmt: skip
             rates = estimating.measure_rates(work, ConvertOptions(), request, Path(folder), [])
         # The disk and the network are those of the machine that is asked about.

@@ -27,8 +27,13 @@ pub struct Progress {
     phase: Mutex<String>,
     done: AtomicU64,
     total: AtomicU64,
+    /// The part of the run that the phase fills, where the run has several.
+    part: Mutex<Option<(f64, f64)>>,
     cancelled: AtomicBool,
 }
+
+/// The units of a run of several parts.
+const UNITS: f64 = 1e6;
 
 impl Progress {
     /// Begins a phase of `total` units of work (bytes, or steps of a forward pass). Nothing of the phase is done yet.
@@ -36,6 +41,17 @@ impl Progress {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
         self.set_phase(phase);
+    }
+
+    /// Says that the phases that follow fill the part from `from` to `to` of the run, where 1 is the whole run. The counts are then those
+    /// of the whole run, in units of their own.
+    pub fn enter_part(&self, from: f64, to: f64) {
+        self.done.store(0, Ordering::Relaxed);
+        *self.part.lock().unwrap_or_else(|p| p.into_inner()) = Some((from, to));
+    }
+
+    fn part(&self) -> Option<(f64, f64)> {
+        *self.part.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     /// Names what is being worked on, for example a tensor. The counts stay.
@@ -57,12 +73,15 @@ impl Progress {
 
     /// Returns the units of work that are done.
     pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+        let done = self.done.load(Ordering::Relaxed);
+        let Some((from, to)) = self.part() else { return done };
+        let share = (done as f64 / self.total.load(Ordering::Relaxed).max(1) as f64).min(1.0);
+        (UNITS * (from + (to - from) * share)) as u64
     }
 
-    /// Returns the units of work of the whole phase. The number is 0 before the first phase.
+    /// Returns the units of work of the whole phase, or of the whole run where it has several parts. The number is 0 before the first phase.
     pub fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+        self.part().map_or_else(|| self.total.load(Ordering::Relaxed), |_| UNITS as u64)
     }
 
     /// Asks the workers to stop. The run then ends with [`Error::Interrupted`].
@@ -81,5 +100,27 @@ impl Progress {
     /// [`Error::Interrupted`] after [`Progress::cancel`].
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_run_follow_each_other() {
+        let progress = Progress::default();
+        let mut seen = Vec::new();
+        for (from, to) in [(0.0, 0.25), (0.25, 1.0)] {
+            progress.enter_part(from, to);
+            seen.push(progress.done());
+            progress.start("", 4);
+            (0..4).for_each(|_| {
+                progress.add(1);
+                seen.push(progress.done());
+            });
+        }
+        assert!(seen.is_sorted(), "{seen:?}");
+        assert_eq!((seen[0], seen[4], seen[9], progress.total()), (0, 250_000, 1_000_000, 1_000_000));
     }
 }

@@ -127,6 +127,13 @@ def in_parts(
     native = native_model(source, folder / "m.gguf")
     made = _core.CalibrationParts(native.plan, request)
     longest = max(map(len, request.tokens))
+    firsts = [sum(map(len, request.tokens[:first])) for first, _ in shares]
+    gradients = (
+        [folder / f"gradients-{share}" for share in range(len(shares))] if request.weigh_tokens else []
+    )
+    for file, (first, end), begin in zip(gradients, shares, firsts, strict=False):
+        asked = replace(request, tokens=request.tokens[first:end], max_memory=memory[0])
+        _core.weigh_part(native.plan, asked, begin, longest, file)
     for step in range(made.steps):
         for share, (first, end) in enumerate(shares):
             part = cluster.Part(
@@ -135,6 +142,8 @@ def in_parts(
                 folder / f"states-{share}-{step - 1}" if step else None,
                 folder / f"sums-{share - 1}-{step}" if share else None,
                 (folder / f"states-{share}-{step}", folder / f"sums-{share}-{step}"),
+                gradients,
+                firsts[share],
             )
             size = memory[(step + share) % len(memory)]
             asked = replace(request, tokens=request.tokens[first:end], max_memory=size)
@@ -148,7 +157,7 @@ def test_a_calibration_in_parts_has_the_bytes_of_one_pass(name: str, fixtures: P
     model = fixtures / name
     asked: dict[str, Any] = {
         "named": True, "text": "random", "tokens": 700, "ctx": 100, "block": 256, "seed": 3, "threads": 1,
-        "overwrite": True,
+        "overwrite": True, "weigh_tokens": None,
     }  # fmt: skip
     native = native_model(Source(model), tmp_path / "m.gguf")
     whole = []
@@ -158,7 +167,7 @@ def test_a_calibration_in_parts_has_the_bytes_of_one_pass(name: str, fixtures: P
     # The sums of experts once depended on how many chunks fit into memory at a time.
     assert whole[0] == whole[1]
     request = calibration.requested(native, tmp_path / "c", max_memory=1 << 30, **asked)
-    assert len(request.tokens) == 7
+    assert len(request.tokens) == 7 and request.weigh_tokens == (name in ("llama", "phi3"))
     for shares in ([(0, 3), (3, 7)], [(0, 1), (1, 2), (2, 7)]):
         assert in_parts(model, tmp_path, request, shares, [1 << 30, 1 << 20]) == whole[0]
 
@@ -177,7 +186,7 @@ def test_what_a_part_leaves_must_be_whole(tmp_path: Path) -> None:
     native = native_model(Source(EXAMPLE), tmp_path / "m.gguf")
     request = calibration.requested(
         native, tmp_path / "c", named=True, text="random", tokens=64, ctx=32, block=256, seed=0, threads=1,
-        max_memory=1 << 30, overwrite=False,
+        max_memory=1 << 30, overwrite=False, weigh_tokens=None,
     )  # fmt: skip
     files = tmp_path / "states", tmp_path / "sums"
     _core.calibrate_part(native.plan, request, cluster.Part(0, 32, None, None, files))

@@ -16,7 +16,7 @@ import pytest
 import srd_rs
 from local_hub import Hub, serving
 from srd_rs import _core, hub
-from srd_rs.costs import Rates, cost_of_srd, reference_rates
+from srd_rs.costs import Rates, Size, cost_of_srd, reference_rates
 from srd_rs.errors import FormatError, UsageError
 from srd_rs.estimating import rates_from
 from srd_rs.options import ConvertOptions, SrdOptions
@@ -87,12 +87,14 @@ def test_more_tokens_and_a_slower_machine_take_longer() -> None:
     native = NativeModel(
         EXAMPLE, native_plan(hub.Source(EXAMPLE), Path("m.gguf"), ConvertOptions(effort="fast"))
     ).plan
-    usual = cost_of_srd(native, (4096, 256), 1.0, 1)
-    assert cost_of_srd(native, (4096, 256), 3.0, 1) == pytest.approx(3 * usual)
-    assert cost_of_srd(native, (4096, 256), 1.0, 4) == pytest.approx(usual / 4)
-    more = cost_of_srd(native, (16384, 256), 1.0, 1)
+    usual = cost_of_srd(native, Size(4096, 256, 0), 1.0, 1)
+    assert cost_of_srd(native, Size(4096, 256, 0), 3.0, 1) == pytest.approx(3 * usual)
+    assert cost_of_srd(native, Size(4096, 256, 0), 1.0, 4) == pytest.approx(usual / 4)
+    more = cost_of_srd(native, Size(16384, 256, 0), 1.0, 1)
     assert 1.5 * usual < more < 4 * usual
-    assert cost_of_srd(native, (4096, 2048), 1.0, 1) > usual
+    assert cost_of_srd(native, Size(4096, 2048, 0), 1.0, 1) > usual
+    weighed = [cost_of_srd(native, Size(4096, 256, batches), 1.0, 1) for batches in (1, 16)]
+    assert usual < weighed[0] < weighed[1] and weighed[0] < 4 * usual
 
 
 @pytest.mark.parametrize("rates", reference_rates(), ids=lambda rates: str(rates.block))

@@ -250,3 +250,18 @@ def test_a_quiet_conversion(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         assert run([*args, other, "-f"]) == 2 and "--quiet: the option has no effect" in "".join(
             capsys.readouterr()
         )
+
+
+def test_tokens_of_a_dense_decoder_are_weighed_unless_that_is_not_wanted(
+    call: Call, fixtures: Path, tmp_path: Path
+) -> None:
+    how = ("--effort", "srd", *SRD, "--no-cache", "--no-met")
+    made = {}
+    for name, more in (("default", ()), ("weighed", ("--weigh-tokens",)), ("alike", ("--no-weigh-tokens",))):
+        call("convert", fixtures / "llama", "-o", f"{name}.gguf", *how, *more)
+        tensors = gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors
+        made[name] = {tensor.name: tensor.data.tobytes() for tensor in tensors}
+        call("verify", "--rebuild", f"{name}.gguf", "--from", fixtures / "llama")
+    assert made["default"] == made["weighed"] != made["alike"]
+    assert call("calibrate", fixtures / "llama", "-o", "c", "--tokens", 64)["weighed"] is True
+    assert call("calibrate", EXAMPLE, "-o", "d", "--tokens", 64)["weighed"] is False

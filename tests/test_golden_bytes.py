@@ -74,7 +74,7 @@ def differing(found: dict[str, Any], golden: dict[str, Any]) -> list[str]:
     return [key for key in sorted(found.keys() | golden.keys()) if found.get(key) != golden.get(key)]
 
 
-@pytest.mark.parametrize("part", ["blocks", "residuals"])
+@pytest.mark.parametrize("part", ["blocks", "moments", "residuals"])
 def test_the_bytes_of_each_type_are_the_golden_ones(found: Any, part: str) -> None:
     # A path that is given whole rows alone has no digests of cut ones.
     rows = {key.rpartition("/")[2] for key in found["blocks"]}

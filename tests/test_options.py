@@ -60,6 +60,8 @@ WITHOUT_EFFECT = {
     "--fast --dither-layers 40-77": "--dither-layers",
     "--fast --calibrate-tokens 100": "--calibrate-tokens",
     "--fast --calibrate-block 256": "--calibrate-block",
+    "--fast --weigh-tokens": "--weigh-tokens",
+    "--effort max --no-weigh-tokens": "--weigh-tokens",
     "-q F16 --beam-width 8": "--beam-width",
     "--no-axm --key-file nowhere": "--key-file",
     "--no-axm --sign-key nowhere": "--sign-key",

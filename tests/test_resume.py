@@ -358,6 +358,46 @@ def test_a_killed_calibration_goes_on_behind_a_layer(
     assert digests(tmp_path) == digests(undisturbed)
 
 
+def test_tokens_that_were_weighed_are_not_weighed_again(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens are weighed in sixteen batches, and a batch that is complete is kept."""
+    kept = tmp_path / "cache"
+    monkeypatch.setenv("SRD_CACHE", str(kept))
+    more = (
+        "--calibrate",
+        "random",
+        "--calibrate-tokens",
+        "16384",
+        "--calibrate-block",
+        "256",
+        "--effort",
+        "srd",
+    )
+    process = start(fixtures / "llama", tmp_path / "out.gguf", *more)
+    while process.poll() is None and not list(kept.glob(".*.gradients")):
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=120)
+    if list(kept.glob("*.calib")):
+        pytest.skip("the calibration was complete before it could be stopped")
+    assert list(kept.glob(".*.gradients")) and not (tmp_path / "out.gguf").exists()
+    run = convert(fixtures / "llama", tmp_path / "out.gguf", *more)
+    assert run.code == 0 and run.json["calibration_found"] is False, run.stderr
+    lines = run.stderr.splitlines()
+    steps = [json.loads(line)["progress"] for line in lines if line.startswith('{"progress"')]
+    of_pass = [step["done"] for step in steps if step["phase"] == "calibrate"]
+    # Weighing is three quarters of the work, and at least one of sixteen batches was complete.
+    assert next(done for done in of_pass if done > 0) >= 16384 * 3 // 4 // 16 - 1, of_pass
+    assert {path.suffix for path in kept.glob("*.calib*")} == {".calib", ".sums"}
+    assert not list(kept.glob(".*.gradients"))
+    monkeypatch.setenv("SRD_CACHE", str(tmp_path / "other"))
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    assert convert(fixtures / "llama", undisturbed / "out.gguf", *more).code == 0
+    assert digests(tmp_path) == digests(undisturbed)
+
+
 def test_what_is_kept_of_a_calibration_serves_no_other_input_or_options(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

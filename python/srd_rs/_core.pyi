@@ -23,11 +23,14 @@ __all__ = [
     "FEEDBACK_TYPES",
     "INTENTS",
     "MAX_INDEX_BYTES",
+    "MAX_WEIGHED_CHUNK",
     "MIXES",
     "PARTS",
     "ROPE_SCALINGS",
     "TABLES",
     "WEIGHED_TYPES",
+    "WEIGHING_BATCHES",
+    "WEIGHING_PASSES",
     "WEIGHT_VARIANTS",
     "CalibratedTensor",
     "Calibration",
@@ -97,6 +100,7 @@ __all__ = [
     "read_small_tensors",
     "readable_types",
     "sidecar_path",
+    "weigh_part",
     "write_file",
 ]
 
@@ -112,6 +116,12 @@ PARTS: tuple[str, ...]
 TABLES: tuple[str, ...]
 WEIGHT_VARIANTS: tuple[str, ...]
 MAX_INDEX_BYTES: int
+MAX_WEIGHED_CHUNK: int
+"""Largest number of tokens of a chunk whose tokens can be weighed."""
+WEIGHING_BATCHES: int
+"""Largest number of batches in which tokens are weighed."""
+WEIGHING_PASSES: int
+"""What weighing a token costs, in passes of the calibration."""
 ROPE_SCALINGS: tuple[str, ...]
 DEFAULT_MAX_MEMORY: int
 DEFAULT_CALIBRATION_MEMORY: int
@@ -245,6 +255,7 @@ class Plan:
     def source_digest(self) -> str | None: ...
     def check_runnable(self) -> None: ...
     def has_two_streams(self) -> bool: ...
+    def has_gradient(self) -> bool: ...
     @property
     def corrected(self) -> list[str]: ...
     def metadata(self) -> list[tuple[str, str, Any]]: ...
@@ -467,6 +478,8 @@ class Calibration:
     @property
     def chunks(self) -> int: ...
     @property
+    def weighed(self) -> bool: ...
+    @property
     def source_digest(self) -> str: ...
     @property
     def tensors(self) -> list[CalibratedTensor]: ...
@@ -495,6 +508,7 @@ def calibrate_and_quantize(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Calibration, Written]: ...
 def calibrate_part(plan: Plan, request: Request, part: Part) -> None: ...
+def weigh_part(plan: Plan, request: Request, first: int, longest: int, to: _Path) -> None: ...
 def choose_within_budget(
     items: Sequence[Sequence[tuple[int, float]]], budget: int
 ) -> tuple[list[int] | None, int]: ...

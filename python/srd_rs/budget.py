@@ -146,9 +146,9 @@ def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
     if metadata.get(f"{plan.arch}.attention.causal", True) is False:
         return None
     count = min(TOKENS, max(MAX_LOGITS // max(_outputs(plan), 1), 1))
-    used = options.calibrate_tokens or calibration.default_tokens(plan)
     try:
         plan.check_runnable()
+        used = options.calibrate_tokens or calibration.default_size(plan, options).tokens
         (costs, check), held_out = calibration.other_tokens(
             planner.source.path, metadata, text, used, (count, count)
         )

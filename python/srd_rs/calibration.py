@@ -25,6 +25,7 @@ from typing import Any, Final, TypeAlias
 
 from srd_rs import _core, cache, effects, sniff
 from srd_rs.checkpoint import layout
+from srd_rs.costs import Size
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError, UsageError, message
 from srd_rs.hub import locate, model_files
 from srd_rs.options import ConvertOptions, bytes_of
@@ -43,6 +44,8 @@ TOKENS: Final = (8192, 16384)
 TOKENS_TIMES_WEIGHTS: Final = 10**13
 """The default number of tokens is this product divided by the weights, because the time of the forward pass grows with
 both."""
+WEIGHED: Final = 2
+"""Tokens that are weighed are fewer by this factor by default: they take four times as long."""
 BLOCKS: Final = (256, 2048)
 """Smallest and largest default number of columns of a block of the second moments H."""
 BLOCK_TIMES_WEIGHTS: Final = 8 * 10**12
@@ -71,7 +74,8 @@ _BOS_KINDS: Final = ("llama", "gemma4")
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """A written calibration file. `digest` identifies the contents; `tensors` counts the tensors with known inputs."""
+    """A written calibration file. `digest` identifies the contents; `tensors` counts the tensors with known inputs.
+    `weighed` says whether tokens count by the length of their gradients."""
 
     path: Path
     digest: str
@@ -79,6 +83,7 @@ class CalibrationReport:
     tokens: int
     chunks: int
     tensors: int
+    weighed: bool
     imatrix: Path | None = None
 
 
@@ -99,7 +104,7 @@ def calibrate(
     tokens: int | None = None,
     ctx: int | None = None,
     block: int | None = None,
-    weigh_tokens: bool = False,
+    weigh_tokens: bool | None = None,
     imatrix: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -112,11 +117,12 @@ def calibrate(
     model: a checkpoint folder or a GGUF, as for `convert`.
     text: ``"builtin"`` (a bundled public-domain text), ``"random"`` (token ids) or the name of a UTF-8 file.
     tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text. By default
-        8192 to 16384 tokens, the more the smaller the model, in chunks of 512, or of 64 for an encoder.
+        8192 to 16384 tokens, the more the smaller the model, or half of them where they are weighed; in chunks of 512,
+        or of 64 for an encoder.
     block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H. By default 256 to 2048, the larger the
         smaller the model.
-    weigh_tokens: let a token count by how much errors at it change the model's answer (its gradient); takes three times
-        as long. Dense decoders only.
+    weigh_tokens: let a token count by how much errors at it change the model's answer (its gradient), which takes four
+        times as long. By default the tokens of dense decoders are weighed, whose derivatives are known.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
     seed: of random tokens, and of the tokens that the model draws to weigh tokens. threads: any number gives the same
         bytes. max_memory: bytes of weights and states alive.
@@ -129,10 +135,6 @@ def calibrate(
         >>> srd_rs.plan("path/to/model", calibrate=report.path).effort
         'srd'
     """
-    drawn = text == "random" or weigh_tokens
-    effects.refuse(
-        (not drawn and seed != 0, "--seed", "only random tokens and --weigh-tokens depend on the seed")
-    )
     sniff.check_output(Path(output), replaces=("calibration",))
     if imatrix is not None:
         sniff.check_output(Path(imatrix), replaces=("imatrix",))
@@ -143,6 +145,8 @@ def calibrate(
     outputs = [Path(path) for path in (output, imatrix) if path is not None]
     sniff.check_new(outputs, inputs, overwrite)
     native = native_model(source, Path(output))
+    drawn = text == "random" or weighs(native.plan, weigh_tokens)
+    effects.refuse((not drawn and seed != 0, "--seed", "only random and weighed tokens depend on the seed"))
     with counting(progress) as tell:
         made = measure(
             native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
@@ -158,6 +162,7 @@ def calibrate(
         tokens=made.tokens,
         chunks=made.chunks,
         tensors=len(made.tensors),
+        weighed=made.weighed,
         imatrix=None if imatrix is None else Path(imatrix),
     )
 
@@ -179,11 +184,15 @@ class Request:
     overwrite: bool
     threads: int | None
     max_memory: int
-    weigh_tokens: bool = False
+    weigh_tokens: bool
 
     @property
     def n_tokens(self) -> int:
         return sum(map(len, self.tokens))
+
+    @property
+    def size(self) -> Size:
+        return Size(self.n_tokens, self.block, _batches(len(self.tokens)) if self.weigh_tokens else 0)
 
 
 @dataclass
@@ -219,7 +228,7 @@ def measure(
     options: ConvertOptions | None = None,
     quantized: Output | None = None,
     machines: Machines | None = None,
-    weigh_tokens: bool = False,
+    weigh_tokens: bool | None = None,
 ) -> _core.Calibration:
     """The native calibration of a planned model; without `named` it lies beside `output` without a name.
 
@@ -228,9 +237,8 @@ def measure(
     """
     request = requested(
         native, output, named=named, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
-        max_memory=max_memory, overwrite=overwrite,
+        max_memory=max_memory, overwrite=overwrite, weigh_tokens=weigh_tokens if options is None else False,
     )  # fmt: skip
-    request = replace(request, weigh_tokens=weigh_tokens)
     tell = _in_tokens(progress, request.n_tokens)
     return _made(native, request, tell, options, quantized, machines)
 
@@ -271,6 +279,7 @@ def measure_or_find(
     is_local: bool = True,
     quantized: Output | None = None,
     machines: Machines | None = None,
+    weigh_tokens: bool | None = None,
 ) -> tuple[_core.Calibration, bool]:
     """The native calibration of a planned model, and whether it was found in the cache.
 
@@ -279,7 +288,8 @@ def measure_or_find(
     is measured again. Where all weights come from the files of the model (`is_local`), the files are read for that
     once: while no file changes, a note in the cache says what was found.
     """
-    asked = {"text": os.fspath(text), "tokens": tokens, "block": block, "seed": seed}
+    weigh_tokens = weigh_tokens if options is None else False
+    asked = {"text": os.fspath(text), "tokens": tokens, "block": block, "seed": seed, "weighed": weigh_tokens}
     states = None
     if is_local and cache.folder() is not None:
         states = _states(native, text, asked, options)
@@ -287,7 +297,7 @@ def measure_or_find(
     if note is None:
         request = requested(
             native, output, named=False, text=text, tokens=tokens, ctx=None, block=block, seed=seed, threads=threads,
-            max_memory=max_memory, overwrite=False,
+            max_memory=max_memory, overwrite=False, weigh_tokens=weigh_tokens,
         )  # fmt: skip
     else:
         request = Request(
@@ -336,6 +346,7 @@ def _facts(native: NativeModel, request: Request, options: ConvertOptions | None
         "seed": request.seed,
         "ctx": request.ctx,
         "block": request.block,
+        "weighed": request.weigh_tokens,
         **_facts_of_keys(native),
         **({} if options is None else _facts_of_max(native.plan, options)),
     }
@@ -352,7 +363,7 @@ def _facts_of_max(plan: _core.Plan, options: ConvertOptions) -> dict[str, Any]:
     return {"types": [[t.name, t.type] for t in plan.tensors], "srd": asdict(options.srd)}
 
 
-_NOTED: Final = ("tokens", "text", "text_sha256", "ctx", "block")
+_NOTED: Final = ("tokens", "text", "text_sha256", "ctx", "block", "weigh_tokens")
 """The fields of a `Request` that the files of the model and the text decide."""
 
 
@@ -407,14 +418,16 @@ def requested(
     threads: int | None,
     max_memory: int,
     overwrite: bool,
+    weigh_tokens: bool | None,
 ) -> Request:
     """What is to be measured, with the defaults of the model."""
     native.plan.check_runnable()
     metadata = {key: value for key, _, value in native.metadata()}
     weights = _multiplied_weights(native.plan)
-    tokens = _default_tokens(weights) if tokens is None else tokens
-    block = _default_block(native.plan, weights, tokens) if block is None else block
     ctx = _default_ctx(metadata) if ctx is None else ctx
+    weighed = weighs(native.plan, weigh_tokens, ctx)
+    tokens = _default_tokens(weights, weighed) if tokens is None else tokens
+    block = _default_block(native.plan, weights, tokens) if block is None else block
     if tokens < 1 or ctx < 2 or block < 0:
         raise UsageError(message("calibration", "tokens, ctx and block must be positive", "Correct them"))
     made = choose_tokens(native.model, metadata, text, tokens, ctx, seed)
@@ -432,6 +445,7 @@ def requested(
         overwrite=overwrite,
         threads=threads,
         max_memory=max_memory,
+        weigh_tokens=weighed,
     )
 
 
@@ -452,15 +466,25 @@ def _block_of(name: str) -> int:
     return int(name.split(".")[1])
 
 
-def default_tokens(plan: _core.Plan) -> int:
-    """Number of tokens that a calibration of the model takes by default."""
-    return _default_tokens(_multiplied_weights(plan))
+def weighs(plan: _core.Plan, asked: bool | None, ctx: int = DEFAULT_CTX) -> bool:
+    """Whether the tokens of a calibration in chunks of `ctx` are weighed; `asked` is what the user says."""
+    if asked is not None:
+        return asked
+    return ctx <= _core.MAX_WEIGHED_CHUNK and plan.has_gradient()
 
 
-def default_block(plan: _core.Plan) -> int:
-    """Side of the blocks of the second moments that a calibration of the model has by default."""
+def default_size(plan: _core.Plan, options: ConvertOptions) -> Size:
+    """What a calibration of the model takes by default."""
     weights = _multiplied_weights(plan)
-    return _default_block(plan, weights, _default_tokens(weights))
+    weighed = options.effort != "max" and weighs(plan, options.weigh_tokens)
+    tokens = _default_tokens(weights, weighed)
+    batches = _batches(-(-tokens // DEFAULT_CTX)) if weighed else 0
+    return Size(tokens, _default_block(plan, weights, tokens), batches)
+
+
+def _batches(chunks: int) -> int:
+    """The number of batches in which the tokens of chunks are weighed."""
+    return min(chunks, _core.WEIGHING_BATCHES)
 
 
 def _multiplied_weights(plan: _core.Plan) -> int:
@@ -469,8 +493,9 @@ def _multiplied_weights(plan: _core.Plan) -> int:
     return max(sum(t.n_weights for t in matrices), 1)
 
 
-def _default_tokens(weights: int) -> int:
-    return min(max(TOKENS_TIMES_WEIGHTS // weights, TOKENS[0]), TOKENS[1])
+def _default_tokens(weights: int, weighed: bool) -> int:
+    tokens = min(max(TOKENS_TIMES_WEIGHTS // weights, TOKENS[0]), TOKENS[1])
+    return tokens // WEIGHED if weighed else tokens
 
 
 def _default_block(plan: _core.Plan, weights: int, tokens: int) -> int:

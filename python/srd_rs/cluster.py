@@ -1,6 +1,7 @@
 """One conversion on several machines, by Ray (https://docs.ray.io).
 
-Where a calibration is asked for, the machines make it together. Each has a share of the chunks of tokens, and a task is
+Where a calibration is asked for, the machines make it together. Where its tokens are weighed, each machine first weighs
+some of them. Then each has a share of the chunks of tokens, and a task is
 one step of the forward pass (a layer) over one share. A task goes on with the sums of its step over the shares before,
 while the machine of the share before computes the next step. So the sums run over all tokens in the order of one
 machine. The tasks leave the activations and the sums as files in a folder beside the output.
@@ -143,6 +144,8 @@ class Part:
     states: Path | None
     sums: Path | None
     to: tuple[Path, Path]
+    gradients: Sequence[Path] = ()
+    first: int = 0
 
 
 def calibrate(
@@ -242,6 +245,14 @@ def _calibrate_shares(
 
     steps, last = made.steps, len(shares) - 1
     longest = max(map(len, request.tokens))
+    gradients: list[Path] = []
+    if request.weigh_tokens:
+        weighing = _core.WEIGHING_PASSES / (_core.WEIGHING_PASSES + 1)
+        # Each batch fetches the weights of a streamed model again.
+        count = _core.WEIGHING_BATCHES if job.model.streamed is None else len(shares)
+        batches = split(request.tokens, count)
+        gradients = _weigh(ray, job, request, batches, folder, _share(tell, 0, weighing))
+        tell = _share(tell, weighing, 1)
     # A part is complete when its states are there. They are removed when the next part of the share is complete.
     done = [
         max((n for n in range(steps) if states(share, n).exists()), default=-1) for share in range(last + 1)
@@ -253,6 +264,7 @@ def _calibrate_shares(
     )
     kept = ray.put(job)
     requests = [ray.put(replace(request, tokens=request.tokens[first:end])) for first, end in shares]
+    firsts = [sum(map(len, request.tokens[:first])) for first, _ in shares]
     running: dict[tuple[int, int], Any] = {}
     for step in range(steps):
         for share in range(last + 1):
@@ -264,6 +276,8 @@ def _calibrate_shares(
                 states(share, step - 1) if step else None,
                 sums(share - 1, step) if share else None,
                 (states(share, step), sums(share, step)),
+                gradients,
+                firsts[share],
             )
             after = [running[at] for at in ((share, step - 1), (share - 1, step)) if at in running]
             running[share, step] = task.remote(kept, requests[share], part, *after)
@@ -293,6 +307,65 @@ def _calibrate_shares(
         # Whoever removes the folder waits until nobody writes into it.
         if waiting:
             ray.wait(list(waiting), num_returns=len(waiting), timeout=10)
+
+
+def _weigh(
+    ray: Any,
+    job: Measurement,
+    request: Request,
+    batches: Sequence[tuple[int, int]],
+    folder: Path,
+    tell: Callable[[int, int], None] | None,
+) -> list[Path]:
+    """Have the machines weigh the tokens, in batches of chunks. Returns the files of the gradients in the order of the
+    tokens."""
+    files = [folder / f"gradients-{number}" for number in range(len(batches))]
+    task = ray.remote(_weigh_part).options(
+        num_cpus=request.threads, max_retries=RETRIES, scheduling_strategy="SPREAD"
+    )
+    kept, longest = ray.put(job), max(map(len, request.tokens))
+    waiting = []
+    for (begin, end), file in zip(batches, files, strict=True):
+        if not file.exists():
+            first = sum(map(len, request.tokens[:begin]))
+            share = replace(request, tokens=request.tokens[begin:end])
+            waiting.append(task.remote(kept, share, first, longest, file))
+    try:
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=0.2)
+            for reference in ready:
+                result: Result = ray.get(reference)
+                if result.error is not None:
+                    raise _error(*result.error)
+            if tell is not None:
+                tell(len(files) - len(waiting), len(files))
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+        # Whoever removes the folder waits until nobody writes into it.
+        if waiting:
+            ray.wait(waiting, num_returns=len(waiting), timeout=10)
+    return files
+
+
+def _share(
+    tell: Callable[[int, int], None] | None, begin: float, end: float
+) -> Callable[[int, int], None] | None:
+    """A function for the progress of a part of the work, which goes from `begin` to `end` of the whole work."""
+    if tell is None:
+        return None
+    units = 10**6
+    return lambda done, total: tell(round(units * (begin + (end - begin) * done / total)), units)
+
+
+def _weigh_part(job: Measurement, request: Request, first: int, longest: int, to: Path) -> Result:
+    """Weigh some of the tokens on this machine. Runs in a worker process of Ray."""
+    node = _node()
+    try:
+        _core.weigh_part(_model(job).plan, request, first, longest, to)
+    except SrdError as error:
+        return Result(node, [], (type(error).__name__, str(error)))
+    return Result(node, [])
 
 
 def _calibrate_part(job: Measurement, request: Request, part: Part, *after: Result) -> Result:

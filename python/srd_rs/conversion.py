@@ -460,11 +460,10 @@ def _run(
             mmproj_container=made_beside.to_dict()["container"],
         )
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
-    tokens = calibration.default_tokens(native) if possible else None
+    size = calibration.default_size(native, planner.options) if possible else None
     longer = None
     is_plain = report.container is None and report.resumed_bytes == 0 and planner.options.ray is None
-    if tokens is not None and is_plain:
-        size = tokens, calibration.default_block(native)
+    if size is not None and is_plain:
         # The CPU time of the conversion alone says how fast the machine is.
         longer = costs.cost_of_srd(native, size, report.cpu_seconds, report.threads)
     return clock.set_in(
@@ -473,7 +472,7 @@ def _run(
             measured=_measurements(report.measured, made, chosen),
             calibration_tokens=None if made is None else made.tokens,
             calibration_found=found,
-            srd_tokens=tokens,
+            srd_tokens=None if size is None else size.tokens,
             srd_seconds=longer,
         )
     )
@@ -634,7 +633,7 @@ def _tokens_to_compare(planner: Planner, native: _core.Plan) -> tuple[list[list[
     if text == "random":
         count, seed = sum(_COMPARED), options.seed + 1
         return calibration.choose_tokens(path, metadata, text, count, max(_COMPARED), seed).chunks, True
-    used = options.calibrate_tokens or calibration.default_tokens(native)
+    used = options.calibrate_tokens or calibration.default_size(native, options).tokens
     chunks, held_out = calibration.other_tokens(path, metadata, text, used, _COMPARED)
     if not held_out and text != "builtin":
         # What the calibration fits is no measure of it.
@@ -771,6 +770,7 @@ def _calibration(
         "text": text,
         "tokens": options.calibrate_tokens,
         "block": options.calibrate_block,
+        "weigh_tokens": options.weigh_tokens,
         "seed": options.seed,
         "threads": options.threads,
         "max_memory": options.max_memory,

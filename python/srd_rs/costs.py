@@ -27,6 +27,16 @@ SHARED_INPUTS: Final = re.compile(r"\.(attn_k|attn_v|ffn_gate\w*)\.weight$")
 
 
 @dataclass(frozen=True)
+class Size:
+    """What a calibration takes: the number of its tokens, the side of the blocks of the second moments, and the number
+    of batches in which the tokens are weighed, 0 where they are not."""
+
+    tokens: int
+    block: int
+    batches: int
+
+
+@dataclass(frozen=True)
 class Rates:
     """What a machine does. All costs are in CPU seconds of one thread while all threads are busy.
 
@@ -92,9 +102,8 @@ class Work:
         return self.products * rates.product + self.multiplied * rates.decode
 
 
-def count(native: _core.Plan, calibrated: tuple[int, int] | None) -> Work:
-    """The work of a plan. `calibrated` is the number of tokens and the side of the blocks of the moments, None for
-    effort fast."""
+def count(native: _core.Plan, calibrated: Size | None) -> Work:
+    """The work of a plan. `calibrated` is the size of the calibration, None for effort fast."""
     facts = {key: value for key, _, value in native.metadata() if key.endswith("expert_used_count")}
     used = next((v for v in facts.values() if isinstance(v, int)), 0)
     tied = not any(t.name == "output.weight" for t in native.tensors)
@@ -105,7 +114,11 @@ def count(native: _core.Plan, calibrated: tuple[int, int] | None) -> Work:
     lengths: Counter[int] = Counter()
     layers: Counter[str] = Counter()
     copied = multiplied = products = sums = 0
-    tokens, side = calibrated or (0, 0)
+    size = calibrated or Size(0, 0, 0)
+    tokens, side = size.tokens, size.block
+    # A token that is weighed costs some passes more, and each batch of tokens makes the weights ready for each of them.
+    more = _core.WEIGHING_PASSES
+    passes, decodes = 1 + more * (size.batches > 0), 1 + more * size.batches
     for tensor in native.tensors:
         is_matrix = len(tensor.shape) > 1
         is_table = tensor.name.endswith("_embd.weight")
@@ -124,14 +137,16 @@ def count(native: _core.Plan, calibrated: tuple[int, int] | None) -> Work:
             continue
         share = min(used / experts, 1.0) if experts > 1 and used else 1.0
         if tensor.name not in ("output.weight", "token_embd.weight"):
-            multiplied += tensor.n_weights
-            products += round(tensor.n_weights * share * tokens)
+            multiplied += tensor.n_weights * decodes
+            products += round(tensor.n_weights * share * tokens) * passes
+        elif size.batches:
+            products += 2 * tensor.n_weights * tokens
         if not SHARED_INPUTS.search(tensor.name):
             block = min(side or tensor.shape[0], tensor.shape[0])
             products += round(tensor.shape[0] * block * experts * share * tokens / 2)
-            size = 4 * tensor.shape[0] * block * experts
-            sums += size
-            layers[tensor.name.rsplit(".", 2)[0] if tensor.name.startswith("blk.") else ""] += size
+            bytes_ = 4 * tensor.shape[0] * block * experts
+            sums += bytes_
+            layers[tensor.name.rsplit(".", 2)[0] if tensor.name.startswith("blk.") else ""] += bytes_
     return Work(
         search=search,
         rows=rows,
@@ -154,15 +169,15 @@ def reference_rates() -> tuple[Rates, ...]:
     return tuple(Rates(**rates) for rates in json.loads(text))
 
 
-def cost_of_srd(native: _core.Plan, calibrated: tuple[int, int], cpu_seconds: float, threads: int) -> float:
+def cost_of_srd(native: _core.Plan, calibrated: Size, cpu_seconds: float, threads: int) -> float:
     """Seconds that effort srd would have taken longer than the fast conversion of a plan, on the same machine.
 
-    calibrated: number of tokens, and side of the blocks of the moments. cpu_seconds: what the conversion alone took.
+    calibrated: the size of the calibration. cpu_seconds: what the conversion alone took.
     The fast conversion tells how fast the machine is, and the rates of another machine tell how many times as long SRD
     takes.
     """
     plain, work = count(native, None), count(native, calibrated)
-    side = min(calibrated[1] or work.row_length, work.row_length)
+    side = min(calibrated.block or work.row_length, work.row_length)
     rates = min(reference_rates(), key=lambda r: abs((r.block or side) - side))
     usual = plain.converting(rates)
     longer = work.calibrating(rates) + work.converting(rates) - usual

@@ -42,7 +42,8 @@ def check(
         check_container(names)
     rules: list[tuple[bool, Iterable[str], str]] = [
         (not options.is_measured, ("srd",), "only the efforts srd and max keep several candidate roundings"),
-        (not text, ("calibrate_tokens", "calibrate_block", "cache"), calibration),
+        (not text, ("calibrate_tokens", "calibrate_block", "weigh_tokens", "cache"), calibration),
+        (options.effort == "max", ("weigh_tokens",), "effort max weighs no tokens"),
         (not (recorded or seeded), ("seed",), "nothing is random, and the seed is not recorded"),
         (not from_gguf, ("allow_requantize",), "a checkpoint is not quantized"),
         (from_gguf, ("target",), "a GGUF has its tokenizer"),

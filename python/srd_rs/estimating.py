@@ -150,9 +150,9 @@ def estimate(
             request = calibration.requested(
                 NativeModel(whole.path, native), planner.gguf, named=False, text=text,
                 tokens=chosen.calibrate_tokens, ctx=None, block=chosen.calibrate_block, seed=chosen.seed,
-                threads=chosen.threads, max_memory=chosen.max_memory, overwrite=False,
+                weigh_tokens=chosen.weigh_tokens, threads=chosen.threads, max_memory=chosen.max_memory, overwrite=False,
             )  # fmt: skip
-        work = count(native, None if request is None else (request.n_tokens, request.block))
+        work = count(native, None if request is None else request.size)
         base = _resident_bytes()
     planning = time.perf_counter() - begin, sum(os.times()[:4]) - cpu
     measured: list[str] = []
@@ -218,7 +218,9 @@ def _estimate(
     again = read
     if request is not None and conversion.reads_once(planner, native):
         again = read * _table_weights(native) // native.n_weights
-    passes = (read if request is not None else 0) + again + (read if native.container is not None else 0)
+    # Tokens are weighed on the way to the output and back.
+    calibrates = 0 if request is None else 1 + 2 * request.weigh_tokens
+    passes = calibrates * read + again + (read if native.container is not None else 0)
     network = 0 if not is_remote else passes if streamed else read
     reading_rate = rates.network if streamed else rates.disk_read
     download = read / rates.network if is_remote and not streamed else 0.0
@@ -226,7 +228,7 @@ def _estimate(
     disk = written + kept + (read if is_remote and not streamed else 0)
     found = []
     for n in nodes:
-        calibrate = max(calibrating / threads, read / reading_rate) if request else 0.0
+        calibrate = max(calibrating / threads, calibrates * read / reading_rate)
         shares = (n * reading_rate, n * rates.disk_write)
         moved = (
             max(again / shares[0], written / shares[1])
@@ -403,7 +405,7 @@ def _calibration_rates(width: int, request: calibration.Request, threads: int) -
                 begin = time.process_time()
                 calibration.measure(
                     native, folder / "probe.gguf", named=False, text="random", tokens=tokens,
-                    ctx=min(tokens, request.ctx), block=block, threads=threads,
+                    ctx=min(tokens, request.ctx), block=block, weigh_tokens=False, threads=threads,
                 )  # fmt: skip
                 found.append(time.process_time() - begin)
             costs.append(min(found))

@@ -210,7 +210,8 @@ class ConvertOptions:
     calibrate_tokens: int | None = _option(
         None,
         "Calibration",
-        "Number of tokens of the calibration. The default is 8192 to 16384; small models get more.",
+        "Number of tokens of the calibration. The default is 8192 to 16384, or half of that where tokens are weighed;"
+        " small models get more.",
         "N",
     )
     calibrate_block: int | None = _option(
@@ -219,6 +220,13 @@ class ConvertOptions:
         "Number of columns of each block of the second moments; 0 keeps the whole matrix. The default is 256 to 2048;"
         " small models get more.",
         "N",
+    )
+    weigh_tokens: bool | None = _option(
+        None,
+        "Calibration",
+        "Let a token of the calibration count by how much errors at it change the model's answer (its gradient), which"
+        " makes the calibration of a token take four times as long. The default is to weigh the tokens of dense"
+        " decoders with effort srd, whose derivatives are known.",
     )
     cache: bool = _option(
         True,
@@ -427,7 +435,7 @@ INTEGER_TYPES: Final = frozenset(("I8", "I16", "I32", "I64"))
 """The types of tables of ids, which are copied."""
 RECORDED: Final = (
     *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "metadata", "mtp"),
-    *("name", "pre_tokenizer", "residual_bits", "split_max_size", "srd"),
+    *("name", "pre_tokenizer", "residual_bits", "split_max_size", "srd", "weigh_tokens"),
 )
 """The options that change the bytes of a GGUF and that the GGUF does not show otherwise. Its tensors show their types,
 and other keys show the mix, the method, the seed and the calibration."""

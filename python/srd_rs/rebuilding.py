@@ -72,12 +72,16 @@ def _are_keys(value: object) -> bool:
 _VALUES: Final[Mapping[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("calibrate_block", "calibrate_tokens", "residual_bits", "split_max_size"), _is_count),
     **dict.fromkeys(("descent_rounds", "beam_width"), _is_count),
-    **dict.fromkeys(("allow_nonfinite", "allow_requantize", "mtp", "feedback"), _is_flag),
+    **dict.fromkeys(("allow_nonfinite", "allow_requantize", "mtp", "feedback", "weigh_tokens"), _is_flag),
     **dict.fromkeys(("name", "pre_tokenizer"), _is_text),
     "metadata": _are_keys,
     "dither": _is_number,
     "dither_layers": _are_shares,
 }
+
+
+_OF_CALIBRATION: Final = ("srd", "calibrate_tokens", "calibrate_block", "weigh_tokens")
+"""Options that have no effect without a calibration."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +294,7 @@ def _planned(
     # Only the names of the tensors and what the folder is called are asked here, so nothing is calibrated.
     plain = replace(
         options, effort="fast", calibrate=None, imatrix=None, cache=True,
-        **{name: getattr(DEFAULTS, name) for name in ("srd", "calibrate_tokens", "calibrate_block")},
+        **{name: getattr(DEFAULTS, name) for name in _OF_CALIBRATION},
     )  # fmt: skip
     source, native = _named(
         record,

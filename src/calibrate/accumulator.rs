@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibrate::weighing;
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{
     Calibration, Info, Input, Output, Quantized, SecondMoments, Writer, block_side, values,
 };
-use crate::forward::Observer;
+use crate::forward::{Observer, RunOptions, TokenWeights};
 use crate::linalg::moments::{self, PIECE};
+use crate::model::bound::BoundModel;
 use crate::os;
 use crate::progress::Progress;
 use crate::quant::recipe::layer_of;
@@ -115,6 +117,21 @@ impl Accumulator {
             interval: INTERVAL,
             times: SHARE_OF_TIME,
         })
+    }
+
+    /// Returns the weights of the tokens of all chunks, if the file is to say that its tokens are weighed. They are for the pass that
+    /// this accumulator observes.
+    ///
+    /// # Errors
+    /// As [`forward::gradients`](crate::forward::gradients).
+    pub fn token_weights(
+        &self,
+        model: &BoundModel,
+        chunks: &[Vec<u32>],
+        run: &RunOptions,
+    ) -> Result<Option<TokenWeights>> {
+        let (info, kept) = (self.writer.info(), self.writer.gradients_file());
+        info.weighed.then(|| weighing::token_weights(model, chunks, info, kept, run)).transpose()
     }
 
     /// Adds a tensor that is quantized already.

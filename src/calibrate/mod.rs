@@ -11,7 +11,7 @@
 //! let folder = tempfile::tempdir().unwrap();
 //! let output = Output::File { path: folder.path().join("model.calib"), overwrite: false };
 //! let info = Info {
-//!     text: "random".into(), text_sha256: None, seed: 0, tokens: 2, ctx: 2, block: 0,
+//!     text: "random".into(), text_sha256: None, seed: 0, weighed: false, tokens: 2, ctx: 2, block: 0,
 //!     source_digest: "sha256:00".into(),
 //! };
 //! let shapes: [(&str, &[u64]); 1] = [("blk.0.attn_q.weight", &[2, 8])];
@@ -27,11 +27,13 @@ mod accumulator;
 pub mod part;
 #[cfg(test)]
 mod tests;
+mod weighing;
 
 use crate::error::{Error, Result};
 use crate::noise::Noise;
 
 pub use accumulator::{Accumulator, BLEND};
+pub use weighing::{BATCHES, PASSES, weigh_part};
 
 /// Draws `count` token ids uniformly from `ids`. A `seed` gives the same tokens on every machine.
 ///

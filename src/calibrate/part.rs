@@ -18,7 +18,7 @@
 //!         for (share, tokens) in shares.into_iter().enumerate() {
 //!             let states = |step: usize| format!("states-{share}-{step}").into();
 //!             let (from, to) = (step.checked_sub(1).map(states), (states(step), format!("sums-{share}-{step}").into()));
-//!             let part = Part { step, longest: 512, block: 256, states: from, sums, to };
+//!             let part = Part { step, longest: 512, block: 256, states: from, sums, to, gradients: Vec::new(), first: 0 };
 //!             part::run(model, tokens, &part, run)?;
 //!             sums = Some(part.to.1);
 //!         }
@@ -31,6 +31,7 @@
 use std::path::PathBuf;
 
 use crate::calibrate::accumulator::Open;
+use crate::calibrate::weighing::weights_of_parts;
 use crate::error::Result;
 use crate::formats::calibration::values;
 use crate::forward::{self, Observer, RunOptions, Step};
@@ -50,6 +51,10 @@ pub struct Part {
     pub sums: Option<PathBuf>,
     /// Where the states and the sums behind this part are written.
     pub to: (PathBuf, PathBuf),
+    /// Where the tokens are weighed, the files of [`weigh_part`](crate::calibrate::weigh_part) for all tokens in their order.
+    pub gradients: Vec<PathBuf>,
+    /// Number of the first token of this share among all tokens.
+    pub first: usize,
 }
 
 /// Computes a part for the chunks of a share.
@@ -63,6 +68,12 @@ pub fn run(model: &BoundModel, tokens: &[Vec<u32>], part: &Part, options: &RunOp
     let states = part.states.as_deref().map(values::read::<()>).transpose()?;
     let states = states.map(|((), states)| states).unwrap_or_default();
     let step = Step { number: part.step, longest: part.longest, states };
+    let count = tokens.iter().map(Vec::len).sum();
+    let weights = match part.gradients.is_empty() {
+        true => None,
+        false => Some(weights_of_parts(&part.gradients, part.first, count)?),
+    };
+    let options = &RunOptions { token_weights: weights.as_ref(), ..*options };
     let states = forward::run_step(model, tokens, step, &mut Sums(&mut sums), options)?;
     sums.write(&part.to.1)?;
     // The states come last: where they are, the part is complete.

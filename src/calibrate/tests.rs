@@ -13,6 +13,7 @@ fn info(block: u64) -> Info {
         text: "builtin".into(),
         text_sha256: Some("ab".repeat(32)),
         seed: 7,
+        weighed: false,
         tokens: 32,
         ctx: 16,
         block,

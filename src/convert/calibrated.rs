@@ -47,6 +47,14 @@ pub fn calibrate(
     }
     let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
     let accumulator = Accumulator::create(&shapes, info, output)?;
+    let token_weights = match accumulator.token_weights(&plan.model, tokens, pass) {
+        Ok(weights) => weights,
+        Err(error) => {
+            accumulator.failed();
+            return Err(error);
+        }
+    };
+    let pass = &forward::RunOptions { token_weights: token_weights.as_ref(), ..*pass };
     // From here on a failure removes the files.
     let written = Written::nothing(plan);
     let outputs = Outputs::create(plan, options, Some(Left::Nothing), pass.progress)?;

@@ -5,13 +5,13 @@
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::forward::NoObserver;
 use crate::forward::activation;
 use crate::forward::arch::Order;
 use crate::forward::attention::softmax;
 use crate::forward::buffers::Buffer;
-use crate::forward::groups::{Group, groups, longest};
+use crate::forward::groups::{self, groups};
 use crate::forward::head::{LOGITS, finish_logits};
 use crate::forward::mixer::Mixer;
 use crate::forward::model::{Layer, Model};
@@ -19,7 +19,7 @@ use crate::forward::order;
 use crate::forward::pass::{Pass, RunOptions, on_pass, tokens_of};
 use crate::forward::spill::SpillBuffer;
 use crate::forward::streams::Seen;
-use crate::forward::token_weights::{Gradients, TokenWeights};
+use crate::forward::token_weights::Gradients;
 use crate::forward::vectors::PIECE;
 use crate::forward::weights::Weights;
 use crate::model::bound::BoundModel;
@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::simd::Isa;
 
 /// Largest number of tokens of a chunk: a thread holds the scores of all pairs of its tokens, two to three times.
-const MAX_CHUNK: usize = 4096;
+pub const MAX_CHUNK: usize = 4096;
 /// Tensors of a layer that have a part in it whose derivatives are not known here.
 const UNKNOWN: [&str; 7] = [
     "attn_gate",
@@ -40,23 +40,27 @@ const UNKNOWN: [&str; 7] = [
     "layer_output_scale",
 ];
 
-/// Returns the weights of tokens for the inputs of a model's matrices, or `None` if the model has parts whose derivatives are not
-/// known. A `seed` draws the same tokens on every machine.
+/// Returns the gradients of some chunks, whose first token is number `first` of all tokens. A `seed` draws the same tokens on every
+/// machine. `longest` is the number of tokens of the longest chunk of all, which decides how positions are rotated.
 ///
-/// The result has the same bits for any number of threads, any memory and on every CPU.
+/// The result has the same bits for any number of threads, any memory and on every CPU, and the gradients of a chunk do not depend on
+/// other chunks.
 ///
 /// # Errors
-/// As [`run`](crate::forward::run), and [`Error::Usage`] for chunks of more than 4096 tokens.
-pub fn token_weights(
+/// As [`run`](crate::forward::run), [`Error::Model`] for a model that [`has_gradient`] does not know, and [`Error::Usage`] for chunks of
+/// more than [`MAX_CHUNK`] tokens.
+pub fn gradients(
     source: &BoundModel,
     tokens: &[Vec<u32>],
+    (first, longest): (usize, usize),
     seed: u64,
     options: &RunOptions,
-) -> Result<Option<TokenWeights>> {
+) -> Result<Gradients> {
     if !has_gradient(source)? {
-        return Ok(None);
+        let what = "has parts whose derivatives are not known, so its tokens cannot be weighed";
+        return Err(Error::model(Place::file(source.path()), what, "Leave out --weigh-tokens"));
     }
-    let longest = longest(tokens)?;
+    let longest = groups::longest(tokens)?.max(longest);
     if longest > MAX_CHUNK {
         let what = format!("tokens of chunks of more than {MAX_CHUNK} tokens cannot be weighed");
         return Err(Error::usage(what, "Ask for shorter chunks (--ctx)"));
@@ -65,11 +69,11 @@ pub fn token_weights(
     let mut observer = NoObserver;
     let seen = Seen::By(&mut observer);
     on_pass(source, tokens, seen, options, weights, longest, |mut pass| {
-        pass.there_and_back(source, tokens, seed, options).map(Some)
+        pass.there_and_back(source, tokens, (first, seed), options)
     })
 }
 
-/// Returns whether [`token_weights`] knows the derivatives of all parts of a model.
+/// Returns whether [`gradients`] knows the derivatives of all parts of a model.
 ///
 /// # Errors
 /// As [`check`](crate::forward::check).
@@ -110,9 +114,9 @@ impl Pass<'_> {
         &mut self,
         source: &BoundModel,
         tokens: &[Vec<u32>],
-        seed: u64,
+        (first, seed): (usize, u64),
         options: &RunOptions,
-    ) -> Result<TokenWeights> {
+    ) -> Result<Gradients> {
         let (model, steps) = (self.model, options.progress);
         let (n, width) = (tokens_of(tokens), model.width);
         // On the way back a token needs the values of the layer and their derivatives.
@@ -139,7 +143,7 @@ impl Pass<'_> {
         }
         let noise = Noise::new(seed, "drawn tokens");
         for group in &groups {
-            let gradient = self.head_gradient(&self.rows_of(group, &x)?, group, &noise)?;
+            let gradient = self.head_gradient(&self.rows_of(group, &x)?, first + group.first, &noise)?;
             x.save(group.first * width, &gradient)?;
             steps.add(1);
         }
@@ -154,11 +158,12 @@ impl Pass<'_> {
                 steps.add(1);
             }
         }
-        Ok(gradients.weights())
+        Ok(gradients)
     }
 
     /// Returns the derivatives, by the outputs `x` of the last layer, of minus the log-likelihood of tokens that are drawn here.
-    fn head_gradient(&self, x: &[f32], group: &Group, noise: &Noise) -> Result<Buffer> {
+    /// `first` is the number of the first token among all tokens.
+    fn head_gradient(&self, x: &[f32], first: usize, noise: &Noise) -> Result<Buffer> {
         let (model, weights, width) = (self.model, self.weights, self.model.width);
         let norm = self.find_output_norm()?;
         let output = self.output_matrix()?;
@@ -171,7 +176,7 @@ impl Pass<'_> {
             let mut y = weights.apply(&output, x, width)?;
             finish_logits(model, &mut y);
             y.par_chunks_mut(output.rows()).enumerate().for_each(|(i, y)| {
-                let word = noise.word((group.first + piece * tokens + i) as u64);
+                let word = noise.word((first + piece * tokens + i) as u64);
                 against_a_drawn_token(y, model.logit_cap, word);
                 y.iter_mut().for_each(|y| *y *= model.logit_scale);
             });

@@ -68,12 +68,12 @@ use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::progress::Progress;
 
-pub use gradient::{has_gradient, token_weights};
+pub use gradient::{MAX_CHUNK, gradients, has_gradient};
 pub use pass::{
     Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,
     run_two_streams, run_variants, steps,
 };
-pub use token_weights::TokenWeights;
+pub use token_weights::{Gradients, Names, TokenWeights};
 pub use weights::{Replaced, Rounded, Rounding};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.

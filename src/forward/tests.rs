@@ -716,8 +716,14 @@ fn memory_and_threads_do_not_change_the_weights_of_tokens() {
             let progress = Progress::default();
             let spill_folder = folder.path();
             let options = RunOptions { threads, ..options_of(max_memory, spill_folder, &progress) };
-            let found = token_weights(&model, &tokens, seed, &options).unwrap().unwrap();
+            let gradients = gradients(&model, &tokens, (0, 0), seed, &options).unwrap();
             assert_eq!(progress.done(), progress.total());
+            let mut parts = Gradients::default();
+            for (chunk, first) in tokens.chunks(1).zip([0, 5, 7]) {
+                assert!(parts.append(super::gradients(&model, chunk, (first, 5), seed, &options).unwrap()));
+            }
+            assert_eq!(gradients, parts, "{}", toy.arch);
+            let found = gradients.weights(0..10);
             let first = if toy.arch == "phi3" { "blk.0.attn_qkv.weight" } else { "blk.0.attn_q.weight" };
             let inputs = [first, "blk.1.attn_output.weight", "blk.1.ffn_down.weight"];
             inputs.map(|name| found.factors(name).unwrap().to_vec())
@@ -740,9 +746,10 @@ fn tokens_of_experts_and_of_long_chunks_are_not_weighed() {
     let options = options_of(1 << 20, spill_folder, &progress);
     let weights = |toy: &Toy, length: usize| {
         let model = BoundModel::from_gguf(&Gguf::open(toy.write(spill_folder)).unwrap()).unwrap();
-        token_weights(&model, &[vec![1; length]], 0, &options)
+        gradients(&model, &[vec![1; length]], (0, 0), 0, &options)
     };
-    assert!(weights(&Toy::mixture(), 8).unwrap().is_none());
+    let error = weights(&Toy::mixture(), 8).expect_err("the derivatives of experts are not known");
+    assert!(error.to_string().contains("--weigh-tokens"), "{error}");
     let error = weights(&Toy::new("llama"), 5000).expect_err("the chunk is too long");
     assert!(error.to_string().contains("--ctx"), "{error}");
 }

@@ -7,10 +7,10 @@ use pyo3::prelude::*;
 
 use crate::calibrate::{self as calibration_pass, Accumulator, part};
 use crate::convert::{asymmetric, calibrated};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::formats::calibration::{Info, Output};
 use crate::formats::sink::check_not_input;
-use crate::forward::{self, RunOptions, TokenWeights};
+use crate::forward::{self, RunOptions};
 use crate::progress::Progress;
 use crate::py::calibration::Calibration;
 use crate::py::convert::{Plan, part_options};
@@ -56,6 +56,7 @@ impl Request {
             text: self.text.clone(),
             text_sha256: self.text_sha256.clone(),
             seed: self.seed,
+            weighed: self.weigh_tokens,
             tokens: self.tokens.iter().map(|chunk| chunk.len() as u64).sum(),
             ctx: self.ctx,
             block: self.block,
@@ -113,13 +114,13 @@ pub fn calibrate(
             let to = (request.info(), &output);
             return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
         }
-        let token_weights = match request.weigh_tokens {
-            true => Some(required_weights(plan, &request, &run)?),
-            false => None,
-        };
-        let run = RunOptions { token_weights: token_weights.as_ref(), ..run };
         let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
-        if let Err(e) = forward::run(&plan.inner.model, &request.tokens, &mut observer, &run) {
+        let mut made = || {
+            let weights = observer.token_weights(&plan.inner.model, &request.tokens, &run)?;
+            let run = RunOptions { token_weights: weights.as_ref(), ..run };
+            forward::run(&plan.inner.model, &request.tokens, &mut observer, &run)
+        };
+        if let Err(e) = made() {
             observer.failed();
             return Err(e);
         }
@@ -128,15 +129,6 @@ pub fn calibrate(
     let tick = || tell(py, progress.as_ref(), &state);
     let inner = Arc::new(watched(py, work, || plan.cancel(&state), tick)?);
     Ok(Calibration { inner })
-}
-
-/// The weights of the tokens of a request.
-fn required_weights(plan: &Plan, request: &Request, run: &RunOptions) -> Result<TokenWeights> {
-    let model = &plan.inner.model;
-    forward::token_weights(model, &request.tokens, request.seed, run)?.ok_or_else(|| {
-        let what = "has parts whose derivatives are not known, so its tokens cannot be weighed";
-        Error::model(Place::file(model.path()), what, "Leave out --weigh-tokens")
-    })
 }
 
 /// Does the same as `calibrate`, and quantizes the matrices of each layer as soon as the inputs of the layer are known. `plan` is
@@ -171,6 +163,8 @@ pub struct Part {
     states: Option<PathBuf>,
     sums: Option<PathBuf>,
     to: (PathBuf, PathBuf),
+    gradients: Vec<PathBuf>,
+    first: usize,
 }
 
 /// Computes one step of a calibration for the chunks of `request`, which are a share of all chunks, and writes the states and the sums
@@ -178,9 +172,29 @@ pub struct Part {
 #[pyfunction]
 pub fn calibrate_part(py: Python<'_>, plan: &Plan, request: Request, part: Part) -> PyResult<()> {
     let state = Progress::default();
-    let Part { step, longest, states, sums, to } = part;
-    let part = part::Part { step, longest, block: request.block, states, sums, to };
+    let Part { step, longest, states, sums, to, gradients, first } = part;
+    let part = part::Part { step, longest, block: request.block, states, sums, to, gradients, first };
     let work = || part::run(&plan.inner.model, &request.tokens, &part, &request.pass(plan, &state));
+    watched(py, work, || plan.cancel(&state), || Ok(()))
+}
+
+/// Computes the gradients of the tokens of `request`, which are a share of all tokens that begins with the token number `first`, and
+/// writes them to a file, which `Part.gradients` names.
+#[pyfunction]
+pub fn weigh_part(
+    py: Python<'_>,
+    plan: &Plan,
+    request: Request,
+    first: usize,
+    longest: usize,
+    to: PathBuf,
+) -> PyResult<()> {
+    let state = Progress::default();
+    let work = || {
+        let run = request.pass(plan, &state);
+        let at = (first, longest);
+        calibration_pass::weigh_part(&plan.inner.model, &request.tokens, at, request.seed, &to, &run)
+    };
     watched(py, work, || plan.cancel(&state), || Ok(()))
 }
 

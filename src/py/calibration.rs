@@ -57,6 +57,12 @@ impl Calibration {
         self.inner.info.chunks()
     }
 
+    /// Whether tokens count by the length of their gradients.
+    #[getter]
+    fn weighed(&self) -> bool {
+        self.inner.info.weighed
+    }
+
     #[getter]
     fn source_digest(&self) -> &str {
         &self.inner.info.source_digest

@@ -451,6 +451,11 @@ impl Plan {
         detached(py, || forward::has_two_streams(&self.inner.model))
     }
 
+    /// Whether the derivatives of all parts of the model are known, so that tokens can be weighed.
+    fn has_gradient(&self, py: Python<'_>) -> PyResult<bool> {
+        detached(py, || forward::has_gradient(&self.inner.model))
+    }
+
     /// Names of the tensors that effort max corrects.
     #[getter]
     fn corrected(&self) -> Vec<String> {

@@ -72,6 +72,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(calibrate::calibrate, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::calibrate_and_quantize, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::calibrate_part, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::weigh_part, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::is_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;
@@ -122,6 +123,9 @@ fn lists(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TABLES", PyTuple::new(py, TABLES)?)?;
     module.add("WEIGHT_VARIANTS", PyTuple::new(py, VARIANTS)?)?;
     module.add("MAX_INDEX_BYTES", MAX_INDEX)?;
+    module.add("MAX_WEIGHED_CHUNK", crate::forward::MAX_CHUNK)?;
+    module.add("WEIGHING_BATCHES", crate::calibrate::BATCHES)?;
+    module.add("WEIGHING_PASSES", crate::calibrate::PASSES)?;
     module.add("ROPE_SCALINGS", PyTuple::new(py, ROPE_SCALINGS)?)?;
     module.add("DEFAULT_MAX_MEMORY", DEFAULT_MAX_MEMORY)?;
     module.add("DEFAULT_CALIBRATION_MEMORY", DEFAULT_CALIBRATION_MEMORY)

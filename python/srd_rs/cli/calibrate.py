@@ -41,7 +41,8 @@ Examples:
     group="What is measured",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of tokens. The default is 8192 to 16384; small models get more.",
+    help="Number of tokens. The default is 8192 to 16384, or half of that where tokens are weighed; small models get"
+    " more.",
 )
 @option(
     "--ctx",
@@ -58,13 +59,7 @@ Examples:
     help="Number of columns of each block of the second moments; 0 keeps the whole matrix. The default is 256 to 2048;"
     " small models get more.",
 )
-@option(
-    "--weigh-tokens",
-    group="What is measured",
-    is_flag=True,
-    help="Let a token count by how much errors at it change the model's answer. It takes three to four times"
-    " as long, and works for dense decoders.",
-)
+@convert_option("weigh_tokens", group="What is measured")
 @path_option(
     "--imatrix", group="Output", help="Write an importance matrix of llama.cpp (GGUF) as well, to this file."
 )
@@ -89,12 +84,14 @@ def command(model: str, output: Path, as_json: bool, **options: Any) -> None:
         "tokens": report.tokens,
         "chunks": report.chunks,
         "tensors": report.tensors,
+        "weighed": report.weighed,
         "imatrix": str(report.imatrix) if report.imatrix else None,
     }
     if as_json:
         print_json(facts)
         return
-    say(f"{report.tensors} tensors, {report.tokens} tokens of {printable(report.text)}")
+    weighed = "weighed " if report.weighed else ""
+    say(f"{report.tensors} tensors, {report.tokens} {weighed}tokens of {printable(report.text)}")
     say(printable(str(report.path)))
     if report.imatrix:
         say(printable(str(report.imatrix)))

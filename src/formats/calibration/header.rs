@@ -29,8 +29,10 @@ pub struct Info {
     pub text: String,
     /// SHA-256 of the text in hex. `None` for random tokens.
     pub text_sha256: Option<String>,
-    /// Seed of random tokens.
+    /// Seed of random tokens, and of the tokens that the model draws where tokens are weighed.
     pub seed: u64,
+    /// Whether a token counts by the length of its gradient: see [`forward::gradients`](crate::forward::gradients).
+    pub weighed: bool,
     /// Number of tokens that the model was run on.
     pub tokens: u64,
     /// Number of tokens of a chunk. The model sees each chunk alone.
@@ -121,6 +123,9 @@ pub fn encode(
         map.insert("text.sha256".into(), text(sha256));
     }
     map.insert("seed".into(), number(info.seed));
+    if info.weighed {
+        map.insert("tokens.weighed".into(), text("gradient"));
+    }
     map.insert("tokens".into(), number(info.tokens));
     map.insert("ctx".into(), number(info.ctx));
     map.insert("block".into(), number(info.block));
@@ -178,11 +183,24 @@ impl<'a> Metadata<'a> {
             text: self.get("text")?.to_string(),
             text_sha256: self.strings.get("text.sha256").cloned(),
             seed: self.number("seed")?,
+            weighed: self.weighed()?,
             tokens: self.number("tokens")?,
             ctx: self.number("ctx")?,
             block: self.number("block")?,
             source_digest: self.get("source.digest")?.to_string(),
         })
+    }
+
+    fn weighed(&self) -> Result<bool> {
+        match self.strings.get("tokens.weighed").map(String::as_str) {
+            None => Ok(false),
+            Some("gradient") => Ok(true),
+            Some(other) => {
+                let what =
+                    format!("its tokens are weighed by '{}', which is not known", other.escape_debug());
+                Err(self.wrong(what))
+            }
+        }
     }
 
     pub fn inputs(&self) -> Result<Vec<Input>> {

@@ -1,4 +1,5 @@
-//! Keeps how far a pass is that is not complete, in two files: `.NAME.state-0` and `.NAME.state-1`.
+//! Keeps how far a pass is that is not complete, in two files: `.NAME.state-0` and `.NAME.state-1`. A third one, `.NAME.gradients`, holds
+//! what weighs the tokens.
 //!
 //! Each state overwrites the older of the two files, in place. To write into pages that the system has already costs a tenth of what a
 //! new file costs, so that a pass can be kept behind each layer. A kill leaves at most one file that is not whole, which its
@@ -44,6 +45,8 @@ struct Numbered {
 /// The two files.
 pub struct States {
     paths: [PathBuf; 2],
+    /// The file of the gradients of the tokens.
+    pub gradients: PathBuf,
     /// The number of the next state. A state with an even number is written into the first file.
     next: u64,
 }
@@ -51,7 +54,11 @@ pub struct States {
 impl States {
     /// The states of a pass that writes the file `target`.
     pub fn beside(target: &Path) -> Self {
-        Self { paths: ["state-0", "state-1"].map(|suffix| sink::hidden(target, suffix)), next: 0 }
+        Self {
+            paths: ["state-0", "state-1"].map(|suffix| sink::hidden(target, suffix)),
+            gradients: sink::hidden(target, "gradients"),
+            next: 0,
+        }
     }
 
     /// Writes a state with its values.
@@ -78,17 +85,11 @@ impl States {
 
     /// Returns the states that are whole, the later one first. The next state is written over the other file than that of the later one.
     pub fn read(&mut self) -> Vec<(State, Vec<Vec<f32>>)> {
-        let mut found: Vec<_> = self.paths.iter().filter_map(|path| Self::read_one(path)).collect();
+        let mut found: Vec<_> =
+            self.paths.iter().filter_map(|path| values::read_own::<Numbered>(path)).collect();
         found.sort_by_key(|(head, _)| std::cmp::Reverse(head.number));
         self.next = found.first().map_or(0, |(head, _)| head.number.saturating_add(1));
         found.into_iter().map(|(head, values)| (head.state, values)).collect()
-    }
-
-    /// Reads a file. Returns `None` for one that is not there, not whole, or that another user has made.
-    fn read_one(path: &Path) -> Option<(Numbered, Vec<Vec<f32>>)> {
-        let mut file = os::open_own(path, Opening::Existing).ok()?;
-        sink::check_owner(&file, path).ok()?;
-        values::read_from(&mut file)
     }
 
     /// Returns whether a state is there, whole or not.
@@ -97,9 +98,15 @@ impl States {
     }
 
     /// Removes the states.
-    pub fn remove(&self) {
+    pub fn forget(&self) {
         for path in &self.paths {
             let _ = std::fs::remove_file(path);
         }
+    }
+
+    /// Removes the states and the gradients.
+    pub fn remove(&self) {
+        self.forget();
+        let _ = std::fs::remove_file(&self.gradients);
     }
 }

@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place, Result};
+use crate::formats::sink;
+use crate::os::{self, Opening};
 use crate::sign::{Sha256, sha256, to_hex};
 
 /// What stands in front of the values in a file.
@@ -32,7 +34,7 @@ pub(super) fn head<T: Serialize>(note: &T, values: &[&[f32]]) -> Vec<u8> {
 }
 
 /// Reads a file. Returns `None` for one that is not whole.
-pub(super) fn read_from<T: DeserializeOwned>(file: &mut File) -> Option<(T, Vec<Vec<f32>>)> {
+fn read_from<T: DeserializeOwned>(file: &mut File) -> Option<(T, Vec<Vec<f32>>)> {
     let size = file.metadata().ok()?.len();
     let (mut length, mut hash) = ([0; 8], [0; 32]);
     file.read_exact(&mut length).ok()?;
@@ -84,6 +86,13 @@ pub fn write<T: Serialize>(path: &Path, note: &T, values: &[&[f32]]) -> Result<(
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<Vec<f32>>)> {
     let mut file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
     read_from(&mut file).ok_or_else(|| invalid(path))
+}
+
+/// Reads a file that [`write()`] has written. Returns `None` for one that is not there, not whole, or that another user has made.
+pub fn read_own<T: DeserializeOwned>(path: &Path) -> Option<(T, Vec<Vec<f32>>)> {
+    let mut file = os::open_own(path, Opening::Existing).ok()?;
+    sink::check_owner(&file, path).ok()?;
+    read_from(&mut file)
 }
 
 /// The error of a file that is not whole or holds something else.

@@ -1,7 +1,7 @@
 //! Writes a calibration file. The moments of an input are written when they are complete. The header names all inputs and is
 //! written last, into space that was left for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -246,8 +246,18 @@ impl Writer {
             }
             return Ok(Some((state.note, values)));
         }
-        self.states.remove();
+        self.states.forget();
         Ok(None)
+    }
+
+    /// Returns the file that keeps the gradients of the tokens, where what is complete is kept.
+    pub fn gradients_file(&self) -> Option<&Path> {
+        self.keeps.then_some(self.states.gradients.as_path())
+    }
+
+    /// Returns which tokens the statistics come from.
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 
     /// Ends a pass that failed. The file is kept if the pass can go on from it.
