@@ -280,6 +280,20 @@ def refused(*args: object) -> tuple[int, str]:
     return code, lines[0]
 
 
+def write_projector(path: Path) -> None:
+    """A GGUF of the kind of a projector, with one tensor."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_string("general.type", "mmproj")
+    writer.add_tensor("v.weight", np.ones((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_adapter(folder: Path) -> None:
     """A LoRA adapter of one matrix of the example."""
     import numpy as np

@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 
 import srd_rs
 from srd_rs import placement
 from srd_rs.errors import ModelError, UsageError
-from support import EXAMPLE, srd
+from support import EXAMPLE, srd, write_projector
 
 NAMES = ("llama", "qwen3moe", "gemma2", "gemma3", "gemma4_e2b", "mixtral")
 FAST = {"ram_bandwidth": 50e9, "vram_bandwidth": 500e9}
@@ -275,13 +273,7 @@ def test_what_is_not_used_is_said(made: Path, tmp_path: Path) -> None:
 
 def test_a_projector_beside_the_file_is_named(made: Path, tmp_path: Path) -> None:
     model = shutil.copy(made / "llama.gguf", tmp_path / "see-Q8_0.gguf")
-    facts = gguf.GGUFWriter(tmp_path / "mmproj-see-F16.gguf", "clip")
-    facts.add_string("general.type", "mmproj")
-    facts.add_tensor("v.weight", np.ones((4, 4), np.float32))
-    facts.write_header_to_file()
-    facts.write_kv_data_to_file()
-    facts.write_tensors_to_file()
-    facts.close()
+    write_projector(tmp_path / "mmproj-see-F16.gguf")
     found = srd_rs.place(model, ram="4GiB", ctx=512, **FAST)
     assert any("--mmproj mmproj-see-F16.gguf" in note for note in found.notes)
 

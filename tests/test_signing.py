@@ -16,7 +16,7 @@ import pytest
 
 import srd_rs
 from srd_rs.errors import FormatError, UsageError, VerificationError
-from support import EXAMPLE, srd
+from support import EXAMPLE, srd, write_projector
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: nothing was signed")
 model_signing = pytest.importorskip(
@@ -47,7 +47,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A split GGUF, a whole GGUF with its container, and their sidecars."""
+    """A split GGUF, a whole GGUF with its container and its projector, and their sidecars."""
     folder = tmp_path_factory.mktemp("published")
     os.environ["SRD_MASTER_KEY"] = "5d" * 32
     try:
@@ -57,6 +57,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     finally:
         del os.environ["SRD_MASTER_KEY"]
+    write_projector(folder / "mmproj-a-F16.gguf")
     (folder / "sub").mkdir()
     (folder / "sub" / "notes.txt").write_text("text")
     return folder
@@ -74,7 +75,7 @@ def theirs(key: Path) -> Any:
 def test_a_folder_is_verified_by_both(folder: Path, key: Path) -> None:
     signed = srd_rs.sign(folder, key=key)
     assert signed.path == folder / "model.sig" and signed.unsigned == ()
-    assert {"a.gguf", "a.axm", "a.met.json", "sub/notes.txt"} < set(signed.files)
+    assert {"a.gguf", "a.axm", "a.met.json", "mmproj-a-F16.gguf", "sub/notes.txt"} < set(signed.files)
     assert any(name.startswith("b-00001-of-") for name in signed.files)
     theirs(key).verify(folder, signed.path)
     found = srd_rs.verify_signature(signed.path, public_key=key.with_suffix(".pub"))
@@ -166,7 +167,10 @@ def resigned(change: Callable[[dict[str, Any]], object]) -> Change:
 
 
 CHANGES: dict[str, Change] = {
-    **{f"change {n}": flip(n) for n in ("a.gguf", "a.axm", "a.met.json", "sub/notes.txt")},
+    **{
+        f"change {n}": flip(n)
+        for n in ("a.gguf", "a.axm", "a.met.json", "mmproj-a-F16.gguf", "sub/notes.txt")
+    },
     "change a part": lambda f: flip(sorted(f.glob("b-*.gguf"))[1].name)(f),
     "change the sidecar of the parts": lambda f: flip(next(f.glob("b-*.met.json")).name)(f),
     "swap two parts": swap,
