@@ -258,7 +258,8 @@ def test_tokens_of_a_dense_decoder_are_weighed_unless_that_is_not_wanted(
     how = ("--effort", "srd", *SRD, "--no-cache", "--no-met")
     made = {}
     for name, more in (("default", ()), ("weighed", ("--weigh-tokens",)), ("alike", ("--no-weigh-tokens",))):
-        call("convert", fixtures / "llama", "-o", f"{name}.gguf", *how, *more)
+        report = call("convert", fixtures / "llama", "-o", f"{name}.gguf", *how, *more)
+        assert report["calibration_weighed"] == (name != "alike")
         tensors = gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors
         made[name] = {tensor.name: tensor.data.tobytes() for tensor in tensors}
         call("verify", "--rebuild", f"{name}.gguf", "--from", fixtures / "llama")

@@ -471,6 +471,7 @@ def _run(
             report,
             measured=_measurements(report.measured, made, chosen),
             calibration_tokens=None if made is None else made.tokens,
+            calibration_weighed=made is not None and made.weighed,
             calibration_found=found,
             srd_tokens=None if size is None else size.tokens,
             srd_seconds=longer,

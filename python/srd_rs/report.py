@@ -237,12 +237,12 @@ class ConvertReport:
     the Modelfile for Ollama, `mmproj` the GGUF of the projector, `mmproj_container` its container, `bom` the CycloneDX
     document, `signature` the signature of all files, each None where none was written;
     `commit` is the address of the commit where the output is on the hub; all paths are then names in the repository;
-    `calibration_tokens` is the number of tokens of the calibration, None without calibration; `calibration_found`
-    says whether a kept calibration was found in the cache; `srd_tokens` is the
-    number of tokens that effort srd would have used, where the conversion was fast although srd was possible, None
-    otherwise; `srd_seconds` estimates how much more wall time effort srd would then have taken on this machine, None
-    where this run does not tell, as after an interruption or with a container; `measured` is what the sidecar says of
-    the importance of the tensors and of the use of the experts.
+    `calibration_tokens` is the number of tokens of the calibration, None without calibration, and
+    `calibration_weighed` says whether they were weighed; `calibration_found` says whether a kept calibration was found
+    in the cache; `srd_tokens` is the number of tokens that effort srd would have used, where the conversion was fast
+    although srd was possible, None otherwise; `srd_seconds` estimates how much more wall time effort srd would then
+    have taken on this machine, None where this run does not tell, as after an interruption or with a container;
+    `measured` is what the sidecar says of the importance of the tensors and of the use of the experts.
     """
 
     plan: Plan
@@ -257,6 +257,7 @@ class ConvertReport:
     card: Path | None = None
     modelfile: Path | None = None
     calibration_tokens: int | None = None
+    calibration_weighed: bool = False
     calibration_found: bool = False
     srd_tokens: int | None = None
     srd_seconds: float | None = None

@@ -297,7 +297,8 @@ def method_text(report: ConvertReport) -> str:
         return names[report.method]
     text = f" of {printable(report.plan.text)}" if report.plan.text else ""
     kept = " (found in the cache)" if report.calibration_found else ""
-    return f"{names[report.method]}, calibrated on {report.calibration_tokens} tokens{text}{kept}"
+    weighed = "weighed " if report.calibration_weighed else ""
+    return f"{names[report.method]}, calibrated on {report.calibration_tokens} {weighed}tokens{text}{kept}"
 
 
 def _held_up(report: ConvertReport) -> str | None:
@@ -347,6 +348,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "resumed_bytes": report.resumed_bytes,
         "method": report.method,
         "calibration_tokens": report.calibration_tokens,
+        "calibration_weighed": report.calibration_weighed,
         "calibration_found": report.calibration_found,
         "srd_seconds": report.srd_seconds,
         "mmproj": str(report.mmproj) if report.mmproj else None,
