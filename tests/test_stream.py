@@ -149,6 +149,19 @@ def test_srd_reads_the_layers_once(hub: dict[str, str], tmp_path: Path, memory: 
     )
 
 
+def test_tokens_of_a_streamed_decoder_are_weighed(
+    hub: dict[str, str], fixtures: Path, tmp_path: Path
+) -> None:
+    """The way to the output and back is the same over the network, in one batch."""
+    Hub.folders["org/model"] = fixtures / "llama"
+    options = ("--no-met", "--effort", "srd", "--calibrate-tokens", "2048", "--name", "same")
+    near = tmp_path / "near.gguf"
+    run = srd("convert", fixtures / "llama", "-o", near, "--json", *options)
+    assert run.code == 0 and run.json["calibration_weighed"] is True, run.stderr
+    assert streamed(tmp_path / "far.gguf", hub, *options) == near.read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in ("", ".gguf")]
+
+
 # With little memory, the table of embeddings of a model without another output matrix is fetched again and again, and a
 # part of the layers comes once more: 3.9 to 4.9 times in six runs, and 5 to 7 times with the tables.
 @pytest.mark.parametrize(("memory", "times"), [("256MiB", 3.2), ("32MiB", 6.5)])
