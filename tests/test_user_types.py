@@ -91,13 +91,15 @@ def test_the_program_uses_the_whole_interface() -> None:
 
 
 @pytest.mark.slow
-def test_a_program_with_strict_types(tmp_path: Path) -> None:
+def test_a_program_with_strict_types(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed: the types of the interface were not checked")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     config = tmp_path / "mypy.ini"
     config.write_text("[mypy]\nstrict = True\n")
+    # What mypy has found of numpy and of this package is kept for the next run, as long as the files are the same.
+    kept = pytestconfig.cache.mkdir("mypy") if pytestconfig.cache is not None else tmp_path
     command = [
         sys.executable,
         "-m",
@@ -105,7 +107,7 @@ def test_a_program_with_strict_types(tmp_path: Path) -> None:
         "--config-file",
         str(config),
         "--cache-dir",
-        str(tmp_path),
+        str(kept),
         str(program),
     ]
     env = {**os.environ, "MYPYPATH": str(REPO / "python")}

@@ -83,9 +83,10 @@ def convert(
         file in the repository is ``hf://ORG/NAME/FOLDER/`` or ``hf://ORG/NAME/FILE.gguf``.
     options: All options in one object. Options that are given by name replace those of `options`.
     on_plan: Called once with what will be written: before a weight is read, or within a budget when the types are
-    chosen.
+        chosen.
     progress: True shows a bar, or in a notebook a widget. A function is called about 20 times a second with a
-        `Progress`; an exception that the function raises stops the conversion.
+        `Progress`; an exception that the function raises stops the conversion. Ctrl-C stops a conversion that runs in
+        the main thread, as Python tells no other thread of Ctrl-C.
 
     The output has its name only when the output is complete. With `resume`, a conversion that is interrupted or killed
     keeps what is complete, and the same call goes on from there. Raises SrdIOError, FormatError, ModelError,
