@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from generation import generated, with_vocabulary
 from interpreter import run
 from patterns import pattern
-from srd_rs.families import describe
+from srd_rs.errors import ModelError
+from srd_rs.families import describe, rope
+from srd_rs.families.config import Config
 from srd_rs.vocab import load
 from test_family_goldens import converted, golden_of, opened
 from test_lora import of
@@ -135,3 +138,70 @@ def test_an_adapter_may_hold_the_output_matrix_of_a_tied_model(name: str, tmp_pa
     output = next(tensor for tensor in spec.tensors if tensor.name == "output.weight")
     values = run(dict(output.transform), lambda found: pattern(found, tuple(shape)))
     assert values.shape == tuple(shape) and "adapter 0" in json.dumps(output.transform)
+
+
+def with_biases(name: str, matrices: str) -> dict[str, Any]:
+    """A golden whose matrices have biases."""
+    file = golden(name, attention_bias=True, mlp_bias=True)
+    for source, (kind, shape) in list(file["sources"].items()):
+        if re.search(rf"{matrices}_proj\.weight$", source):
+            file["sources"][f"{source.removesuffix('weight')}bias"] = [kind, shape[:1]]
+    return file
+
+
+@pytest.mark.parametrize("name", ["qwen3moe-short", "glm4", "glm45-air", "qwen35-text"])
+def test_a_bias_that_llama_cpp_does_not_load_is_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    checkpoint = opened(with_biases(name, r"self_attn\.[qkv]"), tmp_path, 1 / 256)
+    converted(checkpoint, describe(checkpoint), "BF16", tmp_path / "bare.gguf")
+    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
+    (found,) = generated([(tmp_path / "m.gguf", None)])
+    assert "tokens" in found, found
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ModelError, match=r"o_proj\.bias"):
+        describe(opened(with_biases(name, r"self_attn\.[qkvo]"), tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "loads"), [("glm45-air", True), ("deepseek-v3", False), ("deepseek-v2-lite", False)]
+)
+def test_a_mixture_without_shared_experts_loads_or_is_refused(name: str, loads: bool, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    file = golden(name, n_shared_experts=0)
+    file["sources"] = {
+        source: row for source, row in file["sources"].items() if "shared_experts" not in source
+    }
+    checkpoint = opened(file, tmp_path, 1 / 256)
+    if not loads:
+        with pytest.raises(ModelError, match="no shared experts"):
+            describe(checkpoint)
+        return
+    converted(checkpoint, describe(checkpoint), "BF16", tmp_path / "bare.gguf")
+    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
+    (found,) = generated([(tmp_path / "m.gguf", None)])
+    assert "tokens" in found, found
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "sliding", "expected"),
+    [
+        ({"rope_scaling": YARN, "original_max_position_embeddings": 64}, None, ("yarn", 1e4, 256)),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 64}}, None, ("yarn", 1e4, 64)),
+        ({"rope_parameters": {**YARN, "rope_theta": 5e5}}, None, ("yarn", 5e5, 256)),
+        ({"rope_parameters": {**YARN, "rope_theta": 5e5}}, 1e4, ("default", 1e4, None)),
+        ({"rope_scaling": YARN}, 1e4, ("yarn", 1e4, 256)),
+        ({"rope_parameters": {"full_attention": YARN}}, 1e4, ("yarn", 1e4, 256)),
+    ],
+    ids=["beside", "inside", "flat", "flat, two bases", "old, two bases", "per type"],
+)
+def test_rope_is_read_as_transformers_reads_it(
+    config: dict[str, Any], sliding: float | None, expected: tuple[str, float, int | None], tmp_path: Path
+) -> None:
+    read = rope.read(
+        Config({"max_position_embeddings": 256, **config}, {}, tmp_path), theta_sliding=sliding
+    ).full
+    found = (read["rope_type"], read["rope_theta"], read.get("original_max_position_embeddings"))
+    assert found == expected

@@ -65,7 +65,9 @@ def read(config: Config, *, theta: float | None = 10_000.0, theta_sliding: float
     if any(raw.get(kind) is not None for kind in _PER_TYPE):
         full, sliding = (_of_type(config, raw, kind) for kind in _PER_TYPE)
     else:
-        full, sliding = dict(raw), {}
+        # Classes with a base of their own for sliding layers read flat parameters by the old name only.
+        is_old = theta_sliding is None or bool(config.mapping("rope_scaling"))
+        full, sliding = dict(raw) if is_old else {}, {}
     local = next((config.get(key) for key in _LOCAL_THETA if config.get(key) is not None), theta_sliding)
     bases = config.get("rope_theta")
     if isinstance(bases, list):  # one base for each layer, of which the first has full attention
@@ -123,9 +125,10 @@ def _complete(config: Config, params: dict[str, Any], theta: float | None) -> No
             f"partial_rotary_factor is {shown(params['partial_rotary_factor'])}, it must be at most 1"
         )
     if kind in _LONG_CONTEXT and params.get("original_max_position_embeddings") is None:
-        params["original_max_position_embeddings"] = config.get(
-            "original_max_position_embeddings", config.get("max_position_embeddings")
-        )
+        context = config.get("max_position_embeddings")
+        if kind != "yarn":  # a value beside the parameters of YaRN is not read, as in transformers
+            context = config.get("original_max_position_embeddings", context)
+        params["original_max_position_embeddings"] = context
     if params.get("original_max_position_embeddings") is not None:
         config.check_count("original_max_position_embeddings", params["original_max_position_embeddings"])
     for key in (

@@ -94,6 +94,10 @@ INDEXER_METADATA: Final = (
 ROUTED: Final = StackedExperts(
     "mlp.experts", "n_routed_experts", "num_experts_per_tok", GATED_EXPERTS, "layer >= dense"
 )
+_SHARED: Final = Refusal(
+    "shared == 0 and dense < n_layer",
+    "there are no shared experts (n_shared_experts), which llama.cpp asks for here",
+)
 _EVERY_LAYER: Final = Refusal(
     "first(moe_layer_freq, 1) != 1 and n_routed_experts != None",
     "not every layer behind the dense ones has experts (moe_layer_freq)",
@@ -137,6 +141,7 @@ DEEPSEEK: Final = FamilyTable(
     ),
     refusals=(
         _EVERY_LAYER,
+        _SHARED,
         Refusal("n_routed_experts == None", "the model has no experts (n_routed_experts)"),
         Refusal("rope['rope_type'] != 'default'", "RoPE is scaled (rope_scaling)"),
     ),
@@ -219,7 +224,7 @@ DEEPSEEK2: Final = FamilyTable(
         " or (n_layer == 48 and n_vocab == 128256) else 0)",
         *MOE_METADATA,
     ),
-    refusals=(_EVERY_LAYER,),
+    refusals=(_EVERY_LAYER, _SHARED),
     skip=TIED_HEAD,
 )
 

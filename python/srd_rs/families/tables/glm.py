@@ -125,7 +125,8 @@ GLM4_MOE: Final = FamilyTable(
             )
         ),
         Rows(GATED_FFN, "layer < dense"),
-        Rows(("mlp.gate > ffn_gate_inp | e d", ROUTER_BIAS, *SHARED_EXPERTS), "layer >= dense"),
+        Rows(("mlp.gate > ffn_gate_inp | e d", ROUTER_BIAS), "layer >= dense"),
+        Rows(SHARED_EXPERTS, "layer >= dense and shared > 0"),
         Rows(NEXTN, "layer >= n_layer"),
     ),
     experts=ROUTED,
