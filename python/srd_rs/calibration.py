@@ -44,8 +44,10 @@ TOKENS: Final = (8192, 16384)
 TOKENS_TIMES_WEIGHTS: Final = 10**13
 """The default number of tokens is this product divided by the weights, because the time of the forward pass grows with
 both."""
-WEIGHED: Final = 2
-"""Tokens that are weighed are fewer by this factor by default: they take four times as long."""
+WEIGHED_TOKENS: Final = 8192
+"""Default number of tokens where they are weighed: half of the largest number, because they take four times as long."""
+MOST_WEIGHTS: Final = 2_500_000_000
+"""The tokens of larger models are weighed only when that is asked for: the calibration would take hours on a laptop."""
 BLOCKS: Final = (256, 2048)
 """Smallest and largest default number of columns of a block of the second moments H."""
 BLOCK_TIMES_WEIGHTS: Final = 8 * 10**12
@@ -117,12 +119,13 @@ def calibrate(
     model: a checkpoint folder or a GGUF, as for `convert`.
     text: ``"builtin"`` (a bundled public-domain text), ``"random"`` (token ids) or the name of a UTF-8 file.
     tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text. By default
-        8192 to 16384 tokens, the more the smaller the model, or half of them where they are weighed; in chunks of 512,
+        8192 tokens where they are weighed, otherwise 8192 to 16384, the more the smaller the model, in chunks of 512,
         or of 64 for an encoder.
     block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H. By default 256 to 2048, the larger the
         smaller the model.
     weigh_tokens: let a token count by how much errors at it change the model's answer (its gradient), which takes four
-        times as long. By default the tokens of dense decoders are weighed, whose derivatives are known.
+        times as long. By default the tokens of dense decoders of up to 2.5 G weights are weighed, whose derivatives are
+        known.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
     seed: of random tokens, and of the tokens that the model draws to weigh tokens. threads: any number gives the same
         bytes. max_memory: bytes of weights and states alive.
@@ -470,7 +473,8 @@ def weighs(plan: _core.Plan, asked: bool | None, ctx: int = DEFAULT_CTX) -> bool
     """Whether the tokens of a calibration in chunks of `ctx` are weighed; `asked` is what the user says."""
     if asked is not None:
         return asked
-    return ctx <= _core.MAX_WEIGHED_CHUNK and plan.has_gradient()
+    is_small = _multiplied_weights(plan) <= MOST_WEIGHTS and ctx <= _core.MAX_WEIGHED_CHUNK
+    return is_small and plan.has_gradient()
 
 
 def default_size(plan: _core.Plan, options: ConvertOptions) -> Size:
@@ -494,8 +498,7 @@ def _multiplied_weights(plan: _core.Plan) -> int:
 
 
 def _default_tokens(weights: int, weighed: bool) -> int:
-    tokens = min(max(TOKENS_TIMES_WEIGHTS // weights, TOKENS[0]), TOKENS[1])
-    return tokens // WEIGHED if weighed else tokens
+    return WEIGHED_TOKENS if weighed else min(max(TOKENS_TIMES_WEIGHTS // weights, TOKENS[0]), TOKENS[1])
 
 
 def _default_block(plan: _core.Plan, weights: int, tokens: int) -> int:

@@ -210,8 +210,8 @@ class ConvertOptions:
     calibrate_tokens: int | None = _option(
         None,
         "Calibration",
-        "Number of tokens of the calibration. The default is 8192 to 16384, or half of that where tokens are weighed;"
-        " small models get more.",
+        "Number of tokens of the calibration. The default is 8192, or up to 16384 for small models whose tokens are not"
+        " weighed.",
         "N",
     )
     calibrate_block: int | None = _option(
@@ -226,7 +226,7 @@ class ConvertOptions:
         "Calibration",
         "Let a token of the calibration count by how much errors at it change the model's answer (its gradient), which"
         " makes the calibration of a token take four times as long. The default is to weigh the tokens of dense"
-        " decoders with effort srd, whose derivatives are known.",
+        " decoders of up to 2.5 G weights with effort srd.",
     )
     cache: bool = _option(
         True,

@@ -41,8 +41,7 @@ Examples:
     group="What is measured",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of tokens. The default is 8192 to 16384, or half of that where tokens are weighed; small models get"
-    " more.",
+    help="Number of tokens. The default is 8192, or up to 16384 for small models whose tokens are not weighed.",
 )
 @option(
     "--ctx",
