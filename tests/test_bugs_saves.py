@@ -205,3 +205,19 @@ def test_rope_is_read_as_transformers_reads_it(
     ).full
     found = (read["rope_type"], read["rope_theta"], read.get("original_max_position_embeddings"))
     assert found == expected
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "olmo3"])
+def test_a_model_without_sliding_layers_loads_or_is_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    file = golden(name)
+    file["config"]["layer_types"] = ["full_attention"] * file["config"]["num_hidden_layers"]
+    checkpoint = opened(file, tmp_path, 1 / 256)
+    if name == "gpt-oss":
+        with pytest.raises(ModelError, match="no layer has a sliding window"):
+            describe(checkpoint)
+        return
+    converted(checkpoint, describe(checkpoint), "BF16", tmp_path / "bare.gguf")
+    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
+    (found,) = generated([(tmp_path / "m.gguf", None)])
+    assert "tokens" in found, found

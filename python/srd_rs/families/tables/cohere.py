@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, GATED_EXPERTS, GATED_FFN, OTHER_PATTERN, sliding
+from srd_rs.families.tables.common import (
+    ATTENTION,
+    GATED_EXPERTS,
+    GATED_FFN,
+    NO_WINDOW,
+    OTHER_PATTERN,
+    sliding,
+)
 
 _COMMAND: Final = {
     "vocab_size": 256000,
@@ -54,6 +61,7 @@ COHERE2: Final = FamilyTable(
         "u32 ~rope.dimension_count = int(rope_fraction * (n_embd // n_head))",
         _UNSCALED,
     ),
+    refusals=(NO_WINDOW,),
 )
 
 COHERE2_MOE: Final = FamilyTable(

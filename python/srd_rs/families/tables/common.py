@@ -98,6 +98,13 @@ OTHER_PATTERN: Final = "bools ~attention.sliding_window_pattern = slides if slid
 needs the sizes of `sliding`."""
 
 
+NO_WINDOW: Final = Refusal(
+    "count(slides, True) == 0 or sliding_window == 0",
+    "no layer has a sliding window (layer_types, sliding_window)",
+)
+"""llama.cpp ends the process, or computes no numbers, in architectures that always have such layers."""
+
+
 def sliding(period: int, stated: str = "sliding_window_pattern") -> dict[str, str]:
     """Return sizes: the layers that have a sliding window, by config.json and usually, where all but every
     `period`-th have one. In a model that is shorter than that, the last layer alone may lack it: such models are

@@ -11,6 +11,7 @@ from srd_rs.families.tables.common import (
     ATTENTION,
     GATED_FFN,
     HEAD_NORMS,
+    NO_WINDOW,
     NORMS,
     OTHER_BASE,
     OTHER_PATTERN,
@@ -85,6 +86,7 @@ GEMMA_2: Final = replace(
     ),
     refusals=(
         *GEMMA_1.refusals,
+        NO_WINDOW,
         Refusal(
             "states('attn_logit_softcapping') and attn_logit_softcapping == None"
             " or states('final_logit_softcapping') and final_logit_softcapping == None",

@@ -77,6 +77,9 @@ OLMO2: Final = FamilyTable(
         "tie_word_embeddings": False,
     },
     class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096, "rope_theta": 500_000.0}},
+    sizes={
+        "window": "None if layer_types != None and count(layer_types, 'sliding_attention') == 0 else sliding_window"
+    },
     layer=(
         Rows(
             (
@@ -90,10 +93,10 @@ OLMO2: Final = FamilyTable(
         ),
     ),
     metadata=(
-        "u32 ~attention.sliding_window = sliding_window",
-        "bools ~attention.sliding_window_pattern = None if sliding_window == None"
+        "u32 ~attention.sliding_window = window",
+        "bools ~attention.sliding_window_pattern = None if window == None"
         " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
-        "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and sliding_window != None else None",
+        "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and window != None else None",
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import ATTENTION, OTHER_PATTERN, flagged, sliding
+from srd_rs.families.tables.common import ATTENTION, NO_WINDOW, OTHER_PATTERN, flagged, sliding
 
 GPT_OSS: Final = FamilyTable(
     arch="gpt-oss",
@@ -56,5 +56,6 @@ GPT_OSS: Final = FamilyTable(
         OTHER_PATTERN,
         "u32 ~expert_feed_forward_length = n_ff",
     ),
+    refusals=(NO_WINDOW,),
     rope_theta=150_000.0,
 )

@@ -33,7 +33,6 @@ SMOLLM3: Final = FamilyTable(
         ),
     ),
     rope_theta=2_000_000.0,
-    llama3_rope=True,
 )
 
 COMPOSITES: Final = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
