@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,19 @@ def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
     done = srd("convert", EXAMPLE, "--fast", "--metadata", "nowhere.json", cwd=tmp_path)
     assert done.code in (1, 2) and done.stderr.startswith("error: ") and "nowhere.json" in done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_the_file_of_keys_may_be_a_link_and_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").mkdir()
+    (tmp_path / "far" / "keys.json").write_text('{"general.author": "me"}')
+    link, pipe = tmp_path / "near" / "keys.json", tmp_path / "near" / "pipe"
+    link.symlink_to(tmp_path / "far" / "keys.json")
+    os.mkfifo(pipe)
+    done = srd("convert", EXAMPLE, "--fast", "--dry-run", "--metadata", link)
+    assert done.code == 0, done.stderr
+    done = srd("convert", EXAMPLE, "--fast", "--dry-run", "--metadata", pipe)
+    assert done.code == 2 and "this is no JSON object of keys and values" in done.stderr
 
 
 def test_a_stated_key_and_the_option_for_it_contradict_each_other(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def parsed(text: str) -> tuple[str, Any]:
 
 def read(path: Path) -> dict[str, Any]:
     """The keys in a JSON file, an object of keys and values."""
-    data = read_limited(path)
     try:
-        return dict(parse_object(data, path))
+        # The file is the user's own, so that a link may lead anywhere.
+        return dict(parse_object(read_limited(path, root=Path(path.resolve().anchor)), path))
     except FormatError:
         what = "this is no JSON object of keys and values"
         fix = 'Write one, such as {"general.author": "me"}'
