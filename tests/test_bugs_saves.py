@@ -32,12 +32,12 @@ def golden(name: str, **changes: Any) -> dict[str, Any]:
     return file
 
 
-@pytest.mark.parametrize("name", ["olmo3", "phimoe", "qwen2moe-as-published", "dots1"])
+@pytest.mark.parametrize("name", ["olmo3", "phimoe", "qwen2moe-as-published", "dots1", "muse-glimmer-vision"])
 def test_a_tied_model_loads_where_llama_cpp_wants_an_output_matrix(name: str, tmp_path: Path) -> None:
     """llama.cpp takes the embedding for the output matrix in most architectures, but not in these."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
     tied = golden(name, tie_word_embeddings=True)
-    head = next(head for head in HEADS if head in tied["sources"])
+    head = next(source for source in tied["sources"] if source.endswith(HEADS))
     del tied["sources"][head]
     checkpoint = opened(tied, tmp_path, 1 / 256)
     spec = describe(checkpoint)

@@ -154,6 +154,7 @@ _NEEDS_OUTPUT: Final = frozenset(
             "mimo2",
             "minimax-m2",
             "minimax-m3",
+            "muse-glimmer",
             "nemotron",
             "olmo2",
             "olmoe",
