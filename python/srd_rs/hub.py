@@ -27,9 +27,7 @@ from srd_rs.errors import (
     VerificationError,
     message,
 )
-from srd_rs.reading import MAX_CONFIG_BYTES, load_json
-from srd_rs.vocab.chat import MAX_TEMPLATE_BYTES
-from srd_rs.vocab.files import MAX_TOKENIZER_BYTES
+from srd_rs.reading import MAX_CONFIG_BYTES, MAX_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES, load_json
 
 MODEL_FILES: Final = (
     "config.json",

@@ -22,6 +22,11 @@ stay below 13 MB."""
 MAX_CONFIG_VALUES: Final = 1 << 20
 """Such a file has at most this many JSON values: 150 000 added tokens have as many."""
 
+MAX_TOKENIZER_BYTES: Final = 64 << 20
+"""A tokenizer file has at most this many bytes."""
+MAX_TEMPLATE_BYTES: Final = 1 << 20
+"""A chat template in a file of its own has at most this many bytes."""
+
 MAX_POINTER_BYTES: Final = 1024
 """A Git LFS pointer has at most this many bytes."""
 

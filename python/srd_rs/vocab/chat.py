@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from srd_rs import reading
 from srd_rs.metadata import Metadata
 from srd_rs.reading import read_text, shown
 from srd_rs.vocab.files import fail, first_of, log, read_json, refuse
 
 DEFAULT = "default"
-MAX_TEMPLATE_BYTES: Final = 1 << 20
+MAX_TEMPLATE_BYTES: Final = reading.MAX_TEMPLATE_BYTES
 """The chat templates of a model have at most this many characters together, and a file of one at most this many bytes.
 Published ones stay below 100 kB."""
 _BYTE_ORDER_MARK = "\ufeff"

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from srd_rs import reading
 from srd_rs.errors import FormatError, ModelError, message
 from srd_rs.reading import load_json, parse_json, parse_object, read_limited, shown
 
 log = logging.getLogger("srd_rs.vocab")
 
-MAX_TOKENIZER_BYTES: Final = 64 << 20
+MAX_TOKENIZER_BYTES: Final = reading.MAX_TOKENIZER_BYTES
 """A tokenizer.json, vocab.json, merges.txt or tokenizer.model has at most this many bytes. Published files stay
 below 40 MB."""
 MAX_TOKENIZER_VALUES: Final = 1 << 21
