@@ -154,7 +154,7 @@ def test_tokens_of_a_streamed_decoder_are_weighed(
 ) -> None:
     """The way to the output and back is the same over the network, in one batch."""
     Hub.folders["org/model"] = fixtures / "llama"
-    options = ("--no-met", "--effort", "srd", "--calibrate-tokens", "2048", "--name", "same")
+    options = ("--no-met", "--no-axm", "--effort", "srd", "--calibrate-tokens", "2048", "--name", "same")
     near = tmp_path / "near.gguf"
     run = srd("convert", fixtures / "llama", "-o", near, "--json", *options)
     assert run.code == 0 and run.json["calibration_weighed"] is True, run.stderr
