@@ -286,6 +286,34 @@ def test_three_machines_write_the_bytes_of_one(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
+def test_machines_weigh_tokens_together(
+    machines: Any, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of batches of tokens lie beside each other, and the calibration has the bytes of one machine."""
+    options = {**SRD, "metadata": None}
+    alone, together = (tmp_path / name / "m.gguf" for name in ("alone", "together"))
+    done: list[int] = []
+    alone.parent.mkdir()
+    together.parent.mkdir()
+    assert srd_rs.convert(fixtures / "llama", alone, **options).calibration_weighed
+    batches = []
+    weigh = cluster._weigh
+
+    def watched(*args: Any) -> list[Path]:
+        batches.extend(weigh(*args))
+        return batches
+
+    monkeypatch.setattr(cluster, "_weigh", watched)
+    tell = lambda p: done.append(p.done) if p.phase == "calibrate" else None  # noqa: E731
+    report = srd_rs.convert(fixtures / "llama", together, ray="auto", progress=tell, **options)
+    assert report.calibration_weighed and len(batches) == 4
+    assert together.read_bytes() == alone.read_bytes()
+    assert [path.name for path in together.parent.iterdir()] == ["m.gguf"]
+    assert done == sorted(done)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("effort", ["fast", "srd"])
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SRD_LOST_MACHINES", "2"))))
 def test_a_lost_machine_changes_nothing(

@@ -25,11 +25,11 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from srd_rs import _core, errors
 from srd_rs.calibration import Request
@@ -41,6 +41,7 @@ from srd_rs.planning import NativeModel, Planner, native_model
 from srd_rs.report import Progress
 from srd_rs.text import bytes_text
 
+At = TypeVar("At")
 LOCAL: Final = "local"
 """The address that stands for machines which are started for this conversion, on this machine."""
 PARTS: Final = 8
@@ -284,14 +285,9 @@ def _calibrate_shares(
     waiting = {reference: at for at, reference in running.items()}
     running.clear()
     total = steps * len(shares)
-    try:
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
-            for reference in ready:
-                share, step = waiting.pop(reference)
-                result: Result = ray.get(reference)
-                if result.error is not None:
-                    raise _error(*result.error)
+    with closing(_finished(ray, waiting)) as rounds:
+        for round in rounds:
+            for share, step in round:
                 remove(states(share, step - 1))
                 if share:
                     remove(sums(share - 1, step))
@@ -301,6 +297,21 @@ def _calibrate_shares(
                         remove(sums(share, step))
             if tell is not None:
                 tell(total - len(waiting), total)
+
+
+def _finished(ray: Any, waiting: dict[Any, At]) -> Generator[list[At], None, None]:
+    """Take tasks out of `waiting` when they end, and yield those of the last fifth of a second. Raises the error of a
+    task. Close the iterator: tasks that still run are then cancelled."""
+    try:
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
+            ended = []
+            for reference in ready:
+                ended.append(waiting.pop(reference))
+                result: Result = ray.get(reference)
+                if result.error is not None:
+                    raise _error(*result.error)
+            yield ended
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
@@ -324,27 +335,16 @@ def _weigh(
         num_cpus=request.threads, max_retries=RETRIES, scheduling_strategy="SPREAD"
     )
     kept, longest = ray.put(job), max(map(len, request.tokens))
-    waiting = []
+    waiting = {}
     for (begin, end), file in zip(batches, files, strict=True):
         if not file.exists():
             first = sum(map(len, request.tokens[:begin]))
             share = replace(request, tokens=request.tokens[begin:end])
-            waiting.append(task.remote(kept, share, first, longest, file))
-    try:
-        while waiting:
-            ready, waiting = ray.wait(waiting, num_returns=1, timeout=0.2)
-            for reference in ready:
-                result: Result = ray.get(reference)
-                if result.error is not None:
-                    raise _error(*result.error)
+            waiting[task.remote(kept, share, first, longest, file)] = file
+    with closing(_finished(ray, waiting)) as rounds:
+        for _ in rounds:
             if tell is not None:
                 tell(len(files) - len(waiting), len(files))
-    finally:
-        for reference in waiting:
-            ray.cancel(reference, force=True)
-        # Whoever removes the folder waits until nobody writes into it.
-        if waiting:
-            ray.wait(waiting, num_returns=len(waiting), timeout=10)
     return files
 
 
@@ -360,26 +360,23 @@ def _share(
 
 def _weigh_part(job: Measurement, request: Request, first: int, longest: int, to: Path) -> Result:
     """Weigh some of the tokens on this machine. Runs in a worker process of Ray."""
-    node = _node()
-    try:
-        _core.weigh_part(_model(job).plan, request, first, longest, to)
-    except SrdError as error:
-        return Result(node, [], (type(error).__name__, str(error)))
-    return Result(node, [])
+    return _outcome(lambda: _core.weigh_part(_model(job).plan, request, first, longest, to))
 
 
 def _calibrate_part(job: Measurement, request: Request, part: Part, *after: Result) -> Result:
     """Compute a part of a calibration on this machine, when the parts before are complete. Runs in a worker process of
     Ray."""
-    node = _node()
-    for result in after:
-        if result.error is not None:
-            return result
+    failed = next((result for result in after if result.error is not None), None)
+    return failed or _outcome(lambda: _core.calibrate_part(_model(job).plan, request, part))
+
+
+def _outcome(work: Callable[[], None]) -> Result:
+    """What a task returns that writes files: that it is done, or its error."""
     try:
-        _core.calibrate_part(_model(job).plan, request, part)
+        work()
     except SrdError as error:
-        return Result(node, [], (type(error).__name__, str(error)))
-    return Result(node, [])
+        return Result(_node(), [], (type(error).__name__, str(error)))
+    return Result(_node(), [])
 
 
 _MODELS: Final[dict[tuple[str, Path, Path, str], NativeModel]] = {}
