@@ -148,7 +148,7 @@ def calibrate(
     outputs = [Path(path) for path in (output, imatrix) if path is not None]
     sniff.check_new(outputs, inputs, overwrite)
     native = native_model(source, Path(output))
-    drawn = text == "random" or weighs(native.plan, weigh_tokens)
+    drawn = text == "random" or weighs(native.plan, weigh_tokens, ctx or DEFAULT_CTX)
     effects.refuse((not drawn and seed != 0, "--seed", "only random and weighed tokens depend on the seed"))
     with counting(progress) as tell:
         made = measure(
