@@ -12,6 +12,7 @@ import pytest
 from generation import generated, with_vocabulary
 from interpreter import run
 from patterns import pattern
+from srd_rs.checkpoint import Checkpoint
 from srd_rs.errors import ModelError
 from srd_rs.families import describe, rope
 from srd_rs.families.config import Config
@@ -149,14 +150,19 @@ def with_biases(name: str, matrices: str) -> dict[str, Any]:
     return file
 
 
+def check_loads(checkpoint: Checkpoint, folder: Path) -> None:
+    """llama.cpp loads what a checkpoint is converted to, and writes tokens."""
+    converted(checkpoint, describe(checkpoint), "BF16", folder / "bare.gguf")
+    with_vocabulary(folder / "bare.gguf", folder / "m.gguf")
+    (found,) = generated([(folder / "m.gguf", None)])
+    assert "tokens" in found, found
+
+
 @pytest.mark.parametrize("name", ["qwen3moe-short", "glm4", "glm45-air", "qwen35-text"])
 def test_a_bias_that_llama_cpp_does_not_load_is_refused(name: str, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
     checkpoint = opened(with_biases(name, r"self_attn\.[qkv]"), tmp_path, 1 / 256)
-    converted(checkpoint, describe(checkpoint), "BF16", tmp_path / "bare.gguf")
-    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
-    (found,) = generated([(tmp_path / "m.gguf", None)])
-    assert "tokens" in found, found
+    check_loads(checkpoint, tmp_path)
     (tmp_path / "other").mkdir()
     with pytest.raises(ModelError, match=r"o_proj\.bias"):
         describe(opened(with_biases(name, r"self_attn\.[qkvo]"), tmp_path / "other"))
@@ -176,10 +182,7 @@ def test_a_mixture_without_shared_experts_loads_or_is_refused(name: str, loads: 
         with pytest.raises(ModelError, match="no shared experts"):
             describe(checkpoint)
         return
-    converted(checkpoint, describe(checkpoint), "BF16", tmp_path / "bare.gguf")
-    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
-    (found,) = generated([(tmp_path / "m.gguf", None)])
-    assert "tokens" in found, found
+    check_loads(checkpoint, tmp_path)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -217,7 +220,4 @@ def test_a_model_without_sliding_layers_loads_or_is_refused(name: str, tmp_path:
         with pytest.raises(ModelError, match="no layer has a sliding window"):
             describe(checkpoint)
         return
-    converted(checkpoint, describe(checkpoint), "BF16", tmp_path / "bare.gguf")
-    with_vocabulary(tmp_path / "bare.gguf", tmp_path / "m.gguf")
-    (found,) = generated([(tmp_path / "m.gguf", None)])
-    assert "tokens" in found, found
+    check_loads(checkpoint, tmp_path)
