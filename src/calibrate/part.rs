@@ -68,7 +68,7 @@ pub fn run(model: &BoundModel, tokens: &[Vec<u32>], part: &Part, options: &RunOp
     let states = part.states.as_deref().map(values::read::<()>).transpose()?;
     let states = states.map(|((), states)| states).unwrap_or_default();
     let step = Step { number: part.step, longest: part.longest, states };
-    let count = tokens.iter().map(Vec::len).sum();
+    let count = forward::tokens_of(tokens);
     let weights = match part.gradients.is_empty() {
         true => None,
         false => Some(weights_of_parts(&part.gradients, part.first, count)?),

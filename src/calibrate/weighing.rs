@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::{Info, values};
-use crate::forward::{self, Gradients, Names, RunOptions, TokenWeights};
+use crate::forward::{self, Gradients, Names, RunOptions, TokenWeights, tokens_of};
 use crate::model::bound::BoundModel;
 
 /// Largest number of batches. Each batch reads the weights again, and an interruption loses the last batch.
@@ -39,8 +39,8 @@ pub(super) fn token_weights(
 ) -> Result<TokenWeights> {
     // Weights that come over the network are read as seldom as possible.
     let batches = batches(chunks, if model.source.is_remote() { 1 } else { BATCHES });
-    let ends: Vec<usize> = batches.iter().map(|batch| count(&chunks[..batch.end])).collect();
-    let (longest, total) = (chunks.iter().map(Vec::len).max().unwrap_or(0), count(chunks));
+    let ends: Vec<usize> = batches.iter().map(|batch| tokens_of(&chunks[..batch.end])).collect();
+    let (longest, total) = (chunks.iter().map(Vec::len).max().unwrap_or(0), tokens_of(chunks));
     let mut found = kept.and_then(|path| read_own(path, info)).unwrap_or_default();
     if !ends.contains(&found.tokens()) {
         found = Gradients::default();
@@ -100,16 +100,12 @@ pub(super) fn weights_of_parts(parts: &[PathBuf], first: usize, count: usize) ->
 fn batches(chunks: &[Vec<u32>], most: usize) -> Vec<Range<usize>> {
     let (mut batches, mut start) = (Vec::new(), 0);
     for end in 1..=chunks.len() {
-        if count(&chunks[..end]) * most >= count(chunks) * (batches.len() + 1) {
+        if tokens_of(&chunks[..end]) * most >= tokens_of(chunks) * (batches.len() + 1) {
             batches.push(start..end);
             start = end;
         }
     }
     batches
-}
-
-fn count(chunks: &[Vec<u32>]) -> usize {
-    chunks.iter().map(Vec::len).sum()
 }
 
 fn append(all: &mut Gradients, next: Gradients, path: &Path) -> Result<()> {

@@ -71,7 +71,7 @@ use crate::progress::Progress;
 pub use gradient::{MAX_CHUNK, gradients, has_gradient};
 pub use pass::{
     Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,
-    run_two_streams, run_variants, steps,
+    run_two_streams, run_variants, steps, tokens_of,
 };
 pub use token_weights::{Gradients, Names, TokenWeights};
 pub use weights::{Replaced, Rounded, Rounding};

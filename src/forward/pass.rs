@@ -300,7 +300,7 @@ fn on_model<T: Send>(
 }
 
 /// Returns the number of tokens of all chunks.
-pub(super) fn tokens_of(chunks: &[Vec<u32>]) -> usize {
+pub fn tokens_of(chunks: &[Vec<u32>]) -> usize {
     chunks.iter().map(Vec::len).sum()
 }
 
