@@ -162,6 +162,8 @@ def test_lines_in_the_wrong_form_are_refused(text: str) -> None:
 def test_a_table_is_checked_when_it_is_made() -> None:
     with pytest.raises(ValueError, match="flag"):
         FamilyTable(arch="x", classes=("X",), layer=(Rows(("a > b | d | odd",)),))
+    with pytest.raises(ValueError, match="needs an output matrix"):
+        FamilyTable(arch="x", classes=("X",), layer=(), output=None, output_needed=True)
 
 
 @pytest.mark.parametrize("name", names().spellings)

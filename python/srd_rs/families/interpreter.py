@@ -89,95 +89,6 @@ _MAX_SUMMANDS: Final = 64
 _MAX_NAME: Final = 1024
 """Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
 
-_NO_FFN_BIAS: Final = frozenset(("nanbeige", "smollm3"))
-_NOT_LOADED: Final = {
-    "attn_output": frozenset(
-        (
-            *(
-                "arcee",
-                "bailingmoe",
-                "bailingmoe2",
-                "chameleon",
-                "dflash",
-                "dots1",
-                "eurobert",
-                "glm4",
-                "glm4moe",
-            ),
-            *(
-                "hunyuan-moe",
-                "hunyuan_vl",
-                "llama4",
-                "maincoder",
-                "minimax-01",
-                "nanbeige",
-                "olmo",
-                "olmoe",
-                "qwen2",
-            ),
-            *("qwen2moe", "qwen2vl", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl"),
-            *("qwen3vlmoe", "qwen4exp", "rnd1", "seed_oss", "smollm3"),
-        )
-    ),
-    "ffn_gate": _NO_FFN_BIAS,
-    "ffn_up": _NO_FFN_BIAS,
-    "ffn_down": _NO_FFN_BIAS,
-}
-"""Architectures that have no bias of a matrix in llama.cpp, where other architectures with the same rows have one.
-llama.cpp does not load a file with such a bias."""
-_NEEDS_OUTPUT: Final = frozenset(
-    (
-        *(
-            "apertus",
-            "arwkv7",
-            "baichuan",
-            "bailingmoe",
-            "bailingmoe2",
-            "dbrx",
-            "deepseek4",
-            "dots1",
-            "exaone-moe",
-        ),
-        *(
-            "glm5-next",
-            "gpt-oss",
-            "gptneox",
-            "hy_v4",
-            "internlm2",
-            "kimi-k3",
-            "kimi-linear",
-            "llada-moe",
-            "maple",
-        ),
-        *(
-            "mellum",
-            "mimo2",
-            "minimax-m2",
-            "minimax-m3",
-            "muse-glimmer",
-            "nemotron",
-            "olmo2",
-            "olmoe",
-            "orion",
-            "phi2",
-            "phimoe",
-        ),
-        *(
-            "plamo",
-            "qwen",
-            "qwen2moe",
-            "rwkv6",
-            "rwkv6qwen2",
-            "rwkv7",
-            "stablelm",
-            "step35",
-            "talkie",
-            "xverse",
-        ),
-    )
-)
-"""Architectures in which llama.cpp does not take the embedding for an output matrix that is missing."""
-
 
 @dataclass(frozen=True)
 class _Place:
@@ -557,7 +468,7 @@ class TableFamily(Family):
         is written twice."""
         self._add(table, row, _Place(), needed=not self.tied)
         stored = any(name + suffix in present for name, suffix, _ in row.sources)
-        if self.tied and not stored and self.data.arch in _NEEDS_OUTPUT:
+        if self.tied and not stored and self.data.output_needed:
             table.entries["output.weight"].transform = table.entries["token_embd.weight"].transform
 
     def _add(self, table: Table, row: TableRow, place: _Place, *, needed: bool = True) -> None:
@@ -571,7 +482,7 @@ class TableFamily(Family):
             [Source(name + suffix, shape) for name, suffix, shape in parts], row, place.layer
         )
         table.add(target + row.target_suffix, weight, needed=needed, f32=row.f32, i32=row.i32, f16=row.f16)
-        if row.bias != "no" and self.data.arch not in _NOT_LOADED.get(row.target, ()):
+        if row.bias != "no":
             transposed = any(step.name == "transpose" for steps in row.steps for step in steps)
             sources = [
                 Source(f"{name}.bias", shape[-1:] if transposed else shape[:1]) for name, _, shape in parts

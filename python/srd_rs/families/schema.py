@@ -200,6 +200,9 @@ class FamilyTable:
         "model.norm > output_norm | d",
     )
     output: str | None = "lm_head > output | v d"
+    output_needed: bool = False
+    """llama.cpp does not take the embedding for an output matrix that is missing, so that a tied model gets the
+    embedding twice."""
     layer_prefix: str = "model.layers"
     layer_target: str = "blk"
     embedding: str = "model.embed_tokens.weight"
@@ -268,6 +271,8 @@ class FamilyTable:
         tops = (row for part in self.top for row in (part.rows if isinstance(part, Rows) else (part,)))
         for row in (*tops, *(row for group in groups for row in group.rows), *filter(None, (self.output,))):
             row_of(row)
+        if self.output_needed and self.output is None:
+            raise ValueError(f"{self.arch} needs an output matrix, but the table has no row of one")
         for expression in self._expressions():
             parsed(expression)
         for line in self.metadata:

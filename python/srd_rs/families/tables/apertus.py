@@ -62,4 +62,5 @@ APERTUS: Final = FamilyTable(
         Refusal("not first(hidden_act, 'xielu') == 'xielu'", "the activation is not xIELU"),
         Refusal("first(qk_norm, 1) == 0 or post_norm", "the norms are not those of llama.cpp's Apertus"),
     ),
+    output_needed=True,
 )

@@ -10,7 +10,7 @@ from srd_rs.families.tables.common import (
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
-    LLAMA_ATTENTION,
+    LLAMA_BIASED_QKV,
     LLAMA_METADATA,
     NORMS,
     SHARED_EXPERTS,
@@ -35,7 +35,7 @@ ARCEE: Final = FamilyTable(
         Rows(
             (
                 *NORMS[:1],
-                *LLAMA_ATTENTION,
+                *LLAMA_BIASED_QKV,
                 *NORMS[1:],
                 "mlp.up_proj > ffn_up | f d",
                 "mlp.down_proj > ffn_down | d f",
@@ -115,7 +115,6 @@ AFMOE: Final = FamilyTable(
         "u32 ~attention.sliding_window = sliding_window",
         f"bools ~attention.sliding_window_pattern = None if ({_SLIDES}) == {_EVERY_FOURTH} else {_SLIDES}",
     ),
-    llama3_rope=True,
     refusals=(
         Refusal("mup_enabled == 0", "embeddings are not scaled by the root of their width (mup_enabled)"),
     ),

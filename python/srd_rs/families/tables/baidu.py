@@ -48,7 +48,7 @@ ERNIE: Final = FamilyTable(
             _FUSED_QKV,
         ),
         Rows(flagged(ATTENTION[3:], "bias?")),
-        Rows(flagged(GATED_FFN, "bias?"), f"not {_FUSED_FFN}"),
+        Rows(GATED_FFN, f"not {_FUSED_FFN}"),
         Rows(
             (
                 "mlp.up_gate_proj > ffn_gate | 2*f d | rows(0, f)",

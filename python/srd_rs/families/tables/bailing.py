@@ -60,7 +60,7 @@ BAILING_MOE: Final = FamilyTable(
                 _QKV.format("q", "0", "n_head * h") + " permute_q",
                 _QKV.format("k", "n_head * h", "n_head_kv * h") + " permute_k",
                 _QKV.format("v", "(n_head + n_head_kv) * h", "n_head_kv * h"),
-                "attention.dense > attn_output | d q | bias?",
+                "attention.dense > attn_output | d q",
             )
         ),
         Rows(GATED_FFN, "layer < dense"),
@@ -85,6 +85,7 @@ BAILING_MOE: Final = FamilyTable(
         ),
     ),
     rope_theta=600_000.0,
+    output_needed=True,
 )
 
 BAILING_MOE2: Final = FamilyTable(
@@ -128,10 +129,10 @@ BAILING_MOE2: Final = FamilyTable(
         Rows(
             (
                 *NORMS,
-                "attention.query_key_value > attn_qkv | qkv d | bias?",
+                "attention.query_key_value > attn_qkv | qkv d",
                 "attention.query_layernorm > attn_q_norm | h",
                 "attention.key_layernorm > attn_k_norm | h",
-                "attention.dense > attn_output | d q | bias?",
+                "attention.dense > attn_output | d q",
             )
         ),
         Rows(GATED_FFN, "layer < dense"),
@@ -161,6 +162,7 @@ BAILING_MOE2: Final = FamilyTable(
         "u32 ~nextn_predict_layers = 0 if num_nextn_predict_layers == 0 else None",
     ),
     rope_theta=600_000.0,
+    output_needed=True,
 )
 
 GROVEMOE: Final = FamilyTable(

@@ -6,7 +6,7 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, NORMS
 
 CHAMELEON: Final = FamilyTable(
     arch="chameleon",
@@ -26,7 +26,7 @@ CHAMELEON: Final = FamilyTable(
         Rows(
             (
                 *NORMS,
-                *LLAMA_ATTENTION,
+                *LLAMA_BIASED_QKV,
                 "self_attn.q_norm > attn_q_norm | n_head h"
                 " | reshape(n_head, 2, h // 2) axes(0, 2, 1) reshape(n_head, h)",
                 "self_attn.q_norm.bias! > attn_q_norm=.bias | n_head h"

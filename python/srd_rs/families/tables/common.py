@@ -123,3 +123,9 @@ LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count
 def flagged(rows: tuple[str, ...], flag: str) -> tuple[str, ...]:
     """Return the rows with one more flag each."""
     return tuple(f"{row} {flag}" if row.count("|") == 2 else f"{row} | {flag}" for row in rows)
+
+
+BIASED_QKV: Final = (*flagged(ATTENTION[:3], "bias?"), ATTENTION[3])
+"""Attention where queries, keys and values may have biases. Most architectures of llama.cpp do not load a bias of
+`attn_output`, so such a bias is refused."""
+LLAMA_BIASED_QKV: Final = (*LLAMA_ATTENTION[:3], ATTENTION[3])

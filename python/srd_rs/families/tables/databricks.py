@@ -38,4 +38,5 @@ DBRX: Final = FamilyTable(
         "f32 ~attention.clamp_kqv = attn_config['clip_qkv']",
         "f32 ~attention.layer_norm_epsilon = 1e-5",
     ),
+    output_needed=True,
 )

@@ -29,4 +29,5 @@ MAPLE: Final = FamilyTable(
         Refusal("norm_topk_prob == 0", "the weights of experts are not normalized (norm_topk_prob)"),
         Refusal("not nope_on_global_attention", "full layers have RoPE (nope_on_global_attention)"),
     ),
+    output_needed=True,
 )

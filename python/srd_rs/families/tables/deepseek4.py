@@ -176,6 +176,7 @@ _DEEPSEEK4: Final = FamilyTable(
         Refusal(f"num_hash_layers > {_MOST_HASH_LAYERS}", "there are too many hash layers (num_hash_layers)"),
         *_REFUSALS,
     ),
+    output_needed=True,
 )
 
 _ROOT: Final = r"main_proj|main_norm|markov_head|confidence_head|norm|hc_head_"
@@ -196,6 +197,7 @@ DSPARK: Final = replace(
     keep=(r"^mtp\.(?!.*\.ffn\.gate\.bias_vl$)",),
     top=(*_TOP, "main_proj > fc | d len(seen)*d", "main_norm > enc.output_norm | d"),
     output=None,
+    output_needed=False,
     layer=(Rows((*_LAYER, "ffn.gate.bias! > exp_probs_b=.bias | e")),),
     as_stored=(
         (r"markov_head\.markov_w1\.weight", "markov_w1.weight"),

@@ -66,6 +66,7 @@ LLADA_MOE: Final = FamilyTable(
     ),
     rope_theta=None,
     refusals=(Refusal("first(rope_fraction, 1) != 1", "only a part of each head is rotated"),),
+    output_needed=True,
 )
 
 DREAM: Final = FamilyTable(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS, flagged
+from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS, NORMS
 from srd_rs.families.tables.qwen import QWEN3
 
 NEEDS_TARGET: Final = Refusal(
@@ -25,14 +25,14 @@ TABLES: Final = (
 """What a draft with fewer tokens than its target has: the id of each of its tokens in the target, less that of the
 draft, and the tokens of the target that it has."""
 _PAIRS: Final = (
-    "self_attn.q_proj > attn_q | q d | permute_neox(n_head, h) bias?",
-    "self_attn.k_proj > attn_k | k d | permute_neox(n_head_kv, h) bias?",
-    *flagged(ATTENTION[2:], "bias?"),
+    "self_attn.q_proj > attn_q | q d | permute_neox(n_head, h)",
+    "self_attn.k_proj > attn_k | k d | permute_neox(n_head_kv, h)",
+    *ATTENTION[2:],
     "self_attn.q_norm > attn_q_norm | h | permute_neox(1, h)",
     "self_attn.k_norm > attn_k_norm | h | permute_neox(1, h)",
 )
 """The attention of drafts that turn neighbours of a head as pairs."""
-_HALVES: Final = (*flagged(ATTENTION, "bias?"), *HEAD_NORMS)
+_HALVES: Final = (*ATTENTION, *HEAD_NORMS)
 
 
 def _either(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, NORMS, flagged
+from srd_rs.families.tables.common import BIASED_QKV, GATED_FFN, NORMS
 from srd_rs.vocab import rules
 from srd_rs.vocab.rules import ENCODER
 
@@ -468,7 +468,7 @@ EURO_BERT: Final = FamilyTable(
     },
     output=None,
     skip=((r"^lm_head\.", names.HEAD),),
-    layer=(Rows((*NORMS, *flagged(ATTENTION, "bias?"), *GATED_FFN)),),
+    layer=(Rows((*NORMS, *BIASED_QKV, *GATED_FFN)),),
     head_dim="h",
     metadata=(
         _NOT_CAUSAL,

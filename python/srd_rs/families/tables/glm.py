@@ -9,6 +9,7 @@ from typing import Any, Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows
 from srd_rs.families.tables.common import (
     ATTENTION,
+    BIASED_QKV,
     FUSED_FFN,
     GATED_FFN,
     NEXTN,
@@ -54,8 +55,8 @@ GLM4: Final = FamilyTable(
     },
     sizes={"rotary": "int(h * rope_fraction)"},
     layer=(
-        Rows(("input_layernorm > attn_norm | d", *flagged(ATTENTION[2:], "bias?"))),
-        Rows(flagged(ATTENTION[:2], "bias?"), f"not {_MROPE}"),
+        Rows(("input_layernorm > attn_norm | d", *BIASED_QKV[2:])),
+        Rows(BIASED_QKV[:2], f"not {_MROPE}"),
         # The graph turns the halves of a head under multimodal RoPE, and the checkpoint has pairs.
         Rows(
             (
@@ -118,7 +119,7 @@ GLM4_MOE: Final = FamilyTable(
         Rows(
             (
                 "input_layernorm > attn_norm | d",
-                *flagged(ATTENTION, "bias?"),
+                *BIASED_QKV,
                 "self_attn.q_norm > attn_q_norm | h | ?",
                 "self_attn.k_norm > attn_k_norm | h | ?",
                 "post_attention_layernorm > post_attention_norm | d",
@@ -439,4 +440,5 @@ GLM5_NEXT: Final = FamilyTable(
     ),
     skip=TIED_HEAD,
     vocabulary=rules.GLM,
+    output_needed=True,
 )

@@ -84,4 +84,5 @@ GPT_NEOX: Final = FamilyTable(
         OTHER_BASE,
     ),
     without=("~attention.head_count_kv", "~rope.freq_base"),
+    output_needed=True,
 )

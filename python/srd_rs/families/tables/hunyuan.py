@@ -8,6 +8,7 @@ from srd_rs.families.names import MTP
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import (
     ATTENTION,
+    BIASED_QKV,
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
@@ -15,7 +16,6 @@ from srd_rs.families.tables.common import (
     NORMS,
     NOT_LEADING,
     TIED_HEAD,
-    flagged,
     leading_dense,
 )
 from srd_rs.families.tables.deepseek import (
@@ -31,7 +31,7 @@ from srd_rs.vocab import rules
 
 _ATTENTION: Final = (
     *NORMS,
-    *flagged(ATTENTION, "bias?"),
+    *BIASED_QKV,
     "self_attn.query_layernorm > attn_q_norm | h",
     "self_attn.key_layernorm > attn_k_norm | h",
 )

@@ -36,6 +36,7 @@ INTERNLM2: Final = FamilyTable(
             )
         ),
     ),
+    output_needed=True,
 )
 
 INTERNLM3: Final = FamilyTable(

@@ -52,4 +52,5 @@ MELLUM: Final = FamilyTable(
             "Add layer_types to config.json",
         ),
     ),
+    output_needed=True,
 )

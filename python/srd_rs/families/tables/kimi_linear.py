@@ -116,4 +116,5 @@ KIMI_LINEAR: Final = FamilyTable(
         "u32 ~leading_dense_block_count = first_k_dense_replace",
         "f32 ~expert_weights_scale = routed_scaling_factor",
     ),
+    output_needed=True,
 )

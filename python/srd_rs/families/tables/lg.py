@@ -100,4 +100,5 @@ EXAONE_MOE: Final = FamilyTable(
         ),
         Refusal("rope['rope_type'] != 'default'", "RoPE is scaled (rope_scaling)"),
     ),
+    output_needed=True,
 )

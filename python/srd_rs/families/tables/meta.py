@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, LLAMA_METADATA, NORMS, flagged
+from srd_rs.families.tables.common import ATTENTION, BIASED_QKV, GATED_FFN, LLAMA_METADATA, NORMS
 from srd_rs.vocab import rules
 
 LLAMA4: Final = FamilyTable(
@@ -37,7 +37,7 @@ LLAMA4: Final = FamilyTable(
         "everywhere": "layer_types != None and count(layer_types, 'full_attention') == len(layer_types)",
     },
     layer=(
-        Rows((*NORMS, *flagged(ATTENTION, "bias?"))),
+        Rows((*NORMS, *BIASED_QKV)),
         Rows(
             (
                 "feed_forward.gate_proj > ffn_gate | f d",
@@ -131,4 +131,5 @@ MUSE_GLIMMER: Final = FamilyTable(
         "u32 ~attention.sliding_window = sliding_window",
         "bools ~attention.sliding_window_pattern = [part == 'sliding_attention' for part in layer_types]",
     ),
+    output_needed=True,
 )

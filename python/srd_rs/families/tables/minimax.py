@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, NORMS, flagged
+from srd_rs.families.tables.common import ATTENTION, BIASED_QKV, GATED_FFN, NORMS, flagged
 
 _EXPERTS: Final = StackedExperts(
     "block_sparse_moe.experts",
@@ -52,6 +52,7 @@ MINIMAX_M2: Final = FamilyTable(
     experts=_EXPERTS,
     metadata=("u32 ~expert_feed_forward_length = x", "u32 ~rope.dimension_count = rotary"),
     rope_theta=5_000_000.0,
+    output_needed=True,
 )
 
 _SPARSE: Final = "sparse_attention_config"
@@ -136,6 +137,7 @@ MINIMAX_M3: Final = FamilyTable(
         Refusal("use_gemma_norm == 0", "the norms are not stored minus one (use_gemma_norm)"),
     ),
     rope_theta=5_000_000.0,
+    output_needed=True,
 )
 
 MINIMAX_TEXT_01: Final = FamilyTable(
@@ -162,7 +164,7 @@ MINIMAX_TEXT_01: Final = FamilyTable(
     },
     layer=(
         Rows(NORMS),
-        Rows(flagged(ATTENTION, "bias?"), "not linear"),
+        Rows(BIASED_QKV, "not linear"),
         Rows(
             (
                 "self_attn.qkv_proj > attn_qkv | 3*q d",

@@ -117,5 +117,6 @@ KIMI_K3: Final = FamilyTable(
         ),
         Refusal("first(moe_layer_freq, 1) != 1", "not every layer has experts (moe_layer_freq)"),
     ),
+    output_needed=True,
 )
 WHOLE: Final = ("KimiK3ForConditionalGeneration",)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable
-from srd_rs.families.tables.common import LLAMA_METADATA
-from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
+from srd_rs.families.schema import FamilyTable, Rows
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS
 from srd_rs.vocab.rules import LLAMA
 
 NANBEIGE: Final = FamilyTable(
@@ -14,7 +14,7 @@ NANBEIGE: Final = FamilyTable(
     classes=("NanbeigeForCausalLM",),
     vocabulary=LLAMA,
     defaults=LLAMA_DEFAULTS,
-    layer=LLAMA_LAYER,
+    layer=(Rows((*NORMS, *LLAMA_BIASED_QKV, *GATED_FFN)),),
     n_run="n_layer * max(1, first(num_loops, 1))",
     metadata=(
         *LLAMA_METADATA,

@@ -38,6 +38,7 @@ NEMOTRON: Final = FamilyTable(
         "str ~rope.scaling.type = 'none' if rope['factor'] == None else 'linear'",
         "f32 ~rope.scaling.factor = rope['factor']",
     ),
+    output_needed=True,
 )
 
 _LATENT: Final = "moe_latent_size != None"

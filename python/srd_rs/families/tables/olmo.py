@@ -7,12 +7,12 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
 from srd_rs.families.tables.common import (
     ATTENTION,
+    BIASED_QKV,
     GATED_EXPERTS,
     GATED_FFN,
-    LLAMA_ATTENTION,
+    LLAMA_BIASED_QKV,
     NORMS,
     NOT_NORMALIZED,
-    flagged,
 )
 
 OLMO: Final = FamilyTable(
@@ -29,7 +29,7 @@ OLMO: Final = FamilyTable(
     },
     top=("model.embed_tokens > token_embd | v d",),
     # The norms have no weights, and their epsilon is fixed in the code of both models.
-    layer=(Rows((*LLAMA_ATTENTION, *GATED_FFN)),),
+    layer=(Rows((*LLAMA_BIASED_QKV, *GATED_FFN)),),
     metadata=("f32 ~attention.layer_norm_epsilon = 1e-5", "f32 ~attention.clamp_kqv = clip_qkv"),
 )
 
@@ -51,7 +51,7 @@ OLMOE: Final = FamilyTable(
         Rows(
             (
                 *NORMS,
-                *flagged(ATTENTION, "bias?"),
+                *BIASED_QKV,
                 "self_attn.q_norm > attn_q_norm | q",
                 "self_attn.k_norm > attn_k_norm | k",
                 "mlp.gate > ffn_gate_inp | e d",
@@ -61,6 +61,7 @@ OLMOE: Final = FamilyTable(
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
     metadata=("f32 ~attention.layer_norm_rms_epsilon = 1e-5",),
     refusals=(NOT_NORMALIZED,),
+    output_needed=True,
 )
 
 OLMO2: Final = FamilyTable(
@@ -98,6 +99,7 @@ OLMO2: Final = FamilyTable(
         " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
         "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and window != None else None",
     ),
+    output_needed=True,
 )
 
 SPELLINGS: Final = {"OLMoForCausalLM": "OlmoForCausalLM"}

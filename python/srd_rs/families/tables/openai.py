@@ -58,4 +58,5 @@ GPT_OSS: Final = FamilyTable(
     ),
     refusals=(NO_WINDOW,),
     rope_theta=150_000.0,
+    output_needed=True,
 )

@@ -32,4 +32,5 @@ ORION: Final = FamilyTable(
             "RoPE is scaled or has another base",
         ),
     ),
+    output_needed=True,
 )

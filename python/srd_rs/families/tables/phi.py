@@ -127,6 +127,7 @@ PHI_2: Final = FamilyTable(
         OTHER_BASE,
     ),
     without=("~rope.freq_base",),
+    output_needed=True,
 )
 
 PHI_MOE: Final = FamilyTable(
@@ -187,6 +188,7 @@ PHI_MOE: Final = FamilyTable(
         Refusal("not rope['rope_type'] in ['default', 'su', 'longrope']", "RoPE scaling is not longrope"),
         Refusal("rope['rope_type'] != 'default' and not long", "RoPE scaling has no long_factor"),
     ),
+    output_needed=True,
 )
 
 SPELLINGS: Final = {"Phi4ForCausalLMV": "Phi3ForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}

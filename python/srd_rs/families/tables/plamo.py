@@ -41,4 +41,5 @@ PLAMO: Final = FamilyTable(
     skip=((r"rotary_emb\.", names.BUFFER),),
     metadata=("u32 ~context_length = 4096",),
     rope_theta=None,
+    output_needed=True,
 )

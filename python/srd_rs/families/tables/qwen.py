@@ -8,6 +8,7 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import (
     ATTENTION,
+    BIASED_QKV,
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
@@ -31,7 +32,7 @@ QWEN2: Final = FamilyTable(
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
     },
-    layer=(Rows((*NORMS, *flagged(ATTENTION[:3], "bias"), *flagged(ATTENTION[3:], "bias?"), *GATED_FFN)),),
+    layer=(Rows((*NORMS, *flagged(ATTENTION[:3], "bias"), ATTENTION[3], *GATED_FFN)),),
     pooling=True,
 )
 
@@ -62,7 +63,7 @@ _QWEN3: Final = FamilyTable(
     arch="qwen3",
     classes=(),
     defaults={**QWEN2.defaults, "head_dim": 128},
-    layer=(Rows((*NORMS, *flagged(ATTENTION, "bias?"), *HEAD_NORMS, *GATED_FFN)),),
+    layer=(Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS, *GATED_FFN)),),
     pooling=True,
 )
 _QWEN3_RERANKER: Final = replace(
@@ -94,7 +95,7 @@ QWEN3_MOE: Final = FamilyTable(
         "decoder_sparse_step": 1,
     },
     sizes={"x": "moe_intermediate_size"},
-    layer=(Rows((*NORMS, *flagged(ATTENTION, "bias?"), *HEAD_NORMS, "mlp.gate > ffn_gate_inp | e d")),),
+    layer=(Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS, "mlp.gate > ffn_gate_inp | e d")),),
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
     metadata=(
         "u32 ~expert_feed_forward_length = moe_intermediate_size",
@@ -125,7 +126,7 @@ QWEN2_MOE: Final = FamilyTable(
         Rows(
             (
                 *NORMS,
-                *flagged(ATTENTION, "bias?"),
+                *BIASED_QKV,
                 "mlp.gate > ffn_gate_inp | e d",
                 "mlp.shared_expert_gate > ffn_gate_inp_shexp | 1 d",
                 "mlp.shared_expert.gate_proj > ffn_gate_shexp | s d",
@@ -140,6 +141,7 @@ QWEN2_MOE: Final = FamilyTable(
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
     refusals=(_DENSE_LAYERS, NOT_NORMALIZED),
+    output_needed=True,
 )
 
 QWEN: Final = FamilyTable(
@@ -174,6 +176,7 @@ QWEN: Final = FamilyTable(
     # llama.cpp reads the epsilon under this name and refuses a file without the key.
     metadata=("f32 ~attention.layer_norm_rms_epsilon = layer_norm_epsilon",),
     without=("~attention.head_count_kv",),
+    output_needed=True,
 )
 
 THINKER: Final = ((r"^thinker\.", ""),)
@@ -186,8 +189,8 @@ MOE_WIDTHS: Final = (
     "u32 ~expert_feed_forward_length = moe_intermediate_size",
     "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
 )
-_ATTENTION_2: Final = (*flagged(ATTENTION[:3], "bias"), *flagged(ATTENTION[3:], "bias?"))
-_ATTENTION_3: Final = (*flagged(ATTENTION, "bias?"), *HEAD_NORMS)
+_ATTENTION_2: Final = (*flagged(ATTENTION[:3], "bias"), ATTENTION[3])
+_ATTENTION_3: Final = (*BIASED_QKV, *HEAD_NORMS)
 
 QWEN2_VL: Final = FamilyTable(
     arch="qwen2vl",
@@ -329,7 +332,7 @@ _DELTA_NORMS: Final = (
 )
 _GATED_ATTENTION: Final = (
     "self_attn.q_proj > attn_q | 2*q d | bias?",
-    *flagged(ATTENTION[1:], "bias?"),
+    *BIASED_QKV[1:],
     *flagged(HEAD_NORMS, "plus_one"),
 )
 _SHARED_EXPERT: Final = (

@@ -7,7 +7,7 @@ from typing import Final
 from srd_rs.families.names import OTHER_MODALITY
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows
 from srd_rs.families.tables.common import (
-    ATTENTION,
+    BIASED_QKV,
     GATED_FFN,
     HEAD_NORMS,
     NEXTN,
@@ -16,7 +16,6 @@ from srd_rs.families.tables.common import (
     ROUTER_BIAS,
     SHARED_EXPERTS,
     TIED_HEAD,
-    flagged,
     leading_dense,
 )
 from srd_rs.families.tables.deepseek import DEEPSEEK2, INDEXER, INDEXER_METADATA, MOE_SIZES, ROUTED
@@ -49,7 +48,7 @@ DOTS1: Final = FamilyTable(
         "shared": "first(n_shared_experts, 0)",
     },
     layer=(
-        Rows((*NORMS, *flagged(ATTENTION, "bias?"), *HEAD_NORMS)),
+        Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS)),
         Rows(GATED_FFN, "layer < dense"),
         Rows(("mlp.gate > ffn_gate_inp | e d", ROUTER_BIAS), "layer >= dense"),
         Rows(SHARED_EXPERTS, "layer >= dense and shared > 0"),
@@ -64,6 +63,7 @@ DOTS1: Final = FamilyTable(
         "bool ~expert_weights_norm = norm_topk_prob",
     ),
     refusals=(NOT_LEADING,),
+    output_needed=True,
 )
 
 _SLIDES: Final = "(layer >= n_layer or layer_types[layer] == 'sliding_attention')"

@@ -101,6 +101,7 @@ RWKV6: Final = FamilyTable(
     without=_NO_ATTENTION,
     refusals=(Refusal("d % head_size != 0", "the width is no multiple of head_size"),),
     rope_theta=None,
+    output_needed=True,
 )
 
 _WKVRG: Final = (3, 1, 2, 0, 4)
@@ -148,6 +149,7 @@ RWKV6_QWEN2: Final = FamilyTable(
     without=_NO_ROPE,
     refusals=(Refusal("q != d", "the heads are not as wide as the model"),),
     rope_theta=None,
+    output_needed=True,
 )
 
 _MIXER: Final = (r"\.(self_attn|attn)\.(time_mixer\.)?", ".attention.")
@@ -285,6 +287,7 @@ RWKV7: Final = FamilyTable(
     skip=((_OF_LAYER + r"v([012]$|_lora\.)", _FIRST_VALUES),),
     refusals=(Refusal("d % size != 0", "the width is no multiple of the size of a head (head_size)"),),
     rope_theta=None,
+    output_needed=True,
 )
 
 ARWKV7: Final = FamilyTable(
@@ -329,4 +332,5 @@ ARWKV7: Final = FamilyTable(
         Refusal("d % size != 0", "the width is no multiple of the size of a head (head_size)"),
     ),
     rope_theta=None,
+    output_needed=True,
 )

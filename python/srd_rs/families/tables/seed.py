@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows
-from srd_rs.families.tables.common import ATTENTION, GATED_FFN, flagged
+from srd_rs.families.tables.common import BIASED_QKV, GATED_FFN
 
 SEED_OSS: Final = FamilyTable(
     arch="seed_oss",
@@ -26,7 +26,7 @@ SEED_OSS: Final = FamilyTable(
         Rows(
             (
                 "input_layernorm > attn_norm | d",
-                *flagged(ATTENTION, "bias?"),
+                *BIASED_QKV,
                 "post_attention_layernorm > post_attention_norm | d",
                 *GATED_FFN,
             )

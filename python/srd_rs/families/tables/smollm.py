@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS, flagged
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, LLAMA_METADATA, NORMS
 from srd_rs.vocab.rules import LLAMA
 
 SMOLLM3: Final = FamilyTable(
@@ -22,7 +22,7 @@ SMOLLM3: Final = FamilyTable(
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
     },
-    layer=(Rows((*NORMS[:1], *LLAMA_ATTENTION, *NORMS[1:], *flagged(GATED_FFN, "bias?"))),),
+    layer=(Rows((*NORMS[:1], *LLAMA_BIASED_QKV, *NORMS[1:], *GATED_FFN)),),
     metadata=LLAMA_METADATA,
     refusals=(
         Refusal(

@@ -51,6 +51,7 @@ STABLELM: Final = FamilyTable(
         OTHER_BASE,
     ),
     without=("~rope.freq_base", "~attention.layer_norm_rms_epsilon"),
+    output_needed=True,
 )
 
 SPELLINGS: Final = {"LlavaStableLMEpochForCausalLM": "StableLMEpochForCausalLM"}

@@ -121,6 +121,7 @@ STEP35: Final = FamilyTable(
         ),
     ),
     llama3_rope="h // 2",
+    output_needed=True,
 )
 
 SPELLINGS: Final = {"StepVLForConditionalGeneration": "Qwen3ForCausalLM"}

@@ -90,4 +90,5 @@ MIMO2: Final = FamilyTable(
         Refusal("n_shared_experts", "there are shared experts (n_shared_experts)"),
     ),
     rope_theta=5_000_000.0,
+    output_needed=True,
 )

@@ -33,4 +33,5 @@ XVERSE: Final = FamilyTable(
     ),
     without=("~attention.head_count_kv",),
     rope_theta=None,
+    output_needed=True,
 )
