@@ -145,7 +145,7 @@ def with_biases(name: str, matrices: str) -> dict[str, Any]:
     """A golden whose matrices have biases."""
     file = golden(name, attention_bias=True, mlp_bias=True)
     for source, (kind, shape) in list(file["sources"].items()):
-        if re.search(rf"{matrices}_proj\.weight$", source):
+        if re.search(rf"({matrices})_proj\.weight$", source):
             file["sources"][f"{source.removesuffix('weight')}bias"] = [kind, shape[:1]]
     return file
 
@@ -158,14 +158,67 @@ def check_loads(checkpoint: Checkpoint, folder: Path) -> None:
     assert "tokens" in found, found
 
 
-@pytest.mark.parametrize("name", ["qwen3moe-short", "glm4", "glm45-air", "qwen35-text"])
-def test_a_bias_that_llama_cpp_does_not_load_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "loaded", "refused"),
+    [
+        ("qwen3moe-short", r"self_attn\.[qkv]", "o"),
+        ("glm4", r"self_attn\.[qkv]", "o"),
+        ("glm45-air", r"self_attn\.[qkv]", "o"),
+        ("qwen35-text", r"self_attn\.[qkv]", "o"),
+        ("hunyuan-dense", r"self_attn\.[qkv]", "o"),
+        ("ernie-0.3b", r"self_attn\.[qkvo]", "up"),
+    ],
+)
+def test_a_bias_that_llama_cpp_does_not_load_is_refused(
+    name: str, loaded: str, refused: str, tmp_path: Path
+) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
-    checkpoint = opened(with_biases(name, r"self_attn\.[qkv]"), tmp_path, 1 / 256)
-    check_loads(checkpoint, tmp_path)
+    check_loads(opened(with_biases(name, loaded), tmp_path, 1 / 256), tmp_path)
     (tmp_path / "other").mkdir()
-    with pytest.raises(ModelError, match=r"o_proj\.bias"):
-        describe(opened(with_biases(name, r"self_attn\.[qkvo]"), tmp_path / "other"))
+    with pytest.raises(ModelError, match=rf"{refused}_proj\.bias"):
+        describe(opened(with_biases(name, rf"{loaded}|\.{refused}"), tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("deepseek-v3", {"n_group": 4, "topk_group": 2}, "4 groups of two or more"),
+        ("deepseek-v3", {"n_group": 3, "topk_group": 2}, "3 groups of two or more"),
+        ("deepseek-v3", {"n_group": 2, "topk_group": 3}, "3 of 2 groups"),
+        ("deepseek-v3", {"n_group": 2, "topk_group": 2}, None),
+        ("deepseek-v2", {"n_group": 2, "topk_group": 1, "topk_method": "greedy"}, None),
+    ],
+    ids=["of one expert", "unequal", "too many", "all", "greedy"],
+)
+def test_groups_of_experts_load_or_are_refused(
+    name: str, changes: dict[str, Any], expected: str | None, tmp_path: Path
+) -> None:
+    """llama.cpp ends its process with groups that it cannot use. A model that uses all groups has none."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    checkpoint = opened(golden(name, **changes), tmp_path, 1 / 256)
+    if expected is not None:
+        with pytest.raises(ModelError, match=expected):
+            describe(checkpoint)
+        return
+    check_loads(checkpoint, tmp_path)
+    found = {key: value for key, _, value in describe(checkpoint).metadata.entries()}
+    assert found["deepseek2.expert_group_count"] == found["deepseek2.expert_group_used_count"] == 1
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(("name", "known"), [("granitemoe", True), ("trinity", False)])
+def test_llama3_scaling_loads_or_is_refused(name: str, known: bool, tmp_path: Path) -> None:
+    """llama.cpp's graph of Trinity reads no factors, and llama.cpp does not load a file with the tensor of them."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")
+    checkpoint = opened(golden(name, rope_parameters=LLAMA3, rope_scaling=None), tmp_path, 1 / 256)
+    if known:
+        check_loads(checkpoint, tmp_path)
+    else:
+        with pytest.raises(ModelError, match="has no RoPE scaling of type llama3"):
+            describe(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -434,8 +434,9 @@ class Family:
         put("attention.layer_norm_epsilon", "FLOAT32", lambda: self._number_of(*_NORM_EPS))
         put("expert_count", "UINT32", lambda: self.n_expert or None)
         put("expert_used_count", "UINT32", lambda: self.n_expert_used if self.n_expert else None)
-        put("expert_group_count", "UINT32", lambda: config.optional_count("n_group", least=0))
-        put("expert_group_used_count", "UINT32", lambda: config.optional_count("topk_group", least=0))
+        groups, groups_used = self.expert_groups()
+        put("expert_group_count", "UINT32", lambda: groups)
+        put("expert_group_used_count", "UINT32", lambda: groups_used)
         put("expert_gating_func", "UINT32", self.expert_gating)
         put("attention.key_length", "UINT32", self.written_head_dim)
         put("attention.value_length", "UINT32", self.written_head_dim)
@@ -458,6 +459,25 @@ class Family:
         """Return the first of these numbers that config.json or the class has."""
         found = (self.config.optional_number(key) for key in keys)
         return next((number for number in found if number is not None), None)
+
+    def expert_groups(self) -> tuple[int | None, int | None]:
+        """Return the number of groups of experts, and the number of groups from which a token takes its experts.
+        llama.cpp ends its process with groups of one expert or of different sizes. llama.cpp does so as well where a
+        token may use every group, which is the same as one group."""
+        count, used = (self.config.optional_count(key, least=0) for key in ("n_group", "topk_group"))
+        if self.n_expert <= 1:
+            return None, None
+        if count is None or count <= 1:
+            return count, used
+        if self.n_expert % count or self.n_expert < 2 * count:
+            raise self.config.error(
+                f"{self.n_expert} experts are not {count} groups of two or more experts (n_group)"
+            )
+        if used is None or not 1 <= used <= count:
+            raise self.config.error(
+                f"a token cannot use {used} of {count} groups of experts (topk_group, n_group)"
+            )
+        return (count, used) if used < count else (1, 1)
 
     def expert_gating(self) -> int | None:
         """Return GGUF's number for the function that turns the scores of the experts into weights, where config.json

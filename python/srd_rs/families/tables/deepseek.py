@@ -213,7 +213,13 @@ DEEPSEEK2: Final = FamilyTable(
         "YoutuForCausalLM": _YOUTU,
         "YoutuVLForConditionalGeneration": _YOUTU,
     },
-    sizes={**MLA_SIZES, **MOE_SIZES},
+    sizes={
+        **MLA_SIZES,
+        **MOE_SIZES,
+        # Such a model has no groups, whatever n_group is.
+        "greedy": "class_name == 'DeepseekV2ForCausalLM' and first(topk_method, 'greedy') == 'greedy'"
+        " and first(n_group, 1) > 1",
+    },
     layer=(Rows(NORMS), *MLA, *MOE),
     experts=ROUTED,
     n_head_kv="1",
@@ -223,8 +229,20 @@ DEEPSEEK2: Final = FamilyTable(
         "u32 ~attention.q_lora_rank = first(q_lora_rank, None if n_layer in [26, 27]"
         " or (n_layer == 48 and n_vocab == 128256) else 0)",
         *MOE_METADATA,
+        "u32 ~expert_group_count = 1 if greedy else None",
+        "u32 ~expert_group_used_count = 1 if greedy else None",
     ),
-    refusals=(_EVERY_LAYER, _SHARED),
+    refusals=(
+        _EVERY_LAYER,
+        _SHARED,
+        Refusal(
+            "class_name == 'DeepseekV2ForCausalLM' and topk_method == 'group_limited_greedy' and first(n_group, 1) > 1"
+            " and topk_group != n_group",
+            "DeepSeek V2 chooses groups of experts by the best expert of each group (topk_method), but llama.cpp"
+            " chooses them by the best two, so its answers are not those of the model",
+            warns=True,
+        ),
+    ),
     skip=TIED_HEAD,
 )
 

@@ -44,13 +44,7 @@ GRANITE: Final = FamilyTable(
         "i32s ~deepstack_mapping = (before if layer in targets and before > 0 else -1) if len(targets) > 0 else None",
     ),
     head_dim="None",
-    refusals=(
-        Refusal(
-            "rope['rope_type'] == 'llama3'",
-            "llama.cpp's Granite has no llama3 RoPE scaling",
-            "It cannot be converted",
-        ),
-    ),
+    llama3_rope=True,
 )
 
 _FUSED: Final = "shared_mlp.input_linear"

@@ -36,7 +36,6 @@ _METADATA: Final = (
 _SHARED: Final = (
     "u32 ~expert_shared_feed_forward_length = shared_intermediate_size if shared_intermediate_size else None"
 )
-_LLAMA3: Final = Refusal("rope['rope_type'] == 'llama3'", "llama.cpp's Granite has no llama3 RoPE scaling")
 
 GRANITE_MOE: Final = FamilyTable(
     arch="granitemoe",
@@ -76,7 +75,7 @@ GRANITE_MOE: Final = FamilyTable(
     ),
     head_dim="None",
     metadata=(*_METADATA, _SHARED),
-    refusals=(_LLAMA3,),
+    llama3_rope=True,
 )
 
 _ADAPTED: Final = (
@@ -146,7 +145,6 @@ GRANITE_SWITCH: Final = FamilyTable(
     ),
     without=("general.size_label",),
     refusals=(
-        _LLAMA3,
         Refusal("num_experts > 0", "the model has experts"),
         Refusal("first(tie_word_embeddings, 0) == False", "the output matrix is not the embedding"),
     ),
