@@ -263,6 +263,14 @@ def test_rope_is_read_as_transformers_reads_it(
     assert found == expected
 
 
+def test_flat_rope_parameters_of_olmo_3_are_passed_over(tmp_path: Path) -> None:
+    """transformers reads those of the types of layers only."""
+    flat = golden("olmo3", rope_parameters={**YARN, "rope_theta": 1e6}, rope_scaling=None, rope_theta=None)
+    found = {key: value for key, _, value in describe(opened(flat, tmp_path)).metadata.entries()}
+    assert found["olmo2.rope.freq_base"] == found["olmo2.rope.freq_base_swa"] == 500_000.0
+    assert "olmo2.rope.scaling.type" not in found
+
+
 @pytest.mark.parametrize("name", ["gpt-oss", "olmo3"])
 def test_a_model_without_sliding_layers_loads_or_is_refused(name: str, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install '.[eval]')")

@@ -66,7 +66,11 @@ def _fp4(layers: range) -> dict[str, str]:
     return {**experts, **{f"blk.{i}.ffn_gate_inp.weight": _ROUTER for i in layers}}
 
 
+_CAPS = {"gemma4.final_logit_softcapping": "llama.cpp caps the logits at 30 where the key is absent"}
 DIFFERENCES: dict[str, dict[str, str]] = {
+    **dict.fromkeys(
+        (f"gemma4-{kind}" for kind in ("audio", "vision", "vision-clipped", "vision-standardized")), _CAPS
+    ),
     "deepseek-v2-lite": _QUERIES,
     "deepseek-v3-without-q-lora": _QUERIES,
     "glm47-flash-plain-queries": _QUERIES,

@@ -21,13 +21,17 @@ from srd_rs import ConvertOptions, _core
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import ModelError
 from srd_rs.families import _families, class_name, describe, supported
-from test_family_goldens import GOLDENS
+from test_family_goldens import GOLDENS, golden_of, opened
 
 DATA = Path(__file__).parent / "data" / "model_variants.jsonl.gz"
 LINES = gzip.decompress(DATA.read_bytes()).decode().splitlines()
 CASES: list[dict[str, Any]] = [case for case in map(json.loads, LINES) if "name" in case]
-WRITTEN_ON_PURPOSE = {"phi2": ["tokenizer.ggml.add_bos_token"]}
-"""Keys that the file of goldens leaves out with the tokenizer's."""
+WRITTEN_ON_PURPOSE = {"phi2": ["tokenizer.ggml.add_bos_token"]} | {
+    case["name"]: ["gemma4.final_logit_softcapping"]
+    for case in CASES
+    if case["name"].startswith("gemma4") and case["config"]["final_logit_softcapping"] is None
+}
+"""Keys that the file of goldens leaves out with the tokenizer's, and that llama.cpp's converter does not write."""
 
 
 def open_case(case: dict[str, Any], folder: Path) -> Checkpoint:
@@ -130,6 +134,21 @@ def test_a_gemma_2_without_softcapping_is_refused(key: str, tmp_path: Path) -> N
     case = next(case for case in CASES if case["name"] == "gemma2")
     with pytest.raises(ModelError, match="softcapping is null"):
         describe(open_case({**case, "config": {**case["config"], key: None}}, tmp_path))
+
+
+def test_a_gemma_3n_without_softcapping_is_refused(tmp_path: Path) -> None:
+    golden = golden_of(GOLDENS[0].parent, "gemma3n-text")
+    golden["config"]["final_logit_softcapping"] = None
+    with pytest.raises(ModelError, match="softcapping is null"):
+        describe(opened(golden, tmp_path))
+
+
+def test_a_gemma_4_without_softcapping_has_0(tmp_path: Path) -> None:
+    """llama.cpp caps logits at 30 where the key is absent."""
+    case = next(case for case in CASES if case["name"] == "gemma4-default")
+    assert case["config"]["final_logit_softcapping"] is None
+    found = {key: value for key, _, value in describe(open_case(case, tmp_path)).metadata.entries()}
+    assert found["gemma4.final_logit_softcapping"] == 0.0
 
 
 def test_a_gemma_3_without_sliding_windows_has_no_window(tmp_path: Path) -> None:

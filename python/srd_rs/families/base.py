@@ -117,6 +117,7 @@ class Family:
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
     rope_theta: ClassVar[float | None] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
+    rope_per_type: ClassVar[bool] = False
     drafts: ClassVar[bool] = False
     """The model drafts tokens for another model."""
     vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
@@ -232,7 +233,12 @@ class Family:
 
     @cached_property
     def rope(self) -> ropes.Rope:
-        return ropes.read(self.config, theta=self.rope_theta, theta_sliding=self.rope_theta_sliding)
+        return ropes.read(
+            self.config,
+            theta=self.rope_theta,
+            theta_sliding=self.rope_theta_sliding,
+            per_type=self.rope_per_type,
+        )
 
     @property
     def tied(self) -> bool:

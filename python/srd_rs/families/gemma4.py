@@ -276,8 +276,10 @@ class Gemma4(Family):
         self.write_standard(metadata)
         arch, config = self.arch, self.config
         layers = range(self.n_layer)
-        if (softcap := config.optional_number("final_logit_softcapping")) is not None:
-            metadata.float32(f"{arch}.final_logit_softcapping", softcap)
+        # llama.cpp caps the logits at 30 where the key is absent, and not at all where it is 0.
+        metadata.float32(
+            f"{arch}.final_logit_softcapping", config.optional_number("final_logit_softcapping") or 0.0
+        )
         metadata.uint32(f"{arch}.attention.sliding_window", config.count("sliding_window"))
         metadata.uint32(f"{arch}.attention.shared_kv_layers", self.n_shared_kv)
         metadata.uint32(f"{arch}.embedding_length_per_layer_input", self.n_embd_per_layer)

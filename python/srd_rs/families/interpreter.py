@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
-from srd_rs.checkpoint import SourceTensor, flatten
+from srd_rs.checkpoint import SourceTensor, flatten, text_part
 from srd_rs.errors import ModelError
 from srd_rs.families import names
 from srd_rs.families import rope as ropes
@@ -158,7 +158,7 @@ class TableFamily(Family):
         if kind == "stored":
             return name in self.checkpoint.tensors
         if kind == "states":
-            return name in self.checkpoint.config
+            return name in self.checkpoint.config or name in text_part(self.checkpoint.config)
         if kind == "file":
             return (self.checkpoint.folder / name).is_file()
         name = f"{self.layer_prefix}.{layer}.{name}" if kind.startswith("layer_") else name
@@ -851,6 +851,7 @@ def members_of(table: FamilyTable) -> dict[str, Any]:
         "spellings": table.spellings,
         "rope_theta": table.rope_theta,
         "rope_theta_sliding": table.rope_theta_sliding,
+        "rope_per_type": table.rope_per_type,
         "layer_prefix": table.layer_prefix,
         "embedding": table.embedding,
         "vocabulary": table.vocabulary,

@@ -55,18 +55,25 @@ class Rope:
         return str(self.full["rope_type"])
 
 
-def read(config: Config, *, theta: float | None = 10_000.0, theta_sliding: float | None = None) -> Rope:
+def read(
+    config: Config,
+    *,
+    theta: float | None = 10_000.0,
+    theta_sliding: float | None = None,
+    per_type: bool = False,
+) -> Rope:
     """Read the parameters of a configuration. `theta` and `theta_sliding` are the defaults of its class.
 
     `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old
-    files).
+    files). `per_type` marks a class that passes over `rope_parameters` which are not those of a type of layers, as
+    every class with `theta_sliding` does.
     """
     raw = config.mapping("rope_scaling") or config.mapping("rope_parameters")
     if any(raw.get(kind) is not None for kind in _PER_TYPE):
         full, sliding = (_of_type(config, raw, kind) for kind in _PER_TYPE)
     else:
-        # Classes with a base of their own for sliding layers read flat parameters by the old name only.
-        is_old = theta_sliding is None or bool(config.mapping("rope_scaling"))
+        # Such classes read flat parameters by the old name only.
+        is_old = not (per_type or theta_sliding is not None) or bool(config.mapping("rope_scaling"))
         full, sliding = dict(raw) if is_old else {}, {}
     local = next((config.get(key) for key in _LOCAL_THETA if config.get(key) is not None), theta_sliding)
     bases = config.get("rope_theta")

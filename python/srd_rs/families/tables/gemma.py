@@ -162,7 +162,6 @@ GEMMA3N: Final = FamilyTable(
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
         "sliding_window": 512,
-        "final_logit_softcapping": 30.0,
         "altup_active_idx": 0,
         "altup_num_inputs": 4,
         "num_kv_shared_layers": 15,
@@ -224,7 +223,7 @@ GEMMA3N: Final = FamilyTable(
     ),
     skip=(*_LM_HEAD, (r"embed_(vision|audio)\.", names.OTHER_MODALITY)),
     metadata=(
-        "f32 ~final_logit_softcapping = final_logit_softcapping",
+        "f32 ~final_logit_softcapping = first(final_logit_softcapping, 30.0)",
         "u32 ~attention.sliding_window = sliding_window",
         "u32 ~altup.active_idx = altup_active_idx",
         "u32 ~altup.num_inputs = altup_num_inputs",
@@ -235,7 +234,14 @@ GEMMA3N: Final = FamilyTable(
     ),
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,
-    refusals=(Refusal("altup_num_inputs != 4", "altup_num_inputs is not 4"),),
+    refusals=(
+        Refusal("altup_num_inputs != 4", "altup_num_inputs is not 4"),
+        Refusal(
+            "states('final_logit_softcapping') and final_logit_softcapping == None",
+            "final_logit_softcapping is null, but llama.cpp's Gemma 3n always caps logits",
+            "Set final_logit_softcapping to 30.0 if the weights need it",
+        ),
+    ),
 )
 
 EMBEDDING_GEMMA: Final = FamilyTable(

@@ -103,6 +103,7 @@ MUSE_GLIMMER: Final = FamilyTable(
         "max_position_embeddings": 131072,
         "sliding_window": 2048,
         "rms_norm_eps": 1e-5,
+        "final_logit_softcapping": 20.0,
         "tie_word_embeddings": False,
     },
     layer=(

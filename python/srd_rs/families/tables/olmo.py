@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
@@ -66,7 +67,7 @@ OLMOE: Final = FamilyTable(
 
 OLMO2: Final = FamilyTable(
     arch="olmo2",
-    classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    classes=("Olmo2ForCausalLM",),
     defaults={
         "vocab_size": 50304,
         "hidden_size": 4096,
@@ -77,7 +78,6 @@ OLMO2: Final = FamilyTable(
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
-    class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096, "rope_theta": 500_000.0}},
     sizes={
         "window": "None if layer_types != None and count(layer_types, 'sliding_attention') == 0 else sliding_window"
     },
@@ -100,6 +100,14 @@ OLMO2: Final = FamilyTable(
         "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and window != None else None",
     ),
     output_needed=True,
+)
+
+OLMO3: Final = replace(
+    OLMO2,
+    classes=("Olmo3ForCausalLM",),
+    defaults={**OLMO2.defaults, "sliding_window": 4096},
+    rope_theta=500_000.0,
+    rope_per_type=True,
 )
 
 SPELLINGS: Final = {"OLMoForCausalLM": "OlmoForCausalLM"}
