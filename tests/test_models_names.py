@@ -8,7 +8,7 @@ import pytest
 
 from srd_rs.checkpoint import SourceTensor
 from srd_rs.errors import ModelError
-from srd_rs.families import describe
+from srd_rs.families import class_name, describe
 from test_models import GEMMA3, LLAMA, D, Shapes, V, checkpoint, gemma3_tensors, llama_tensors, spec_of
 
 
@@ -170,6 +170,32 @@ def test_head_sizes_are_checked_before_tables_are_made(head_dim: int) -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32}
     with pytest.raises(ModelError, match=r"head_dim|q_proj"):
         spec_of(LLAMA, head_dim=head_dim, rope_scaling=scaling)
+
+
+def test_a_class_that_is_not_named_follows_from_the_model_type(caplog: pytest.LogCaptureFixture) -> None:
+    bare = {key: value for key, value in LLAMA.items() if key != "architectures"}
+    plain, guessed = (
+        describe(checkpoint(config, llama_tensors())) for config in (LLAMA, {**bare, "model_type": "llama"})
+    )
+    assert guessed.metadata.entries() == plain.metadata.entries()
+    assert "read as LlamaForCausalLM" in caplog.text
+    for kind in ("llava", "", None):
+        with pytest.raises(ModelError, match="architectures is missing"):
+            describe(checkpoint({**bare, "model_type": kind}, llama_tensors()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("qwen3_moe", "Qwen3MoeForCausalLM"),
+        ("gemma3_text", "Gemma3ForCausalLM"),
+        ("gpt_oss", "GptOssForCausalLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("xlm-roberta", "XLMRobertaModel"),
+    ],
+)
+def test_a_model_type_has_the_class_that_transformers_loads(kind: str, expected: str) -> None:
+    assert class_name(checkpoint({"model_type": kind}, {})) == expected
 
 
 @pytest.mark.parametrize("part", ["text_config", "llm_config", "language_config"])

@@ -3,11 +3,13 @@ is one file."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Final
+from typing import Any, Final
 
 from srd_rs.checkpoint import Checkpoint, text_part
 from srd_rs.errors import ModelError, message
@@ -19,12 +21,18 @@ from srd_rs.families.tables import names as other_names
 from srd_rs.families.tables import tables
 from srd_rs.reading import shown
 
+log: Final = logging.getLogger(__name__)
+
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "architectures", "class_name", "describe", "supported"]
 
 _CLASSIFIERS: Final = (
     "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForRewardModel",
     "ForProcessRewardModel",
 )  # fmt: skip
+
+
+_HEADS: Final = ("forcausallm", "lmheadmodel", "model")
+"""How names of classes end, in the order in which a ``model_type`` stands for them."""
 
 
 @cache
@@ -67,11 +75,14 @@ def architectures() -> dict[str, list[str]]:
 
 def class_name(checkpoint: Checkpoint) -> str:
     """Return the class that config.json names. A class named in the text part of config.json counts first, unless the
-    class of the whole model reads the text part itself. Raises ModelError."""
+    class of the whole model reads the text part itself. Where no class is named, it is that of the ``model_type``, as
+    in transformers. Raises ModelError."""
     config, file = checkpoint.config, checkpoint.folder / "config.json"
     whole, named = config.get("architectures"), text_part(config).get("architectures")
     architectures = whole if named is None or reads_text_part(whole) else named
     fix = 'Add the class of the model, such as ["LlamaForCausalLM"]'
+    if architectures is None and (known := _class_of_type(config)) is not None:
+        return known
     if architectures is None:
         raise ModelError(message(file, "architectures is missing, so the model is unknown", fix))
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
@@ -79,6 +90,17 @@ def class_name(checkpoint: Checkpoint) -> str:
             message(file, f"architectures is {shown(architectures)}, a list of names is expected", fix)
         )
     return text_class(architectures[0], config)
+
+
+def _class_of_type(config: Mapping[str, Any]) -> str | None:
+    """Return the class of the ``model_type`` of a text model. The names of classes are those of types in capitals:
+    qwen3_moe is that of Qwen3MoeForCausalLM. A class without a head is meant where there is no other."""
+    stated = config.get("model_type")
+    if not isinstance(stated, str) or text_part(config):
+        return None
+    wanted = stated.removesuffix("_text").replace("_", "").replace("-", "").lower()
+    named = {name.replace("_", "").lower(): name for name in supported()}
+    return next((named[wanted + end] for end in _HEADS if wanted + end in named), None)
 
 
 def describe(
@@ -112,6 +134,9 @@ def opened(checkpoint: Checkpoint, *, mtp: bool | None = None, with_projector: b
         meant = f"; similar names are {', '.join(near)}" if near else ""
         fix = f"Convert a model of one of the {len(supported())} classes that srd-rs models lists{meant}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
+    if not (checkpoint.config.get("architectures") or text_part(checkpoint.config).get("architectures")):
+        what = "config.json names no class (architectures), so the model is read as %s by its model_type"
+        log.warning("%s: " + what, checkpoint.folder, kind)
     found = family(checkpoint, kind)
     found.mtp, found.with_projector = mtp, with_projector
     while (variant := found.variant()) is not None:
