@@ -12,7 +12,8 @@ The checkpoint is a Llama of one layer with random weights (a fixed seed). Two o
 alone, `imatrix` weighs the errors of columns, `calibrated` is SRD feedback. A run with `whole` rows has one thread and
 the default memory. A run with `cut` rows has four threads and so little memory that a worker gets 512 weights at a
 time, so that it sees each row in two pieces. `moments` are the second moments of the checkpoint on random tokens, with
-and without weights of the tokens; `calibrated` has those without.
+and without weights of the tokens; `calibrated` has those without. The weighed ones are of fewer tokens: the plain code
+takes many times as long for derivatives.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ LATTICES = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 #: Types that effort srd quantizes by the search for scales.
 WITHOUT_FEEDBACK = (*LATTICES, "TQ1_0", "TQ2_0")
 CALIBRATION: dict[str, Any] = {"text": "random", "tokens": 256, "ctx": 64, "block": 256}
+WEIGHED = {"tokens": 64, "ctx": 32}
 METHODS = ("plain", "imatrix", "calibrated")
 #: The matrices that get the block format, by their GGUF names.
 MATRICES = ("blk.0.attn_k.weight", "blk.0.attn_v.weight")
@@ -225,9 +227,8 @@ def block_digests(folder: Path, rows: list[str]) -> dict[str, str]:
 def moments_digests(folder: Path) -> dict[str, str]:
     """Digests of the second moments with and without weights of the tokens."""
     found = {}
-    for name, weighed in (("weighed", True), ("not weighed", False)):
-        file = folder / name
-        srd_rs.calibrate(folder / "model", file, weigh_tokens=weighed, **CALIBRATION)
+    srd_rs.calibrate(folder / "model", folder / "weighed", weigh_tokens=True, **{**CALIBRATION, **WEIGHED})
+    for name, file in (("weighed", folder / "weighed"), ("not weighed", folder / "moments.safetensors")):
         digest = hashlib.sha256()
         with safe_open(file, "np") as tensors:
             for key in sorted(tensors.keys()):

@@ -24,7 +24,12 @@ fi
 # Both halves run, so that one failure does not hide another.
 status=0
 "$python" -m pytest -n auto "$@" || status=$?
-# The tests of the crate take a few seconds. It takes a minute longer to compile them
-# with all optimizations.
-cargo test --profile quick --config 'profile.quick.package.srd-rs.opt-level=1' --no-fail-fast || status=$?
+# The tests of the crate take a few seconds, and minutes to compile. The unit tests compute, so they have some
+# optimizations; the others read and write small files.
+crate() {
+    cargo test --profile quick --config "profile.quick.package.srd-rs.opt-level=$1" --no-fail-fast "${@:2}" || status=$?
+}
+crate 1 --lib
+crate 0 --test '*'
+crate 0 --doc
 exit "$status"

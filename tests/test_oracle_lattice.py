@@ -11,6 +11,9 @@ import ggml
 from quantizers import ISAS, dequantize, quantize, quantize_on
 from row_kinds import importances, row_kinds
 
+#: ggml needs seconds for its tables, once in a process.
+pytestmark = pytest.mark.xdist_group("tables of ggml")
+
 needs_ggml = pytest.mark.usefixtures("ggml_library")
 
 QUANTS = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")

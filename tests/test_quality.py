@@ -96,7 +96,7 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
 
 
 @needs_llama
-def test_the_command_measures_both_programs(tmp_path: Path) -> None:
+def test_the_command_measures_both_programs(fixtures: Path, tmp_path: Path) -> None:
     text = SHARED / "data" / "wiki.test.raw"
     if not text.exists():
         pytest.skip("the shared files are not there, so no text was scored")
@@ -108,8 +108,6 @@ def test_the_command_measures_both_programs(tmp_path: Path) -> None:
         text,
         "--mixes",
         "Q4_K_M",
-        "--budgets",
-        "5.5",
         "--chunks",
         2,
         "--ctx",
@@ -122,17 +120,18 @@ def test_the_command_measures_both_programs(tmp_path: Path) -> None:
     stored = json.loads((folder / "quality.json").read_text())
     assert stored["points"] == run.json["points"] and run.json["below"] == []
     found = {(p["method"], p["name"]): p for p in run.json["points"]}
-    assert set(found) == {(m, "Q4_K_M") for m in ("chosen", "srd", "peer", "peer-imatrix")} | {
-        ("chosen", "5.5 bpw")
-    }
+    assert set(found) == {(m, "Q4_K_M") for m in ("chosen", "srd", "peer", "peer-imatrix")}
     kld = {method: found[method, "Q4_K_M"]["kld"]["value"] for method in ("chosen", "srd", "peer")}
     assert 0 < kld["chosen"] < kld["srd"] < kld["peer"]
     assert found["chosen", "Q4_K_M"]["file_bytes"] <= found["srd", "Q4_K_M"]["file_bytes"]
-    assert found["chosen", "5.5 bpw"]["bpw"] <= 5.5 and found["chosen", "5.5 bpw"]["chosen"]
-    short = ("--mixes", "Q8_0", "--chunks", 1, "--ctx", 64, "--threads", 1, "--calibrate", "random")
-    short += ("--calibrate-tokens", 64)
-    alone = srd("quality", EXAMPLE, "-f", text, "--no-peers", *short, "-o", tmp_path / "alone", "--json")
-    assert {p["method"] for p in alone.json["points"]} == {"chosen", "srd"}
+    short = ("--mixes", "Q8_0", "--budgets", "5.5", "--chunks", 1, "--ctx", 64, "--threads", 1)
+    short += ("--calibrate", "random", "--calibrate-tokens", 64, "-o", tmp_path / "alone")
+    alone = srd("quality", fixtures / "llama", "-f", text, "--no-peers", *short, "--json")
+    assert alone.code == 0, alone.stderr
+    *mix, budget = alone.json["points"]
+    assert {p["method"] for p in mix} == {"chosen", "srd"} and {p["name"] for p in mix} == {"Q8_0"}
+    assert (budget["method"], budget["name"]) == ("chosen", "5.5 bpw")
+    assert budget["bpw"] <= 5.5 and budget["chosen"]
     again = srd(*args)
     assert again.code == 2 and "--overwrite" in again.stderr
     wrong = srd("quality", EXAMPLE, "-f", text, "--mixes", "Q9")

@@ -98,6 +98,25 @@ def stopped(model: Path, output: Path, units: int, how: int = signal.SIGKILL, *m
     return said
 
 
+WAYS = [
+    (how, name)
+    for how in ("other bytes", "same bytes", "moved")
+    for name in ("model.safetensors", "tokenizer.json", "config.json")
+]
+"""How a file of a model may have changed."""
+
+
+@pytest.fixture(scope="module")
+def to_change(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a copy of the model for each of `WAYS`, in a folder of the number."""
+    folder = tmp_path_factory.mktemp("to change")
+    for number in range(len(WAYS)):
+        shutil.copytree(model, folder / str(number) / model.name)
+    settle()
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def begun(model: Path, whole: dict[str, str], tmp_path: Path) -> Path:
     """The output of a conversion that was killed."""
@@ -121,12 +140,12 @@ def test_a_killed_conversion_goes_on(model: Path, whole: dict[str, str], tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(NAMES)
 
 
-def test_effort_max_goes_on_too(model: Path, tmp_path: Path) -> None:
+def test_effort_max_goes_on_too(fixtures: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    more = ("--effort", "max", "--calibrate-tokens", "128")
+    more, model = ("--effort", "max", "--calibrate-tokens", "128"), fixtures / "llama"
     run = convert(model, tmp_path / "whole" / "out.gguf", *more)
     assert run.code == 0, run.stderr
-    stopped(model, tmp_path / "out.gguf", 30, signal.SIGKILL, *more)
+    stopped(model, tmp_path / "out.gguf", 15, signal.SIGKILL, *more)
     run = convert(model, tmp_path / "out.gguf", *more)
     assert run.code == 0 and run.json["resumed_bytes"] > 0, run.stderr
     assert digests(tmp_path) == digests(tmp_path / "whole")
@@ -272,13 +291,21 @@ def test_what_goes_on_reads_neither_the_model_nor_the_text(
     assert digests(tmp_path) == whole
 
 
+def kept_notes() -> Iterator[Path]:
+    return Path(os.environ["SRD_CACHE"]).glob(".*.note")
+
+
 @has_identities
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
-@pytest.mark.parametrize("how", ["other bytes", "same bytes", "moved"])
+@pytest.mark.xdist_group("changed files")
+@pytest.mark.parametrize(("how", "name"), WAYS)
 def test_a_file_that_may_have_changed_is_read(
-    model: Path, whole: dict[str, str], begun: Path, tmp_path: Path, name: str, how: str
+    to_change: Path, whole: dict[str, str], tmp_path: Path, name: str, how: str
 ) -> None:
     """Size and time of writing say nothing: `cp -p` and `touch -r` set them. No program can set the time of change."""
+    model, begun = to_change / str(WAYS.index((how, name))) / "example", tmp_path / "out.gguf"
+    notes = {*kept_notes()}
+    stopped(model, begun, 20)
+    assert {*kept_notes()} - notes, "the conversion has not noted what the files of the model are"
     path = model / name
     before, raw = path.stat(), path.read_bytes()
     if how == "moved":
@@ -289,22 +316,15 @@ def test_a_file_that_may_have_changed_is_read(
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    try:
-        run = without_reading(model, begun)
-        assert run.returncode == 1 and not begun.exists(), run
-        if how != "other bytes":
-            assert "the model or the text is read" in run.stderr
-            assert convert(model, begun).code == 0
-            assert digests(tmp_path) == whole
-        elif name == "model.safetensors":
-            other = convert(model, begun)
-            assert other.code == 2 and "another calibration" in other.json["error"]["message"], other
-    finally:
-        path.write_bytes(raw)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        settle()
-        # The note is that of these files again.
-        assert convert(model, tmp_path / "noted.gguf", "--overwrite").code == 0
+    run = without_reading(model, begun)
+    assert run.returncode == 1 and not begun.exists(), run
+    if how != "other bytes":
+        assert "the model or the text is read" in run.stderr
+        assert convert(model, begun).code == 0
+        assert digests(tmp_path) == whole
+    elif name == "model.safetensors":
+        other = convert(model, begun)
+        assert other.code == 2 and "another calibration" in other.json["error"]["message"], other
 
 
 def states_in(cache: Path) -> set[tuple[str, int]]:
@@ -361,14 +381,14 @@ def test_a_killed_calibration_goes_on_behind_a_layer(
 def test_tokens_that_were_weighed_are_not_weighed_again(
     fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokens are weighed in sixteen batches, and a batch that is complete is kept."""
+    """So few tokens are weighed in eight batches of a chunk, and a batch that is complete is kept."""
     kept = tmp_path / "cache"
     monkeypatch.setenv("SRD_CACHE", str(kept))
     more = (
         "--calibrate",
         "random",
         "--calibrate-tokens",
-        "16384",
+        "4096",
         "--calibrate-block",
         "256",
         "--effort",
@@ -387,8 +407,8 @@ def test_tokens_that_were_weighed_are_not_weighed_again(
     lines = run.stderr.splitlines()
     steps = [json.loads(line)["progress"] for line in lines if line.startswith('{"progress"')]
     of_pass = [step["done"] for step in steps if step["phase"] == "calibrate"]
-    # Weighing is three quarters of the work, and at least one of sixteen batches was complete.
-    assert next(done for done in of_pass if done > 0) >= 16384 * 3 // 4 // 16 - 1, of_pass
+    # Weighing is three quarters of the work, and at least one of the batches was complete.
+    assert next(done for done in of_pass if done > 0) >= 4096 * 3 // 4 // 8 - 1, of_pass
     assert {path.suffix for path in kept.glob("*.calib*")} == {".calib", ".sums"}
     assert not list(kept.glob(".*.gradients"))
     monkeypatch.setenv("SRD_CACHE", str(tmp_path / "other"))
