@@ -76,12 +76,23 @@ class Hub(BaseHTTPRequestHandler):
     multipart_above: ClassVar[int] = 1 << 62
     """Larger files are uploaded in pieces of half of this size."""
     pieces: ClassVar[dict[tuple[str, int], bytes]] = {}
+    in_git: ClassVar[set[str]] = set()
+    """The names of weight files that are small enough for git: the hub states no SHA-256 of them."""
     _hashes: ClassVar[dict[tuple[Path, int], str]] = {}
 
     @classmethod
     def forget(cls) -> None:
         """Forget what was asked, and what goes wrong."""
-        kept = (cls.folders, cls.fetched, cls.tokens, cls.ranges, cls.stored, cls.commits, cls.pieces)
+        kept = (
+            cls.folders,
+            cls.fetched,
+            cls.tokens,
+            cls.ranges,
+            cls.stored,
+            cls.commits,
+            cls.pieces,
+            cls.in_git,
+        )
         for each in kept:
             each.clear()  # type: ignore[attr-defined]
         cls.faults, cls.sent, cls.requests, cls.uploads = Faults(), 0, 0, 0
@@ -267,7 +278,7 @@ class Hub(BaseHTTPRequestHandler):
     def _sibling(self, folder: Path, name: str) -> dict[str, Any]:
         size = (folder / name).stat().st_size
         entry: dict[str, Any] = {"rfilename": name, "size": size, "blobId": "0" * 40}
-        if name.endswith(".safetensors"):
+        if name.endswith(".safetensors") and name not in self.in_git:
             entry["lfs"] = {"size": size, "sha256": self._hash(folder / name), "pointerSize": 134}
         return entry
 

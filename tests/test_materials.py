@@ -169,6 +169,25 @@ def test_a_streamed_model_has_the_hashes_that_the_hub_states(
     assert hashes[0] == hashes[1] and "model.safetensors" in hashes[0] and hash_of(base) == hash_of(whole)
 
 
+def test_no_weights_are_downloaded_whose_hash_the_hub_states(gguf: Path, tmp_path: Path) -> None:
+    """Small files of weights are in git, without a hash: such a file is downloaded."""
+    (whole,) = srd_rs.bom(gguf, EXAMPLE)["metadata"]["component"]["pedigree"]["ancestors"]
+    for number, in_git in enumerate([set[str](), {"model.safetensors"}]):
+        with serving(tmp_path / str(number), network=True) as env:
+            Hub.folders["org/model"], Hub.in_git = EXAMPLE, {*in_git}
+            made = srd("bom", gguf, "--from", "org/model", "-o", tmp_path / f"{number}.json", env=env)
+            fetched, sent = {*Hub.fetched}, Hub.sent
+        assert made.code == 0, made
+        size = (EXAMPLE / "model.safetensors").stat().st_size
+        assert "config.json" in fetched and sent == (size if in_git else 0)
+        document = json.loads((tmp_path / f"{number}.json").read_text())
+        check(document)
+        (base,) = document["metadata"]["component"]["pedigree"]["ancestors"]
+        assert hash_of(base) == hash_of(whole) and base["version"] == COMMIT
+        stated = {file["name"] for file in base["components"] if "srd-rs:hash" in properties(file)}
+        assert stated == {"model.safetensors"} - in_git
+
+
 def test_a_file_without_a_known_hash_has_none(tmp_path: Path, gguf: Path) -> None:
     weights = (("model.safetensors", 5, None),)
     remote = _core.RemoteFiles(

@@ -64,7 +64,8 @@ def bom(
 ) -> dict[str, Any]:
     """The CycloneDX document of a GGUF, as a dictionary. Reads the files of the GGUF and of the model for their hashes.
 
-    model: What the GGUF was converted from: a folder, a GGUF, or a model on the hub.
+    model: What the GGUF was converted from: a folder, a GGUF, or a model on the hub. The weights of a model on the hub
+        are not downloaded: the hub states the SHA-256 of each large file.
     report: A folder that ``srd-rs eval --report`` wrote, or its report.json: the scores of this GGUF.
     calibrate: The text of the calibration, for its hash. The hash of the bundled text is known.
     lora: The adapters that were merged into the model, for their hashes.
@@ -81,7 +82,7 @@ def bom(
     metadata = {key: value for key, _, value in header["metadata"]}
     parts = [Path(part) for part, _ in header["parts"]]
     files = [_file(part) for part in parts]
-    base = None if model is None else _base(model if isinstance(model, Source) else hub.locate(model))
+    base = None if model is None else _base(model if isinstance(model, Source) else hub.glance(model))
     made_of = [*([base] if base else []), *_adapters(metadata, [Path(folder) for folder in lora])]
     text = _calibration(metadata, calibrate)
     component = {
@@ -140,8 +141,11 @@ def _file(path: Path, name: str | None = None) -> dict[str, Any]:
     }
 
 
-def _remote_file(name: str, size: int, digest: str | None) -> dict[str, Any]:
-    """A file that was read over the network, with the SHA-256 that its server states."""
+def _weights_file(source: Source, name: str, size: int, digest: str | None) -> dict[str, Any]:
+    """A file of weights over the network, with the SHA-256 that its server states. The hub states none for the small
+    files that it keeps in git: such a file is downloaded."""
+    if digest is None and source.revision is not None:
+        return _file(hub.file(f"hf://{source.revision}/{name}"), name)
     stated = [{"name": "srd-rs:hash", "value": "The hash is the one that the hub states."}]
     return {
         "type": "file",
@@ -170,7 +174,7 @@ def _base(source: Source) -> dict[str, Any]:
     else:
         shards = {path / tensor.shard for tensor in layout(path)}
         paths = sorted({*model_files(path), *shards})
-    files = [*map(_file, paths), *(_remote_file(*file) for file in source.weights)]
+    files = [*map(_file, paths), *(_weights_file(source, *file) for file in source.weights)]
     known = all("hashes" in file for file in files)
     found: dict[str, Any] = {
         "type": "machine-learning-model",

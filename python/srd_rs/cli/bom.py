@@ -54,7 +54,8 @@ def command(
 ) -> None:
     """Write what GGUF is, what it was made of, how, and how good it is, as a CycloneDX 1.7 document.
 
-    The files of the GGUF and of MODEL are read for their SHA-256.
+    The files of the GGUF and of MODEL are read for their SHA-256. The weights of a MODEL on the hub are not downloaded:
+    the hub states their SHA-256.
     """
     import srd_rs
     from srd_rs import _core, effects, hub, materials, sniff
