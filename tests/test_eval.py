@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from collections import Counter
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -402,6 +404,36 @@ def test_a_crash_of_llama_cpp_is_one_line(
         errors.ModelError, match=r"crashing.gguf: llama.cpp crashed on it \(SIGABRT: .*n_layer"
     ):
         probe.check_runs(crashing, 64)
+
+
+@needs_llama
+def test_the_child_ends_with_its_parent(example_q4_k_m: Path, tmp_path: Path) -> None:
+    """Also a parent that is killed, which can end no child itself."""
+    fake, note = tmp_path / "llama_cpp.py", tmp_path / "note"
+    fake.write_text(f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(120)\n")
+    parent = (
+        "import os, sys\nfrom pathlib import Path\nfrom srd_rs.eval import library, probe\nlibrary.library()\n"
+        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}\nprobe.check_runs(Path(sys.argv[1]), 64)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent, str(example_q4_k_m)]) as process:
+        deadline = time.monotonic() + 60
+        while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    child = int(note.read_text())
+    deadline = time.monotonic() + 60
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(child)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process computes or waits. One that has ended may be left to whoever collects it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 @needs_llama

@@ -1,7 +1,8 @@
 """This module runs a GGUF in llama.cpp for one token, in a process of its own.
 
 llama.cpp ends the whole process when a file breaks one of its assertions. `check_runs` lets that happen to a child, so
-that the user gets one line that names the file.
+that the user gets one line that names the file. The child reads from a pipe that ends when this process ends, however
+that happens, and ends then too.
 
     check_runs(Path("model.gguf"), n_ctx=512)
 """
@@ -12,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -35,13 +37,13 @@ def check_runs(gguf: Path, n_ctx: int) -> None:
     # The folder of this package comes first, because the child may not find the package otherwise.
     package = os.fspath(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
+    env = {**os.environ, "PYTHONPATH": path}
+    lives, ours = os.pipe()
+    try:
+        done = subprocess.run(command, stdin=lives, capture_output=True, env=env, check=False)
+    finally:
+        os.close(lives)
+        os.close(ours)
     if done.returncode == 0:
         return
     said = done.stderr.decode("utf-8", "replace").splitlines()
@@ -57,6 +59,13 @@ def check_runs(gguf: Path, n_ctx: int) -> None:
     raise ModelError(message(gguf, what, f"Check it with: srd-rs inspect {gguf}"))
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of stdin, and end this process. llama.cpp may be computing meanwhile."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def _run(gguf: str, n_ctx: int) -> int:
     try:
         with LlamaModel(gguf, n_ctx=n_ctx, threads=1) as model:
@@ -68,4 +77,5 @@ def _run(gguf: str, n_ctx: int) -> int:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(_run(sys.argv[1], int(sys.argv[2])))
