@@ -230,6 +230,22 @@ def test_resign_does_not_launder(made: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
 
 
+def test_resign_checks_what_lies_between_the_shards(made: Path, tmp_path: Path) -> None:
+    """Without the old key as with it: what `verify` refuses gets no new signature."""
+    new, path = key_file(tmp_path, bytes(range(9, 41))), tmp_path / "p.axm"
+    raw = bytearray((made / "m.axm").read_bytes())
+    opened = _core.open_container(made / "m.axm")
+    # Shards begin at multiples of 64 KiB, and a small tensor is one shard.
+    first = min(opened.tensors, key=lambda tensor: tensor.offset)
+    assert 0 < first.bytes < 1 << 16
+    raw[first.offset + first.bytes] = 1
+    path.write_bytes(raw)
+    for more in (("--no-old-key",), ("--old-key-file", key_of(made))):
+        done = cli("resign", path, "-o", tmp_path / "x.axm", "--key-file", new, *more)
+        assert done.code == 3 and "that are not zero" in done.stderr, done
+        assert not (tmp_path / "x.axm").exists()
+
+
 def test_resign_does_not_lose_a_signature_without_a_word(made: Path, tmp_path: Path) -> None:
     new, signed = key_file(tmp_path, bytes(range(9, 41))), made / "s.axm"
     keys: dict[str, Any] = {"key_file": new, "old_key_file": key_of(made)}

@@ -78,10 +78,9 @@ pub fn resign(
         }
         // `authenticate` has checked the manifest, which has this SHA-256.
         if sink.finish_shard(out) != *container.shard_hash(number) {
-            Err(container.not_signed(number))
-        } else {
-            Ok(())
+            return Err(container.not_signed(number));
         }
+        container.check_padding(number, buffer)
     })?;
     let (sink, sealed) = sink.seal(key, sign_key)?;
     sink.commit()?;

@@ -169,8 +169,11 @@ impl Container {
         if hasher.finish() == *self.shard_hash(number) { Ok(()) } else { Err(self.not_signed(number)) }
     }
 
-    /// Checks that only zeros lie between a shard and the next one.
-    fn check_padding(&self, number: usize, buffer: &mut Vec<u8>) -> Result<()> {
+    /// Checks that only zeros lie between a shard and the next one. `buffer` is used for reading.
+    ///
+    /// # Errors
+    /// [`Error::Verification`] for other bytes, [`Error::Io`] when the file cannot be read.
+    pub(crate) fn check_padding(&self, number: usize, buffer: &mut Vec<u8>) -> Result<()> {
         let shard = &self.layout.shards[number];
         let end = self.layout.shards.get(number + 1).map_or(self.layout.manifest_offset, |next| next.offset);
         let place = Place::file(&self.path).at(shard.offset + shard.length);
