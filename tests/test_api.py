@@ -151,6 +151,9 @@ def test_short_texts_of_options_and_of_what_is_found(tmp_path: Path) -> None:
         values = (placed, hydrator, srd_rs.rebuild(report.output, EXAMPLE))
         for value in values:
             assert len(repr(value)) < 600 and "m.gguf" in repr(value), repr(value)
+    srd_rs.pack(EXAMPLE, tmp_path / "m.axm", effort="fast", key_file=srd_rs.keygen(tmp_path / "key").path)
+    checked = repr(srd_rs.verify(tmp_path / "m.axm", key_file=tmp_path / "key"))
+    assert checked.startswith("Verification(path=") and "authentic=True" in checked and len(checked) < 250
     with pytest.raises(UsageError, match="ram: '8G' is no size"):
         srd_rs.place(report.output, ram="8G")
 

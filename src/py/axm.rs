@@ -37,7 +37,7 @@ record! {
     /// in the metadata of the GGUF, `quant` the mix, `files` the name of the GGUF or of its parts, `sources` the files
     /// that were converted, and `source_digest` their digest. `revision` is the id and the commit of a model that came from
     /// the hub.
-    Verification {
+    Verification [path, verified, authentic, model, quant, bytes] {
         path: PathBuf,
         verified: bool,
         fingerprint: String,
@@ -77,7 +77,7 @@ record! {
 record! {
     /// The signed header of a container. `id` and `key_id` are hex digits; `files` has the name of the GGUF, or of its
     /// parts.
-    ContainerHeader {
+    ContainerHeader [arch, method, quant, seed, n_shards, file_bytes] {
         arch: String,
         id: String,
         fingerprint: String,

@@ -4,9 +4,12 @@ use pyo3::IntoPyObject;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-/// Defines a frozen Python class of read-only fields. Methods of the class may follow the fields.
+/// Defines a frozen Python class of read-only fields. Methods of the class may follow the fields. The `repr` shows all fields, or
+/// those in brackets behind the name.
 macro_rules! record {
-    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $ty:ty,)+ } $($methods:tt)*) => {
+    (@shown [] $all:tt) => { record!(@shown $all []) };
+    (@shown [$($field:ident),+] $all:tt) => { &[$(stringify!($field)),+] };
+    ($(#[$meta:meta])* $name:ident $([$($shown:ident),+])? { $($(#[$field_meta:meta])* $field:ident: $ty:ty,)+ } $($methods:tt)*) => {
         $(#[$meta])*
         #[pyclass(frozen, get_all, eq, module = "srd_rs._core")]
         #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +18,7 @@ macro_rules! record {
         #[pymethods]
         impl $name {
             fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-                $crate::py::records::repr(slf.as_any(), &[$(stringify!($field)),+])
+                $crate::py::records::repr(slf.as_any(), record!(@shown [$($($shown),+)?] [$($field),+]))
             }
 
             /// The fields by name.
