@@ -173,11 +173,11 @@ def test_a_calibration_in_parts_has_the_bytes_of_one_pass(name: str, fixtures: P
 
 
 def test_shares_are_even_runs_of_chunks() -> None:
-    chunks = [[0] * n for n in (512, 512, 512, 512, 100)]
-    assert cluster.split(chunks, 2) == [(0, 3), (3, 5)]
-    assert cluster.split(chunks, 1) == [(0, 5)]
+    lengths = (512, 512, 512, 512, 100)
+    assert _core.runs_of_chunks(lengths, 2) == [(0, 3), (3, 5)]
+    assert _core.runs_of_chunks(lengths, 1) == [(0, 5)]
     for count in range(1, 9):
-        made = cluster.split(chunks, count)
+        made = _core.runs_of_chunks(lengths, count)
         assert [n for first, end in made for n in range(first, end)] == list(range(5))
         assert len(made) <= count and all(first < end for first, end in made)
 

@@ -172,7 +172,8 @@ def calibrate(
         is_kept = False
         try:
             key = request.output.name if request.kept else None
-            shares = _begin(folder, key, split(request.tokens, machines))
+            lengths = [len(chunk) for chunk in request.tokens]
+            shares = _begin(folder, key, _core.runs_of_chunks(lengths, machines))
             job = Measurement(
                 Path.cwd(),
                 Model.of(planner.source),
@@ -190,18 +191,6 @@ def calibrate(
             made.failed()
             if not is_kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def split(chunks: Sequence[Sequence[int]], count: int) -> list[tuple[int, int]]:
-    """Runs of about as many tokens: at most `count` ranges of the numbers of the chunks."""
-    total, tokens, first = sum(map(len, chunks)), 0, 0
-    found: list[tuple[int, int]] = []
-    for number, chunk in enumerate(chunks, 1):
-        tokens += len(chunk)
-        if tokens * count >= total * (len(found) + 1):
-            found.append((first, number))
-            first = number
-    return found
 
 
 def _begin(folder: Path, key: str | None, shares: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -245,13 +234,14 @@ def _calibrate_shares(
         path.unlink(missing_ok=True)
 
     steps, last = made.steps, len(shares) - 1
-    longest = max(map(len, request.tokens))
+    lengths = [len(chunk) for chunk in request.tokens]
+    longest = max(lengths)
     gradients: list[Path] = []
     if request.weigh_tokens:
         weighing = _core.WEIGHING_PASSES / (_core.WEIGHING_PASSES + 1)
         # Each batch fetches the weights of a streamed model again.
         count = _core.WEIGHING_BATCHES if job.model.streamed is None else len(shares)
-        batches = split(request.tokens, count)
+        batches = _core.runs_of_chunks(lengths, count)
         gradients = _weigh(ray, job, request, batches, folder, _share(tell, 0, weighing))
         tell = _share(tell, weighing, 1)
     # A part is complete when its states are there. They are removed when the next part of the share is complete.

@@ -151,6 +151,21 @@ impl Accumulator {
         self.writer.finish()
     }
 
+    /// Makes the pass that fills the accumulator, and completes the file. If the pass fails, the file ends as
+    /// [`failed`](Self::failed) says.
+    ///
+    /// # Errors
+    /// Those of `pass`, and as [`Accumulator::finish`].
+    pub fn fill(mut self, pass: impl FnOnce(&mut Self) -> Result<()>) -> Result<Calibration> {
+        match pass(&mut self) {
+            Ok(()) => self.finish(),
+            Err(error) => {
+                self.failed();
+                Err(error)
+            }
+        }
+    }
+
     /// Ends a pass that failed. What is complete is kept if the output is [`Output::Kept`].
     pub fn failed(self) {
         self.writer.failed();

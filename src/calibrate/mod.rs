@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::noise::Noise;
 
 pub use accumulator::{Accumulator, BLEND};
-pub use weighing::{BATCHES, PASSES, weigh_part};
+pub use weighing::{BATCHES, PASSES, runs, weigh_part};
 
 /// Draws `count` token ids uniformly from `ids`. A `seed` gives the same tokens on every machine.
 ///

@@ -38,9 +38,10 @@ pub(super) fn token_weights(
     run: &RunOptions,
 ) -> Result<TokenWeights> {
     // Weights that come over the network are read as seldom as possible.
-    let batches = batches(chunks, if model.source.is_remote() { 1 } else { BATCHES });
+    let lengths: Vec<usize> = chunks.iter().map(Vec::len).collect();
+    let batches = runs(&lengths, if model.source.is_remote() { 1 } else { BATCHES });
     let ends: Vec<usize> = batches.iter().map(|batch| tokens_of(&chunks[..batch.end])).collect();
-    let (longest, total) = (chunks.iter().map(Vec::len).max().unwrap_or(0), tokens_of(chunks));
+    let (longest, total) = (lengths.iter().copied().max().unwrap_or(0), tokens_of(chunks));
     let mut found = kept.and_then(|path| read_own(path, info)).unwrap_or_default();
     if !ends.contains(&found.tokens()) {
         found = Gradients::default();
@@ -96,16 +97,21 @@ pub(super) fn weights_of_parts(parts: &[PathBuf], first: usize, count: usize) ->
     }
 }
 
-/// Cuts chunks into at most `most` runs of about as many tokens.
-fn batches(chunks: &[Vec<u32>], most: usize) -> Vec<Range<usize>> {
-    let (mut batches, mut start) = (Vec::new(), 0);
-    for end in 1..=chunks.len() {
-        if tokens_of(&chunks[..end]) * most >= tokens_of(chunks) * (batches.len() + 1) {
-            batches.push(start..end);
-            start = end;
+/// Cuts chunks of these lengths into at most `most` runs of about as many tokens.
+///
+/// ```
+/// assert_eq!(srd_rs::calibrate::runs(&[512, 512, 512, 512, 100], 2), [0..3, 3..5]);
+/// ```
+pub fn runs(lengths: &[usize], most: usize) -> Vec<Range<usize>> {
+    let (total, mut tokens, mut start, mut found) = (lengths.iter().sum::<usize>(), 0, 0, Vec::new());
+    for (number, length) in lengths.iter().enumerate() {
+        tokens += length;
+        if tokens * most >= total * (found.len() + 1) {
+            found.push(start..number + 1);
+            start = number + 1;
         }
     }
-    batches
+    found
 }
 
 fn append(all: &mut Gradients, next: Gradients, path: &Path) -> Result<()> {
@@ -136,14 +142,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_have_about_as_many_tokens() {
-        let chunks = vec![vec![0; 5]; 40];
-        let found = batches(&chunks, 16);
+    fn runs_have_about_as_many_tokens() {
+        let lengths = [5; 40];
+        let found = runs(&lengths, 16);
         assert_eq!((found.len(), found[0].start, found[15].end), (16, 0, 40));
         assert!(found.windows(2).all(|pair| pair[0].end == pair[1].start));
         assert!(found.iter().all(|batch| (2..=3).contains(&batch.len())), "{found:?}");
-        assert_eq!(batches(&chunks[..3], 16), [0..1, 1..2, 2..3]);
-        let whole = batches(&chunks, 1);
+        assert_eq!(runs(&lengths[..3], 16), [0..1, 1..2, 2..3]);
+        let whole = runs(&lengths, 1);
         assert_eq!((whole.len(), whole[0].clone()), (1, 0..40));
     }
 }

@@ -70,18 +70,12 @@ pub fn quantize(
     let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
     let block = info.block as usize;
     let held_out = HeldOut::new(info.tokens, info.ctx);
-    let accumulator = Accumulator::create_with(&shapes, info, output, corrected(plan).count())?;
     let embedding = embedding_type(plan);
-    let mut corrector =
-        Corrector { plan, effort, block, held_out, accumulator, open: None, progress: options.progress };
-    let result = forward::run_two_streams(&plan.model, tokens, &mut corrector, options, embedding);
-    match result {
-        Ok(()) => corrector.accumulator.finish(),
-        Err(e) => {
-            corrector.accumulator.failed();
-            Err(e)
-        }
-    }
+    Accumulator::create_with(&shapes, info, output, corrected(plan).count())?.fill(|accumulator| {
+        let progress = options.progress;
+        let mut corrector = Corrector { plan, effort, block, held_out, accumulator, open: None, progress };
+        forward::run_two_streams(&plan.model, tokens, &mut corrector, options, embedding)
+    })
 }
 
 /// The table that may be the output matrix as well. It is looked up, so its own error counts too.
@@ -272,7 +266,7 @@ struct Corrector<'a> {
     block: usize,
     held_out: HeldOut,
     /// Writes the calibration file, and sums what is not corrected.
-    accumulator: Accumulator,
+    accumulator: &'a mut Accumulator,
     open: Option<Sums>,
     progress: &'a Progress,
 }

@@ -46,40 +46,26 @@ pub fn calibrate(
         return Err(Error::usage(what, "Make the calibration first"));
     }
     let shapes: Vec<_> = plan.model.tensors.iter().map(|t| (t.name.as_str(), t.ne.as_slice())).collect();
-    let accumulator = Accumulator::create(&shapes, info, output)?;
-    let token_weights = match accumulator.token_weights(&plan.model, tokens, pass) {
-        Ok(weights) => weights,
-        Err(error) => {
-            accumulator.failed();
-            return Err(error);
-        }
-    };
-    let pass = &forward::RunOptions { token_weights: token_weights.as_ref(), ..*pass };
-    // From here on a failure removes the files.
-    let written = Written::nothing(plan);
-    let outputs = Outputs::create(plan, options, Some(Left::Nothing), pass.progress)?;
-    let (units, threads) = (Units::cut(plan), pass.threads);
-    let progress = pass.progress;
-    let mut quantizer = LayerQuantizer {
-        plan,
-        options,
-        accumulator,
-        outputs: &outputs,
-        units,
-        written,
-        threads,
-        progress,
-        last: 0,
-    };
-    let result = forward::run(&plan.model, tokens, &mut quantizer, pass);
-    let LayerQuantizer { accumulator, written, .. } = quantizer;
-    match result {
-        Ok(_) => Ok((accumulator.finish()?, written)),
-        Err(error) => {
-            accumulator.failed();
-            Err(error)
-        }
-    }
+    let mut written = Written::nothing(plan);
+    let made = Accumulator::create(&shapes, info, output)?.fill(|accumulator| {
+        let token_weights = accumulator.token_weights(&plan.model, tokens, pass)?;
+        let pass = &forward::RunOptions { token_weights: token_weights.as_ref(), ..*pass };
+        // From here on a failure removes the files.
+        let outputs = Outputs::create(plan, options, Some(Left::Nothing), pass.progress)?;
+        let mut quantizer = LayerQuantizer {
+            plan,
+            options,
+            accumulator,
+            outputs: &outputs,
+            units: Units::cut(plan),
+            written: &mut written,
+            threads: pass.threads,
+            progress: pass.progress,
+            last: 0,
+        };
+        forward::run(&plan.model, tokens, &mut quantizer, pass).map(drop)
+    })?;
+    Ok((made, written))
 }
 
 /// The output matrix, where the model has one of its own.
@@ -89,10 +75,10 @@ const OUTPUT: &str = "output.weight";
 struct LayerQuantizer<'a> {
     plan: &'a Plan,
     options: &'a RunOptions<'a>,
-    accumulator: Accumulator,
+    accumulator: &'a mut Accumulator,
     outputs: &'a Outputs<'a>,
     units: Units<'a>,
-    written: Written,
+    written: &'a mut Written,
     threads: usize,
     progress: &'a Progress,
     /// The last layer that is not finished: the one behind those that are.

@@ -114,17 +114,11 @@ pub fn calibrate(
             let to = (request.info(), &output);
             return asymmetric::quantize(&plan.inner, &request.tokens, to, &options.effort(), &run);
         }
-        let mut observer = Accumulator::create(&shapes, request.info(), &output)?;
-        let mut made = || {
+        Accumulator::create(&shapes, request.info(), &output)?.fill(|observer| {
             let weights = observer.token_weights(&plan.inner.model, &request.tokens, &run)?;
             let run = RunOptions { token_weights: weights.as_ref(), ..run };
-            forward::run(&plan.inner.model, &request.tokens, &mut observer, &run)
-        };
-        if let Err(e) = made() {
-            observer.failed();
-            return Err(e);
-        }
-        observer.finish()
+            forward::run(&plan.inner.model, &request.tokens, observer, &run).map(drop)
+        })
     };
     let tick = || tell(py, progress.as_ref(), &state);
     let inner = Arc::new(watched(py, work, || plan.cancel(&state), tick)?);
@@ -247,6 +241,13 @@ impl CalibrationParts {
 
 fn complete() -> Error {
     Error::usage("the calibration is complete", "Begin another one")
+}
+
+/// Cuts chunks of these lengths into at most `most` runs of about as many tokens. Each run is the number of its first chunk, and the
+/// number behind its last chunk.
+#[pyfunction]
+pub fn runs_of_chunks(lengths: Vec<usize>, most: usize) -> Vec<(usize, usize)> {
+    calibration_pass::runs(&lengths, most).into_iter().map(|run| (run.start, run.end)).collect()
 }
 
 /// `count` ids drawn uniformly from `ids`.

@@ -76,6 +76,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(calibration::is_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibration::open_calibration, module)?)?;
     module.add_function(wrap_pyfunction!(calibrate::random_tokens, module)?)?;
+    module.add_function(wrap_pyfunction!(calibrate::runs_of_chunks, module)?)?;
     module.add_function(wrap_pyfunction!(convert::choose_within_budget, module)?)?;
     module.add_function(wrap_pyfunction!(convert::forget_journal, module)?)?;
     module.add_function(wrap_pyfunction!(convert::journal_path, module)?)?;
