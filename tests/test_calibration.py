@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 import srd_rs
-from srd_rs import calibration, errors
+from srd_rs import _core, calibration, errors
 from support import EXAMPLE, WIKI_TEST, require, srd
 
 ARCHITECTURES = (
@@ -49,6 +49,16 @@ def test_the_imatrix_has_the_diagonals(calibrated: Path) -> None:
 def test_any_number_of_threads_gives_the_same_file(calibrated: Path, tmp_path: Path) -> None:
     srd_rs.calibrate(EXAMPLE, tmp_path / "c", tokens=1024, threads=1)
     assert (tmp_path / "c").read_bytes() == calibrated.read_bytes()
+
+
+def test_a_seed_has_no_effect_on_chunks_that_are_too_long_to_be_weighed(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    longest = _core.MAX_WEIGHED_CHUNK
+    with pytest.raises(errors.UsageError, match="only random and weighed tokens"):
+        srd_rs.calibrate(fixtures / "llama", tmp_path / "c", ctx=longest + 1, tokens=64, seed=3)
+    assert not list(tmp_path.iterdir())
+    srd_rs.calibrate(fixtures / "llama", tmp_path / "c", ctx=longest, tokens=64, seed=3)
 
 
 def test_the_seed_decides_random_tokens(tmp_path: Path) -> None:
