@@ -150,7 +150,9 @@ def test_a_trillion_weights_are_planned_from_headers_alone(shape: str, easy: Pat
     alone, four, many = found["nodes"]
     assert (alone["nodes"], four["nodes"], many["nodes"]) == (1, 4, 16)
     assert alone["convert_seconds"] == pytest.approx(16 * many["convert_seconds"])
-    assert alone["calibrate_seconds"] == many["calibrate_seconds"] > 0
+    assert alone["calibrate_seconds"] > four["calibrate_seconds"] > many["calibrate_seconds"]
+    # There are 17 steps, and a machine begins a step when the machine before it has finished the step.
+    assert alone["calibrate_seconds"] / many["calibrate_seconds"] == pytest.approx(17 * 16 / 32)
     # Names and shapes are all that is kept, so twice the layers take a few megabytes more.
     assert costs[16].peak_rss < costs[8].peak_rss + 100e6
     assert costs[16].wall_s < 120

@@ -34,6 +34,7 @@ from srd_rs import _core, calibration, conversion, effects, hub, sniff
 from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, Rates, Work, count
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, bytes_of, changed
+from srd_rs.placement import PER_LAYER_TABLE
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
 from srd_rs.text import bytes_text, count_text, duration_text, printable
 
@@ -228,7 +229,8 @@ def _estimate(
     disk = written + kept + (read if is_remote and not streamed else 0)
     found = []
     for n in nodes:
-        calibrate = max(calibrating / threads, calibrates * read / reading_rate)
+        share = 1.0 if request is None else _share(native, min(n, len(request.tokens)), streamed=streamed)
+        calibrate = max(share * calibrating / threads, calibrates * read / reading_rate)
         shares = (n * reading_rate, n * rates.disk_write)
         moved = (
             max(again / shares[0], written / shares[1])
@@ -261,6 +263,15 @@ def _estimate(
     )
 
 
+def _share(native: _core.Plan, machines: int, *, streamed: bool) -> float:
+    """The share of the time of one machine that `machines` take for a calibration. Each machine is a layer behind the
+    machine before it, see `srd_rs.cluster`."""
+    if streamed and any(t.name == PER_LAYER_TABLE for t in native.tensors):
+        return 1.0
+    steps = 1 + len({t.name.split(".")[1] for t in native.tensors if t.name.startswith("blk.")})
+    return (steps + machines - 1) / (steps * machines)
+
+
 def _table_weights(native: _core.Plan) -> int:
     """The weights of tensors outside of the layers that are no output matrix: the tables of tokens."""
     tables = (t for t in native.tensors if not t.name.startswith("blk.") and t.name != "output.weight")
@@ -284,7 +295,7 @@ def _assumptions(
     if most > 1:
         yield "The machines are alike, and the file system that they share serves all of them at full speed."
         if calibrates:
-            yield "One machine calibrates while the others wait: the sums of a calibration have one order."
+            yield "The machines calibrate together: each computes a layer when the machine before it has computed it."
     yield "Nothing else runs on the machine. The memory is a limit from above; the conversion may need less."
     if calibrates:
         yield "Experts cost what dense matrices cost, for the tokens that reach them."
