@@ -101,6 +101,17 @@ REFUSED = {
 }
 
 
+def test_objects_are_refused_and_their_values_have_keys() -> None:
+    """The base models that llama.cpp's converter takes as a list of objects are keys of a GGUF."""
+    for value in ([{"name": "Base"}], {"name": "Base"}):
+        with pytest.raises(
+            UsageError, match=r"An object has a key for each value, such as general\.base_model\.0\.name"
+        ):
+            srd_rs.plan(EXAMPLE, effort="fast", metadata={"general.base_models": value})
+    keys = {"general.base_model.count": 1, "general.base_model.0.name": "Base"}
+    srd_rs.plan(EXAMPLE, effort="fast", metadata=keys)
+
+
 @pytest.mark.parametrize("stated", REFUSED)
 def test_keys_that_would_make_a_wrong_file_are_refused(tmp_path: Path, stated: str) -> None:
     done = srd("convert", EXAMPLE, "-o", tmp_path / "o.gguf", "--fast", "--override-kv", stated)

@@ -91,7 +91,8 @@ def _keys(given: object) -> dict[str, Any] | None:
             what = (
                 f"{value!r:.40}, the value of {key!r:.40}, is no text, finite number, bool or list of texts"
             )
-            raise UsageError(message("metadata", what, "Pass such a value"))
+            fix = "Pass such a value. An object has a key for each value, such as general.base_model.0.name"
+            raise UsageError(message("metadata", what, fix))
     return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(given.items())} or None
 
 
@@ -238,7 +239,8 @@ class ConvertOptions:
     seed: int = _option(
         0,
         "Calibration",
-        "Seed of all noise and of random calibration tokens. The seed is recorded in the output.",
+        "Seed of all noise, of random calibration tokens, and of the tokens that the model draws where tokens are"
+        " weighed. The seed is recorded in the output.",
         "N",
     )
     split_max_size: int | None = _option(

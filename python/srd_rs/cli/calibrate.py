@@ -62,7 +62,11 @@ Examples:
 @path_option(
     "--imatrix", group="Output", help="Write an importance matrix of llama.cpp (GGUF) as well, to this file."
 )
-@convert_option("seed", group="What is measured", help="Seed of random tokens.")
+@convert_option(
+    "seed",
+    group="What is measured",
+    help="Seed of random tokens, and of the tokens that the model draws where tokens are weighed.",
+)
 @convert_option("threads")
 @convert_option("max_memory", default=size_text(_core.DEFAULT_CALIBRATION_MEMORY))
 @convert_option("overwrite")

@@ -109,7 +109,7 @@ def command(
     override_kv: tuple[tuple[str, Any], ...],
     **options: Any,
 ) -> None:
-    """Turn MODEL into a GGUF in one streaming pass.
+    """Turn MODEL into a GGUF for llama.cpp. The weights are read as a stream.
 
     MODEL is a folder with a Hugging Face checkpoint (safetensors), an F32, F16 or BF16 GGUF, or a model on the hub
     (ORG/NAME, ORG/NAME@REVISION, hf://ORG/NAME or the address of its page). Nothing appears under the name of the

@@ -43,7 +43,7 @@ Examples:
 def command(as_json: bool) -> None:
     """Show what srd-rs finds: the CPU and the code that srd-rs uses on it, memory, disk, versions and engines.
 
-    Add this to a bug report. Of keys and tokens only whether they are set is shown.
+    Add this to a bug report. A key or a token is not shown, only whether it is set.
     """
     facts = found()
     show(lambda: facts, lambda: text(facts), as_json=as_json)

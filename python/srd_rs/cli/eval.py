@@ -134,7 +134,7 @@ def command(
 ) -> None:
     """Score each GGUF on a text as llama-perplexity does: perplexity, and with --base the KL divergence.
 
-    Of several files each is also compared with the first, token by token. Needs the extra srd-rs[eval]
+    If there are several files, each is also compared with the first one, token by token. Needs the extra srd-rs[eval]
     (llama-cpp-python). A file's bits per weight count its tensors' bytes.
 
     With --image or --audio, a model that sees or hears answers once instead: a check that GGUF and projector work

@@ -68,8 +68,8 @@ Examples:
 def command(path: str, show_metadata: bool, show_tensors: bool, as_json: bool) -> None:
     """Show what is in PATH: a GGUF, an .axm container, a safetensors file or a checkpoint folder.
 
-    Reads and checks the headers only, and of a checkpoint config.json and the tokenizer, to say whether it can be
-    converted. A chat template is shown by its length and SHA-256 and never run.
+    Reads and checks the headers only. The config.json and the tokenizer of a checkpoint are read as well, to say
+    whether the checkpoint can be converted. A chat template is shown by its length and SHA-256 and never run.
     """
     import srd_rs
 

@@ -48,8 +48,8 @@ def command(adapter: str, output: str | None, as_json: bool, **options: object) 
     """Turn ADAPTER, a folder with a LoRA adapter of PEFT, into a GGUF adapter.
 
     llama.cpp adds a GGUF adapter to its base model while it loads both (llama-cli -m BASE.gguf --lora ADAPTER.gguf).
-    Of DoRA, of weights that were trained as a whole and of updates of matrices that a GGUF holds as one, a GGUF adapter
-    can hold nothing. srd-rs convert --lora merges these into the model.
+    A GGUF adapter cannot hold DoRA, weights that were trained as a whole, and updates of matrices that a GGUF holds as
+    one matrix. srd-rs convert --lora merges these into the model.
     """
     import srd_rs
 

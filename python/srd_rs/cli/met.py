@@ -138,7 +138,7 @@ def command(
 ) -> None:
     """Measure which bytes of GGUF belong to which slot of depth, and write it down as JSON.
 
-    GGUF may be a signed container (.axm): then it is about the GGUF that extracting gives.
+    GGUF may be a signed container (.axm). The sidecar is then that of the GGUF that srd-rs extract writes.
 
     An engine reads the sidecar to know what to bring into memory for which intent; `srd-rs hydrate` does
     so. Sizes are measured from the file's tensor table and add up to its size.

@@ -112,8 +112,8 @@ def command(
 ) -> None:
     """Write MODEL in several mixes and budgets, score every file on a text, and show KLD over size.
 
-    Of each mix there are files of srd-rs, in the mix and with types chosen within the bytes of the mix, and files of
-    llama-quantize. The files go into a temporary folder and are removed. Needs the extra srd-rs[eval]
+    For each mix srd-rs writes a file in the mix, and one with types chosen within the bytes of the mix; llama-quantize
+    writes files in the mix. The files go into a temporary folder and are removed. Needs the extra srd-rs[eval]
     (llama-cpp-python).
     """
     from srd_rs.eval.curve import DEFAULT_MIXES, curve

@@ -42,7 +42,8 @@ Examples:
     "--keyless",
     group="Identity",
     is_flag=True,
-    help="Sign with an identity in the place of a key (Sigstore). Its name and the names of the files become public.",
+    help="Sign with an identity in the place of a key (Sigstore). The name of the identity and the digest of the"
+    " statement become public.",
 )
 @path_option(
     "--identity-token",

@@ -3,7 +3,7 @@
     found = curve("path/to/model", "wiki.test.raw", mixes=("Q3_K_M", "Q4_K_M"), n_chunks=10)
     print(found.below())
 
-Of each mix there are four files: SRD in the mix, SRD with types chosen within the bytes of the mix, and llama-quantize
+There are four files for each mix: SRD in the mix, SRD with types chosen within the bytes of the mix, and llama-quantize
 with and without an importance matrix, which is made from the tokens of the calibration. The files of one mix are
 written into a temporary folder, scored, and removed.
 """
