@@ -191,7 +191,7 @@ def on_purpose(key: str, theirs: Mapping[str, Any]) -> bool:
     arch, _, rest = key.partition(".")
     if rest == "attention.sliding_window_pattern":
         return arch in NO_PATTERN and key not in theirs
-    if key == "gemma4.final_logit_softcapping":
+    if key == "gemma4.final_logit_softcapping" or rest == "rope.scaling.attn_factor":
         return key not in theirs
     scaled = rest.startswith(("rope.freq_base", "rope.scaling."))
     return arch in NO_BASE and scaled and theirs.get(key) in (None, "none", ["STRING", "none"])

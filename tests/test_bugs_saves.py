@@ -263,6 +263,35 @@ def test_rope_is_read_as_transformers_reads_it(
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("qwen3moe-short", {"attention_factor": 1.0}, 0.7426256),
+        ("qwen3moe-short", {"mscale": 1.0, "mscale_all_dim": 1.0}, 0.7426256),
+        ("qwen3moe-short", {"attention_factor": 1.3465736}, None),
+        ("qwen3moe-short", {"attn_factor": 1.0, "mscale": 1.0}, None),
+        ("deepseek-v3", {"mscale": 1.0, "mscale_all_dim": 1.0}, None),
+    ],
+    ids=["stated", "by mscale", "the usual", "not read", "DeepSeek"],
+)
+def test_the_magnitude_of_yarn_is_that_of_transformers(
+    name: str, changes: dict[str, Any], expected: float | None, tmp_path: Path
+) -> None:
+    """llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, and reads no yarn_attn_factor."""
+    yarn = {**YARN, "factor": 32.0, "original_max_position_embeddings": 64, **changes}
+    spec = describe(opened(golden(name, rope_scaling=yarn, rope_parameters=None), tmp_path))
+    found = {key.partition(".")[2]: value for key, _, value in spec.metadata.entries()}
+    assert found.get("rope.scaling.attn_factor") == (None if expected is None else pytest.approx(expected))
+
+
+def test_betas_of_yarn_that_llama_cpp_does_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    yarn = {**YARN, "original_max_position_embeddings": 64, "beta_fast": 64.0}
+    describe(opened(golden("qwen3moe-short", rope_scaling=yarn, rope_parameters=None), tmp_path))
+    assert "beta_fast and beta_slow of YaRN are 64.0 and None" in caplog.text
+
+
 def test_flat_rope_parameters_of_olmo_3_are_passed_over(tmp_path: Path) -> None:
     """transformers reads those of the types of layers only."""
     flat = golden("olmo3", rope_parameters={**YARN, "rope_theta": 1e6}, rope_scaling=None, rope_theta=None)

@@ -67,7 +67,11 @@ def _fp4(layers: range) -> dict[str, str]:
 
 
 _CAPS = {"gemma4.final_logit_softcapping": "llama.cpp caps the logits at 30 where the key is absent"}
+_MAGNITUDE = "llama.cpp reads no yarn_attn_factor"
 DIFFERENCES: dict[str, dict[str, str]] = {
+    "laguna-m": {"laguna.rope.scaling.attn_factor": _MAGNITUDE},
+    "laguna-xs": {"laguna.rope.scaling.attn_factor": _MAGNITUDE},
+    "olmo3": {"olmo2.rope.scaling.attn_factor": _MAGNITUDE},
     **dict.fromkeys(
         (f"gemma4-{kind}" for kind in ("audio", "vision", "vision-clipped", "vision-standardized")), _CAPS
     ),

@@ -26,7 +26,11 @@ from test_family_goldens import GOLDENS, golden_of, opened
 DATA = Path(__file__).parent / "data" / "model_variants.jsonl.gz"
 LINES = gzip.decompress(DATA.read_bytes()).decode().splitlines()
 CASES: list[dict[str, Any]] = [case for case in map(json.loads, LINES) if "name" in case]
-WRITTEN_ON_PURPOSE = {"phi2": ["tokenizer.ggml.add_bos_token"]} | {
+WRITTEN_ON_PURPOSE = {
+    "phi2": ["tokenizer.ggml.add_bos_token"],
+    **{name: ["llama.rope.scaling.attn_factor"] for name in ("llama-yarn", "llama-yarn-old", "mistral-yarn")},
+    "Qwen2.5-0.5B-Instruct": ["qwen2.rope.scaling.attn_factor"],
+} | {
     case["name"]: ["gemma4.final_logit_softcapping"]
     for case in CASES
     if case["name"].startswith("gemma4") and case["config"]["final_logit_softcapping"] is None

@@ -503,6 +503,14 @@ class Family:
             )
         self._check_rope_factors()
         ropes.write_scaling(self.rope, self.arch, metadata)
+        fast, slow = (self.rope.full.get(key) for key in ("beta_fast", "beta_slow"))
+        if self.rope.kind == "yarn" and self.arch != "mistral3" and (fast or 32, slow or 1) != (32, 1):
+            self._note(
+                "beta_fast and beta_slow of YaRN are %s and %s, but llama.cpp takes 32 and 1 in this architecture,"
+                " so its answers are not those of the model",
+                shown(fast),
+                shown(slow),
+            )
         if (sections := ropes.sections(self.config, self.rope)) is not None:
             metadata.int32s(f"{self.arch}.rope.dimension_sections", sections)
         if self.rope.full["rope_theta"] is not None:

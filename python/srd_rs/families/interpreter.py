@@ -754,6 +754,7 @@ class TableFamily(Family):
             metadata.remove(key.replace("~", f"{self.arch}."))
         for key, (kind, expression) in self._lines().items():
             self._write_line(metadata, key, kind, expression)
+        ropes.write_magnitude(self.config, self.rope, self.arch, metadata)
         if self.data.mtp is not None and self.n_mtp:
             metadata.uint32(self.data.mtp.key.replace("~", f"{self.arch}."), self.n_mtp)
         if self.data.pooling:

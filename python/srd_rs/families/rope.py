@@ -190,6 +190,36 @@ def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:
         metadata.string(f"{arch}.rope.scaling.type", "longrope")
 
 
+def write_magnitude(config: Config, rope: Rope, arch: str, metadata: Metadata) -> None:
+    """Write the factor of rotated queries and keys under YaRN, where it is not what llama.cpp computes from the factor
+    of the scaling. llama.cpp does not read `yarn_attn_factor`, but multiplies by `attn_factor`. Architectures with
+    `yarn_log_multiplier` compute it from that number."""
+    params, key = rope.full, f"{arch}.rope.scaling"
+    if (
+        metadata.get(f"{key}.type") != "yarn"
+        or rope.kind != "yarn"
+        or f"{key}.yarn_log_multiplier" in metadata
+        or f"{key}.attn_factor" in metadata
+    ):
+        return
+    usual = _magnitude(params["factor"], 1.0)
+    found = params.get("attention_factor")
+    if found is None:
+        scales = [
+            config.check_number(f"RoPE {name}", params[name])
+            for name in ("mscale", "mscale_all_dim")
+            if params.get(name)
+        ]
+        if len(scales) == 2:
+            found = _magnitude(params["factor"], scales[0]) / _magnitude(params["factor"], scales[1])
+    if found is not None and abs(found / usual - 1.0) > 1e-6:
+        metadata.float32(f"{key}.attn_factor", found / usual)
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
 def _f32(value: float) -> float:
     """Round to float32. Sums, products and quotients of float32 values, computed in float64 and then rounded,
     are the correctly rounded float32 ones."""
