@@ -155,6 +155,24 @@ def test_a_gemma_4_without_softcapping_has_0(tmp_path: Path) -> None:
     assert found["gemma4.final_logit_softcapping"] == 0.0
 
 
+def test_attention_in_both_directions_is_that_of_the_graph(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """llama.cpp's EmbeddingGemma always sees later tokens, its Gemma 3 never, its Gemma 4 in some layers."""
+    key, folder = "use_bidirectional_attention", GOLDENS[0].parent
+    causal = golden_of(folder, "embeddinggemma")
+    causal["config"][key] = False
+    gemma3 = next(case for case in CASES if case["name"] == "gemma3")
+    gemma4 = next(case for case in CASES if case["name"] == "gemma4-default")
+    with pytest.raises(ModelError, match=key):
+        describe(opened(causal, tmp_path))
+    with pytest.raises(ModelError, match=key):
+        describe(open_case({**gemma3, "config": {**gemma3["config"], key: True}}, tmp_path))
+    spec = describe(open_case({**gemma4, "config": {**gemma4["config"], key: "all"}}, tmp_path))
+    assert ("gemma4.attention.causal", "BOOL", False) in spec.metadata.entries()
+    assert key in caplog.text
+
+
 def test_a_gemma_3_without_sliding_windows_has_no_window(tmp_path: Path) -> None:
     case = next(case for case in CASES if case["name"] == "gemma3")
     config = {**case["config"], "layer_types": ["full_attention", "full_attention"]}

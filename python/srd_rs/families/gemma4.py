@@ -276,6 +276,14 @@ class Gemma4(Family):
         self.write_standard(metadata)
         arch, config = self.arch, self.config
         layers = range(self.n_layer)
+        if config.get("use_bidirectional_attention") == "all":
+            key = f"{arch}.attention.causal"
+            if key not in metadata:
+                metadata.boolean(key, False)
+            self._note(
+                "each token sees all others (use_bidirectional_attention), but in llama.cpp's Gemma 4 only layers with"
+                " a sliding window do so, so its answers are not those of the model"
+            )
         # llama.cpp caps the logits at 30 where the key is absent, and not at all where it is 0.
         metadata.float32(
             f"{arch}.final_logit_softcapping", config.optional_number("final_logit_softcapping") or 0.0

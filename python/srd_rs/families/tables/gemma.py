@@ -132,6 +132,11 @@ GEMMA_3: Final = FamilyTable(
             "attn_logit_softcapping is set, Gemma 3 has none",
             "Remove it if it is a mistake",
         ),
+        Refusal(
+            "use_bidirectional_attention == 1",
+            "each token sees the later ones (use_bidirectional_attention), but llama.cpp's Gemma 3 is causal",
+            "A model that embeds texts has the class Gemma3TextModel",
+        ),
     ),
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,
@@ -175,7 +180,7 @@ GEMMA3N: Final = FamilyTable(
         "sliding": "layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 5 != 0",
         "keyless": "layer >= n_layer - num_kv_shared_layers and not layer_has('self_attn.k_proj.weight')",
         "sparsity": "activation_sparsity_pattern[layer] if is_list(activation_sparsity_pattern)"
-        " else first(activation_sparsity_pattern, 0.95 if layer < 10 else 0.0)",
+        " else first(activation_sparsity_pattern, 0.95 if layer < 10 < n_layer else 0.0)",
     },
     n_ff="width + 0 * layer",
     output=None,
@@ -269,6 +274,13 @@ EMBEDDING_GEMMA: Final = FamilyTable(
         "f32 ~final_logit_softcapping = final_logit_softcapping",
         "u32 ~attention.sliding_window = sliding_window",
         OTHER_PATTERN,
+    ),
+    refusals=(
+        Refusal(
+            "not use_bidirectional_attention == 1",
+            "tokens do not see later ones (use_bidirectional_attention), but in llama.cpp's EmbeddingGemma they do",
+            "Set use_bidirectional_attention to true if the model was trained so, or name the class Gemma3ForCausalLM",
+        ),
     ),
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,
