@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,33 @@ def test_excerpts_are_spread_over_the_text() -> None:
     # Without lines an excerpt begins and ends with a whole character.
     odd = ("中" * 1_000_000).encode()
     assert set(calibration.excerpts(odd, 100)) == {"中"}
+
+
+# The bundled text.
+
+
+def test_a_beginning_of_the_bundled_text_has_all_its_kinds_and_is_what_a_calibration_takes() -> None:
+    native = planning.native_model(hub.Source(EXAMPLE))
+    metadata = metadata_of(native)
+    whole = calibration.encode(native.model, metadata, calibration.read_text("builtin")[1].decode())
+    chunks = calibration.choose_tokens(native.model, metadata, "builtin", 8192, 512, 0).chunks
+    assert [chunk[1:] for chunk in chunks] == [whole[i * 512 :][:511] for i in range(16)]
+    beginning = calibration.read_text("builtin")[1][:30_000].decode("utf-8", "ignore")
+    kinds = (
+        "Alice",
+        "Gregor",
+        "\nUser: ",
+        "static ",
+        "import ",
+        "//! ",
+        "<[a-z]+>",
+        "[а-я]{4}",
+        "[一-鿿]{4}",
+        "[가-힣]{2}",
+    )
+    assert [kind for kind in kinds if not re.search(kind, beginning)] == []
+    # What judges two calibrations is text that the calibration has not seen.
+    other, is_other = calibration.other_tokens(native.model, metadata, "builtin", 8192, (256, 256))
+    taken, found = (" ".join(map(str, ids)) for ids in (whole[:8192], whole))
+    rest = [" ".join(map(str, chunk[1:])) for chunk in other]
+    assert is_other and all(ids in found and ids not in taken for ids in rest)

@@ -65,6 +65,8 @@ N_EXCERPTS: Final = 32
 """Number of the excerpts of a longer text."""
 TOKENIZER_SECONDS: Final = 30
 """CPU time that a tokenizer.json gets for a short text."""
+_PER_LAYER: Final = "per_layer_token_embd.weight"
+"""A table of Gemma 4. Models with this table have gained nothing from weights of their tokens (decision 0020)."""
 _BUILTIN: Final = "builtin.txt.gz"
 _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random), which needs no tokenizer"
 _SPECIAL_TYPES: Final = (2, 3, 5)
@@ -117,8 +119,9 @@ def calibrate(
     """Run `model` on calibration tokens and write the second moments of its matrices' inputs to `output`.
 
     model: a checkpoint folder or a GGUF, as for `convert`.
-    text: ``"builtin"`` (a bundled public-domain text), ``"random"`` (token ids) or the name of a UTF-8 file.
-    tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text. By default
+    text: ``"builtin"`` (a bundled text in many languages), ``"random"`` (token ids) or the name of a UTF-8 file.
+    tokens, ctx: how many tokens, in chunks of `ctx` that do not see each other, spread evenly over the text; of the
+        bundled text, every beginning of which has all of its kinds, they are the first ones. By default
         8192 tokens where they are weighed, otherwise 8192 to 16384, the more the smaller the model, in chunks of 512,
         or of 64 for an encoder.
     block: side of the diagonal blocks of H, a multiple of 256; 0 for all of H. By default 256 to 2048, the larger the
@@ -474,7 +477,8 @@ def weighs(plan: _core.Plan, asked: bool | None, ctx: int = DEFAULT_CTX) -> bool
     if asked is not None:
         return asked
     is_small = _multiplied_weights(plan) <= MOST_WEIGHTS and ctx <= _core.MAX_WEIGHED_CHUNK
-    return is_small and plan.has_gradient()
+    gains = not any(tensor.name == _PER_LAYER for tensor in plan.tensors)
+    return is_small and gains and plan.has_gradient()
 
 
 def default_size(plan: _core.Plan, options: ConvertOptions) -> Size:
@@ -555,8 +559,7 @@ def choose_tokens(
     ctx = min(ctx, len(ids))
     there = len(ids) // ctx
     n_chunks = min(n_chunks, there)
-    # Spread over the text, so that few tokens still see all of its languages.
-    starts = [i * there // n_chunks * ctx for i in range(n_chunks)]
+    starts = [place * ctx for place in _places(there, n_chunks, text)]
     chunks = _framed([ids[start : start + ctx] for start in starts], ends)
     return Tokens(chunks, name, sha256)
 
@@ -574,12 +577,18 @@ def other_tokens(
     size = max(*counts, _default_ctx(metadata))
     there = max(len(ids) // size, 1)
     taken = min(-(-used // size), there)
-    seen = {i * there // taken for i in range(taken)} if taken else set()
+    seen = set(_places(there, taken, text))
     free = [i for i in range(there) if i not in seen]
     places = free if len(free) >= len(counts) else list(range(there))
     starts = [places[(2 * i + 1) * len(places) // (2 * len(counts))] * size for i in range(len(counts))]
     chunks = [ids[start : start + n] for start, n in zip(starts, counts, strict=True)]
     return _framed(chunks, ends), places is free
+
+
+def _places(there: int, taken: int, text: str | os.PathLike[str]) -> list[int]:
+    """Which of the chunks of a text are taken. They are spread evenly over the text, so that few tokens still see all
+    of it. Every beginning of the bundled text has all of its kinds in their shares, so its first chunks are taken."""
+    return list(range(taken)) if text == "builtin" else [i * there // taken for i in range(taken)]
 
 
 def read_text(text: str | os.PathLike[str]) -> tuple[str, bytes]:
