@@ -100,6 +100,11 @@ def test_a_changed_moment_is_refused(calibrated: Path, tmp_path: Path) -> None:
         srd_rs.plan(EXAMPLE, tmp_path / "a.gguf", effort="srd", calibrate=tmp_path / "changed")
 
 
+def _moments(calibration: Path) -> dict[str, np.ndarray]:
+    with safe_open(calibration, "np") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
 def test_tokens_have_weights_by_what_their_errors_do(fixtures: Path, tmp_path: Path) -> None:
     made = {}
     for name, options in {
@@ -111,8 +116,7 @@ def test_tokens_have_weights_by_what_their_errors_do(fixtures: Path, tmp_path: P
         srd_rs.calibrate(
             fixtures / "llama", tmp_path / name, tokens=256, ctx=64, **{"text": WIKI_TEST, **options}
         )
-        with safe_open(tmp_path / name, "np") as file:
-            made[name] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        made[name] = _moments(tmp_path / name)
     for key, plain in made["plain"].items():
         np.testing.assert_array_equal(made["weighed"][key], made["again"][key])
         is_weighed = key.startswith("blk.")
@@ -123,10 +127,38 @@ def test_tokens_have_weights_by_what_their_errors_do(fixtures: Path, tmp_path: P
             assert 0.2 < np.abs(made["weighed"][key]).sum() / np.abs(plain).sum() < 5, key
 
 
-def test_tokens_of_a_model_without_known_derivatives_cannot_be_weighed(tmp_path: Path) -> None:
-    run = srd("calibrate", EXAMPLE, "-o", tmp_path / "c", "--tokens", "64", "--ctx", "64", "--weigh-tokens")
+def test_tokens_of_a_model_without_known_derivatives_cannot_be_weighed(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    of = fixtures / "qwen3moe"
+    run = srd("calibrate", of, "-o", tmp_path / "c", "--tokens", "64", "--ctx", "64", "--weigh-tokens")
     assert run.code == 1 and "derivatives are not known" in run.stderr and "--weigh-tokens" in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_tokens_of_gemma_4_are_weighed_when_that_is_asked_for(tmp_path: Path) -> None:
+    """The example shares keys between layers and has embeddings for each layer."""
+    kept = {}
+    for name, more in (("usual", ()), ("alike", ("--no-weigh-tokens",)), ("weighed", ("--weigh-tokens",))):
+        args = (
+            "calibrate",
+            EXAMPLE,
+            "-o",
+            tmp_path / name,
+            "--tokens",
+            "128",
+            "--ctx",
+            "64",
+            "--json",
+            *more,
+        )
+        run = srd(*args)
+        assert run.code == 0 and run.json["weighed"] == (name == "weighed"), run.stderr
+        kept[name] = _moments(tmp_path / name)
+    for name, sums in kept["alike"].items():
+        np.testing.assert_array_equal(sums, kept["usual"][name])
+        # All matrices of the layers are weighed, those of their own embeddings and those without keys too.
+        assert (sums != kept["weighed"][name]).any() == name.startswith("blk."), name
 
 
 def test_an_unknown_text_is_one_line(tmp_path: Path) -> None:

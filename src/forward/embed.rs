@@ -5,14 +5,38 @@ use crate::forward::activation;
 use crate::forward::arch::Activation;
 use crate::forward::buffers::Buffer;
 use crate::forward::groups::Group;
-use crate::forward::model::Layer;
+use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
 use crate::forward::pass::{Pass, RunOptions};
 use crate::forward::spill::{Found, SpillBuffer};
 use crate::forward::vectors::{add, scale};
+use crate::forward::weights::{Linear, Weights};
 
 /// Number of rows of the table of embeddings for each layer that are in memory.
 const LOOKED_UP: usize = 256;
+
+/// The matrices with which a layer adds the embeddings that the tokens have for it.
+pub(super) struct PerLayer {
+    pub gate: Linear,
+    pub projection: Linear,
+}
+
+impl PerLayer {
+    /// The name of the norm behind the projection.
+    pub const NORM: &str = "post_norm";
+
+    /// Finds the matrices and checks their shapes.
+    ///
+    /// # Errors
+    /// Returns [`Error::Model`] if a matrix is missing or has another shape.
+    pub fn find(weights: &Weights, model: &Model, layer: &Layer) -> Result<Self> {
+        let gate = weights.required_linear(&format!("blk.{}.inp_gate", layer.index))?;
+        let projection = weights.required_linear(&format!("blk.{}.proj", layer.index))?;
+        weights.check_shape(&gate, model.per_layer, model.width)?;
+        weights.check_shape(&projection, model.width, model.per_layer)?;
+        Ok(Self { gate, projection })
+    }
+}
 
 impl Pass<'_> {
     /// Returns the scaled embeddings of the tokens, plus the embeddings of their positions and types if the model has
@@ -102,7 +126,7 @@ impl Pass<'_> {
     }
 
     /// Returns the embeddings of the tokens for one layer, `[tokens, per_layer]`.
-    fn per_layer_input(&self, layer: &Layer, group: &Group) -> Result<Buffer> {
+    pub(super) fn per_layer_input(&self, layer: &Layer, group: &Group) -> Result<Buffer> {
         let (weights, n) = (self.weights, self.model.per_layer);
         let columns = layer.index * n..(layer.index + 1) * n;
         let projection = weights.required_linear("per_layer_model_proj")?;
@@ -137,18 +161,15 @@ impl Pass<'_> {
 
     /// Returns the embeddings of the tokens for one layer, gated by `x` and projected to the width of the model.
     pub(super) fn per_layer(&mut self, layer: &Layer, group: &Group, x: &[f32]) -> Result<Buffer> {
-        let (blk, width, n) = (format!("blk.{}", layer.index), self.model.width, self.model.per_layer);
+        let (width, n) = (self.model.width, self.model.per_layer);
         let input = self.per_layer_input(layer, group)?;
-        let gate = self.weights.required_linear(&format!("{blk}.inp_gate"))?;
-        let projection = self.weights.required_linear(&format!("{blk}.proj"))?;
-        self.weights.check_shape(&gate, n, width)?;
-        self.weights.check_shape(&projection, width, n)?;
+        let PerLayer { gate, projection } = PerLayer::find(self.weights, self.model, layer)?;
         self.observe(&[&gate], None, width, x)?;
         let mut y = self.weights.apply(&gate, x, width)?;
         activation::gated(Activation::Gelu, &mut y, &input);
         self.observe(&[&projection], None, n, &y)?;
         let mut y = self.weights.apply(&projection, &y, n)?;
-        self.normalize(&format!("{blk}.post_norm"), &mut y)?;
+        self.find_layer_norm(layer, PerLayer::NORM)?.iter().for_each(|norm| norm.apply(&mut y, width));
         Ok(y)
     }
 

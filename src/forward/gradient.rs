@@ -13,6 +13,7 @@ use crate::forward::attention::softmax;
 use crate::forward::buffers::Buffer;
 use crate::forward::groups::{self, groups};
 use crate::forward::head::{LOGITS, finish_logits};
+use crate::forward::layer_gradient::Collected;
 use crate::forward::mixer::Mixer;
 use crate::forward::model::{Layer, Model};
 use crate::forward::order;
@@ -30,15 +31,8 @@ use crate::simd::Isa;
 /// Largest number of tokens of a chunk: a thread holds the scores of all pairs of its tokens, two to three times.
 pub const MAX_CHUNK: usize = 4096;
 /// Tensors of a layer that have a part in it whose derivatives are not known here.
-const UNKNOWN: [&str; 7] = [
-    "attn_gate",
-    "attn_norm_2",
-    "attn_sinks",
-    "attn_sub_norm",
-    "ffn_gate_inp",
-    "ffn_sub_norm",
-    "layer_output_scale",
-];
+const UNKNOWN: [&str; 6] =
+    ["attn_gate", "attn_norm_2", "attn_sinks", "attn_sub_norm", "ffn_gate_inp", "ffn_sub_norm"];
 
 /// Returns the gradients of some chunks, whose first token is number `first` of all tokens. A `seed` draws the same tokens on every
 /// machine. `longest` is the number of tokens of the longest chunk of all, which decides how positions are rotated.
@@ -83,10 +77,9 @@ pub fn has_gradient(source: &BoundModel) -> Result<bool> {
     let model = Model::read(source, &weights, 1)?;
     let family = model.family;
     let is_plain = model.states == 1
-        && model.per_layer == 0
+        && !(model.per_layer > 0 && model.parallel)
         && family.lm_head
         && family.order != Order::PostNorm
-        && !family.value_norm
         && !family.gated_queries
         && !family.layers_may_lack_parts
         && family.sparse_layers == 0
@@ -100,11 +93,7 @@ pub fn has_gradient(source: &BoundModel) -> Result<bool> {
             let stem = format!("blk.{}.{name}", layer.index);
             weights.has(&format!("{stem}.weight")) || weights.has(&stem)
         };
-        layer.mixer == Mixer::Attention
-            && layer.kv_of.is_none()
-            && !layer.kv_shared
-            && (has("attn_v") || has("attn_qkv"))
-            && !UNKNOWN.iter().any(|name| has(name))
+        layer.mixer == Mixer::Attention && !UNKNOWN.iter().any(|name| has(name))
     };
     Ok(is_plain && model.layers.iter().all(is_known))
 }
@@ -127,9 +116,9 @@ impl Pass<'_> {
         let _fetching = source.source.read_ahead(order, options.max_memory / 8, Some(options.spill_folder));
         let buffer = |values: usize| {
             let spill = (values * size_of::<f32>()) as u64 > options.max_memory / 4;
-            SpillBuffer::new(values, spill.then_some(options.spill_folder))
+            SpillBuffer::zeros(values, spill.then_some(options.spill_folder))
         };
-        let mut x = buffer(n * width)?;
+        let mut x = self.buffers(tokens, options, &groups)?;
         self.begin(&groups, &mut x)?;
         let mut inputs = buffer(n * width * model.layers.len())?;
         for layer in &model.layers {
@@ -147,18 +136,22 @@ impl Pass<'_> {
             x.save(group.first * width, &gradient)?;
             steps.add(1);
         }
-        let mut gradients = Gradients::new(n);
+        let of_keys = self.kv.keys().map(|of| {
+            let Layer { n_head_kv, head_dim, head_dim_v, .. } = model.layers[*of];
+            Ok((*of, [buffer(n * n_head_kv * head_dim)?, buffer(n * n_head_kv * head_dim_v)?]))
+        });
+        let mut to = Collected { gradients: Gradients::new(n), of_keys: of_keys.collect::<Result<_>>()? };
         for layer in model.layers.iter().rev() {
             for group in &groups {
                 let mut input = self.weights.buffers.take(group.tokens.len() * width);
                 inputs.load((layer.index * n + group.first) * width, &mut input)?;
                 let mut gradient = self.rows_of(group, &x)?;
-                self.layer_gradient(layer, group, &input, &mut gradient, &mut gradients)?;
+                self.layer_gradient(layer, group, &input, &mut gradient, &mut to)?;
                 x.save(group.first * width, &gradient)?;
                 steps.add(1);
             }
         }
-        Ok(gradients)
+        Ok(to.gradients)
     }
 
     /// Returns the derivatives, by the outputs `x` of the last layer, of minus the log-likelihood of tokens that are drawn here.

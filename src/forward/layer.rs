@@ -13,6 +13,7 @@ use crate::forward::model::Layer;
 use crate::forward::norm::Norm;
 use crate::forward::pass::Pass;
 use crate::forward::projections::Projections;
+use crate::forward::spill::SpillBuffer;
 use crate::forward::streams::Way;
 use crate::forward::vectors::{PIECE, add, scale};
 
@@ -138,12 +139,14 @@ impl Pass<'_> {
         if model.per_layer > 0 {
             self.add_per_layer(layer, group, x)?;
         }
-        if let Some(factor) =
-            self.weights.vector(&format!("blk.{}.layer_output_scale.weight", layer.index), 1)?
-        {
-            scale(x, factor[0]);
-        }
+        scale(x, self.output_scale(layer)?);
         Ok(())
+    }
+
+    /// Returns the factor of the outputs of a layer; 1 in most models.
+    pub(super) fn output_scale(&self, layer: &Layer) -> Result<f32> {
+        let found = self.weights.vector(&format!("blk.{}.layer_output_scale.weight", layer.index), 1)?;
+        Ok(found.map_or(1.0, |factor| factor[0]))
     }
 
     /// Computes the attention of a layer for its normalized input.
@@ -289,13 +292,8 @@ impl Pass<'_> {
         of: &Projections,
         input: &[f32],
     ) -> Result<(Buffer, Buffer)> {
-        let tokens = group.tokens.len();
-        let sizes = [layer.n_head_kv * layer.head_dim, layer.n_head_kv * layer.head_dim_v];
-        if let Some(earlier) = layer.kv_of {
-            let [mut k, mut v] = sizes.map(|n| self.weights.buffers.take(tokens * n));
-            let [keys, values] = &self.kv[&earlier];
-            keys.load(group.first * sizes[0], &mut k)?;
-            values.load(group.first * sizes[1], &mut v)?;
+        if layer.kv_of.is_some() {
+            let [k, v] = self.earlier_keys(layer, group)?;
             return Ok((k, v));
         }
         let key = of.k.as_ref().expect("layers with keys of their own have a matrix for them");
@@ -310,9 +308,23 @@ impl Pass<'_> {
             Norm::without_weights(self.model.family.norm, self.model.eps).apply(&mut v, layer.head_dim_v);
         }
         if let Some([keys, values]) = self.kv.get_mut(&layer.index) {
-            keys.save(group.first * sizes[0], &k)?;
-            values.save(group.first * sizes[1], &v)?;
+            keys.save(group.first * layer.n_head_kv * layer.head_dim, &k)?;
+            values.save(group.first * layer.n_head_kv * layer.head_dim_v, &v)?;
         }
         Ok((k, v))
+    }
+
+    /// Returns the keys and the values that a layer has from an earlier layer.
+    pub(super) fn earlier_keys(&self, layer: &Layer, group: &Group) -> Result<[Buffer; 2]> {
+        let earlier =
+            layer.kv_of.expect("only layers without keys of their own ask for those of another layer");
+        let [keys, values] = &self.kv[&earlier];
+        let take = |kept: &SpillBuffer, of_token: usize| {
+            let mut values = self.weights.buffers.take(group.tokens.len() * of_token);
+            kept.load(group.first * of_token, &mut values)?;
+            Ok(values)
+        };
+        let n = layer.n_head_kv;
+        Ok([take(keys, n * layer.head_dim)?, take(values, n * layer.head_dim_v)?])
     }
 }

@@ -1,24 +1,40 @@
 //! The way back through a layer.
 
+use std::collections::BTreeMap;
+
 use crate::error::Result;
 use crate::forward::activation;
+use crate::forward::arch::Activation;
 use crate::forward::attention::attend;
 use crate::forward::attention_gradient::{self, attention_gradient};
 use crate::forward::buffers::Buffer;
+use crate::forward::embed::PerLayer;
 use crate::forward::ffn::Dense;
 use crate::forward::groups::Group;
 use crate::forward::model::Layer;
+use crate::forward::norm::Norm;
 use crate::forward::pass::Pass;
 use crate::forward::projections::Projections;
+use crate::forward::spill::SpillBuffer;
 use crate::forward::token_weights::Gradients;
 use crate::forward::vectors::{add, scale};
 use crate::forward::weights::Linear;
 
+/// What the way back collects from layer to layer.
+pub(super) struct Collected {
+    /// The derivatives by the outputs of the matrices.
+    pub gradients: Gradients,
+    /// The derivatives by keys and values that later layers have used, by the layer that computes the keys and values.
+    pub of_keys: BTreeMap<usize, [SpillBuffer; 2]>,
+}
+
 /// The parts of an attention that its derivatives need.
 struct Attention {
     of: Projections,
-    /// The products with the matrices of queries and keys.
-    products: [Buffer; 2],
+    /// The product with the matrix of queries.
+    queries: Buffer,
+    /// The products with the matrices of keys and values; `None` in a layer that uses those of an earlier layer.
+    own: Option<[Buffer; 2]>,
     /// The finished queries, keys and values.
     finished: [Buffer; 3],
     /// The outputs, before a norm behind them.
@@ -36,14 +52,14 @@ struct FeedForward {
 
 impl Pass<'_> {
     /// Turns `gradient`, the derivatives of a number by the outputs of a layer, into its derivatives by the inputs `x`. `to` receives the
-    /// derivatives by the outputs of the layer's matrices.
+    /// derivatives by the outputs of the layer's matrices, and has those by its keys from the layers behind it.
     pub(super) fn layer_gradient(
         &self,
         layer: &Layer,
         group: &Group,
         x: &[f32],
         gradient: &mut [f32],
-        to: &mut Gradients,
+        to: &mut Collected,
     ) -> Result<()> {
         let (model, family, width) = (self.model, self.model.family, self.model.width);
         let attention_norm = self.find_layer_norm(layer, family.attention_norm)?;
@@ -68,6 +84,14 @@ impl Pass<'_> {
         }
         let ffn = self.feed_forward_again(layer, &input)?;
 
+        scale(gradient, self.output_scale(layer)?);
+        if model.per_layer > 0 {
+            let mut added = self.weights.buffers.copy(&ffn.outputs);
+            ffn_post_norm.iter().for_each(|norm| norm.apply(&mut added, width));
+            let mut behind = self.weights.buffers.copy(&between);
+            add(&mut behind, &added, model.residual_scale);
+            self.per_layer_gradient(layer, group, &behind, gradient, to)?;
+        }
         let mut of_outputs = self.weights.buffers.copy(gradient);
         scale(&mut of_outputs, model.residual_scale);
         ffn_post_norm.iter().for_each(|norm| norm.gradient(&ffn.outputs, &mut of_outputs, width));
@@ -95,19 +119,24 @@ impl Pass<'_> {
     fn attention_again(&self, layer: &Layer, group: &Group, input: &[f32]) -> Result<Attention> {
         let (weights, width) = (self.weights, self.model.width);
         let of = Projections::find(weights, self.model, layer)?;
-        let [key, value] = own_keys(&of);
-        let products = [weights.apply(&of.q, input, width)?, weights.apply(key, input, width)?];
-        let mut finished = products.each_ref().map(|x| weights.buffers.copy(x));
-        for (x, norm) in finished.iter_mut().zip(["attn_q_norm", "attn_k_norm"]) {
-            self.finish_heads(layer, group, norm, x)?;
-        }
-        let [q, k] = finished;
-        let v = weights.apply(value, input, width)?;
+        let queries = weights.apply(&of.q, input, width)?;
+        let mut q = weights.buffers.copy(&queries);
+        self.finish_heads(layer, group, "attn_q_norm", &mut q)?;
+        let own = self.own_keys(&of, input)?;
+        let [k, v] = match &own {
+            Some(own) => {
+                let [mut k, mut v] = own.each_ref().map(|x| weights.buffers.copy(x));
+                self.finish_heads(layer, group, "attn_k_norm", &mut k)?;
+                self.value_norm().iter().for_each(|norm| norm.apply(&mut v, layer.head_dim_v));
+                [k, v]
+            }
+            None => self.earlier_keys(layer, group)?,
+        };
         let mut sums = weights.buffers.take(group.tokens.len() * layer.n_head * layer.head_dim_v);
         attend(&self.shape(layer), &[], &q, &k, &v, &group.lengths, &mut sums);
         let mut outputs = weights.apply(&of.output, &sums, layer.n_head * layer.head_dim_v)?;
         scale(&mut outputs, self.model.value_scale);
-        Ok(Attention { of, products, finished: [q, k, v], outputs })
+        Ok(Attention { of, queries, own, finished: [q, k, v], outputs })
     }
 
     /// Returns the derivatives by the input of an attention. `gradient`, those by its outputs, is used up.
@@ -115,13 +144,13 @@ impl Pass<'_> {
         &self,
         layer: &Layer,
         group: &Group,
-        Attention { of, products, finished, .. }: Attention,
+        Attention { of, queries, own, finished, .. }: Attention,
         gradient: &mut [f32],
-        to: &mut Gradients,
+        to: &mut Collected,
     ) -> Result<Buffer> {
         let weights = self.weights;
         scale(gradient, self.model.value_scale);
-        to.add(&[(&of.output, gradient)], group.first);
+        to.gradients.add(&[(&of.output, gradient)], group.first);
         let mut of_sums = self.zeros(group.tokens.len() * layer.n_head * layer.head_dim_v);
         weights.add_transposed(&of.output.matrix, gradient, &mut of_sums)?;
         let [mut q, mut k, mut v] = finished.each_ref().map(|x| weights.buffers.take(x.len()));
@@ -134,14 +163,50 @@ impl Pass<'_> {
             attention_gradient::Gradients { q: &mut q, k: &mut k, v: &mut v },
         );
         drop(finished);
-        for ((gradient, product), norm) in
-            [&mut q, &mut k].into_iter().zip(&products).zip(["attn_q_norm", "attn_k_norm"])
-        {
-            self.heads_gradient(layer, group, norm, product, gradient)?;
+        self.heads_gradient(layer, group, "attn_q_norm", &queries, &mut q)?;
+        let used_later = layer.kv_of.or(Some(layer.index).filter(|_| layer.kv_shared));
+        if let Some(collected) = used_later.and_then(|of| to.of_keys.get_mut(&of)) {
+            for (gradient, collected) in [&mut k, &mut v].into_iter().zip(collected) {
+                let start = group.first * (gradient.len() / group.tokens.len());
+                let mut sum = weights.buffers.take(gradient.len());
+                collected.load(start, &mut sum)?;
+                add(gradient, &sum, 1.0);
+                collected.save(start, gradient)?;
+            }
         }
-        let [key, value] = own_keys(&of);
-        to.add(&[(&of.q, &q), (key, &k), (value, &v)], group.first);
-        self.input_gradient(&[(&of.q, &q), (key, &k), (value, &v)], group)
+        let mut parts: Vec<(&Linear, &[f32])> = vec![(&of.q, &q)];
+        if let (Some([keys, values]), Some(key)) = (own, &of.k) {
+            self.heads_gradient(layer, group, "attn_k_norm", &keys, &mut k)?;
+            self.value_norm().iter().for_each(|norm| norm.gradient(&values, &mut v, layer.head_dim_v));
+            match &of.v {
+                Some(value) => parts.extend([(key, &*k), (value, &*v)]),
+                None => {
+                    add(&mut k, &v, 1.0);
+                    parts.push((key, &k));
+                }
+            }
+        }
+        to.gradients.add(&parts, group.first);
+        self.input_gradient(&parts, group)
+    }
+
+    /// Returns the products with the matrices of keys and values; `None` in a layer that uses those of an earlier layer. The values may
+    /// be the keys.
+    fn own_keys(&self, of: &Projections, input: &[f32]) -> Result<Option<[Buffer; 2]>> {
+        let (weights, width) = (self.weights, self.model.width);
+        let Some(key) = &of.k else { return Ok(None) };
+        let keys = weights.apply(key, input, width)?;
+        let values = match &of.v {
+            Some(value) => weights.apply(value, input, width)?,
+            None => weights.buffers.copy(&keys),
+        };
+        Ok(Some([keys, values]))
+    }
+
+    /// Returns the norm of the heads of values, which has no weights; `None` in most models.
+    fn value_norm(&self) -> Option<Norm> {
+        let family = self.model.family;
+        family.value_norm.then(|| Norm::without_weights(family.norm, self.model.eps))
     }
 
     /// Turns the derivatives by finished queries or keys into those by the products with their matrix.
@@ -200,9 +265,9 @@ impl Pass<'_> {
         FeedForward { of, mut gate, mut up, .. }: FeedForward,
         group: &Group,
         gradient: &[f32],
-        to: &mut Gradients,
+        to: &mut Collected,
     ) -> Result<Buffer> {
-        to.add(&[(&of.down, gradient)], group.first);
+        to.gradients.add(&[(&of.down, gradient)], group.first);
         let mut of_hidden = self.zeros(up.len());
         self.weights.add_transposed(&of.down.matrix, gradient, &mut of_hidden)?;
         match &mut gate {
@@ -211,8 +276,37 @@ impl Pass<'_> {
         }
         let gate = of.gate.as_ref().zip(gate.as_deref());
         let parts: Vec<(&Linear, &[f32])> = gate.into_iter().chain([(&of.up, &*up)]).collect();
-        to.add(&parts, group.first);
+        to.gradients.add(&parts, group.first);
         self.input_gradient(&parts, group)
+    }
+
+    /// Adds to `gradient`, the derivatives by the outputs of the layer, those that go through the embeddings of the tokens for this layer.
+    /// `x` is the residual stream to which these embeddings are added.
+    fn per_layer_gradient(
+        &self,
+        layer: &Layer,
+        group: &Group,
+        x: &[f32],
+        gradient: &mut [f32],
+        to: &mut Collected,
+    ) -> Result<()> {
+        let (weights, width, n) = (self.weights, self.model.width, self.model.per_layer);
+        let of = PerLayer::find(weights, self.model, layer)?;
+        let mut input = self.per_layer_input(layer, group)?;
+        let mut gate = weights.apply(&of.gate, x, width)?;
+        let mut hidden = weights.buffers.copy(&gate);
+        activation::gated(Activation::Gelu, &mut hidden, &input);
+        let outputs = weights.apply(&of.projection, &hidden, n)?;
+        let mut of_outputs = weights.buffers.copy(gradient);
+        let norm = self.find_layer_norm(layer, PerLayer::NORM)?;
+        norm.iter().for_each(|norm| norm.gradient(&outputs, &mut of_outputs, width));
+        to.gradients.add(&[(&of.projection, &of_outputs)], group.first);
+        let mut of_hidden = self.zeros(hidden.len());
+        weights.add_transposed(&of.projection.matrix, &of_outputs, &mut of_hidden)?;
+        activation::gated_gradient(Activation::Gelu, &mut gate, &mut input, &of_hidden);
+        to.gradients.add(&[(&of.gate, &gate)], group.first);
+        add(gradient, &self.input_gradient(&[(&of.gate, &gate)], group)?, 1.0);
+        Ok(())
     }
 
     /// Returns the derivatives by an input that matrices share. `parts` holds those by the outputs of each matrix.
@@ -223,10 +317,4 @@ impl Pass<'_> {
         }
         Ok(of_input)
     }
-}
-
-/// Returns the matrices of keys and values of a layer that has both.
-fn own_keys(of: &Projections) -> [&Linear; 2] {
-    let own = "the derivatives of layers without keys of their own are not asked for";
-    [of.k.as_ref().expect(own), of.v.as_ref().expect(own)]
 }

@@ -541,7 +541,7 @@ impl Pass<'_> {
     }
 
     /// Makes the buffers that live from layer to layer. Returns that of the inputs of the layers.
-    fn buffers(
+    pub(super) fn buffers(
         &mut self,
         tokens: &[Vec<u32>],
         options: &RunOptions,

@@ -28,6 +28,19 @@ impl SpillBuffer {
         Ok(Self::File { file, folder: folder.to_path_buf() })
     }
 
+    /// Makes a buffer as [`SpillBuffer::new`] does, whose values are 0.
+    ///
+    /// # Errors
+    /// As [`SpillBuffer::new`].
+    pub fn zeros(values: usize, spill: Option<&Path>) -> Result<Self> {
+        let buffer = Self::new(values, spill)?;
+        if let Self::File { file, folder } = &buffer {
+            file.set_len(byte(values))
+                .map_err(|e| Error::io(folder, "make a temporary file for activations in", e))?;
+        }
+        Ok(buffer)
+    }
+
     /// Returns the values, if they are in memory.
     pub fn in_memory(&self) -> Option<&[f32]> {
         match self {
@@ -105,11 +118,13 @@ mod tests {
     fn a_file_keeps_the_same_values_as_memory() {
         let folder = tempfile::tempdir().unwrap();
         let mut buffers =
-            [SpillBuffer::new(64, None).unwrap(), SpillBuffer::new(64, Some(folder.path())).unwrap()];
+            [SpillBuffer::zeros(64, None).unwrap(), SpillBuffer::zeros(64, Some(folder.path())).unwrap()];
         for buffer in &mut buffers {
+            let mut out = [f32::NAN; 8];
+            buffer.load(28, &mut out).unwrap();
+            assert_eq!(out, [0.0; 8]);
             buffer.save(32, &[1.0; 32]).unwrap();
             buffer.save(0, &[-2.5; 32]).unwrap();
-            let mut out = [0.0; 8];
             buffer.load(28, &mut out).unwrap();
             assert_eq!(out, [-2.5, -2.5, -2.5, -2.5, 1.0, 1.0, 1.0, 1.0]);
         }

@@ -37,22 +37,25 @@ impl Toy {
         toy.set("attention.layer_norm_rms_epsilon", Value::F32(1e-5));
         toy.tensor("token_embd.weight", &[WIDTH, 11]);
         toy.tensor("output_norm.weight", &[WIDTH]);
-        for layer in 0..2 {
-            for (name, ne) in [
-                ("attn_norm", &[WIDTH][..]),
-                ("attn_q", &[WIDTH, 16]),
-                ("attn_k", &[WIDTH, 8]),
-                ("attn_v", &[WIDTH, 8]),
-                ("attn_output", &[16, WIDTH]),
-                ("ffn_norm", &[WIDTH]),
-                ("ffn_gate", &[WIDTH, 24]),
-                ("ffn_up", &[WIDTH, 24]),
-                ("ffn_down", &[24, WIDTH]),
-            ] {
-                toy.tensor(&format!("blk.{layer}.{name}.weight"), ne);
-            }
-        }
+        (0..2).for_each(|layer| toy.layer(layer));
         toy
+    }
+
+    /// Adds the tensors of a layer.
+    fn layer(&mut self, layer: usize) {
+        for (name, ne) in [
+            ("attn_norm", &[WIDTH][..]),
+            ("attn_q", &[WIDTH, 16]),
+            ("attn_k", &[WIDTH, 8]),
+            ("attn_v", &[WIDTH, 8]),
+            ("attn_output", &[16, WIDTH]),
+            ("ffn_norm", &[WIDTH]),
+            ("ffn_gate", &[WIDTH, 24]),
+            ("ffn_up", &[WIDTH, 24]),
+            ("ffn_down", &[24, WIDTH]),
+        ] {
+            self.tensor(&format!("blk.{layer}.{name}.weight"), ne);
+        }
     }
 
     /// A mixture of 4 experts, of which 2 are used, in the first layer.
@@ -652,13 +655,33 @@ fn with_gradients() -> Vec<Toy> {
         }
         layer_norm.tensor(&format!("{blk}.ffn_norm.bias"), &[WIDTH]);
     }
-    vec![plain, biased, normed, gemma, fused, parallel, layer_norm]
+    // Two layers use the keys of the first one, whose values are its keys.
+    let mut shared = Toy::new("gemma4");
+    shared.set("attention.shared_kv_layers", Value::U32(2));
+    shared.set("attention.key_length", Value::U32(4));
+    shared.set("embedding_length_per_layer_input", Value::U32(3));
+    shared.tensor("per_layer_token_embd.weight", &[9, 11]);
+    shared.tensor("per_layer_model_proj.weight", &[WIDTH, 9]);
+    shared.tensor("per_layer_proj_norm.weight", &[3]);
+    shared.set("block_count", Value::U32(3));
+    shared.layer(2);
+    shared.remove("blk.0.attn_v.weight");
+    for layer in 0..3 {
+        let blk = format!("blk.{layer}");
+        shared.tensor(&format!("{blk}.inp_gate.weight"), &[WIDTH, 3]);
+        shared.tensor(&format!("{blk}.proj.weight"), &[3, WIDTH]);
+        shared.tensor(&format!("{blk}.post_norm.weight"), &[WIDTH]);
+        shared.tensor(&format!("{blk}.layer_output_scale.weight"), &[1]);
+    }
+    vec![plain, biased, normed, gemma, fused, parallel, layer_norm, shared]
 }
 
 #[test]
-fn the_way_back_through_a_layer_has_the_quotients_of_differences() {
+fn the_way_back_through_the_layers_has_the_quotients_of_differences() {
     use crate::forward::groups::groups;
+    use crate::forward::layer_gradient::Collected;
     use crate::forward::pass::on_pass;
+    use crate::forward::spill::SpillBuffer;
     use crate::forward::streams::Seen;
     use crate::forward::token_weights::Gradients;
     use crate::forward::weights::Weights;
@@ -677,15 +700,34 @@ fn the_way_back_through_a_layer_has_the_quotients_of_differences() {
         let weights = Weights::new(&model, &progress, max_memory);
         let (x, by) = (values(7 * WIDTH as usize, 1), values(7 * WIDTH as usize, 40));
         on_pass(&model, &tokens, Seen::By(&mut NoObserver), &options, weights, 5, |mut pass| {
-            let group = &groups(&tokens, 100)[0];
-            for layer in &pass.model.layers {
+            let groups = groups(&tokens, 100);
+            pass.buffers(&tokens, &options, &groups)?;
+            let (group, layers) = (&groups[0], &pass.model.layers);
+            // The last layers, from each one on, so that a wrong derivative is found where it is.
+            for first in (0..layers.len()).rev() {
+                if layers[first..].iter().any(|layer| layer.kv_of.is_some_and(|of| of < first)) {
+                    pass.layer(&layers[0], group, &mut x.clone())?;
+                }
+                let mut inputs = vec![x.clone()];
+                for layer in &layers[first..] {
+                    let mut next = inputs[inputs.len() - 1].clone();
+                    pass.layer(layer, group, &mut next)?;
+                    inputs.push(next);
+                }
                 let mut found = by.clone();
-                pass.layer_gradient(layer, group, &x, &mut found, &mut Gradients::new(7))?;
+                let of_keys = [layers[0].head_dim, layers[0].head_dim_v]
+                    .map(|n| SpillBuffer::zeros(7 * layers[0].n_head_kv * n, None).unwrap());
+                let mut to = Collected { gradients: Gradients::new(7), of_keys: [(0, of_keys)].into() };
+                for (layer, x) in layers[first..].iter().zip(&inputs).rev() {
+                    pass.layer_gradient(layer, group, x, &mut found, &mut to)?;
+                }
                 for at in (0..x.len()).step_by(5) {
                     let mut number = |step: f32| {
                         let mut x = x.clone();
                         x[at] += step;
-                        pass.layer(layer, group, &mut x)?;
+                        for layer in &layers[first..] {
+                            pass.layer(layer, group, &mut x)?;
+                        }
                         Ok::<_, Error>(
                             x.iter().zip(&by).map(|(x, g)| f64::from(*x) * f64::from(*g)).sum::<f64>(),
                         )
@@ -694,7 +736,7 @@ fn the_way_back_through_a_layer_has_the_quotients_of_differences() {
                     let error = (f64::from(found[at]) - expected).abs();
                     assert!(
                         error < 0.02 * (1.0 + expected.abs()),
-                        "{} {at}: {} {expected}",
+                        "{} from {first}, {at}: {} {expected}",
                         toy.arch,
                         found[at]
                     );
