@@ -3,7 +3,6 @@ is one file."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -20,8 +19,6 @@ from srd_rs.families.table import TensorSpec
 from srd_rs.families.tables import names as other_names
 from srd_rs.families.tables import tables
 from srd_rs.reading import shown
-
-log: Final = logging.getLogger(__name__)
 
 __all__ = ["ModelFacts", "ModelSpec", "TensorSpec", "architectures", "class_name", "describe", "supported"]
 
@@ -75,14 +72,16 @@ def architectures() -> dict[str, list[str]]:
 
 def class_name(checkpoint: Checkpoint) -> str:
     """Return the class that config.json names. A class named in the text part of config.json counts first, unless the
-    class of the whole model reads the text part itself. Where no class is named, it is that of the ``model_type``, as
-    in transformers. Raises ModelError."""
+    class of the whole model reads the text part itself. Raises ModelError."""
     config, file = checkpoint.config, checkpoint.folder / "config.json"
     whole, named = config.get("architectures"), text_part(config).get("architectures")
     architectures = whole if named is None or reads_text_part(whole) else named
-    fix = 'Add the class of the model, such as ["LlamaForCausalLM"]'
-    if architectures is None and (known := _class_of_type(config)) is not None:
-        return known
+    meant = _class_of_type(config)
+    fix = (
+        'Add the class of the model, such as ["LlamaForCausalLM"]'
+        if meant is None
+        else f'Add "architectures": ["{meant}"] if the model is what its model_type says'
+    )
     if architectures is None:
         raise ModelError(message(file, "architectures is missing, so the model is unknown", fix))
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
@@ -134,9 +133,6 @@ def opened(checkpoint: Checkpoint, *, mtp: bool | None = None, with_projector: b
         meant = f"; similar names are {', '.join(near)}" if near else ""
         fix = f"Convert a model of one of the {len(supported())} classes that srd-rs models lists{meant}"
         raise ModelError(message(checkpoint.folder / "config.json", what, fix))
-    if not (checkpoint.config.get("architectures") or text_part(checkpoint.config).get("architectures")):
-        what = "config.json names no class (architectures), so the model is read as %s by its model_type"
-        log.warning("%s: " + what, checkpoint.folder, kind)
     found = family(checkpoint, kind)
     found.mtp, found.with_projector = mtp, with_projector
     while (variant := found.variant()) is not None:
