@@ -36,6 +36,9 @@ BETTER = (
 )
 """llama.cpp refuses the file of its own converter and loads that of srd-rs; docs/differences.md says why."""
 
+OTHER = ("laguna-m", "laguna-xs")
+"""llama.cpp computes something else than the model with the file of its own converter; docs/differences.md says why."""
+
 
 @pytest.mark.parametrize("paths", CHUNKS, ids=[f"{c[0].stem}..{c[-1].stem}" for c in CHUNKS])
 def test_generates_as_the_reference(paths: list[Path], tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_generates_as_the_reference(paths: list[Path], tmp_path: Path) -> None:
         if golden["name"] in BETTER and "refused" in golden["generated"]:
             if not found.keys() & {"tokens", "embedding"}:
                 wrong[golden["name"]] = found
-        elif not alike(found, golden["generated"]):
+        elif alike(found, golden["generated"]) == (golden["name"] in OTHER):
             wrong[golden["name"]] = {"found": found, "expected": golden["generated"]}
     assert not wrong
 

@@ -18,7 +18,14 @@ from srd_rs.families.tables.common import (
     TIED_HEAD,
     leading_dense,
 )
-from srd_rs.families.tables.deepseek import DEEPSEEK2, INDEXER, INDEXER_METADATA, MOE_SIZES, ROUTED
+from srd_rs.families.tables.deepseek import (
+    DEEPSEEK2,
+    INDEXER,
+    INDEXER_METADATA,
+    MOE_METADATA,
+    MOE_SIZES,
+    ROUTED,
+)
 from srd_rs.vocab import rules
 
 DOTS1: Final = FamilyTable(
@@ -156,7 +163,7 @@ DOTS3: Final = FamilyTable(
         "u32 ~attention.key_length_mla = qk_nope_head_dim + rot",
         "u32 ~attention.value_length_mla = v_head_dim",
         "u32 ~rope.dimension_count = rot",
-        *DEEPSEEK2.metadata[len(DEEPSEEK2.metadata) - 6 :],
+        *MOE_METADATA,
         "u32 ~attention.sliding_window = sliding_window_size",
         "bools ~attention.sliding_window_pattern = [layer_types[i] == 'sliding_attention' for i in layers]",
         "u32 ~attention.kv_lora_rank_swa = swa_kv_lora_rank",
