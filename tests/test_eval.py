@@ -411,9 +411,13 @@ def test_the_child_ends_with_its_parent(example_q4_k_m: Path, tmp_path: Path) ->
     """Also a parent that is killed, which can end no child itself."""
     fake, note = tmp_path / "llama_cpp.py", tmp_path / "note"
     fake.write_text(f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(120)\n")
+    # The child finds the fake in front of the package that is installed.
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
     parent = (
-        "import os, sys\nfrom pathlib import Path\nfrom srd_rs.eval import library, probe\nlibrary.library()\n"
-        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}\nprobe.check_runs(Path(sys.argv[1]), 64)\n"
+        "import sys\nfrom pathlib import Path\nfrom srd_rs.eval import probe\n"
+        f"sys.executable = {str(python)!r}\nprobe.check_runs(Path(sys.argv[1]), 64)\n"
     )
     with subprocess.Popen([sys.executable, "-c", parent, str(example_q4_k_m)]) as process:
         deadline = time.monotonic() + 60
