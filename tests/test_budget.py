@@ -155,6 +155,8 @@ def test_a_calibrated_choice_measures_with_feedback(tmp_path: Path) -> None:
     assert check and (check.mix, check.written, check.held_out) == ("Q4_K_M", "choice", True)
     assert check.mix_bytes == limit and 0 < check.choice_kld < 0.9 * check.mix_kld
     assert 0 < check.expected_ratio < 0.9
+    # Four chunks of 128 tokens from all parts of the text.
+    assert check.tokens == 512
 
 
 def test_the_mix_is_written_where_it_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,15 +43,20 @@ COST_OF_LOGITS: Final = 0.2
 #: The model is run on so many tokens, one chunk, to find what the errors of each kind of matrix cost. With more tokens
 #: the costs differ no more than from text to text: by a tenth.
 TOKENS: Final = 128
+#: The choice is compared with the mix on at most so many chunks of as many tokens from all parts of the text, because
+#: few tokens have most of a divergence.
+CHECKS: Final = 4
 #: Logits that are kept at most: the tokens become fewer where the vocabulary is large.
 MAX_LOGITS: Final = 1 << 26
 #: Context that `fit` makes room for if `ctx` says no other.
 CTX: Final = 8192
 #: Mixes that a choice is not compared with: those for special models, and those that quantize nothing.
 SPECIAL: Final = ("TQ", "MXFP", "NVFP", "F", "BF")
-#: The choice is written if it has at most this share of the KLD of the mix. At the size of Q8_0 the run gave
-#: 0.87, and the files had 1.12.
-MARGIN: Final = 0.85
+#: The choice is written if it has at most this share of the KLD of the mix.
+MARGIN: Final = 0.95
+#: The same where the mix has less than this KLD. At the size of Q8_0 the run gave 0.87, and the files had 1.12.
+SMALL_KLD: Final = 1e-3
+MARGIN_OF_SMALL_KLD: Final = 0.85
 #: Types in which nothing is quantized.
 WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
@@ -77,7 +82,7 @@ _Measured = Mapping[str, tuple[tuple[Candidate, ...], float | None]]
 class Texts:
     """The chunks that the model is run on: for the costs of errors, and for the check of the choice.
 
-    held_out: whether the calibration has not seen the chunk of the check.
+    held_out: whether the calibration has not seen the chunks.
     """
 
     costs: list[list[int]]
@@ -145,19 +150,21 @@ def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
     metadata = {key: value for key, _, value in plan.metadata()}
     if metadata.get(f"{plan.arch}.attention.causal", True) is False:
         return None
-    count = min(TOKENS, max(MAX_LOGITS // max(_outputs(plan), 1), 1))
+    most = max(MAX_LOGITS // max(_outputs(plan), 1), 1)
+    count = min(TOKENS, most)
+    checks = min(CHECKS, most // count)
     try:
         plan.check_runnable()
         used = options.calibrate_tokens or calibration.default_size(plan, options).tokens
-        (costs, check), held_out = calibration.other_tokens(
-            planner.source.path, metadata, text, used, (count, count)
+        (costs, *check), held_out = calibration.other_tokens(
+            planner.source.path, metadata, text, used, (count,) * (1 + checks)
         )
     except (ModelError, UsageError, FormatError) as error:
         log.warning(
             "what rounding costs this model is taken from a table, because it was not measured: %s", error
         )
         return None
-    return Texts([costs], [check], held_out)
+    return Texts([costs], check, held_out)
 
 
 def _run(
@@ -237,7 +244,8 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     of_mix, of_choice = run(groups, found.check, show)
     tokens = sum(map(len, found.check))
     expected = _expected_ratio(mix, types, measured, costs)
-    written = "choice" if of_choice <= MARGIN * of_mix else "mix"
+    margin = MARGIN if of_mix >= SMALL_KLD else MARGIN_OF_SMALL_KLD
+    written = "choice" if of_choice <= margin * of_mix else "mix"
     check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, expected, tokens, found.held_out, written)
     if written == "choice":
         return Choice(types, check, costs_measured=True)

@@ -96,7 +96,7 @@ class MixCheck:
     in nats, with errors in the weights that have the direction of a plain rounding and the size that the conversion
     leaves. `expected_ratio` is the cost of the choice over that of the mix by the errors of the single matrices.
     `held_out` says whether the calibration has not seen the tokens. `written` is ``"choice"`` or ``"mix"``: the choice
-    where `choice_kld` is at most 0.85 of `mix_kld`.
+    where `choice_kld` is at most 0.95 of `mix_kld`, or 0.85 of a `mix_kld` below 0.001.
     """
 
     mix: str
