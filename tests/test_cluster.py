@@ -264,13 +264,13 @@ def test_three_machines_write_the_bytes_of_one(
     seen = []
     options = FAST if effort == "fast" else SRD
     shares = []
-    split = cluster.split
+    runs = _core.runs_of_chunks
 
     def watched(*args: Any) -> list[tuple[int, int]]:
-        shares.append(split(*args))
+        shares.append(runs(*args))
         return shares[-1]
 
-    monkeypatch.setattr(cluster, "split", watched)
+    monkeypatch.setattr(_core, "runs_of_chunks", watched)
     report = srd_rs.convert(
         EXAMPLE,
         tmp_path / "m.gguf",
