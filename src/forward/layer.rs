@@ -167,7 +167,7 @@ impl Pass<'_> {
         if !self.model.temperature_unrotated || layer.rope.is_none() {
             self.scale_by_temperature(group, &mut q);
         }
-        let (k, v) = self.keys_and_values(layer, group, &of, input)?;
+        let [k, v] = self.keys_and_values(layer, group, &of, input)?;
         let mut sums = self.weights.buffers.take(group.tokens.len() * layer.n_head * layer.head_dim_v);
         let sinks = self.weights.vector(&format!("blk.{}.attn_sinks.weight", layer.index), layer.n_head)?;
         attention::attend(
@@ -291,27 +291,44 @@ impl Pass<'_> {
         group: &Group,
         of: &Projections,
         input: &[f32],
-    ) -> Result<(Buffer, Buffer)> {
-        if layer.kv_of.is_some() {
-            let [k, v] = self.earlier_keys(layer, group)?;
-            return Ok((k, v));
+    ) -> Result<[Buffer; 2]> {
+        let Some(mut own) = self.own_keys(of, input)? else { return self.earlier_keys(layer, group) };
+        self.finish_keys(layer, group, &mut own)?;
+        if let Some(kept) = self.kv.get_mut(&layer.index) {
+            for ((kept, values), head_dim) in
+                kept.iter_mut().zip(&own).zip([layer.head_dim, layer.head_dim_v])
+            {
+                kept.save(group.first * layer.n_head_kv * head_dim, values)?;
+            }
         }
-        let key = of.k.as_ref().expect("layers with keys of their own have a matrix for them");
-        let mut k = self.weights.apply(key, input, self.model.width)?;
-        let mut v = match &of.v {
-            Some(value) => self.weights.apply(value, input, self.model.width)?,
-            None => self.weights.buffers.copy(&k),
+        Ok(own)
+    }
+
+    /// Returns the products of a layer's input with the matrices of keys and values; `None` in a layer that uses those of an earlier
+    /// layer. The values may be the keys.
+    pub(super) fn own_keys(&self, of: &Projections, input: &[f32]) -> Result<Option<[Buffer; 2]>> {
+        let (weights, width) = (self.weights, self.model.width);
+        let Some(key) = &of.k else { return Ok(None) };
+        let keys = weights.apply(key, input, width)?;
+        let values = match &of.v {
+            Some(value) => weights.apply(value, input, width)?,
+            None => weights.buffers.copy(&keys),
         };
-        self.finish_heads(layer, group, "attn_k_norm", &mut k)?;
-        self.clamp(&mut v);
-        if self.model.family.value_norm {
-            Norm::without_weights(self.model.family.norm, self.model.eps).apply(&mut v, layer.head_dim_v);
-        }
-        if let Some([keys, values]) = self.kv.get_mut(&layer.index) {
-            keys.save(group.first * layer.n_head_kv * layer.head_dim, &k)?;
-            values.save(group.first * layer.n_head_kv * layer.head_dim_v, &v)?;
-        }
-        Ok((k, v))
+        Ok(Some([keys, values]))
+    }
+
+    /// Turns the products of [`Pass::own_keys`] into the keys and the values of the attention.
+    pub(super) fn finish_keys(&self, layer: &Layer, group: &Group, [k, v]: &mut [Buffer; 2]) -> Result<()> {
+        self.finish_heads(layer, group, "attn_k_norm", k)?;
+        self.clamp(v);
+        self.value_norm().iter().for_each(|norm| norm.apply(v, layer.head_dim_v));
+        Ok(())
+    }
+
+    /// Returns the norm of the heads of values, which has no weights; `None` in most models.
+    pub(super) fn value_norm(&self) -> Option<Norm> {
+        let family = self.model.family;
+        family.value_norm.then(|| Norm::without_weights(family.norm, self.model.eps))
     }
 
     /// Returns the keys and the values that a layer has from an earlier layer.

@@ -12,7 +12,6 @@ use crate::forward::embed::PerLayer;
 use crate::forward::ffn::Dense;
 use crate::forward::groups::Group;
 use crate::forward::model::Layer;
-use crate::forward::norm::Norm;
 use crate::forward::pass::Pass;
 use crate::forward::projections::Projections;
 use crate::forward::spill::SpillBuffer;
@@ -125,10 +124,9 @@ impl Pass<'_> {
         let own = self.own_keys(&of, input)?;
         let [k, v] = match &own {
             Some(own) => {
-                let [mut k, mut v] = own.each_ref().map(|x| weights.buffers.copy(x));
-                self.finish_heads(layer, group, "attn_k_norm", &mut k)?;
-                self.value_norm().iter().for_each(|norm| norm.apply(&mut v, layer.head_dim_v));
-                [k, v]
+                let mut finished = own.each_ref().map(|x| weights.buffers.copy(x));
+                self.finish_keys(layer, group, &mut finished)?;
+                finished
             }
             None => self.earlier_keys(layer, group)?,
         };
@@ -188,25 +186,6 @@ impl Pass<'_> {
         }
         to.gradients.add(&parts, group.first);
         self.input_gradient(&parts, group)
-    }
-
-    /// Returns the products with the matrices of keys and values; `None` in a layer that uses those of an earlier layer. The values may
-    /// be the keys.
-    fn own_keys(&self, of: &Projections, input: &[f32]) -> Result<Option<[Buffer; 2]>> {
-        let (weights, width) = (self.weights, self.model.width);
-        let Some(key) = &of.k else { return Ok(None) };
-        let keys = weights.apply(key, input, width)?;
-        let values = match &of.v {
-            Some(value) => weights.apply(value, input, width)?,
-            None => weights.buffers.copy(&keys),
-        };
-        Ok(Some([keys, values]))
-    }
-
-    /// Returns the norm of the heads of values, which has no weights; `None` in most models.
-    fn value_norm(&self) -> Option<Norm> {
-        let family = self.model.family;
-        family.value_norm.then(|| Norm::without_weights(family.norm, self.model.eps))
     }
 
     /// Turns the derivatives by finished queries or keys into those by the products with their matrix.
