@@ -26,6 +26,7 @@ __all__ = [
     "MAX_WEIGHED_CHUNK",
     "MIXES",
     "PARTS",
+    "PER_LAYER_TABLE",
     "ROPE_SCALINGS",
     "TABLES",
     "WEIGHED_TYPES",
@@ -114,6 +115,7 @@ FEEDBACK_TYPES: tuple[str, ...]
 WEIGHED_TYPES: tuple[str, ...]
 INTENTS: tuple[str, ...]
 PARTS: tuple[str, ...]
+PER_LAYER_TABLE: str
 TABLES: tuple[str, ...]
 WEIGHT_VARIANTS: tuple[str, ...]
 MAX_INDEX_BYTES: int

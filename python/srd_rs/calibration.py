@@ -65,8 +65,6 @@ N_EXCERPTS: Final = 32
 """Number of the excerpts of a longer text."""
 TOKENIZER_SECONDS: Final = 30
 """CPU time that a tokenizer.json gets for a short text."""
-_PER_LAYER: Final = "per_layer_token_embd.weight"
-"""A table of Gemma 4. Models with this table have gained nothing from weights of their tokens (decision 0020)."""
 _BUILTIN: Final = "builtin.txt.gz"
 _RANDOM_HINT: Final = "Use --calibrate random (srd-rs calibrate: --text random), which needs no tokenizer"
 _SPECIAL_TYPES: Final = (2, 3, 5)
@@ -477,7 +475,8 @@ def weighs(plan: _core.Plan, asked: bool | None, ctx: int = DEFAULT_CTX) -> bool
     if asked is not None:
         return asked
     is_small = _multiplied_weights(plan) <= MOST_WEIGHTS and ctx <= _core.MAX_WEIGHED_CHUNK
-    gains = not any(tensor.name == _PER_LAYER for tensor in plan.tensors)
+    # Gemma 4 has gained nothing from weights of its tokens: decision 0020.
+    gains = not any(tensor.name == _core.PER_LAYER_TABLE for tensor in plan.tensors)
     return is_small and gains and plan.has_gradient()
 
 

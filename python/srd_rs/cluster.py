@@ -36,7 +36,6 @@ from srd_rs.calibration import Request
 from srd_rs.errors import SrdError, UsageError, io_error, message
 from srd_rs.hub import Source, locate
 from srd_rs.options import ConvertOptions, StrPath
-from srd_rs.placement import PER_LAYER_TABLE
 from srd_rs.planning import NativeModel, Planner, native_model
 from srd_rs.report import Progress
 from srd_rs.text import bytes_text
@@ -159,7 +158,9 @@ def calibrate(
     that it computes of a model on the network, and would fetch a table of embeddings for each layer as a whole for
     each layer: such a model is for one machine."""
     assert planner.options.ray is not None
-    if planner.source.remote is not None and any(t.name == PER_LAYER_TABLE for t in native.plan.tensors):
+    if planner.source.remote is not None and any(
+        t.name == _core.PER_LAYER_TABLE for t in native.plan.tensors
+    ):
         return None
     with connected(planner.options.ray) as ray:
         threads = request.threads or _fewest_cpus(ray)

@@ -34,7 +34,6 @@ from srd_rs import _core, calibration, conversion, effects, hub, sniff
 from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, Rates, Work, count
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, bytes_of, changed
-from srd_rs.placement import PER_LAYER_TABLE
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
 from srd_rs.text import bytes_text, count_text, duration_text, printable
 
@@ -266,7 +265,7 @@ def _estimate(
 def _share(native: _core.Plan, machines: int, *, streamed: bool) -> float:
     """The share of the time of one machine that `machines` take for a calibration. Each machine is a layer behind the
     machine before it, see `srd_rs.cluster`."""
-    if streamed and any(t.name == PER_LAYER_TABLE for t in native.tensors):
+    if streamed and any(t.name == _core.PER_LAYER_TABLE for t in native.tensors):
         return 1.0
     steps = 1 + len({t.name.split(".")[1] for t in native.tensors if t.name.startswith("blk.")})
     return (steps + machines - 1) / (steps * machines)

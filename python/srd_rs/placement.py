@@ -42,9 +42,7 @@ _EXPERTS: Final = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 """The tensors that ``--n-cpu-moe`` moves."""
 _TABLES: Final = _core.TABLES
 """The tables of which a token reads one row each. The first one is the output matrix too if a model has no other."""
-PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
-"""The table of which each layer looks up columns of its own."""
-_LAZY: Final = (PER_LAYER_TABLE,)
+_LAZY: Final = (_core.PER_LAYER_TABLE,)
 """Tables whose rows llama.cpp can read from the disk when a token needs them (``--lazy-mode``)."""
 _LAZY_ARCHITECTURES: Final = ("gemma4",)
 READ_AHEAD: Final = 128 << 10

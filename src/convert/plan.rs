@@ -31,7 +31,7 @@ use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::check::check_metadata;
 use crate::model::kept::KeptBlocks;
 use crate::model::source::{Encoding, Source};
-use crate::quant::recipe::{self, ModelFacts, Overrides, Recipe, TensorInfo};
+use crate::quant::recipe::{self, ModelFacts, Overrides, PER_LAYER_TABLE, Recipe, TensorInfo};
 use crate::quant::{self, Weighting};
 
 /// Plans other types for the tensors of a GGUF. The metadata of the GGUF is kept, but for what it says of its own conversion
@@ -193,7 +193,7 @@ fn without_importance(
         let fix = "Use the imatrix that was made for this very model";
         return Err(Error::model(Place::file(importance.path()), what, fix));
     }
-    let looked_up = |name: &str| matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
+    let looked_up = |name: &str| matches!(name, "token_embd.weight" | PER_LAYER_TABLE);
     let quantized = || tensors.iter().filter(|t| t.ty.block_len() > 1 && !t.is_unchanged());
     let missing = quantized().filter(|t| t.weightings.is_empty() && !looked_up(&t.bound.name));
     let missing: Vec<_> = missing.map(|t| t.bound.name.clone()).collect();

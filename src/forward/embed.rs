@@ -11,6 +11,7 @@ use crate::forward::pass::{Pass, RunOptions};
 use crate::forward::spill::{Found, SpillBuffer};
 use crate::forward::vectors::{add, scale};
 use crate::forward::weights::{Linear, Weights};
+use crate::quant::recipe::PER_LAYER_TABLE;
 
 /// Number of rows of the table of embeddings for each layer that are in memory.
 const LOOKED_UP: usize = 256;
@@ -94,7 +95,7 @@ impl Pass<'_> {
     /// one that comes over the network is read once, in the order of its rows.
     pub(super) fn look_up(&self, n: usize, groups: &[Group], options: &RunOptions) -> Result<Found> {
         let (weights, width, of_layer) = (self.weights, self.model.width, self.model.per_layer);
-        let table = weights.matrix("per_layer_token_embd.weight")?;
+        let table = weights.matrix(PER_LAYER_TABLE)?;
         let layers = table.cols / of_layer;
         let spill = |values: usize| {
             let bytes = (values * size_of::<f32>()) as u64;
@@ -130,7 +131,7 @@ impl Pass<'_> {
         let (weights, n) = (self.weights, self.model.per_layer);
         let columns = layer.index * n..(layer.index + 1) * n;
         let projection = weights.required_linear("per_layer_model_proj")?;
-        let table = weights.matrix("per_layer_token_embd.weight")?;
+        let table = weights.matrix(PER_LAYER_TABLE)?;
         if projection.rows() < columns.end || table.cols < columns.end {
             let what = format!("has no {n} values for layer {}", layer.index);
             let place = Place::named_tensor("per_layer_model_proj.weight");

@@ -5,7 +5,7 @@
 
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::source::Wanted;
-use crate::quant::recipe::layer_of;
+use crate::quant::recipe::{PER_LAYER_TABLE, layer_of};
 
 /// Parts of the names of the tensors of a layer, in the order of their use. Names that have none of these parts come first.
 const USE: [&str; 10] = [
@@ -25,8 +25,6 @@ const USE: [&str; 10] = [
 const FIRST: [&str; 3] = ["token_", "position_", "rope_"];
 /// The matrix of which each layer uses its own rows, and the norm behind it.
 const PROJECTION: [&str; 2] = ["per_layer_model_proj.weight", "per_layer_proj_norm.weight"];
-/// The table whose rows are looked up once for all groups of tokens.
-const PER_LAYER: &str = "per_layer_token_embd.weight";
 
 /// The tensors of a model by the part of the pass that reads them, in the order of the file.
 struct Parts<'a> {
@@ -51,14 +49,14 @@ impl<'a> Parts<'a> {
                     layers.resize_with(layers.len().max(layer + 1), Vec::new);
                     layers[layer].push(tensor);
                 }
-                _ if tensor.name == PER_LAYER || PROJECTION.contains(&tensor.name.as_str()) => {}
+                _ if tensor.name == PER_LAYER_TABLE || PROJECTION.contains(&tensor.name.as_str()) => {}
                 _ if FIRST.iter().any(|first| tensor.name.starts_with(first)) => tables.push(tensor),
                 _ => rest.push(tensor),
             }
         }
         let named = |name: &str| model.tensors.iter().map(AsRef::as_ref).find(|tensor| tensor.name == name);
         let [projection, norm] = PROJECTION.map(named);
-        Self { tables, per_layer: named(PER_LAYER), projection, norm, layers, rest }
+        Self { tables, per_layer: named(PER_LAYER_TABLE), projection, norm, layers, rest }
     }
 
     /// Returns what is read of a layer for a group of tokens, in the order of the reads.

@@ -28,7 +28,7 @@ use crate::formats::safetensors::{MAX_INDEX, VARIANTS};
 use crate::met::policy::Intent;
 use crate::met::sidecar::{Part, TABLES};
 use crate::model::check::ROPE_SCALINGS;
-use crate::quant::recipe::Recipe;
+use crate::quant::recipe::{PER_LAYER_TABLE, Recipe};
 use crate::quant::weighs;
 
 /// The mix that a conversion writes by default.
@@ -121,6 +121,7 @@ fn lists(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WEIGHED_TYPES", PyTuple::new(py, weighed.collect::<Vec<_>>())?)?;
     module.add("INTENTS", PyTuple::new(py, Intent::ALL.map(Intent::name))?)?;
     module.add("PARTS", PyTuple::new(py, Part::all().map(Part::name).collect::<Vec<_>>())?)?;
+    module.add("PER_LAYER_TABLE", PER_LAYER_TABLE)?;
     module.add("TABLES", PyTuple::new(py, TABLES)?)?;
     module.add("WEIGHT_VARIANTS", PyTuple::new(py, VARIANTS)?)?;
     module.add("MAX_INDEX_BYTES", MAX_INDEX)?;

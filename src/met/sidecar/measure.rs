@@ -19,7 +19,7 @@ use crate::formats::gguf::{Gguf, GgufFile, GgufTensor};
 use crate::met::policy::{self, Intent, Policy};
 use crate::met::slots::{CUSTOM_NOTE, MOE_NOTE, Slot, Split};
 use crate::progress::Progress;
-use crate::quant::recipe::layer_of;
+use crate::quant::recipe::{PER_LAYER_TABLE, layer_of};
 use crate::sign::file::hash_range;
 use crate::sign::to_hex;
 
@@ -53,7 +53,7 @@ impl FileFacts {
 /// Tables that are looked up by the number of a token or of a position. A token embedding is a table only where the model
 /// has an output matrix of its own: otherwise the embedding is the output matrix too, and each token reads all of it.
 pub const TABLES: [&str; 4] =
-    ["token_embd.weight", "per_layer_token_embd.weight", "token_types.weight", "position_embd.weight"];
+    ["token_embd.weight", PER_LAYER_TABLE, "token_types.weight", "position_embd.weight"];
 
 impl Sidecar {
     /// Measures a GGUF from its header. `file.sha256` is `None`, because the weights are not read: [`file_sha256`]

@@ -52,10 +52,13 @@ const CATEGORIES: &[(&str, Category)] = &[
     ("ffn_down", Category::FfnDown),
 ];
 
+/// The table of Gemma 4 of which each layer looks up columns of its own.
+pub const PER_LAYER_TABLE: &str = "per_layer_token_embd.weight";
+
 pub(super) fn category(name: &str) -> Category {
     match name {
         "output.weight" => Category::Output,
-        "token_embd.weight" | "per_layer_token_embd.weight" => Category::TokenEmbedding,
+        "token_embd.weight" | PER_LAYER_TABLE => Category::TokenEmbedding,
         _ => CATEGORIES.iter().find(|(part, _)| name.contains(part)).map_or(Category::Other, |c| c.1),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use regex::{Regex, RegexBuilder};
 
-use super::names::{Category, category, may_quantize};
+use super::names::{Category, PER_LAYER_TABLE, category, may_quantize};
 use crate::dtype::GgmlType;
 use crate::error::{Error, Result};
 
@@ -83,7 +83,7 @@ impl Overrides {
     /// The types given for embeddings and output. The per-layer embeddings follow the token
     /// embeddings, unless a pattern names them.
     pub(super) fn asked_for(&self, name: &str) -> Option<GgmlType> {
-        let per_layer = name == "per_layer_token_embd.weight";
+        let per_layer = name == PER_LAYER_TABLE;
         match category(name) {
             Category::TokenEmbedding if per_layer && self.named(name).is_some() => None,
             Category::TokenEmbedding => self.token_embedding,
