@@ -50,6 +50,24 @@ def log_probabilities(model: planning.NativeModel, chunks: list[list[int]], thre
     return scored - np.log(np.exp(scored).sum(-1, keepdims=True, dtype=np.float64)).astype(np.float32)
 
 
+def divergences(
+    base: Path, text: Path, files: Sequence[Path], count: int, ctx: int, threads: int
+) -> tuple[int, list[Floats]]:
+    """The number of chunks, and for each file the KLDs of all scored tokens."""
+    model, models = native(base), [native(path) for path in files]
+    chunks = chunks_of(model, text.read_text(encoding="utf-8"), ctx, count)
+    found: list[list[Floats]] = [[] for _ in models]
+    for start in range(0, len(chunks), AT_A_TIME):
+        some = chunks[start : start + AT_A_TIME]
+        true = log_probabilities(model, some, threads)
+        for file, klds in zip(models, found, strict=True):
+            other = log_probabilities(file, some, threads)
+            klds += [
+                (np.exp(p) * (p - q)).sum(-1, dtype=np.float64) for p, q in zip(true, other, strict=True)
+            ]
+    return len(chunks), [np.concatenate(klds) for klds in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,19 +79,8 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    base, models = native(args.base), [native(path) for path in args.files]
-    chunks = chunks_of(base, args.text.read_text(encoding="utf-8"), args.ctx, args.chunks)
-    found: list[list[Floats]] = [[] for _ in models]
-    for start in range(0, len(chunks), AT_A_TIME):
-        some = chunks[start : start + AT_A_TIME]
-        true = log_probabilities(base, some, args.threads)
-        for model, klds in zip(models, found, strict=True):
-            other = log_probabilities(model, some, args.threads)
-            klds += [
-                (np.exp(p) * (p - q)).sum(-1, dtype=np.float64) for p, q in zip(true, other, strict=True)
-            ]
-    columns = [np.concatenate(klds) for klds in found]
-    print(f"{len(chunks)} chunks of {args.ctx} tokens of {args.text.name}")
+    count, columns = divergences(args.base, args.text, args.files, args.chunks, args.ctx, args.threads)
+    print(f"{count} chunks of {args.ctx} tokens of {args.text.name}")
     print_table("file", [(path.name, kld) for path, kld in zip(args.files, columns, strict=True)])
 
 

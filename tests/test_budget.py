@@ -65,6 +65,14 @@ def test_an_impossible_size_is_refused_with_the_smallest_one(tmp_path: Path) -> 
         converted(tmp_path, "other.gguf", target_size=smallest - 1)
 
 
+def test_lattice_types_make_files_smaller_than_q2_k(tmp_path: Path) -> None:
+    tiny = converted(tmp_path, target_bpw=2.6).plan
+    assert 2.6 * (1 - UNUSED) - 0.01 <= tiny.bpw <= 2.6
+    assert {"IQ2_XXS", "IQ2_XS"} & set(tiny.types)
+    # They have no feedback, so a larger budget does not measure them.
+    assert not {"IQ2_XXS", "IQ2_XS"} & set(planned(target_bpw=4.0).types)
+
+
 def test_types_restrict_the_choice(tmp_path: Path) -> None:
     report = converted(tmp_path, like="Q4_K_M", types=("Q4_0", "Q8_0"))
     assert {c.type for c in report.plan.chosen} == {"Q4_0", "Q8_0"}

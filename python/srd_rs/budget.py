@@ -27,6 +27,10 @@ log = logging.getLogger("srd_rs.budget")
 #: Candidates for rows of whole super-blocks, and more candidates for other rows.
 TYPES: Final = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 SMALL_BLOCKS: Final = ("IQ4_NL", "Q5_0", "Q5_1", "Q8_0")
+#: More candidates for rows of whole super-blocks where the budget has less than so many bits per weight. They have no
+#: feedback, so they pay only where matrices have to become smaller than in Q2_K.
+TINY: Final = ("IQ2_XXS", "IQ2_XS")
+BITS_OF_TINY: Final = 3.5
 #: What an error of 1 in a matrix costs where the model was not run, by a part of its GGUF name; the first that is found
 #: counts. An error of 1 has as much energy as the output of the matrix. Decision 0011 has the measurement.
 COST_OF_ERROR: Final[tuple[tuple[str, float], ...]] = (
@@ -224,7 +228,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     options = planner.options
     base = planner.plan(made)
     limit = limit_of(options, base)
-    measured = _measured(planner, base, show)
+    measured = _measured(planner, base, limit, show)
     if not measured:
         what = "there is no matrix whose type can be chosen"
         fix = "Name types whose blocks fit the rows of the model"
@@ -285,10 +289,12 @@ def _expected_ratio(
     return ours / theirs if theirs > 0 else 1.0
 
 
-def _measured(planner: Planner, base: _core.Plan, show: _Show) -> _Measured:
+def _measured(planner: Planner, base: _core.Plan, limit: int, show: _Show) -> _Measured:
     """The candidates of each tensor whose type can be chosen."""
     options = planner.options
     types, small = (options.types, ()) if options.types else (TYPES, SMALL_BLOCKS)
+    if not options.types and 8 * limit < BITS_OF_TINY * base.n_weights:
+        types = (*TINY, *types)
 
     def forward(done: int, total: int, name: str) -> None:
         if show is not None:

@@ -182,7 +182,8 @@ class ConvertOptions:
         (),
         "Size",
         "Types to choose from, separated by commas. The default is Q2_K, Q3_K, IQ4_XS, Q4_K, Q5_K, Q6_K and Q8_0, and"
-        " types with blocks of 32 weights for rows that are no whole blocks of 256.",
+        " types with blocks of 32 weights for rows that are no whole blocks of 256. For less than 3.5 bits per weight"
+        " IQ2_XXS and IQ2_XS are added.",
         "TYPES",
     )
     recipe: StrPath | None = _option(
