@@ -184,6 +184,21 @@ def test_the_mix_is_written_where_it_is_better(tmp_path: Path, monkeypatch: pyte
     assert report.plan.chosen == ()
 
 
+def test_the_errors_of_the_mix_are_those_that_its_types_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of types that no tensor may get by the choice: their whole rounding errors would flatter the choice."""
+    runs: list[Any] = []
+
+    def watched(planner: Any, plan: Any, groups: Any, chunks: Any, show: Any) -> list[float]:
+        runs.append(groups)
+        return [1.0, 0.5][: len(groups)] if len(groups) == 2 else [1.0] * len(groups)
+
+    monkeypatch.setattr(budget, "_run", watched)
+    chosen = planned(like="IQ3_XXS", effort="srd", calibrate_tokens=512, calibrate_block=256).chosen
+    of_mix = runs[-1][0]
+    shares = [of_mix[c.name][1] for c in chosen if of_mix[c.name][0].startswith("IQ3_")]
+    assert len(shares) > 10 and 1.0 not in shares
+
+
 def test_a_budget_that_holds_the_whole_model_quantizes_nothing(tmp_path: Path) -> None:
     options = {"effort": "srd", "calibrate_tokens": 512, "calibrate_block": 256}
     report = converted(tmp_path, target_size=100_000_000, **options)

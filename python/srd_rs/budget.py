@@ -27,6 +27,8 @@ log = logging.getLogger("srd_rs.budget")
 #: Candidates for rows of whole super-blocks, and more candidates for other rows.
 TYPES: Final = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 SMALL_BLOCKS: Final = ("IQ4_NL", "Q5_0", "Q5_1", "Q8_0")
+#: Weights of a super-block.
+SUPER_BLOCK: Final = 256
 #: More candidates for rows of whole super-blocks where the budget has less than so many bits per weight. They have no
 #: feedback, so they pay only where matrices have to become smaller than in Q2_K.
 TINY: Final = ("IQ2_XXS", "IQ2_XS")
@@ -228,19 +230,19 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     options = planner.options
     base = planner.plan(made)
     limit = limit_of(options, base)
-    measured = _measured(planner, base, limit, show)
+    found = texts(planner, base)
+    # A mix has types that the user may not want.
+    mix = None if found is None or options.types else _mix_within(planner, options, made, limit)
+    measured = _measured(planner, made, base, limit, mix, show)
     if not measured:
         what = "there is no matrix whose type can be chosen"
         fix = "Name types whose blocks fit the rows of the model"
         raise UsageError(message(recipe.flag(options.budget), what, fix))
-    found = texts(planner, base)
     run = partial(_run, planner, base)
     costs = table_costs(base, measured) if found is None else measured_costs(run, measured, found.costs, show)
     types = _solve(planner, made, base, measured, costs, limit)
     if all(c.type in WHOLE for c in types):
         return Choice(types, whole=True)
-    # A mix has types that the user may not want.
-    mix = None if found is None or options.types else _mix_within(planner, options, made, limit)
     if mix is None or found is None:
         return Choice(types, costs_measured=found is not None)
     # The check runs the plan of the source, of which `base` is one.
@@ -289,18 +291,36 @@ def _expected_ratio(
     return ours / theirs if theirs > 0 else 1.0
 
 
-def _measured(planner: Planner, base: _core.Plan, limit: int, show: _Show) -> _Measured:
-    """The candidates of each tensor whose type can be chosen."""
+def _measured(
+    planner: Planner,
+    made: _core.Calibration | None,
+    base: _core.Plan,
+    limit: int,
+    mix: _core.Plan | None,
+    show: _Show,
+) -> _Measured:
+    """The candidates of each tensor whose type can be chosen. The types of the mix are among them, because the run that
+    compares the choice with the mix has to know how large the errors of both are."""
     options = planner.options
     types, small = (options.types, ()) if options.types else (TYPES, SMALL_BLOCKS)
     if not options.types and 8 * limit < BITS_OF_TINY * base.n_weights:
         types = (*TINY, *types)
+    if mix is not None:
+        used = [t for t in mix.tensors if t.type not in FLOAT_TYPES.union(t.source_types)]
+        whole = {t.type for t in used if t.shape[0] % SUPER_BLOCK == 0}
+        types = (*types, *sorted(whole.difference(types)))
+        small = (*small, *sorted({t.type for t in used}.difference(types, small)))
 
     def forward(done: int, total: int, name: str) -> None:
         if show is not None:
             show(Progress(done, total, name, "measure"))
 
-    measured = base.measure(types, small, options, forward)
+    # A plan knows the second moments of the matrices that get a type with feedback: of all of them here.
+    planner.options = replace(options, quant="Q8_0")
+    try:
+        measured = planner.plan(made).measure(types, small, options, forward)
+    finally:
+        planner.options = options
     plain = {
         name: (tuple(Candidate(c.type, c.bytes, c.error, c.energy, c.rounding) for c in candidates), probe)
         for name, (candidates, probe) in measured.items()
