@@ -105,6 +105,15 @@ HEAD_NORMS: Final = (
 )
 
 
+_SQUARE_OUTPUT: Final = (
+    "arctic", "baichuan", "bitnet", "bloom", "chameleon", "chatglm", "codeshell", "cohere2", "command-r",
+    "dbrx", "deepseek", "dream", "exaone4", "falcon", "gpt2", "gptneox", "internlm2", "jais",
+    "jamba", "lfm2", "lfm2moe", "llada-moe", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "orion", "phi2",
+    "plamo", "qwen", "qwen2", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2", "xverse",
+)  # fmt: skip
+"""llama.cpp loads these architectures only where all heads together are as wide as the model."""
+
+
 class Family:
     """A family is one architecture of GGUF with the Hugging Face classes that become this architecture."""
 
@@ -117,7 +126,6 @@ class Family:
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
     rope_theta: ClassVar[float | None] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
-    rope_per_type: ClassVar[bool] = False
     drafts: ClassVar[bool] = False
     """The model drafts tokens for another model."""
     vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
@@ -237,7 +245,6 @@ class Family:
             self.config,
             theta=self.rope_theta,
             theta_sliding=self.rope_theta_sliding,
-            per_type=self.rope_per_type,
         )
 
     @property
@@ -591,6 +598,7 @@ class Family:
         for key, ids in self.token_ids().items():
             table.add(key, Generated(tuple(map(float, ids))), i64=True)
         specs = table.resolve(present, self.checkpoint.folder)
+        self._check_output(specs)
         metadata = Metadata()
         metadata.string("general.architecture", self.arch)
         size = Size.of((spec.name, spec.shape) for spec in specs)
@@ -608,6 +616,18 @@ class Family:
         facts = ModelFacts(self.arch, self.n_run, self.n_expert, self.n_head, self.head_counts_kv(), tied)
         drafts = self.n_vocab if self.drafts else None
         return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary, drafts)
+
+    def _check_output(self, specs: Iterable[TensorSpec]) -> None:
+        """Refuse heads that together are not as wide as the model, where llama.cpp does not load such a file."""
+        if self.arch not in _SQUARE_OUTPUT:
+            return
+        for spec in specs:
+            if spec.name.endswith(".attn_output.weight") and spec.shape[-1] != self.n_embd:
+                what = (
+                    f"all heads together have {spec.shape[-1]} values (head_dim), and llama.cpp loads {self.arch} only"
+                    f" where they have hidden_size ({self.n_embd}) values"
+                )
+                raise self.config.error(what, "The model cannot be converted")
 
     def _check_vocabulary(self, present: Mapping[str, SourceTensor]) -> None:
         """Hold vocab_size against the rows of the embedding. The two often differ after tokens were added."""

@@ -86,6 +86,7 @@ part, and the numbers of tokens and experts."""
 _ELEMENTWISE: Final = ("plus_one", "affine", "neg_exp", "softplus")
 _OF_COLUMNS: Final = ("transpose", "squeeze", "cols", "pad_rows")
 _MAX_SUMMANDS: Final = 64
+_MAX_LABELS: Final = 1 << 16
 _MAX_NAME: Final = 1024
 """Longer names are not held against patterns. Names of published checkpoints have up to about 120 signs."""
 
@@ -219,10 +220,16 @@ class TableFamily(Family):
 
     @cached_property
     def _labels(self) -> list[str] | None:
-        """The names of the classes of a classifier, in the order of their numbers."""
+        """The names of the classes of a classifier, in the order of their numbers. Classes without names have those
+        that transformers gives them."""
         stated = self.config.get("id2label")
         if stated is None:
-            return None
+            count = self.config.optional_count("num_labels")
+            if count is not None and count > _MAX_LABELS:
+                raise self.config.error(
+                    f"num_labels is {count}, a classifier has at most {_MAX_LABELS} classes"
+                )
+            return None if count in (None, 2) else [f"LABEL_{number}" for number in range(count)]
         if not isinstance(stated, dict) or not all(
             key.isdecimal() and len(key) < 10 and isinstance(value, str) for key, value in stated.items()
         ):
@@ -852,7 +859,6 @@ def members_of(table: FamilyTable) -> dict[str, Any]:
         "spellings": table.spellings,
         "rope_theta": table.rope_theta,
         "rope_theta_sliding": table.rope_theta_sliding,
-        "rope_per_type": table.rope_per_type,
         "layer_prefix": table.layer_prefix,
         "embedding": table.embedding,
         "vocabulary": table.vocabulary,

@@ -60,20 +60,25 @@ def read(
     *,
     theta: float | None = 10_000.0,
     theta_sliding: float | None = None,
-    per_type: bool = False,
 ) -> Rope:
     """Read the parameters of a configuration. `theta` and `theta_sliding` are the defaults of its class.
 
     `theta_sliding` marks a class whose sliding layers have a base of their own (`rope_local_base_freq` in old
-    files). `per_type` marks a class that passes over `rope_parameters` which are not those of a type of layers, as
-    every class with `theta_sliding` does.
+    files). Such a class passes over `rope_parameters` that are not those of a type of layers.
     """
     raw = config.mapping("rope_scaling") or config.mapping("rope_parameters")
     if any(raw.get(kind) is not None for kind in _PER_TYPE):
         full, sliding = (_of_type(config, raw, kind) for kind in _PER_TYPE)
     else:
         # Such classes read flat parameters by the old name only.
-        is_old = not (per_type or theta_sliding is not None) or bool(config.mapping("rope_scaling"))
+        own_bases = theta_sliding is not None
+        if own_bases and raw.get("rope_type") is None and raw.get("type") not in (None, "default"):
+            raise config.error(
+                "rope_scaling has type without rope_type, which transformers 5 passes over in this class, and which"
+                " earlier versions read",
+                "Write rope_type if the model was trained with the scaling, else remove rope_scaling",
+            )
+        is_old = not own_bases or bool(config.mapping("rope_scaling"))
         full, sliding = dict(raw) if is_old else {}, {}
     local = next((config.get(key) for key in _LOCAL_THETA if config.get(key) is not None), theta_sliding)
     bases = config.get("rope_theta")

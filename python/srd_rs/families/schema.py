@@ -251,9 +251,6 @@ class FamilyTable:
     refusals: tuple[Refusal, ...] = ()
     rope_theta: float | None = 10_000.0
     rope_theta_sliding: float | None = None
-    rope_per_type: bool = False
-    """transformers passes over `rope_parameters` that are not those of a type of layers, as it does where the layers
-    with a sliding window have a base of their own."""
     head_dim: str | None = None
     """The expression of the head size that is written; None for what config.json states."""
     tied: str | None = None

@@ -11,6 +11,7 @@ from srd_rs.families.tables.common import (
     GATED_FFN,
     NO_WINDOW,
     OTHER_PATTERN,
+    TIED_HEAD,
     sliding,
 )
 
@@ -31,6 +32,11 @@ _CONTEXT: Final = "u32 ~context_length = first(model_max_length, max_position_em
 
 _UNSCALED: Final = "str ~rope.scaling.type = 'none' if rope['rope_type'] in ['default', 'dynamic'] else None"
 
+_UNTIED: Final = Refusal(
+    "tie_word_embeddings == 0", "the output matrix is not the embedding (tie_word_embeddings)"
+)
+"""Command models are tied where config.json says nothing."""
+
 COMMAND_R: Final = FamilyTable(
     arch="command-r",
     classes=("CohereForCausalLM",),
@@ -43,6 +49,8 @@ COMMAND_R: Final = FamilyTable(
         ),
     ),
     metadata=(_CONTEXT, "f32 ~logit_scale = logit_scale", _UNSCALED),
+    skip=TIED_HEAD,
+    refusals=(_UNTIED,),
     rope_theta=500_000.0,
 )
 
@@ -50,7 +58,7 @@ COHERE2: Final = FamilyTable(
     arch="cohere2",
     classes=("Cohere2ForCausalLM",),
     defaults={**_COMMAND, "sliding_window": 4096},
-    sizes=sliding(4, "sliding_window_pattern, _sliding_window_pattern"),
+    sizes=sliding(4),
     layer=(_COMMAND_LAYER,),
     head_dim="head_dim",
     metadata=(
@@ -58,10 +66,11 @@ COHERE2: Final = FamilyTable(
         "u32 ~attention.sliding_window = sliding_window",
         OTHER_PATTERN,
         "u32 ~vocab_size = n_vocab",
-        "u32 ~rope.dimension_count = int(rope_fraction * (n_embd // n_head))",
+        "u32 ~rope.dimension_count = n_embd // n_head",
         _UNSCALED,
     ),
-    refusals=(NO_WINDOW,),
+    skip=TIED_HEAD,
+    refusals=(NO_WINDOW, _UNTIED),
 )
 
 COHERE2_MOE: Final = FamilyTable(

@@ -117,6 +117,44 @@ def sliding(period: int, stated: str = "sliding_window_pattern") -> dict[str, st
     }
 
 
+LONGROPE_SIZES: Final = {
+    "longrope": "rope['rope_type'] in ['longrope', 'su']",
+    "trained": "rope['original_max_position_embeddings']",
+    "stretch": "first(rope['factor'], max_position_embeddings / trained)",
+}
+LONGROPE_METADATA: Final = (
+    "u32 ~rope.scaling.original_context_length = trained if longrope else None",
+    "f32 ~rope.scaling.attn_factor = None if not longrope"
+    " else first(rope['attention_factor'], 1.0 if stretch <= 1 else sqrt(1 + log(stretch) / log(trained)))",
+)
+LONGROPE: Final = (
+    "rope_factors_long.weight = rope['long_factor'] if longrope else None",
+    "rope_factors_short.weight = rope['short_factor'] if longrope else None",
+)
+LONGROPE_LENGTHS: Final = Refusal(
+    "longrope and (len(first(rope['long_factor'], [])) != h // 2 or len(first(rope['short_factor'], [])) != h // 2)",
+    "long_factor and short_factor do not have one number for each rotated pair",
+    "Correct config.json",
+)
+"""What LongRoPE needs where llama.cpp reads its factors. The sizes are `LONGROPE_SIZES`."""
+
+WINDOW: Final = Refusal(
+    "first(sliding_window, 0) > 0 and first(use_sliding_window, 1) == 1"
+    " and first(sliding_window, 0) < first(max_position_embeddings, 0)",
+    "attention has a sliding window (sliding_window), but llama.cpp has none in this architecture, so its answers to"
+    " texts longer than the window are not those of the model",
+    warns=True,
+)
+
+CHOSEN_WINDOW: Final = Refusal(
+    "use_sliding_window == 1 and first(sliding_window, 4096) < first(max_position_embeddings, 0)"
+    " and (first(max_window_layers, 28) < n_layer if layer_types == None"
+    " else count(layer_types, 'sliding_attention') > 0)",
+    WINDOW.what,
+    warns=True,
+)
+"""The window of families that have none where config.json says nothing."""
+
 LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count = head_dim")
 
 

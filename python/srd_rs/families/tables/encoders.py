@@ -22,8 +22,9 @@ _BERT_DEFAULTS: Final = {
     "layer_norm_eps": 1e-12,
 }
 _TENSORFLOW: Final = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
+_POOLER: Final = r"^(bert\.|roberta\.)?pooler\.dense\."
 _TRAINING_HEADS: Final = (
-    (r"^(bert\.|roberta\.)?pooler\.dense\.", names.HEAD),
+    (_POOLER, names.HEAD),
     (r"^(bert\.|roberta\.)?cls\.(predictions|seq_relationship)", names.HEAD),
     (r"^lm_head\.", names.HEAD),
 )
@@ -55,7 +56,15 @@ _CLASSES: Final = {
 }
 """`classes` is the number of classes of a classifier. The names LABEL_0 and LABEL_1 are those of two classes without
 names, and so is a file without names."""
+_DECODER: Final = Refusal("is_decoder", "attention is causal (is_decoder)")
 _NOT_CAUSAL: Final = "bool ~attention.causal = 0 == 1"
+_WITHOUT: Final = (
+    "~attention.head_count_kv",
+    "~attention.causal",
+    "~attention.key_length",
+    "~attention.value_length",
+)
+"""A head of these encoders is a share of the width, whatever head_dim says."""
 _LABELS: Final = (
     "strs ~classifier.output_labels = first(labels, ['LABEL_0', 'LABEL_1']) if classifier"
     " else None if dummy else labels"
@@ -74,19 +83,20 @@ BERT: Final = FamilyTable(
     layer_prefix="encoder.layer",
     embedding="embeddings.word_embeddings.weight",
     renames=((r"^bert\.", ""), *_TENSORFLOW),
-    skip=_TRAINING_HEADS,
+    skip=((_POOLER, names.HEAD, "class_name != 'BertForSequenceClassification'"), *_TRAINING_HEADS[1:]),
     output=None,
     top=(
         *_EMBEDDINGS,
         _TYPES,
         "embeddings.position_embeddings > position_embd | max_position_embeddings d",
         Rows(
-            ("classifier > cls.output | classes d | bias",), "class_name == 'BertForSequenceClassification'"
+            ("pooler.dense > cls | d d | bias", "classifier > cls.output | classes d | bias"),
+            "class_name == 'BertForSequenceClassification'",
         ),
     ),
     layer=_LAYER,
     metadata=(_NOT_CAUSAL, _LABELS),
-    without=("~attention.head_count_kv", "~attention.causal"),
+    without=_WITHOUT,
     rope_theta=None,
     pooling=True,
     refusals=(
@@ -94,6 +104,7 @@ BERT: Final = FamilyTable(
             "first(position_embedding_type, 'absolute') != 'absolute'",
             "positions are not embedded (position_embedding_type)",
         ),
+        _DECODER,
     ),
 )
 
@@ -133,7 +144,7 @@ ROBERTA: Final = FamilyTable(
     ),
     layer=_LAYER,
     metadata=("u32 ~context_length = positions", _NOT_CAUSAL, _LABELS),
-    without=("~attention.head_count_kv", "~attention.causal"),
+    without=_WITHOUT,
     rope_theta=None,
     pooling=True,
     refusals=(
@@ -144,6 +155,7 @@ ROBERTA: Final = FamilyTable(
             "first(position_embedding_type, 'absolute') != 'absolute'",
             "positions are not embedded (position_embedding_type)",
         ),
+        _DECODER,
     ),
 )
 
@@ -182,7 +194,7 @@ DISTILBERT: Final = FamilyTable(
         ),
     ),
     metadata=(_NOT_CAUSAL, _LABELS),
-    without=("~attention.head_count_kv", "~attention.causal"),
+    without=_WITHOUT,
     rope_theta=None,
     pooling=True,
 )

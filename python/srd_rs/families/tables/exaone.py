@@ -7,6 +7,12 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, GATED_FFN, HEAD_NORMS
 
+_WINDOWS: Final = Refusal(
+    "(window != None) != (n_layer == 64)",
+    "llama.cpp has a sliding window in EXAONE 4 with 64 layers, and in no other, so its answers are not those of the"
+    " model",
+    warns=True,
+)
 _DEFAULTS: Final = {
     "vocab_size": 102400,
     "hidden_size": 4096,
@@ -52,6 +58,7 @@ EXAONE4: Final = FamilyTable(
             "layer_types has not one entry for each layer",
             "Correct config.json",
         ),
+        _WINDOWS,
     ),
 )
 
@@ -101,7 +108,10 @@ EXAONE4_5: Final = FamilyTable(
     arch="exaone4",
     classes=("Exaone4_5_ForConditionalGeneration",),
     defaults=_DEFAULTS,
-    sizes={"period": "4 if is_text(sliding_window_pattern) else first(sliding_window_pattern, 4)"},
+    sizes={
+        "period": "4 if is_text(sliding_window_pattern) else first(sliding_window_pattern, 4)",
+        "window": "sliding_window",
+    },
     layer=(
         Rows(
             (
@@ -149,5 +159,6 @@ EXAONE4_5: Final = FamilyTable(
             "first(num_nextn_predict_layers, 0) > 1",
             "several blocks predict further tokens and share weights",
         ),
+        _WINDOWS,
     ),
 )

@@ -7,7 +7,17 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS, flagged
+from srd_rs.families.tables.common import (
+    GATED_FFN,
+    LLAMA_ATTENTION,
+    LLAMA_METADATA,
+    LONGROPE,
+    LONGROPE_LENGTHS,
+    LONGROPE_METADATA,
+    LONGROPE_SIZES,
+    NORMS,
+    flagged,
+)
 from srd_rs.families.tables.mamba import MAMBA_2, inside
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
@@ -28,7 +38,7 @@ GRANITE: Final = FamilyTable(
     arch="granite",
     classes=("GraniteForCausalLM",),
     vocabulary=LLAMA,
-    sizes=_EYES,
+    sizes={**_EYES, **LONGROPE_SIZES},
     defaults={
         **LLAMA_DEFAULTS,
         "attention_multiplier": 1.0,
@@ -39,12 +49,15 @@ GRANITE: Final = FamilyTable(
     layer=LLAMA_LAYER,
     metadata=(
         *LLAMA_METADATA,
+        *LONGROPE_METADATA,
         *_SCALES,
         # The first projector gives the embeddings, as in other models.
         "i32s ~deepstack_mapping = (before if layer in targets and before > 0 else -1) if len(targets) > 0 else None",
     ),
     head_dim="None",
     llama3_rope=True,
+    generated=LONGROPE,
+    refusals=(LONGROPE_LENGTHS,),
 )
 
 _FUSED: Final = "shared_mlp.input_linear"

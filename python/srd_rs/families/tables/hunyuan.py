@@ -35,17 +35,20 @@ _ATTENTION: Final = (
     "self_attn.query_layernorm > attn_q_norm | h",
     "self_attn.key_layernorm > attn_k_norm | h",
 )
-_DYNAMIC: Final = "rope['rope_type'] == 'dynamic' and rope['mrope_section'] == None"
+_DYNAMIC: Final = (
+    "rope['rope_type'] == 'dynamic' and rope['mrope_section'] == None and first(rope['alpha'], 0) != 0"
+)
+"""Without alpha, dynamic RoPE changes nothing within the trained context, as in other models."""
 
 
-def _rope(alpha: int) -> tuple[str, ...]:
+def _rope() -> tuple[str, ...]:
     """Return the lines of RoPE whose base grows with a factor alpha. The files state a context of 32768 tokens, and
     the models were made for 262144."""
 
     def when(value: str) -> str:
         return f"{value} if {_DYNAMIC} else None"
 
-    base = f"rope['rope_theta'] * pow(first(rope['alpha'], {alpha}), h / (h - 2))"
+    base = "rope['rope_theta'] * pow(rope['alpha'], h / (h - 2))"
     return (
         f"f32 ~rope.freq_base = {when(base)}",
         f"str ~rope.scaling.type = {when(repr('none'))}",
@@ -76,7 +79,7 @@ HUNYUAN_DENSE: Final = FamilyTable(
     },
     spellings={"head_dim": ("attention_head_dim",)},
     layer=(Rows((*_ATTENTION, *GATED_FFN)),),
-    metadata=_rope(50),
+    metadata=_rope(),
     vocabulary=rules.HUNYUAN_DENSE,
     skip=TIED_HEAD,
     refusals=(_CONTEXT, Refusal("use_cla", "layers share keys and values (use_cla)")),
@@ -129,7 +132,7 @@ HUNYUAN_MOE: Final = FamilyTable(
     vocabulary=rules.HUNYUAN_MOE,
     skip=TIED_HEAD,
     metadata=(
-        *_rope(1000),
+        *_rope(),
         "u32 ~expert_shared_feed_forward_length = n_ff",
         "u32 ~expert_feed_forward_length = x",
         "u32 ~expert_shared_count = shared",

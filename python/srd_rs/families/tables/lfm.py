@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
+from srd_rs.families.tables.common import NORMALIZED
 
 _CONV: Final = (
     "layer_types[layer] == 'conv' if layer_types != None"
@@ -39,7 +40,22 @@ _FFN: Final = (
     "feed_forward.w3 > ffn_up | f d",
 )
 _TOP: Final = ("model.embed_tokens > token_embd | v d", "model.embedding_norm > token_embd_norm | d")
-_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~shortconv.l_cache = ck")
+_METADATA: Final = (
+    "u32 ~vocab_size = n_vocab",
+    "u32 ~shortconv.l_cache = ck",
+    "f32 ~attention.layer_norm_rms_epsilon = norm_eps",
+)
+_ATTENDING: Final = (
+    "count(layer_types, 'full_attention') if layer_types != None"
+    " else count([i in full_attn_idxs for i in layers], True) if full_attn_idxs != None else len(layers)"
+)
+_REFUSALS: Final = (
+    Refusal(
+        "attending == 0 or attending == len(layers)",
+        "the layers are not partly convolutions and partly attention (layer_types, full_attn_idxs)",
+    ),
+)
+_CAUSAL: Final = Refusal("is_causal == 0", "attention is not causal (is_causal)")
 
 LFM2: Final = FamilyTable(
     arch="lfm2",
@@ -62,6 +78,7 @@ LFM2: Final = FamilyTable(
     sizes={
         "ck": "conv_L_cache",
         "conv": _CONV,
+        "attending": _ATTENDING,
         "stated": "first(block_ff_dim, intermediate_size)",
         "part": "int(2 * stated / 3)",
         "scaled": "int(block_ffn_dim_multiplier * part) if block_ffn_dim_multiplier != None else part",
@@ -74,6 +91,7 @@ LFM2: Final = FamilyTable(
     n_head_kv="0 if conv else num_key_value_heads",
     metadata=_METADATA,
     renames=((r"^lfm\.", "model."),),
+    refusals=(*_REFUSALS, _CAUSAL),
     rope_theta=1_000_000.0,
 )
 
@@ -86,6 +104,7 @@ LFM2_EMBEDDING: Final = replace(
     ),
     pooling=True,
     refusals=(
+        *_REFUSALS,
         Refusal(
             "file('1_Dense/config.json')",
             "the dense layer behind the model (1_Dense) is not read",
@@ -113,17 +132,21 @@ LFM2_MOE: Final = FamilyTable(
         "num_experts_per_tok": 4,
     },
     spellings={"tie_word_embeddings": ("tie_embedding",)},
-    sizes={"ck": "conv_L_cache", "conv": _CONV, "x": "moe_intermediate_size"},
+    sizes={
+        "ck": "conv_L_cache",
+        "conv": _CONV,
+        "attending": _ATTENDING,
+        "x": "moe_intermediate_size",
+        "biased": "first(use_expert_bias, 1) != 0",
+    },
     top=_TOP,
     layer=(
         *_LAYER,
         Rows(_FFN, when="layer < num_dense_layers"),
+        Rows(("feed_forward.gate > ffn_gate_inp | e d",), when="layer >= num_dense_layers"),
         Rows(
-            (
-                "feed_forward.gate > ffn_gate_inp | e d",
-                "feed_forward.expert_bias! > exp_probs_b=.bias | e | ?",
-            ),
-            when="layer >= num_dense_layers",
+            ("feed_forward.expert_bias! > exp_probs_b=.bias | e",),
+            when="layer >= num_dense_layers and biased",
         ),
     ),
     experts=StackedExperts(
@@ -139,6 +162,16 @@ LFM2_MOE: Final = FamilyTable(
         "u32 ~leading_dense_block_count = num_dense_layers",
         "u32 ~expert_gating_func = 2",
         *_METADATA,
+    ),
+    # llama.cpp does not load the model without biases of the experts.
+    generated=(
+        "blk.{layer}.exp_probs_b.bias = fill(0.0, n_expert) if layer >= num_dense_layers and not biased else None",
+    ),
+    refusals=(
+        *_REFUSALS,
+        _CAUSAL,
+        NORMALIZED,
+        Refusal("first(routed_scaling_factor, 1) != 1", "the experts are scaled (routed_scaling_factor)"),
     ),
     rope_theta=1_000_000.0,
 )

@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable
-from srd_rs.families.tables.common import LLAMA_METADATA
+from srd_rs.families.tables.common import (
+    LLAMA_METADATA,
+    LONGROPE,
+    LONGROPE_LENGTHS,
+    LONGROPE_METADATA,
+    LONGROPE_SIZES,
+    WINDOW,
+)
 from srd_rs.families.tables.eagle import DRAFT
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
@@ -24,10 +31,16 @@ LLAMA_TABLE: Final = FamilyTable(
             "max_position_embeddings": 4096 * 32,
         }
     },
+    sizes=LONGROPE_SIZES,
     layer=LLAMA_LAYER,
-    metadata=LLAMA_METADATA,
+    metadata=(*LLAMA_METADATA, *LONGROPE_METADATA),
     head_dim="head_dim",
     llama3_rope=True,
+    generated=LONGROPE,
+    refusals=(
+        LONGROPE_LENGTHS,
+        replace(WINDOW, when=f"class_name == 'MistralForCausalLM' and {WINDOW.when}"),
+    ),
 )
 
 # e5-mistral and others: models that embed texts, saved without their output matrix
@@ -36,6 +49,7 @@ MISTRAL_MODEL: Final = replace(
     classes=("MistralModel",),
     variants=(),
     class_defaults={"MistralModel": LLAMA_TABLE.class_defaults["MistralForCausalLM"]},
+    refusals=(LONGROPE_LENGTHS, WINDOW),
     pooling=True,
 )
 

@@ -74,10 +74,27 @@ LLAMA4: Final = FamilyTable(
             per_layer=True,
         ),
         Refusal(
-            "no_rope_layers != None and no_rope_layers != []"
-            " and (no_rope_layers[layer] == 1) != (everywhere or (layer + 1) % 4 != 0)",
-            "the layers without RoPE are not every fourth (no_rope_layers)",
+            "(no_rope_layers[layer] == 1 if no_rope_layers else (layer + 1) % first(no_rope_layer_interval, 4) != 0)"
+            " != (everywhere or (layer + 1) % 4 != 0)",
+            "the layers without RoPE are not every fourth (no_rope_layers, no_rope_layer_interval)",
             per_layer=True,
+        ),
+        Refusal(
+            "not everywhere and layer_types != None"
+            " and (layer_types[layer] == 'full_attention') != ((layer + 1) % 4 == 0)",
+            "the layers with full attention are not every fourth (layer_types)",
+            per_layer=True,
+        ),
+        Refusal(
+            "(first(use_qk_norm, 1) == 0) != (n_expert == 128)",
+            "llama.cpp normalizes queries and keys in every Llama 4 but those with 128 experts, which is not as"
+            " use_qk_norm says, so its answers are not those of the model",
+            warns=True,
+        ),
+        Refusal(
+            "not everywhere and (first(attn_temperature_tuning, 1) == 0"
+            " or first(floor_scale, 8192) != 8192 or first(attn_scale, 0.1) != 0.1)",
+            "queries of distant tokens are scaled in another way (attn_temperature_tuning, floor_scale, attn_scale)",
         ),
         Refusal(
             "not everywhere and attention_chunk_size != 8192",

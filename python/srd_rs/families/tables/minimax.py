@@ -19,6 +19,10 @@ _ROUTER: Final = (
     "block_sparse_moe.e_score_correction_bias! > exp_probs_b=.bias | e | ?",
 )
 
+_ROTARY: Final = (
+    "int(h * rope_fraction) if rope['partial_rotary_factor'] != None or rotary_dim == None else rotary_dim"
+)
+
 MINIMAX_M2: Final = FamilyTable(
     arch="minimax-m2",
     classes=("MiniMaxM2ForCausalLM",),
@@ -37,7 +41,7 @@ MINIMAX_M2: Final = FamilyTable(
         "scoring_func": "sigmoid",
         "tie_word_embeddings": False,
     },
-    sizes={"x": "intermediate_size", "rotary": "first(rotary_dim, int(h * rope_fraction))"},
+    sizes={"x": "intermediate_size", "rotary": _ROTARY},
     layer=(
         Rows(
             (

@@ -8,7 +8,16 @@ from typing import Final
 from srd_rs.checkpoint import OWN_FORMAT
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import LLAMA_ATTENTION, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.common import (
+    LLAMA_ATTENTION,
+    LLAMA_METADATA,
+    LONGROPE,
+    LONGROPE_LENGTHS,
+    LONGROPE_METADATA,
+    LONGROPE_SIZES,
+    NORMS,
+    WINDOW,
+)
 from srd_rs.families.tables.deepseek import DEEPSEEK2
 from srd_rs.families.tables.llama import LLAMA_TABLE
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
@@ -35,6 +44,7 @@ MIXTRAL: Final = FamilyTable(
         ("w1 ffn_gate_exps f d", "w2 ffn_down_exps d f", "w3 ffn_up_exps f d"),
     ),
     metadata=LLAMA_METADATA,
+    refusals=(WINDOW,),
     # as transformers 5 saves them
     renames=((r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),),
     rope_theta=1_000_000.0,
@@ -128,16 +138,20 @@ MISTRAL3: Final = FamilyTable(
             },
         }
     },
+    sizes=LONGROPE_SIZES,
     layer=LLAMA_LAYER,
     metadata=(
         *LLAMA_METADATA,
+        *LONGROPE_METADATA,
         f"f32 ~rope.scaling.yarn_log_multiplier = rope['mscale_all_dim'] if {_YARN} else None",
         f"f32 ~attention.temperature_scale = rope['llama_4_scaling_beta'] if {_YARN} else None",
     ),
     head_dim="head_dim",
     llama3_rope=True,
+    generated=LONGROPE,
     variants=(("model_type == 'mistral4'", _MISTRAL4),),
     refusals=(
+        LONGROPE_LENGTHS,
         Refusal(
             f"{_YARN} and (rope['mscale_all_dim'] == None or rope['llama_4_scaling_beta'] == None)",
             "the RoPE parameters of Ministral 3 lack mscale_all_dim or llama_4_scaling_beta",

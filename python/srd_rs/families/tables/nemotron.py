@@ -35,13 +35,14 @@ NEMOTRON: Final = FamilyTable(
         "u32 ~vocab_size = n_vocab",
         "f32 ~attention.layer_norm_epsilon = norm_eps",
         "u32 ~rope.dimension_count = int(rope_fraction * n_embd) // n_head",
-        "str ~rope.scaling.type = 'none' if rope['factor'] == None else 'linear'",
-        "f32 ~rope.scaling.factor = rope['factor']",
+        "str ~rope.scaling.type = 'none' if rope['rope_type'] in ['default', 'dynamic'] else None",
     ),
     output_needed=True,
 )
 
 _LATENT: Final = "moe_latent_size != None"
+
+_EXPERTS: Final = {"num_experts_per_tok": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.0}
 
 NEMOTRON_H_MOE: Final = FamilyTable(
     arch="nemotron_h_moe",
@@ -59,9 +60,11 @@ NEMOTRON_H_MOE: Final = FamilyTable(
         "mamba_head_dim": 64,
         "n_groups": 8,
         "tie_word_embeddings": False,
+        **_EXPERTS,
     },
     sizes={
-        "head_size": "first(config['head_dim'], attention_head_dim)",
+        "head_size": "first(config['head_dim'], attention_head_dim, 128)",
+        "kinds_of": "[hybrid_override_pattern[n] for n in layers] if hybrid_override_pattern else layers_block_type",
         "i": "mamba_num_heads * mamba_head_dim",
         "st": "ssm_state_size",
         "ck": "conv_kernel",
@@ -140,7 +143,8 @@ NEMOTRON_H_MOE: Final = FamilyTable(
         ("down_proj ffn_down_exps l x", "up_proj ffn_up_exps x l"),
         when="moe",
     ),
-    n_layer="len(layers_block_type) if layers_block_type else num_hidden_layers",
+    n_layer="len(layers_block_type) if layers_block_type else len(hybrid_override_pattern)"
+    " if hybrid_override_pattern else num_hidden_layers",
     n_head_kv="num_key_value_heads if attention else 0",
     n_ff="intermediate_size if mlp else x if moe else 0",
     head_dim="head_size",
@@ -164,6 +168,19 @@ NEMOTRON_H_MOE: Final = FamilyTable(
     renames=((r"^model\.layers\.", "backbone.layers."),),
     refusals=(
         Refusal("first(mamba_hidden_act, 'silu') != 'silu'", "the activation of the mixers is not silu"),
+        Refusal(
+            "first(mlp_hidden_act, 'relu2') != 'relu2'",
+            "the activation of the feed-forward parts and of the experts is not relu2 (mlp_hidden_act)",
+        ),
+        Refusal(
+            "count(kinds_of, 'M') + count(kinds_of, 'mamba') + count(kinds_of, 'linear_attention') == 0"
+            " or count(kinds_of, '*') + count(kinds_of, 'attention') + count(kinds_of, 'full_attention') == 0",
+            "not both Mamba and attention are there (hybrid_override_pattern, layers_block_type)",
+        ),
+        Refusal(
+            "count(kinds_of, '-') + count(kinds_of, 'mlp') > 0 and n_expert > 0",
+            "feed-forward parts without experts stand beside layers with experts",
+        ),
     ),
     rope_theta=None,
 )
@@ -172,7 +189,8 @@ NEMOTRON_H: Final = replace(
     NEMOTRON_H_MOE,
     arch="nemotron_h",
     classes=("NemotronHForCausalLM",),
-    variants=(("num_experts_per_tok != None", NEMOTRON_H_MOE),),
+    defaults={key: value for key, value in NEMOTRON_H_MOE.defaults.items() if key not in _EXPERTS},
+    variants=(("count(kinds_of, 'E') + count(kinds_of, 'moe') > 0", NEMOTRON_H_MOE),),
     experts=None,
     mtp=None,
 )
@@ -184,6 +202,7 @@ NEMOTRON_PUZZLE: Final = replace(
         **NEMOTRON_H_MOE.sizes,
         "x": "block_configs[layer]['moe_intermediate_size']",
         "kind": "block_configs[layer]['block_type']",
+        "kinds_of": "[block_configs[n]['block_type'] for n in layers]",
     },
     n_layer="len(block_configs)",
     n_ff="intermediate_size if mlp else first(x, 0)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
+from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import (
     ATTENTION,
     BIASED_QKV,
@@ -107,7 +107,15 @@ OLMO3: Final = replace(
     classes=("Olmo3ForCausalLM",),
     defaults={**OLMO2.defaults, "sliding_window": 4096},
     rope_theta=500_000.0,
-    rope_per_type=True,
+    rope_theta_sliding=500_000.0,
+    refusals=(
+        Refusal(
+            "window != None and rope_sliding['rope_theta'] != rope['rope_theta']",
+            "the layers with a sliding window have another base of RoPE than the others (in transformers 5 it is 500000"
+            " where rope_theta alone is stated), and llama.cpp has one base for all layers",
+            "Write rope_parameters with one rope_theta for both types of layers if the model was trained so",
+        ),
+    ),
 )
 
 SPELLINGS: Final = {"OLMoForCausalLM": "OlmoForCausalLM"}

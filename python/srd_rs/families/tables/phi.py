@@ -9,7 +9,7 @@ from srd_rs.families.tables.common import ATTENTION, NORMS, OTHER_BASE, flagged
 from srd_rs.vocab.rules import PHI2, PHI3
 
 _LONG: Final = "rope['long_factor']"
-_STRETCH: Final = "max_position_embeddings / original_max_position_embeddings"
+_STRETCH: Final = "first(rope['factor'], max_position_embeddings / original_max_position_embeddings)"
 # The projections stay fused, and the factors of LongRoPE become two tensors.
 PHI_3: Final = FamilyTable(
     arch="phi3",
@@ -58,8 +58,8 @@ PHI_3: Final = FamilyTable(
     head_dim="None",
     metadata=(
         # LongRoPE, equation for the attention temperature
-        "f32 ~rope.scaling.attn_factor = None if not long else 1.0 if stretch <= 1"
-        " else sqrt(1 + log(stretch) / log(original_max_position_embeddings))",
+        "f32 ~rope.scaling.attn_factor = None if not long else first(rope['attention_factor'],"
+        " 1.0 if stretch <= 1 else sqrt(1 + log(stretch) / log(original_max_position_embeddings)))",
         "u32 ~rope.scaling.original_context_length = original_max_position_embeddings",
         "u32 ~rope.dimension_count = rotated",
         # 0 tells Phi-4, which has no window, from the others

@@ -9,6 +9,7 @@ from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExper
 from srd_rs.families.tables.common import (
     ATTENTION,
     BIASED_QKV,
+    CHOSEN_WINDOW,
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
@@ -33,6 +34,7 @@ QWEN2: Final = FamilyTable(
         "tie_word_embeddings": False,
     },
     layer=(Rows((*NORMS, *flagged(ATTENTION[:3], "bias"), ATTENTION[3], *GATED_FFN)),),
+    refusals=(CHOSEN_WINDOW,),
     pooling=True,
 )
 
@@ -64,6 +66,7 @@ _QWEN3: Final = FamilyTable(
     classes=(),
     defaults={**QWEN2.defaults, "head_dim": 128},
     layer=(Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS, *GATED_FFN)),),
+    refusals=(CHOSEN_WINDOW,),
     pooling=True,
 )
 _QWEN3_RERANKER: Final = replace(
@@ -102,7 +105,7 @@ QWEN3_MOE: Final = FamilyTable(
         # Qwen3-Coder says 0
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(_DENSE_LAYERS, NORMALIZED),
+    refusals=(_DENSE_LAYERS, NORMALIZED, CHOSEN_WINDOW),
 )
 
 QWEN2_MOE: Final = FamilyTable(
@@ -140,7 +143,7 @@ QWEN2_MOE: Final = FamilyTable(
         "u32 ~expert_feed_forward_length = moe_intermediate_size",
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(_DENSE_LAYERS, NOT_NORMALIZED),
+    refusals=(_DENSE_LAYERS, NOT_NORMALIZED, CHOSEN_WINDOW),
     output_needed=True,
 )
 

@@ -69,7 +69,10 @@ DOTS1: Final = FamilyTable(
         "f32 ~expert_weights_scale = routed_scaling_factor",
         "bool ~expert_weights_norm = norm_topk_prob",
     ),
-    refusals=(NOT_LEADING,),
+    refusals=(
+        NOT_LEADING,
+        Refusal("n_head_kv != n_head", "heads share keys and values (num_key_value_heads)"),
+    ),
     output_needed=True,
 )
 

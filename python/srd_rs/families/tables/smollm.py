@@ -26,6 +26,11 @@ SMOLLM3: Final = FamilyTable(
     metadata=LLAMA_METADATA,
     refusals=(
         Refusal(
+            "no_rope_layers != None and len(no_rope_layers) != n_layer",
+            "no_rope_layers has not one entry for each layer",
+            "Correct config.json",
+        ),
+        Refusal(
             "no_rope_layers[layer] != ((layer + 1) % 4 != 0) if no_rope_layers != None"
             " else no_rope_layer_interval != None and no_rope_layer_interval != 4",
             "layers without RoPE are not every fourth",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
+from srd_rs.families.tables.common import ATTENTION, NORMS, WINDOW, flagged
 
 STARCODER2: Final = FamilyTable(
     arch="starcoder2",
@@ -31,6 +31,7 @@ STARCODER2: Final = FamilyTable(
             )
         ),
     ),
+    refusals=(WINDOW,),
 )
 
 BIGCODE: Final = FamilyTable(

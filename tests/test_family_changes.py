@@ -1,0 +1,268 @@
+"""Configurations that were changed in one place: the file computes as transformers does, or the model is refused, or a
+warning says what llama.cpp computes otherwise.
+
+What is right was found with tiny models: their log-probabilities in transformers 5 against those of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interpreter import run
+from patterns import pattern
+from srd_rs.checkpoint import Checkpoint, SourceTensor
+from srd_rs.errors import ModelError
+from srd_rs.families import describe
+from srd_rs.families.base import ModelSpec
+from test_family_goldens import GOLDENS, golden_of
+from test_models_variants import CASES, open_case
+
+_NAMED = {case["name"]: case for case in CASES}
+_LONG: dict[str, Any] = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}
+
+
+def changed(name: str, changes: dict[str, Any], folder: Path, drop: tuple[str, ...] = ()) -> Checkpoint:
+    """The checkpoint of a golden with other values in its configuration, and without some keys."""
+    if name in _NAMED:
+        checkpoint = open_case(_NAMED[name], folder)
+    else:
+        golden = golden_of(GOLDENS[0].parent, name)
+        sources = {
+            key: SourceTensor(key, kind, tuple(shape), "a")
+            for key, (kind, shape) in golden["sources"].items()
+        }
+        checkpoint = Checkpoint(folder, golden["config"], None, sources)
+    config = {**checkpoint.config, **changes}
+    return replace(checkpoint, config={key: value for key, value in config.items() if key not in drop})
+
+
+def described(*arguments: Any) -> ModelSpec:
+    return describe(changed(*arguments))
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
+    ("lfm2-as-published", "conv", {"layer_types": ["conv"] * 4}, "partly convolutions"),
+    ("lfm2-as-published", "causal", {"is_causal": False}, "not causal"),
+    ("lfm2moe-as-published", "scaled", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+    ("nemotron-h-as-published", "one-kind", {"hybrid_override_pattern": "MMMMM"}, "not both Mamba and"),
+    ("nemotron-h-as-published", "activation", {"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
+    ("nemotron-3-as-published", "dense", {"hybrid_override_pattern": "ME-*E"}, "without experts stand"),
+    ("llama4-text", "interval", {"no_rope_layer_interval": 2, "no_rope_layers": []}, "not every fourth"),
+    ("llama4-text", "temperature", {"floor_scale": 4096}, "floor_scale"),
+    ("cohere2", "untied", {"tie_word_embeddings": False}, "is not the embedding"),
+    ("cohere", "untied", {"tie_word_embeddings": False}, "is not the embedding"),
+    ("bert", "decoder", {"is_decoder": True}, "is_decoder"),
+    ("xlm-roberta", "decoder", {"is_decoder": True}, "is_decoder"),
+    ("dots1", "shared-heads", {"num_key_value_heads": 2}, "share keys and values"),
+    ("smollm3", "empty", {"no_rope_layers": []}, "not one entry for each layer"),
+    ("gemma3", "type", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "type without rope_type"),
+    ("olmo3", "type", {"rope_scaling": {"type": "yarn", "factor": 8.0}}, "type without rope_type"),
+    (
+        "olmo3-without-theta",
+        "theta",
+        {"rope_theta": 10000.0, "sliding_window": 64},
+        "another base of RoPE than",
+    ),
+    (
+        "llama-a",
+        "factors",
+        {"rope_scaling": {**_LONG, "long_factor": [1.0], "short_factor": [1.0]}},
+        "one number",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [(name, changes, message) for name, _, changes, message in REFUSED],
+    ids=[f"{name}-{what}" for name, what, *_ in REFUSED],
+)
+def test_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        described(name, changes, tmp_path)
+
+
+WARNED: list[tuple[str, str, dict[str, Any], str]] = [
+    ("exaone4", "window", {"sliding_window": 64}, "EXAONE 4 with 64 layers"),
+    ("llama4-text", "norms", {"use_qk_norm": False}, "use_qk_norm"),
+    ("lfm2moe-as-published", "weights", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ("mistral", "window", {"sliding_window": 64, "max_position_embeddings": 128}, "longer than the window"),
+    (
+        "qwen2",
+        "window",
+        {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0, "layer_types": None},
+        "longer than the window",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [(name, changes, message) for name, _, changes, message in WARNED],
+    ids=[f"{name}-{what}" for name, what, *_ in WARNED],
+)
+def test_warned(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="srd_rs.families"):
+        described(name, changes, tmp_path)
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mistral", {"sliding_window": None}),
+        ("mistral", {"sliding_window": 4096, "max_position_embeddings": 4096}),
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 64}),
+        ("exaone4-1.2b", {}),
+    ],
+)
+def test_no_window_no_warning(
+    name: str, changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="srd_rs.families"):
+        described(name, changes, tmp_path)
+    assert "window" not in caplog.text
+
+
+WRITTEN: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "lfm2-as-published",
+        "epsilon",
+        {"rms_norm_eps": 0.5, "norm_eps": 0.25},
+        {"lfm2.attention.layer_norm_rms_epsilon": 0.25},
+    ),
+    (
+        "nemotron",
+        "dynamic",
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"nemotron.rope.scaling.type": "none", "nemotron.rope.scaling.factor": None},
+    ),
+    (
+        "nemotron",
+        "linear",
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"nemotron.rope.scaling.type": "linear", "nemotron.rope.scaling.factor": 2.0},
+    ),
+    (
+        "hunyuan-dense",
+        "no-alpha",
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_theta": 5000.0},
+        {"hunyuan-dense.rope.freq_base": 5000.0, "hunyuan-dense.rope.scaling.type": None},
+    ),
+    (
+        "nemotron-h-as-published",
+        "as-transformers-saves",
+        {"num_experts_per_tok": 2, "n_routed_experts": 8, "num_hidden_layers": 9},
+        {"general.architecture": "nemotron_h", "nemotron_h.block_count": 5},
+    ),
+    (
+        "nemotron-3-as-published",
+        "normalized",
+        {"norm_topk_prob": None},
+        {"nemotron_h_moe.expert_weights_norm": True},
+    ),
+    (
+        "minimax-m2",
+        "rotary",
+        {"partial_rotary_factor": 0.25, "head_dim": 32, "rotary_dim": 16},
+        {"minimax-m2.rope.dimension_count": 8},
+    ),
+    ("cohere2", "rotary", {"rotary_pct": 0.5}, {"cohere2.rope.dimension_count": 16}),
+    ("bert", "head_dim", {"head_dim": 64}, {"bert.attention.key_length": None}),
+    (
+        "bert",
+        "labels",
+        {"num_labels": 3},
+        {"bert.classifier.output_labels": ["LABEL_0", "LABEL_1", "LABEL_2"]},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "wanted"),
+    [(name, changes, wanted) for name, _, changes, wanted in WRITTEN],
+    ids=[f"{name}-{what}" for name, what, *_ in WRITTEN],
+)
+def test_written(name: str, changes: dict[str, Any], wanted: dict[str, Any], tmp_path: Path) -> None:
+    drop = tuple(key for key, value in changes.items() if value is None)
+    metadata = described(name, changes, tmp_path, drop).metadata
+    assert {key: metadata.get(key) for key in wanted} == wanted
+
+
+def test_a_classifier_of_bert_has_its_pooler(tmp_path: Path) -> None:
+    spec = described("bert-classifier", {}, tmp_path)
+    assert {"cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias"} <= {
+        t.name for t in spec.tensors
+    }
+
+
+def test_experts_without_biases_get_biases_of_zero(tmp_path: Path) -> None:
+    checkpoint = changed("lfm2moe-as-published", {"use_expert_bias": False}, tmp_path)
+    tensors = {name: t for name, t in checkpoint.tensors.items() if "expert_bias" not in name}
+    spec = describe(replace(checkpoint, tensors=tensors))
+    biases = [t for t in spec.tensors if t.name.endswith("exp_probs_b.bias")]
+    assert len(biases) == len(checkpoint.tensors) - len(tensors) > 0
+    for bias in biases:
+        values = run(dict(bias.transform), lambda source: pattern(source, checkpoint.tensors[source].shape))
+        assert not values.any()
+
+
+@pytest.mark.parametrize("name", ["llama-a", "granite", "mistral3"])
+def test_longrope(name: str, tmp_path: Path) -> None:
+    """llama.cpp loads the factors in these architectures, and multiplies queries and keys by the temperature."""
+    case = _NAMED[name]
+    text = case["config"].get("text_config", case["config"])
+    size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    long, short = [2.0] * (size // 2), [1.5] * (size // 2)
+    rope = {**_LONG, "long_factor": long, "short_factor": short}
+    changes: dict[str, Any] = {
+        "rope_scaling": rope,
+        "rope_theta": 5000.0,
+        "max_position_embeddings": 4096,
+    }
+    if text is not case["config"]:
+        changes = {"text_config": {**{k: v for k, v in text.items() if k != "rope_parameters"}, **changes}}
+    spec = described(name, changes, tmp_path, ("rope_parameters",))
+    key = f"{spec.arch}.rope.scaling"
+    assert spec.metadata.get(f"{key}.type") == "longrope"
+    assert spec.metadata.get(f"{key}.original_context_length") == 1024
+    assert spec.metadata.get(f"{key}.attn_factor") == pytest.approx(
+        float(np.sqrt(1 + np.log(4) / np.log(1024)))
+    )
+    shapes = {t.name: t.shape for t in spec.tensors}
+    assert shapes["rope_factors_long.weight"] == shapes["rope_factors_short.weight"] == (size // 2,)
+
+
+@pytest.mark.parametrize("name", ["lfm2-as-published", "qwen2", "nemotron", "cohere2", "exaone4"])
+def test_heads_that_are_not_as_wide_as_the_model(name: str, tmp_path: Path) -> None:
+    """llama.cpp does not load such a file in these architectures."""
+    checkpoint = changed(name, {}, tmp_path)
+    heads = checkpoint.config["num_attention_heads"]
+    heads_kv = checkpoint.config.get("num_key_value_heads") or heads
+    model = checkpoint.config["hidden_size"]
+    size = 2 * model // heads
+    tensors = {}
+    for key, tensor in checkpoint.tensors.items():
+        part, shape = key.split(".")[-2], tensor.shape
+        if part in ("q_proj", "k_proj", "v_proj"):
+            shape = (size * (heads if part == "q_proj" else heads_kv), *shape[1:])
+        elif part in ("o_proj", "out_proj") and "attn" in key:
+            shape = (model, size * heads) if len(shape) == 2 else shape
+        elif part in ("q_norm", "k_norm", "q_layernorm", "k_layernorm"):
+            shape = (size,)
+        tensors[key] = replace(tensor, shape=shape)
+    changed_too = replace(checkpoint, config={**checkpoint.config, "head_dim": size}, tensors=tensors)
+    with pytest.raises(ModelError, match="all heads together"):
+        describe(changed_too)
