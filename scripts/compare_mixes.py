@@ -35,6 +35,8 @@ LABELS = {
     "srd-random": "srd-rs, SRD, random ids",
     "srd-builtin": "srd-rs, SRD, built-in text",
     "srd-text": "srd-rs, SRD, same text",
+    "max-builtin": "srd-rs, effort max, built-in text",
+    "max-text": "srd-rs, effort max, same text",
 }
 
 
@@ -61,6 +63,10 @@ def srd(inputs: Inputs, output: Path, quant: str, source: str) -> None:
     ours(inputs, output, quant, effort="srd", calibrate=moments)
 
 
+def effort_max(inputs: Inputs, output: Path, quant: str, source: str) -> None:
+    ours(inputs, output, quant, effort="max", calibrate=source, calibrate_tokens=inputs.tokens, cache=False)
+
+
 ROWS: dict[str, Callable[[Inputs, Path, str], None]] = {
     "peer": lambda i, out, quant: quantize(i.bf16, out, quant),
     "peer-imatrix": lambda i, out, quant: quantize(i.bf16, out, quant, imatrix=i.imatrix),
@@ -69,6 +75,8 @@ ROWS: dict[str, Callable[[Inputs, Path, str], None]] = {
     "srd-random": lambda i, out, quant: srd(i, out, quant, "random"),
     "srd-builtin": lambda i, out, quant: srd(i, out, quant, "builtin"),
     "srd-text": lambda i, out, quant: srd(i, out, quant, str(i.calibration)),
+    "max-builtin": lambda i, out, quant: effort_max(i, out, quant, "builtin"),
+    "max-text": lambda i, out, quant: effort_max(i, out, quant, str(i.calibration)),
 }
 
 

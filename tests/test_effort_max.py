@@ -182,6 +182,40 @@ def test_the_effort_that_diverges_less_is_written(
     assert (tmp_path / "m.gguf").read_bytes() == (made / f"{better}.gguf").read_bytes()
 
 
+def encoder(arch: str, folder: Path) -> Path:
+    """A tiny encoder with random weights."""
+    case = next(iter(families([arch]).values()))
+    plan_variant(case, folder, folder / "f32.gguf").run(ConvertOptions(quant="F32"))
+    return folder / "f32.gguf"
+
+
+@pytest.mark.parametrize(
+    ("arch", "effort"), [("bert", None), ("bert", "srd"), ("modern-bert", None), ("gemma-embedding", None)]
+)
+def test_an_encoder_gets_effort_max_unless_another_is_asked_for(
+    arch: str, effort: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder has no logits. The last states of its tokens are compared."""
+    monkeypatch.setattr(conversion, "_tokens_to_compare", TOKENS_TO_COMPARE)
+    model = encoder(arch, tmp_path)
+    options = {**OPTIONS, "quant": "Q4_0", "calibrate": "random", "effort": effort}
+    assert srd_rs.plan(model, tmp_path / "m.gguf", **options).effort == (effort or "max")
+    found = srd_rs.convert(model, tmp_path / "m.gguf", **options).plan.effort_check
+    assert (found is None) == (effort == "srd")
+    if found is not None:
+        print(found)
+        assert 0 < found.max_kld < 1 and 0 < found.srd_kld < 1 and found.tokens == 1024
+        assert (found.max_kld <= found.srd_kld) == (found.written == "max")
+
+
+def test_a_calibration_file_and_a_decoder_get_effort_srd(tmp_path: Path) -> None:
+    model = encoder("bert", tmp_path)
+    srd_rs.calibrate(model, tmp_path / "c", text="random", tokens=512)
+    options = ConvertOptions(quant="Q4_0", calibrate=tmp_path / "c")
+    assert srd_rs.plan(model, tmp_path / "m.gguf", options).effort == "srd"
+    assert srd_rs.plan(EXAMPLE, tmp_path / "m.gguf").effort == "srd"
+
+
 @pytest.mark.parametrize("effort", ["srd", "max"])
 def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path, tmp_path: Path) -> None:
     """Where the model has an output matrix of its own, every quantized matrix is corrected."""

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from srd_rs import _core, calibration, memory, recipe
+from srd_rs.encoders import is_encoder
 from srd_rs.errors import FormatError, ModelError, UsageError, message
 from srd_rs.options import FLOAT_TYPES, MIXES, ConvertOptions
 from srd_rs.planning import Planner, calibration_file, calibration_text
@@ -154,7 +155,7 @@ def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
     if calibration_file(options) is not None or text == "random":
         text = "builtin"
     metadata = {key: value for key, _, value in plan.metadata()}
-    if metadata.get(f"{plan.arch}.attention.causal", True) is False:
+    if is_encoder(metadata):
         return None
     most = max(MAX_LOGITS // max(_outputs(plan), 1), 1)
     count = min(TOKENS, most)

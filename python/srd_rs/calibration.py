@@ -26,6 +26,7 @@ from typing import Any, Final, TypeAlias
 from srd_rs import _core, cache, effects, sniff
 from srd_rs.checkpoint import layout
 from srd_rs.costs import Size
+from srd_rs.encoders import is_encoder
 from srd_rs.errors import FormatError, ModelError, SrdError, SrdIOError, UsageError, message
 from srd_rs.hub import locate, model_files
 from srd_rs.options import ConvertOptions, bytes_of
@@ -523,8 +524,7 @@ def _inputs_of_layers(plan: _core.Plan) -> Counter[int]:
 
 
 def _default_ctx(metadata: dict[str, Any]) -> int:
-    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", True)
-    return DEFAULT_CTX if causal else ENCODER_CTX
+    return ENCODER_CTX if is_encoder(metadata) else DEFAULT_CTX
 
 
 def _in_tokens(progress: Callable[[int, int], None] | None, tokens: int) -> Callable[[int, int], None] | None:
@@ -706,8 +706,7 @@ def _ends(metadata: dict[str, Any]) -> tuple[int | None, int | None]:
     if kind == "t5":
         begin = get("bos_token_id") if get("add_bos_token", False) else None
         return begin, get("eos_token_id", 1) if get("add_eos_token", True) else None
-    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", True)
-    if kind != "bert" and pre not in pretokenizer.ENCODERS and causal:
+    if kind != "bert" and pre not in pretokenizer.ENCODERS and not is_encoder(metadata):
         return get("bos_token_id") if get("add_bos_token", begins) else None, None
     first = get("bos_token_id", get("cls_token_id", _named(get("tokens", []), "[CLS]")))
     last = get("seperator_token_id", get("eos_token_id", _named(get("tokens", []), "[SEP]")))

@@ -32,6 +32,7 @@ from srd_rs import (
     sniff,
     uploading,
 )
+from srd_rs.encoders import is_encoder
 from srd_rs.errors import (
     FormatError,
     ModelError,
@@ -622,24 +623,26 @@ def prepared(
     return native, chosen, made, found, compared
 
 
-_COMPARED: Final = (512, 512)
-"""The lengths of the chunks that effort max and effort srd are compared on."""
+_COMPARED: Final = 1024
+"""The number of tokens that effort max and effort srd are compared on, in chunks as the calibration has them."""
 
 
 def _tokens_to_compare(planner: Planner, native: _core.Plan) -> tuple[list[list[int]], bool] | None:
-    """The chunks to compare the efforts on, and whether the calibration has not seen them; None without logits."""
+    """The chunks to compare the efforts on, and whether the calibration has not seen them; None without a text."""
     options, path = planner.options, planner.source.path
     text, metadata = calibration_text(options), {key: value for key, _, value in native.metadata()}
-    if text is None or metadata.get(f"{native.arch}.attention.causal", True) is False:
+    if text is None:
         return None
+    length = calibration.ENCODER_CTX if is_encoder(metadata) else calibration.DEFAULT_CTX
+    lengths = (length,) * (_COMPARED // length)
     if text == "random":
-        count, seed = sum(_COMPARED), options.seed + 1
-        return calibration.choose_tokens(path, metadata, text, count, max(_COMPARED), seed).chunks, True
+        seed = options.seed + 1
+        return calibration.choose_tokens(path, metadata, text, _COMPARED, length, seed).chunks, True
     used = options.calibrate_tokens or calibration.default_size(native, options).tokens
-    chunks, held_out = calibration.other_tokens(path, metadata, text, used, _COMPARED)
+    chunks, held_out = calibration.other_tokens(path, metadata, text, used, lengths)
     if not held_out and text != "builtin":
         # What the calibration fits is no measure of it.
-        return calibration.other_tokens(path, metadata, "builtin", 0, _COMPARED)
+        return calibration.other_tokens(path, metadata, "builtin", 0, lengths)
     return chunks, held_out
 
 
@@ -649,7 +652,8 @@ def _divergence(
     chunks: list[list[int]],
     tell: Callable[[int, int], None],
 ) -> float:
-    """The KLD that the matrices which effort max corrects cause, quantized by a calibration."""
+    """The KLD, or of an encoder 1 - cos, that the matrices which effort max corrects cause, quantized by a
+    calibration."""
     found = planner.plan(made).written_divergences(planner.options, chunks, tell)
     return sum(found) / len(found)
 
@@ -673,7 +677,9 @@ def _compared(
     srd, best = klds
     written = "max" if best <= srd else "srd"
     if written == "srd":
-        what = "effort srd is written, because effort max diverges more from the model (KLD %.3e, and %.3e with srd)"
+        what = (
+            "effort srd is written, because effort max diverges more from the model (%.3e, and %.3e with srd)"
+        )
         log.warning(what, best, srd)
         planner.options = replace(planner.options, effort="srd")
     return EffortCheck(srd, best, sum(map(len, chunks)), held_out, written)

@@ -131,9 +131,9 @@ def estimate(
     chosen = changed(options, changes)
     if not nodes or min(nodes) < 1:
         raise UsageError(message("nodes", "a conversion needs one machine or more", "Pass 1 or more"))
-    if calibration_file(chosen) is not None or chosen.budget is not None or chosen.effort == "max":
-        what = "the cost of a budget, of a calibration file and of effort max is not estimated"
-        fix = "Leave the option out; a budget costs about as much as a conversion, and effort max three times srd"
+    if calibration_file(chosen) is not None or chosen.budget is not None:
+        what = "the cost of a budget and of a calibration file is not estimated"
+        fix = "Leave the option out; a budget costs about as much as a conversion"
         raise UsageError(message("plan", what, fix))
     begin, cpu = time.perf_counter(), sum(os.times()[:4])
     source = hub.headers(model)
@@ -146,11 +146,12 @@ def estimate(
         planner = Planner(whole, output, chosen)
         native = planner.plan()
         request = None
+        weigh_tokens = False if planner.options.effort == "max" else chosen.weigh_tokens
         if (text := calibration_text(planner.options)) is not None:
             request = calibration.requested(
                 NativeModel(whole.path, native), planner.gguf, named=False, text=text,
                 tokens=chosen.calibrate_tokens, ctx=None, block=chosen.calibrate_block, seed=chosen.seed,
-                weigh_tokens=chosen.weigh_tokens, threads=chosen.threads, max_memory=chosen.max_memory, overwrite=False,
+                weigh_tokens=weigh_tokens, threads=chosen.threads, max_memory=chosen.max_memory, overwrite=False,
             )  # fmt: skip
         work = count(native, None if request is None else request.size)
         base = _resident_bytes()
@@ -209,7 +210,11 @@ def _estimate(
 ) -> Estimate:
     options = planner.options
     threads = options.threads or rates.threads
-    calibrating, converting = work.calibrating(rates), work.converting(rates)
+    is_max = options.effort == "max"
+    calibrating, converting = (
+        work.calibrating(rates) * (MAX_CALIBRATIONS if is_max else 1),
+        work.converting(rates),
+    )
     read = native.source_bytes
     written = native.total_bytes + (native.container.bytes if native.container else 0)
     is_remote = source.remote is not None
@@ -219,7 +224,7 @@ def _estimate(
     if request is not None and conversion.reads_once(planner, native):
         again = read * _table_weights(native) // native.n_weights
     # Tokens are weighed on the way to the output and back.
-    calibrates = 0 if request is None else 1 + 2 * request.weigh_tokens
+    calibrates = 0 if request is None else MAX_CALIBRATIONS if is_max else 1 + 2 * request.weigh_tokens
     passes = calibrates * read + again + (read if native.container is not None else 0)
     network = 0 if not is_remote else passes if streamed else read
     reading_rate = rates.network if streamed else rates.disk_read
@@ -228,7 +233,9 @@ def _estimate(
     disk = written + kept + (read if is_remote and not streamed else 0)
     found = []
     for n in nodes:
-        share = 1.0 if request is None else _share(native, min(n, len(request.tokens)), streamed=streamed)
+        share = 1.0
+        if request is not None and not is_max:
+            share = _share(native, min(n, len(request.tokens)), streamed=streamed)
         calibrate = max(share * calibrating / threads, calibrates * read / reading_rate)
         shares = (n * reading_rate, n * rates.disk_write)
         moved = (
@@ -258,7 +265,9 @@ def _estimate(
         nodes=tuple(found),
         rates=rates,
         measured=tuple(measured),
-        assumed=tuple(_assumptions(rates, threads, is_remote, bool(request), max(nodes), given)),
+        assumed=tuple(
+            _assumptions(rates, threads, is_remote, bool(request), max(nodes), given, is_max=is_max)
+        ),
     )
 
 
@@ -279,10 +288,20 @@ def _table_weights(native: _core.Plan) -> int:
 
 _FACTORS: Final = 256 << 20
 """Bytes of factorized moments that effort srd keeps."""
+MAX_CALIBRATIONS: Final = 4
+"""How many calibrations of effort srd effort max costs: three for its two streams and their sums, and the one that it
+is compared with. It reads the weights as often."""
 
 
 def _assumptions(
-    rates: Rates, threads: int, is_remote: bool, calibrates: bool, most: int, given: tuple[bool, bool]
+    rates: Rates,
+    threads: int,
+    is_remote: bool,
+    calibrates: bool,
+    most: int,
+    given: tuple[bool, bool],
+    *,
+    is_max: bool,
 ) -> Iterator[str]:
     network, disk = given
     if is_remote and not network and rates.network == NETWORK:
@@ -293,9 +312,13 @@ def _assumptions(
         yield f"The speed grows with the threads: the rates are those of {rates.threads}, the plan is for {threads}."
     if most > 1:
         yield "The machines are alike, and the file system that they share serves all of them at full speed."
-        if calibrates:
+        if is_max:
+            yield "One machine calibrates alone, as effort max asks."
+        elif calibrates:
             yield "The machines calibrate together: each computes a layer when the machine before it has computed it."
     yield "Nothing else runs on the machine. The memory is a limit from above; the conversion may need less."
+    if is_max:
+        yield f"Effort max costs {MAX_CALIBRATIONS} times the calibration of effort srd, which is one of them."
     if calibrates:
         yield "Experts cost what dense matrices cost, for the tokens that reach them."
 

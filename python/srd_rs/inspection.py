@@ -51,7 +51,7 @@ class Conversion:
     """Whether a model folder can be converted.
 
     obstacle: Why it cannot, in the words of the error that a conversion would raise; None if it can.
-    effort: The effort that a conversion would choose, ``"srd"`` or ``"fast"``; None if there would be none.
+    effort: The effort that a conversion would choose, ``"srd"``, ``"max"`` or ``"fast"``; None if there would be none.
     why_fast: Why SRD would be left out where it would have something to do.
     """
 

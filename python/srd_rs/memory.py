@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from srd_rs.encoders import is_encoder
+
 #: Tokens of a physical batch (`--ubatch-size`), and the step to which llama.cpp rounds the cells of a cache.
 BATCH: Final = 512
 CELLS: Final = 256
@@ -30,8 +32,6 @@ EXAONE4_LAYERS: Final = 64
 INTERVALS: Final = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 #: Models whose layers have attention and a recurrent state side by side.
 BOTH: Final = ("falcon-h1",)
-#: Encoders that keep nothing of earlier tokens, although their metadata does not say so.
-ENCODERS: Final = ("gemma-embedding",)
 #: Models with a second mask as long as the context.
 TWO_MASKS: Final = ("llama4",)
 
@@ -147,15 +147,12 @@ class _Model:
         indexer = int(self._get("attention.indexer.key_length", 0))
         return kv_heads * (key if latent else key + value) + indexer
 
-    def _is_encoder(self) -> bool:
-        return self._get("attention.causal", True) is False or self.arch in ENCODERS
-
     def cache(self, ctx: int) -> int:
         return sum(self.caches(ctx))
 
     def caches(self, ctx: int) -> list[int]:
         """Bytes of the cache of each layer."""
-        if self._is_encoder():
+        if is_encoder(self._metadata):
             return [0] * self.layers
         shared = int(self._get("attention.shared_kv_layers", 0))
         first_shared = 20 if self.arch == "gemma3n" else self.layers - shared
@@ -175,7 +172,7 @@ class _Model:
         output = n_vocab + 2 * self.width
         windows = {self.window(layer) for layer in range(self.layers) if self._attends(layer)}
         masks = sum(ctx if w is None else min(ctx, _padded(w + BATCH)) for w in windows)
-        if self._is_encoder():
+        if is_encoder(self._metadata):
             masks = batch * self._most("attention.head_count")
         elif self.arch in TWO_MASKS:
             masks += ctx

@@ -143,7 +143,8 @@ class ConvertOptions:
         "srd measures the inputs of each matrix on a short text and diffuses each rounding error into the weights that"
         " are not yet quantized; fast only searches the scales of each block; max is srd for the inputs that the"
         " quantized model gives each matrix, and makes good for a part of the errors of the matrices before, in two to"
-        " four times the CPU time. The default is srd, or fast where srd has nothing to do or cannot run the model.",
+        " four times the CPU time. The default is srd, for encoders max, or fast where srd has nothing to do or cannot"
+        " run the model.",
     )
     tensor_types: Sequence[str] = _option(
         (),

@@ -114,8 +114,9 @@ class EffortCheck:
     """How the matrices that effort max corrects compare with those of effort srd.
 
     The model was run on `tokens` tokens as it is and with both. `srd_kld` and `max_kld` are the KLDs, in nats, that
-    these matrices cause, quantized as the conversion writes them; all other matrices stay as they are. `held_out` says
-    whether the calibration has not seen the tokens. `written` is the effort with the lower KLD: ``"max"`` or ``"srd"``.
+    these matrices cause, quantized as the conversion writes them; all other matrices stay as they are. An encoder has
+    no logits: there they are the means of 1 - cos between the last states of each token. `held_out` says whether the
+    calibration has not seen the tokens. `written` is the effort with the lower value: ``"max"`` or ``"srd"``.
     """
 
     srd_kld: float

@@ -24,14 +24,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use crate::convert::chunk::Converter;
 use crate::convert::planned::Plan;
 use crate::convert::{self, asymmetric};
 use crate::error::Result;
-use crate::forward::divergence::divergence;
-use crate::forward::{self, Blocks, Logits, Rounded, Rounding, RunOptions};
+use crate::forward::{self, Blocks, Rounded, Rounding, RunOptions};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 
@@ -51,7 +48,8 @@ pub struct Pass<'a> {
 /// How the tensors of a group are rounded, by their names.
 pub type Group = HashMap<String, Rounding>;
 
-/// Returns for each group of tensors the mean divergence `KL(model || model with the group rounded)` over the tokens, in nats.
+/// Returns for each group of tensors the mean divergence `KL(model || model with the group rounded)` over the tokens, in nats; for an
+/// encoder the mean of 1 - cos of its last states.
 /// The matrices are rounded by the search for scales; a matrix whose rows are no whole blocks of its type stays as it is. Weights that come
 /// over the network are fetched once for all groups.
 ///
@@ -71,7 +69,7 @@ pub fn divergences(
     forward::run_variants(model, tokens, &variants, &options, &mut |_, logits| {
         match &base {
             None => base = Some(logits),
-            Some(base) => found.push(mean_divergence(base, &logits)),
+            Some(base) => found.push(base.mean_divergence(&logits)),
         }
         Ok(())
     })?;
@@ -90,13 +88,6 @@ fn forward_options<'a>(pass: &Pass<'a>, logits: bool) -> RunOptions<'a> {
         progress: pass.progress,
         token_weights: None,
     }
-}
-
-/// Returns the mean divergence over the rows.
-fn mean_divergence(p: &Logits, q: &Logits) -> f64 {
-    let rows = p.values.par_chunks(p.columns).zip(q.values.par_chunks(q.columns));
-    let rows: Vec<f64> = rows.map(|(p, q)| divergence(p, q)).collect();
-    rows.iter().sum::<f64>() / rows.len().max(1) as f64
 }
 
 /// Returns for each token the divergence of the model with the matrices that effort max corrects as `plan` will write them,

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Place, Result};
+use crate::error::Result;
 use crate::forward::activation;
 use crate::forward::buffers::Buffer;
-use crate::forward::divergence::divergence;
+use crate::forward::divergence::{cosine_distance, divergence};
 use crate::forward::model::Model;
 use crate::forward::pass::{Logits, Pass};
 use crate::forward::streams::Seen;
@@ -36,13 +36,14 @@ impl Pass<'_> {
             x = self.join_states(&x)?;
         }
         if !model.family.lm_head {
-            if matches!(self.seen, Seen::Divergences(_)) {
-                let what = "has no output matrix, so there are no logits to compare";
-                return Err(Error::model(Place::file(self.weights.path()), what, "Use --effort srd"));
-            }
             self.normalize(model.family.output_norm, &mut x)?;
+            if let Seen::Divergences(to) = &mut self.seen {
+                let (first, second) = x.split_at(x.len() / 2);
+                let pairs = first.par_chunks(model.width).zip(second.par_chunks(model.width));
+                to.par_extend(pairs.map(|(p, q)| cosine_distance(p, q)));
+            }
             if let Some(logits) = logits {
-                logits.columns = model.width;
+                (logits.columns, logits.are_states) = (model.width, true);
                 logits.values.extend_from_slice(&x);
             }
             return Ok(());

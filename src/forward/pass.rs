@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::forward::buffers::Buffer;
+use crate::forward::divergence::{cosine_distance, divergence};
 use crate::forward::groups::{Group, check_tokens, groups, longest};
 use crate::forward::model::{Layer, Model};
 use crate::forward::order;
@@ -49,6 +52,19 @@ pub struct Logits {
     /// Number of values in a row: the size of the vocabulary, or the hidden size in a model without an output matrix (an
     /// encoder, whose last states are returned).
     pub columns: usize,
+    /// Whether the rows are states, of a model without an output matrix.
+    pub are_states: bool,
+}
+
+impl Logits {
+    /// Returns the mean over the tokens of how far the model is from another one: `KL(model || other)` in nats, or where the rows are states
+    /// the mean of 1 - cos.
+    pub fn mean_divergence(&self, other: &Self) -> f64 {
+        let rows = self.values.par_chunks(self.columns).zip(other.values.par_chunks(other.columns));
+        let distance = if self.are_states { cosine_distance } else { divergence };
+        let rows: Vec<f64> = rows.map(|(p, q)| distance(p, q)).collect();
+        rows.iter().sum::<f64>() / rows.len().max(1) as f64
+    }
 }
 
 /// Runs a model on chunks of tokens and shows the inputs of every matrix to `observer`. Chunks do not attend to each other.
@@ -209,10 +225,11 @@ pub fn run_two_streams(
 }
 
 /// Runs a model, and beside it the same model with the matrices of `replaced` and with embeddings that are rounded to the type
-/// `embedding`. Returns for each token the divergence `KL(model || changed model)` of the next token, in nats.
+/// `embedding`. Returns for each token the divergence `KL(model || changed model)` of the next token, in nats, or for a model without
+/// logits 1 - cos of the last states.
 ///
 /// # Errors
-/// As [`run_two_streams`], the errors of `replaced`, and [`Error::Model`] where the model has no logits.
+/// As [`run_two_streams`], and the errors of `replaced`.
 pub fn run_replaced(
     source: &BoundModel,
     tokens: &[Vec<u32>],

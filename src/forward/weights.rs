@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -203,11 +202,6 @@ impl<'a> Weights<'a> {
         let mut back = vec![0.0; weights.len()];
         quant::dequantize(ty, blocks, &mut back);
         weights.iter_mut().zip(back).for_each(|(w, v)| *w += share * (v - *w));
-    }
-
-    /// Returns the path of the model.
-    pub fn path(&self) -> &Path {
-        self.model.path()
     }
 
     /// Returns whether the tensors come over the network.

@@ -206,7 +206,7 @@ def budget_lines(plan: Plan) -> list[str]:
     if plan.effort_check:
         e = plan.effort_check
         lines.append(
-            f"KLD on {_compared_on(e)}: effort srd {e.srd_kld:.3e}, effort max {e.max_kld:.3e}; effort"
+            f"divergence on {_compared_on(e)}: effort srd {e.srd_kld:.3e}, effort max {e.max_kld:.3e}; effort"
             f" {e.written} is written"
         )
     if plan.memory:
