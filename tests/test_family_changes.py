@@ -63,6 +63,14 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("cohere", "untied", {"tie_word_embeddings": False}, "is not the embedding"),
     ("bert", "decoder", {"is_decoder": True}, "is_decoder"),
     ("xlm-roberta", "decoder", {"is_decoder": True}, "is_decoder"),
+    ("granite-hybrid-as-published", "kinds", {"layer_types": ["mamba"] * 4}, "no layer has attention"),
+    ("granite-hybrid-as-published", "steps", {"time_step_limit": [0.1, 0.5]}, "time_step_limit"),
+    (
+        "falcon-h1-as-published",
+        "gate",
+        {"mamba_rms_norm": True, "mamba_norm_before_gate": True},
+        "before their gate",
+    ),
     ("dots1", "shared-heads", {"num_key_value_heads": 2}, "share keys and values"),
     ("smollm3", "empty", {"no_rope_layers": []}, "not one entry for each layer"),
     ("gemma3", "type", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "type without rope_type"),
@@ -95,6 +103,12 @@ def test_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Pat
 WARNED: list[tuple[str, str, dict[str, Any], str]] = [
     ("exaone4", "window", {"sliding_window": 64}, "EXAONE 4 with 64 layers"),
     ("llama4-text", "norms", {"use_qk_norm": False}, "use_qk_norm"),
+    ("gemma3", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
+    ("gemma2", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
+    ("granite-hybrid-attention-moe", "rope", {}, "always turns queries"),
+    ("deepseek-v3", "linear", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "mscale_all_dim"),
+    ("qwen3moe", "weights", {"norm_topk_prob": None}, "norm_topk_prob"),
+    ("phi3", "window", {"sliding_window": 64, "max_position_embeddings": 128}, "longer than the window"),
     ("lfm2moe-as-published", "weights", {"norm_topk_prob": False}, "norm_topk_prob"),
     ("mistral", "window", {"sliding_window": 64, "max_position_embeddings": 128}, "longer than the window"),
     (
@@ -114,8 +128,9 @@ WARNED: list[tuple[str, str, dict[str, Any], str]] = [
 def test_warned(
     name: str, changes: dict[str, Any], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    drop = tuple(key for key, value in changes.items() if value is None)
     with caplog.at_level(logging.INFO, logger="srd_rs.families"):
-        described(name, changes, tmp_path)
+        described(name, changes, tmp_path, drop)
     assert message in caplog.text
 
 
@@ -179,6 +194,13 @@ WRITTEN: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         {"partial_rotary_factor": 0.25, "head_dim": 32, "rotary_dim": 16},
         {"minimax-m2.rope.dimension_count": 8},
     ),
+    (
+        "granite-hybrid-as-published",
+        "rope",
+        {"position_embedding_type": "rope"},
+        {"granitehybrid.rope.scaling.finetuned": True},
+    ),
+    ("deepseek-v3", "sigmoid", {"scoring_func": None}, {"deepseek2.expert_gating_func": 2}),
     ("cohere2", "rotary", {"rotary_pct": 0.5}, {"cohere2.rope.dimension_count": 16}),
     ("bert", "head_dim", {"head_dim": 64}, {"bert.attention.key_length": None}),
     (
@@ -199,6 +221,14 @@ def test_written(name: str, changes: dict[str, Any], wanted: dict[str, Any], tmp
     drop = tuple(key for key, value in changes.items() if value is None)
     metadata = described(name, changes, tmp_path, drop).metadata
     assert {key: metadata.get(key) for key in wanted} == wanted
+
+
+def test_the_tied_output_of_falcon_h1_has_its_own_factor(tmp_path: Path) -> None:
+    spec = described("falcon-h1-without-norm", {}, tmp_path)
+    matrices = {
+        t.name: str(t.transform) for t in spec.tensors if t.name in ("output.weight", "token_embd.weight")
+    }
+    assert matrices["output.weight"] != matrices["token_embd.weight"]
 
 
 def test_a_classifier_of_bert_has_its_pooler(tmp_path: Path) -> None:

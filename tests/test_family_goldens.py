@@ -73,6 +73,10 @@ _POOLER = dict.fromkeys(
 _CAPS = {"gemma4.final_logit_softcapping": "llama.cpp caps the logits at 30 where the key is absent"}
 _MAGNITUDE = "llama.cpp reads no yarn_attn_factor"
 DIFFERENCES: dict[str, dict[str, str]] = {
+    "falcon-h1-without-norm": dict.fromkeys(
+        ("output.weight", "token_embd.weight", "general.size_label"),
+        "the factors of the embedding and of the output matrix differ, so a tied matrix is written twice",
+    ),
     "bert-classifier": _POOLER,
     "bert-reranker": _POOLER,
     "laguna-m": {"laguna.rope.scaling.attn_factor": _MAGNITUDE},
@@ -82,7 +86,10 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         (f"gemma4-{kind}" for kind in ("audio", "vision", "vision-clipped", "vision-standardized")), _CAPS
     ),
     "deepseek-v2-lite": _QUERIES,
-    "deepseek-v3-without-q-lora": _QUERIES,
+    "deepseek-v3-without-q-lora": {
+        **_QUERIES,
+        "deepseek2.expert_gating_func": "DeepSeek V3 scores experts by the sigmoid in any case",
+    },
     "glm47-flash-plain-queries": _QUERIES,
     "kimi-vl": _QUERIES,
     "kimi-vl-vision": _QUERIES,

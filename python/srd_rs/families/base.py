@@ -109,7 +109,7 @@ _SQUARE_OUTPUT: Final = (
     "arctic", "baichuan", "bitnet", "bloom", "chameleon", "chatglm", "codeshell", "cohere2", "command-r",
     "dbrx", "deepseek", "dream", "exaone4", "falcon", "gpt2", "gptneox", "internlm2", "jais",
     "jamba", "lfm2", "lfm2moe", "llada-moe", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "orion", "phi2",
-    "plamo", "qwen", "qwen2", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2", "xverse",
+    "phi3", "plamo", "qwen", "qwen2", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2", "xverse",
 )  # fmt: skip
 """llama.cpp loads these architectures only where all heads together are as wide as the model."""
 

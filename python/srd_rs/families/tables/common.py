@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.names import COPY
@@ -145,6 +146,11 @@ WINDOW: Final = Refusal(
     " texts longer than the window are not those of the model",
     warns=True,
 )
+
+TYPED_WINDOW: Final = replace(
+    WINDOW, when=f"layer_types != None and count(layer_types, 'sliding_attention') > 0 and {WINDOW.when}"
+)
+"""The window of families that have none where config.json names no types of layers."""
 
 CHOSEN_WINDOW: Final = Refusal(
     "use_sliding_window == 1 and first(sliding_window, 4096) < first(max_position_embeddings, 0)"

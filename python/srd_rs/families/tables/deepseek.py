@@ -207,7 +207,7 @@ DEEPSEEK2: Final = FamilyTable(
             "routed_scaling_factor": 1.0,
             "first_k_dense_replace": 0,
         },
-        "DeepseekV3ForCausalLM": _V3,
+        "DeepseekV3ForCausalLM": {**_V3, "scoring_func": "sigmoid"},
         "KimiVLForConditionalGeneration": _V3,
         "KimiK25ForConditionalGeneration": _V3,
         "YoutuForCausalLM": _YOUTU,
@@ -240,6 +240,13 @@ DEEPSEEK2: Final = FamilyTable(
             " and topk_group != n_group",
             "DeepSeek V2 chooses groups of experts by the best expert of each group (topk_method), but llama.cpp"
             " chooses them by the best two, so its answers are not those of the model",
+            warns=True,
+        ),
+        Refusal(
+            "rope['rope_type'] == 'linear'"
+            " or rope['rope_type'] == 'yarn' and first(rope['mscale'], 0) != first(rope['mscale_all_dim'], -1)",
+            "RoPE is scaled without mscale and mscale_all_dim of the same value, which llama.cpp takes for granted in"
+            " this architecture, so its answers are not those of the model",
             warns=True,
         ),
     ),

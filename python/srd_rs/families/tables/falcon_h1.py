@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.mamba import MAMBA_2, inside
+from srd_rs.families.tables.common import TIED_HEAD
+from srd_rs.families.tables.mamba import MAMBA_2, TIME_STEPS, inside
 
 _PARTS: Final = (
     ("0", "i"),
@@ -58,8 +59,15 @@ FALCON_H1: Final = FamilyTable(
     top=(
         "model.embed_tokens > token_embd | v d | affine(embedding_multiplier, 0)",
         "model.final_layernorm > output_norm | d",
+        # The factors of the embedding and of the output matrix differ, so a tied matrix is written twice.
+        Rows(
+            ("model.embed_tokens > output | v d | affine(lm_head_multiplier, 0)",),
+            when="tie_word_embeddings == 1",
+        ),
+        Rows(("lm_head > output | v d | affine(lm_head_multiplier, 0)",), when="tie_word_embeddings != 1"),
     ),
-    output="lm_head > output | v d | affine(lm_head_multiplier, 0)",
+    output=None,
+    skip=TIED_HEAD,
     layer=(
         Rows(
             (
@@ -92,5 +100,10 @@ FALCON_H1: Final = FamilyTable(
     refusals=(
         Refusal("i % mamba_d_head != 0", "mamba_d_ssm is no multiple of mamba_d_head"),
         Refusal("first(hidden_act, 'silu') != 'silu'", "the activation is not silu"),
+        Refusal(
+            "mamba_rms_norm == 1 and mamba_norm_before_gate == 1",
+            "the norm of the mixers comes before their gate (mamba_norm_before_gate)",
+        ),
+        TIME_STEPS,
     ),
 )

@@ -60,6 +60,18 @@ GEMMA_1: Final = FamilyTable(
     refusals=(_OWN_HEAD,),
 )
 
+
+def _query_scale(largest: int) -> Refusal:
+    """The warning of a scale of queries that is not the one llama.cpp knows, for the model with the most layers and for
+    the others."""
+    return Refusal(
+        f"first(query_pre_attn_scalar, 256) * n_head != (n_embd if n_layer == {largest} else head_dim * n_head)",
+        "queries are scaled by query_pre_attn_scalar, but llama.cpp scales them by head_dim, or in the 27B model by"
+        " hidden_size / num_attention_heads, so its answers are not those of the model",
+        warns=True,
+    )
+
+
 GEMMA_2: Final = replace(
     GEMMA_1,
     arch="gemma2",
@@ -87,6 +99,7 @@ GEMMA_2: Final = replace(
     refusals=(
         *GEMMA_1.refusals,
         NO_WINDOW,
+        _query_scale(46),
         Refusal(
             "states('attn_logit_softcapping') and attn_logit_softcapping == None"
             " or states('final_logit_softcapping') and final_logit_softcapping == None",
@@ -132,6 +145,7 @@ GEMMA_3: Final = FamilyTable(
             "attn_logit_softcapping is set, Gemma 3 has none",
             "Remove it if it is a mistake",
         ),
+        _query_scale(62),
         Refusal(
             "use_bidirectional_attention == 1",
             "each token sees the later ones (use_bidirectional_attention), but llama.cpp's Gemma 3 is causal",

@@ -18,7 +18,7 @@ from srd_rs.families.tables.common import (
     NORMS,
     flagged,
 )
-from srd_rs.families.tables.mamba import MAMBA_2, inside
+from srd_rs.families.tables.mamba import MAMBA_2, TIME_STEPS, inside
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
 
@@ -73,7 +73,7 @@ HYBRID_SIZES: Final = {
     "all_attention": "count(layer_types, 'attention') == n_layer if layer_types"
     " else len(attn_layer_indices) == n_layer if attn_layer_indices else attn_layer_period == 1",
     "bamba": "class_name == 'BambaForCausalLM'",
-    "rope_used": "bamba or all_attention",
+    "rope_used": "bamba or position_embedding_type == 'rope' or all_attention and n_expert > 0",
 }
 _DEFAULTS: Final = {
     "vocab_size": 32000,
@@ -142,6 +142,7 @@ _HYBRID: Final = FamilyTable(
     ),
     n_expert="num_experts",
     n_expert_used="num_experts_per_tok",
+    n_ff="intermediate_size if bamba or n_expert > 0 else s",
     n_head_kv="first(num_key_value_heads, num_attention_heads) if attention else 0",
     head_dim="None",
     metadata=(
@@ -167,7 +168,21 @@ _HYBRID: Final = FamilyTable(
         (r"\.pre_ff_layernorm\.", ".post_attention_layernorm."),
         (r"\.feed_forward\.", ".mlp."),
     ),
-    refusals=(Refusal("first(hidden_act, 'silu') != 'silu'", "the activation is not silu"),),
+    refusals=(
+        Refusal("first(hidden_act, 'silu') != 'silu'", "the activation is not silu"),
+        Refusal(
+            "count(layer_types, 'attention') == 0 if layer_types"
+            " else not attn_layer_indices and attn_layer_period == None",
+            "no layer has attention (layer_types)",
+        ),
+        Refusal(
+            "rope_used and not bamba and position_embedding_type != 'rope'",
+            "the model has no RoPE (position_embedding_type), but llama.cpp always turns queries and keys where all"
+            " layers have attention and experts, so its answers are not those of the model",
+            warns=True,
+        ),
+        TIME_STEPS,
+    ),
 )
 GRANITE_HYBRID: Final = replace(
     _HYBRID,

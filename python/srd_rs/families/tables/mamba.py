@@ -13,6 +13,10 @@ _RENAMES: Final = (
     (r"^model\.(backbone|lm_head)\.", r"\1."),
     (r"^backbone\.embedding\.", "backbone.embeddings."),
 )
+TIME_STEPS: Final = Refusal(
+    "time_step_limit != None and time_step_limit[0] > 0",
+    "the steps of time have a least value (time_step_limit)",
+)
 _RMS: Final = "f32 ~attention.layer_norm_rms_epsilon = first(layer_norm_epsilon, rms_norm_eps, 1e-05)"
 
 MAMBA_1: Final = (
@@ -114,6 +118,7 @@ MAMBA2: Final = FamilyTable(
             "i != first(mamba_expand, expand, 2) * d or i % first(mamba_d_head, config['head_dim'], headdim, 64) != 0",
             "the inner width is not that of the heads, or not the expanded width of the model",
         ),
+        TIME_STEPS,
     ),
     rope_theta=None,
 )

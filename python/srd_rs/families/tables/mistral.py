@@ -152,6 +152,7 @@ MISTRAL3: Final = FamilyTable(
     variants=(("model_type == 'mistral4'", _MISTRAL4),),
     refusals=(
         LONGROPE_LENGTHS,
+        WINDOW,
         Refusal(
             f"{_YARN} and (rope['mscale_all_dim'] == None or rope['llama_4_scaling_beta'] == None)",
             "the RoPE parameters of Ministral 3 lack mscale_all_dim or llama_4_scaling_beta",

@@ -56,3 +56,6 @@ MPT: Final = FamilyTable(
         Refusal("attn_config['rope']", "positions are rotated (attn_config.rope)"),
     ),
 )
+
+SPELLINGS: Final = {"MptForCausalLM": "MPTForCausalLM"}
+"""The class of transformers, and that of the code beside the published files."""

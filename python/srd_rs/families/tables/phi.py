@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, NORMS, OTHER_BASE, flagged
+from srd_rs.families.tables.common import ATTENTION, NORMS, OTHER_BASE, WINDOW, flagged
 from srd_rs.vocab.rules import PHI2, PHI3
 
 _LONG: Final = "rope['long_factor']"
@@ -89,6 +89,7 @@ PHI_3: Final = FamilyTable(
             "long_factor and short_factor do not have one number for each rotated pair",
             "Correct config.json",
         ),
+        WINDOW,
     ),
 )
 

@@ -97,6 +97,7 @@ QWEN3_MOE: Final = FamilyTable(
         "num_experts": 128,
         "decoder_sparse_step": 1,
     },
+    class_defaults={"Qwen3MoeForCausalLM": {"norm_topk_prob": False}},
     sizes={"x": "moe_intermediate_size"},
     layer=(Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS, "mlp.gate > ffn_gate_inp | e d")),),
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, LLAMA_METADATA, NORMS, TYPED_WINDOW
 from srd_rs.vocab.rules import LLAMA
 
 SMOLLM3: Final = FamilyTable(
@@ -36,6 +36,7 @@ SMOLLM3: Final = FamilyTable(
             "layers without RoPE are not every fourth",
             per_layer=True,
         ),
+        TYPED_WINDOW,
     ),
     rope_theta=2_000_000.0,
 )
