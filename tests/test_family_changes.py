@@ -71,6 +71,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         {"mamba_rms_norm": True, "mamba_norm_before_gate": True},
         "before their gate",
     ),
+    ("trinity", "pattern", {"layer_types": ["sliding_attention"] * 4}, "not every fourth"),
+    ("mpt-7b", "scale", {"attn_config": {"alibi": True, "softmax_scale": 0.5}}, "softmax_scale"),
     ("dots1", "shared-heads", {"num_key_value_heads": 2}, "share keys and values"),
     ("smollm3", "empty", {"no_rope_layers": []}, "not one entry for each layer"),
     ("gemma3", "type", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "type without rope_type"),
@@ -103,6 +105,7 @@ def test_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Pat
 WARNED: list[tuple[str, str, dict[str, Any], str]] = [
     ("exaone4", "window", {"sliding_window": 64}, "EXAONE 4 with 64 layers"),
     ("llama4-text", "norms", {"use_qk_norm": False}, "use_qk_norm"),
+    ("cohere-old", "norms", {}, "64 or more layers"),
     ("gemma3", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
     ("gemma2", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
     ("granite-hybrid-attention-moe", "rope", {}, "always turns queries"),

@@ -76,6 +76,8 @@ AFMOE: Final = FamilyTable(
         "tie_word_embeddings": False,
     },
     sizes={
+        "slides": _SLIDES,
+        "usual": _EVERY_FOURTH,
         "dense": "first(num_dense_layers, 0)",
         "x": "moe_intermediate_size",
         "shared": "first(num_shared_experts, 0)",
@@ -113,9 +115,13 @@ AFMOE: Final = FamilyTable(
         "bool ~expert_weights_norm = route_norm",
         "f32 ~expert_weights_scale = route_scale",
         "u32 ~attention.sliding_window = sliding_window",
-        f"bools ~attention.sliding_window_pattern = None if ({_SLIDES}) == {_EVERY_FOURTH} else {_SLIDES}",
+        "bools ~attention.sliding_window_pattern = None if slides == usual else slides",
     ),
     refusals=(
         Refusal("mup_enabled == 0", "embeddings are not scaled by the root of their width (mup_enabled)"),
+        Refusal(
+            "len(layers) > 3 and slides != usual or sliding_window == 0",
+            "the layers without a sliding window are not every fourth (layer_types, global_attn_every_n_layers)",
+        ),
     ),
 )

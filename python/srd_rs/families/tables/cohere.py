@@ -50,7 +50,15 @@ COMMAND_R: Final = FamilyTable(
     ),
     metadata=(_CONTEXT, "f32 ~logit_scale = logit_scale", _UNSCALED),
     skip=TIED_HEAD,
-    refusals=(_UNTIED,),
+    refusals=(
+        _UNTIED,
+        Refusal(
+            "(use_qk_norm == 1) != (n_layer >= 64)",
+            "llama.cpp loads norms of queries and keys (use_qk_norm) in a Command with 64 or more layers alone,"
+            " so it does not load this file",
+            warns=True,
+        ),
+    ),
     rope_theta=500_000.0,
 )
 

@@ -53,6 +53,7 @@ MPT: Final = FamilyTable(
     rope_theta=None,
     refusals=(
         Refusal("expansion_ratio != None and expansion_ratio != 4", "expansion_ratio is not 4"),
+        Refusal("attn_config['softmax_scale'] != None", "scores are scaled (attn_config.softmax_scale)"),
         Refusal("attn_config['rope']", "positions are rotated (attn_config.rope)"),
     ),
 )

@@ -61,7 +61,14 @@ OLMOE: Final = FamilyTable(
     ),
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
     metadata=("f32 ~attention.layer_norm_rms_epsilon = 1e-5",),
-    refusals=(NOT_NORMALIZED,),
+    refusals=(
+        NOT_NORMALIZED,
+        Refusal(
+            "n_head_kv != n_head",
+            "heads share keys and values (num_key_value_heads), and llama.cpp does not load an OLMoE with such heads",
+            warns=True,
+        ),
+    ),
     output_needed=True,
 )
 
