@@ -226,6 +226,22 @@ def test_written(name: str, changes: dict[str, Any], wanted: dict[str, Any], tmp
     assert {key: metadata.get(key) for key in wanted} == wanted
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_copy_of_the_embedding_of_gemma_3(tied: bool, tmp_path: Path) -> None:
+    checkpoint = changed("gemma3", {"tie_word_embeddings": tied}, tmp_path)
+    embedding = checkpoint.tensors["model.embed_tokens.weight"]
+    head = replace(embedding, name="lm_head.weight")
+    spec = describe(replace(checkpoint, tensors={**checkpoint.tensors, head.name: head}))
+    assert any(t.name == "output.weight" for t in spec.tensors) != tied
+
+
+def test_a_missing_norm_of_glm_4_5(tmp_path: Path) -> None:
+    checkpoint = changed("glm45", {}, tmp_path)
+    tensors = {name: t for name, t in checkpoint.tensors.items() if "0.self_attn.q_norm" not in name}
+    with pytest.raises(ModelError, match="norms of queries and keys are missing"):
+        describe(replace(checkpoint, tensors=tensors))
+
+
 def test_the_tied_output_of_falcon_h1_has_its_own_factor(tmp_path: Path) -> None:
     spec = described("falcon-h1-without-norm", {}, tmp_path)
     matrices = {

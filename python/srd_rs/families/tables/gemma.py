@@ -133,7 +133,8 @@ GEMMA_3: Final = FamilyTable(
     sizes=_SLIDING,
     top=_TOP,
     layer=(Rows((*flagged((*_NORMS, *HEAD_NORMS), "plus_one"), *ATTENTION, *GATED_FFN)),),
-    tied="1",  # lm_head, if it is there at all, is a copy
+    tied="1",
+    skip=((r"^(language_model\.)?(model\.)?lm_head\.", names.COPY, "not tie_word_embeddings == 0"),),
     metadata=(
         "f32 ~final_logit_softcapping = final_logit_softcapping",
         "u32 ~attention.sliding_window = sliding_window if count(slides, True) > 0 else None",

@@ -141,7 +141,15 @@ GLM4_MOE: Final = FamilyTable(
         "f32 ~expert_weights_scale = routed_scaling_factor",
         "bool ~expert_weights_norm = norm_topk_prob",
     ),
-    refusals=(NOT_LEADING,),
+    refusals=(
+        NOT_LEADING,
+        Refusal(
+            "use_qk_norm == 1 and not (layer_has('self_attn.q_norm.weight') and layer_has('self_attn.k_norm.weight'))",
+            "norms of queries and keys are missing (use_qk_norm)",
+            "Download the checkpoint again",
+            per_layer=True,
+        ),
+    ),
     vocabulary=rules.GLM,
 )
 
