@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROJECTOR_TYPES = ("F16", "BF16", "F32", "Q8_0")
 """The types that the matrices of a projector can have."""
-MOST_ENCODER_WEIGHTS: Final = 2_500_000_000
+MOST_ENCODER_WEIGHTS: Final = 1_000_000_000
 """Encoders with more weights get effort srd by default, because effort max would take hours on a laptop."""
 
 
