@@ -284,9 +284,49 @@ def test_sensitivity_is_the_divergence_of_the_rounded_model(tmp_path: Path) -> N
     assert kind == pytest.approx(float((np.exp(p) * (p - q)).sum(1).mean()), rel=1e-3)
 
 
-def test_the_model_says_what_errors_cost_where_it_is_calibrated() -> None:
+def test_the_model_says_what_errors_cost_where_it_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: dict[tuple[str, int], list[str]] = {}
+    right = budget.alike
+
+    def watched(errors: Any) -> dict[tuple[str, int], list[str]]:
+        groups.update(right(errors))
+        return groups
+
+    monkeypatch.setattr(budget, "alike", watched)
     chosen = planned(like="Q4_K_M", effort="srd", calibrate_tokens=512, calibrate_block=256).chosen
-    prices = {budget.kind_of(c.name): c.cost / c.error for c in chosen}
-    # Tensors of one kind have one price, and the kinds have prices of their own.
-    assert all(c.cost / c.error == pytest.approx(prices[budget.kind_of(c.name)]) for c in chosen)
-    assert len({round(price, 9) for price in prices.values()}) == len(prices) > 6
+    prices = {c.name: c.cost / c.error for c in chosen if c.error}
+    # Tensors with errors alike have one price, and the kinds have prices of their own.
+    of_groups = {
+        group: {round(prices[name], 9) for name in names if name in prices} for group, names in groups.items()
+    }
+    assert all(len(found) <= 1 for found in of_groups.values())
+    kinds = {kind: found for (kind, away), found in of_groups.items() if away == 0}
+    assert len({min(found) for found in kinds.values() if found}) == len(kinds) > 6
+    # An error that is large because of a few tokens costs no less than usual.
+    large = {kind: found for (kind, away), found in of_groups.items() if away > 0 and found}
+    assert all(min(found) >= min(kinds[kind]) for kind, found in large.items())
+
+
+def test_matrices_with_unusual_errors_are_priced_by_themselves() -> None:
+    """Where a few tokens have enormous activations, the error of a matrix says little of what it costs."""
+    errors = {f"blk.{i}.ffn_down.weight": e for i, e in enumerate([0.1, 1.0, 1.2, 2.9, 0.9, 51.0, 4.0])}
+    errors |= {"blk.0.attn_q.weight": 7.0, "output.weight": 0.01}
+    layers = {
+        away: [int(name.split(".")[1]) for name in names]
+        for (kind, away), names in budget.alike(errors).items()
+        if kind == "ffn_down"
+    }
+    assert layers == {-1: [0], 0: [1, 2, 3, 4], 1: [6], 2: [5]}
+    assert budget.alike(errors)["attn_q", 0] == ["blk.0.attn_q.weight"]
+    # Each group is rounded alone, and a large error has at least the price that is usual.
+    measured = {name: ((), error) for name, error in errors.items()}
+    klds = {"0": 1.0, "1": 2.0, "6": 2.0, "5": 2.0}
+
+    def run(groups: Any, chunks: Any, show: Any) -> list[float]:
+        return [
+            klds[next(iter(group)).split(".")[1]] if "ffn" in next(iter(group)) else 1.0 for group in groups
+        ]
+
+    costs = budget.measured_costs(run, measured, [], None)
+    of_layers = [costs[f"blk.{i}.ffn_down.weight"] for i in range(7)]
+    assert of_layers == pytest.approx([10.0, *[2 / 6] * 4, 2 / 6, 0.5])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +51,9 @@ COST_OF_LOGITS: Final = 0.2
 #: The model is run on so many tokens, one chunk, to find what the errors of each kind of matrix cost. With more tokens
 #: the costs differ no more than from text to text: by a tenth.
 TOKENS: Final = 128
+#: A matrix whose error is so many times as large as is usual for its kind, or as small, has costs of its own: a few
+#: tokens with enormous activations make nearly all of its output or of its error, and say little of the other tokens.
+SPREAD: Final = 3.0
 #: The choice is compared with the mix on at most so many chunks of as many tokens from all parts of the text, because
 #: few tokens have most of a divergence.
 CHECKS: Final = 4
@@ -197,18 +201,39 @@ _Runner = Callable[[Sequence[_Group], list[list[int]], _Show], list[float]]
 def measured_costs(
     run: _Runner, measured: _Measured, chunks: list[list[int]], show: _Show
 ) -> dict[str, float]:
-    """What an error of 1 in each tensor costs: the KLD of the model with its kind rounded, over the error of this."""
-    kinds: dict[str, list[str]] = {}
-    for name, (_, probe) in measured.items():
-        if probe:
-            kinds.setdefault(kind_of(name), []).append(name)
-    klds = run([dict.fromkeys(names, (None, 1.0)) for names in kinds.values()], chunks, show)
+    """What an error of 1 in each tensor costs: the KLD of the model with the tensors like it rounded, over the error of
+    this.
+
+    An unusually large error is mostly that of the few tokens with enormous activations, which feedback avoids. What is
+    left then costs no less than usual.
+    """
+    groups = alike({name: probe for name, (_, probe) in measured.items() if probe})
+    klds = run([dict.fromkeys(names, (None, 1.0)) for names in groups.values()], chunks, show)
+    prices = {
+        group: kld / sum(measured[name][1] or 0.0 for name in names)
+        for (group, names), kld in zip(groups.items(), klds, strict=True)
+    }
     costs: dict[str, float] = {}
-    for names, kld in zip(kinds.values(), klds, strict=True):
-        probes = sum(measured[name][1] or 0.0 for name in names)
-        costs |= dict.fromkeys(names, kld / probes)
+    for (kind, away), names in groups.items():
+        price = prices[kind, away]
+        costs |= dict.fromkeys(names, max(price, prices[kind, 0]) if away > 0 else price)
     mean = sum(costs.values()) / max(len(costs), 1)
     return {name: costs.get(name, mean) for name in measured}
+
+
+def alike(errors: Mapping[str, float]) -> dict[tuple[str, int], list[str]]:
+    """The tensors of each kind, in groups: 0 has the errors within a factor of `SPREAD` of the median of the kind, and
+    the others those within this factor of a power of its square times the median. Every kind has a group 0."""
+    kinds: dict[str, list[str]] = {}
+    for name in errors:
+        kinds.setdefault(kind_of(name), []).append(name)
+    groups: dict[tuple[str, int], list[str]] = {}
+    for kind, names in kinds.items():
+        median = statistics.median(errors[name] for name in names)
+        for name in names:
+            away = math.log(errors[name] / median) / (2 * math.log(SPREAD))
+            groups.setdefault((kind, round(away)), []).append(name)
+    return groups
 
 
 @dataclass(frozen=True)
