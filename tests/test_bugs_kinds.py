@@ -165,8 +165,9 @@ def test_an_activation_of_the_graph_is_read(name: Any) -> None:
 @pytest.mark.parametrize("where", ["rope_scaling", "rope_parameters"])
 def test_factors_that_no_tensor_takes_are_refused(kind: str, where: str) -> None:
     scaling = {"rope_type": kind, "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
-    with pytest.raises(ModelError, match=kind):
-        spec_of(LLAMA, **{where: scaling})
+    size = LLAMA["hidden_size"] // LLAMA["num_attention_heads"]
+    with pytest.raises(ModelError, match=f"seed_oss has no RoPE scaling of type {kind}"):
+        spec_of(LLAMA, architectures=["SeedOssForCausalLM"], head_dim=size, **{where: scaling})
 
 
 @pytest.mark.parametrize(

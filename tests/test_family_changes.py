@@ -24,6 +24,7 @@ from test_family_goldens import GOLDENS, golden_of
 from test_models_variants import CASES, open_case
 
 _NAMED = {case["name"]: case for case in CASES}
+_YARN: dict[str, Any] = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096}
 _LONG: dict[str, Any] = {
     "rope_type": "longrope",
     "factor": 4.0,
@@ -106,6 +107,8 @@ WARNED: list[tuple[str, str, dict[str, Any], str]] = [
     ("exaone4", "window", {"sliding_window": 64}, "EXAONE 4 with 64 layers"),
     ("llama4-text", "norms", {"use_qk_norm": False}, "use_qk_norm"),
     ("cohere-old", "norms", {}, "64 or more layers"),
+    ("distilbert-classifier", "relu", {}, "through ReLU"),
+    ("gpt-oss", "limits", {"rope_scaling": {**_YARN, "truncate": False}}, "truncate of YaRN"),
     ("gemma3", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
     ("gemma2", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
     ("granite-hybrid-attention-moe", "rope", {}, "always turns queries"),
@@ -248,6 +251,12 @@ def test_the_tied_output_of_falcon_h1_has_its_own_factor(tmp_path: Path) -> None
         t.name: str(t.transform) for t in spec.tensors if t.name in ("output.weight", "token_embd.weight")
     }
     assert matrices["output.weight"] != matrices["token_embd.weight"]
+
+
+def test_yarn_with_rounded_limits_has_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="srd_rs.families"):
+        described("gpt-oss", {"rope_scaling": _YARN}, tmp_path)
+    assert "YaRN" not in caplog.text
 
 
 def test_a_classifier_of_bert_has_its_pooler(tmp_path: Path) -> None:

@@ -518,6 +518,12 @@ class Family:
                 shown(fast),
                 shown(slow),
             )
+        exact = self.rope.kind == "yarn" and self.rope.full.get("truncate") is False
+        if exact and ropes.has_fractional_limits(self.rope, self.head_dim):
+            self._note(
+                "truncate of YaRN is false, but llama.cpp rounds the limits between the frequencies that are scaled and"
+                " the others, so its answers are near those of the model, and not the same"
+            )
         if (sections := ropes.sections(self.config, self.rope)) is not None:
             metadata.int32s(f"{self.arch}.rope.dimension_sections", sections)
         if self.rope.full["rope_theta"] is not None:

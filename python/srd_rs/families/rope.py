@@ -221,6 +221,19 @@ def write_magnitude(config: Config, rope: Rope, arch: str, metadata: Metadata) -
         metadata.float32(f"{key}.attn_factor", found / usual)
 
 
+def has_fractional_limits(rope: Rope, head_dim: int) -> bool:
+    """Say whether a limit between the frequencies that YaRN scales and the others is no whole number."""
+    params = rope.full
+    size, base = int(head_dim * (params.get("partial_rotary_factor") or 1.0)), params["rope_theta"]
+    if base is None or base <= 1.0:
+        return False
+    context = params["original_max_position_embeddings"]
+    turns = (params.get("beta_fast") or 32.0, params.get("beta_slow") or 1.0)
+    limits = [size * math.log(context / (turn * 2 * math.pi)) / (2 * math.log(base)) for turn in turns]
+    # llama.cpp keeps both limits within the rotary values
+    return any(0 < limit < size - 1 and limit != round(limit) for limit in limits)
+
+
 def _magnitude(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 

@@ -197,6 +197,13 @@ DISTILBERT: Final = FamilyTable(
     without=_WITHOUT,
     rope_theta=None,
     pooling=True,
+    refusals=(
+        Refusal(
+            "class_name == 'DistilBertForSequenceClassification'",
+            "DistilBERT classifies through ReLU, but llama.cpp through tanh, so its scores are not those of the model",
+            warns=True,
+        ),
+    ),
 )
 
 _NOMIC_REFUSALS: Final = (

@@ -43,8 +43,10 @@ MIXTRAL: Final = FamilyTable(
         "num_experts_per_tok",
         ("w1 ffn_gate_exps f d", "w2 ffn_down_exps d f", "w3 ffn_up_exps f d"),
     ),
-    metadata=LLAMA_METADATA,
-    refusals=(WINDOW,),
+    sizes=LONGROPE_SIZES,
+    metadata=(*LLAMA_METADATA, *LONGROPE_METADATA),
+    generated=LONGROPE,
+    refusals=(LONGROPE_LENGTHS, WINDOW),
     # as transformers 5 saves them
     renames=((r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),),
     rope_theta=1_000_000.0,
