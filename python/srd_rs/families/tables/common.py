@@ -148,7 +148,9 @@ WINDOW: Final = Refusal(
 )
 
 TYPED_WINDOW: Final = replace(
-    WINDOW, when=f"layer_types != None and count(layer_types, 'sliding_attention') > 0 and {WINDOW.when}"
+    WINDOW,
+    when="layer_types != None and count(layer_types, 'sliding_attention') > 0 and first(sliding_window, 0) > 0"
+    " and first(sliding_window, 0) < first(max_position_embeddings, 0)",
 )
 """The window of families that have none where config.json names no types of layers."""
 

@@ -349,7 +349,7 @@ MODERN_BERT: Final = FamilyTable(
         ),
     ),
     metadata=(
-        "f32 ~attention.layer_norm_epsilon = first(layer_norm_eps, norm_eps)",
+        "f32 ~attention.layer_norm_epsilon = norm_eps",
         "f32 ~attention.layer_norm_rms_epsilon = norm_eps",
         _NOT_CAUSAL,
         "u32 ~classifier.pooling_type = 1 if classifier_pooling == 'mean' else 2",
@@ -370,6 +370,10 @@ MODERN_BERT: Final = FamilyTable(
             " != (layer % first(global_attn_every_n_layers, 3) == 0)",
             "the layers with full attention are not every third (layer_types)",
             per_layer=True,
+        ),
+        Refusal(
+            "n_layer == 1 or global_attn_every_n_layers == 1",
+            "no layer has local attention (global_attn_every_n_layers)",
         ),
         Refusal("not classifier_pooling in ['cls', 'mean']", "classifier_pooling is neither cls nor mean"),
         Refusal(

@@ -152,6 +152,7 @@ NEMOTRON_H_MOE: Final = FamilyTable(
         "u32 ~context_length = 1048576",
         "u32 ~vocab_size = n_vocab",
         "u32 ~rope.dimension_count = n_embd // n_head",
+        "f32 ~attention.layer_norm_rms_epsilon = layer_norm_epsilon if rms_norm_eps != None else None",
         "u32 ~ssm.conv_kernel = ck",
         "u32 ~ssm.state_size = st",
         "u32 ~ssm.group_count = g",
@@ -168,6 +169,12 @@ NEMOTRON_H_MOE: Final = FamilyTable(
     renames=((r"^model\.layers\.", "backbone.layers."),),
     refusals=(
         Refusal("first(mamba_hidden_act, 'silu') != 'silu'", "the activation of the mixers is not silu"),
+        Refusal(
+            "first(time_step_min, 0.001) > 0.001",
+            "the steps of time have a least value (time_step_min), but llama.cpp has none, so its answers are not those"
+            " of the model",
+            warns=True,
+        ),
         Refusal(
             "first(mlp_hidden_act, 'relu2') != 'relu2'",
             "the activation of the feed-forward parts and of the experts is not relu2 (mlp_hidden_act)",
