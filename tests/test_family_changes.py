@@ -73,6 +73,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         "before their gate",
     ),
     ("modernbert", "global", {"global_attn_every_n_layers": 1}, "no layer has local attention"),
+    ("modernbert-three-labels", "activation", {"classifier_activation": "relu"}, "classifier_activation"),
     ("trinity", "pattern", {"layer_types": ["sliding_attention"] * 4}, "not every fourth"),
     ("mpt-7b", "scale", {"attn_config": {"alibi": True, "softmax_scale": 0.5}}, "softmax_scale"),
     ("dots1", "shared-heads", {"num_key_value_heads": 2}, "share keys and values"),
@@ -297,7 +298,7 @@ def test_experts_without_biases_get_biases_of_zero(tmp_path: Path) -> None:
         assert not values.any()
 
 
-@pytest.mark.parametrize("name", ["llama-a", "granite", "mistral3"])
+@pytest.mark.parametrize("name", ["llama-a", "granite", "mistral3", "Mixtral-8x7B-v0.1"])
 def test_longrope(name: str, tmp_path: Path) -> None:
     """llama.cpp loads the factors in these architectures, and multiplies queries and keys by the temperature."""
     case = _NAMED[name]

@@ -375,6 +375,10 @@ MODERN_BERT: Final = FamilyTable(
             "n_layer == 1 or global_attn_every_n_layers == 1",
             "no layer has local attention (global_attn_every_n_layers)",
         ),
+        Refusal(
+            "class_name == 'ModernBertForSequenceClassification' and first(classifier_activation, 'gelu') != 'gelu'",
+            "the activation of the classifier is not gelu (classifier_activation)",
+        ),
         Refusal("not classifier_pooling in ['cls', 'mean']", "classifier_pooling is neither cls nor mean"),
         Refusal(
             "attention_bias or mlp_bias or norm_bias", "there are biases that llama.cpp's ModernBERT has not"
