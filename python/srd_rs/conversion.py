@@ -439,6 +439,7 @@ def _run(
     try:
         if planner.options.ray is not None:
             before = _on_cluster(planner, native, made, kept, progress)
+        planner.forget()
         report = run_plan(
             native, planner.options, planned, gguf=gguf, resume=kept, progress=progress, upload=upload,
             written=None if together is None else together.written,
