@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 
 import srd_rs
 from local_hub import Hub, serving
-from srd_rs import _core, hub
-from srd_rs.costs import Rates, Size, cost_of_srd, reference_rates
+from srd_rs import _core, estimating, hub
+from srd_rs.costs import Rates, Size, cost_of_srd, count, reference_rates
 from srd_rs.errors import FormatError, UsageError
 from srd_rs.estimating import rates_from
 from srd_rs.options import ConvertOptions, SrdOptions
@@ -260,3 +261,12 @@ def test_weights_that_are_a_pipe_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(model / "model.safetensors")
     run = srd("plan", model)
     assert run.code == 1 and "not a regular file" in run.stderr, run.stderr
+
+
+def test_rows_that_are_no_whole_super_blocks_are_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The types of a plan need not all fit the most frequent row: rows of 384 have no Q4_K, which longer rows have."""
+    monkeypatch.setattr(estimating, "count", lambda *args: replace(count(*args), row_length=384))
+    found = srd_rs.estimate(EXAMPLE, tmp_path / "m.gguf", effort="srd", calibrate_tokens=512)
+    assert "Q4_K" in found.rates.rows and found.cpu_seconds > 0

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from srd_rs import _core, calibration, memory, recipe
+from srd_rs.costs import SUPER_BLOCK
 from srd_rs.encoders import is_encoder
 from srd_rs.errors import FormatError, ModelError, UsageError, message
 from srd_rs.options import FLOAT_TYPES, MIXES, ConvertOptions
@@ -29,8 +30,6 @@ log = logging.getLogger("srd_rs.budget")
 #: Candidates for rows of whole super-blocks, and more candidates for other rows.
 TYPES: Final = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 SMALL_BLOCKS: Final = ("IQ4_NL", "Q5_0", "Q5_1", "Q8_0")
-#: Weights of a super-block.
-SUPER_BLOCK: Final = 256
 #: More candidates for rows of whole super-blocks where the budget has less than so many bits per weight. They have no
 #: feedback, so they pay only where matrices have to become smaller than in Q2_K.
 TINY: Final = ("IQ2_XXS", "IQ2_XS")

@@ -20,6 +20,8 @@ from srd_rs import _core
 
 NETWORK: Final = 125_000_000
 """Bytes a second of the network where nobody says another rate: 1 Gbit/s."""
+SUPER_BLOCK: Final = 256
+"""Weights of a super-block."""
 LONGEST_ROW: Final = 2048
 """The length of the longest rows that rates are measured with."""
 SHARED_INPUTS: Final = re.compile(r"\.(attn_k|attn_v|ffn_gate\w*)\.weight$")

@@ -31,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 
 from srd_rs import _core, calibration, conversion, effects, hub, sniff
-from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, Rates, Work, count
+from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, SUPER_BLOCK, Rates, Work, count
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, bytes_of, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
@@ -348,7 +348,8 @@ def measure_rates(
     begin = time.perf_counter()
     threads = options.threads or _core.cpus()
     random = np.random.default_rng(0)
-    n = min(work.row_length, LONGEST_ROW)
+    # Rows of whole super-blocks can have every type of the plan.
+    n = -(-min(work.row_length, LONGEST_ROW) // SUPER_BLOCK) * SUPER_BLOCK
     weights = (random.standard_normal((max(_ROWS), n)) * 0.02).astype(np.float32)
     values = random.standard_normal((64, LONGEST_ROW)).astype(np.float32) * 0.02
     search = {
