@@ -105,15 +105,6 @@ HEAD_NORMS: Final = (
 )
 
 
-_SQUARE_OUTPUT: Final = (
-    "arctic", "baichuan", "bitnet", "bloom", "chameleon", "chatglm", "codeshell", "cohere2", "command-r",
-    "dbrx", "deepseek", "dream", "exaone4", "falcon", "gpt2", "gptneox", "internlm2", "jais",
-    "jamba", "lfm2", "lfm2moe", "llada-moe", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "orion", "phi2",
-    "phi3", "plamo", "qwen", "qwen2", "qwen2moe", "qwen2vl", "stablelm", "starcoder", "starcoder2", "xverse",
-)  # fmt: skip
-"""llama.cpp loads these architectures only where all heads together are as wide as the model."""
-
-
 class Family:
     """A family is one architecture of GGUF with the Hugging Face classes that become this architecture."""
 
@@ -126,6 +117,8 @@ class Family:
     spellings: ClassVar[Mapping[str, Sequence[str]]] = {}
     rope_theta: ClassVar[float | None] = 10_000.0
     rope_theta_sliding: ClassVar[float | None] = None
+    square_output: ClassVar[bool] = False
+    """llama.cpp loads the architecture only where all heads together are as wide as the model."""
     drafts: ClassVar[bool] = False
     """The model drafts tokens for another model."""
     vocabulary: ClassVar[VocabularyRules] = FILES_DECIDE
@@ -625,7 +618,7 @@ class Family:
 
     def _check_output(self, specs: Iterable[TensorSpec]) -> None:
         """Refuse heads that together are not as wide as the model, where llama.cpp does not load such a file."""
-        if self.arch not in _SQUARE_OUTPUT:
+        if not self.square_output:
             return
         for spec in specs:
             if spec.name.endswith(".attn_output.weight") and spec.shape[-1] != self.n_embd:

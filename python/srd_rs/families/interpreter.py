@@ -859,6 +859,7 @@ def members_of(table: FamilyTable) -> dict[str, Any]:
         "spellings": table.spellings,
         "rope_theta": table.rope_theta,
         "rope_theta_sliding": table.rope_theta_sliding,
+        "square_output": table.square_output,
         "layer_prefix": table.layer_prefix,
         "embedding": table.embedding,
         "vocabulary": table.vocabulary,

@@ -203,6 +203,8 @@ class FamilyTable:
     output_needed: bool = False
     """llama.cpp does not take the embedding for an output matrix that is missing, so that a tied model gets the
     embedding twice."""
+    square_output: bool = False
+    """llama.cpp loads the architecture only where all heads together are as wide as the model."""
     layer_prefix: str = "model.layers"
     layer_target: str = "blk"
     embedding: str = "model.embed_tokens.weight"

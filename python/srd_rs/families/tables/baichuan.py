@@ -32,4 +32,5 @@ BAICHUAN: Final = FamilyTable(
     without=("~attention.head_count_kv",),
     rope_theta=None,
     output_needed=True,
+    square_output=True,
 )

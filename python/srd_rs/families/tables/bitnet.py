@@ -54,4 +54,5 @@ BITNET: Final = FamilyTable(
         ),
         Refusal("tie_word_embeddings == False", "llama.cpp's BitNet has no output matrix of its own"),
     ),
+    square_output=True,
 )

@@ -40,4 +40,5 @@ BLOOM: Final = FamilyTable(
     ),
     metadata=("u32 ~context_length = first(seq_length, n_embd)",),
     rope_theta=None,
+    square_output=True,
 )

@@ -41,4 +41,5 @@ CHAMELEON: Final = FamilyTable(
     ),
     skip=((r"^model\.vqmodel\.", names.OTHER_MODALITY),),
     metadata=("bool ~swin_norm = first(swin_norm, 0) == True",),
+    square_output=True,
 )

@@ -33,4 +33,5 @@ CODESHELL: Final = FamilyTable(
         "str ~rope.scaling.type = 'linear'",
         "f32 ~rope.scaling.factor = 1.0",
     ),
+    square_output=True,
 )

@@ -60,6 +60,7 @@ COMMAND_R: Final = FamilyTable(
         ),
     ),
     rope_theta=500_000.0,
+    square_output=True,
 )
 
 COHERE2: Final = FamilyTable(
@@ -79,6 +80,7 @@ COHERE2: Final = FamilyTable(
     ),
     skip=TIED_HEAD,
     refusals=(NO_WINDOW, _UNTIED),
+    square_output=True,
 )
 
 COHERE2_MOE: Final = FamilyTable(

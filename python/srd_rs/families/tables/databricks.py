@@ -39,4 +39,5 @@ DBRX: Final = FamilyTable(
         "f32 ~attention.layer_norm_epsilon = 1e-5",
     ),
     output_needed=True,
+    square_output=True,
 )

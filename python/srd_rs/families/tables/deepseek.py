@@ -145,6 +145,7 @@ DEEPSEEK: Final = FamilyTable(
         Refusal("n_routed_experts == None", "the model has no experts (n_routed_experts)"),
         Refusal("rope['rope_type'] != 'default'", "RoPE is scaled (rope_scaling)"),
     ),
+    square_output=True,
 )
 
 _V2: Final[Mapping[str, Any]] = {

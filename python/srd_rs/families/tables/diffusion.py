@@ -67,6 +67,7 @@ LLADA_MOE: Final = FamilyTable(
     rope_theta=None,
     refusals=(Refusal("first(rope_fraction, 1) != 1", "only a part of each head is rotated"),),
     output_needed=True,
+    square_output=True,
 )
 
 DREAM: Final = FamilyTable(
@@ -87,4 +88,5 @@ DREAM: Final = FamilyTable(
     tied="config['tie_word_embeddings']",
     metadata=("bool ~attention.causal = 0 == 1", "u32 tokenizer.ggml.mask_token_id = mask_token_id"),
     pooling=True,
+    square_output=True,
 )

@@ -60,6 +60,7 @@ EXAONE4: Final = FamilyTable(
         ),
         _WINDOWS,
     ),
+    square_output=True,
 )
 
 EXAONE: Final = FamilyTable(
@@ -161,4 +162,5 @@ EXAONE4_5: Final = FamilyTable(
         ),
         _WINDOWS,
     ),
+    square_output=True,
 )

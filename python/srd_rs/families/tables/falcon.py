@@ -52,4 +52,5 @@ FALCON: Final = FamilyTable(
         Refusal("parallel_attn == False", "attention and feed-forward are not side by side (parallel_attn)"),
         Refusal("first(ffn_hidden_size, 4 * d) != 4 * d", "ffn_hidden_size is not four times hidden_size"),
     ),
+    square_output=True,
 )

@@ -282,6 +282,7 @@ GLM: Final = FamilyTable(
     metadata=("u32 ~rope.dimension_count = int(h * rope_fraction)",),
     head_dim="None if h == n_embd // n_head else h",
     vocabulary=rules.CHATGLM,
+    square_output=True,
 )
 
 CHATGLM: Final = FamilyTable(
@@ -337,6 +338,7 @@ CHATGLM: Final = FamilyTable(
         Refusal("apply_residual_connection_post_layernorm", "residuals are taken behind the norms"),
     ),
     vocabulary=rules.CHATGLM,
+    square_output=True,
 )
 
 

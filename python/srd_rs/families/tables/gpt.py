@@ -45,6 +45,7 @@ GPT2: Final = FamilyTable(
     renames=((r"^transformer\.", ""),),
     skip=((r"\.attn\.(masked_)?bias$", names.BUFFER),),
     rope_theta=None,
+    square_output=True,
 )
 
 GPT_NEOX: Final = FamilyTable(
@@ -85,4 +86,5 @@ GPT_NEOX: Final = FamilyTable(
     ),
     without=("~attention.head_count_kv", "~rope.freq_base"),
     output_needed=True,
+    square_output=True,
 )

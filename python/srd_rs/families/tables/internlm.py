@@ -37,6 +37,7 @@ INTERNLM2: Final = FamilyTable(
         ),
     ),
     output_needed=True,
+    square_output=True,
 )
 
 INTERNLM3: Final = FamilyTable(

@@ -47,6 +47,7 @@ JAIS: Final = FamilyTable(
         Refusal("activation_function != 'swiglu'", "the activation is not swiglu"),
         Refusal("position_embedding_type != 'alibi'", "positions are not biases (alibi)"),
     ),
+    square_output=True,
 )
 
 JAIS2: Final = FamilyTable(

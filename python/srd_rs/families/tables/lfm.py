@@ -93,6 +93,7 @@ LFM2: Final = FamilyTable(
     renames=((r"^lfm\.", "model."),),
     refusals=(*_REFUSALS, _CAUSAL),
     rope_theta=1_000_000.0,
+    square_output=True,
 )
 
 LFM2_EMBEDDING: Final = replace(
@@ -174,6 +175,7 @@ LFM2_MOE: Final = FamilyTable(
         Refusal("first(routed_scaling_factor, 1) != 1", "the experts are scaled (routed_scaling_factor)"),
     ),
     rope_theta=1_000_000.0,
+    square_output=True,
 )
 
 COMPOSITES: Final = ("Lfm2VlForConditionalGeneration",)

@@ -210,4 +210,5 @@ JAMBA: Final = FamilyTable(
     without=("~attention.layer_norm_epsilon",),
     renames=((r"\.moe\.", ".feed_forward."),),
     rope_theta=None,
+    square_output=True,
 )

@@ -56,6 +56,7 @@ MPT: Final = FamilyTable(
         Refusal("attn_config['softmax_scale'] != None", "scores are scaled (attn_config.softmax_scale)"),
         Refusal("attn_config['rope']", "positions are rotated (attn_config.rope)"),
     ),
+    square_output=True,
 )
 
 SPELLINGS: Final = {"MptForCausalLM": "MPTForCausalLM"}

@@ -38,6 +38,7 @@ NEMOTRON: Final = FamilyTable(
         "str ~rope.scaling.type = 'none' if rope['rope_type'] in ['default', 'dynamic'] else None",
     ),
     output_needed=True,
+    square_output=True,
 )
 
 _LATENT: Final = "moe_latent_size != None"

@@ -32,6 +32,7 @@ OLMO: Final = FamilyTable(
     # The norms have no weights, and their epsilon is fixed in the code of both models.
     layer=(Rows((*LLAMA_BIASED_QKV, *GATED_FFN)),),
     metadata=("f32 ~attention.layer_norm_epsilon = 1e-5", "f32 ~attention.clamp_kqv = clip_qkv"),
+    square_output=True,
 )
 
 OLMOE: Final = FamilyTable(
@@ -70,6 +71,7 @@ OLMOE: Final = FamilyTable(
         ),
     ),
     output_needed=True,
+    square_output=True,
 )
 
 OLMO2: Final = FamilyTable(
@@ -107,6 +109,7 @@ OLMO2: Final = FamilyTable(
         "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and window != None else None",
     ),
     output_needed=True,
+    square_output=True,
 )
 
 OLMO3: Final = replace(

@@ -33,4 +33,5 @@ ORION: Final = FamilyTable(
         ),
     ),
     output_needed=True,
+    square_output=True,
 )

@@ -91,6 +91,7 @@ PHI_3: Final = FamilyTable(
         ),
         WINDOW,
     ),
+    square_output=True,
 )
 
 PHI_2: Final = FamilyTable(
@@ -129,6 +130,7 @@ PHI_2: Final = FamilyTable(
     ),
     without=("~rope.freq_base",),
     output_needed=True,
+    square_output=True,
 )
 
 PHI_MOE: Final = FamilyTable(

@@ -42,4 +42,5 @@ PLAMO: Final = FamilyTable(
     metadata=("u32 ~context_length = 4096",),
     rope_theta=None,
     output_needed=True,
+    square_output=True,
 )

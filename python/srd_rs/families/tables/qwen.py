@@ -36,6 +36,7 @@ QWEN2: Final = FamilyTable(
     layer=(Rows((*NORMS, *flagged(ATTENTION[:3], "bias"), ATTENTION[3], *GATED_FFN)),),
     refusals=(CHOSEN_WINDOW,),
     pooling=True,
+    square_output=True,
 )
 
 # A reranker is a language model whose answer is one of two tokens. The rows of the two tokens are its classifier.
@@ -146,6 +147,7 @@ QWEN2_MOE: Final = FamilyTable(
     ),
     refusals=(_DENSE_LAYERS, NOT_NORMALIZED, CHOSEN_WINDOW),
     output_needed=True,
+    square_output=True,
 )
 
 QWEN: Final = FamilyTable(
@@ -181,6 +183,7 @@ QWEN: Final = FamilyTable(
     metadata=("f32 ~attention.layer_norm_rms_epsilon = layer_norm_epsilon",),
     without=("~attention.head_count_kv",),
     output_needed=True,
+    square_output=True,
 )
 
 THINKER: Final = ((r"^thinker\.", ""),)
@@ -219,6 +222,7 @@ QWEN2_VL: Final = FamilyTable(
     layer=(Rows((*NORMS, *_ATTENTION_2, *GATED_FFN)),),
     renames=THINKER,
     rope_theta=1_000_000.0,
+    square_output=True,
 )
 
 _QWEN3_VL: Final = FamilyTable(

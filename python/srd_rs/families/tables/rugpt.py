@@ -28,4 +28,5 @@ RUGPT3XL: Final = FamilyTable(
     ),
     without=("~attention.head_count_kv",),
     rope_theta=None,
+    square_output=True,
 )

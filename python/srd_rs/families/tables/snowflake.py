@@ -49,4 +49,5 @@ ARCTIC: Final = FamilyTable(
         Refusal("first(moe_layer_frequency, 1) != 1", "not every layer has experts (moe_layer_frequency)"),
         Refusal("parallel_attn_mlp_res == 0", "experts do not run beside attention (parallel_attn_mlp_res)"),
     ),
+    square_output=True,
 )

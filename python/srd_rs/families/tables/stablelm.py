@@ -52,6 +52,7 @@ STABLELM: Final = FamilyTable(
     ),
     without=("~rope.freq_base", "~attention.layer_norm_rms_epsilon"),
     output_needed=True,
+    square_output=True,
 )
 
 SPELLINGS: Final = {"LlavaStableLMEpochForCausalLM": "StableLMEpochForCausalLM"}

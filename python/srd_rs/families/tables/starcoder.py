@@ -32,6 +32,7 @@ STARCODER2: Final = FamilyTable(
         ),
     ),
     refusals=(WINDOW,),
+    square_output=True,
 )
 
 BIGCODE: Final = FamilyTable(
@@ -73,4 +74,5 @@ BIGCODE: Final = FamilyTable(
         Refusal("multi_query == False", "each head has keys and values of its own (multi_query is false)"),
         Refusal("first(n_inner, 4 * d) != 4 * d", "n_inner is not four times n_embd"),
     ),
+    square_output=True,
 )

@@ -34,4 +34,5 @@ XVERSE: Final = FamilyTable(
     without=("~attention.head_count_kv",),
     rope_theta=None,
     output_needed=True,
+    square_output=True,
 )
