@@ -341,11 +341,7 @@ def _measured(
             show(Progress(done, total, name, "measure"))
 
     # A plan knows the second moments of the matrices that get a type with feedback: of all of them here.
-    planner.options = replace(options, quant="Q8_0")
-    try:
-        measured = planner.plan(made).measure(types, small, options, forward)
-    finally:
-        planner.options = options
+    measured = planner.plan(made, replace(options, quant="Q8_0")).measure(types, small, options, forward)
     plain = {
         name: (tuple(Candidate(c.type, c.bytes, c.error, c.energy, c.rounding) for c in candidates), probe)
         for name, (candidates, probe) in measured.items()
@@ -414,17 +410,12 @@ def _mix_within(
     planner: Planner, options: ConvertOptions, made: _core.Calibration | None, limit: int
 ) -> _core.Plan | None:
     """The plan of the mix that the choice is compared with: `like`, or the largest mix that fits."""
-    chosen = planner.options
     names = [options.like] if options.like else [m for m in MIXES if not m.startswith(SPECIAL)]
     best = None
-    try:
-        for name in names:
-            planner.options = replace(options, quant=name)
-            plan = planner.plan(made)
-            if plan.total_bytes <= limit and (best is None or plan.total_bytes > best.total_bytes):
-                best = plan
-    finally:
-        planner.options = chosen
+    for name in names:
+        plan = planner.plan(made, replace(options, quant=name))
+        if plan.total_bytes <= limit and (best is None or plan.total_bytes > best.total_bytes):
+            best = plan
     return best
 
 

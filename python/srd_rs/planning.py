@@ -74,13 +74,6 @@ def calibration_file(options: ConvertOptions) -> StrPath | None:
     return None
 
 
-def _prefers_max(native: _core.Plan) -> bool:
-    """Whether effort max is the default: for encoders, where it halves the error of effort srd (decision 0016)."""
-    is_small = native.n_weights <= MOST_ENCODER_WEIGHTS
-    metadata = {key: value for key, _, value in native.metadata()}
-    return is_small and is_encoder(metadata) and bool(native.corrected) and native.has_two_streams()
-
-
 def calibration_text(options: ConvertOptions) -> StrPath | None:
     """The text to calibrate on, None for no calibration. An imatrix takes its place."""
     if options.calibrate is not None or options.imatrix is not None:
@@ -113,11 +106,15 @@ class Planner:
     def from_gguf(self) -> bool:
         return self.source.path.is_file()
 
-    def plan(self, calibration: _core.Calibration | None = None) -> _core.Plan:
-        """The native plan. `calibration` is the native calibration, where one was made already."""
-        planned = self._native(self.options, calibration)
-        effects.check_plan(self.options, planned)
-        if self.options.effort == "max" and not planned.has_two_streams():
+    def plan(
+        self, calibration: _core.Calibration | None = None, options: ConvertOptions | None = None
+    ) -> _core.Plan:
+        """The native plan. `calibration` is the native calibration, where one was made already; `options` are others
+        than those of the planner."""
+        options = options or self.options
+        planned = self._native(options, calibration)
+        effects.check_plan(options, planned)
+        if options.effort == "max" and not planned.has_two_streams():
             model = f"this model of the architecture {shown(planned.arch)}"
             what = f"effort max cannot run {model} in two streams of tokens"
             raise ModelError(message(self.source.path, what, "Use --effort srd"))
@@ -155,7 +152,7 @@ class Planner:
             self.why_fast = f"{obstacle}, so the data-free search was used instead of SRD."
             return
         # A calibration file is one of effort srd.
-        is_max = calibration_file(options) is None and _prefers_max(native)
+        is_max = calibration_file(options) is None and self._prefers_max(native)
         self.options = replace(options, effort="max" if is_max else "srd")
 
     def _obstacle(self, native: _core.Plan) -> str | None:
@@ -168,15 +165,29 @@ class Planner:
             None if self._reads_text(native) else "srd-rs cannot read a text with the tokenizer of this model"
         )
 
+    def _prefers_max(self, native: _core.Plan) -> bool:
+        """Whether effort max is the default: for encoders, where it halves the error of effort srd (decision 0016)."""
+        is_small = native.n_weights <= MOST_ENCODER_WEIGHTS
+        return (
+            is_small
+            and is_encoder(self._metadata(native))
+            and bool(native.corrected)
+            and native.has_two_streams()
+        )
+
+    def _metadata(self, native: _core.Plan) -> dict[str, Any]:
+        """The metadata of a plan. The vocabulary is copied only where nothing was read of config and tokenizer."""
+        listed = native.metadata() if self._description is None else self._description[0]
+        return {key: value for key, _, value in listed}
+
     def _reads_text(self, native: _core.Plan) -> bool:
         """Whether the calibration text can become tokens: by tokenizer.json, or by the vocabulary of the metadata."""
         if (self.source.path / "tokenizer.json").is_file():
             return True
         from srd_rs.vocab.tokenizer import from_metadata
 
-        metadata = native.metadata() if self._description is None else self._description[0]
         try:
-            from_metadata({key: value for key, _, value in metadata}, self.source.path, "")
+            from_metadata(self._metadata(native), self.source.path, "")
         except (ModelError, ImportError):
             return False
         return True
