@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 PROJECTOR_TYPES = ("F16", "BF16", "F32", "Q8_0")
 """The types that the matrices of a projector can have."""
 MOST_ENCODER_WEIGHTS: Final = 1_000_000_000
-"""Encoders with more weights get effort srd by default, because effort max would take hours on a laptop."""
+"""Encoders with more weights get effort srd by default, because effort max takes several times as long, and its gain
+was measured on small encoders only (decision 0016)."""
 
 
 log = logging.getLogger("srd_rs.planning")
@@ -166,7 +167,7 @@ class Planner:
         )
 
     def _prefers_max(self, native: _core.Plan) -> bool:
-        """Whether effort max is the default: for encoders, where it halves the error of effort srd (decision 0016)."""
+        """Whether effort max is the default: for encoders, where it gains most (decision 0016)."""
         is_small = native.n_weights <= MOST_ENCODER_WEIGHTS
         return (
             is_small
