@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from pathlib import Path
 
 import gguf
@@ -176,17 +178,22 @@ def test_dequantizing_lets_other_threads_run(opened: Gguf) -> None:
         nonlocal counted
         while not stop.is_set():
             counted += 1
+            time.sleep(0)
 
+    # No thread is interrupted, so the other thread only runs while `numpy` does not hold the interpreter's lock.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(600)
     thread = threading.Thread(target=count)
     thread.start()
     try:
-        before = counted
-        for _ in range(20):
+        before, end = counted, time.monotonic() + 60
+        while counted == before and time.monotonic() < end:
             opened["token_embd.weight"].numpy()
         assert counted > before
     finally:
         stop.set()
         thread.join()
+        sys.setswitchinterval(interval)
 
 
 def test_short_texts(opened: Gguf) -> None:
