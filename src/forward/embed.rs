@@ -9,6 +9,7 @@ use crate::forward::model::{Layer, Model};
 use crate::forward::norm::Norm;
 use crate::forward::pass::{Pass, RunOptions};
 use crate::forward::spill::{Found, SpillBuffer};
+use crate::forward::streams::Way;
 use crate::forward::vectors::{add, scale};
 use crate::forward::weights::{Linear, Weights};
 use crate::quant::recipe::PER_LAYER_TABLE;
@@ -168,7 +169,12 @@ impl Pass<'_> {
         self.observe(&[&gate], None, width, x)?;
         let mut y = self.weights.apply(&gate, x, width)?;
         activation::gated(Activation::Gelu, &mut y, &input);
+        if self.model.states == 1 {
+            let norm = format!("blk.{}.{}.weight", layer.index, PerLayer::NORM);
+            self.note_missing(x, None, &Way::Normed(norm))?;
+        }
         self.observe(&[&projection], None, n, &y)?;
+        self.missing = None;
         let mut y = self.weights.apply(&projection, &y, n)?;
         self.find_layer_norm(layer, PerLayer::NORM)?.iter().for_each(|norm| norm.apply(&mut y, width));
         Ok(y)

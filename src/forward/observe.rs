@@ -130,6 +130,12 @@ fn inverse_of(norm: &[f32]) -> Vec<f32> {
 /// Returns whether the output of a matrix is added to the residual stream, unless a norm comes before.
 fn is_added(name: &str) -> bool {
     let (layer, inner) = split_layer(name);
-    let names = ["attn_output.weight", "ffn_down.weight", "ssm_out.weight", "shortconv.out_proj.weight"];
+    let names = [
+        "attn_output.weight",
+        "ffn_down.weight",
+        "proj.weight",
+        "ssm_out.weight",
+        "shortconv.out_proj.weight",
+    ];
     layer.is_some() && names.contains(&inner)
 }
