@@ -393,9 +393,9 @@ def test_machines_calibrate_a_streamed_model_together(tmp_path: Path) -> None:
     sent = {}
     with serving(tmp_path / "hf", network=True) as env:
         Hub.folders["org/m"] = EXAMPLE
-        environment = {**env, "SRD_CACHE": "off", "RAY_worker_niceness": "0"}
         for name, more in (("alone", ()), ("together", ("--ray", "local"))):
             (tmp_path / name).mkdir()
+            environment = {**env, "SRD_CACHE": str(tmp_path / f"{name}-kept"), "RAY_worker_niceness": "0"}
             Hub.sent = 0
             output = tmp_path / name / "m.gguf"
             run = srd("convert", "org/m", "--stream", *options, *more, "-o", output, env=environment)

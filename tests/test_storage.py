@@ -85,9 +85,12 @@ def test_the_bytes_are_those_of_the_folder(server: dict[str, str], bucket: Path,
 def test_effort_srd_reads_a_bucket_as_well(server: dict[str, str], bucket: Path, tmp_path: Path) -> None:
     options = ("-q", "Q4_K_M", "--no-met", "--no-axm", "--effort", "srd", "--calibrate-tokens", "512")
     assert srd("convert", bucket, "-o", tmp_path / "local.gguf", *options).code == 0
-    run = convert(server, tmp_path / "far.gguf", *options)
+    kept = tmp_path / "kept"
+    run = convert({**server, "SRD_CACHE": str(kept)}, tmp_path / "far.gguf", *options)
     assert run.code == 0, run.stderr
     assert (tmp_path / "far.gguf").read_bytes() == (tmp_path / "local.gguf").read_bytes()
+    # A store does not say what the weights are, so a calibration of them could not be told from another one.
+    assert not kept.exists()
 
 
 def test_the_default_name(server: dict[str, str], bucket: Path, tmp_path: Path) -> None:

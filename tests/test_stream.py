@@ -129,6 +129,40 @@ def test_srd_is_the_same_too(hub: dict[str, str], fixtures: Path, tmp_path: Path
     assert not weights_in(tmp_path / "hf")
 
 
+@pytest.mark.parametrize("more", [("srd",), ("max",), ("srd", "--target-bpw", "5")])
+def test_a_calibration_of_the_network_is_found_again(
+    hub: dict[str, str], fixtures: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """As users have it, with the cache: the commit and what the hub states of the weights tell them from others."""
+    Hub.folders["org/model"] = _copy(fixtures / "llama", tmp_path / "copy")
+    options = ("--no-met", "--no-axm", "--calibrate-tokens", "512", "--name", "same", "--effort", *more)
+    run = srd("convert", Hub.folders["org/model"], "-o", tmp_path / "near.gguf", *options)
+    assert run.code == 0, run.stderr
+    near = (tmp_path / "near.gguf").read_bytes()
+    env = {**hub, "SRD_CACHE": str(tmp_path / "kept")}
+    found = []
+    for number in range(3):
+        if number == 2:  # other weights of the same size
+            file = next(Hub.folders["org/model"].glob("*.safetensors"))
+            data = bytearray(file.read_bytes())
+            data[-2] ^= 1
+            file.write_bytes(data)
+        output = tmp_path / f"{number}.gguf"
+        run = srd("convert", "org/model", "--stream", "--json", "-o", output, *options, env=env)
+        assert run.code == 0, run.stderr
+        assert (output.read_bytes() == near) == (number < 2)
+        found.append(run.json["calibration_found"])
+    assert found == [False, True, False]
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    """A copy of a model, whose files may be changed."""
+    shutil.copytree(folder, to)
+    for path in to.rglob("*"):
+        path.chmod(path.stat().st_mode | 0o200)
+    return to
+
+
 SRD = ("-q", "Q4_K_M", "--no-axm", "--effort", "srd", "--calibrate-tokens", "2048")
 
 

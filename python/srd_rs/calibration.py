@@ -17,7 +17,7 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -282,6 +282,7 @@ def measure_or_find(
     progress: Callable[[int, int], None] | None,
     options: ConvertOptions | None = None,
     is_local: bool = True,
+    stated: Sequence[Any] = (),
     quantized: Output | None = None,
     machines: Machines | None = None,
     weigh_tokens: bool | None = None,
@@ -291,7 +292,8 @@ def measure_or_find(
     A new one is kept in the cache; where that is not possible, it lies beside `output` without a name. It is found
     again by the contents of all files of the model, the tokens and the options, so a model that has changed in any bit
     is measured again. Where all weights come from the files of the model (`is_local`), the files are read for that
-    once: while no file changes, a note in the cache says what was found.
+    once: while no file changes, a note in the cache says what was found. Of weights that stay on the hub, `stated` is
+    what identifies them.
     """
     weigh_tokens = weigh_tokens if options is None else False
     asked = {"text": os.fspath(text), "tokens": tokens, "block": block, "seed": seed, "weighed": weigh_tokens}
@@ -312,7 +314,7 @@ def measure_or_find(
     tell = _in_tokens(progress, request.n_tokens)
     if cache.folder() is None:
         return _made(native, request, tell, options, quantized, machines), False
-    key = cache.key(_facts(native, request, options)) if note is None else note["key"]
+    key = cache.key(_facts(native, request, options, stated)) if note is None else note["key"]
     # A file that was changed meanwhile may have been read before or after the change.
     if note is None and states is not None and states == _states(native, text, asked, options):
         made_from = {name: getattr(request, name) for name in _NOTED}
@@ -338,13 +340,17 @@ def measure_or_find(
     return _made(native, request, tell, options, quantized, machines), False
 
 
-def _facts(native: NativeModel, request: Request, options: ConvertOptions | None) -> dict[str, Any]:
+def _facts(
+    native: NativeModel, request: Request, options: ConvertOptions | None, stated: Sequence[Any]
+) -> dict[str, Any]:
     """All that a calibration depends on."""
     tokens = hashlib.sha256()
     for chunk in request.tokens:
         tokens.update(array("q", [len(chunk), *chunk]).tobytes())
+    files = model_files(native.model) if stated else _files(native.model)
     return {
-        "model": _core.content_digest(_files(native.model)),
+        "model": _core.content_digest(files),
+        **({"stated": list(stated)} if stated else {}),
         "source": request.source_digest,
         "tokens": tokens.hexdigest(),
         "text": [request.text, request.text_sha256],

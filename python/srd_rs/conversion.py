@@ -793,9 +793,13 @@ def _calibration(
 
         asked["machines"] = partial(cluster.calibrate, planner)
     # The weights of a remote model are not here, and merged weights depend on the files of the adapters as well.
-    is_local = planner.source.remote is None and not options.lora
-    if options.cache and (options.ray is None or cache.folder() is not None):
-        return calibration.measure_or_find(planned, planner.gguf, **asked, is_local=is_local)
+    source = planner.source
+    is_local = source.remote is None and not options.lora
+    # No store states what the weights in a bucket are, so a calibration of them would not be known again.
+    is_known = source.remote is None or source.revision is not None
+    if options.cache and is_known and (options.ray is None or cache.folder() is not None):
+        stated = () if source.remote is None else (source.revision, *source.weights)
+        return calibration.measure_or_find(planned, planner.gguf, **asked, is_local=is_local, stated=stated)
     if options.ray is not None:
         path = _shared_calibration(planner.gguf)
         return calibration.measure(planned, path, named=True, overwrite=True, **asked), False
