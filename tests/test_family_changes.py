@@ -86,6 +86,9 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         {"rope_theta": 10000.0, "sliding_window": 64},
         "another base of RoPE than",
     ),
+    ("gemma2", "not-causal", {"is_causal": False}, "does not reach forward"),
+    ("gpt-oss", "not-causal", {"is_causal": False}, "does not reach forward"),
+    ("llama4-text", "not-causal", {"is_causal": False}, "chunks is not causal"),
     (
         "llama-a",
         "factors",
@@ -105,6 +108,22 @@ def test_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Pat
         described(name, changes, tmp_path)
 
 
+_EIGHT: dict[str, Any] = {"long_factor": [1.0] * 8, "short_factor": [1.0] * 8}
+LATENT = (
+    "deepseek-v2",
+    "deepseek-v3",
+    "deepseek-v32",
+    "glm47-flash",
+    "glm5",
+    "kimi-k2",
+    "kimi-linear-as-published",
+    "minicpm3",
+    "youtu",
+    "hy4",
+    "ling-3-tiny",
+)
+"""Models with latent attention, whose norms have an epsilon of their own in transformers."""
+
 WARNED: list[tuple[str, str, dict[str, Any], str]] = [
     ("exaone4", "window", {"sliding_window": 64}, "EXAONE 4 with 64 layers"),
     ("llama4-text", "norms", {"use_qk_norm": False}, "use_qk_norm"),
@@ -116,6 +135,23 @@ WARNED: list[tuple[str, str, dict[str, Any], str]] = [
         {"layer_types": ["sliding_attention"] * 9, "sliding_window": 64, "max_position_embeddings": 128},
         "longer than the window",
     ),
+    ("dots1", "window", {"sliding_window": 64, "max_window_layers": 0}, "longer than the window"),
+    (
+        "qwen2vl-as-published",
+        "window",
+        {"text_config": {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}},
+        "longer than the window",
+    ),
+    ("qwen3moe", "window", {"use_sliding_window": True, "sliding_window": 64}, "longer than the window"),
+    ("phimoe", "graph", {}, "SparseMixer"),
+    ("phimoe", "window", {"sliding_window": 64}, "longer than the window"),
+    (
+        "phimoe",
+        "temperatures",
+        {"rope_scaling": {"type": "longrope", "long_mscale": 1.5, "short_mscale": 1.25, **_EIGHT}},
+        "long_mscale",
+    ),
+    *((name, "latents", {"rms_norm_eps": 1e-4}, "latent vectors") for name in LATENT),
     ("distilbert-classifier", "relu", {}, "through ReLU"),
     ("gpt-oss", "limits", {"rope_scaling": {**_YARN, "truncate": False}}, "truncate of YaRN"),
     ("gemma3", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
@@ -149,9 +185,21 @@ def test_warned(
     assert message in caplog.text
 
 
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_norms_of_published_models(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With tiny models, log-probabilities change by 0.0001 where the norms have 1e-5 in place of 1e-6."""
+    with caplog.at_level(logging.INFO, logger="srd_rs.families"):
+        described(name, {"rms_norm_eps": 1e-5}, tmp_path)
+    assert "latent vectors" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
+        ("qwen3moe", {"use_sliding_window": False, "sliding_window": 64}),
+        ("dots1", {"sliding_window": 64, "max_window_layers": 62}),
         ("mistral", {"sliding_window": None}),
         ("mistral", {"sliding_window": 4096, "max_position_embeddings": 4096}),
         ("qwen2", {"use_sliding_window": False, "sliding_window": 64}),
@@ -163,7 +211,7 @@ def test_no_window_no_warning(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="srd_rs.families"):
         described(name, changes, tmp_path)
-    assert "window" not in caplog.text
+    assert "sliding window" not in caplog.text
 
 
 WRITTEN: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
@@ -228,6 +276,27 @@ WRITTEN: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         {"modern-bert.attention.layer_norm_epsilon": 0.25},
     ),
     ("deepseek-v3", "sigmoid", {"scoring_func": None}, {"deepseek2.expert_gating_func": 2}),
+    (
+        "deepseek-v3",
+        "sigmoid-in-any-case",
+        {"scoring_func": "softmax"},
+        {"deepseek2.expert_gating_func": 2},
+    ),
+    ("glm47-flash", "sigmoid", {}, {"deepseek2.expert_gating_func": 2}),
+    (
+        "olmo2",
+        "no-window",
+        {"sliding_window": 64},
+        {"olmo2.attention.sliding_window": None, "olmo2.attention.sliding_window_pattern": None},
+    ),
+    ("olmoe", "epsilon", {"rms_norm_eps": 0.25}, {"olmoe.attention.layer_norm_rms_epsilon": 0.25}),
+    ("llama-a", "not-causal", {"is_causal": False}, {"llama.attention.causal": False}),
+    (
+        "phimoe",
+        "temperature",
+        {"rope_scaling": {"type": "longrope", "long_mscale": 1.25, "short_mscale": 1.25, **_EIGHT}},
+        {"phimoe.rope.scaling.attn_factor": 1.25},
+    ),
     ("cohere2", "rotary", {"rotary_pct": 0.5}, {"cohere2.rope.dimension_count": 16}),
     ("bert", "head_dim", {"head_dim": 64}, {"bert.attention.key_length": None}),
     (
@@ -345,3 +414,70 @@ def test_heads_that_are_not_as_wide_as_the_model(name: str, tmp_path: Path) -> N
     changed_too = replace(checkpoint, config={**checkpoint.config, "head_dim": size}, tensors=tensors)
     with pytest.raises(ModelError, match="all heads together"):
         describe(changed_too)
+
+
+BIASED = [
+    ("llama-a", "attention_bias", "self_attn.q_proj"),
+    ("llama-a", "attention_bias", "self_attn.o_proj"),
+    ("llama-a", "mlp_bias", "mlp.up_proj"),
+    ("qwen3", "attention_bias", "self_attn.k_proj"),
+    ("qwen3", "attention_bias", "self_attn.o_proj"),
+    ("granite", "mlp_bias", "mlp.down_proj"),
+    ("olmo2", "attention_bias", "self_attn.v_proj"),
+    ("gemma2", "attention_bias", "self_attn.q_proj"),
+    ("smollm3", "attention_bias", "self_attn.q_proj"),
+    ("stablelm", "use_qkv_bias", "self_attn.q_proj"),
+    ("glm45", "attention_bias", "self_attn.q_proj"),
+    ("deepseek-v3", "attention_bias", "self_attn.o_proj"),
+]
+"""Models without biases: the key that says so, and a matrix that could have one."""
+
+
+def _with_bias(name: str, key: str, value: bool | None, matrix: str, folder: Path) -> Checkpoint:
+    """The checkpoint of a golden with a bias in layer 0, and with a value of a key or without the key."""
+    checkpoint = changed(name, {} if value is None else {key: value}, folder, (key,) if value is None else ())
+    weight = checkpoint.tensors[f"model.layers.0.{matrix}.weight"]
+    bias = replace(weight, name=f"model.layers.0.{matrix}.bias", shape=weight.shape[:1])
+    return replace(checkpoint, tensors={**checkpoint.tensors, bias.name: bias})
+
+
+@pytest.mark.parametrize(("name", "key", "matrix"), BIASED)
+def test_a_bias_that_config_json_denies(
+    name: str, key: str, matrix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers does not read such a bias."""
+    without = described(name, {key: False}, tmp_path)
+    (tmp_path / "denied").mkdir()
+    with caplog.at_level(logging.INFO, logger="srd_rs.families"):
+        spec = describe(_with_bias(name, key, False, matrix, tmp_path / "denied"))
+    assert [t.name for t in spec.tensors] == [t.name for t in without.tensors]
+    assert f"{key} is false" in caplog.text
+    assert f"{matrix}.bias" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "matrix"), [(n, k, m) for n, k, m in BIASED if n in ("llama-a", "qwen3", "granite")]
+)
+def test_a_bias_of_which_config_json_says_nothing(name: str, key: str, matrix: str, tmp_path: Path) -> None:
+    """The default of these classes is that there is none."""
+    spec = describe(_with_bias(name, key, None, matrix, tmp_path))
+    assert not any(t.name.endswith("0.attn_q.bias") for t in spec.tensors)
+
+
+def test_a_bias_that_config_json_promises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="srd_rs.families"):
+        spec = described("llama-a", {"attention_bias": True}, tmp_path)
+    assert not any(t.name.endswith(".bias") for t in spec.tensors)
+    assert "attention_bias is true, but no layer has 'self_attn.k_proj.bias'" in caplog.text
+
+
+@pytest.mark.parametrize("matrix", ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"])
+def test_a_bias_that_config_json_states(matrix: str, tmp_path: Path) -> None:
+    key = "mlp_bias" if "mlp" in matrix else "attention_bias"
+    spec = describe(_with_bias("llama-a", key, True, matrix, tmp_path))
+    assert sum(t.name.endswith(".bias") for t in spec.tensors) == 1
+
+
+def test_qwen_2_has_biases_whatever_config_json_says(tmp_path: Path) -> None:
+    spec = described("qwen2", {"attention_bias": False}, tmp_path)
+    assert any(t.name == "blk.0.attn_q.bias" for t in spec.tensors)

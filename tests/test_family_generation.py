@@ -36,7 +36,7 @@ BETTER = (
 )
 """llama.cpp refuses the file of its own converter and loads that of srd-rs; docs/differences.md says why."""
 
-OTHER = ("falcon-h1-without-norm", "laguna-m", "laguna-xs")
+OTHER = ("falcon-h1-without-norm", "glm47-flash", "laguna-m", "laguna-xs")
 """llama.cpp computes something else than the model with the file of its own converter; docs/differences.md says why."""
 
 

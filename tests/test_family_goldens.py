@@ -57,6 +57,7 @@ _DISTANT = dict.fromkeys(
     ("mistral4.attention.temperature_scale", "mistral4.attention.temperature_length"),
     "llama.cpp's converter leaves the scale of distant tokens out",
 )
+_SIGMOIDS = {"deepseek2.expert_gating_func": "GLM-4.7-Flash scores experts by sigmoids in any case"}
 _QUERIES = {"deepseek2.attention.q_lora_rank": "llama.cpp does not load a file without the key"}
 
 
@@ -90,7 +91,9 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         **_QUERIES,
         "deepseek2.expert_gating_func": "DeepSeek V3 scores experts by the sigmoid in any case",
     },
-    "glm47-flash-plain-queries": _QUERIES,
+    "glm47-flash": _SIGMOIDS,
+    "phimoe": {"phimoe.rope.scaling.attn_factor": "the temperature is that of config.json, long_mscale"},
+    "glm47-flash-plain-queries": {**_QUERIES, **_SIGMOIDS},
     "kimi-vl": _QUERIES,
     "kimi-vl-vision": _QUERIES,
     "modernbert-three-labels": {

@@ -185,7 +185,7 @@ def test_query_and_key_rows_and_biases_are_permuted_for_llama_only() -> None:
     for layer in range(2):
         for part, width in (("q", HEADS * HEAD), ("k", KV * HEAD), ("v", KV * HEAD)):
             shapes[f"model.layers.{layer}.self_attn.{part}_proj.bias"] = (width,)
-    llama = spec_of(LLAMA, shapes)
+    llama = spec_of(LLAMA, shapes, attention_bias=True)
     for kind in ("weight", "bias"):
         assert transform(llama, f"blk.1.attn_q.{kind}")["heads"] == HEADS
         assert transform(llama, f"blk.1.attn_k.{kind}")["heads"] == KV

@@ -526,8 +526,8 @@ class Family:
 
     def _check_rope_factors(self) -> None:
         """Refuse a scaling whose factors are a tensor, where the architecture has no such tensor."""
-        name = {"llama3": "rope_freqs.weight", "longrope": "rope_factors_long.weight"}.get(self.rope.kind)
-        name = "rope_factors_long.weight" if self.rope.kind == "su" else name
+        name = next(iter(ropes.LONG_FACTORS)) if self.rope.is_longrope else None
+        name = "rope_freqs.weight" if self.rope.kind == "llama3" else name
         if name is not None and name not in self.generated():
             what = f"llama.cpp's {self.arch} has no RoPE scaling of type {self.rope.kind}"
             raise self.config.error(what, "The model cannot be converted")

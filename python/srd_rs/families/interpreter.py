@@ -28,7 +28,7 @@ from srd_rs.families.schema import (
     metadata_line,
     row_of,
 )
-from srd_rs.families.table import Table
+from srd_rs.families.table import Table, some
 from srd_rs.metadata import Metadata
 from srd_rs.reading import load_json, shown
 from srd_rs.transforms import (
@@ -377,6 +377,45 @@ class TableFamily(Family):
 
     # Names of the checkpoint
 
+    def _biased(self, kind: str) -> set[str]:
+        """The biases that every model of the family has ("yes"), or that it may have ("maybe"), by their names within a
+        layer."""
+        stacks = (group for stack in self.data.stacks for group in stack.layer)
+        rows = (row_of(row) for group in (*self.data.layer, *stacks) for row in group.rows)
+        return {f"{name}.bias" for row in rows if row.bias == kind for name, _, _ in row.sources}
+
+    @cached_property
+    def _needed_biases(self) -> tuple[str, ...]:
+        return tuple(f".{name}" for name in self._biased("yes"))
+
+    def _bias_key(self, name: str) -> str | None:
+        """Return the key of config.json, or of the defaults of the class, that says whether there is such a bias."""
+        keys = names.bias_keys(name)
+        stated = next((key for key in keys if self.config.stated(key)), None)
+        return stated or next((key for key in keys if self.config.get(key) is not None), None)
+
+    def _denied(self, name: str) -> str | None:
+        """Return the key that says that there is no such bias."""
+        if len(name) > _MAX_NAME or name.endswith(self._needed_biases):
+            return None
+        key = self._bias_key(name)
+        return key if key is not None and self.config.get(key) is False else None
+
+    def _note_missing_biases(self, present: Iterable[str]) -> None:
+        """Warn of biases that config.json promises and that no layer has."""
+        inside = {name.removeprefix(f"{self.layer_prefix}.").partition(".")[2] for name in present}
+        missing: dict[str, list[str]] = {}
+        for name in sorted(self._biased("maybe") - inside):
+            key = self._bias_key(f".{name}")
+            if key is not None and self.config.get(key) is True and f"{name[:-4]}weight" in inside:
+                missing.setdefault(key, []).append(name)
+        for key, found in missing.items():
+            self._note(
+                "%s is true, but no layer has %s: the file is that of biases of zero, as in transformers",
+                key,
+                some(found),
+            )
+
     def left_out(self, name: str) -> str | None:
         if self.data.beyond is not None:
             layer = self._layer_of(self.canonical(name))
@@ -389,6 +428,8 @@ class TableFamily(Family):
             if self.keeps(name):
                 return None
         why = super().left_out(name)
+        if why is None and (denied := self._denied(self.canonical(name))) is not None:
+            return f"of biases, which transformers does not read because {denied} is false"
         mtp = self.data.mtp
         if mtp is None:
             return why
@@ -420,6 +461,7 @@ class TableFamily(Family):
     # Tensors
 
     def table(self, present: Mapping[str, SourceTensor]) -> Table:
+        self._note_missing_biases(present)
         table = Table()
         for group in flat(self.data.top):
             self._add_rows(table, (group,), _Place())
@@ -684,6 +726,8 @@ class TableFamily(Family):
                 self.config, self.rope.full, turned, single=not isinstance(text, str)
             )
             found["rope_freqs.weight"] = factors + (1.0,) * (self.head_dim // 2 - len(factors))
+        if self.data.longrope and self.rope.is_longrope:
+            found.update(ropes.longrope_factors(self.config, self.rope, self.head_dim))
         lines = [generated_line(line) for line in self.data.generated]
         places = [
             (name.replace("{layer}", str(layer)), expression, layer)
@@ -761,12 +805,27 @@ class TableFamily(Family):
             metadata.remove(key.replace("~", f"{self.arch}."))
         for key, (kind, expression) in self._lines().items():
             self._write_line(metadata, key, kind, expression)
+        if self.data.longrope and self.rope.is_longrope:
+            ropes.write_longrope(self.config, self.rope, self.arch, metadata)
         ropes.write_magnitude(self.config, self.rope, self.arch, metadata)
+        self._check_window(metadata)
         if self.data.mtp is not None and self.n_mtp:
             metadata.uint32(self.data.mtp.key.replace("~", f"{self.arch}."), self.n_mtp)
         if self.data.pooling:
             self.write_pooling(metadata)
         metadata.put_first(f"{self.arch}.", [key.replace("~", f"{self.arch}.") for key in self.data.order])
+
+    def _check_window(self, metadata: Metadata) -> None:
+        """Refuse a sliding window where tokens see later ones, and llama.cpp's window does not reach forward."""
+        if self.config.flag("is_causal", True) or self.data.symmetric_window or self.data.drafts:
+            return
+        window = metadata.get(f"{self.arch}.attention.sliding_window")
+        if isinstance(window, int) and window > 0:
+            what = (
+                "attention is not causal (is_causal) and has a sliding window (sliding_window), which in llama.cpp"
+                " does not reach forward"
+            )
+            raise self.config.error(what, "The model cannot be converted")
 
 
 def _by_kind(of: Transform, groups: int, parts: list[int]) -> Transform:

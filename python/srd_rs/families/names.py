@@ -41,6 +41,16 @@ _BUFFERS: Final = (
     "rotary_emb.sin_cached", "position_ids", "rotary_pos_emb.inv_freq", "rotary_emb.original_inv_freq",
     ".causal_mask", "._extra_state",
 )  # fmt: skip
+_BIASED: Final = re.compile(
+    r"\.(?:(q_proj|k_proj|v_proj|qkv_proj|query_key_value|q_a_proj|kv_a_proj_with_mqa)"
+    r"|(o_proj|out_proj|dense)|(gate_proj|up_proj|down_proj|gate_up_proj))\.bias"
+)
+_BIAS_KEYS: Final = (
+    ("attention_bias", "qkv_bias", "use_qkv_bias", "add_qkv_bias"),
+    ("attention_out_bias", "attention_output_bias", "attention_bias"),
+    ("mlp_bias",),
+)
+_BIAS_KEYS_OF_ALL: Final = ("use_bias", "bias", "add_bias_linear")
 _MTP: Final = re.compile(r"(^|\.)mtp(_layers|_block|_head)?\.")
 _HEADS: Final = re.compile(r"(v_head|value_head|critic_head|reward_head|rm_head|score)\.")
 _LAYER: Final = re.compile(r"(^|\.)layers\.(\d{1,9})\.")
@@ -84,6 +94,16 @@ def left_out(name: str, others: Iterable[str] = ()) -> str | None:
     if name.startswith((*_OTHER_PREFIXES, *others)) or any(part in name for part in _OTHER_PARTS):
         return OTHER_MODALITY
     return None
+
+
+def bias_keys(name: str) -> tuple[str, ...]:
+    """Return the keys of config.json that say whether a layer has this bias of attention or of its feed-forward part;
+    empty for other tensors. The first that is there counts."""
+    match = None if ".experts." in name else _BIASED.search(name)
+    if match is None or not name.endswith(match[0]):
+        return ()
+    kind = next(index for index, part in enumerate(match.groups()) if part is not None)
+    return (*_BIAS_KEYS[kind], *_BIAS_KEYS_OF_ALL)
 
 
 def prediction_layers(names: Iterable[str], n_layer: int) -> set[int]:

@@ -35,7 +35,10 @@ _THETA: Final = (
 _LOCAL_THETA: Final = (
     "local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq",
 )  # fmt: skip
-_LONG_CONTEXT: Final = ("llama3", "yarn", "longrope", "su")
+_LONGROPE: Final = ("longrope", "su")
+_LONG_CONTEXT: Final = ("llama3", "yarn", *_LONGROPE)
+LONG_FACTORS: Final = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
+"""The tensors of GGUF that hold the factors of LongRoPE, and the names of the factors in config.json."""
 
 
 @dataclass
@@ -53,6 +56,10 @@ class Rope:
     @property
     def kind(self) -> str:
         return str(self.full["rope_type"])
+
+    @property
+    def is_longrope(self) -> bool:
+        return self.kind in _LONGROPE
 
 
 def read(
@@ -191,8 +198,35 @@ def write_scaling(rope: Rope, arch: str, metadata: Metadata) -> None:
         for key, value in optional.items():
             if value is not None:
                 metadata.float32(f"{arch}.rope.scaling.{key}", value)
-    if kind in ("su", "longrope"):
+    if rope.is_longrope:
         metadata.string(f"{arch}.rope.scaling.type", "longrope")
+
+
+def longrope_factors(config: Config, rope: Rope, head_dim: int) -> dict[str, tuple[float, ...]]:
+    """Return the tensors that hold the factors of LongRoPE, one for each rotated pair."""
+    found = {}
+    for name, key in LONG_FACTORS.items():
+        value = rope.full.get(key)
+        if not isinstance(value, list) or len(value) != head_dim // 2:
+            what = f"{' and '.join(LONG_FACTORS.values())} do not have one number for each rotated pair"
+            raise config.error(what, "Correct config.json")
+        found[name] = tuple(config.numbers(key, value, head_dim // 2))
+    return found
+
+
+def write_longrope(config: Config, rope: Rope, arch: str, metadata: Metadata) -> None:
+    """Write the context that a model with LongRoPE was first trained with, and the temperature of its attention."""
+    params = rope.full
+    trained, temperature = params["original_max_position_embeddings"], params.get("attention_factor")
+    if trained is None:
+        raise config.error("original_max_position_embeddings is missing", "Add it to config.json")
+    if temperature is None:
+        stretch = params.get("factor") or config.count("max_position_embeddings") / trained
+        if stretch > 1 and trained == 1:
+            raise config.error("original_max_position_embeddings is 1, it must be greater")
+        temperature = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(trained))
+    metadata.uint32(f"{arch}.rope.scaling.original_context_length", trained)
+    metadata.float32(f"{arch}.rope.scaling.attn_factor", temperature)
 
 
 def write_magnitude(config: Config, rope: Rope, arch: str, metadata: Metadata) -> None:

@@ -257,6 +257,9 @@ class FamilyTable:
     """The expression of the head size that is written; None for what config.json states."""
     tied: str | None = None
     """A condition that says whether the checkpoint may lack an output matrix."""
+    symmetric_window: bool = False
+    """The sliding window of the architecture in llama.cpp reaches forward as well. Elsewhere, attention that is not
+    causal sees all later tokens."""
     order: tuple[str, ...] = ()
     """Keys of the architecture that are written before its other keys, in this order, as llama.cpp's converter has
     them."""
@@ -267,6 +270,9 @@ class FamilyTable:
     llama3_rope: bool | str = False
     """llama3 scaling becomes the tensor ``rope_freqs.weight``, which the graph of the architecture reads. An expression
     gives the number of dimensions that are turned, where these are not all of a head."""
+    longrope: bool = False
+    """The factors of LongRoPE become two tensors, which the graph of the architecture reads, beside the context that
+    the model was first trained with and the temperature of attention."""
 
     def __post_init__(self) -> None:
         groups = (*self.layer, *(g for stack in self.stacks for g in stack.layer))

@@ -7,6 +7,7 @@ from typing import Final
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, LLAMA_METADATA, flagged
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab.rules import LLAMA
 
 APERTUS: Final = FamilyTable(
@@ -14,6 +15,7 @@ APERTUS: Final = FamilyTable(
     classes=("ApertusForCausalLM",),
     vocabulary=LLAMA,
     defaults={
+        **NO_BIASES,
         "vocab_size": 131072,
         "hidden_size": 4096,
         "intermediate_size": 14336,

@@ -15,6 +15,7 @@ from srd_rs.families.tables.common import (
     NORMS,
     SHARED_EXPERTS,
 )
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab.rules import LLAMA
 
 ARCEE: Final = FamilyTable(
@@ -22,6 +23,7 @@ ARCEE: Final = FamilyTable(
     classes=("ArceeForCausalLM",),
     vocabulary=LLAMA,
     defaults={
+        **NO_BIASES,
         "vocab_size": 32000,
         "hidden_size": 2560,
         "intermediate_size": 18432,

@@ -24,6 +24,7 @@ ERNIE: Final = FamilyTable(
     arch="ernie4_5",
     classes=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
     defaults={
+        "use_bias": False,
         "vocab_size": 103424,
         "hidden_size": 1024,
         "intermediate_size": 3072,
@@ -74,6 +75,7 @@ ERNIE_MOE: Final = FamilyTable(
     arch="ernie4_5-moe",
     classes=("Ernie4_5_MoeForCausalLM",),
     defaults={
+        "use_bias": False,
         "vocab_size": 103424,
         "hidden_size": 2560,
         "intermediate_size": 12288,

@@ -12,6 +12,7 @@ from srd_rs.families.tables.common import (
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
+    LATENT_NORMS,
     NEXTN,
     NORMS,
     SHARED_EXPERTS,
@@ -307,6 +308,7 @@ BAILING_MOE3: Final = FamilyTable(
     ),
     skip=((r"^linear_proj\.", OTHER_MODALITY),),
     refusals=(
+        LATENT_NORMS,
         Refusal("not no_kda_lora", "delta attention has low-rank projections (no_kda_lora)"),
         Refusal("not kda_safe_gate", "the gates of delta attention are not bounded (kda_safe_gate)"),
         Refusal(

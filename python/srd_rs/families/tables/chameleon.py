@@ -7,11 +7,13 @@ from typing import Final
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, NORMS
+from srd_rs.families.tables.skeletons import NO_BIASES
 
 CHAMELEON: Final = FamilyTable(
     arch="chameleon",
     classes=("ChameleonForConditionalGeneration", "ChameleonForCausalLM"),
     defaults={
+        **NO_BIASES,
         "vocab_size": 65536,
         "hidden_size": 4096,
         "intermediate_size": 11008,

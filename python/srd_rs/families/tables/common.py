@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.names import COPY
+from srd_rs.families.rope import LONG_FACTORS
 from srd_rs.families.schema import Refusal
 
 NORMS: Final = ("input_layernorm > attn_norm | d", "post_attention_layernorm > ffn_norm | d")
@@ -99,6 +100,14 @@ OTHER_PATTERN: Final = "bools ~attention.sliding_window_pattern = slides if slid
 needs the sizes of `sliding`."""
 
 
+LATENT_NORMS: Final = Refusal(
+    "first(rms_norm_eps, 0) > 1e-5",
+    "the norms of the latent vectors of attention have an epsilon of 1e-6, whatever rms_norm_eps is, but llama.cpp has"
+    " one epsilon for all norms, so its answers are not those of the model",
+    warns=True,
+)
+"""With an epsilon of up to 1e-5, as in published models, log-probabilities change by less than 0.001."""
+
 NO_WINDOW: Final = Refusal(
     "count(slides, True) == 0 or sliding_window == 0",
     "no layer has a sliding window (layer_types, sliding_window)",
@@ -118,26 +127,11 @@ def sliding(period: int, stated: str = "sliding_window_pattern") -> dict[str, st
     }
 
 
-LONGROPE_SIZES: Final = {
-    "longrope": "rope['rope_type'] in ['longrope', 'su']",
-    "trained": "rope['original_max_position_embeddings']",
-    "stretch": "first(rope['factor'], max_position_embeddings / trained)",
-}
-LONGROPE_METADATA: Final = (
-    "u32 ~rope.scaling.original_context_length = trained if longrope else None",
-    "f32 ~rope.scaling.attn_factor = None if not longrope"
-    " else first(rope['attention_factor'], 1.0 if stretch <= 1 else sqrt(1 + log(stretch) / log(trained)))",
-)
-LONGROPE: Final = (
-    "rope_factors_long.weight = rope['long_factor'] if longrope else None",
-    "rope_factors_short.weight = rope['short_factor'] if longrope else None",
-)
-LONGROPE_LENGTHS: Final = Refusal(
-    "longrope and (len(first(rope['long_factor'], [])) != h // 2 or len(first(rope['short_factor'], [])) != h // 2)",
-    "long_factor and short_factor do not have one number for each rotated pair",
-    "Correct config.json",
-)
-"""What LongRoPE needs where llama.cpp reads its factors. The sizes are `LONGROPE_SIZES`."""
+def long_factors(when: str) -> tuple[str, ...]:
+    """Return the lines of the factors of LongRoPE in families whose graphs read them in another way than
+    `FamilyTable.longrope` says."""
+    return tuple(f"{tensor} = rope['{key}'] if {when} else None" for tensor, key in LONG_FACTORS.items())
+
 
 WINDOW: Final = Refusal(
     "first(sliding_window, 0) > 0 and first(use_sliding_window, 1) == 1"
@@ -162,6 +156,13 @@ CHOSEN_WINDOW: Final = Refusal(
     warns=True,
 )
 """The window of families that have none where config.json says nothing."""
+
+EVERY_WINDOW: Final = replace(
+    WINDOW,
+    when="use_sliding_window == 1 and first(sliding_window, 4096) < first(max_position_embeddings, 0)"
+    " and (layer_types == None or count(layer_types, 'sliding_attention') > 0)",
+)
+"""The same where max_window_layers does not take the window from all layers."""
 
 LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count = head_dim")
 

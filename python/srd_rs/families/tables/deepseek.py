@@ -11,6 +11,7 @@ from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExper
 from srd_rs.families.tables.common import (
     GATED_EXPERTS,
     GATED_FFN,
+    LATENT_NORMS,
     NEXTN,
     NORMS,
     ROUTER_BIAS,
@@ -94,6 +95,10 @@ INDEXER_METADATA: Final = (
 ROUTED: Final = StackedExperts(
     "mlp.experts", "n_routed_experts", "num_experts_per_tok", GATED_EXPERTS, "layer >= dense"
 )
+GATING: Final = (
+    "u32 ~expert_gating_func = 2 if n_expert > 0 and class_name != 'DeepseekV2ForCausalLM' else None"
+)
+"""transformers scores experts by sigmoids in every class but the oldest, whatever scoring_func says."""
 _SHARED: Final = Refusal(
     "shared == 0 and dense < n_layer",
     "there are no shared experts (n_shared_experts), which llama.cpp asks for here",
@@ -208,7 +213,7 @@ DEEPSEEK2: Final = FamilyTable(
             "routed_scaling_factor": 1.0,
             "first_k_dense_replace": 0,
         },
-        "DeepseekV3ForCausalLM": {**_V3, "scoring_func": "sigmoid"},
+        "DeepseekV3ForCausalLM": _V3,
         "KimiVLForConditionalGeneration": _V3,
         "KimiK25ForConditionalGeneration": _V3,
         "YoutuForCausalLM": _YOUTU,
@@ -230,12 +235,14 @@ DEEPSEEK2: Final = FamilyTable(
         "u32 ~attention.q_lora_rank = first(q_lora_rank, None if n_layer in [26, 27]"
         " or (n_layer == 48 and n_vocab == 128256) else 0)",
         *MOE_METADATA,
+        GATING,
         "u32 ~expert_group_count = 1 if greedy else None",
         "u32 ~expert_group_used_count = 1 if greedy else None",
     ),
     refusals=(
         _EVERY_LAYER,
         _SHARED,
+        LATENT_NORMS,
         Refusal(
             "class_name == 'DeepseekV2ForCausalLM' and topk_method == 'group_limited_greedy' and first(n_group, 1) > 1"
             " and topk_group != n_group",

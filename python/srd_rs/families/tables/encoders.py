@@ -8,6 +8,7 @@ from typing import Final
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import BIASED_QKV, GATED_FFN, NORMS
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab import rules
 from srd_rs.vocab.rules import ENCODER
 
@@ -364,6 +365,7 @@ MODERN_BERT: Final = FamilyTable(
     rope_theta=160_000.0,
     rope_theta_sliding=10_000.0,
     pooling=True,
+    symmetric_window=True,
     refusals=(
         Refusal(
             "layer_types != None and (layer_types[layer] == 'full_attention')"
@@ -485,6 +487,7 @@ EURO_BERT: Final = FamilyTable(
     classes=("EuroBertModel", "JinaEmbeddingsV5Model"),
     vocabulary=rules.EUROBERT,
     defaults={
+        **NO_BIASES,
         "vocab_size": 128256,
         "hidden_size": 768,
         "intermediate_size": 3072,

@@ -300,6 +300,7 @@ EMBEDDING_GEMMA: Final = FamilyTable(
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,
     pooling=True,
+    symmetric_window=True,
 )
 
 OTHERS: Final = {

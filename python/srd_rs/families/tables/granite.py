@@ -11,15 +11,11 @@ from srd_rs.families.tables.common import (
     GATED_FFN,
     LLAMA_ATTENTION,
     LLAMA_METADATA,
-    LONGROPE,
-    LONGROPE_LENGTHS,
-    LONGROPE_METADATA,
-    LONGROPE_SIZES,
     NORMS,
     flagged,
 )
 from srd_rs.families.tables.mamba import MAMBA_2, TIME_STEPS, inside
-from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
+from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER, NO_BIASES
 from srd_rs.vocab.rules import LLAMA
 
 _SCALES: Final = (
@@ -38,7 +34,7 @@ GRANITE: Final = FamilyTable(
     arch="granite",
     classes=("GraniteForCausalLM",),
     vocabulary=LLAMA,
-    sizes={**_EYES, **LONGROPE_SIZES},
+    sizes=_EYES,
     defaults={
         **LLAMA_DEFAULTS,
         "attention_multiplier": 1.0,
@@ -49,15 +45,13 @@ GRANITE: Final = FamilyTable(
     layer=LLAMA_LAYER,
     metadata=(
         *LLAMA_METADATA,
-        *LONGROPE_METADATA,
         *_SCALES,
         # The first projector gives the embeddings, as in other models.
         "i32s ~deepstack_mapping = (before if layer in targets and before > 0 else -1) if len(targets) > 0 else None",
     ),
     head_dim="None",
     llama3_rope=True,
-    generated=LONGROPE,
-    refusals=(LONGROPE_LENGTHS,),
+    longrope=True,
 )
 
 _FUSED: Final = "shared_mlp.input_linear"
@@ -76,6 +70,7 @@ HYBRID_SIZES: Final = {
     "rope_used": "bamba or position_embedding_type == 'rope' or all_attention and n_expert > 0",
 }
 _DEFAULTS: Final = {
+    **NO_BIASES,
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,

@@ -7,9 +7,11 @@ from typing import Final
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab.rules import LLAMA
 
 _DEFAULTS: Final = {
+    **NO_BIASES,
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,

@@ -27,6 +27,7 @@ from srd_rs.families.tables.deepseek import (
     MOE_METADATA,
     MOE_SIZES,
 )
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab import rules
 
 _ATTENTION: Final = (
@@ -68,6 +69,7 @@ HUNYUAN_DENSE: Final = FamilyTable(
     arch="hunyuan-dense",
     classes=("HunYuanDenseV1ForCausalLM",),
     defaults={
+        **NO_BIASES,
         "vocab_size": 290943,
         "hidden_size": 4096,
         "intermediate_size": 11008,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Rows, StackedExperts
-from srd_rs.families.tables.common import GATED_FFN, NORMS
+from srd_rs.families.tables.common import GATED_FFN, LATENT_NORMS, NORMS
 
 _EXPERTS: Final = "block_sparse_moe"
 
@@ -116,5 +116,6 @@ KIMI_LINEAR: Final = FamilyTable(
         "u32 ~leading_dense_block_count = first_k_dense_replace",
         "f32 ~expert_weights_scale = routed_scaling_factor",
     ),
+    refusals=(LATENT_NORMS,),
     output_needed=True,
 )

@@ -8,10 +8,6 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable
 from srd_rs.families.tables.common import (
     LLAMA_METADATA,
-    LONGROPE,
-    LONGROPE_LENGTHS,
-    LONGROPE_METADATA,
-    LONGROPE_SIZES,
     WINDOW,
 )
 from srd_rs.families.tables.eagle import DRAFT
@@ -31,16 +27,12 @@ LLAMA_TABLE: Final = FamilyTable(
             "max_position_embeddings": 4096 * 32,
         }
     },
-    sizes=LONGROPE_SIZES,
     layer=LLAMA_LAYER,
-    metadata=(*LLAMA_METADATA, *LONGROPE_METADATA),
+    metadata=LLAMA_METADATA,
     head_dim="head_dim",
     llama3_rope=True,
-    generated=LONGROPE,
-    refusals=(
-        LONGROPE_LENGTHS,
-        replace(WINDOW, when=f"class_name == 'MistralForCausalLM' and {WINDOW.when}"),
-    ),
+    longrope=True,
+    refusals=(replace(WINDOW, when=f"class_name == 'MistralForCausalLM' and {WINDOW.when}"),),
 )
 
 # e5-mistral and others: models that embed texts, saved without their output matrix
@@ -49,7 +41,7 @@ MISTRAL_MODEL: Final = replace(
     classes=("MistralModel",),
     variants=(),
     class_defaults={"MistralModel": LLAMA_TABLE.class_defaults["MistralForCausalLM"]},
-    refusals=(LONGROPE_LENGTHS, WINDOW),
+    refusals=(WINDOW,),
     pooling=True,
 )
 

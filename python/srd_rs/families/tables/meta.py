@@ -6,12 +6,14 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import ATTENTION, BIASED_QKV, GATED_FFN, LLAMA_METADATA, NORMS
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab import rules
 
 LLAMA4: Final = FamilyTable(
     arch="llama4",
     classes=("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
     defaults={
+        **NO_BIASES,
         "vocab_size": 202048,
         "hidden_size": 5120,
         "intermediate_size": 8192,
@@ -100,6 +102,7 @@ LLAMA4: Final = FamilyTable(
             "not everywhere and attention_chunk_size != 8192",
             "attention is not in chunks of 8192 tokens (attention_chunk_size)",
         ),
+        Refusal("not everywhere and is_causal == 0", "attention in chunks is not causal (is_causal)"),
     ),
     rope_theta=500_000.0,
     llama3_rope=True,

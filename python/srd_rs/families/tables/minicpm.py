@@ -7,14 +7,18 @@ from typing import Final
 
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
-from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS, OTHER_BASE
+from srd_rs.families.tables.common import (
+    GATED_FFN,
+    LATENT_NORMS,
+    LLAMA_ATTENTION,
+    NORMS,
+    OTHER_BASE,
+    long_factors,
+)
 from srd_rs.families.tables.llama import LLAMA_TABLE
 from srd_rs.families.tables.qwen import QWEN2, QWEN3, QWEN35
 
-_LONG = (
-    "rope_factors_long.weight = rope['long_factor']",
-    "rope_factors_short.weight = rope['short_factor']",
-)
+_LONG: Final = long_factors("1")
 
 MINICPM: Final = FamilyTable(
     arch="minicpm",
@@ -91,6 +95,7 @@ MINICPM3: Final = FamilyTable(
         OTHER_BASE,
     ),
     without=("~rope.scaling.type", "~rope.freq_base", "~attention.value_length"),
+    refusals=(LATENT_NORMS,),
 )
 
 # The text model is Qwen 3.5 without blocks for further tokens.

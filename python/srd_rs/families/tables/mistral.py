@@ -9,16 +9,13 @@ from srd_rs.checkpoint import OWN_FORMAT
 from srd_rs.families import names
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import (
+    LATENT_NORMS,
     LLAMA_ATTENTION,
     LLAMA_METADATA,
-    LONGROPE,
-    LONGROPE_LENGTHS,
-    LONGROPE_METADATA,
-    LONGROPE_SIZES,
     NORMS,
     WINDOW,
 )
-from srd_rs.families.tables.deepseek import DEEPSEEK2
+from srd_rs.families.tables.deepseek import DEEPSEEK2, GATING
 from srd_rs.families.tables.llama import LLAMA_TABLE
 from srd_rs.families.tables.skeletons import LLAMA_DEFAULTS, LLAMA_LAYER
 from srd_rs.vocab.rules import LLAMA
@@ -43,10 +40,9 @@ MIXTRAL: Final = FamilyTable(
         "num_experts_per_tok",
         ("w1 ffn_gate_exps f d", "w2 ffn_down_exps d f", "w3 ffn_up_exps f d"),
     ),
-    sizes=LONGROPE_SIZES,
-    metadata=(*LLAMA_METADATA, *LONGROPE_METADATA),
-    generated=LONGROPE,
-    refusals=(LONGROPE_LENGTHS, WINDOW),
+    metadata=LLAMA_METADATA,
+    longrope=True,
+    refusals=(WINDOW,),
     # as transformers 5 saves them
     renames=((r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),),
     rope_theta=1_000_000.0,
@@ -106,11 +102,12 @@ _MISTRAL4: Final = FamilyTable(
     n_expert="n_routed_experts",
     n_head_kv="1",
     metadata=(
-        *DEEPSEEK2.metadata,
+        *(line for line in DEEPSEEK2.metadata if line != GATING),
         f"f32 ~attention.temperature_scale = {_SCALED}",
         f"u32 ~attention.temperature_length = rope['original_max_position_embeddings'] if {_SCALED} else None",
     ),
     skip=DEEPSEEK2.skip,
+    refusals=(LATENT_NORMS,),
 )
 
 _YARN: Final = "model_type == 'ministral3'"
@@ -140,20 +137,17 @@ MISTRAL3: Final = FamilyTable(
             },
         }
     },
-    sizes=LONGROPE_SIZES,
     layer=LLAMA_LAYER,
     metadata=(
         *LLAMA_METADATA,
-        *LONGROPE_METADATA,
         f"f32 ~rope.scaling.yarn_log_multiplier = rope['mscale_all_dim'] if {_YARN} else None",
         f"f32 ~attention.temperature_scale = rope['llama_4_scaling_beta'] if {_YARN} else None",
     ),
     head_dim="head_dim",
     llama3_rope=True,
-    generated=LONGROPE,
+    longrope=True,
     variants=(("model_type == 'mistral4'", _MISTRAL4),),
     refusals=(
-        LONGROPE_LENGTHS,
         WINDOW,
         Refusal(
             f"{_YARN} and (rope['mscale_all_dim'] == None or rope['llama_4_scaling_beta'] == None)",

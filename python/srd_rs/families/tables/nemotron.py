@@ -8,6 +8,7 @@ from typing import Final
 from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExperts
 from srd_rs.families.tables.common import ATTENTION, NORMS, flagged
 from srd_rs.families.tables.mamba import MAMBA_2, inside
+from srd_rs.families.tables.skeletons import NO_BIASES
 
 _PROJECTIONS: Final = (*flagged(ATTENTION, "bias?"), "mlp.up_proj > ffn_up | f d | bias?")
 
@@ -15,6 +16,7 @@ NEMOTRON: Final = FamilyTable(
     arch="nemotron",
     classes=("NemotronForCausalLM",),
     defaults={
+        **NO_BIASES,
         "vocab_size": 256000,
         "hidden_size": 6144,
         "intermediate_size": 24576,
@@ -49,6 +51,7 @@ NEMOTRON_H_MOE: Final = FamilyTable(
     arch="nemotron_h_moe",
     classes=(),
     defaults={
+        **NO_BIASES,
         "vocab_size": 131072,
         "hidden_size": 4096,
         "intermediate_size": 21504,

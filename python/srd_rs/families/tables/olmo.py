@@ -15,11 +15,13 @@ from srd_rs.families.tables.common import (
     NORMS,
     NOT_NORMALIZED,
 )
+from srd_rs.families.tables.skeletons import NO_BIASES
 
 OLMO: Final = FamilyTable(
     arch="olmo",
     classes=("OlmoForCausalLM",),
     defaults={
+        **NO_BIASES,
         "vocab_size": 50304,
         "hidden_size": 4096,
         "intermediate_size": 11008,
@@ -45,6 +47,7 @@ OLMOE: Final = FamilyTable(
         "num_hidden_layers": 16,
         "num_attention_heads": 16,
         "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
         "num_experts_per_tok": 8,
         "num_experts": 64,
     },
@@ -61,7 +64,6 @@ OLMOE: Final = FamilyTable(
         ),
     ),
     experts=StackedExperts("mlp.experts", "num_experts", "num_experts_per_tok", GATED_EXPERTS),
-    metadata=("f32 ~attention.layer_norm_rms_epsilon = 1e-5",),
     refusals=(
         NOT_NORMALIZED,
         Refusal(
@@ -87,9 +89,6 @@ OLMO2: Final = FamilyTable(
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
-    sizes={
-        "window": "None if layer_types != None and count(layer_types, 'sliding_attention') == 0 else sliding_window"
-    },
     layer=(
         Rows(
             (
@@ -102,12 +101,6 @@ OLMO2: Final = FamilyTable(
             )
         ),
     ),
-    metadata=(
-        "u32 ~attention.sliding_window = window",
-        "bools ~attention.sliding_window_pattern = None if window == None"
-        " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
-        "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and window != None else None",
-    ),
     output_needed=True,
     square_output=True,
 )
@@ -116,6 +109,15 @@ OLMO3: Final = replace(
     OLMO2,
     classes=("Olmo3ForCausalLM",),
     defaults={**OLMO2.defaults, "sliding_window": 4096},
+    sizes={
+        "window": "None if layer_types != None and count(layer_types, 'sliding_attention') == 0 else sliding_window"
+    },
+    metadata=(
+        "u32 ~attention.sliding_window = window",
+        "bools ~attention.sliding_window_pattern = None if window == None"
+        " else layer_types[layer] == 'sliding_attention' if layer_types != None else (layer + 1) % 4 != 0",
+        "f32 ~rope.freq_base_swa = rope['rope_theta'] if rope_sliding == None and window != None else None",
+    ),
     rope_theta=500_000.0,
     rope_theta_sliding=500_000.0,
     refusals=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows, StackedExperts
-from srd_rs.families.tables.common import ATTENTION, NORMS, OTHER_BASE, WINDOW, flagged
+from srd_rs.families.tables.common import ATTENTION, NORMS, OTHER_BASE, WINDOW, flagged, long_factors
 from srd_rs.vocab.rules import PHI2, PHI3
 
 _LONG: Final = "rope['long_factor']"
@@ -73,10 +73,7 @@ PHI_3: Final = FamilyTable(
         "~rope.scaling.yarn_beta_fast",
         "~rope.scaling.yarn_beta_slow",
     ),
-    generated=(
-        f"rope_factors_long.weight = {_LONG} if {_LONG} else None",
-        f"rope_factors_short.weight = rope['short_factor'] if {_LONG} else None",
-    ),
+    generated=long_factors("long"),
     refusals=(
         Refusal(
             "not rope['rope_type'] in ['default', 'su', 'longrope', 'yarn']"
@@ -173,16 +170,13 @@ PHI_MOE: Final = FamilyTable(
         "num_experts_per_tok",
         ("w1 ffn_gate_exps f d", "w2 ffn_down_exps d f", "w3 ffn_up_exps f d"),
     ),
-    generated=(
-        "rope_factors_long.weight = rope['long_factor']",
-        "rope_factors_short.weight = rope['short_factor'] if long else None",
-    ),
+    generated=long_factors("long"),
     rope_theta=1_000_000.0,
     head_dim="None",
     metadata=(
         "u32 ~rope.scaling.original_context_length = trained",
-        "f32 ~rope.scaling.attn_factor = (sqrt(1 + log(growth) / log(trained)) if growth > 1 else 1.0)"
-        " if long else None",
+        "f32 ~rope.scaling.attn_factor = None if not long else first(rope['long_mscale'],"
+        " sqrt(1 + log(growth) / log(trained)) if growth > 1 else 1.0)",
         "u32 ~rope.dimension_count = int(rope_fraction * hidden_size) // n_head",
         "u32 ~attention.sliding_window = first(sliding_window, 0)",
     ),
@@ -190,6 +184,20 @@ PHI_MOE: Final = FamilyTable(
     refusals=(
         Refusal("not rope['rope_type'] in ['default', 'su', 'longrope']", "RoPE scaling is not longrope"),
         Refusal("rope['rope_type'] != 'default' and not long", "RoPE scaling has no long_factor"),
+        Refusal(
+            "1",
+            "llama.cpp computes Phi-3.5-MoE with RMS norms and with weights of experts that add up to 1, where the"
+            " model has layer norms and the weights of SparseMixer, so its answers are not those of the model",
+            warns=True,
+        ),
+        Refusal(
+            "long and rope['short_mscale'] != rope['long_mscale']",
+            "texts of another length than those that the model was first trained with have another temperature"
+            " (short_mscale, long_mscale), and llama.cpp has one, so its answers to short texts are not those of the"
+            " model",
+            warns=True,
+        ),
+        WINDOW,
     ),
     output_needed=True,
 )

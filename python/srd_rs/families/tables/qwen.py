@@ -10,6 +10,7 @@ from srd_rs.families.tables.common import (
     ATTENTION,
     BIASED_QKV,
     CHOSEN_WINDOW,
+    EVERY_WINDOW,
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
@@ -18,6 +19,7 @@ from srd_rs.families.tables.common import (
     NOT_NORMALIZED,
     flagged,
 )
+from srd_rs.families.tables.skeletons import NO_BIASES
 
 QWEN2: Final = FamilyTable(
     arch="qwen2",
@@ -65,7 +67,7 @@ RERANK_METADATA: Final = (
 _QWEN3: Final = FamilyTable(
     arch="qwen3",
     classes=(),
-    defaults={**QWEN2.defaults, "head_dim": 128},
+    defaults={**QWEN2.defaults, **NO_BIASES, "head_dim": 128},
     layer=(Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS, *GATED_FFN)),),
     refusals=(CHOSEN_WINDOW,),
     pooling=True,
@@ -88,6 +90,7 @@ QWEN3_MOE: Final = FamilyTable(
     arch="qwen3moe",
     classes=("Qwen3MoeForCausalLM",),
     defaults={
+        **NO_BIASES,
         **QWEN2.defaults,
         "hidden_size": 2048,
         "intermediate_size": 6144,
@@ -107,7 +110,7 @@ QWEN3_MOE: Final = FamilyTable(
         # Qwen3-Coder says 0
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(_DENSE_LAYERS, NORMALIZED, CHOSEN_WINDOW),
+    refusals=(_DENSE_LAYERS, NORMALIZED, EVERY_WINDOW),
 )
 
 QWEN2_MOE: Final = FamilyTable(
@@ -145,7 +148,7 @@ QWEN2_MOE: Final = FamilyTable(
         "u32 ~expert_feed_forward_length = moe_intermediate_size",
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(_DENSE_LAYERS, NOT_NORMALIZED, CHOSEN_WINDOW),
+    refusals=(_DENSE_LAYERS, NOT_NORMALIZED, EVERY_WINDOW),
     output_needed=True,
     square_output=True,
 )
@@ -221,6 +224,7 @@ QWEN2_VL: Final = FamilyTable(
     },
     layer=(Rows((*NORMS, *_ATTENTION_2, *GATED_FFN)),),
     renames=THINKER,
+    refusals=(replace(CHOSEN_WINDOW, when=CHOSEN_WINDOW.when.replace("28", "80")),),
     rope_theta=1_000_000.0,
     square_output=True,
 )
@@ -516,6 +520,7 @@ QWEN4_EXP: Final = FamilyTable(
     arch="qwen4exp",
     classes=("Qwen4ExpForConditionalGeneration", "Qwen4ExpForCausalLM"),
     defaults={
+        **NO_BIASES,
         **QWEN35_MOE.defaults,
         "num_experts": 512,
         "num_experts_per_tok": 10,

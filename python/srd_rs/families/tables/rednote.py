@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from srd_rs.families.names import OTHER_MODALITY
@@ -10,12 +11,14 @@ from srd_rs.families.tables.common import (
     BIASED_QKV,
     GATED_FFN,
     HEAD_NORMS,
+    LATENT_NORMS,
     NEXTN,
     NORMS,
     NOT_LEADING,
     ROUTER_BIAS,
     SHARED_EXPERTS,
     TIED_HEAD,
+    WINDOW,
     leading_dense,
 )
 from srd_rs.families.tables.deepseek import (
@@ -26,12 +29,20 @@ from srd_rs.families.tables.deepseek import (
     MOE_SIZES,
     ROUTED,
 )
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab import rules
 
+_WINDOW: Final = (
+    "first(sliding_window, 4096) < max_position_embeddings"
+    " and not (states('sliding_window') and sliding_window == None)"
+    " and (first(max_window_layers, 62) < n_layer if layer_types == None"
+    " else count(layer_types, 'sliding_attention') > 0)"
+)
 DOTS1: Final = FamilyTable(
     arch="dots1",
     classes=("Dots1ForCausalLM",),
     defaults={
+        **NO_BIASES,
         "vocab_size": 152064,
         "hidden_size": 4608,
         "intermediate_size": 10944,
@@ -71,6 +82,7 @@ DOTS1: Final = FamilyTable(
     ),
     refusals=(
         NOT_LEADING,
+        replace(WINDOW, when=_WINDOW),
         Refusal("n_head_kv != n_head", "heads share keys and values (num_key_value_heads)"),
     ),
     output_needed=True,
@@ -179,7 +191,7 @@ DOTS3: Final = FamilyTable(
     ),
     skip=(*TIED_HEAD, (r"^(vision|audio)_encoder\.", OTHER_MODALITY)),
     refusals=(
-        *DEEPSEEK2.refusals,
+        *(refusal for refusal in DEEPSEEK2.refusals if refusal != LATENT_NORMS),
         NOT_LEADING,
         Refusal(
             "layer_types == None", "the kinds of the layers are not named (layer_types)", "Add layer_types"

@@ -11,6 +11,9 @@ SEED_OSS: Final = FamilyTable(
     arch="seed_oss",
     classes=("SeedOssForCausalLM",),
     defaults={
+        "attention_bias": True,
+        "attention_out_bias": False,
+        "mlp_bias": False,
         "vocab_size": 155136,
         "hidden_size": 4096,
         "intermediate_size": 27648,

@@ -7,7 +7,11 @@ from typing import Final
 from srd_rs.families.schema import Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_ATTENTION, NORMS, flagged
 
+NO_BIASES: Final = {"attention_bias": False, "mlp_bias": False}
+"""transformers reads no biases of attention and of the feed-forward part where config.json does not say that there are
+any."""
 LLAMA_DEFAULTS: Final = {
+    **NO_BIASES,
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,

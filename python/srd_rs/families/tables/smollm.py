@@ -6,6 +6,7 @@ from typing import Final
 
 from srd_rs.families.schema import FamilyTable, Refusal, Rows
 from srd_rs.families.tables.common import GATED_FFN, LLAMA_BIASED_QKV, LLAMA_METADATA, NORMS, TYPED_WINDOW
+from srd_rs.families.tables.skeletons import NO_BIASES
 from srd_rs.vocab.rules import LLAMA
 
 SMOLLM3: Final = FamilyTable(
@@ -13,6 +14,7 @@ SMOLLM3: Final = FamilyTable(
     classes=("SmolLM3ForCausalLM",),
     vocabulary=LLAMA,
     defaults={
+        **NO_BIASES,
         "vocab_size": 128256,
         "hidden_size": 2048,
         "intermediate_size": 11008,

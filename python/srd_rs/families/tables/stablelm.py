@@ -11,6 +11,7 @@ STABLELM: Final = FamilyTable(
     arch="stablelm",
     classes=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
     defaults={
+        "use_qkv_bias": False,
         "vocab_size": 50304,
         "hidden_size": 2560,
         "intermediate_size": 6912,
