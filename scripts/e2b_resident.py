@@ -54,7 +54,7 @@ def main() -> None:
         )
         print("| --- | ---: | ---: |")
         for name, placed, more in rows:
-            how = {"engine": "llama-server", "lock": 0, "fit": False, **more}
+            how = {"engine": "llama-server", "lock": 0, "threads": os.cpu_count(), "fit": False, **more}
             found = run(model, how, None, args.ctx, 1)
             assert found is not None
             print(f"| {name} | {found[2] / 1e6:.0f} | {placed.cpu.weights / 1e6:.0f} |", flush=True)

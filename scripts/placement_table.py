@@ -5,16 +5,19 @@
     sudo python scripts/placement_table.py MODEL.gguf [MODEL.gguf ...] [--limit 0.6] [--tokens 16] [--ctx 512]
 
 Each run is a process of its own in a control group (v1 or v2), and the file is taken out of the page cache before.
-What the engine needs beside the file is measured in a first run without a limit. The limit is that and a share
-(--limit) of the file. "from disk" is what the process read from the disk for each token after the first one, and
-"resident" is what lies in memory of the file after the first token and after the last one. In the rows with "lock" the
-process holds what tokens read most (`srd_rs.Hydrator`: hottest experts first) in 0.9 of the memory for the file before
-the engine loads the file, and "expected" is what `srd_rs.place` says is then read from the disk: for text that uses
-the experts as the calibration does, and for text that uses all of them equally. The "bound" is what
-the bandwidth of the memory allows, as if everything were in memory. Tokens are drawn at temperature 1, so that the
-text does not repeat. How much the system reads ahead of a page counts (/sys/block/*/queue/read_ahead_kb), so the
-script prints it. Needs xllamacpp, which is llama-server in a process, llama-cpp-python, and the rights to make a
-control group; without them the runs have no limit, and the table says so.
+What an engine needs beside the file is measured in a first run without a limit, whose weights stay in the file. The
+limit is that and a share (--limit) of the file, and it is the same in all rows of an engine but the first one, which
+has none.
+"killed" says that the process needed more than the limit. "from disk" is what the process read from the disk for each
+token after the first one, and "resident" is what lies in memory of the file after the first token and after the last
+one. In the rows with "lock" the process holds what tokens read most (`srd_rs.Hydrator`: hottest experts first) in 0.9
+of the memory for the file before the engine loads the file, and "expected" is what `srd_rs.place` says of it: bytes
+from the disk, for a mixture of experts for text that uses the experts as the calibration does and for text that uses
+all of them equally, and tokens/s with the bandwidths that are measured in the beginning (that of the memory, and that
+of the disk by reading the file). The first row has the tokens/s that `srd_rs.place` expects without a limit. Tokens
+are drawn at temperature 1, so that the text does not repeat. How much the system reads ahead of a page counts
+(/sys/block/*/queue/read_ahead_kb), so the script prints it. Needs xllamacpp, which is llama-server in a process,
+llama-cpp-python, and the rights to make a control group; without them the runs have no limit, and the table says so.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import srd_rs
-from srd_rs.placement import read_ahead_of
+from srd_rs.placement import measure_bandwidth, read_ahead_of
 
 CHILD = """
 import json, os, resource, sys, time
@@ -59,9 +64,10 @@ if how["engine"] == "llama-server":
     import xllamacpp
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, ctx, 1, False
-    params.cpuparams.n_threads = os.cpu_count()
+    params.cpuparams.n_threads = how["threads"]
     if "fit" in how:
         params.fit_params = how["fit"]
+    params.no_extra_bufts = "no-repack" in how
     if "lazy" in how:
         params.lazy_mode = xllamacpp.llama_lazy_mode.LLAMA_LAZY_MODE_ON
     server = xllamacpp.Server(params)
@@ -74,9 +80,18 @@ if how["engine"] == "llama-server":
     first, before, start = resident(), read(), time.perf_counter()
     ask(tokens)
 else:
-    from llama_cpp import Llama
+    from llama_cpp import Llama, llama_cpp
+    if "no-repack" in how:  # no argument of Llama
+        default = llama_cpp.llama_model_default_params
+
+        def changed():
+            params = default()
+            params.use_extra_bufts = False
+            return params
+
+        llama_cpp.llama_model_default_params = changed
     given = how["keywords"] or {"model_path": path, "n_ctx": ctx}
-    llm = Llama(**given, n_threads=os.cpu_count(), seed=1, verbose=False)
+    llm = Llama(**given, n_threads=how["threads"], seed=1, verbose=False)
     drawn = llm.generate(llm.tokenize(prompt.encode()), temp=1.0, top_k=40)
     next(drawn)
     first, before, start = resident(), read(), time.perf_counter()
@@ -112,17 +127,31 @@ def run(
     model: Path, how: dict[str, Any], group: Path | None, ctx: int, tokens: int
 ) -> tuple[float, float, int, int, int] | None:
     """Tokens per second, bytes from the disk for a token, resident bytes after the first and the last token, and the
-    memory that is no page of a file. None where so much memory may not be locked (`ulimit -l`)."""
+    memory that is no page of a file. None where so much memory may not be locked (`ulimit -l`). Raises MemoryError for
+    a process that was killed for want of memory."""
     with srd_rs.Hydrator(model) as hydrator:
         hydrator.evict()
     words = [str(model), str(ctx), str(tokens), json.dumps(how), str(group or "")]
     done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False)
     if "not locked" in done.stderr:
         return None
+    if done.returncode == -signal.SIGKILL:
+        raise MemoryError(how)
     if done.returncode != 0:
         sys.exit(f"error: {model}: {how}: ended with {done.returncode}: {done.stderr[-2000:]}")
     speed, read, first, last, anon = json.loads(done.stdout.splitlines()[-1])
     return speed, read, first, last, anon
+
+
+def disk_bandwidth(model: Path) -> float:
+    """Bytes per second of the disk: the beginning of the file is read, which was taken out of the page cache."""
+    with srd_rs.Hydrator(model) as hydrator:
+        hydrator.evict()
+    start, count = time.perf_counter(), 0
+    with model.open("rb", buffering=0) as file:
+        while count < 1 << 30 and (piece := file.read(4 << 20)):
+            count += len(piece)
+    return count / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -135,10 +164,11 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=16, help="tokens to generate after the first one")
     parser.add_argument("--ctx", type=int, default=512, help="tokens of the context")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the engine")
     parser.add_argument("--rows", default="", help="only the rows whose names have one of these texts (A;B)")
     args = parser.parse_args()
-    print("| model | size, MB | limit, MB | engine and arguments | tokens/s | from disk, MB/token | expected |"
-          " resident at first token, MB | at the end | bound, tokens/s |")  # fmt: skip
+    print("| model | size, MB | limit, MB | engine and arguments | tokens/s | expected | from disk, MB/token"
+          " | expected | resident at first token, MB | at the end |")  # fmt: skip
     print(f"| --- | ---: | ---: | --- {'| ---: ' * 6}|")
     made = control_group()
     only = [word for word in args.rows.split(";") if word]
@@ -146,54 +176,75 @@ def main() -> None:
         size = model.stat().st_size
         room = int(size * args.limit)
         kept = int(room * 0.9)
-        placed = srd_rs.place(model, ram=1 << 40, ctx=args.ctx)
-        bound = placed.tokens_per_second[0] if placed.tokens_per_second else float("nan")
-        short = srd_rs.place(model, ram=room + placed.cpu.kv_cache + placed.cpu.compute, ctx=args.ctx,
-                             ram_bandwidth=1e9)  # fmt: skip
-        locked = srd_rs.place(model, ram=kept + placed.cpu.kv_cache + placed.cpu.compute, ctx=args.ctx,
-                              ram_bandwidth=1e9)  # fmt: skip
-        keywords = dict(
-            srd_rs.place(
-                model, engine="llama-cpp-python", ram=1 << 40, ctx=args.ctx, ram_bandwidth=1e9
-            ).keywords
+        memory_rate, disk_rate = measure_bandwidth(2.0, args.threads), disk_bandwidth(model)
+        ahead = read_ahead_of(model) >> 10
+        rates = f"memory {memory_rate / 1e9:.1f} GB/s, disk {disk_rate / 1e9:.2f} GB/s"
+        print(f"{model.name}: {ahead} KiB are read ahead; {rates}", file=sys.stderr)
+        place = partial(
+            srd_rs.place, model, ctx=args.ctx, ram_bandwidth=memory_rate, disk_bandwidth=disk_rate
         )
-        server, python = {"engine": "llama-server", "lock": 0}, {"engine": "llama-cpp-python", "lock": 0}
-        ours = {**server, "fit": False} | ({"lazy": True} if "--lazy-mode" in short.arguments else {})
+        placed = place(ram=1 << 40)
+        buffers = placed.cpu.kv_cache + placed.cpu.compute
+        short, locked = place(ram=room + buffers), place(ram=kept + buffers)
+        keywords = dict(place(engine="llama-cpp-python", ram=1 << 40).keywords)
+        alike = {"lock": 0, "threads": args.threads}
+        server, python = {"engine": "llama-server", **alike}, {"engine": "llama-cpp-python", **alike}
+        ours = {**server, "fit": False}
+        if "--lazy-mode" in short.arguments:
+            ours["lazy"] = True
+        if "--no-repack" in short.arguments:
+            ours["no-repack"] = True
         named = {**python, "keywords": keywords}
         rows: list[tuple[str, dict[str, Any]]] = [
+            ("llama-server, no limit", {**server, "no limit": True}),
             ("llama-server, defaults", server),
             ("llama-server, --fit on", {**server, "fit": True}),
             ("llama-server, met --for", ours),
-            ("llama-server, met --for, lock", {**ours, "lock": kept}),
+            # Copies of the weights have no room beside the lock.
+            ("llama-server, met --for, lock", {**ours, "lock": kept, "no-repack": True}),
             ("llama-cpp-python, defaults", {**python, "keywords": None}),
             ("llama-cpp-python, met --for", named),
             ("llama-cpp-python, met --for, lock", {**named, "lock": kept}),
         ]
-        expected = ""
+        bytes_expected = ""
         if locked.experts is not None:
             low, high = locked.experts.read_bytes
-            expected = f"{low / 1e6:.2f} to {high / 1e6:.2f}"
-        print(f"{model.name}: {read_ahead_of(model) >> 10} KiB are read ahead", file=sys.stderr)
+            bytes_expected = f"{low / 1e6:.2f} to {high / 1e6:.2f}"
+        elif not locked.fits:
+            bytes_expected = f"{max(locked.cpu.token_bytes - kept, 0) / 1e6:.2f}"
+        limits = {}
+        for how in (server, {**python, "keywords": None}) if made is not None else ():
+            (made[0] / made[1]).write_text(str(1 << 50))
+            free = run(model, {**how, "no-repack": True}, made[0], args.ctx, 1)
+            assert free is not None
+            time.sleep(0.2)
+            limits[how["engine"]] = free[4] + room
         for name, how in rows:
             if only and not any(word in name for word in only):
                 continue
-            group, limit = None, "none could be set"
+            limit = None if "no limit" in how else limits.get(how["engine"])
             if made is not None:
-                group = made[0]
-                (group / made[1]).write_text(str(1 << 50))
-                free = run(model, {**how, "lock": 0}, group, args.ctx, 1)
-                assert free is not None
-                time.sleep(0.2)
-                (group / made[1]).write_text(str(free[4] + room))
-                limit = f"{(free[4] + room) / 1e6:.0f}"
-            measured = run(model, how, group, args.ctx, args.tokens)
-            if measured is None:
-                print(f"{model.name}: {kept >> 20} MiB may not be locked here (ulimit -l)", file=sys.stderr)
-                continue
-            speed, read, first, last, _ = measured
-            cells = (model.name, f"{size / 1e6:.0f}", limit, name, f"{speed:.2f}", f"{read / 1e6:.2f}",
-                     expected if how["lock"] else "", f"{first / 1e6:.0f}", f"{last / 1e6:.0f}")  # fmt: skip
-            print(f"| {' | '.join(cells)} | {bound:.1f} |", flush=True)
+                (made[0] / made[1]).write_text(str(limit or 1 << 50))
+            about = placed if limit is None else locked
+            speeds = about.tokens_per_second if how["lock"] or "no limit" in how else None
+            try:
+                measured = run(model, how, made[0] if made is not None else None, args.ctx, args.tokens)
+            except MemoryError:
+                found = ["killed", "", "", "", "", ""]
+            else:
+                if measured is None:
+                    print(
+                        f"{model.name}: {kept >> 20} MiB may not be locked here (ulimit -l)", file=sys.stderr
+                    )
+                    continue
+                speed, read, first, last, _ = measured
+                found = [
+                    f"{speed:.2f}", "" if speeds is None else f"{speeds[0]:.2f}",
+                    f"{read / 1e6:.2f}", bytes_expected if how["lock"] else "",
+                    f"{first / 1e6:.0f}", f"{last / 1e6:.0f}",
+                ]  # fmt: skip
+            shown = "none" if limit is None else f"{limit / 1e6:.0f}"
+            print(f"| {' | '.join([model.name, f'{size / 1e6:.0f}', shown, name, *found])} |", flush=True)
             time.sleep(0.2)
     if made is not None:
         made[0].rmdir()

@@ -258,10 +258,11 @@ def test_what_is_not_used_is_said(made: Path, tmp_path: Path) -> None:
     assert small.gpu_layers == 0 and any("The GPU is not used" in note for note in small.notes)
     roomy = srd_rs.place(path, ram="4GiB", ctx=512, disk_bandwidth="1GB", **FAST)
     assert roomy.fits and any("the disk does not count" in note for note in roomy.notes)
-    # A dense model that does not fit reads what has no room for each token.
-    missing = 1 << 16
-    short = srd_rs.place(path, ram=roomy.cpu.total - missing, ctx=512, disk_bandwidth="1GB", **FAST)
-    assert not short.fits and short.tokens_per_second is not None
+    # A dense model that does not fit reads what has no room for each token. A row of the table of tokens has room.
+    table, missing = roomy.access["rows"].bytes - roomy.access["rows"].token_bytes, 1 << 16
+    ram = roomy.cpu.total - table - missing
+    short = srd_rs.place(path, ram=ram, ctx=512, disk_bandwidth="1GB", **FAST)
+    assert table > 0 and not short.fits and short.tokens_per_second is not None
     wanted = 1 / (short.cpu.token_bytes / 50e9 + missing / 1e9)
     assert short.tokens_per_second[0] == pytest.approx(wanted, rel=1e-6)
     # A table that has room needs no argument, and no word about one.
@@ -269,6 +270,28 @@ def test_what_is_not_used_is_said(made: Path, tmp_path: Path) -> None:
     assert tables.notes == ()
     shown = srd("met", path, "--for", "llama-server", "--ram", "4GiB", "--ram-bandwidth", "1000GB")
     assert re.search(r"at most [\d.]+ k tokens/s, and [\d.]+ k tokens/s with a full context", shown.stdout)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_weights_are_not_copied_where_the_copies_have_no_room(
+    machine: str, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp copies matrices of some types into another order. Copies cannot be dropped and read again."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for quant, copies in (("Q4_0", True), ("Q8_0", machine == "aarch64")):
+        path = tmp_path / f"{quant}.gguf"
+        srd_rs.convert(fixtures / "llama", path, quant=quant, effort="fast")
+        copied = sum(
+            t.bytes for t in srd_rs.inspect(path).tensors if t.type == quant and t.name.startswith("blk.")
+        )
+        roomy = srd_rs.place(path, ram=1 << 40, ctx=256, **FAST)
+        other = roomy.cpu.kv_cache + roomy.cpu.compute
+        for ram, wanted in ((1 << 40, False), (other + copied, False), (other + copied - 1, copies)):
+            found = srd_rs.place(path, ram=ram, ctx=256, **FAST)
+            assert ("--no-repack" in found.arguments) == wanted, (quant, ram)
+            assert any("--no-repack" in note and "--lock" in note for note in found.notes) == wanted
+            python = srd_rs.place(path, engine="llama-cpp-python", ram=ram, ctx=256, **FAST)
+            assert any("the system may end it" in note for note in python.notes) == wanted
 
 
 def test_a_projector_beside_the_file_is_named(made: Path, tmp_path: Path) -> None:

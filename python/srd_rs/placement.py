@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import re
 import threading
 import time
@@ -45,6 +46,9 @@ _TABLES: Final = _core.TABLES
 _LAZY: Final = (_core.PER_LAYER_TABLE,)
 """Tables whose rows llama.cpp can read from the disk when a token needs them (``--lazy-mode``)."""
 _LAZY_ARCHITECTURES: Final = ("gemma4",)
+_REPACKED: Final = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4", "Q2_K"})
+"""Types whose matrices llama.cpp copies into another order for its kernels, on x86 and on ARM."""
+_REPACKED_BY_ARM: Final = frozenset({"Q5_K", "Q6_K", "Q8_0"})
 READ_AHEAD: Final = 128 << 10
 """Bytes that a system reads around a missing page of a mapped file, where the system does not say: Linux's default."""
 _LAZY_UNASKED: Final = 4 << 30
@@ -203,9 +207,14 @@ def place(
     if disk_rate is not None and experts is not None:
         missed = experts.read_bytes[0] / disk_rate
     elif disk_rate is not None and not fits and not model.has_experts:
-        missed = (cpu.total - ram) / disk_rate  # what has no room is read for each token
+        # What has no room is read for each token. Of tables that are looked up a token reads a row.
+        missed = max(cpu.token_bytes - (ram - cpu.kv_cache - cpu.compute), 0) / disk_rate
     speed = _speed(cpu, gpu, measured, vram_rate, missed or 0.0) if fits or missed is not None else None
-    arguments, keywords = _arguments(model, layers, cpu_moe, lazily)
+    copied = _copied(model, layers, cpu_moe)
+    # The system can drop what is mapped and read it again, and copies it cannot. Those of a model that does not fit
+    # are what stays in memory of it, as long as there is room for them; beside a lock of the weights there is not.
+    no_copies = not fits and copied > 0 and (experts is not None or copied > ram - cpu.kv_cache - cpu.compute)
+    arguments, keywords = _arguments(model, layers, cpu_moe, lazily=lazily, copies=no_copies)
     return Placement(
         path=path,
         engine=engine,
@@ -227,6 +236,7 @@ def place(
         notes=(
             *_notes(model, cpu, gpu, ram, vram, vram_rate, fits, experts),
             *_hints(path, engine, layers, vram, fits, disk_rate),
+            *_copies(model, cpu, ram, copied, no_copies=no_copies, locks=experts is not None),
         ),
     )
 
@@ -239,6 +249,7 @@ class _Tensor:
     bytes: int
     token_bytes: int
     experts: bool
+    type: str
 
 
 def _layer(name: str) -> int | None:
@@ -271,7 +282,7 @@ class _Model:
         self.n_vocab = next(
             (ne[1] for name, ne, *_ in header["tensors"] if name == _TABLES[0] and len(ne) > 1), 0
         )
-        self.tensors = [self._tensor(name, ne, size) for name, ne, _, _, size in header["tensors"]]
+        self.tensors = [self._tensor(name, ne, size, kind) for name, ne, kind, _, size in header["tensors"]]
         self.has_experts = any(t.experts for t in self.tensors)
         self.heat = _heat(path) if self.has_experts else {}
         self.n_experts, self.n_used = experts, used
@@ -289,15 +300,15 @@ class _Model:
         known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
         return int(value) if known else default
 
-    def _tensor(self, name: str, ne: Sequence[int], size: int) -> _Tensor:
+    def _tensor(self, name: str, ne: Sequence[int], size: int, kind: str) -> _Tensor:
         layer = _layer(name)
         if _EXPERTS.search(name):
-            return _Tensor(name, layer, "experts", size, round(size * self.share), True)
+            return _Tensor(name, layer, "experts", size, round(size * self.share), True, kind)
         # The output matrix of a tied model is the table of the embeddings.
         if name in _TABLES and not (name == _TABLES[0] and self.tied):
             rows = ne[1] if len(ne) > 1 else 1
-            return _Tensor(name, layer, "rows", size, size // max(rows, 1), False)
-        return _Tensor(name, layer, "every_token", size, size, False)
+            return _Tensor(name, layer, "rows", size, size // max(rows, 1), False, kind)
+        return _Tensor(name, layer, "every_token", size, size, False, kind)
 
     @property
     def can_be_lazy(self) -> bool:
@@ -520,8 +531,19 @@ def _speed(
     return 1 / max(empty + missed, 1e-9), 1 / max(full + missed, 1e-9)
 
 
+def _copied(model: _Model, gpu_layers: int, cpu_moe: frozenset[int]) -> int:
+    """The bytes of the weights on the CPU that llama.cpp copies into another order when it loads them."""
+    first = max(model.n_layer + 1 - gpu_layers, 0)
+    kinds = _REPACKED | (_REPACKED_BY_ARM if platform.machine().lower() in ("arm64", "aarch64") else set())
+    return sum(
+        t.bytes
+        for t in model.tensors
+        if t.type in kinds and t.layer is not None and (t.layer < first or (t.experts and t.layer in cpu_moe))
+    )
+
+
 def _arguments(
-    model: _Model, layers: int, cpu_moe: frozenset[int], lazily: bool
+    model: _Model, layers: int, cpu_moe: frozenset[int], *, lazily: bool, copies: bool
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     every = layers > model.n_layer
     if model.engine == "llama-cpp-python":
@@ -547,6 +569,8 @@ def _arguments(
         words += ["-ot", rf"blk\.({numbers}){_EXPERTS.pattern}=CPU"]
     if lazily:
         words += ["--lazy-mode", "on"]
+    if copies:
+        words.append("--no-repack")
     # What is placed here is not to be placed again.
     return (*words, "--fit", "off"), {}
 
@@ -606,11 +630,35 @@ def _hints(path: Path, engine: str, layers: int, vram: int, fits: bool, disk: fl
         yield f"For pictures and sounds add --mmproj {projector.name}, which takes {size} and its buffers on top."
 
 
-def measure_bandwidth(seconds: float = 0.5) -> float:
-    """Bytes per second that all CPUs together read from memory, measured on buffers larger than the caches."""
+def _copies(
+    model: _Model, cpu: Device, ram: int, copied: int, *, no_copies: bool, locks: bool
+) -> Iterator[str]:
+    """What the copies of weights do that llama.cpp makes for its kernels, where they have no room."""
+    if not no_copies:
+        return
+    what = f"llama.cpp copies {bytes_text(copied)} of the weights into another order"
+    if model.engine != "llama-server":
+        fix = (
+            "llama-server has --no-repack" if model.engine == "ollama" else "Llama has no argument against it"
+        )
+        yield f"{what}, for which there is no memory, and the system may end it: {fix}."
+    elif locks:
+        yield f"{what}, for which there is no memory beside what is locked. --no-repack leaves them where they are."
+    else:
+        budget = ram - cpu.kv_cache - cpu.compute
+        yield (
+            f"{what}, for which there is no memory, so the system would end it. --no-repack leaves them where they"
+            " are, and each token reads them from the disk. Keep a part in memory:"
+            f" srd-rs hydrate {model.path.name} --intent HARM --budget {budget} --lock"
+        )
+
+
+def measure_bandwidth(seconds: float = 0.5, threads: int | None = None) -> float:
+    """Bytes per second that so many threads together read from memory, measured on buffers larger than the caches. If
+    `threads` is not given, as many as there are CPUs."""
     import numpy as np
 
-    threads = max(_core.cpus(), 1)
+    threads = max(threads or _core.cpus(), 1)
     size = max((256 << 20) // threads, 32 << 20) // 8
     buffers = [np.ones(size) for _ in range(threads)]
     counts = [0] * threads
