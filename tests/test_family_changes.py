@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from interpreter import run
-from patterns import pattern
+from patterns import pattern, write_shards
 from srd_rs.checkpoint import Checkpoint, SourceTensor
 from srd_rs.errors import ModelError
 from srd_rs.families import describe
@@ -153,7 +153,13 @@ WARNED: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     *((name, "latents", {"rms_norm_eps": 1e-4}, "latent vectors") for name in LATENT),
     ("distilbert-classifier", "relu", {}, "through ReLU"),
+    ("gpt-oss", "limits-of-the-class", {"rope_scaling": None, "rope_parameters": None}, "truncate of YaRN"),
     ("gpt-oss", "limits", {"rope_scaling": {**_YARN, "truncate": False}}, "truncate of YaRN"),
+    ("embeddinggemma", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
+    ("qwen35-text", "norms", {"rms_norm_eps": 0.1}, "delta attention"),
+    ("qwen3next-as-published", "norms", {"rms_norm_eps": 0.1}, "delta attention"),
+    ("gemma3", "head", {"tie_word_embeddings": False}, "has no output matrix"),
+    ("gemma2", "head", {"tie_word_embeddings": False}, "has no output matrix"),
     ("gemma3", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
     ("gemma2", "scale", {"query_pre_attn_scalar": 999}, "query_pre_attn_scalar"),
     ("granite-hybrid-attention-moe", "rope", {}, "always turns queries"),
@@ -481,3 +487,27 @@ def test_a_bias_that_config_json_states(matrix: str, tmp_path: Path) -> None:
 def test_qwen_2_has_biases_whatever_config_json_says(tmp_path: Path) -> None:
     spec = described("qwen2", {"attention_bias": False}, tmp_path)
     assert any(t.name == "blk.0.attn_q.bias" for t in spec.tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("deepseek-v3-as-transformers-saves", "lm_head"), ("gemma3", "lm_head")]
+)
+@pytest.mark.parametrize("copied", [True, False])
+def test_an_output_matrix_beside_a_tied_embedding(name: str, head: str, copied: bool, tmp_path: Path) -> None:
+    """transformers 5 keeps an output matrix with values of its own, which merged adapters have."""
+    checkpoint = changed(name, {"tie_word_embeddings": True}, tmp_path)
+    shapes = {key: [t.dtype, list(t.shape), "model.safetensors"] for key, t in checkpoint.tensors.items()}
+    shapes[f"{head}.weight"] = shapes["model.embed_tokens.weight"]
+    write_shards(shapes, checkpoint.folder)
+    (checkpoint.folder / "config.json").write_text("{}")
+    stored = Checkpoint.open(checkpoint.folder).tensors
+    if copied:
+        file, (one, other) = (
+            checkpoint.folder / "model.safetensors",
+            (stored[f"{part}.weight"] for part in (head, "model.embed_tokens")),
+        )
+        data = bytearray(file.read_bytes())
+        data[one.offset : one.offset + one.nbytes] = data[other.offset : other.offset + other.nbytes]
+        file.write_bytes(data)
+    spec = describe(replace(checkpoint, tensors=stored))
+    assert any(t.name == "output.weight" for t in spec.tensors) != copied

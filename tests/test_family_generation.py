@@ -36,7 +36,16 @@ BETTER = (
 )
 """llama.cpp refuses the file of its own converter and loads that of srd-rs; docs/differences.md says why."""
 
-OTHER = ("falcon-h1-without-norm", "glm47-flash", "laguna-m", "laguna-xs")
+OTHER = (
+    "falcon-h1-without-norm",
+    "glm47-flash",
+    "hunyuan-dense-with-head",
+    "laguna-m",
+    "laguna-xs",
+    "mistral4-tied-in-its-text",
+    "pangu-embedded-tied",
+    "youtu-with-head",
+)
 """llama.cpp computes something else than the model with the file of its own converter; docs/differences.md says why."""
 
 

@@ -57,6 +57,10 @@ _DISTANT = dict.fromkeys(
     ("mistral4.attention.temperature_scale", "mistral4.attention.temperature_length"),
     "llama.cpp's converter leaves the scale of distant tokens out",
 )
+_HEAD = dict.fromkeys(
+    ("output.weight", "token_embd.weight", "general.size_label"),
+    "the output matrix of this checkpoint is no copy of the embedding, and transformers 5 keeps it",
+)
 _SIGMOIDS = {"deepseek2.expert_gating_func": "GLM-4.7-Flash scores experts by sigmoids in any case"}
 _QUERIES = {"deepseek2.attention.q_lora_rank": "llama.cpp does not load a file without the key"}
 
@@ -91,6 +95,10 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         **_QUERIES,
         "deepseek2.expert_gating_func": "DeepSeek V3 scores experts by the sigmoid in any case",
     },
+    **dict.fromkeys(
+        ("hunyuan-dense-with-head", "mistral4-tied-in-its-text", "pangu-embedded-tied", "youtu-with-head"),
+        _HEAD,
+    ),
     "glm47-flash": _SIGMOIDS,
     "phimoe": {"phimoe.rope.scaling.attn_factor": "the temperature is that of config.json, long_mscale"},
     "glm47-flash-plain-queries": {**_QUERIES, **_SIGMOIDS},
@@ -127,7 +135,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     },
     "grok-2": {"grok.attention.layer_norm_epsilon": _GIT},
     "mistral4": _DISTANT,
-    "mistral4-tied-in-its-text": _DISTANT,
+    "mistral4-tied-in-its-text": {**_DISTANT, **_HEAD},
     "sarvam-30b": {"blk.1.exp_probs_b.bias": _SHIFT},
     "sarvam-30b-module": {"blk.1.exp_probs_b.bias": _SHIFT},
 }

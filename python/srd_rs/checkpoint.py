@@ -39,6 +39,10 @@ OWN_FORMAT: Final = "MistralOwnFormat"
 MAX_TENSORS: Final = 1 << 16
 """A model whose tensors are not listed has at most this many."""
 
+_PLACES: Final = 16
+_LOOKED_AT: Final = 1 << 14
+"""Two large tensors are compared at so many places, so many bytes at each."""
+
 MAX_INTEGERS: Final = 1 << 19
 """A tensor of integers that becomes metadata, or a table of tokens, has at most this many bytes."""
 
@@ -197,6 +201,23 @@ class Checkpoint:
         with (self.folder / tensor.shard).open("rb") as file:
             file.seek(tensor.offset)
             return file.read(tensor.nbytes)
+
+    def differ(self, first: SourceTensor, second: SourceTensor) -> bool:
+        """Say whether two tensors of one type and shape have other bytes at some places that are looked at. Of files
+        that are not in the folder, and of tensors that are stored in another way, nothing is known."""
+        same_kind = (first.dtype, first.shape, first.nbytes) == (second.dtype, second.shape, second.nbytes)
+        paths = [self.folder / tensor.shard for tensor in (first, second)]
+        if self.remote is not None or not same_kind or not all(path.is_file() for path in paths):
+            return False
+        places = {first.nbytes * index // _PLACES for index in range(_PLACES)}
+        with paths[0].open("rb") as one, paths[1].open("rb") as other:
+            for place in sorted(places):
+                length = min(_LOOKED_AT, first.nbytes - place)
+                one.seek(first.offset + place)
+                other.seek(second.offset + place)
+                if one.read(length) != other.read(length):
+                    return True
+        return False
 
     def small(self, names: Sequence[str], most: int) -> dict[str, bytes]:
         """Return the bytes of small tensors by name. A tensor of more than `most` bytes is refused."""

@@ -592,6 +592,7 @@ class Family:
         self._check_vocabulary(present)
         table = self.table(present)
         table.check(present, self.checkpoint.folder)
+        self._note_missing_head(present)
         for key, values in self.generated().items():  # after the check: their length is that of a head
             table.add(key, Generated(values))
         for key, ids in self.token_ids().items():
@@ -615,6 +616,18 @@ class Family:
         facts = ModelFacts(self.arch, self.n_run, self.n_expert, self.n_head, self.head_counts_kv(), tied)
         drafts = self.n_vocab if self.drafts else None
         return ModelSpec(self.arch, metadata, specs, facts, self.vocabulary, drafts)
+
+    def _note_missing_head(self, present: Mapping[str, SourceTensor]) -> None:
+        """Warn of an output matrix that config.json calls another than the embedding, and that is not there."""
+        if self.output_row is None or self.class_name.endswith("Model") or self.headless:
+            return
+        parts = (self.checkpoint.config, text_part(self.checkpoint.config))
+        untied = any(part.get("tie_word_embeddings") is False for part in parts)
+        if untied and not any(name.startswith(f"{self.output_row.source}.") for name in present):
+            self._note(
+                "tie_word_embeddings is false, but the checkpoint has no output matrix, so that the embedding is taken"
+                " for it"
+            )
 
     def _check_output(self, specs: Iterable[TensorSpec]) -> None:
         """Refuse heads that together are not as wide as the model, where llama.cpp does not load such a file."""

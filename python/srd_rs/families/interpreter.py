@@ -377,6 +377,14 @@ class TableFamily(Family):
 
     # Names of the checkpoint
 
+    def _is_no_copy(self, name: str) -> bool:
+        """Say whether a tensor that is usually a copy of the embedding has values of its own. transformers keeps them,
+        though the configuration ties both."""
+        tensors = self.checkpoint.tensors
+        copy = tensors.get(name)
+        embedding = next((t for t in tensors.values() if self.canonical(t.name) == self.embedding), None)
+        return copy is not None and embedding is not None and self.checkpoint.differ(copy, embedding)
+
     def _biased(self, kind: str) -> set[str]:
         """The biases that every model of the family has ("yes"), or that it may have ("maybe"), by their names within a
         layer."""
@@ -424,6 +432,8 @@ class TableFamily(Family):
         if len(name) <= _MAX_NAME:
             for pattern, reason, *conditions in self.data.skip:
                 if checked_pattern(pattern).search(name) and all(map(self.evaluate, conditions)):
+                    if reason == names.COPY and self._is_no_copy(name):
+                        break
                     return reason
             if self.keeps(name):
                 return None

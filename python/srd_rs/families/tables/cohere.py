@@ -33,9 +33,10 @@ _CONTEXT: Final = "u32 ~context_length = first(model_max_length, max_position_em
 _UNSCALED: Final = "str ~rope.scaling.type = 'none' if rope['rope_type'] in ['default', 'dynamic'] else None"
 
 _UNTIED: Final = Refusal(
-    "tie_word_embeddings == 0", "the output matrix is not the embedding (tie_word_embeddings)"
+    "tie_word_embeddings == 0 or has('lm_head.weight')",
+    "the output matrix is not the embedding (tie_word_embeddings)",
 )
-"""Command models are tied where config.json says nothing."""
+"""Command models are tied where config.json says nothing. An output matrix that is a copy is left out before."""
 
 COMMAND_R: Final = FamilyTable(
     arch="command-r",

@@ -34,6 +34,11 @@ _OWN_HEAD: Final = Refusal(
     "tie_word_embeddings is false, but llama.cpp's Gemma has no output matrix of its own",
     "Set it to true if lm_head.weight is a copy of the embedding",
 )
+_NO_HEAD: Final = Refusal(
+    "tie_word_embeddings == 0 and not has('lm_head.weight') and class_name != 'Gemma2Model'",
+    "tie_word_embeddings is false, but the checkpoint has no output matrix, so that the embedding is taken for it",
+    warns=True,
+)
 
 GEMMA_1: Final = FamilyTable(
     arch="gemma",
@@ -57,7 +62,7 @@ GEMMA_1: Final = FamilyTable(
     metadata=(OTHER_BASE,),
     without=("~rope.freq_base",),
     skip=((r"^lm_head\.", names.COPY, "not tie_word_embeddings == 0"),),
-    refusals=(_OWN_HEAD,),
+    refusals=(_OWN_HEAD, _NO_HEAD),
 )
 
 
@@ -291,6 +296,12 @@ EMBEDDING_GEMMA: Final = FamilyTable(
         OTHER_PATTERN,
     ),
     refusals=(
+        Refusal(
+            "first(query_pre_attn_scalar, 256) != head_dim",
+            "queries are scaled by query_pre_attn_scalar, but llama.cpp scales them by head_dim, so its answers are not"
+            " those of the model",
+            warns=True,
+        ),
         Refusal(
             "not use_bidirectional_attention == 1",
             "tokens do not see later ones (use_bidirectional_attention), but in llama.cpp's EmbeddingGemma they do",

@@ -29,6 +29,7 @@ GPT_OSS: Final = FamilyTable(
             "factor": 32.0,
             "beta_fast": 32.0,
             "beta_slow": 1.0,
+            "truncate": False,
             "original_max_position_embeddings": 4096,
         },
     },

@@ -388,7 +388,14 @@ _DELTA_TOP: Final = (
     "model.embed_tokens > token_embd | v d",
     "model.norm > output_norm | d | plus_one",
 )
+_DELTA_EPSILON: Final = Refusal(
+    "first(rms_norm_eps, 0) > 1e-3",
+    "queries and keys of delta attention are normalized with an epsilon of 1e-6, whatever rms_norm_eps is, but"
+    " llama.cpp has one epsilon for all norms, so its answers are not those of the model",
+    warns=True,
+)
 _DELTA_REFUSALS: Final = (
+    _DELTA_EPSILON,
     Refusal("vh % kh != 0", "linear_num_value_heads is no multiple of linear_num_key_heads"),
     _DENSE_LAYERS,
 )
@@ -483,7 +490,7 @@ QWEN35: Final = FamilyTable(
     ),
     metadata=(*_DELTA_METADATA, _SECTIONS),
     mtp=_DELTA_MTP,
-    refusals=_DELTA_REFUSALS[:1],
+    refusals=_DELTA_REFUSALS[:2],
 )
 
 QWEN35_MOE: Final = FamilyTable(
@@ -625,7 +632,7 @@ QWEN4_EXP: Final = FamilyTable(
         ),
     ),
     refusals=(
-        *_DELTA_REFUSALS[:1],
+        *_DELTA_REFUSALS[:2],
         Refusal("ngrams and eos == None", "eos_token_id is missing, at which n-grams begin anew"),
     ),
 )
