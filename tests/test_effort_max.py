@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -206,6 +207,21 @@ def test_an_encoder_gets_effort_max_unless_another_is_asked_for(
         print(found)
         assert 0 < found.max_kld < 1 and 0 < found.srd_kld < 1 and found.tokens == 1024
         assert (found.max_kld <= found.srd_kld) == (found.written == "max")
+
+
+@pytest.mark.parametrize("arch", ["bert", "llama"])
+def test_a_fast_conversion_says_which_effort_was_left_out(
+    arch: str, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny encoder has a vocabulary that no text is read with.
+    monkeypatch.setattr(planning.Planner, "_reads_text", lambda *_: True)
+    model = encoder("bert", tmp_path) if arch == "bert" else fixtures / arch
+    report = srd_rs.convert(model, tmp_path / "m.gguf", quant="Q4_0", effort="fast", axm=False)
+    assert report.srd_effort == report_json(report)["srd_effort"] == ("max" if arch == "bert" else "srd")
+    assert report.srd_seconds is not None and report.srd_tokens is not None
+    last = report_text(report).splitlines()[-1]
+    wanted = "effort max takes about .* embeddings" if arch == "bert" else "SRD takes about .* KL divergence"
+    assert re.match(rf"Without --fast, {wanted}", last), last
 
 
 def test_a_calibration_file_and_a_decoder_get_effort_srd(tmp_path: Path) -> None:

@@ -463,12 +463,14 @@ def _run(
             mmproj_container=made_beside.to_dict()["container"],
         )
     possible = planner.options.effort == "fast" and planner.srd_is_possible(native)
-    size = calibration.default_size(native, planner.options) if possible else None
+    # What would have been chosen without --fast.
+    best = "max" if possible and planner.prefers_max(native) else "srd"
+    size = calibration.default_size(native, replace(planner.options, effort=best)) if possible else None
     longer = None
     is_plain = report.container is None and report.resumed_bytes == 0 and planner.options.ray is None
     if size is not None and is_plain:
         # The CPU time of the conversion alone says how fast the machine is.
-        longer = costs.cost_of_srd(native, size, report.cpu_seconds, report.threads)
+        longer = costs.cost_of_srd(native, size, report.cpu_seconds, report.threads, is_max=best == "max")
     return clock.set_in(
         replace(
             report,
@@ -478,6 +480,7 @@ def _run(
             calibration_found=found,
             srd_tokens=None if size is None else size.tokens,
             srd_seconds=longer,
+            srd_effort=best if possible else None,
         )
     )
 

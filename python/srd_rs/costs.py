@@ -171,8 +171,16 @@ def reference_rates() -> tuple[Rates, ...]:
     return tuple(Rates(**rates) for rates in json.loads(text))
 
 
-def cost_of_srd(native: _core.Plan, calibrated: Size, cpu_seconds: float, threads: int) -> float:
-    """Seconds that effort srd would have taken longer than the fast conversion of a plan, on the same machine.
+MAX_CALIBRATIONS: Final = 4
+"""How many calibrations of effort srd effort max costs: three for its two streams and their sums, and the one that it
+is compared with. It reads the weights as often."""
+
+
+def cost_of_srd(
+    native: _core.Plan, calibrated: Size, cpu_seconds: float, threads: int, *, is_max: bool = False
+) -> float:
+    """Seconds that effort srd, or effort max, would have taken longer than the fast conversion of a plan, on the same
+    machine.
 
     calibrated: the size of the calibration. cpu_seconds: what the conversion alone took.
     The fast conversion tells how fast the machine is, and the rates of another machine tell how many times as long SRD
@@ -182,5 +190,6 @@ def cost_of_srd(native: _core.Plan, calibrated: Size, cpu_seconds: float, thread
     side = min(calibrated.block or work.row_length, work.row_length)
     rates = min(reference_rates(), key=lambda r: abs((r.block or side) - side))
     usual = plain.converting(rates)
-    longer = work.calibrating(rates) + work.converting(rates) - usual
+    calibrations = MAX_CALIBRATIONS if is_max else 1
+    longer = work.calibrating(rates) * calibrations + work.converting(rates) - usual
     return max(longer, 0.0) * cpu_seconds / usual / threads

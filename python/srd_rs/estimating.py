@@ -31,7 +31,16 @@ from typing import Any, Final
 import numpy as np
 
 from srd_rs import _core, calibration, conversion, effects, hub, sniff
-from srd_rs.costs import LONGEST_ROW, NETWORK, SHARED_INPUTS, SUPER_BLOCK, Rates, Work, count
+from srd_rs.costs import (
+    LONGEST_ROW,
+    MAX_CALIBRATIONS,
+    NETWORK,
+    SHARED_INPUTS,
+    SUPER_BLOCK,
+    Rates,
+    Work,
+    count,
+)
 from srd_rs.errors import FormatError, UsageError, message
 from srd_rs.options import ConvertOptions, StrPath, bytes_of, changed
 from srd_rs.planning import NativeModel, Planner, calibration_file, calibration_text, native_plan
@@ -288,9 +297,6 @@ def _table_weights(native: _core.Plan) -> int:
 
 _FACTORS: Final = 256 << 20
 """Bytes of factorized moments that effort srd keeps."""
-MAX_CALIBRATIONS: Final = 4
-"""How many calibrations of effort srd effort max costs: three for its two streams and their sums, and the one that it
-is compared with. It reads the weights as often."""
 
 
 def _assumptions(

@@ -153,7 +153,7 @@ class Planner:
             self.why_fast = f"{obstacle}, so the data-free search was used instead of SRD."
             return
         # A calibration file is one of effort srd.
-        is_max = calibration_file(options) is None and self._prefers_max(native)
+        is_max = calibration_file(options) is None and self.prefers_max(native)
         self.options = replace(options, effort="max" if is_max else "srd")
 
     def _obstacle(self, native: _core.Plan) -> str | None:
@@ -166,7 +166,7 @@ class Planner:
             None if self._reads_text(native) else "srd-rs cannot read a text with the tokenizer of this model"
         )
 
-    def _prefers_max(self, native: _core.Plan) -> bool:
+    def prefers_max(self, native: _core.Plan) -> bool:
         """Whether effort max is the default: for encoders, where it gains most (decision 0016)."""
         is_small = native.n_weights <= MOST_ENCODER_WEIGHTS
         return (

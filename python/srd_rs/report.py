@@ -240,9 +240,10 @@ class ConvertReport:
     `commit` is the address of the commit where the output is on the hub; all paths are then names in the repository;
     `calibration_tokens` is the number of tokens of the calibration, None without calibration, and
     `calibration_weighed` says whether they were weighed; `calibration_found` says whether a kept calibration was found
-    in the cache; `srd_tokens` is the number of tokens that effort srd would have used, where the conversion was fast
-    although srd was possible, None otherwise; `srd_seconds` estimates how much more wall time effort srd would then
-    have taken on this machine, None where this run does not tell, as after an interruption or with a container;
+    in the cache; `srd_effort` is the effort that would have been chosen without ``fast`` where the conversion was fast
+    although another effort was possible, None otherwise; `srd_tokens` is the number of tokens that this effort would
+    have used, and `srd_seconds` estimates how much more wall time it would have taken on this machine, None where this
+    run does not tell, as after an interruption or with a container;
     `measured` is what the sidecar says of the importance of the tensors and of the use of the experts.
     """
 
@@ -262,6 +263,7 @@ class ConvertReport:
     calibration_found: bool = False
     srd_tokens: int | None = None
     srd_seconds: float | None = None
+    srd_effort: str | None = None
     mmproj: Path | None = None
     mmproj_container: SealedContainer | None = None
     bom: Path | None = None

@@ -258,9 +258,14 @@ def report_text(report: ConvertReport) -> str:
 
 def _without_fast(report: ConvertReport) -> str:
     """What SRD would gain, and what SRD would cost on this machine."""
+    is_max = report.srd_effort == "max"
     if report.srd_seconds is None:
-        return "Without --fast, SRD halves the KL divergence (README). srd-rs plan MODEL says the time."
+        gain = "effort max moves the embeddings less" if is_max else "SRD halves the KL divergence"
+        return f"Without --fast, {gain} (README). srd-rs plan MODEL says the time."
     longer = about_text(report.srd_seconds)
+    if is_max:
+        gain = "for embeddings that move less (README)"
+        return f"Without --fast, effort max takes about {longer} longer here, {gain}."
     return f"Without --fast, SRD takes about {longer} longer here, for half the KL divergence (README)."
 
 
@@ -350,6 +355,7 @@ def report_json(report: ConvertReport) -> dict[str, Any]:
         "calibration_tokens": report.calibration_tokens,
         "calibration_weighed": report.calibration_weighed,
         "calibration_found": report.calibration_found,
+        "srd_effort": report.srd_effort,
         "srd_seconds": report.srd_seconds,
         "mmproj": str(report.mmproj) if report.mmproj else None,
         "sidecar": str(report.sidecar) if report.sidecar else None,
