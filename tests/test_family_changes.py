@@ -511,3 +511,14 @@ def test_an_output_matrix_beside_a_tied_embedding(name: str, head: str, copied: 
         file.write_bytes(data)
     spec = describe(replace(checkpoint, tensors=stored))
     assert any(t.name == "output.weight" for t in spec.tensors) != copied
+
+
+def test_dense_layers_of_kimi_linear_as_transformers_saves_them(tmp_path: Path) -> None:
+    checkpoint = changed("kimi-linear-as-published", {}, tmp_path)
+    tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        saved = name.replace("layers.0.mlp.", "layers.0.block_sparse_moe.")
+        tensors[saved] = replace(tensor, name=saved)
+    assert tensors.keys() != checkpoint.tensors.keys()
+    spec = describe(replace(checkpoint, tensors=tensors))
+    assert {t.name for t in spec.tensors} == {t.name for t in describe(checkpoint).tensors}

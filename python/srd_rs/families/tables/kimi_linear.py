@@ -116,6 +116,8 @@ KIMI_LINEAR: Final = FamilyTable(
         "u32 ~leading_dense_block_count = first_k_dense_replace",
         "f32 ~expert_weights_scale = routed_scaling_factor",
     ),
+    # transformers 5 saves layers without experts under the name of those with experts
+    renames=((r"\.block_sparse_moe\.((gate|up|down)_proj)\.", r".mlp.\1."),),
     refusals=(LATENT_NORMS,),
     output_needed=True,
 )
