@@ -356,15 +356,21 @@ def test_files_that_are_no_signature(folder: Path, key: Path) -> None:
     srd_rs.sign(folder, key=key)
     bundle = json.loads(path.read_text())
     public = key.with_suffix(".pub")
-    for wrong in (
-        {**bundle, "mediaType": "application/vnd.dev.sigstore.bundle.v9+json"},
-        {**bundle, "dsseEnvelope": {}},
-        {**bundle, "verificationMaterial": []},
-        {**bundle, "dsseEnvelope": {**bundle["dsseEnvelope"], "payload": "%%%"}},
-        {**bundle, "dsseEnvelope": {**bundle["dsseEnvelope"], "signatures": []}},
+    envelope = bundle["dsseEnvelope"]
+    twice = [*envelope["signatures"], {"sig": "AAAA"}]
+    for wrong, said in (
+        ({**bundle, "mediaType": "application/vnd.dev.sigstore.bundle.v9+json"}, "v9"),
+        ({**bundle, "dsseEnvelope": {}}, "it has no 'signatures'"),
+        ({**bundle, "verificationMaterial": []}, "verificationMaterial is no object"),
+        ({**bundle, "dsseEnvelope": {**envelope, "payload": "%%%"}}, "lacks"),
+        ({**bundle, "dsseEnvelope": {**envelope, "signatures": []}}, "0 signatures, where one is expected"),
+        (
+            {**bundle, "dsseEnvelope": {**envelope, "signatures": twice}},
+            "2 signatures, where one is expected",
+        ),
     ):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=said):
             srd_rs.verify_signature(path, public_key=public)
     path.write_text(
         json.dumps({**bundle, "dsseEnvelope": {**bundle["dsseEnvelope"], "payloadType": "text/plain"}})

@@ -29,6 +29,7 @@ from srd_rs import keyless as identities
 from srd_rs.errors import FormatError, UsageError, VerificationError, io_error, message
 from srd_rs.options import StrPath
 from srd_rs.reading import open_without_waiting, parse_object, read_limited, shown
+from srd_rs.text import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -438,7 +439,7 @@ def _resources(
         if not all(isinstance(name, str) for name in (*found, *ignored)):
             raise TypeError("a name is no text")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        _fail(path, f"the signed statement lacks what a signature of a model has: {error!r}", _FIX)
+        _fail(path, f"the signed statement lacks what a signature of a model has: {_lacking(error)}", _FIX)
     if method not in ("files", "shards") or not str(kind).startswith("sha256"):
         what = f"the files are hashed by {shown(kind)} in {shown(method)}, which srd-rs does not check"
         _fail(path, what, "Verify with the package model_signing, or sign with SHA-256")
@@ -452,6 +453,11 @@ def _resources(
 # The envelope.
 
 
+def _lacking(error: Exception) -> str:
+    """What is wrong with a JSON object that was read, in words."""
+    return f"it has no {error}" if isinstance(error, KeyError) else printable(str(error))
+
+
 def _envelope(path: Path, bundle: Mapping[str, Any]) -> tuple[bytes, bytes, Mapping[str, Any]]:
     """The payload, its signature and the verification material of a bundle."""
     if bundle.get("mediaType") != MEDIA_TYPE:
@@ -459,14 +465,16 @@ def _envelope(path: Path, bundle: Mapping[str, Any]) -> tuple[bytes, bytes, Mapp
         raise FormatError(message(path, what, "Name a signature of a model (model.sig)"))
     try:
         envelope, material = bundle["dsseEnvelope"], bundle["verificationMaterial"]
-        (signature,) = envelope["signatures"]
+        if len(envelope["signatures"]) != 1:
+            raise ValueError(f"{len(envelope['signatures'])} signatures, where one is expected")
+        signature = envelope["signatures"][0]
         payload = base64.b64decode(envelope["payload"], validate=True)
         raw = base64.b64decode(signature["sig"], validate=True)
         kind = envelope["payloadType"]
         if not isinstance(material, dict):
             raise TypeError("verificationMaterial is no object")
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        what = f"the bundle lacks what a signature of a model has: {error!r}"
+        what = f"the bundle lacks what a signature of a model has: {_lacking(error)}"
         raise FormatError(message(path, what, "Name a signature of a model (model.sig)")) from None
     if kind != PAYLOAD_TYPE:
         _fail(path, f"the payload is of the type {shown(kind)}, and {PAYLOAD_TYPE} is expected", _FIX)
