@@ -79,6 +79,10 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("dots1", "shared-heads", {"num_key_value_heads": 2}, "share keys and values"),
     ("smollm3", "empty", {"no_rope_layers": []}, "not one entry for each layer"),
     ("gemma3", "type", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "type without rope_type"),
+    *(
+        (name, "magnitude", {"rope_scaling": {**_YARN, "attention_factor": 1.2}}, "attention_factor")
+        for name in ("gemma3", "gemma3n-text", "embeddinggemma")
+    ),
     ("olmo3", "type", {"rope_scaling": {"type": "yarn", "factor": 8.0}}, "type without rope_type"),
     (
         "olmo3-without-theta",

@@ -39,6 +39,12 @@ _NO_HEAD: Final = Refusal(
     "tie_word_embeddings is false, but the checkpoint has no output matrix, so that the embedding is taken for it",
     warns=True,
 )
+_MAGNITUDE: Final = Refusal(
+    "rope['rope_type'] == 'yarn' and (rope['attention_factor'] != None or rope['mscale'] and rope['mscale_all_dim'])",
+    "YaRN has an attention_factor, or mscale and mscale_all_dim, which llama.cpp would give to the layers with a"
+    " sliding window too",
+)
+"""The layers with a sliding window have no YaRN."""
 
 GEMMA_1: Final = FamilyTable(
     arch="gemma",
@@ -146,6 +152,7 @@ GEMMA_3: Final = FamilyTable(
         "bools ~attention.sliding_window_pattern = slides if slides != usual and count(slides, True) > 0 else None",
     ),
     refusals=(
+        _MAGNITUDE,
         Refusal(
             "attn_logit_softcapping != None",
             "attn_logit_softcapping is set, Gemma 3 has none",
@@ -260,6 +267,7 @@ GEMMA3N: Final = FamilyTable(
     rope_theta=1_000_000.0,
     rope_theta_sliding=10_000.0,
     refusals=(
+        _MAGNITUDE,
         Refusal("altup_num_inputs != 4", "altup_num_inputs is not 4"),
         Refusal(
             "states('final_logit_softcapping') and final_logit_softcapping == None",
@@ -296,6 +304,7 @@ EMBEDDING_GEMMA: Final = FamilyTable(
         OTHER_PATTERN,
     ),
     refusals=(
+        _MAGNITUDE,
         Refusal(
             "first(query_pre_attn_scalar, 256) != head_dim",
             "queries are scaled by query_pre_attn_scalar, but llama.cpp scales them by head_dim, so its answers are not"
