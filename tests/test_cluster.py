@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ import pytest
 import srd_rs
 from local_hub import Hub, serving
 from srd_rs import ConvertOptions, _core, calibration, cluster
-from srd_rs.errors import UsageError
+from srd_rs.errors import SrdError, UsageError
 from srd_rs.hub import Source
 from srd_rs.planning import Planner, native_model
 from support import EXAMPLE, per_fixture, srd
@@ -212,6 +214,20 @@ def test_parts_are_even_runs() -> None:
     sizes = [sum(10 + n % 3 for n in part) for part in made]
     assert 7 <= len(made) <= 9 and max(sizes) < 2 * sum(sizes) / 8
     assert cluster.parts([], 8) == [] and cluster.parts([(3, 1)], 8) == [[3]]
+
+
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMore")  # as Ray raises it
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with (
+        pytest.raises(SrdError, match="Ray does not start on this machine: The current node timed out"),
+        cluster.connected("local"),
+    ):
+        pass
+    with pytest.raises(UsageError, match="no cluster can be reached at auto"), cluster.connected("auto"):
+        pass
 
 
 def test_without_resume_nothing_is_shared(tmp_path: Path) -> None:

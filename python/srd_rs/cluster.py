@@ -508,12 +508,13 @@ def connected(address: str) -> Iterator[Any]:
         asked |= {"address": address}
     try:
         ray.init(**asked)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        what = (
-            f"no cluster can be reached at {address}: {str(error).splitlines()[0] if str(error) else error!r}"
-        )
+    except Exception as error:  # Ray raises a bare Exception where a node does not start in time
+        said = str(error).splitlines()[0] if str(error) else repr(error)
+        if address == LOCAL:
+            fix = "Try again when the machine has less to do, or leave out --ray"
+            raise SrdError(message("--ray", f"Ray does not start on this machine: {said}", fix)) from None
         fix = "Name the address of a Ray cluster (HOST:PORT or auto), or local"
-        raise UsageError(message("--ray", what, fix)) from None
+        raise UsageError(message("--ray", f"no cluster can be reached at {address}: {said}", fix)) from None
     try:
         yield ray
     finally:
