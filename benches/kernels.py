@@ -4,7 +4,8 @@
 
 Speed is weights a second on Gaussian rows, the median over the repeats of the best of many short runs; error is
 our squared error over ggml's, plain (or by the imatrix) and as the search weighs it, by row kind; kinds with weights
-that the type cannot hold are left out. Without imatrix ggml does not search the types Q4_0 to Q5_1: fast, and worse.
+that the type cannot hold are left out, and so are types without imatrix that ggml does not quantize. Without imatrix
+ggml does not search the types Q4_0 to Q5_1: fast, and worse.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def main() -> None:
     print("| --- | --- | --- | ---: | ---: | ---: | --- |")
     for quant in arguments.types.split(","):
         # Q8_0 takes no importance: rounding to its fine steps is all there is to it.
-        for importance in (None,) if quant == "Q8_0" else (None, "lognormal"):
+        with_importance = () if quant == "Q8_0" else ("lognormal",)
+        without = () if ggml.requires_imatrix(quant) else (None,)
+        for importance in (*without, *with_importance):
             ratios = test_oracle_k.error_ratios(quant, importance)
             errors = []
             for metric in next(iter(ratios.values())):

@@ -78,6 +78,13 @@ def _lib() -> ctypes.CDLL:
     return lib
 
 
+def requires_imatrix(quant: str) -> bool:
+    """Whether ggml ends the process where this type is quantized without importances."""
+    function = _lib().ggml_quantize_requires_imatrix
+    function.restype = ctypes.c_bool
+    return bool(function(TYPES[quant][0]))
+
+
 def quantize(kind: str, rows: Floats, importance: Floats | None = None) -> Bytes:
     """Blocks, `[rows, bytes of a row]`, of `rows`, `[rows, columns]`."""
     rows = np.ascontiguousarray(rows, np.float32)

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import srd_rs
 from srd_rs import _core
+from srd_rs.errors import FormatError
 from srd_rs.options import ConvertOptions
 from support import EXAMPLE, Run, srd, user_process
 
@@ -569,3 +571,61 @@ def test_a_link_in_the_place_of_what_is_kept_is_refused(
         assert run.code == 0, run
         assert digests(tmp_path) == whole
     assert victim.read_bytes() == before
+
+
+def calibrate(model: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    """A running `srd-rs calibrate` on 4096 tokens, whose layers are kept quickly."""
+    options = ["--tokens", "4096", "--block", "256", "--threads", "1", *more]
+    return user_process(
+        [sys.executable, "-m", "srd_rs", "calibrate", str(model), "-o", str(output), *options]
+    )
+
+
+def test_srd_rs_calibrate_goes_on_too_and_copies_what_is_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, output = tmp_path / "cache", tmp_path / "model.calib"
+    monkeypatch.setenv("SRD_CACHE", str(kept))
+    process = calibrate(model, output)
+    while process.poll() is None and len(states_in(kept)) < 2:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=120)
+    if list(kept.glob("*.calib")):
+        pytest.skip("the calibration was complete before it could be stopped")
+    assert len(states_in(kept)) == 2 and not output.exists()
+    process = calibrate(model, output, "--json")
+    told = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, told
+    steps = [json.loads(line)["progress"] for line in told.splitlines() if line.startswith('{"progress"')]
+    assert next(step["done"] for step in steps if step["done"] > 0) >= 4096 // 7, steps
+    # A conversion finds the calibration, and another calibration is a copy of it.
+    more = ("--calibrate-tokens", "4096", "--calibrate-block", "256")
+    run = convert(model, tmp_path / "out.gguf", *more)
+    assert run.code == 0 and run.json["calibration_found"] is True, run.stderr
+    again = tmp_path / "again.calib"
+    report = srd_rs.calibrate(model, again, tokens=4096, block=256, progress=refuse_progress)
+    monkeypatch.setenv("SRD_CACHE", "off")
+    undisturbed = tmp_path / "undisturbed.calib"
+    assert srd_rs.calibrate(model, undisturbed, tokens=4096, block=256).digest == report.digest
+    assert output.read_bytes() == again.read_bytes() == undisturbed.read_bytes()
+
+
+def refuse_progress(done: int, total: int) -> None:
+    assert done in (0, total), "a calibration that is in the cache was made again"
+
+
+def test_a_kept_calibration_that_was_changed_is_not_copied(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, output = tmp_path / "cache", tmp_path / "model.calib"
+    monkeypatch.setenv("SRD_CACHE", str(kept))
+    srd_rs.calibrate(model, output, tokens=256)
+    [path] = kept.glob("*.calib")
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\0\0\0\1")
+    again = tmp_path / "again.calib"
+    with pytest.raises(FormatError, match="has other bytes than when the calibration was made"):
+        srd_rs.calibrate(model, again, tokens=256)
+    assert not again.exists()

@@ -3,7 +3,7 @@
 Paths are `str` or `os.PathLike[str]`. Where a parameter is an object of the package, only its attributes are read.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias, TypedDict, final, type_check_only
@@ -271,6 +271,7 @@ class Plan:
     ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
     def written_divergences(
         self,
+        matrices: Collection[str],
         options: ConvertOptions,
         tokens: list[list[int]],
         progress: Callable[[int, int], object] | None = None,
@@ -487,6 +488,7 @@ class Calibration:
     @property
     def tensors(self) -> list[CalibratedTensor]: ...
     def write_imatrix(self, path: _Path, overwrite: bool) -> None: ...
+    def copy_to(self, path: _Path, overwrite: bool) -> None: ...
 
 @final
 class CalibrationParts:

@@ -70,6 +70,9 @@ MARGIN_OF_SMALL_KLD: Final = 0.85
 #: Types in which nothing is quantized.
 WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
+_EMBEDDING: Final = "token_embd.weight"
+#: Tables whose rows are looked up.
+_TABLES: Final = {_EMBEDDING, "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"}
 _Show = Callable[[Progress], None] | None
 #: How the tensors of a name are rounded: the type, None for that of the probe, and the share of the error that stays.
 _Group = Mapping[str, tuple[str | None, float]]
@@ -270,9 +273,13 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
         return Choice(types, whole=True)
     if mix is None or found is None:
         return Choice(types, costs_measured=found is not None)
-    # The check runs the plan of the source, of which `base` is one.
-    groups = [_as_converted(plan, measured) for plan in (mix, planner.plan(made))]
-    of_mix, of_choice = run(groups, found.check, show)
+    plans = (mix, planner.plan(made))
+    matrices = None if made is None else _written_by_srd(plans)
+    if matrices is None:
+        # The check runs the plan of the source, of which `base` is one.
+        of_mix, of_choice = run([_as_converted(plan, measured) for plan in plans], found.check, show)
+    else:
+        of_mix, of_choice = _written(planner, plans, matrices, found.check, show)
     tokens = sum(map(len, found.check))
     expected = _expected_ratio(mix, types, measured, costs)
     margin = MARGIN if of_mix >= SMALL_KLD else MARGIN_OF_SMALL_KLD
@@ -283,6 +290,46 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
     log.warning("the mix %s is written, because the choice is not expected to be clearly better", mix.quant)
     planner.options = replace(options, quant=mix.quant)
     return Choice((), check)
+
+
+def _written_by_srd(plans: tuple[_core.Plan, _core.Plan]) -> tuple[set[str], set[str]] | None:
+    """The matrices that a run can have as the conversion will write them, for each of two plans. None where this would
+    leave out what the plans differ in: experts, tables that are only looked up, and models whose tokens have several
+    states."""
+    types = [{t.name: t.type for t in plan.tensors} for plan in plans]
+    differ = {name for name, type in types[0].items() if types[1][name] != type}
+    is_tied = "output.weight" not in types[0]
+    matrices = []
+    for plan in plans:
+        quantized = [t for t in plan.tensors if t.type not in FLOAT_TYPES.union(t.source_types)]
+        names = {t.name for t in quantized if all(n == 1 for n in t.shape[2:])} - _TABLES
+        # A table that is the output matrix as well counts where the plans differ in it.
+        names |= {_EMBEDDING} & differ if is_tied else set()
+        matrices.append(names)
+    left_out = differ - matrices[0].union(matrices[1], () if is_tied else {_EMBEDDING})
+    return None if left_out or not plans[0].has_two_streams() else (matrices[0], matrices[1])
+
+
+def _written(
+    planner: Planner,
+    plans: tuple[_core.Plan, _core.Plan],
+    matrices: tuple[set[str], set[str]],
+    chunks: list[list[int]],
+    show: _Show,
+) -> tuple[float, float]:
+    """The KLD that the matrices of each of two plans cause, quantized as the conversion will write them, but with one
+    candidate for each row, which takes half of the time."""
+    klds: list[float] = []
+    options = replace(planner.options, srd=replace(planner.options.srd, beam_width=1))
+
+    def forward(done: int, total: int) -> None:
+        if show is not None:
+            show(Progress(len(klds) * total + done, 2 * total, "", "sensitivity"))
+
+    for plan, names in zip(plans, matrices, strict=True):
+        found = plan.written_divergences(names, options, chunks, forward)
+        klds.append(sum(found) / len(found))
+    return klds[0], klds[1]
 
 
 def _as_converted(plan: _core.Plan, measured: _Measured) -> _Group:

@@ -129,6 +129,8 @@ def calibrate(
         times as long. By default the tokens of dense decoders of up to 2.5 G weights are weighed, whose derivatives are
         known.
     imatrix: also write the diagonals as a llama.cpp imatrix (GGUF).
+    The calibration is kept in the cache as that of `convert` is: one that is interrupted goes on, and `output` is a
+        copy of one that is there.
     seed: of random tokens, and of the tokens that the model draws to weigh tokens. threads: any number gives the same
         bytes. max_memory: bytes of weights and states alive.
     progress: True shows a bar. A function is called about 20 times a second with tokens done and to do; a layer
@@ -152,12 +154,19 @@ def calibrate(
     native = native_model(source, Path(output))
     drawn = text == "random" or weighs(native.plan, weigh_tokens, ctx or DEFAULT_CTX)
     effects.refuse((not drawn and seed != 0, "--seed", "only random and weighed tokens depend on the seed"))
+    memory = bytes_of("max_memory", max_memory)
     with counting(progress) as tell:
-        made = measure(
-            native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
-            threads=threads, max_memory=bytes_of("max_memory", max_memory), overwrite=overwrite, progress=tell,
-            weigh_tokens=weigh_tokens,
-        )  # fmt: skip
+        if cache.folder() is None:
+            made = measure(
+                native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
+                threads=threads, max_memory=memory, overwrite=overwrite, progress=tell, weigh_tokens=weigh_tokens,
+            )  # fmt: skip
+        else:
+            made, _ = measure_or_find(
+                native, Path(output), text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
+                max_memory=memory, progress=tell, weigh_tokens=weigh_tokens,
+            )  # fmt: skip
+            made.copy_to(output, overwrite)
     if imatrix is not None:
         made.write_imatrix(imatrix, overwrite)
     return CalibrationReport(
@@ -280,6 +289,7 @@ def measure_or_find(
     threads: int | None,
     max_memory: int,
     progress: Callable[[int, int], None] | None,
+    ctx: int | None = None,
     options: ConvertOptions | None = None,
     is_local: bool = True,
     stated: Sequence[Any] = (),
@@ -296,14 +306,16 @@ def measure_or_find(
     what identifies them.
     """
     weigh_tokens = weigh_tokens if options is None else False
-    asked = {"text": os.fspath(text), "tokens": tokens, "block": block, "seed": seed, "weighed": weigh_tokens}
+    asked = {
+        "text": os.fspath(text), "tokens": tokens, "ctx": ctx, "block": block, "seed": seed, "weighed": weigh_tokens,
+    }  # fmt: skip
     states = None
     if is_local and cache.folder() is not None:
         states = _states(native, text, asked, options)
     note = None if states is None else cache.remembered(states)
     if note is None:
         request = requested(
-            native, output, named=False, text=text, tokens=tokens, ctx=None, block=block, seed=seed, threads=threads,
+            native, output, named=False, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
             max_memory=max_memory, overwrite=False, weigh_tokens=weigh_tokens,
         )  # fmt: skip
     else:

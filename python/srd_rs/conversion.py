@@ -598,7 +598,7 @@ def prepared(
     if is_max:
         _say_what_max_leaves_out(planner, native)
     if budgeted and planner.options.is_measured and planner.source.remote is not None:
-        what = "a budget runs the model, so --stream fetches the weights about four times (more with little memory): %s"
+        what = "a budget runs the model, so --stream fetches the weights up to six times (more with little memory): %s"
         log.warning(what, "without --stream the model is downloaded once")
     # The types come before the calibration of effort max, which quantizes to them.
     first = not is_max or budgeted
@@ -658,7 +658,8 @@ def _divergence(
 ) -> float:
     """The KLD, or of an encoder 1 - cos, that the matrices which effort max corrects cause, quantized by a
     calibration."""
-    found = planner.plan(made).written_divergences(planner.options, chunks, tell)
+    native = planner.plan(made)
+    found = native.written_divergences(set(native.corrected), planner.options, chunks, tell)
     return sum(found) / len(found)
 
 

@@ -21,7 +21,7 @@
 //! # Ok::<(), srd_rs::Error>(())
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::convert::chunk::Converter;
@@ -90,19 +90,21 @@ fn forward_options<'a>(pass: &Pass<'a>, logits: bool) -> RunOptions<'a> {
     }
 }
 
-/// Returns for each token the divergence of the model with the matrices that effort max corrects as `plan` will write them,
-/// quantized by its calibration. All other matrices stay as they are.
+/// Returns for each token the divergence of the model with `matrices` as `plan` will write them, quantized by its calibration. All
+/// other matrices stay as they are; the embeddings that are looked up are rounded to their type.
 ///
 /// # Errors
 /// The errors of [`forward::run_replaced`] and of [`Converter::convert`].
 pub fn written_divergences(
     plan: &Plan,
+    matrices: &HashSet<String>,
     options: &convert::options::RunOptions,
     tokens: &[Vec<u32>],
     pass: &Pass,
 ) -> Result<Vec<f64>> {
     let converter = Converter::new(plan, options, pass.threads);
-    let by_name: HashMap<_, _> = asymmetric::corrected(plan).map(|t| (t.bound.name.as_str(), t)).collect();
+    let named = plan.tensors.iter().filter(|t| matrices.contains(&t.bound.name));
+    let by_name: HashMap<_, _> = named.map(|t| (t.bound.name.as_str(), t)).collect();
     let replaced = |name: &str| -> Result<Option<Blocks>> {
         let Some(&tensor) = by_name.get(name) else { return Ok(None) };
         Ok(Some(Blocks { ty: tensor.ty, bytes: converter.whole(tensor)? }))

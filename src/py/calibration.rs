@@ -87,6 +87,11 @@ impl Calibration {
     fn write_imatrix(&self, py: Python<'_>, path: PathBuf, overwrite: bool) -> PyResult<()> {
         detached(py, || imatrix::write_imatrix(&self.inner, &path, overwrite))
     }
+
+    /// Writes a copy of the file.
+    fn copy_to(&self, py: Python<'_>, path: PathBuf, overwrite: bool) -> PyResult<()> {
+        detached(py, || self.inner.copy_to(&path, overwrite))
+    }
 }
 
 /// Opens a calibration file. `kept` says that the file is one of the cache: its parts are then verified when they are used.

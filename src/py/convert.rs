@@ -1,6 +1,6 @@
 //! Plans and their runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -540,12 +540,13 @@ impl Plan {
         watched(py, work, || self.cancel(&state), tick)
     }
 
-    /// Returns for each token the KLD, in nats, of the model with the matrices that effort max corrects as this plan will write
-    /// them, quantized by its calibration. All other matrices stay as they are.
-    #[pyo3(signature = (options, tokens, progress=None))]
+    /// Returns for each token the KLD, in nats, of the model with `matrices` as this plan will write them, quantized by its
+    /// calibration. All other matrices stay as they are.
+    #[pyo3(signature = (matrices, options, tokens, progress=None))]
     fn written_divergences(
         &self,
         py: Python<'_>,
+        matrices: HashSet<String>,
         options: ConvertOptions,
         tokens: Vec<Vec<u32>>,
         progress: Option<Py<PyAny>>,
@@ -563,7 +564,7 @@ impl Plan {
         };
         let spill_folder = self.inner.folder();
         let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
-        let work = || sensitivity::written_divergences(&self.inner, &how, &tokens, &pass);
+        let work = || sensitivity::written_divergences(&self.inner, &matrices, &how, &tokens, &pass);
         watched(py, work, || self.cancel(&state), tick)
     }
 

@@ -60,20 +60,22 @@ impl BlockFormat for Q3K {
 
     #[inline(always)]
     fn pack(scales: &Scales, codes: &[u8], block: &mut [u8]) {
+        let codes: &[u8; MAX_BLOCK] = codes.first_chunk().expect("256 codes");
         let third: &mut [u8; 32] = block.first_chunk_mut().expect("32 bytes of third bits");
-        third.fill(0);
-        for (j, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
-            for l in 0..32 {
-                third[l] |= (codes[l] >> 2 & 1) << j;
-            }
+        for l in 0..32 {
+            let bit = |j: usize| (codes[32 * j + l] >> 2 & 1) << j;
+            third[l] = bit(0) | bit(1) | bit(2) | bit(3) | bit(4) | bit(5) | bit(6) | bit(7);
         }
         two_bits::write(codes, &mut block[32..96]);
+        let mut stored = [0; SUB];
+        stored.iter_mut().zip(&scales.scales).for_each(|(to, scale)| *to = (scale + BIAS) as u8);
         let out: &mut [u8; 12] = block[96..].first_chunk_mut().expect("12 bytes of scales");
-        out.fill(0);
-        for (j, scale) in scales.scales.iter().enumerate() {
-            let scale = (scale + BIAS) as u8;
-            out[j % 8] |= (scale & 15) << (j / 8 * 4);
-            out[8 + j % 4] |= (scale >> 4) << (j / 4 * 2);
+        for j in 0..8 {
+            out[j] = (stored[j] & 15) | stored[j + 8] << 4;
+        }
+        for j in 0..4 {
+            let high = |k: usize| (stored[j + 4 * k] >> 4) << (2 * k);
+            out[8 + j] = high(0) | high(1) | high(2) | high(3);
         }
         f16::write(scales.d, &mut block[108..]);
     }

@@ -14,6 +14,7 @@ use super::sums;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};
 use crate::formats::safetensors::{self, TensorInfo};
+use crate::formats::sink::Sink;
 use crate::formats::source::open_regular;
 use crate::input::ReadAt;
 use crate::progress::Progress;
@@ -169,6 +170,33 @@ impl Calibration {
         Err(Error::format(Place::file(path).at(start), what, DAMAGED))
     }
 
+    /// Writes a copy of the file. All bytes are compared with the digests on the way.
+    ///
+    /// # Errors
+    /// As [`Sink::create`] and [`Sink::commit`]; [`Error::Io`] from the disk, [`Error::Format`] when the bytes were changed since
+    /// the file was opened.
+    pub fn copy_to(&self, target: &Path, overwrite: bool) -> Result<()> {
+        let (file, path) = (&self.file, &self.path);
+        let size = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
+        let json = header_json(file, path)?;
+        let start = 8 + json.len() as u64;
+        let metadata = Metadata::parse(&json, path)?;
+        let sink = Sink::create(target, size, overwrite)?;
+        sink.write_at(&(json.len() as u64).to_le_bytes(), 0)?;
+        sink.write_at(&json, 8)?;
+        let (mut hash, mut piece) = (Sha256::default(), vec![0; 4 * PIECE]);
+        for at in (start..size).step_by(piece.len()) {
+            let bytes = &mut piece[..(size - at).min(4 * PIECE as u64) as usize];
+            file.read_exact_from(at, bytes).map_err(|e| Error::io(path, "read", e))?;
+            hash.update(bytes);
+            sink.write_at(bytes, at)?;
+        }
+        if digest_of(&json) != self.digest || to_hex(&hash.finish()) != metadata.data_sha256()? {
+            return Err(changed(Place::file(path)));
+        }
+        sink.commit()
+    }
+
     /// Returns the ranges of the parts, by their numbers.
     fn parts(&self) -> Vec<Range<u64>> {
         let mut parts = Vec::new();
@@ -225,7 +253,7 @@ impl Calibration {
         if by_tensor.is_empty() && quantized.is_empty() {
             return Err(Error::format(Place::file(path), "holds no statistics", NOT_CALIBRATION));
         }
-        let digest = format!("sha256:{}", to_hex(&sha256(&[&json])));
+        let digest = digest_of(&json);
         let path = path.to_path_buf();
         Ok(Self { path, file, info, digest, inputs: stored, by_tensor, quantized, unread: None })
     }
@@ -517,6 +545,11 @@ fn header_json(file: &File, path: &Path) -> Result<Vec<u8>> {
     let mut json = vec![0; length as usize];
     read(8, &mut json)?;
     Ok(json)
+}
+
+/// Returns the identity of a file by its header.
+fn digest_of(json: &[u8]) -> String {
+    format!("sha256:{}", to_hex(&sha256(&[json])))
 }
 
 fn bad(path: &Path, tensor: &str, what: String) -> Error {
