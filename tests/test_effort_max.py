@@ -14,7 +14,7 @@ import pytest
 
 import srd_rs
 from forward_tools import families, plan_variant
-from srd_rs import ConvertOptions, _core, calibration, conversion, errors, planning
+from srd_rs import ConvertOptions, _core, budget, calibration, conversion, errors, planning
 from srd_rs.cli.convert import report_json, report_text
 from support import EXAMPLE
 
@@ -248,6 +248,49 @@ def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path,
     chunks = calibration.choose_tokens(
         model, {k: v for k, _, v in native.metadata()}, "random", 96, 48, 7
     ).chunks
-    found = planner.plan(made).written_divergences(planner.options, chunks)
+    names = set(native.corrected)
+    found = planner.plan(made).written_divergences(names, planner.options, chunks)
     true, other = (log_probabilities(path, chunks) for path in (tmp_path / "base.gguf", written))
     np.testing.assert_allclose(found, (np.exp(true) * (true - other)).sum(-1), rtol=1e-3, atol=1e-7)
+
+
+def test_types_within_a_budget_are_compared_as_they_are_written(fixtures: Path, tmp_path: Path) -> None:
+    """The KLD that the choice of types is told by is that of the file, where a row has one candidate."""
+    model = fixtures / "llama"
+    options = ConvertOptions(
+        like="Q4_K_M", calibrate_tokens=256, met=False, cache=False, srd=srd_rs.SrdOptions(beam_width=1)
+    )
+    report = srd_rs.convert(model, tmp_path / "m.gguf", options)
+    check = report.plan.check
+    assert check is not None
+    srd_rs.convert(model, tmp_path / "base.gguf", quant="F32", met=False)
+    planner = planning.Planner(planning.Source(model), tmp_path / "unwritten", options)
+    found = budget.texts(planner, planner.plan())
+    assert found is not None
+    chunks = found.check
+    true, other = (log_probabilities(path, chunks) for path in (tmp_path / "base.gguf", report.output))
+    kld = (np.exp(true) * (true - other)).sum(-1).mean()
+    assert check.tokens == sum(map(len, chunks))
+    written = check.choice_kld if check.written == "choice" else check.mix_kld
+    np.testing.assert_allclose(written, kld, rtol=1e-2)
+
+
+def test_what_a_run_cannot_have_as_it_is_written(fixtures: Path, tmp_path: Path) -> None:
+    """Experts, and tables that are only looked up: where two plans differ in them, their errors are only as large."""
+
+    def matrices(name: str, *quants: str) -> tuple[set[str], set[str]] | None:
+        first, second = (
+            planning.Planner(
+                planning.Source(fixtures / name), tmp_path / "m.gguf", ConvertOptions(quant=quant)
+            ).plan()
+            for quant in quants
+        )
+        return budget._written_by_srd((first, second))
+
+    assert matrices("mixtral", "Q4_K_M", "Q6_K") is None and matrices("gemma4_e2b", "Q4_K_M", "Q8_0") is None
+    alike = matrices("mixtral", "Q4_K_M", "Q4_K_M")
+    assert alike is not None and not any("exps" in name for name in alike[0])
+    of_llama = matrices("llama", "Q4_K_M", "Q8_0")
+    assert of_llama is not None and {"output.weight", "blk.0.ffn_down.weight"} <= of_llama[0] & of_llama[1]
+    tied = matrices("gemma3", "Q4_K_M", "Q8_0")
+    assert tied is not None and "token_embd.weight" in tied[0] & tied[1]

@@ -213,7 +213,7 @@ def test_a_budget_runs_the_model_and_fetches_the_layers_about_four_times(
     assert run.code == 0, run.stderr
     options = (*budget, "--max-memory", memory)
     run = srd("convert", "org/model", "--stream", "-o", far, *options, env=hub)
-    assert run.code == 0 and "fetches the weights about four times" in run.stderr, run.stderr
+    assert run.code == 0 and "fetches the weights up to six times" in run.stderr, run.stderr
     assert far.read_bytes() == near.read_bytes()
     assert [p.name for p in far.parent.iterdir()] == ["m.gguf"]
     of_layers, fetched = _layers()
