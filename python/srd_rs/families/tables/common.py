@@ -148,21 +148,16 @@ TYPED_WINDOW: Final = replace(
 )
 """The window of families that have none where config.json names no types of layers."""
 
-CHOSEN_WINDOW: Final = Refusal(
-    "use_sliding_window == 1 and first(sliding_window, 4096) < first(max_position_embeddings, 0)"
-    " and (first(max_window_layers, 28) < n_layer if layer_types == None"
-    " else count(layer_types, 'sliding_attention') > 0)",
-    WINDOW.what,
-    warns=True,
-)
-"""The window of families that have none where config.json says nothing."""
 
-EVERY_WINDOW: Final = replace(
-    WINDOW,
-    when="use_sliding_window == 1 and first(sliding_window, 4096) < first(max_position_embeddings, 0)"
-    " and (layer_types == None or count(layer_types, 'sliding_attention') > 0)",
-)
-"""The same where max_window_layers does not take the window from all layers."""
+def chosen_window(untyped: str) -> Refusal:
+    """Return the warning about the window of families that have none where config.json says nothing. `untyped` is the
+    condition under which a layer has the window where `layer_types` is missing."""
+    return replace(
+        WINDOW,
+        when="use_sliding_window == 1 and first(sliding_window, 4096) < first(max_position_embeddings, 0)"
+        f" and ({untyped} if layer_types == None else count(layer_types, 'sliding_attention') > 0)",
+    )
+
 
 LLAMA_METADATA: Final = ("u32 ~vocab_size = n_vocab", "u32 ~rope.dimension_count = head_dim")
 

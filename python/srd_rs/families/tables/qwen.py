@@ -9,17 +9,19 @@ from srd_rs.families.schema import FamilyTable, Mtp, Refusal, Rows, StackedExper
 from srd_rs.families.tables.common import (
     ATTENTION,
     BIASED_QKV,
-    CHOSEN_WINDOW,
-    EVERY_WINDOW,
     GATED_EXPERTS,
     GATED_FFN,
     HEAD_NORMS,
     NORMALIZED,
     NORMS,
     NOT_NORMALIZED,
+    chosen_window,
     flagged,
 )
 from srd_rs.families.tables.skeletons import NO_BIASES
+
+_WINDOW: Final = chosen_window("first(max_window_layers, 28) < n_layer")
+_WINDOW_OF_ALL: Final = chosen_window("True")
 
 QWEN2: Final = FamilyTable(
     arch="qwen2",
@@ -36,7 +38,7 @@ QWEN2: Final = FamilyTable(
         "tie_word_embeddings": False,
     },
     layer=(Rows((*NORMS, *flagged(ATTENTION[:3], "bias"), ATTENTION[3], *GATED_FFN)),),
-    refusals=(CHOSEN_WINDOW,),
+    refusals=(_WINDOW,),
     pooling=True,
     square_output=True,
 )
@@ -69,7 +71,7 @@ _QWEN3: Final = FamilyTable(
     classes=(),
     defaults={**QWEN2.defaults, **NO_BIASES, "head_dim": 128},
     layer=(Rows((*NORMS, *BIASED_QKV, *HEAD_NORMS, *GATED_FFN)),),
-    refusals=(CHOSEN_WINDOW,),
+    refusals=(_WINDOW,),
     pooling=True,
 )
 _QWEN3_RERANKER: Final = replace(
@@ -110,7 +112,7 @@ QWEN3_MOE: Final = FamilyTable(
         # Qwen3-Coder says 0
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(_DENSE_LAYERS, NORMALIZED, EVERY_WINDOW),
+    refusals=(_DENSE_LAYERS, NORMALIZED, _WINDOW_OF_ALL),
 )
 
 QWEN2_MOE: Final = FamilyTable(
@@ -148,7 +150,7 @@ QWEN2_MOE: Final = FamilyTable(
         "u32 ~expert_feed_forward_length = moe_intermediate_size",
         "u32 ~expert_shared_feed_forward_length = shared_expert_intermediate_size",
     ),
-    refusals=(_DENSE_LAYERS, NOT_NORMALIZED, EVERY_WINDOW),
+    refusals=(_DENSE_LAYERS, NOT_NORMALIZED, _WINDOW_OF_ALL),
     output_needed=True,
     square_output=True,
 )
@@ -224,7 +226,7 @@ QWEN2_VL: Final = FamilyTable(
     },
     layer=(Rows((*NORMS, *_ATTENTION_2, *GATED_FFN)),),
     renames=THINKER,
-    refusals=(replace(CHOSEN_WINDOW, when=CHOSEN_WINDOW.when.replace("28", "80")),),
+    refusals=(chosen_window("first(max_window_layers, 80) < n_layer"),),
     rope_theta=1_000_000.0,
     square_output=True,
 )
