@@ -117,10 +117,10 @@ def _inside(table: FamilyTable) -> FamilyTable:
 MINICPM_V: Final = replace(
     _inside(LLAMA_TABLE),
     classes=("MiniCPMV", "MiniCPMO"),
-    # 2.6 is a Qwen 2, 4.5 a Qwen 3, 2.5 and 4.0 are Llamas.
+    # 2.6 is a Qwen 2, 4.5 a Qwen 3, 2.5 and 4.0 are Llamas, whose table would leave the biases out.
     variants=(
         ("has('model.layers.0.self_attn.q_norm.weight')", _inside(QWEN3)),
-        ("has('model.layers.0.self_attn.q_proj.bias')", _inside(QWEN2)),
+        ("stored('llm.model.layers.0.self_attn.q_proj.bias')", _inside(QWEN2)),
     ),
     refusals=(*LLAMA_TABLE.refusals, _SCALED),
 )
