@@ -248,8 +248,7 @@ def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path,
     chunks = calibration.choose_tokens(
         model, {k: v for k, _, v in native.metadata()}, "random", 96, 48, 7
     ).chunks
-    names = set(native.corrected)
-    found = planner.plan(made).written_divergences(names, planner.options, chunks)
+    found = planner.plan(made).written_divergences(set(native.corrected), planner.options, chunks)
     true, other = (log_probabilities(path, chunks) for path in (tmp_path / "base.gguf", written))
     np.testing.assert_allclose(found, (np.exp(true) * (true - other)).sum(-1), rtol=1e-3, atol=1e-7)
 

@@ -70,9 +70,7 @@ MARGIN_OF_SMALL_KLD: Final = 0.85
 #: Types in which nothing is quantized.
 WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
-_EMBEDDING: Final = "token_embd.weight"
-#: Tables whose rows are looked up.
-_TABLES: Final = {_EMBEDDING, "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"}
+_EMBEDDING: Final = _core.TABLES[0]
 _Show = Callable[[Progress], None] | None
 #: How the tensors of a name are rounded: the type, None for that of the probe, and the share of the error that stays.
 _Group = Mapping[str, tuple[str | None, float]]
@@ -302,9 +300,10 @@ def _written_by_srd(plans: tuple[_core.Plan, _core.Plan]) -> tuple[set[str], set
     matrices = []
     for plan in plans:
         quantized = [t for t in plan.tensors if t.type not in FLOAT_TYPES.union(t.source_types)]
-        names = {t.name for t in quantized if all(n == 1 for n in t.shape[2:])} - _TABLES
+        names = {t.name for t in quantized if all(n == 1 for n in t.shape[2:])}.difference(_core.TABLES)
         # A table that is the output matrix as well counts where the plans differ in it.
-        names |= {_EMBEDDING} & differ if is_tied else set()
+        if is_tied and _EMBEDDING in differ:
+            names.add(_EMBEDDING)
         matrices.append(names)
     left_out = differ - matrices[0].union(matrices[1], () if is_tied else {_EMBEDDING})
     return None if left_out or not plans[0].has_two_streams() else (matrices[0], matrices[1])
@@ -327,9 +326,21 @@ def _written(
             show(Progress(len(klds) * total + done, 2 * total, "", "sensitivity"))
 
     for plan, names in zip(plans, matrices, strict=True):
-        found = plan.written_divergences(names, options, chunks, forward)
-        klds.append(sum(found) / len(found))
+        klds.append(written_divergence(plan, names, options, chunks, forward))
     return klds[0], klds[1]
+
+
+def written_divergence(
+    plan: _core.Plan,
+    matrices: set[str],
+    options: ConvertOptions,
+    chunks: list[list[int]],
+    tell: Callable[[int, int], None],
+) -> float:
+    """The mean KLD, or of an encoder 1 - cos, that `matrices` cause, quantized as a plan writes them. All other
+    matrices stay as they are."""
+    found = plan.written_divergences(matrices, options, chunks, tell)
+    return sum(found) / len(found)
 
 
 def _as_converted(plan: _core.Plan, measured: _Measured) -> _Group:

@@ -154,18 +154,15 @@ def calibrate(
     native = native_model(source, Path(output))
     drawn = text == "random" or weighs(native.plan, weigh_tokens, ctx or DEFAULT_CTX)
     effects.refuse((not drawn and seed != 0, "--seed", "only random and weighed tokens depend on the seed"))
-    memory = bytes_of("max_memory", max_memory)
+    asked: dict[str, Any] = {
+        "text": text, "tokens": tokens, "ctx": ctx, "block": block, "seed": seed, "threads": threads,
+        "max_memory": bytes_of("max_memory", max_memory), "weigh_tokens": weigh_tokens,
+    }  # fmt: skip
     with counting(progress) as tell:
         if cache.folder() is None:
-            made = measure(
-                native, Path(output), named=True, text=text, tokens=tokens, ctx=ctx, block=block, seed=seed,
-                threads=threads, max_memory=memory, overwrite=overwrite, progress=tell, weigh_tokens=weigh_tokens,
-            )  # fmt: skip
+            made = measure(native, Path(output), named=True, overwrite=overwrite, progress=tell, **asked)
         else:
-            made, _ = measure_or_find(
-                native, Path(output), text=text, tokens=tokens, ctx=ctx, block=block, seed=seed, threads=threads,
-                max_memory=memory, progress=tell, weigh_tokens=weigh_tokens,
-            )  # fmt: skip
+            made, _ = measure_or_find(native, Path(output), progress=tell, **asked)
             made.copy_to(output, overwrite)
     if imatrix is not None:
         made.write_imatrix(imatrix, overwrite)

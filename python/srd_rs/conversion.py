@@ -659,8 +659,7 @@ def _divergence(
     """The KLD, or of an encoder 1 - cos, that the matrices which effort max corrects cause, quantized by a
     calibration."""
     native = planner.plan(made)
-    found = native.written_divergences(set(native.corrected), planner.options, chunks, tell)
-    return sum(found) / len(found)
+    return budget.written_divergence(native, set(native.corrected), planner.options, chunks, tell)
 
 
 def _compared(

@@ -169,10 +169,8 @@ impl Pass<'_> {
         self.observe(&[&gate], None, width, x)?;
         let mut y = self.weights.apply(&gate, x, width)?;
         activation::gated(Activation::Gelu, &mut y, &input);
-        if self.model.states == 1 {
-            let norm = format!("blk.{}.{}.weight", layer.index, PerLayer::NORM);
-            self.note_missing(x, None, &Way::Normed(norm))?;
-        }
+        let norm = format!("blk.{}.{}.weight", layer.index, PerLayer::NORM);
+        self.note_missing(x, None, &Way::Normed(norm))?;
         self.observe(&[&projection], None, n, &y)?;
         self.missing = None;
         let mut y = self.weights.apply(&projection, &y, n)?;

@@ -624,10 +624,7 @@ class Family:
         parts = (self.checkpoint.config, text_part(self.checkpoint.config))
         untied = any(part.get("tie_word_embeddings") is False for part in parts)
         if untied and not any(name.startswith(f"{self.output_row.source}.") for name in present):
-            self._note(
-                "tie_word_embeddings is false, but the checkpoint has no output matrix, so that the embedding is taken"
-                " for it"
-            )
+            self._note(names.NO_HEAD)
 
     def _check_output(self, specs: Iterable[TensorSpec]) -> None:
         """Refuse heads that together are not as wide as the model, where llama.cpp does not load such a file."""

@@ -24,6 +24,10 @@ HEAD: Final = "of heads for training"
 SETTING: Final = "of settings, which are written as metadata"
 TEXT: Final = "of the text model"
 COPY: Final = "with a copy of the embedding"
+NO_HEAD: Final = (
+    "tie_word_embeddings is false, but the checkpoint has no output matrix, so that the embedding is taken"
+    " for it"
+)
 
 # Parts of other modalities, by how their names begin or by what occurs in them; see the text models of
 # llama.cpp.

@@ -36,7 +36,7 @@ _OWN_HEAD: Final = Refusal(
 )
 _NO_HEAD: Final = Refusal(
     "tie_word_embeddings == 0 and not has('lm_head.weight') and class_name != 'Gemma2Model'",
-    "tie_word_embeddings is false, but the checkpoint has no output matrix, so that the embedding is taken for it",
+    names.NO_HEAD,
     warns=True,
 )
 _MAGNITUDE: Final = Refusal(
