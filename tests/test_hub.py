@@ -325,14 +325,14 @@ def test_addresses_of_other_places(tmp_path: Path) -> None:
 
 def test_the_hub_offline(local_hub: dict[str, str], tmp_path: Path) -> None:
     run = srd("convert", "org/any", "--dry-run", env={**local_hub, "HF_HUB_OFFLINE": "1"}, cwd=tmp_path)
-    assert run.code == 1 and "the hub cannot be reached" in run.stderr and run.stderr.count("\n") == 1
+    assert run.code == 1 and "HF_HUB_OFFLINE" in run.stderr and run.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["inspect", "convert"])
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE|the hub cannot be reached"),
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
     ],
 )

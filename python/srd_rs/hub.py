@@ -431,6 +431,16 @@ def _check_small(path: Path, file: Any) -> None:
 _NETWORK: Final = frozenset(("ConnectionError", "NetworkError", "ProxyError", "Timeout", "TimeoutException"))
 
 
+def _unreached() -> tuple[str, str]:
+    """What is wrong and what to do where a name is no path and the hub gave no answer."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        what = "no such file or folder here, and the variable HF_HUB_OFFLINE forbids to ask the hub"
+        return what, "Check the path, or unset HF_HUB_OFFLINE"
+    return "no such file or folder here, and the hub cannot be reached", "Check the path, or the network"
+
+
 def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> SrdIOError:
     """One sentence for each thing that goes wrong with a download."""
     from huggingface_hub import errors
@@ -454,12 +464,7 @@ def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> S
             "no such file or folder here, and no such model on the hub",
             "Check the path or the id; for a private model run: hf auth login",
         ),
-        (
-            errors.LocalEntryNotFoundError,
-            SrdIOError,
-            "no such file or folder here, and the hub cannot be reached",
-            "Check the path, or the network",
-        ),
+        (errors.LocalEntryNotFoundError, SrdIOError, *_unreached()),
         (
             errors.EntryNotFoundError,
             SrdFileNotFoundError,
@@ -470,12 +475,9 @@ def _failure(asked: str, repo: str, revision: str | None, error: Exception) -> S
     for kind, cls, what, fix in cases:
         if isinstance(error, kind):
             return cls(message(asked, what, fix))
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        what = "no such file or folder here, and the variable HF_HUB_OFFLINE forbids to ask the hub"
-        return SrdIOError(message(asked, what, "Check the path, or unset HF_HUB_OFFLINE"))
-    if _NETWORK.intersection(cls.__name__ for cls in type(error).__mro__):
-        what = "no such file or folder here, and the hub cannot be reached"
-        return SrdIOError(message(asked, what, "Check the path, or the network"))
+    network = _NETWORK.intersection(cls.__name__ for cls in type(error).__mro__)
+    if network or isinstance(error, errors.OfflineModeIsEnabled):
+        return SrdIOError(message(asked, *_unreached()))
     said = str(error).strip().split("\n")[0]
     what = (
         f"no such file or folder here, and the download from the hub failed ({type(error).__name__}: {said})"

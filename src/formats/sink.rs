@@ -534,7 +534,7 @@ fn check_space(target: &Path, size: u64) -> Result<()> {
     if free < size {
         let what = format!("the output needs {size} bytes, the disk has {free} free");
         let source = io::Error::new(ErrorKind::StorageFull, what);
-        return Err(Error::io(target, "make room for", source));
+        return Err(Error::io(target, "write", source));
     }
     Ok(())
 }

@@ -23,6 +23,9 @@ const MIN_BLOCK: u64 = 256 << 10;
 const BLOCKS: u64 = 32;
 /// Number of blocks that the buffer holds at least.
 const MIN_BLOCKS: usize = 4;
+/// Number of blocks that the buffer holds at most for each connection: one that arrives, and some that wait for a reader. More of
+/// them are only more memory to fill for the first time.
+const AHEAD: usize = 4;
 /// A read that is so many times farther ahead than the buffer reaches does not follow the schedule, unless so many reads come from
 /// there one after another.
 const FAR: usize = 4;
@@ -103,7 +106,7 @@ impl Ahead {
     /// read again later is kept in a temporary file in the folder `keep_in`. Without a folder it is fetched again.
     pub(super) fn new(extents: &[Extent], memory: u64, connections: usize, keep_in: Option<&Path>) -> Self {
         let block = (memory / BLOCKS).clamp(MIN_BLOCK, MAX_BLOCK);
-        let capacity = ((memory / block) as usize).clamp(MIN_BLOCKS, MIN_BLOCKS.max(8 * connections));
+        let capacity = ((memory / block) as usize).clamp(MIN_BLOCKS, MIN_BLOCKS.max(AHEAD * connections));
         let mut schedule: Vec<(Key, u64)> = Vec::new();
         for extent in extents.iter().filter(|e| e.bytes > 0) {
             let end = extent.start + extent.bytes;
@@ -229,7 +232,12 @@ impl Ahead {
     /// Fetches a block that is marked, of which `unread` bytes will be read.
     fn fetch(&self, source: &dyn Fetch, key: Key, place: usize, unread: u64, mut buffer: Vec<u8>) {
         let range = self.range(source, key);
-        buffer.resize((range.end - range.start) as usize, 0);
+        let bytes = (range.end - range.start) as usize;
+        if buffer.capacity() < bytes {
+            // New memory of the system is zero already.
+            buffer = vec![0; bytes];
+        }
+        buffer.resize(bytes, 0);
         let is_kept = self.kept.as_ref().is_some_and(|kept| kept.read(key, &mut buffer));
         let result = match is_kept {
             true => Ok(()),
@@ -276,28 +284,32 @@ impl Ahead {
             let within = (offset - number * self.block) as usize;
             let n = buf.len().min(self.block as usize - within);
             let (piece, rest) = buf.split_at_mut(n);
-            let bytes = self.get(source, (file, number), n as u64)?;
+            let bytes = self.get(source, (file, number))?;
             piece.copy_from_slice(&bytes[within..within + n]);
+            drop(bytes);
+            self.note_read((file, number), n as u64);
             (buf, offset) = (rest, offset + n as u64);
         }
         Ok(())
     }
 
-    /// Returns a block, of which `n` bytes are read.
-    fn get(&self, source: &dyn Fetch, key: Key, n: u64) -> Result<Arc<Vec<u8>>, FetchError> {
+    /// Notes that `n` bytes of a block were read. Their reader no longer holds the block, so that its buffer can be used again.
+    fn note_read(&self, key: Key, n: u64) {
+        if let Some(Slot::Ready { unread, .. }) = self.lock().blocks.get_mut(&key) {
+            *unread = unread.saturating_sub(n);
+            if *unread == 0 {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// Returns a block.
+    fn get(&self, source: &dyn Fetch, key: Key) -> Result<Arc<Vec<u8>>, FetchError> {
         let mut state = self.lock();
         let place = self.reach(&mut state, key);
         loop {
-            match state.blocks.get_mut(&key) {
-                Some(Slot::Ready { bytes, unread, .. }) => {
-                    *unread = unread.saturating_sub(n);
-                    let (bytes, is_read) = (Arc::clone(bytes), *unread == 0);
-                    drop(state);
-                    if is_read {
-                        self.changed.notify_all();
-                    }
-                    return Ok(bytes);
-                }
+            match state.blocks.get(&key) {
+                Some(Slot::Ready { bytes, .. }) => return Ok(Arc::clone(bytes)),
                 Some(Slot::Failed(error)) => return Err(error.clone()),
                 Some(Slot::Fetching) => {
                     if source.is_cancelled() {
@@ -368,7 +380,7 @@ mod tests {
     #[test]
     fn a_schedule_is_fetched_in_its_order_within_the_buffer() {
         let b = MIN_BLOCK;
-        let ahead = Ahead::new(&[extent(0, 0, 100 * b), extent(0, 0, 3 * b)], 8 * b, 1, None);
+        let ahead = Ahead::new(&[extent(0, 0, 100 * b), extent(0, 0, 3 * b)], 8 * b, 2, None);
         let mut state = ahead.lock();
         let taken: Vec<u64> = std::iter::from_fn(|| ahead.next(&mut state)).map(|(key, _)| key.1).collect();
         assert_eq!(taken, [0, 1, 2, 3, 4, 5, 6, 7]);

@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 #: Options of llama.cpp's tools that users try.
 _FOREIGN_OPTIONS: Final = {
     "--outfile": "-o names the output",
-    "--outtype": "-q names the mix, for example -q BF16",
+    "--outtype": "-q names the mix, for example -q Q4_K_M or -q BF16",
     "--remote": "name the model id on the hub instead of a folder",
     "--model-name": "--name sets the name",
     "--print-supported-models": "srd-rs models lists the models",
