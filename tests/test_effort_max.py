@@ -158,14 +158,15 @@ def test_the_effort_that_diverges_less_is_written(
     better: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The report has what was measured, which is changed here so that either effort is better."""
-    measure, measured = conversion._divergence, []
+    measure, measured = budget.written_divergences, []
 
-    def changed(*args: Any) -> float:
-        measured.append(measure(*args))
-        return measured[-1] / (1000 if (len(measured) == 2) == (better == "max") else 1)
+    def changed(*args: Any) -> list[float]:
+        measured.extend(measure(*args))
+        share = [1000 if effort == better else 1 for effort in ("srd", "max")]
+        return [kld / n for kld, n in zip(measured, share, strict=True)]
 
     monkeypatch.setattr(conversion, "_tokens_to_compare", TOKENS_TO_COMPARE)
-    monkeypatch.setattr(conversion, "_divergence", changed)
+    monkeypatch.setattr(budget, "written_divergences", changed)
     report = srd_rs.convert(EXAMPLE, tmp_path / "m.gguf", effort="max", **OPTIONS)
     found = report.plan.effort_check
     assert found is not None and (found.written, found.held_out, found.tokens) == (better, True, 1024)

@@ -71,7 +71,8 @@ MARGIN_OF_SMALL_KLD: Final = 0.85
 WHOLE: Final = ("F16", "BF16")
 _ALIGNMENT: Final = 32
 _EMBEDDING: Final = _core.TABLES[0]
-_Show = Callable[[Progress], None] | None
+#: What shows how far a run is.
+Show = Callable[[Progress], None] | None
 #: How the tensors of a name are rounded: the type, None for that of the probe, and the share of the error that stays.
 _Group = Mapping[str, tuple[str | None, float]]
 
@@ -183,7 +184,7 @@ def _run(
     plan: _core.Plan,
     groups: Sequence[_Group],
     chunks: list[list[int]],
-    show: _Show,
+    show: Show,
 ) -> list[float]:
     """The KLD of the model with each group of tensors rounded."""
 
@@ -195,11 +196,11 @@ def _run(
     return plan.sensitivity(groups, chunks, options.threads or _core.cpus(), options.max_memory, forward)
 
 
-_Runner = Callable[[Sequence[_Group], list[list[int]], _Show], list[float]]
+_Runner = Callable[[Sequence[_Group], list[list[int]], Show], list[float]]
 
 
 def measured_costs(
-    run: _Runner, measured: _Measured, chunks: list[list[int]], show: _Show
+    run: _Runner, measured: _Measured, chunks: list[list[int]], show: Show
 ) -> dict[str, float]:
     """What an error of 1 in each tensor costs: the KLD of the model with the tensors like it rounded, over the error of
     this.
@@ -251,7 +252,7 @@ class Choice:
     costs_measured: bool = False
 
 
-def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Choice:
+def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choice:
     """Give the planner the types that cost least within the budget of its options."""
     options = planner.options
     base = planner.plan(made)
@@ -277,7 +278,11 @@ def choose(planner: Planner, made: _core.Calibration | None, show: _Show) -> Cho
         # The check runs the plan of the source, of which `base` is one.
         of_mix, of_choice = run([_as_converted(plan, measured) for plan in plans], found.check, show)
     else:
-        of_mix, of_choice = _written(planner, plans, matrices, found.check, show)
+        # One candidate for each row takes half of the time.
+        narrow = replace(options, srd=replace(options.srd, beam_width=1))
+        of_mix, of_choice = written_divergences(
+            list(zip(plans, matrices, strict=True)), narrow, found.check, show
+        )
     tokens = sum(map(len, found.check))
     expected = _expected_ratio(mix, types, measured, costs)
     margin = MARGIN if of_mix >= SMALL_KLD else MARGIN_OF_SMALL_KLD
@@ -309,38 +314,24 @@ def _written_by_srd(plans: tuple[_core.Plan, _core.Plan]) -> tuple[set[str], set
     return None if left_out or not plans[0].has_two_streams() else (matrices[0], matrices[1])
 
 
-def _written(
-    planner: Planner,
-    plans: tuple[_core.Plan, _core.Plan],
-    matrices: tuple[set[str], set[str]],
-    chunks: list[list[int]],
-    show: _Show,
-) -> tuple[float, float]:
-    """The KLD that the matrices of each of two plans cause, quantized as the conversion will write them, but with one
-    candidate for each row, which takes half of the time."""
-    klds: list[float] = []
-    options = replace(planner.options, srd=replace(planner.options.srd, beam_width=1))
-
-    def forward(done: int, total: int) -> None:
-        if show is not None:
-            show(Progress(len(klds) * total + done, 2 * total, "", "sensitivity"))
-
-    for plan, names in zip(plans, matrices, strict=True):
-        klds.append(written_divergence(plan, names, options, chunks, forward))
-    return klds[0], klds[1]
-
-
-def written_divergence(
-    plan: _core.Plan,
-    matrices: set[str],
+def written_divergences(
+    runs: Sequence[tuple[_core.Plan, set[str]]],
     options: ConvertOptions,
     chunks: list[list[int]],
-    tell: Callable[[int, int], None],
-) -> float:
-    """The mean KLD, or of an encoder 1 - cos, that `matrices` cause, quantized as a plan writes them. All other
-    matrices stay as they are."""
-    found = plan.written_divergences(matrices, options, chunks, tell)
-    return sum(found) / len(found)
+    show: Show,
+) -> list[float]:
+    """The mean KLD, or of an encoder 1 - cos, that named matrices of each of several plans cause, quantized as the plan
+    writes them. All other matrices stay as they are."""
+    means: list[float] = []
+
+    def tell(done: int, total: int) -> None:
+        if show is not None:
+            show(Progress(len(means) * total + done, len(runs) * total, "", "sensitivity"))
+
+    for plan, names in runs:
+        found = plan.written_divergences(names, options, chunks, tell)
+        means.append(sum(found) / len(found))
+    return means
 
 
 def _as_converted(plan: _core.Plan, measured: _Measured) -> _Group:
@@ -380,7 +371,7 @@ def _measured(
     base: _core.Plan,
     limit: int,
     mix: _core.Plan | None,
-    show: _Show,
+    show: Show,
 ) -> _Measured:
     """The candidates of each tensor whose type can be chosen. The types of the mix are among them, because the run that
     compares the choice with the mix has to know how large the errors of both are."""

@@ -650,18 +650,6 @@ def _tokens_to_compare(planner: Planner, native: _core.Plan) -> tuple[list[list[
     return chunks, held_out
 
 
-def _divergence(
-    planner: Planner,
-    made: _core.Calibration | None,
-    chunks: list[list[int]],
-    tell: Callable[[int, int], None],
-) -> float:
-    """The KLD, or of an encoder 1 - cos, that the matrices which effort max corrects cause, quantized by a
-    calibration."""
-    native = planner.plan(made)
-    return budget.written_divergence(native, set(native.corrected), planner.options, chunks, tell)
-
-
 def _compared(
     planner: Planner,
     made: tuple[_core.Calibration | None, _core.Calibration | None],
@@ -670,15 +658,9 @@ def _compared(
 ) -> EffortCheck:
     """Compare what the calibrations of effort srd and of effort max give, and give the planner the better effort."""
     chunks, held_out = tokens
-    klds: list[float] = []
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(Progress(len(klds) * total + done, 2 * total, "", "sensitivity"))
-
-    for calibrated in made:
-        klds.append(_divergence(planner, calibrated, chunks, tell))
-    srd, best = klds
+    plans = map(planner.plan, made)
+    runs = [(native, set(native.corrected)) for native in plans]
+    srd, best = budget.written_divergences(runs, planner.options, chunks, progress)
     written = "max" if best <= srd else "srd"
     if written == "srd":
         what = (
