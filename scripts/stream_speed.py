@@ -2,7 +2,7 @@
 
     python scripts/stream_speed.py [--rates 0 10] [--repeat 3]
 
-A hub on this machine serves a checkpoint of 4 GB (sparse files). `--rates` are the limits of each of the eight
+A hub on this machine serves a checkpoint of 3.6 GB (sparse files). `--rates` are the limits of each of the eight
 connections in MB/s; 0 is no limit. The server takes its time from the same CPUs, so the CPU seconds of both are
 printed. The disk is all that was written on the file system meanwhile, by other programs as well. The folder and
 the hub take turns, and the best of `--repeat` runs counts. The bar is 80 % of the smaller of the link and the local
