@@ -184,6 +184,33 @@ def test_the_mix_is_written_where_it_is_better(tmp_path: Path, monkeypatch: pyte
     assert report.plan.chosen == ()
 
 
+@pytest.mark.parametrize(
+    ("klds", "best"),
+    [([3.0, 2.0, 1.0], 2), ([3.0, 1.0, 2.0], 1), ([1.0, 3.0, 2.0], 0)],
+    ids=("b", "a", "mix"),
+)
+def test_two_types_of_a_large_output_matrix_are_compared(
+    klds: list[float], best: int, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the weights make the logits here: the run decides between two choices and the mix."""
+    compared: list[Any] = []
+
+    def watched(runs: Any, *_: Any) -> list[float]:
+        compared.extend(plan for plan, _ in runs)
+        return klds
+
+    monkeypatch.setattr(budget, "written_divergences", watched)
+    options = {"effort": "srd", "calibrate_tokens": 256, "calibrate_block": 256}
+    report = srd_rs.convert(fixtures / "gemma3", tmp_path / "out.gguf", met=False, like="Q4_K_M", **options)
+    types = [{t.name: t.type for t in plan.tensors} for plan in compared]
+    mix, *choices = compared
+    assert len(choices) == 2 and all(plan.total_bytes <= mix.total_bytes for plan in choices)
+    assert types[1]["token_embd.weight"] != types[2]["token_embd.weight"]
+    assert {t.name: t.type for t in report.plan.tensors} == types[best]
+    check = report.plan.check
+    assert check and (check.mix_kld, check.choice_kld) == (klds[0], min(klds[1:]))
+
+
 def test_the_errors_of_the_mix_are_those_that_its_types_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of types that no tensor may get by the choice: their whole rounding errors would flatter the choice."""
     runs: list[Any] = []

@@ -278,7 +278,7 @@ def test_types_within_a_budget_are_compared_as_they_are_written(fixtures: Path, 
 def test_what_a_run_cannot_have_as_it_is_written(fixtures: Path, tmp_path: Path) -> None:
     """Experts, and tables that are only looked up: where two plans differ in them, their errors are only as large."""
 
-    def matrices(name: str, *quants: str) -> tuple[set[str], set[str]] | None:
+    def matrices(name: str, *quants: str) -> list[set[str]] | None:
         first, second = (
             planning.Planner(
                 planning.Source(fixtures / name), tmp_path / "m.gguf", ConvertOptions(quant=quant)

@@ -56,8 +56,12 @@ SPREAD: Final = 3.0
 #: The choice is compared with the mix on at most so many chunks of as many tokens from all parts of the text, because
 #: few tokens have most of a divergence.
 CHECKS: Final = 4
-#: Logits that are kept at most: the tokens become fewer where the vocabulary is large.
+#: Logits that are kept at most: the tokens become fewer where the vocabulary is large. A run that quantizes by SRD
+#: keeps none.
 MAX_LOGITS: Final = 1 << 26
+#: Where the matrix that makes the logits has this share of the weights or more, its type decides the choice, and its
+#: price on a few tokens is not certain enough for that: the run compares two choices that differ in the type.
+LARGE: Final = 0.25
 #: Context that `fit` makes room for if `ctx` says no other.
 CTX: Final = 8192
 #: Mixes that a choice is not compared with: those for special models, and those that quantize nothing.
@@ -94,11 +98,13 @@ _Measured = Mapping[str, tuple[tuple[Candidate, ...], float | None]]
 class Texts:
     """The chunks that the model is run on: for the costs of errors, and for the check of the choice.
 
-    held_out: whether the calibration has not seen the chunks.
+    kept: the number of chunks of the check whose logits can be kept. held_out: whether the calibration has not seen the
+    chunks.
     """
 
     costs: list[list[int]]
     check: list[list[int]]
+    kept: int
     held_out: bool
 
 
@@ -164,19 +170,18 @@ def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
         return None
     most = max(MAX_LOGITS // max(_outputs(plan), 1), 1)
     count = min(TOKENS, most)
-    checks = min(CHECKS, most // count)
     try:
         plan.check_runnable()
         used = options.calibrate_tokens or calibration.default_size(plan, options).tokens
         (costs, *check), held_out = calibration.other_tokens(
-            planner.source.path, metadata, text, used, (count,) * (1 + checks)
+            planner.source.path, metadata, text, used, (count,) * (1 + CHECKS)
         )
     except (ModelError, UsageError, FormatError) as error:
         log.warning(
             "what rounding costs this model is taken from a table, because it was not measured: %s", error
         )
         return None
-    return Texts([costs], check, held_out)
+    return Texts([costs], check, min(CHECKS, most // count), held_out)
 
 
 def _run(
@@ -252,8 +257,16 @@ class Choice:
     costs_measured: bool = False
 
 
+@dataclass(frozen=True)
+class _Solved:
+    """Types within a budget, and the options of a conversion to them."""
+
+    types: tuple[ChosenType, ...]
+    options: ConvertOptions
+
+
 def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choice:
-    """Give the planner the types that cost least within the budget of its options."""
+    """Give the planner the types that cost least within the budget of its options, or those of a mix that fits."""
     options = planner.options
     base = planner.plan(made)
     limit = limit_of(options, base)
@@ -267,42 +280,72 @@ def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choi
         raise UsageError(message(recipe.flag(options.budget), what, fix))
     run = partial(_run, planner, base)
     costs = table_costs(base, measured) if found is None else measured_costs(run, measured, found.costs, show)
-    types = _solve(planner, made, base, measured, costs, limit)
-    if all(c.type in WHOLE for c in types):
-        return Choice(types, whole=True)
-    if mix is None or found is None:
-        return Choice(types, costs_measured=found is not None)
-    plans = (mix, planner.plan(made))
+    solved = _solve(planner, made, base, measured, costs, limit)
+    whole = all(c.type in WHOLE for c in solved.types)
+    if whole or mix is None or found is None:
+        planner.options = solved.options
+        return Choice(solved.types, whole=whole, costs_measured=found is not None and not whole)
+    choices = [solved, *_with_another_output(planner, made, base, measured, costs, limit, solved)]
+    plans = [mix, *(planner.plan(made, choice.options) for choice in choices)]
     matrices = None if made is None else _written_by_srd(plans)
     if matrices is None:
+        chunks = found.check[: found.kept]
         # The check runs the plan of the source, of which `base` is one.
-        of_mix, of_choice = run([_as_converted(plan, measured) for plan in plans], found.check, show)
+        of_mix, *of_choices = run([_as_converted(plan, measured) for plan in plans], chunks, show)
     else:
+        chunks = found.check
         # One candidate for each row takes half of the time.
         narrow = replace(options, srd=replace(options.srd, beam_width=1))
-        of_mix, of_choice = written_divergences(
-            list(zip(plans, matrices, strict=True)), narrow, found.check, show
-        )
-    tokens = sum(map(len, found.check))
-    expected = _expected_ratio(mix, types, measured, costs)
+        runs = list(zip(plans, matrices, strict=True))
+        of_mix, *of_choices = written_divergences(runs, narrow, chunks, show)
+    of_choice, chosen = min(zip(of_choices, choices, strict=True), key=lambda pair: pair[0])
+    tokens = sum(map(len, chunks))
+    expected = _expected_ratio(mix, chosen.types, measured, costs)
     margin = MARGIN if of_mix >= SMALL_KLD else MARGIN_OF_SMALL_KLD
     written = "choice" if of_choice <= margin * of_mix else "mix"
     check = MixCheck(mix.quant, mix.total_bytes, of_mix, of_choice, expected, tokens, found.held_out, written)
     if written == "choice":
-        return Choice(types, check, costs_measured=True)
+        planner.options = chosen.options
+        return Choice(chosen.types, check, costs_measured=True)
     log.warning("the mix %s is written, because the choice is not expected to be clearly better", mix.quant)
     planner.options = replace(options, quant=mix.quant)
     return Choice((), check)
 
 
-def _written_by_srd(plans: tuple[_core.Plan, _core.Plan]) -> tuple[set[str], set[str]] | None:
-    """The matrices that a run can have as the conversion will write them, for each of two plans. None where this would
-    leave out what the plans differ in: experts, tables that are only looked up, and models whose tokens have several
-    states."""
+def _with_another_output(
+    planner: Planner,
+    made: _core.Calibration | None,
+    base: _core.Plan,
+    measured: _Measured,
+    costs: Mapping[str, float],
+    limit: int,
+    solved: _Solved,
+) -> list[_Solved]:
+    """The types that cost least with another type than `solved` has for the matrix that makes the logits. Empty where
+    this matrix is small or has no other type within the budget."""
+    output = _output_of(base)
+    weights = {t.name: t.n_weights for t in base.tensors}
+    if output not in measured or weights[output] < LARGE * base.n_weights:
+        return []
+    taken = next(c.type for c in solved.types if c.name == output)
+    candidates, probe = measured[output]
+    others = tuple(c for c in candidates if c.type != taken)
+    if not others:
+        return []
+    try:
+        return [_solve(planner, made, base, {**measured, output: (others, probe)}, costs, limit)]
+    except UsageError:
+        return []
+
+
+def _written_by_srd(plans: Sequence[_core.Plan]) -> list[set[str]] | None:
+    """The matrices that a run can have as the conversion will write them, for each of several plans. None where this
+    would leave out what the plans differ in: experts, tables that are only looked up, and models whose tokens have
+    several states."""
     types = [{t.name: t.type for t in plan.tensors} for plan in plans]
-    differ = {name for name, type in types[0].items() if types[1][name] != type}
+    differ = {name for name in types[0] if len({of_plan[name] for of_plan in types}) > 1}
     is_tied = "output.weight" not in types[0]
-    matrices = []
+    matrices: list[set[str]] = []
     for plan in plans:
         quantized = [t for t in plan.tensors if t.type not in FLOAT_TYPES.union(t.source_types)]
         names = {t.name for t in quantized if all(n == 1 for n in t.shape[2:])}.difference(_core.TABLES)
@@ -310,8 +353,8 @@ def _written_by_srd(plans: tuple[_core.Plan, _core.Plan]) -> tuple[set[str], set
         if is_tied and _EMBEDDING in differ:
             names.add(_EMBEDDING)
         matrices.append(names)
-    left_out = differ - matrices[0].union(matrices[1], () if is_tied else {_EMBEDDING})
-    return None if left_out or not plans[0].has_two_streams() else (matrices[0], matrices[1])
+    left_out = differ.difference(*matrices, () if is_tied else {_EMBEDDING})
+    return None if left_out or not plans[0].has_two_streams() else matrices
 
 
 def written_divergences(
@@ -405,8 +448,8 @@ def _solve(
     measured: _Measured,
     costs: Mapping[str, float],
     limit: int,
-) -> tuple[ChosenType, ...]:
-    """Solve the knapsack, and give the planner the types."""
+) -> _Solved:
+    """Solve the knapsack."""
     options = planner.options
     names, candidates = list(measured), {name: found for name, (found, _) in measured.items()}
     items = [[(_padded(c.bytes), costs[name] * c.error) for c in candidates[name]] for name in names]
@@ -418,20 +461,21 @@ def _solve(
             raise _too_few(options, base, limit, fixed + needed)
         picks = {name: candidates[name][i] for name, i in zip(names, chosen, strict=True)}
         mix = options.like or _mix(picks)
-        planner.options = replace(options, quant=mix, exact_types=_exact(base, picks, options))
+        with_types = replace(options, quant=mix, exact_types=_exact(base, picks, options))
         if all(pick.type in WHOLE for pick in picks.values()):
             # The budget holds the whole model, so there is no error that a calibration could make less.
             nothing: dict[str, Any] = dict.fromkeys(
                 ("calibrate", "calibrate_tokens", "calibrate_block", "imatrix")
             )
-            planner.options = replace(planner.options, effort="fast", **nothing)
+            with_types = replace(with_types, effort="fast", **nothing)
             made = None
-        over = planner.plan(made).total_bytes - limit
+        over = planner.plan(made, with_types).total_bytes - limit
         if over <= 0:
             weights = {t.name: t.n_weights for t in base.tensors}
-            return tuple(
+            types = tuple(
                 _described(name, weights[name], costs[name], picks[name], candidates[name]) for name in names
             )
+            return _Solved(types, with_types)
         # The headers of a split output depend on the number of its parts.
         room -= over
 
