@@ -9,9 +9,12 @@
 //!
 //! The search minimizes `sum h (w - v)^2`, where `h` is the importance of the column (1 without an imatrix). A lane of a
 //! vector is a group. For a few scales of a sub-block the nearest point of each group is found among all points: the costs
-//! of the first and of the second half of the coordinates are tables, so that a point costs one addition. The best scale for
-//! given points follows by least squares. `d` is chosen among candidates, and fitted again to the points that the rounded
-//! scales get.
+//! of the first and of the second half of the coordinates are tables, and the points are sorted by their first halves, so
+//! that a point costs one minimum. The best scale for given points follows by least squares. `d` is chosen among
+//! candidates, and fitted again to the points that the rounded scales get.
+
+use std::array;
+use std::ops::Range;
 
 use super::format::RUN;
 use super::weighting::Columns;
@@ -24,6 +27,10 @@ const MAX_SUBS: usize = 16;
 const MAX_GROUPS: usize = 64;
 /// Number of combinations of levels in half a group, at most: four of three levels, or two of eight.
 const MAX_HALVES: usize = 81;
+/// Room for the costs of all halves: a power of two.
+const HALVES: usize = MAX_HALVES.next_power_of_two();
+/// The bits of a cost that hold the number of a half.
+const HALF_BITS: u32 = HALVES as u32 - 1;
 /// The largest integer scale.
 const MAX_SCALE: f32 = 15.0;
 /// Shares of the outermost level that the largest magnitude of a sub-block is mapped to.
@@ -71,8 +78,32 @@ macro_rules! encoding {
 }
 pub(super) use encoding;
 
-/// A point of a grid: the number of the combination of levels of each half. See [`halves`].
-pub type Point = [u8; 2];
+/// A point of a grid: the number of the combination of levels of each half. See [`points`].
+type Point = [u8; 2];
+
+/// The points of a grid, in ggml's order and sorted by their first halves.
+pub struct Points<const N: usize> {
+    points: [Point; N],
+    starts: [u16; MAX_HALVES + 1],
+    seconds: [u8; N],
+    numbers: [u16; N],
+    levels: [[f32; 4]; MAX_HALVES],
+}
+
+/// [`Points`] of any number.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    /// The points.
+    points: &'static [Point],
+    /// Where the points with each first half begin among the sorted points.
+    starts: &'static [u16; MAX_HALVES + 1],
+    /// The second halves of the sorted points.
+    seconds: &'static [u8],
+    /// The numbers of the sorted points.
+    numbers: &'static [u16],
+    /// The levels of each half. Where a half has two coordinates, the last two are 0.
+    levels: &'static [[f32; 4]; MAX_HALVES],
+}
 
 /// A format. `G` is the number of weights in a group, 4 or 8.
 pub trait Lattice<const G: usize> {
@@ -81,7 +112,7 @@ pub trait Lattice<const G: usize> {
     /// The magnitudes in ascending order.
     const LEVELS: &'static [f32];
     /// The points.
-    const GRID: &'static [Point];
+    const GRID: Grid;
     /// Whether the number of negative signs among 8 weights is even.
     const EVEN_SIGNS: bool;
     /// `(a, b, c)`: the scale `s` of a sub-block multiplies `d` by `(a + b s) c`.
@@ -112,40 +143,81 @@ impl Parts {
         Self { d: 0.0, scales: [0; MAX_SUBS], points: [0; MAX_GROUPS], signs: [0; QK_K / 8] };
 }
 
-/// Returns the points of a grid whose words hold `G` numbers of levels of `bits` bits, from the low bits up. A half is the
-/// number with its levels as digits, to the base 8 for two levels and to the base 3 for four.
-pub const fn halves<const N: usize>(words: &[u8], group: usize) -> [Point; N] {
+/// Returns the points of a grid whose words hold the numbers of the levels of `group` coordinates, from the low bits up:
+/// two bits each for three levels, and three bits each for eight. A half is the number with its levels as digits, to the
+/// base of the number of levels.
+pub const fn points<const N: usize>(words: &[u8], group: usize, levels: &[f32]) -> Points<N> {
     assert!(words.len() == 2 * N);
-    let (bits, base) = if group == 4 { (3, 8) } else { (2, 3) };
-    let mut points = [[0; 2]; N];
+    let (base, n) = (levels.len(), group / 2);
+    let bits = if base == 8 { 3 } else { 2 };
+    let mut all = Points {
+        points: [[0; 2]; N],
+        starts: [0; MAX_HALVES + 1],
+        seconds: [0; N],
+        numbers: [0; N],
+        levels: [[0.0; 4]; MAX_HALVES],
+    };
     let mut i = 0;
     while i < N {
         let word = words[2 * i] as usize | (words[2 * i + 1] as usize) << 8;
         let mut half = 0;
         while half < 2 {
-            let mut k = group / 2;
+            let mut k = n;
             while k > 0 {
                 k -= 1;
-                let level = word >> (bits * (half * group / 2 + k)) & ((1 << bits) - 1);
-                points[i][half] = points[i][half] * base + level as u8;
+                let level = word >> (bits * (half * n + k)) & ((1 << bits) - 1);
+                all.points[i][half] = all.points[i][half] * base as u8 + level as u8;
             }
             half += 1;
         }
         i += 1;
     }
-    points
+    let (mut half, mut sorted) = (0, 0);
+    while half < MAX_HALVES {
+        let (mut rest, mut k) = (half, 0);
+        while k < n {
+            all.levels[half][k] = levels[rest % base];
+            rest /= base;
+            k += 1;
+        }
+        all.starts[half] = sorted as u16;
+        let mut i = 0;
+        while i < N {
+            if all.points[i][0] as usize == half {
+                all.seconds[sorted] = all.points[i][1];
+                all.numbers[sorted] = i as u16;
+                sorted += 1;
+            }
+            i += 1;
+        }
+        half += 1;
+    }
+    all.starts[MAX_HALVES] = sorted as u16;
+    all
 }
 
-/// Returns the level numbers of a half of `n` coordinates.
-#[inline(always)]
-fn levels_of(half: u8, n: usize) -> [usize; 4] {
-    let base = if n == 2 { 8 } else { 3 };
-    let mut rest = usize::from(half);
-    let mut levels = [0; 4];
-    for level in &mut levels[..n] {
-        (*level, rest) = (rest % base, rest / base);
+impl<const N: usize> Points<N> {
+    /// The points as a [`Grid`].
+    pub const fn grid(&'static self) -> Grid {
+        let Self { points, starts, seconds, numbers, levels } = self;
+        Grid { points, starts, seconds, numbers, levels }
     }
-    levels
+}
+
+impl Grid {
+    /// The places of the points with a first half among the sorted points.
+    #[inline(always)]
+    fn with_first(&self, half: usize) -> Range<usize> {
+        usize::from(self.starts[half])..usize::from(self.starts[half + 1])
+    }
+
+    /// The number of the point with these halves.
+    #[inline(always)]
+    fn number(&self, [first, second]: Point) -> u16 {
+        let places = self.with_first(usize::from(first));
+        let place = places.clone().find(|&at| self.seconds[at] == second);
+        self.numbers[place.unwrap_or(places.start)]
+    }
 }
 
 /// Reads blocks, in ggml's order of operations.
@@ -157,12 +229,12 @@ pub fn dequantize<L: Lattice<G>, const G: usize>(bytes: &[u8], size: usize, out:
         for (group, out) in out.as_chunks_mut::<G>().0.iter_mut().enumerate() {
             let scale = f32::from(parts.scales[group * G / L::SUB]);
             let step = parts.d * (a + b * scale) * c;
-            let point = L::GRID[usize::from(parts.points[group])];
+            let point = L::GRID.points[usize::from(parts.points[group])];
             for (i, out) in out.iter_mut().enumerate() {
-                let half = levels_of(point[2 * i / G], G / 2);
+                let level = L::GRID.levels[usize::from(point[2 * i / G])][i % (G / 2)];
                 let at = group * G + i;
                 let sign = if parts.signs[at / 8] >> (at % 8) & 1 == 1 { -1.0 } else { 1.0 };
-                *out = step * L::LEVELS[half[i % (G / 2)]] * sign;
+                *out = step * level * sign;
             }
         }
     }
@@ -209,10 +281,13 @@ struct Groups<V: Vector, const G: usize> {
 /// The points of 16 groups, and sums over the weights `x` of the sub-block of each lane and the levels `q`: `w x q` and
 /// `w q^2`.
 struct Found<V: Vector> {
-    points: [u32; 16],
+    points: [Point; 16],
     xq: V::F,
     qq: V::F,
 }
+
+/// The costs of the halves of 16 groups: a vector for each first half, and for each second half.
+type Tables<V> = [[<V as Vector>::F; HALVES]; 2];
 
 /// Returns the parts of a block.
 #[inline(always)]
@@ -228,10 +303,11 @@ fn search<L: Lattice<G>, V: Vector, const G: usize>(v: V, x: &[f32; QK_K], h: &[
     let unit = 1.0 / largest;
     let lanes = L::SUB / G;
     let chunk = 16 * G;
+    let mut tables: Tables<V> = [[v.splat(0.0); HALVES]; 2];
     let (mut scales, mut curvatures) = ([0.0; MAX_SUBS], [0.0; MAX_SUBS]);
     for at in (0..QK_K).step_by(chunk) {
         let groups = Groups::<V, G>::load(v, &magnitudes[at..], &h[at..], unit);
-        let (scale, curvature) = fit::<L, V, G>(v, &groups);
+        let (scale, curvature) = fit::<L, V, G>(v, &groups, &mut tables);
         let (mut all, mut weights) = ([0.0; 16], [0.0; 16]);
         v.store(scale, &mut all);
         v.store(curvature, &mut weights);
@@ -252,9 +328,10 @@ fn search<L: Lattice<G>, V: Vector, const G: usize>(v: V, x: &[f32; QK_K], h: &[
         for (lane, factor) in factors.iter_mut().enumerate() {
             *factor = factor_of(L::FACTOR, parts.scales[(at + lane * G) / L::SUB]);
         }
-        let found = nearest::<L, V, G>(v, &groups, v.mul(v.load(&factors), v.splat(d * unit)));
-        for (to, &point) in parts.points[at / G..].iter_mut().zip(&found.points) {
-            *to = point as u16;
+        let scale = v.mul(v.load(&factors), v.splat(d * unit));
+        let found = nearest::<L, V, G>(v, &groups, scale, &mut tables);
+        for (to, point) in parts.points[at / G..].iter_mut().zip(found.points) {
+            *to = L::GRID.number(point);
         }
         let (mut more_xq, mut more_qq) = ([0.0; 16], [0.0; 16]);
         v.store(found.xq, &mut more_xq);
@@ -344,7 +421,11 @@ fn max_lanes<V: Vector>(v: V, a: V::F, lanes: usize) -> V::F {
 
 /// Returns the best scale of the sub-block of each lane, and half the second derivative of the error.
 #[inline(always)]
-fn fit<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>) -> (V::F, V::F) {
+fn fit<L: Lattice<G>, V: Vector, const G: usize>(
+    v: V,
+    g: &Groups<V, G>,
+    tables: &mut Tables<V>,
+) -> (V::F, V::F) {
     let zero = v.splat(0.0);
     let mut largest = zero;
     for &x in &g.x {
@@ -359,7 +440,7 @@ fn fit<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>) -> (V::
             Some(reach) => v.mul(largest, v.splat(1.0 / (reach * top))),
             None => best,
         };
-        let found = nearest::<L, V, G>(v, g, scale);
+        let found = nearest::<L, V, G>(v, g, scale, tables);
         let fitted = v.div(found.xq, found.qq);
         let gain = v.mul(found.xq, fitted);
         // No NaN is greater: a sub-block of zeros has none.
@@ -372,16 +453,25 @@ fn fit<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>) -> (V::
 }
 
 /// Returns the points nearest to the groups, with the scale of each lane.
+///
+/// The low bits of the costs of second halves are replaced by the number of the half, so that the least cost says which
+/// half it is of. Costs that differ by less than 2^-16 of themselves may be taken for each other.
 #[inline(always)]
-fn nearest<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>, scale: V::F) -> Found<V> {
+fn nearest<L: Lattice<G>, V: Vector, const G: usize>(
+    v: V,
+    g: &Groups<V, G>,
+    scale: V::F,
+    tables: &mut Tables<V>,
+) -> Found<V> {
     let zero = v.splat(0.0);
     let n = G / 2;
     let base = L::LEVELS.len();
-    let mut tables = [[zero; MAX_HALVES]; 2];
+    let halves = base.pow(n as u32);
     let square = v.mul(scale, scale);
     let twice = v.add(scale, scale);
     for (half, table) in tables.iter_mut().enumerate() {
         // The costs of the first k coordinates are extended by those of the next.
+        table[0] = zero;
         let mut len = 1;
         for k in 0..n {
             let (x, w) = (g.x[half * n + k], g.w[half * n + k]);
@@ -396,31 +486,43 @@ fn nearest<L: Lattice<G>, V: Vector, const G: usize>(v: V, g: &Groups<V, G>, sca
             len *= base;
         }
     }
-    let (mut least, mut index) = (v.splat(f32::INFINITY), v.splat_u32(0));
-    for (i, point) in L::GRID.iter().enumerate() {
-        let cost = v.add(tables[0][usize::from(point[0])], tables[1][usize::from(point[1])]);
+    let [of_first, of_second] = tables;
+    let high = v.splat_u32(!HALF_BITS);
+    for (half, cost) in of_second[..halves].iter_mut().enumerate() {
+        *cost = v.from_bits(v.or(v.and(v.to_bits(*cost), high), v.splat_u32(half as u32)));
+    }
+    let (mut least, mut first, mut second) = (v.splat(f32::INFINITY), v.splat_u32(0), zero);
+    for (half, &cost) in of_first[..halves].iter().enumerate() {
+        let mut best = v.splat(f32::INFINITY);
+        for &second in &L::GRID.seconds[L::GRID.with_first(half)] {
+            best = v.min(best, of_second[usize::from(second) % HALVES]);
+        }
+        let cost = v.add(cost, best);
         let better = v.lt(cost, least);
         least = v.min(cost, least);
-        index = v.select_u32(better, v.splat_u32(i as u32), index);
+        first = v.select_u32(better, v.splat_u32(half as u32), first);
+        second = v.select(better, best, second);
     }
-    let mut points = [0; 16];
-    v.store_u32(index, &mut points);
-    let mut levels = [[0.0; 16]; G];
-    for (lane, &point) in points.iter().enumerate() {
-        let point = L::GRID[point as usize];
-        for half in 0..2 {
-            let numbers = levels_of(point[half], n);
-            for k in 0..n {
-                levels[half * n + k][lane] = L::LEVELS[numbers[k]];
-            }
+    let (mut firsts, mut seconds) = ([0; 16], [0; 16]);
+    v.store_u32(first, &mut firsts);
+    v.store_u32(v.and(v.to_bits(second), v.splat_u32(HALF_BITS)), &mut seconds);
+    let points: [Point; 16] = array::from_fn(|lane| [firsts[lane] as u8, seconds[lane] as u8]);
+    // The levels of the points lie group behind group, as weights do.
+    let mut levels = [[0.0; G]; 16];
+    for (levels, point) in levels.iter_mut().zip(points) {
+        for (levels, half) in levels.chunks_exact_mut(n).zip(point) {
+            levels.copy_from_slice(&L::GRID.levels[usize::from(half)][..n]);
         }
     }
+    let levels = levels.as_flattened();
     let (mut xq, mut qq) = (zero, zero);
-    for ((levels, &x), &w) in levels.iter().zip(&g.x).zip(&g.w) {
-        let q = v.load(levels);
-        let wq = v.mul(w, q);
-        xq = v.add(xq, v.mul(wq, x));
-        qq = v.add(qq, v.mul(wq, q));
+    for (part, (x, w)) in g.x.as_chunks::<4>().0.iter().zip(g.w.as_chunks::<4>().0).enumerate() {
+        let levels = v.load_transposed(&levels[4 * part..], G);
+        for ((q, &x), &w) in levels.into_iter().zip(x).zip(w) {
+            let wq = v.mul(w, q);
+            xq = v.add(xq, v.mul(wq, x));
+            qq = v.add(qq, v.mul(wq, q));
+        }
     }
     let lanes = L::SUB / G;
     Found { points, xq: sum_lanes(v, xq, lanes), qq: sum_lanes(v, qq, lanes) }
