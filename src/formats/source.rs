@@ -52,6 +52,13 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     if found.is_file() { Ok((file, found.len())) } else { refuse() }
 }
 
+/// Returns a text that names a file and the state that it is in, without reading the file: while the text is the same, so
+/// are the bytes. None where the system cannot promise so, where the file was changed a moment ago, and where it cannot be
+/// opened.
+pub fn file_identity(path: &Path) -> Option<String> {
+    open_regular(path).ok().and_then(|(file, _)| os::identity(&file).ok()?)
+}
+
 /// Opens a regular file as an input, as [`open_regular`] does.
 pub(crate) fn open_input(path: &Path) -> Result<Input> {
     let (file, size) = open_regular(path)?;

@@ -7,8 +7,7 @@ use pyo3::prelude::*;
 use crate::convert::digest;
 use crate::error::Result;
 use crate::formats::sink::Sink;
-use crate::formats::source::open_regular;
-use crate::os;
+use crate::formats::source::{self, open_regular};
 use crate::progress::Progress;
 use crate::py::watch::{detached, watched};
 use crate::sign::file::hash_range;
@@ -35,7 +34,7 @@ pub fn content_digest(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<String> {
 /// bytes. None where the system cannot promise so, where the file was changed a moment ago, and where it cannot be opened.
 #[pyfunction]
 pub fn file_identity(path: PathBuf) -> Option<String> {
-    open_regular(&path).ok().and_then(|(file, _)| os::identity(&file).ok()?)
+    source::file_identity(&path)
 }
 
 /// Returns the number of bytes and the SHA-256 of the whole contents of a regular file, in hexadecimal digits.
