@@ -1,7 +1,8 @@
 //! The search of Q3_K, Q6_K and IQ4_XS: formats of super-blocks whose sub-blocks have a signed integer scale and no min.
 //!
 //! The search works like that of [`k_affine`](super::k_affine), without mins. A lane is a sub-block: 16 lanes are a
-//! super-block of sub-blocks of 16 weights, or two super-blocks of sub-blocks of 32 weights. Candidates for the scale of a
+//! super-block of sub-blocks of 16 weights, or two super-blocks of sub-blocks of 32 weights. The passes over a super-block
+//! wait for each other, so two super-blocks of sub-blocks of 16 weights are searched together. Candidates for the scale of a
 //! sub-block map its weight of largest magnitude to one of [`KSymmetric::EXTREME_LEVELS`]; `d` is chosen among candidates;
 //! neighbors of the integer scales are tried; `d` is fitted again.
 
@@ -38,16 +39,20 @@ pub fn quantize<F: KSymmetric, S: Simd, const SUB: usize>(
     columns: Option<Columns<'_>>,
     out: &mut [u8],
 ) {
-    if SUB == 16 {
-        return quantize_with::<F, _, SUB>(simd.x16(), rows, columns, 0, out);
-    }
     let pairs = if S::WIDE { rows.len() / (2 * BLOCK) } else { 0 };
     let (wide_rows, rows) = rows.split_at(2 * BLOCK * pairs);
     let (wide_out, out) = out.split_at_mut(2 * F::BYTES * pairs);
-    if S::WIDE {
-        quantize_with::<F, _, SUB>(simd.x16(), wide_rows, columns, 0, wide_out);
+    if SUB == 16 {
+        if S::WIDE {
+            quantize_with::<F, _, SUB>(simd.x32(), wide_rows, columns, 0, wide_out);
+        }
+        quantize_with::<F, _, SUB>(simd.x16(), rows, columns, 2 * pairs, out);
+    } else {
+        if S::WIDE {
+            quantize_with::<F, _, SUB>(simd.x16(), wide_rows, columns, 0, wide_out);
+        }
+        quantize_with::<F, _, SUB>(simd.x8(), rows, columns, 2 * pairs, out);
     }
-    quantize_with::<F, _, SUB>(simd.x8(), rows, columns, 2 * pairs, out);
 }
 
 /// Quantizes super-blocks, `V::N * SUB / 256` at a time. `first` is the number of the first one among all rows.
@@ -63,7 +68,7 @@ fn quantize_with<F: KSymmetric, V: Vector, const SUB: usize>(
     let blocks = V::N / subs;
     let mut group = Group::<V, SUB>::new(v);
     let mut codes = [0; 2 * BLOCK / 4];
-    let (mut scales, mut d) = ([0.0; 16], [0.0; 16]);
+    let (mut scales, mut d) = ([0.0; 32], [0.0; 32]);
     for (i, (x, out)) in
         rows.chunks_exact(V::N * SUB).zip(out.chunks_exact_mut(blocks * F::BYTES)).enumerate()
     {
@@ -145,9 +150,13 @@ impl<V: Vector, const SUB: usize> Group<V, SUB> {
             }
             Some([h0, h1]) => {
                 let (eights, more) = (h0.as_chunks::<8>().0, h1.as_chunks::<8>().0);
-                let sixteens = h0.as_chunks::<16>().0;
+                let sixteens = [h0.as_chunks::<16>().0, h1.as_chunks::<16>().0];
                 for (i, w) in self.w.iter_mut().enumerate() {
-                    *w = if SUB == 16 { v.load(&sixteens[i]) } else { v.load_eights(&eights[i], &more[i]) };
+                    *w = if SUB == 16 {
+                        v.load([sixteens[0][i], sixteens[1][i]].as_flattened())
+                    } else {
+                        v.load_eights(&eights[i], &more[i])
+                    };
                 }
             }
         }

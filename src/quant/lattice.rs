@@ -8,7 +8,7 @@
 //! The grids are ggml's (see NOTICE); `scripts/make_grids.py` wrote them to `grids/`.
 //!
 //! The search minimizes `sum h (w - v)^2`, where `h` is the importance of the column (1 without an imatrix). A lane of a
-//! vector is a group, and two vectors are searched together. For a few scales of a sub-block the nearest point of each group is found among all points: the costs
+//! vector is a group. For a few scales of a sub-block the nearest point of each group is found among all points: the costs
 //! of the first and of the second half of the coordinates are tables, and the points are sorted by their first halves, so
 //! that a point costs one minimum. The best scale for given points follows by least squares. `d` is chosen among
 //! candidates, and fitted again to the points that the rounded scales get.
@@ -27,8 +27,9 @@ const MAX_SUBS: usize = 16;
 const MAX_GROUPS: usize = 64;
 /// Number of combinations of levels in half a group, at most: four of three levels, or two of eight.
 const MAX_HALVES: usize = 81;
-/// Vectors of groups that are searched together, so that what is read of the grid counts for all of them.
-const TOGETHER: usize = 2;
+/// Groups that are searched together: so many lanes have more than one register on all CPUs, so that what is read of the
+/// grid counts for several.
+const LANES: usize = 32;
 /// Room for the costs of all halves: a power of two.
 const HALVES: usize = MAX_HALVES.next_power_of_two();
 /// The bits of a cost that hold the number of a half.
@@ -264,7 +265,7 @@ pub fn quantize<L: Lattice<G>, S: Simd, const G: usize>(
     size: usize,
     out: &mut [u8],
 ) {
-    let v = simd.x16();
+    let v = simd.x32();
     let even = [1.0; QK_K];
     for (i, (x, out)) in rows.as_chunks::<QK_K>().0.iter().zip(out.chunks_exact_mut(size)).enumerate() {
         let h = columns.map_or(&even, |columns| columns.block(i));
@@ -272,7 +273,7 @@ pub fn quantize<L: Lattice<G>, S: Simd, const G: usize>(
     }
 }
 
-/// 16 groups, transposed.
+/// [`LANES`] groups, transposed.
 struct Groups<V: Vector, const G: usize> {
     /// Magnitudes. One that has the wrong sign, because the number of negative signs must be even, is negative.
     x: [V::F; G],
@@ -280,15 +281,15 @@ struct Groups<V: Vector, const G: usize> {
     w: [V::F; G],
 }
 
-/// The points of 16 groups, and sums over the weights `x` of the sub-block of each lane and the levels `q`: `w x q` and
+/// The points of the groups, and sums over the weights `x` of the sub-block of each lane and the levels `q`: `w x q` and
 /// `w q^2`.
 struct Found<V: Vector> {
-    points: [Point; 16],
+    points: [Point; LANES],
     xq: V::F,
     qq: V::F,
 }
 
-/// The costs of the halves of 16 groups: a vector for each first half, and for each second half.
+/// The costs of the halves of groups: a vector for each first half, and for each second half.
 type Tables<V> = [[<V as Vector>::F; HALVES]; 2];
 
 /// Returns the parts of a block.
@@ -304,20 +305,18 @@ fn search<L: Lattice<G>, V: Vector, const G: usize>(v: V, x: &[f32; QK_K], h: &[
     // Magnitudes count in units of the largest one, so that no square vanishes or overflows.
     let unit = 1.0 / largest;
     let lanes = L::SUB / G;
-    let chunk = 16 * G;
-    let mut tables = [[[v.splat(0.0); HALVES]; 2]; TOGETHER];
+    let chunk = LANES * G;
+    let mut tables: Tables<V> = [[v.splat(0.0); HALVES]; 2];
     let (mut scales, mut curvatures) = ([0.0; MAX_SUBS], [0.0; MAX_SUBS]);
-    for at in (0..QK_K).step_by(TOGETHER * chunk) {
-        let groups = Groups::<V, G>::load_together(v, &magnitudes[at..], &h[at..], unit);
-        let fitted = fit::<L, V, G>(v, &groups, &mut tables);
-        for (at, (scale, curvature)) in (at..).step_by(chunk).zip(fitted) {
-            let (mut all, mut weights) = ([0.0; 16], [0.0; 16]);
-            v.store(scale, &mut all);
-            v.store(curvature, &mut weights);
-            for sub in 0..16 / lanes {
-                scales[at / L::SUB + sub] = all[sub * lanes];
-                curvatures[at / L::SUB + sub] = weights[sub * lanes];
-            }
+    for at in (0..QK_K).step_by(chunk) {
+        let groups = Groups::<V, G>::load(v, &magnitudes[at..], &h[at..], unit);
+        let (scale, curvature) = fit::<L, V, G>(v, &groups, &mut tables);
+        let (mut all, mut weights) = ([0.0; LANES], [0.0; LANES]);
+        v.store(scale, &mut all);
+        v.store(curvature, &mut weights);
+        for sub in 0..LANES / lanes {
+            scales[at / L::SUB + sub] = all[sub * lanes];
+            curvatures[at / L::SUB + sub] = weights[sub * lanes];
         }
     }
     let subs = QK_K / L::SUB;
@@ -326,28 +325,23 @@ fn search<L: Lattice<G>, V: Vector, const G: usize>(v: V, x: &[f32; QK_K], h: &[
         return Parts::ZERO;
     }
     let (mut xq, mut qq) = (0.0, 0.0);
-    for at in (0..QK_K).step_by(TOGETHER * chunk) {
-        let groups = Groups::<V, G>::load_together(v, &magnitudes[at..], &h[at..], unit);
-        let mut factors = [[0.0; 16]; TOGETHER];
-        for (i, factor) in factors.as_flattened_mut().iter_mut().enumerate() {
-            *factor = factor_of(L::FACTOR, parts.scales[(at + i * G) / L::SUB]);
+    for at in (0..QK_K).step_by(chunk) {
+        let groups = Groups::<V, G>::load(v, &magnitudes[at..], &h[at..], unit);
+        let mut factors = [0.0; LANES];
+        for (lane, factor) in factors.iter_mut().enumerate() {
+            *factor = factor_of(L::FACTOR, parts.scales[(at + lane * G) / L::SUB]);
         }
-        let mut steps = [v.splat(d * unit); TOGETHER];
-        for (step, factors) in steps.iter_mut().zip(&factors) {
-            *step = v.mul(v.load(factors), *step);
+        let scale = v.mul(v.load(&factors), v.splat(d * unit));
+        let found = nearest::<L, V, G>(v, &groups, scale, &mut tables);
+        for (to, point) in parts.points[at / G..].iter_mut().zip(found.points) {
+            *to = L::GRID.number(point);
         }
-        let found = nearest::<L, V, G>(v, &groups, steps, &mut tables);
-        for ((at, found), factors) in (at..).step_by(chunk).zip(found).zip(factors) {
-            for (to, point) in parts.points[at / G..].iter_mut().zip(found.points) {
-                *to = L::GRID.number(point);
-            }
-            let (mut more_xq, mut more_qq) = ([0.0; 16], [0.0; 16]);
-            v.store(found.xq, &mut more_xq);
-            v.store(found.qq, &mut more_qq);
-            for lane in (0..16).step_by(lanes) {
-                xq += more_xq[lane] * factors[lane];
-                qq += more_qq[lane] * factors[lane] * factors[lane];
-            }
+        let (mut more_xq, mut more_qq) = ([0.0; LANES], [0.0; LANES]);
+        v.store(found.xq, &mut more_xq);
+        v.store(found.qq, &mut more_qq);
+        for lane in (0..LANES).step_by(lanes) {
+            xq += more_xq[lane] * factors[lane];
+            qq += more_qq[lane] * factors[lane] * factors[lane];
         }
     }
     // `d` by least squares for these points, kept if it is better after rounding.
@@ -394,13 +388,7 @@ fn factor_of((a, b, c): (f32, f32, f32), s: u8) -> f32 {
 }
 
 impl<V: Vector, const G: usize> Groups<V, G> {
-    /// Reads groups for [`TOGETHER`] vectors. The magnitudes are multiplied by `unit`.
-    #[inline(always)]
-    fn load_together(v: V, x: &[f32], h: &[f32], unit: f32) -> [Self; TOGETHER] {
-        [Self::load(v, x, h, unit), Self::load(v, &x[16 * G..], &h[16 * G..], unit)]
-    }
-
-    /// Reads 16 groups. The magnitudes are multiplied by `unit`.
+    /// Reads the groups. The magnitudes are multiplied by `unit`.
     #[inline(always)]
     fn load(v: V, x: &[f32], h: &[f32], unit: f32) -> Self {
         let zero = v.splat(0.0);
@@ -438,75 +426,55 @@ fn max_lanes<V: Vector>(v: V, a: V::F, lanes: usize) -> V::F {
 #[inline(always)]
 fn fit<L: Lattice<G>, V: Vector, const G: usize>(
     v: V,
-    g: &[Groups<V, G>; TOGETHER],
-    tables: &mut [Tables<V>; TOGETHER],
-) -> [(V::F, V::F); TOGETHER] {
+    g: &Groups<V, G>,
+    tables: &mut Tables<V>,
+) -> (V::F, V::F) {
     let zero = v.splat(0.0);
-    let mut largest = [zero; TOGETHER];
-    for (largest, g) in largest.iter_mut().zip(g) {
-        for &x in &g.x {
-            *largest = v.max(*largest, x);
-        }
-        *largest = max_lanes(v, *largest, L::SUB / G);
+    let mut largest = zero;
+    for &x in &g.x {
+        largest = v.max(largest, x);
     }
+    let largest = max_lanes(v, largest, L::SUB / G);
     let top = L::LEVELS[L::LEVELS.len() - 1];
-    let (mut best, mut most) = ([(zero, zero); TOGETHER], [zero; TOGETHER]);
+    let (mut best, mut most, mut curvature) = (zero, zero, zero);
     for round in 0..=REACH.len() {
         // The last round starts from the best scale.
-        let mut scales = [zero; TOGETHER];
-        for ((scale, &largest), &(best, _)) in scales.iter_mut().zip(&largest).zip(&best) {
-            *scale = match REACH.get(round) {
-                Some(reach) => v.mul(largest, v.splat(1.0 / (reach * top))),
-                None => best,
-            };
-        }
-        let found = nearest::<L, V, G>(v, g, scales, tables);
-        for ((found, (scale, curvature)), most) in found.iter().zip(&mut best).zip(&mut most) {
-            let fitted = v.div(found.xq, found.qq);
-            let gain = v.mul(found.xq, fitted);
-            // No NaN is greater: a sub-block of zeros has none.
-            let better = v.mask_and(v.gt(gain, *most), v.gt(fitted, zero));
-            *scale = v.select(better, fitted, *scale);
-            *most = v.select(better, gain, *most);
-            *curvature = v.select(better, found.qq, *curvature);
-        }
+        let scale = match REACH.get(round) {
+            Some(reach) => v.mul(largest, v.splat(1.0 / (reach * top))),
+            None => best,
+        };
+        let found = nearest::<L, V, G>(v, g, scale, tables);
+        let fitted = v.div(found.xq, found.qq);
+        let gain = v.mul(found.xq, fitted);
+        // No NaN is greater: a sub-block of zeros has none.
+        let better = v.mask_and(v.gt(gain, most), v.gt(fitted, zero));
+        best = v.select(better, fitted, best);
+        most = v.select(better, gain, most);
+        curvature = v.select(better, found.qq, curvature);
     }
-    best
+    (best, curvature)
 }
 
 /// Returns the points nearest to the groups, with the scale of each lane.
-#[inline(always)]
-fn nearest<L: Lattice<G>, V: Vector, const G: usize>(
-    v: V,
-    g: &[Groups<V, G>; TOGETHER],
-    scales: [V::F; TOGETHER],
-    tables: &mut [Tables<V>; TOGETHER],
-) -> [Found<V>; TOGETHER] {
-    for ((g, scale), tables) in g.iter().zip(scales).zip(&mut *tables) {
-        costs::<L, V, G>(v, g, scale, tables);
-    }
-    let [a, b] = least::<L, V, G>(v, tables);
-    [Found::new::<L, G>(v, &g[0], a), Found::new::<L, G>(v, &g[1], b)]
-}
-
-/// Sets the costs of the halves of 16 groups, with the scale of each lane.
 ///
 /// The low bits of the costs of second halves are replaced by the number of the half, so that the least cost says which
 /// half it is of. Costs that differ by less than 2^-16 of themselves may be taken for each other.
 #[inline(always)]
-fn costs<L: Lattice<G>, V: Vector, const G: usize>(
+fn nearest<L: Lattice<G>, V: Vector, const G: usize>(
     v: V,
     g: &Groups<V, G>,
     scale: V::F,
     tables: &mut Tables<V>,
-) {
+) -> Found<V> {
+    let zero = v.splat(0.0);
     let n = G / 2;
     let base = L::LEVELS.len();
+    let halves = base.pow(n as u32);
     let square = v.mul(scale, scale);
     let twice = v.add(scale, scale);
     for (half, table) in tables.iter_mut().enumerate() {
         // The costs of the first k coordinates are extended by those of the next.
-        table[0] = v.splat(0.0);
+        table[0] = zero;
         let mut len = 1;
         for k in 0..n {
             let (x, w) = (g.x[half * n + k], g.w[half * n + k]);
@@ -521,71 +489,46 @@ fn costs<L: Lattice<G>, V: Vector, const G: usize>(
             len *= base;
         }
     }
+    let [of_first, of_second] = tables;
     let high = v.splat_u32(!HALF_BITS);
-    for (half, cost) in tables[1][..base.pow(n as u32)].iter_mut().enumerate() {
+    for (half, cost) in of_second[..halves].iter_mut().enumerate() {
         *cost = v.from_bits(v.or(v.and(v.to_bits(*cost), high), v.splat_u32(half as u32)));
     }
-}
-
-/// Returns the halves of the point that costs least in each lane.
-#[inline(always)]
-fn least<L: Lattice<G>, V: Vector, const G: usize>(
-    v: V,
-    tables: &[Tables<V>; TOGETHER],
-) -> [[V::U; 2]; TOGETHER] {
-    let infinity = v.splat(f32::INFINITY);
-    let (mut least, mut seconds) = ([infinity; TOGETHER], [v.splat(0.0); TOGETHER]);
-    let mut firsts = [v.splat_u32(0); TOGETHER];
-    for half in 0..L::LEVELS.len().pow(G as u32 / 2) {
-        let mut best = [infinity; TOGETHER];
+    let (mut least, mut first, mut second) = (v.splat(f32::INFINITY), v.splat_u32(0), zero);
+    for (half, &cost) in of_first[..halves].iter().enumerate() {
+        let mut best = v.splat(f32::INFINITY);
         for &second in &L::GRID.seconds[L::GRID.with_first(half)] {
-            for (best, [_, of_second]) in best.iter_mut().zip(tables) {
-                *best = v.min(*best, of_second[usize::from(second) % HALVES]);
-            }
+            best = v.min(best, of_second[usize::from(second) % HALVES]);
         }
-        for i in 0..TOGETHER {
-            let cost = v.add(tables[i][0][half], best[i]);
-            let better = v.lt(cost, least[i]);
-            least[i] = v.min(cost, least[i]);
-            firsts[i] = v.select_u32(better, v.splat_u32(half as u32), firsts[i]);
-            seconds[i] = v.select(better, best[i], seconds[i]);
+        let cost = v.add(cost, best);
+        let better = v.lt(cost, least);
+        least = v.min(cost, least);
+        first = v.select_u32(better, v.splat_u32(half as u32), first);
+        second = v.select(better, best, second);
+    }
+    let (mut firsts, mut seconds) = ([0; LANES], [0; LANES]);
+    v.store_u32(first, &mut firsts);
+    v.store_u32(v.and(v.to_bits(second), v.splat_u32(HALF_BITS)), &mut seconds);
+    let points: [Point; LANES] = array::from_fn(|lane| [firsts[lane] as u8, seconds[lane] as u8]);
+    // The levels of the points lie group behind group, as weights do.
+    let mut levels = [[0.0; G]; LANES];
+    for (levels, point) in levels.iter_mut().zip(points) {
+        for (levels, half) in levels.chunks_exact_mut(n).zip(point) {
+            levels.copy_from_slice(&L::GRID.levels[usize::from(half)][..n]);
         }
     }
-    let mut found = [[v.splat_u32(0); 2]; TOGETHER];
-    for ((found, first), second) in found.iter_mut().zip(firsts).zip(seconds) {
-        *found = [first, v.and(v.to_bits(second), v.splat_u32(HALF_BITS))];
-    }
-    found
-}
-
-impl<V: Vector> Found<V> {
-    /// The points with these halves, and the sums over them.
-    #[inline(always)]
-    fn new<L: Lattice<G>, const G: usize>(v: V, g: &Groups<V, G>, [first, second]: [V::U; 2]) -> Self {
-        let (mut firsts, mut seconds) = ([0; 16], [0; 16]);
-        v.store_u32(first, &mut firsts);
-        v.store_u32(second, &mut seconds);
-        let points: [Point; 16] = array::from_fn(|lane| [firsts[lane] as u8, seconds[lane] as u8]);
-        // The levels of the points lie group behind group, as weights do.
-        let mut levels = [[0.0; G]; 16];
-        for (levels, point) in levels.iter_mut().zip(points) {
-            for (levels, half) in levels.chunks_exact_mut(G / 2).zip(point) {
-                levels.copy_from_slice(&L::GRID.levels[usize::from(half)][..G / 2]);
-            }
+    let levels = levels.as_flattened();
+    let (mut xq, mut qq) = (zero, zero);
+    for (part, (x, w)) in g.x.as_chunks::<4>().0.iter().zip(g.w.as_chunks::<4>().0).enumerate() {
+        let levels = v.load_transposed(&levels[4 * part..], G);
+        for ((q, &x), &w) in levels.into_iter().zip(x).zip(w) {
+            let wq = v.mul(w, q);
+            xq = v.add(xq, v.mul(wq, x));
+            qq = v.add(qq, v.mul(wq, q));
         }
-        let levels = levels.as_flattened();
-        let (mut xq, mut qq) = (v.splat(0.0), v.splat(0.0));
-        for (part, (x, w)) in g.x.as_chunks::<4>().0.iter().zip(g.w.as_chunks::<4>().0).enumerate() {
-            let levels = v.load_transposed(&levels[4 * part..], G);
-            for ((q, &x), &w) in levels.into_iter().zip(x).zip(w) {
-                let wq = v.mul(w, q);
-                xq = v.add(xq, v.mul(wq, x));
-                qq = v.add(qq, v.mul(wq, q));
-            }
-        }
-        let lanes = L::SUB / G;
-        Self { points, xq: sum_lanes(v, xq, lanes), qq: sum_lanes(v, qq, lanes) }
     }
+    let lanes = L::SUB / G;
+    Found { points, xq: sum_lanes(v, xq, lanes), qq: sum_lanes(v, qq, lanes) }
 }
 
 /// Returns `d`, an f16, for the scales of the sub-blocks, which are in units of `unit`, and sets their integers.

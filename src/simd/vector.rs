@@ -195,6 +195,12 @@ pub trait Simd: Copy {
     fn x8(self) -> Self::X8;
     /// Returns the vectors of 16 lanes.
     fn x16(self) -> Self::X16;
+
+    /// Returns vectors of 32 lanes: two of 16. Instructions that wait for each other in one half leave time for the other.
+    #[inline(always)]
+    fn x32(self) -> Pair<Self::X16> {
+        Pair(self.x16())
+    }
 }
 
 /// Vectors of twice the lanes of `V`: two of them side by side.
