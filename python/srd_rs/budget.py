@@ -259,10 +259,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Solved:
-    """Types within a budget, and the options of a conversion to them."""
+    """Types within a budget, and the options and the plan of a conversion to them."""
 
     types: tuple[ChosenType, ...]
     options: ConvertOptions
+    plan: _core.Plan
 
 
 def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choice:
@@ -280,13 +281,14 @@ def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choi
         raise UsageError(message(recipe.flag(options.budget), what, fix))
     run = partial(_run, planner, base)
     costs = table_costs(base, measured) if found is None else measured_costs(run, measured, found.costs, show)
-    solved = _solve(planner, made, base, measured, costs, limit)
+    solve = partial(_solve, planner, made, base, costs, limit)
+    solved = solve(measured)
     whole = all(c.type in WHOLE for c in solved.types)
     if whole or mix is None or found is None:
         planner.options = solved.options
         return Choice(solved.types, whole=whole, costs_measured=found is not None and not whole)
-    choices = [solved, *_with_another_output(planner, made, base, measured, costs, limit, solved)]
-    plans = [mix, *(planner.plan(made, choice.options) for choice in choices)]
+    choices = [solved, *_with_another_output(solve, base, measured, solved)]
+    plans = [mix, *(choice.plan for choice in choices)]
     matrices = None if made is None else _written_by_srd(plans)
     if matrices is None:
         chunks = found.check[: found.kept]
@@ -313,13 +315,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choi
 
 
 def _with_another_output(
-    planner: Planner,
-    made: _core.Calibration | None,
-    base: _core.Plan,
-    measured: _Measured,
-    costs: Mapping[str, float],
-    limit: int,
-    solved: _Solved,
+    solve: Callable[[_Measured], _Solved], base: _core.Plan, measured: _Measured, solved: _Solved
 ) -> list[_Solved]:
     """The types that cost least with another type than `solved` has for the matrix that makes the logits. Empty where
     this matrix is small or has no other type within the budget."""
@@ -333,7 +329,7 @@ def _with_another_output(
     if not others:
         return []
     try:
-        return [_solve(planner, made, base, {**measured, output: (others, probe)}, costs, limit)]
+        return [solve({**measured, output: (others, probe)})]
     except UsageError:
         return []
 
@@ -445,11 +441,11 @@ def _solve(
     planner: Planner,
     made: _core.Calibration | None,
     base: _core.Plan,
-    measured: _Measured,
     costs: Mapping[str, float],
     limit: int,
+    measured: _Measured,
 ) -> _Solved:
-    """Solve the knapsack."""
+    """The types that cost least within `limit` bytes."""
     options = planner.options
     names, candidates = list(measured), {name: found for name, (found, _) in measured.items()}
     items = [[(_padded(c.bytes), costs[name] * c.error) for c in candidates[name]] for name in names]
@@ -469,13 +465,14 @@ def _solve(
             )
             with_types = replace(with_types, effort="fast", **nothing)
             made = None
-        over = planner.plan(made, with_types).total_bytes - limit
+        plan = planner.plan(made, with_types)
+        over = plan.total_bytes - limit
         if over <= 0:
             weights = {t.name: t.n_weights for t in base.tensors}
             types = tuple(
                 _described(name, weights[name], costs[name], picks[name], candidates[name]) for name in names
             )
-            return _Solved(types, with_types)
+            return _Solved(types, with_types, plan)
         # The headers of a split output depend on the number of its parts.
         room -= over
 

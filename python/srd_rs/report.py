@@ -92,12 +92,11 @@ class ChosenType(NamedTuple):
 class MixCheck:
     """How the types that were chosen within a budget compare with a mix of at most the same bytes.
 
-    The model was run on `tokens` tokens as it is and with the types of both; where the matrix that makes the logits has
-    a quarter of the weights or more, with two choices, of which this is the better one. `mix_kld` and `choice_kld` are
-    the KLDs,
-    in nats, with matrices quantized as the conversion writes them, but with one candidate for each row. Where there is
-    no calibration, or both differ in experts or in tables that are only looked up, the errors in the weights have the
-    direction of a plain rounding and the size that the conversion leaves.
+    The model was run on `tokens` tokens as it is and with the types of both. Where the matrix that makes the logits has
+    a quarter of the weights or more, the model was run with two choices, and the better one counts. `mix_kld` and
+    `choice_kld` are the KLDs, in nats, with matrices quantized as the conversion writes them, but with one candidate
+    for each row. Where there is no calibration, or both differ in experts or in tables that are only looked up, the
+    errors in the weights have the direction of a plain rounding and the size that the conversion leaves.
     `expected_ratio` is the cost of the choice over that of the mix by the errors of the single matrices.
     `held_out` says whether the calibration has not seen the tokens. `written` is ``"choice"`` or ``"mix"``: the choice
     where `choice_kld` is at most 0.95 of `mix_kld`, or 0.85 of a `mix_kld` below 0.001.

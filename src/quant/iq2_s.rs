@@ -8,23 +8,21 @@
 //! | 66..74 | high two bits of the points, four in a byte |
 //! | 74..82 | scales, two in a byte |
 
-use super::lattice::{self, Grid, Lattice, Parts, Points};
+use super::lattice::{self, Grid, Lattice, Parts};
 use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 8;
-/// The magnitudes.
-const LEVELS: &[f32] = &[8.0, 25.0, 43.0];
-/// The points of the grid.
-static GRID: Points<1024> = lattice::points(include_bytes!("grids/iq2_s.bin"), GROUP, LEVELS);
+/// The points.
+static GRID: Grid = lattice::grid::<Iq2S, GROUP, 1024>(include_bytes!("grids/iq2_s.bin"));
 
 /// The format.
 pub struct Iq2S;
 
 impl Lattice<GROUP> for Iq2S {
     const SUB: usize = 16;
-    const LEVELS: &'static [f32] = LEVELS;
-    const GRID: Grid = GRID.grid();
+    const LEVELS: &'static [f32] = &[8.0, 25.0, 43.0];
+    const GRID: &'static Grid = &GRID;
     const EVEN_SIGNS: bool = false;
     const FACTOR: (f32, f32, f32) = (0.5, 1.0, 0.25);
 

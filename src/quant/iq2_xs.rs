@@ -6,23 +6,21 @@
 //! | 2..66 | a word of 16 bits for each group: the point in nine bits, then seven signs, from the low bits up |
 //! | 66..74 | scales, two in a byte |
 
-use super::lattice::{self, Grid, Lattice, Parts, Points};
+use super::lattice::{self, Grid, Lattice, Parts};
 use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 8;
-/// The magnitudes.
-const LEVELS: &[f32] = &[8.0, 25.0, 43.0];
-/// The points of the grid.
-static GRID: Points<512> = lattice::points(include_bytes!("grids/iq2_xs.bin"), GROUP, LEVELS);
+/// The points.
+static GRID: Grid = lattice::grid::<Iq2Xs, GROUP, 512>(include_bytes!("grids/iq2_xs.bin"));
 
 /// The format.
 pub struct Iq2Xs;
 
 impl Lattice<GROUP> for Iq2Xs {
     const SUB: usize = 16;
-    const LEVELS: &'static [f32] = LEVELS;
-    const GRID: Grid = GRID.grid();
+    const LEVELS: &'static [f32] = &[8.0, 25.0, 43.0];
+    const GRID: &'static Grid = &GRID;
     const EVEN_SIGNS: bool = true;
     const FACTOR: (f32, f32, f32) = (0.5, 1.0, 0.25);
 

@@ -5,23 +5,21 @@
 //! | 0..2 | `d`, f16 |
 //! | 2..66 | eight bytes for each sub-block: four points, then a word of 32 bits with four times seven signs and the scale, from the low bits up |
 
-use super::lattice::{self, Grid, Lattice, Parts, Points};
+use super::lattice::{self, Grid, Lattice, Parts};
 use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 8;
-/// The magnitudes.
-const LEVELS: &[f32] = &[8.0, 25.0, 43.0];
-/// The points of the grid.
-static GRID: Points<256> = lattice::points(include_bytes!("grids/iq2_xxs.bin"), GROUP, LEVELS);
+/// The points.
+static GRID: Grid = lattice::grid::<Iq2Xxs, GROUP, 256>(include_bytes!("grids/iq2_xxs.bin"));
 
 /// The format.
 pub struct Iq2Xxs;
 
 impl Lattice<GROUP> for Iq2Xxs {
     const SUB: usize = 32;
-    const LEVELS: &'static [f32] = LEVELS;
-    const GRID: Grid = GRID.grid();
+    const LEVELS: &'static [f32] = &[8.0, 25.0, 43.0];
+    const GRID: &'static Grid = &GRID;
     const EVEN_SIGNS: bool = true;
     const FACTOR: (f32, f32, f32) = (0.5, 1.0, 0.25);
 

@@ -8,23 +8,21 @@
 //! | 74..106 | signs |
 //! | 106..110 | scales, two in a byte |
 
-use super::lattice::{self, Grid, Lattice, Parts, Points};
+use super::lattice::{self, Grid, Lattice, Parts};
 use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 4;
-/// The magnitudes.
-const LEVELS: &[f32] = &[1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
-/// The points of the grid.
-static GRID: Points<512> = lattice::points(include_bytes!("grids/iq3_s.bin"), GROUP, LEVELS);
+/// The points.
+static GRID: Grid = lattice::grid::<Iq3S, GROUP, 512>(include_bytes!("grids/iq3_s.bin"));
 
 /// The format.
 pub struct Iq3S;
 
 impl Lattice<GROUP> for Iq3S {
     const SUB: usize = 32;
-    const LEVELS: &'static [f32] = LEVELS;
-    const GRID: Grid = GRID.grid();
+    const LEVELS: &'static [f32] = &[1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+    const GRID: &'static Grid = &GRID;
     const EVEN_SIGNS: bool = false;
     const FACTOR: (f32, f32, f32) = (1.0, 2.0, 1.0);
 

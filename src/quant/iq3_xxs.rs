@@ -6,23 +6,21 @@
 //! | 2..66 | points |
 //! | 66..98 | a word of 32 bits for each sub-block: four times seven signs, then the scale, from the low bits up |
 
-use super::lattice::{self, Grid, Lattice, Parts, Points};
+use super::lattice::{self, Grid, Lattice, Parts};
 use crate::simd::f16;
 
 /// Weights in a group.
 const GROUP: usize = 4;
-/// The magnitudes.
-const LEVELS: &[f32] = &[4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
-/// The points of the grid.
-static GRID: Points<256> = lattice::points(include_bytes!("grids/iq3_xxs.bin"), GROUP, LEVELS);
+/// The points.
+static GRID: Grid = lattice::grid::<Iq3Xxs, GROUP, 256>(include_bytes!("grids/iq3_xxs.bin"));
 
 /// The format.
 pub struct Iq3Xxs;
 
 impl Lattice<GROUP> for Iq3Xxs {
     const SUB: usize = 32;
-    const LEVELS: &'static [f32] = LEVELS;
-    const GRID: Grid = GRID.grid();
+    const LEVELS: &'static [f32] = &[4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
+    const GRID: &'static Grid = &GRID;
     const EVEN_SIGNS: bool = true;
     const FACTOR: (f32, f32, f32) = (0.5, 1.0, 0.5);
 

@@ -42,15 +42,14 @@ pub fn quantize<F: KSymmetric, S: Simd, const SUB: usize>(
     let pairs = if S::WIDE { rows.len() / (2 * BLOCK) } else { 0 };
     let (wide_rows, rows) = rows.split_at(2 * BLOCK * pairs);
     let (wide_out, out) = out.split_at_mut(2 * F::BYTES * pairs);
+    if S::WIDE && SUB == 16 {
+        quantize_with::<F, _, SUB>(simd.x32(), wide_rows, columns, 0, wide_out);
+    } else if S::WIDE {
+        quantize_with::<F, _, SUB>(simd.x16(), wide_rows, columns, 0, wide_out);
+    }
     if SUB == 16 {
-        if S::WIDE {
-            quantize_with::<F, _, SUB>(simd.x32(), wide_rows, columns, 0, wide_out);
-        }
         quantize_with::<F, _, SUB>(simd.x16(), rows, columns, 2 * pairs, out);
     } else {
-        if S::WIDE {
-            quantize_with::<F, _, SUB>(simd.x16(), wide_rows, columns, 0, wide_out);
-        }
         quantize_with::<F, _, SUB>(simd.x8(), rows, columns, 2 * pairs, out);
     }
 }

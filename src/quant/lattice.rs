@@ -27,8 +27,10 @@ const MAX_SUBS: usize = 16;
 const MAX_GROUPS: usize = 64;
 /// Number of combinations of levels in half a group, at most: four of three levels, or two of eight.
 const MAX_HALVES: usize = 81;
-/// Groups that are searched together: so many lanes have more than one register on all CPUs, so that what is read of the
-/// grid counts for several.
+/// Number of points, at most.
+const MAX_POINTS: usize = 1024;
+/// Groups that are searched together. A vector of so many lanes has two registers or more on all CPUs, and what is read of
+/// the grid serves all of them.
 const LANES: usize = 32;
 /// Room for the costs of all halves: a power of two.
 const HALVES: usize = MAX_HALVES.next_power_of_two();
@@ -81,31 +83,20 @@ macro_rules! encoding {
 }
 pub(super) use encoding;
 
-/// A point of a grid: the number of the combination of levels of each half. See [`points`].
+/// A point of a grid: the number of the combination of levels of each half. See [`grid`].
 type Point = [u8; 2];
 
-/// The points of a grid, in ggml's order and sorted by their first halves.
-pub struct Points<const N: usize> {
-    points: [Point; N],
-    starts: [u16; MAX_HALVES + 1],
-    seconds: [u8; N],
-    numbers: [u16; N],
-    levels: [[f32; 4]; MAX_HALVES],
-}
-
-/// [`Points`] of any number.
-#[derive(Clone, Copy)]
+/// The points of a grid, in ggml's order and sorted by their first halves. See [`grid`].
 pub struct Grid {
-    /// The points.
-    points: &'static [Point],
+    points: [Point; MAX_POINTS],
     /// Where the points with each first half begin among the sorted points.
-    starts: &'static [u16; MAX_HALVES + 1],
+    starts: [u16; MAX_HALVES + 1],
     /// The second halves of the sorted points.
-    seconds: &'static [u8],
+    seconds: [u8; MAX_POINTS],
     /// The numbers of the sorted points.
-    numbers: &'static [u16],
+    numbers: [u16; MAX_POINTS],
     /// The levels of each half. Where a half has two coordinates, the last two are 0.
-    levels: &'static [[f32; 4]; MAX_HALVES],
+    levels: [[f32; 4]; MAX_HALVES],
 }
 
 /// A format. `G` is the number of weights in a group, 4 or 8.
@@ -115,7 +106,7 @@ pub trait Lattice<const G: usize> {
     /// The magnitudes in ascending order.
     const LEVELS: &'static [f32];
     /// The points.
-    const GRID: Grid;
+    const GRID: &'static Grid;
     /// Whether the number of negative signs among 8 weights is even.
     const EVEN_SIGNS: bool;
     /// `(a, b, c)`: the scale `s` of a sub-block multiplies `d` by `(a + b s) c`.
@@ -146,18 +137,18 @@ impl Parts {
         Self { d: 0.0, scales: [0; MAX_SUBS], points: [0; MAX_GROUPS], signs: [0; QK_K / 8] };
 }
 
-/// Returns the points of a grid whose words hold the numbers of the levels of `group` coordinates, from the low bits up:
-/// two bits each for three levels, and three bits each for eight. A half is the number with its levels as digits, to the
-/// base of the number of levels.
-pub const fn points<const N: usize>(words: &[u8], group: usize, levels: &[f32]) -> Points<N> {
+/// Returns the grid of a format, which has `N` points. Each word of two bytes holds the numbers of the levels of `G`
+/// coordinates, from the low bits up: two bits each for three levels, and three bits each for eight. The number of a half
+/// has the numbers of its levels as digits, to the base of the number of levels.
+pub const fn grid<L: Lattice<G>, const G: usize, const N: usize>(words: &[u8]) -> Grid {
     assert!(words.len() == 2 * N);
-    let (base, n) = (levels.len(), group / 2);
+    let (base, n) = (L::LEVELS.len(), G / 2);
     let bits = if base == 8 { 3 } else { 2 };
-    let mut all = Points {
-        points: [[0; 2]; N],
+    let mut all = Grid {
+        points: [[0; 2]; MAX_POINTS],
         starts: [0; MAX_HALVES + 1],
-        seconds: [0; N],
-        numbers: [0; N],
+        seconds: [0; MAX_POINTS],
+        numbers: [0; MAX_POINTS],
         levels: [[0.0; 4]; MAX_HALVES],
     };
     let mut i = 0;
@@ -179,7 +170,7 @@ pub const fn points<const N: usize>(words: &[u8], group: usize, levels: &[f32]) 
     while half < MAX_HALVES {
         let (mut rest, mut k) = (half, 0);
         while k < n {
-            all.levels[half][k] = levels[rest % base];
+            all.levels[half][k] = L::LEVELS[rest % base];
             rest /= base;
             k += 1;
         }
@@ -197,14 +188,6 @@ pub const fn points<const N: usize>(words: &[u8], group: usize, levels: &[f32]) 
     }
     all.starts[MAX_HALVES] = sorted as u16;
     all
-}
-
-impl<const N: usize> Points<N> {
-    /// The points as a [`Grid`].
-    pub const fn grid(&'static self) -> Grid {
-        let Self { points, starts, seconds, numbers, levels } = self;
-        Grid { points, starts, seconds, numbers, levels }
-    }
 }
 
 impl Grid {
