@@ -1,6 +1,7 @@
 """Kill a calibrated conversion with a container at random moments, repeat the command, and compare the bytes.
 
     python scripts/kill_and_resume.py --kills 50 MODEL
+    python scripts/kill_and_resume.py --kills 50 --each 5 MODEL                      10 conversions, 5 kills in each
     python scripts/kill_and_resume.py --kills 50 MODEL -- --calibrate-tokens 4096    options of srd-rs convert
 
 Each time a conversion with SRD, a container and a sidecar is begun with an empty cache and killed (SIGKILL) at a random
@@ -10,9 +11,9 @@ in the quantization. The command is repeated. All outputs must have the bytes of
 such a conversion is short, so that the same seconds are a larger share. Ctrl-C ends the script with the figures of the
 kills until then. Needs Linux, whose /proc says how much CPU time another process has had.
 
-The repeated work is the CPU time of both runs less that of an undisturbed run, as a share of that: everything that a
-user pays for the kill, starting Python included. The CPU time of ``srd-rs --version`` (a start of Python alone) and of
-``--dry-run`` (a start and a plan) stand beside it; they are in the share.
+The repeated work is the CPU time of all runs of a conversion less that of an undisturbed run, as a share of that and
+for each kill: everything that a user pays for the kill, starting Python included. The CPU time of ``srd-rs --version``
+(a start of Python alone) and of ``--dry-run`` (a start and a plan) stand beside it; they are in the share.
 
 CPU time depends on what else runs on the machine. The undisturbed conversion is therefore repeated between the kills
 (``--undisturbed``); its mean counts, and the spread of its runs is printed: no share is known better than that.
@@ -26,6 +27,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -98,6 +100,7 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--each", type=int, default=1, help="kills of each conversion (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--undisturbed", type=int, default=3, help="undisturbed conversions (default: 3)")
     parser.add_argument("--found", action="store_true", help="the calibration is in the cache already")
@@ -142,45 +145,52 @@ def main() -> None:
         clear()
         total = json.loads(whole.output)["tensor_bytes"]
         span = whole.cpu - whole.begun if chosen.found else whole.cpu
-        runs, identical, killed, by_cpu, undisturbed = 0, 0, 0, [], [whole.cpu]
-        every = max(chosen.kills // max(chosen.undisturbed - 1, 1), 1)
+        conversions, identical, kills, shares, undisturbed = 0, 0, 0, [], [whole.cpu]
+        count = max(chosen.kills // chosen.each, 1)
+        every = max(count // max(chosen.undisturbed - 1, 1), 1)
         try:
-            for number in range(chosen.kills):
+            for number in range(count):
                 clear()
                 if number % every == every - 1 and len(undisturbed) < chosen.undisturbed:
                     undisturbed.append(run(command, folder).cpu)
                     clear()
-                first = run(command, folder, moments.uniform(0, span), from_journal=chosen.found)
-                if output.exists() and not (folder / ".out.gguf.journal").exists():
-                    identical += digests(folder) == expected  # it was done sooner than it was killed
-                    runs += 1
-                    continue
-                second = run(command, folder)
-                killed += 1
-                same = second.code == 0 and digests(folder) == expected
+                at = sorted(moments.uniform(0, span) for _ in range(chosen.each))
+                ended: list[Ended] = []
+                for earlier, moment in zip([0.0, *at], [*at, None], strict=False):
+                    after = None if moment is None else moment - earlier
+                    ended.append(run(command, folder, after, from_journal=chosen.found and not ended))
+                    if ended[-1].code != -signal.SIGKILL:
+                        break  # it was done sooner than it was killed
+                conversions += 1
+                same = ended[-1].code == 0 and digests(folder) == expected
                 identical += same
-                runs += 1
                 if not same:
-                    print(f"differs or failed: {second.output}", file=sys.stderr)
+                    print(f"differs or failed: {ended[-1].output}", file=sys.stderr)
                     continue
-                by_cpu.append(first.cpu + second.cpu)
-                phase = "quantization" if first.begun else "calibration"
-                print(
-                    f"killed in the {phase} after {first.cpu:.2f} s, went on for {second.cpu:.2f} s of CPU time",
-                    flush=True,
-                )
+                killed = [one.cpu for one in ended[:-1]]
+                if killed:
+                    kills += len(killed)
+                    shares.append((sum(killed) + ended[-1].cpu, len(killed)))
+                    times = ", ".join(f"{cpu:.2f}" for cpu in killed)
+                    print(
+                        f"killed after {times} s, went on for {ended[-1].cpu:.2f} s of CPU time", flush=True
+                    )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-    print(f"{runs} runs, {killed} killed before they were done, {identical} with identical outputs")
+    print(
+        f"{conversions} conversions, {kills} kills before they were done, {identical} with identical outputs"
+    )
     cpu = statistics.mean(undisturbed)
     spread = f"{min(undisturbed):.1f} to {max(undisturbed):.1f} s in {len(undisturbed)} runs"
     print(f"undisturbed: {whole.seconds:.1f} s, {cpu:.1f} s of CPU time ({spread}), {total} bytes of tensors")
-    if killed:
-        shares = sorted(both / cpu - 1 for both in by_cpu)
-        mean, median = statistics.mean(shares), statistics.median(shares)
-        print(f"repeated CPU time: mean {mean:.1%}, median {median:.1%}, largest {shares[-1]:.1%}")
+    if kills:
+        by_kill = sorted((both / cpu - 1) / n for both, n in shares)
+        mean, median = statistics.mean(by_kill), statistics.median(by_kill)
+        print(
+            f"repeated CPU time for each kill: mean {mean:.1%}, median {median:.1%}, largest {by_kill[-1]:.1%}"
+        )
         print(f"in it: a start of Python {bare / cpu:.1%}, with the plan {fixed / cpu:.1%}")
-    sys.exit(0 if identical == runs else 1)
+    sys.exit(0 if identical == conversions else 1)
 
 
 if __name__ == "__main__":
