@@ -130,8 +130,9 @@ def _weights(name: str, shape: tuple[int, ...]) -> Array:
     return (values * 0.2 + (1.0 if one and any(part in name for part in vector) else 0.0)).astype(np.float32)
 
 
-def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan:
-    """An F32 plan of a variant with random weights in `folder`, and a vocabulary that llama.cpp takes."""
+def plan_variant(case: dict[str, Any], folder: Path, output: Path, **options: Any) -> _core.Plan:
+    """An F32 plan of a variant with random weights in `folder`, and a vocabulary that llama.cpp takes. `options` are
+    more options of the plan."""
     sources = {name: SourceTensor(name, "F32", tuple(s), "m") for name, (_, s, _) in case["sources"].items()}
     header: dict[str, Any] = {}
     data = bytearray()
@@ -171,7 +172,7 @@ def plan_variant(case: dict[str, Any], folder: Path, output: Path) -> _core.Plan
         json.dumps([t.to_json() for t in spec.tensors]),
         spec.hparams,
         output,
-        ConvertOptions(quant="F32", provenance=False),
+        ConvertOptions(quant="F32", provenance=False, **options),
         [],
     )
 

@@ -52,7 +52,6 @@ from srd_rs.planning import (
     is_folder,
     make_folder,
     named,
-    native_model,
     projector_name,
     projector_options,
     projector_plan,
@@ -207,7 +206,7 @@ def plan(
     chosen, compared = budget.Choice(), None
     if planner.options.budget is not None or planner.options.recipe_out is not None:
         native, chosen, _, _, compared = prepared(planner, native, None)
-    effects.warn_of_plan(native)
+    effects.warn_of_plan(native, planner.options)
     mmproj = projector and Plan.of(projector)
     return replace(_described(planner, native, chosen), mmproj=mmproj, effort_check=compared)
 
@@ -431,7 +430,7 @@ def _run(
 
         ends.enter_context(cluster.connected(planner.options.ray))
     native, chosen, made, found, compared = prepared(planner, native, progress, together)
-    effects.warn_of_plan(native)
+    effects.warn_of_plan(native, planner.options)
     planned = replace(_described(planner, native, chosen), mmproj=beside, effort_check=compared)
     if on_plan is not None and budgeted:
         on_plan(planned)
@@ -759,7 +758,8 @@ def _calibration(
 
     planned = NativeModel(model, native, options.metadata)
     if native.source_digest is None and not quantizes:
-        planned = native_model(planner.source, planner.gguf, options.lora, options.metadata)
+        recorded = planner.plan(None, replace(options, provenance=True))
+        planned = NativeModel(model, recorded, options.metadata)
     asked: dict[str, Any] = {
         "text": text,
         "tokens": options.calibrate_tokens,

@@ -64,6 +64,8 @@ def check(
         for name in about:
             if applies and name in names:
                 raise without_effect(name, why)
+    if options.scale_channels:
+        _check_scaled_channels(options, measured=measured)
     if options.effort == "max" and measured:
         what = "effort max runs the model itself, and a calibration file holds the inputs of the original model alone"
         raise UsageError(message("--calibrate", what, "Name a text, or use --effort srd"))
@@ -73,6 +75,40 @@ def check(
             " their diagonal"
         )
         raise UsageError(message("--imatrix", what, "Leave --imatrix out, or use --effort fast"))
+
+
+def _check_scaled_channels(options: ConvertOptions, *, measured: bool) -> None:
+    """Raise UsageError for what cannot be done where the channels are scaled."""
+    refused: list[tuple[bool, str, str]] = [
+        (
+            measured,
+            "a calibration file holds the inputs of the model as it is",
+            "Name a text with --calibrate",
+        ),
+        (
+            options.imatrix is not None and not measured,
+            "an imatrix holds the inputs of the model as it is",
+            "Leave --imatrix out",
+        ),
+        (
+            options.stream,
+            "the factors need all weights of a layer before one is written, and the weights come over the network",
+            "Leave --stream out",
+        ),
+        (
+            options.ray is not None,
+            "the machines of a cluster calibrate the model as it is",
+            "Leave --ray out",
+        ),
+        (
+            options.quant.upper() in FLOAT_TYPES and options.budget is None,
+            f"no tensor of the mix {options.quant.upper()} is quantized",
+            "Leave the option out, or choose a mix such as Q4_K_M",
+        ),
+    ]
+    for applies, why, fix in refused:
+        if applies:
+            raise UsageError(message("--scale-channels", why, fix))
 
 
 def check_container(names: Collection[str]) -> None:
@@ -99,8 +135,11 @@ def check_plan(options: ConvertOptions, plan: _core.Plan) -> None:
         raise without_effect("imatrix", f"the type {', '.join(sorted(quantized))} does not weigh the errors")
 
 
-def warn_of_plan(plan: _core.Plan) -> None:
-    """Warn of tensors that an imatrix does not know, and of tensors that are quantized for the second time."""
+def warn_of_plan(plan: _core.Plan, options: ConvertOptions) -> None:
+    """Warn of tensors that an imatrix does not know, of tensors that are quantized for the second time, and of scaled
+    channels."""
+    if options.scale_channels:
+        log.warning("the channels are scaled, so adapters (LoRA) of the original model do not fit the file")
     unknown = plan.without_importance
     if unknown:
         log.warning(

@@ -158,6 +158,13 @@ class ConvertOptions:
     )
     output_tensor_type: str | None = _option(None, "Quality", "Use this type for the output matrix.", "TYPE")
     pure: bool = _option(False, "Quality", "Use one type for all matrices instead of the mix.")
+    scale_channels: bool = _option(
+        False,
+        "Quality",
+        "Scale the channels between the matrices of each layer, so that the columns of a matrix are alike in size and"
+        " rounding costs less. The model computes the same, but its weights are others: adapters (LoRA) that were"
+        " trained on the model do not fit the file. Known for dense decoders.",
+    )
     target_size: int | None = _option(
         None,
         "Size",
@@ -439,7 +446,7 @@ INTEGER_TYPES: Final = frozenset(("I8", "I16", "I32", "I64"))
 """The types of tables of ids, which are copied."""
 RECORDED: Final = (
     *("allow_nonfinite", "allow_requantize", "calibrate_block", "calibrate_tokens", "metadata", "mtp"),
-    *("name", "pre_tokenizer", "residual_bits", "split_max_size", "srd", "weigh_tokens"),
+    *("name", "pre_tokenizer", "residual_bits", "scale_channels", "split_max_size", "srd", "weigh_tokens"),
 )
 """The options that change the bytes of a GGUF and that the GGUF does not show otherwise. Its tensors show their types,
 and other keys show the mix, the method, the seed and the calibration."""

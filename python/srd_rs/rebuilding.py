@@ -72,7 +72,9 @@ def _are_keys(value: object) -> bool:
 _VALUES: Final[Mapping[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("calibrate_block", "calibrate_tokens", "residual_bits", "split_max_size"), _is_count),
     **dict.fromkeys(("descent_rounds", "beam_width"), _is_count),
-    **dict.fromkeys(("allow_nonfinite", "allow_requantize", "mtp", "feedback", "weigh_tokens"), _is_flag),
+    **dict.fromkeys(
+        ("allow_nonfinite", "allow_requantize", "mtp", "feedback", "scale_channels", "weigh_tokens"), _is_flag
+    ),
     **dict.fromkeys(("name", "pre_tokenizer"), _is_text),
     "metadata": _are_keys,
     "dither": _is_number,

@@ -67,6 +67,11 @@ pub fn source_digest(files: &[SourceFile]) -> String {
     format!("sha256:{}", to_hex(&sha256(&[lines.concat().as_bytes()])))
 }
 
+/// Returns the digest of the model whose channels are scaled, from that of its source: its inputs are others.
+pub fn with_scaled_channels(source_digest: &str) -> String {
+    format!("sha256:{}", to_hex(&sha256(&[source_digest.as_bytes(), b" with scaled channels"])))
+}
+
 fn line(file: &SourceFile) -> String {
     format!("{}\t{}\t{}\n", file.name, file.bytes, file.sha256)
 }

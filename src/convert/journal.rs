@@ -418,7 +418,7 @@ fn plan_digest(plan: &Plan, options: &RunOptions) -> String {
         hasher.update(&container.header.to_json());
     }
     let keys = (options.key.map(|k| to_hex(&k.id())), options.sign_key.map(|k| to_hex(&k.public())));
-    let how = (&options.effort, options.gguf, &plan.calibration, keys);
+    let how = (&options.effort, options.gguf, &plan.calibration, plan.scaled_channels, keys);
     hasher.update(format!("{how:?}").as_bytes());
     to_hex(&hasher.finish())
 }

@@ -51,6 +51,8 @@ pub struct PlanOptions {
     /// Converts tensors that are quantized already. Every step loses precision, so without this option such a source is
     /// refused unless its blocks are copied. The metadata say how many tensors were quantized again.
     pub allow_requantize: bool,
+    /// Scales the channels of the model before anything else: see [`crate::forward::with_scaled_channels`].
+    pub scale_channels: bool,
     /// Keys of a GGUF that get another value, or that the GGUF does not have.
     pub replaced: KeyValues,
     /// Files that the conversion reads beside the weights. No output may replace one of them.
@@ -71,6 +73,7 @@ impl PlanOptions {
             split_max_size: None,
             container: None,
             allow_requantize: false,
+            scale_channels: false,
             replaced: KeyValues::new(),
             inputs: Vec::new(),
         }

@@ -27,6 +27,7 @@ use crate::feedback;
 use crate::formats::gguf::Gguf;
 use crate::formats::gguf::values::{Array, KeyValues, Value};
 use crate::formats::imatrix::Importance;
+use crate::forward;
 use crate::model::bound::{BoundModel, BoundTensor};
 use crate::model::check::check_metadata;
 use crate::model::kept::KeptBlocks;
@@ -56,8 +57,11 @@ pub fn plan_gguf(gguf: &Gguf, options: &PlanOptions) -> Result<Plan> {
 /// Plans the type, file and offset of every tensor of a model.
 ///
 /// # Errors
-/// [`Error::Model`] when a tensor cannot have the type that it should have.
+/// [`Error::Model`] when a tensor cannot have the type that it should have, and as [`forward::with_scaled_channels`].
 pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) -> Result<Plan> {
+    if options.scale_channels {
+        model = forward::with_scaled_channels(model)?;
+    }
     sort_as_file(&mut model)?;
     let stored: Vec<_> =
         model.tensors.iter().map(|t| unquantized_type(t, &model.source, options.recipe)).collect();
@@ -109,6 +113,7 @@ pub fn plan(mut model: BoundModel, facts: &ModelFacts, options: &PlanOptions) ->
         importance: options.importance.clone(),
         inputs: options.inputs.clone(),
         calibration: options.calibrated.as_ref().map(|c| c.digest.clone()),
+        scaled_channels: options.scale_channels,
         ..Plan::of_files(model, options.recipe, tensors, files)
     })
 }

@@ -126,6 +126,8 @@ pub struct Plan {
     pub inputs: Vec<PathBuf>,
     /// Digest of the calibration, where the inputs of the matrices are known from one.
     pub calibration: Option<String>,
+    /// Whether the channels of the model are scaled: its weights are not those of the source, and it computes the same.
+    pub scaled_channels: bool,
 }
 
 impl Plan {
@@ -149,6 +151,7 @@ impl Plan {
             importance,
             inputs,
             calibration,
+            scaled_channels: false,
         }
     }
 

@@ -31,6 +31,7 @@ pub mod arch;
 pub mod attention;
 pub mod attention_gradient;
 mod buffers;
+mod channels;
 mod convolution;
 mod delta_net;
 pub mod divergence;
@@ -68,6 +69,7 @@ use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::progress::Progress;
 
+pub use channels::with_scaled_channels;
 pub use gradient::{MAX_CHUNK, gradients, has_gradient};
 pub use pass::{
     Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,

@@ -37,7 +37,7 @@ pub struct BoundTensor {
     /// Whether the tensor keeps `stored` wherever it is not quantized, even where a recipe names another plain type.
     pub kept: bool,
     /// Reads the values of the tensor.
-    pub source: BoundTransform,
+    pub source: Arc<BoundTransform>,
     /// Reads the tensor as blocks of FP4, where the checkpoint has it so.
     pub blocks: Option<KeptBlocks>,
 }
@@ -63,7 +63,7 @@ impl BoundTensor {
             _ => BoundTransform::bind(name, &shape, &leaf, source)?,
         };
         let (name, ne) = (name.to_string(), ne.to_vec());
-        Ok(Arc::new(Self { name, ne, stored, kept: false, source: bound, blocks: None }))
+        Ok(Arc::new(Self { name, ne, stored, kept: false, source: Arc::new(bound), blocks: None }))
     }
 }
 
@@ -103,13 +103,13 @@ impl BoundModel {
                     Placement::Auto => None,
                 },
                 kept: spec.store != Placement::Auto,
-                source: match spec.store {
+                source: Arc::new(match spec.store {
                     Placement::I32 => {
                         let ty = GgmlType::I32;
                         BoundTransform::integers(&spec.name, &spec.shape, &spec.transform, &source, ty)?
                     }
                     _ => BoundTransform::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
-                },
+                }),
                 blocks: KeptBlocks::bind(&spec.name, &spec.shape, &spec.transform, &source)?,
             }))
         };

@@ -142,6 +142,7 @@ impl Asked<'_> {
             provenance: provenance.filter(|_| options.provenance),
             split_max_size: options.split_max_size,
             allow_requantize: options.allow_requantize,
+            scale_channels: options.scale_channels,
             replaced: KeyValues::new(),
             inputs: self.inputs(),
             output: self.output.clone(),
@@ -435,10 +436,15 @@ impl Plan {
         self.inner.unseen_experts.clone()
     }
 
-    /// The digest of the model, as the key `srd.source.digest` has it; None where no provenance was asked for.
+    /// The digest of the model that a calibration is of: that of the key `srd.source.digest`, or another one where the channels are
+    /// scaled. None where no provenance was asked for.
     #[getter]
-    fn source_digest(&self) -> Option<&str> {
-        self.inner.model.metadata.get("srd.source.digest").and_then(Value::as_str)
+    fn source_digest(&self) -> Option<String> {
+        let digest = self.inner.model.metadata.get("srd.source.digest").and_then(Value::as_str)?;
+        Some(match self.inner.scaled_channels {
+            true => digest::with_scaled_channels(digest),
+            false => digest.to_string(),
+        })
     }
 
     /// Raises ModelError where the forward pass cannot run the model, so that no calibration can be made.

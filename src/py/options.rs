@@ -38,6 +38,7 @@ pub struct ConvertOptions {
     read: String,
     pub allow_nonfinite: bool,
     pub allow_requantize: bool,
+    pub scale_channels: bool,
     pub overwrite: bool,
     /// What the key `srd.options` says.
     pub recorded: Option<String>,

@@ -22,10 +22,12 @@
 //! ```
 
 mod bind;
+pub mod channels;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use self::bind::Binder;
+use self::channels::Channels;
 use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::model::dequantize::Dequantizer;
@@ -118,6 +120,14 @@ enum Op {
         /// The reciprocal of the mean magnitude, once it is known.
         inverse: OnceLock<f32>,
     },
+    /// Multiplies the columns by the factors of channels, and divides the rows by those of others.
+    Scaled {
+        of: Arc<BoundTransform>,
+        columns: Option<Arc<Channels>>,
+        rows: Option<Arc<Channels>>,
+        /// Length of a row; 1 in a vector, whose values make the channels.
+        width: u64,
+    },
     View {
         of: Box<BoundTransform>,
         view: View,
@@ -192,6 +202,29 @@ impl BoundTransform {
         binder.node(Op::Source { index }, shape.to_vec())
     }
 
+    /// The tensor with its columns multiplied by the factors of `columns`, and its rows, or the values of a vector, divided by those of
+    /// `rows`.
+    pub fn scaled(of: Arc<Self>, columns: Option<Arc<Channels>>, rows: Option<Arc<Channels>>) -> Self {
+        let width = if of.shape.len() > 1 { of.shape[of.shape.len() - 1] } else { 1 };
+        let (shape, len) = (of.shape.clone(), of.len);
+        Self { op: Op::Scaled { of, columns, rows, width }, shape, len }
+    }
+
+    /// Returns the shape, row-major.
+    pub fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    /// Returns the number of elements.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Returns the index of the source tensor if the output is that very tensor.
     pub fn as_source(&self) -> Option<usize> {
         match &self.op {
@@ -219,6 +252,7 @@ impl BoundTransform {
                 }
             }
             Op::Merge { of } => of.parts().for_each(|part| part.for_each_source(f)),
+            Op::Scaled { of, .. } => of.for_each_source(f),
             Op::PermuteHeads { of, .. }
             | Op::Affine { of, .. }
             | Op::Slice { of, .. }
@@ -337,6 +371,20 @@ impl BoundTransform {
                 of.read(source, start, out, scratch)?;
                 out.iter_mut().for_each(|x| *x = (*x * inverse).round_ties_even().clamp(-1.0, 1.0) / inverse);
                 Ok(())
+            }
+            Op::Scaled { of, columns, rows, width } => {
+                of.read(source, start, out, scratch)?;
+                let columns = columns.as_ref().map(|c| c.factors(source, scratch)).transpose()?;
+                let rows = rows.as_ref().map(|r| r.factors(source, scratch)).transpose()?;
+                for_each_row(start, *width, out, |row, column, piece| {
+                    if let Some(factors) = columns {
+                        piece.iter_mut().zip(&factors.columns[column as usize..]).for_each(|(x, f)| *x *= f);
+                    }
+                    if let Some(factors) = rows {
+                        piece.iter_mut().for_each(|x| *x /= factors.channels[row as usize]);
+                    }
+                    Ok(())
+                })
             }
             Op::View { of, view } => {
                 let mut buffer = std::mem::take(&mut scratch.column);
@@ -567,6 +615,40 @@ mod tests {
         let mut values = vec![f32::NAN; bound.len as usize];
         bound.read(&source, 0, &mut values, &mut Scratch::default()).unwrap();
         values
+    }
+
+    #[test]
+    fn channels_are_scaled() {
+        // Two rows of two heads of two columns, which share their channels: 0 a 0 b and 0 c 0 d. Channel 0 is never used.
+        let json = r#"{"op": "generated", "values": [0.0, 1.0, 0.0, 7.0, 0.0, 5.0, 0.0, 5.0]}"#;
+        let (_dir, source) = counting(&[2]);
+        let bind = |shape: &[u64], json: &str| {
+            let json = format!(r#"{{"op": "reshape", "shape": {shape:?}, "of": {json}}}"#);
+            Arc::new(BoundTransform::bind("x", shape, &transform(&json), &source).unwrap())
+        };
+        let taker = bind(&[2, 4], json);
+        let channels = Arc::new(Channels::new(vec![Arc::clone(&taker)], (2, 2)));
+        let scratch = &mut Scratch::default();
+        let factors = channels.factors(&source, scratch).unwrap();
+        assert_eq!((factors.channels.as_slice(), factors.columns.as_slice()), (&[1.0; 2][..], &[1.0; 4][..]));
+        // The sizes of the columns are 1 and 3 in one matrix, and 4 and 12 in the other.
+        let ones = |values: &str| bind(&[1, 2], &format!(r#"{{"op": "generated", "values": {values}}}"#));
+        let two = vec![ones("[1.0, 3.0]"), ones("[-4.0, 12.0]")];
+        let channels = Arc::new(Channels::new(two, (2, 1)));
+        let columns = BoundTransform::scaled(ones("[1.0, 3.0]"), Some(Arc::clone(&channels)), None);
+        let norm = bind(&[2], r#"{"op": "generated", "values": [1.0, 1.0]}"#);
+        let rows = BoundTransform::scaled(norm, None, Some(channels));
+        let mut read = |of: &BoundTransform| {
+            let mut values = vec![f32::NAN; of.len() as usize];
+            of.read(&source, 0, &mut values, scratch).unwrap();
+            let mut last = [f32::NAN];
+            of.read(&source, of.len() - 1, &mut last, scratch).unwrap();
+            assert_eq!(last[0], values[values.len() - 1]);
+            values
+        };
+        assert_eq!(read(&columns), [1.5, 1.5]);
+        assert_eq!(read(&rows), [1.0 / 1.5, 1.0 / 0.5]);
+        assert_eq!(columns.as_source(), None);
     }
 
     #[test]
