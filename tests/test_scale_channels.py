@@ -13,6 +13,7 @@ import pytest
 import srd_rs
 from forward_tools import families, plan_variant, variants
 from srd_rs import ConvertOptions, _core
+from srd_rs.cli import run
 from srd_rs.errors import ModelError, UsageError
 from support import EXAMPLE
 
@@ -21,8 +22,7 @@ CASES = variants() | families(_core.forward_architectures())
 del CASES["nemotron-puzzle"]
 #: Attention and the feed-forward part see one norm, queries, keys and values are one matrix, and nothing is gated.
 WITHOUT_CHANNELS = ("falcon-11b", "falcon-7b", "falcon-rw", "neox")
-FAST: dict[str, Any] = {"met": False, "axm": False, "overwrite": True}
-QUICK: dict[str, Any] = {**FAST, "cache": False}
+QUICK: dict[str, Any] = {"met": False, "cache": False, "axm": False, "overwrite": True}
 
 
 def tensors(path: Path) -> dict[str, Any]:
@@ -94,13 +94,10 @@ def test_a_quantized_file_has_the_same_bytes_everywhere_and_is_made_again(
     assert "adapters (LoRA) of the original model do not fit" in caplog.text
     monkeypatch.setenv("SRD_FORCE_SCALAR", "1")
     srd_rs.rebuild(made[0], EXAMPLE)
-    fast = [
-        srd_rs.convert(
-            EXAMPLE, tmp_path / f"fast-{n}.gguf", effort="fast", scale_channels=scales, **FAST
-        ).output
-        for n, scales in enumerate((False, True))
-    ]
-    plain, scaled = map(tensors, fast)
+    for name, more in (("plain", []), ("scaled", ["--scale-channels"])):
+        output = tmp_path / f"fast-{name}.gguf"
+        assert run(["convert", str(EXAMPLE), "-o", str(output), "--fast", "--no-met", *more]) == 0
+    plain, scaled = (tensors(tmp_path / f"fast-{name}.gguf") for name in ("plain", "scaled"))
     assert not np.array_equal(plain["blk.0.attn_norm.weight"], scaled["blk.0.attn_norm.weight"])
     assert np.array_equal(plain["token_embd.weight"], scaled["token_embd.weight"])
 

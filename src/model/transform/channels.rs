@@ -1,7 +1,7 @@
 //! Factors of channels: what passes from one matrix to the next can be scaled channel by channel without changing the model, if the rows
 //! that make a channel are divided by what the columns that take the channel are multiplied by.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::Result;
 use crate::model::source::Source;
@@ -9,7 +9,7 @@ use crate::model::transform::{BoundTransform, Scratch};
 
 /// Weights that are read at a time.
 const PIECE: usize = 1 << 14;
-/// Largest factor, and the reciprocal of the smallest one. The factors of a model lie between 1/4 and 4.
+/// Largest factor, and the reciprocal of the smallest one, so that a column of nearly zeros does not make another one huge.
 const MOST: f64 = 64.0;
 
 /// The factors of the channels between a norm or a matrix and the matrices that take its outputs.
@@ -24,6 +24,7 @@ pub struct Channels {
     /// Number of values of a head, and of the heads of queries that share the values of a head. `(n, 1)` for n channels without heads.
     heads: (usize, usize),
     factors: OnceLock<Factors>,
+    turn: Mutex<()>,
 }
 
 /// Factors of channels, all near 1.
@@ -39,7 +40,7 @@ impl Channels {
     /// The channels that `takers` take, which are matrices with equally many columns. `heads` are the number of values of a head and of the
     /// heads that share the values: each column of a group of heads is for the same channel.
     pub fn new(takers: Vec<Arc<BoundTransform>>, heads: (usize, usize)) -> Self {
-        Self { takers, heads, factors: OnceLock::new() }
+        Self { takers, heads, factors: OnceLock::new(), turn: Mutex::new(()) }
     }
 
     /// Returns the channel that a column takes.
@@ -53,14 +54,16 @@ impl Channels {
     /// # Errors
     /// As [`BoundTransform::read`].
     pub fn factors(&self, source: &Source, scratch: &mut Scratch) -> Result<&Factors> {
-        match self.factors.get() {
-            Some(known) => Ok(known),
-            None => {
-                // Threads that come here together find the same factors.
-                let found = self.find(source, scratch)?;
-                Ok(self.factors.get_or_init(|| found))
-            }
+        if let Some(known) = self.factors.get() {
+            return Ok(known);
         }
+        // One thread reads the matrices, and the others wait for it.
+        let _turn = self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = self.factors.get() {
+            return Ok(known);
+        }
+        let found = self.find(source, scratch)?;
+        Ok(self.factors.get_or_init(|| found))
     }
 
     fn find(&self, source: &Source, scratch: &mut Scratch) -> Result<Factors> {
@@ -86,6 +89,7 @@ impl Channels {
     fn sizes(&self, taker: &BoundTransform, source: &Source, scratch: &mut Scratch) -> Result<Vec<f64>> {
         let columns = taker.shape().last().copied().unwrap_or(1).max(1) as usize;
         let mut sums = vec![0.0; columns / self.heads.1];
+        let taken: Vec<usize> = (0..columns).map(|column| self.of_column(column)).collect();
         let rows = taker.len() / columns as u64;
         let mut piece = vec![0.0; (PIECE / columns).max(1) * columns];
         for first in (0..rows).step_by(piece.len() / columns) {
@@ -93,8 +97,8 @@ impl Channels {
             taker.read(source, first * columns as u64, &mut piece[..some], scratch)?;
             for row in piece[..some].chunks_exact(columns) {
                 row.iter()
-                    .enumerate()
-                    .for_each(|(i, x)| sums[self.of_column(i)] += f64::from(*x) * f64::from(*x));
+                    .zip(&taken)
+                    .for_each(|(x, channel)| sums[*channel] += f64::from(*x) * f64::from(*x));
             }
         }
         let count = (rows.max(1) * self.heads.1 as u64) as f64;
