@@ -162,8 +162,9 @@ class ConvertOptions:
         False,
         "Quality",
         "Scale the channels between the matrices of each layer, so that the columns of a matrix are alike in size and"
-        " rounding costs less. The model computes the same, but its weights are others: adapters (LoRA) that were"
-        " trained on the model do not fit the file. Known for dense decoders.",
+        " rounding costs less, with --fast and where tokens are not weighed. The model computes the same, but its"
+        " weights are others: adapters (LoRA) that were trained on the model do not fit the file. Known for dense"
+        " decoders.",
     )
     target_size: int | None = _option(
         None,
