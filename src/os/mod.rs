@@ -52,6 +52,7 @@ pub use system::{
 };
 
 /// Whether a file is closed to all but this user.
+#[cfg_attr(not(unix), expect(dead_code, reason = "only Unix has owners and modes"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrecy {
     /// It is, as far as the system says.
