@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 NAMES = ("out.gguf", "out.axm", "out.met.json")
@@ -156,8 +157,7 @@ def main() -> None:
                     clear()
                 at = sorted(moments.uniform(0, span) for _ in range(chosen.each))
                 ended: list[Ended] = []
-                for earlier, moment in zip([0.0, *at], [*at, None], strict=False):
-                    after = None if moment is None else moment - earlier
+                for after in (*(there - here for here, there in pairwise([0.0, *at])), None):
                     ended.append(run(command, folder, after, from_journal=chosen.found and not ended))
                     if ended[-1].code != -signal.SIGKILL:
                         break  # it was done sooner than it was killed

@@ -12,7 +12,7 @@ import pytest
 
 import srd_rs
 from forward_tools import families, plan_variant, variants
-from srd_rs import ConvertOptions, _core
+from srd_rs import ConvertOptions, _core, effects
 from srd_rs.cli import run
 from srd_rs.errors import ModelError, UsageError
 from support import EXAMPLE
@@ -129,6 +129,12 @@ REFUSED: dict[str, Callable[[Path], dict[str, Any]]] = {
     "no tensor of the mix BF16": lambda folder: {"quant": "BF16"},
     "the machines of a cluster": lambda folder: {"ray": "local"},
 }
+
+
+def test_weights_of_the_network_are_refused() -> None:
+    options = ConvertOptions(effort="fast", stream=True, scale_channels=True)
+    with pytest.raises(UsageError, match="--scale-channels: the factors need all weights of a layer"):
+        effects.check(options, (), from_gguf=False, text=False, measured=False)
 
 
 @pytest.mark.parametrize("why", REFUSED)

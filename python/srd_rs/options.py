@@ -163,8 +163,8 @@ class ConvertOptions:
         "Quality",
         "Scale the channels between the matrices of each layer, so that the columns of a matrix are alike in size and"
         " rounding costs less, with --fast and where tokens are not weighed. The model computes the same, but its"
-        " weights are others: adapters (LoRA) that were trained on the model do not fit the file. Known for dense"
-        " decoders.",
+        " weights are others: adapters (LoRA) that were trained on the model do not fit the file. The channels of dense"
+        " decoders are known.",
     )
     target_size: int | None = _option(
         None,

@@ -79,8 +79,8 @@ impl Found {
         }
     }
 
-    /// Notes the channels that the rows of `maker` and its bias make, and that the columns of those `takers` take that the layer has.
-    /// Does nothing where a tensor is missing or has another shape, or keeps the blocks and scales that the checkpoint has.
+    /// Notes the channels between `maker`, whose rows and bias make the channels, and the `takers` that the layer has, whose columns take
+    /// the channels. Does nothing where a tensor is missing or has another shape, or keeps the blocks and scales that the checkpoint has.
     fn add(&mut self, blk: &str, maker: &str, takers: &[&str], heads: (usize, usize)) {
         let tensor = |part: &str| self.tensors.get(&format!("{blk}{part}.weight"));
         let takers: Vec<&Arc<BoundTensor>> = takers.iter().filter_map(|part| tensor(part)).collect();

@@ -27,7 +27,7 @@ pub struct Channels {
     turn: Mutex<()>,
 }
 
-/// Factors of channels, all near 1.
+/// What the columns that take channels are multiplied by.
 #[derive(Debug)]
 pub struct Factors {
     /// The factor of each channel.
