@@ -249,7 +249,9 @@ def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path,
     chunks = calibration.choose_tokens(
         model, {k: v for k, _, v in native.metadata()}, "random", 96, 48, 7
     ).chunks
-    found = planner.plan(made).written_divergences(set(native.corrected), planner.options, chunks)
+    [found] = _core.written_divergences(
+        [(planner.plan(made), set(native.corrected))], planner.options, chunks
+    )
     true, other = (log_probabilities(path, chunks) for path in (tmp_path / "base.gguf", written))
     np.testing.assert_allclose(found, (np.exp(true) * (true - other)).sum(-1), rtol=1e-3, atol=1e-7)
 
@@ -273,6 +275,33 @@ def test_types_within_a_budget_are_compared_as_they_are_written(fixtures: Path, 
     assert check.tokens == sum(map(len, chunks))
     written = check.choice_kld if check.written == "choice" else check.mix_kld
     np.testing.assert_allclose(written, kld, rtol=1e-2)
+
+
+def test_plans_that_are_run_together_diverge_as_each_alone(fixtures: Path, tmp_path: Path) -> None:
+    """Matrices that several plans quantize alike are quantized once, and none is taken for one of another type or
+    calibration."""
+    model = fixtures / "llama"
+    srd_rs.calibrate(model, tmp_path / "other.calib", text="random", tokens=256, seed=1)
+    kept = _core.open_calibration(tmp_path / "other.calib")
+
+    def planner(quant: str) -> planning.Planner:
+        options = ConvertOptions(quant=quant, calibrate="random", calibrate_tokens=256, cache=False)
+        return planning.Planner(planning.Source(model), tmp_path / "m.gguf", options)
+
+    made, _ = conversion._calibration(planner("Q4_K_M"), planner("Q4_K_M").plan(), None)
+    plans = [planner(quant).plan(made) for quant in ("Q4_K_M", "Q4_K_S", "Q6_K", "Q4_K_M")]
+    plans.append(planner("Q4_K_M").plan(kept))
+    names = {t.name for t in plans[0].tensors if t.type in _core.FEEDBACK_TYPES}.difference(_core.TABLES)
+    runs = [(plan, names) for plan in plans]
+    # One plan has fewer matrices: the others of its stream are those of the model.
+    runs[3] = (plans[3], {name for name in names if "ffn" in name})
+    chunks, options = [[5, 6, 7, 8], [9, 3]], planner("Q4_K_M").options
+    together = _core.written_divergences(runs, options, chunks)
+    assert together == [_core.written_divergences([run], options, chunks)[0] for run in runs]
+    assert len({tuple(klds) for klds in together}) == len(runs)
+    assert all(len(klds) == 6 for klds in together)
+    with pytest.raises(errors.UsageError, match="there are no plans"):
+        _core.written_divergences([], options, chunks)
 
 
 def test_what_a_run_cannot_have_as_it_is_written(fixtures: Path, tmp_path: Path) -> None:

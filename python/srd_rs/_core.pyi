@@ -269,13 +269,6 @@ class Plan:
         options: ConvertOptions,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
-    def written_divergences(
-        self,
-        matrices: Collection[str],
-        options: ConvertOptions,
-        tokens: list[list[int]],
-        progress: Callable[[int, int], object] | None = None,
-    ) -> list[float]: ...
     def sensitivity(
         self,
         groups: Sequence[Mapping[str, tuple[str | None, float]]],
@@ -556,6 +549,12 @@ def plan_gguf(
     calibration_text: str | None = None,
     replaced: Sequence[tuple[str, str, object]] | None = None,
 ) -> Plan: ...
+def written_divergences(
+    runs: Sequence[tuple[Plan, Collection[str]]],
+    options: ConvertOptions,
+    tokens: list[list[int]],
+    progress: Callable[[int, int], object] | None = None,
+) -> list[list[float]]: ...
 def journal_path(target: _Path) -> Path: ...
 def forget_journal(target: _Path) -> None: ...
 def write_file(path: _Path, data: bytes, overwrite: bool = False) -> None: ...

@@ -359,18 +359,17 @@ def written_divergences(
     chunks: list[list[int]],
     show: Show,
 ) -> list[float]:
-    """The mean KLD, or of an encoder 1 - cos, that named matrices of each of several plans cause, quantized as the plan
-    writes them. All other matrices stay as they are."""
-    means: list[float] = []
+    """The mean KLD, or of an encoder 1 - cos, that named matrices of each of several plans of a model cause.
+
+    The matrices are quantized as the plan writes them. All other matrices stay as they are.
+    """
 
     def tell(done: int, total: int) -> None:
         if show is not None:
-            show(Progress(len(means) * total + done, len(runs) * total, "", "sensitivity"))
+            show(Progress(done, total, "", "sensitivity"))
 
-    for plan, names in runs:
-        found = plan.written_divergences(names, options, chunks, tell)
-        means.append(sum(found) / len(found))
-    return means
+    found = _core.written_divergences(runs, options, chunks, tell)
+    return [statistics.fmean(klds) for klds in found]
 
 
 def _as_converted(plan: _core.Plan, measured: _Measured) -> _Group:

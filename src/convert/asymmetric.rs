@@ -314,10 +314,12 @@ impl Corrector<'_> {
                 })
                 .collect();
             error += costs.iter().sum::<f64>();
-            let rows: Vec<_> = weights.chunks_exact(n).zip(first..).filter(|(_, i)| i % every == 0).collect();
-            let energies: Vec<f64> = rows.par_iter().map(|(row, _)| factor.energy(row)).collect();
-            energy += energies.iter().sum::<f64>();
-            sampled += energies.len() as u64;
+            let rows = weights.chunks_exact(n).zip(first..).filter(|(_, i)| i.is_multiple_of(every));
+            let rows: Vec<&[f32]> = rows.map(|(row, _)| row).collect();
+            let energies: Vec<Vec<f64>> =
+                rows.par_chunks(ROWS).map(|rows| factor.energies(rows.iter().copied())).collect();
+            energy += energies.iter().flatten().sum::<f64>();
+            sampled += rows.len() as u64;
         }
         let (name, ty_name) = (tensor.bound.name.clone(), ty.name().to_string());
         let of = Quantized { tensor: name, r#type: ty_name, error, rows: rows as u64, energy, sampled };

@@ -241,11 +241,10 @@ impl<'a> Converter<'a> {
                     let rows = feedback::Rows { weights, noise: &noise, first: first + at };
                     errors.error += feedback::quantize_rows(tensor.ty, rows, &factor, &options, out);
                     errors.rows += n;
-                    let numbers = first + at..first + at + n;
-                    for (row, _) in
-                        weights.chunks_exact(row as usize).zip(numbers).filter(|(_, i)| i % every == 0)
-                    {
-                        errors.energy += factor.energy(row);
+                    let rows = weights.chunks_exact(row as usize).zip(first + at..);
+                    let sampled = rows.filter(|(_, i)| i.is_multiple_of(every)).map(|(row, _)| row);
+                    for energy in factor.energies(sampled) {
+                        errors.energy += energy;
                         errors.sampled += 1;
                     }
                 }

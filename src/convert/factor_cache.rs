@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::convert::planned::PlannedTensor;
+use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::Moments;
@@ -21,7 +22,7 @@ const WAIT: Duration = Duration::from_micros(50);
 
 /// What identifies factorized moments: the input of the calibration file, the expert, and whether the identity is mixed
 /// into the moments.
-type Key = (usize, usize, bool);
+type Key = (Moments, usize, bool);
 
 /// Factorized moments that one worker computes and all workers use.
 #[derive(Default)]
@@ -52,8 +53,11 @@ impl Slot {
     }
 }
 
-/// The options that were chosen for each expert of each tensor.
-type Chosen = HashMap<(String, usize), Arc<OnceLock<Result<feedback::SolverOptions>>>>;
+/// What options are chosen for: a tensor, its type, the moments of its inputs, and the expert.
+type Choice = (String, GgmlType, Option<Moments>, usize);
+
+/// The options that were chosen.
+type Chosen = HashMap<Choice, Arc<OnceLock<Result<feedback::SolverOptions>>>>;
 
 /// A cache of factorized moments.
 pub struct FactorCache {
@@ -82,7 +86,7 @@ impl FactorCache {
         expert: usize,
     ) -> Result<Option<Arc<FactorizedMoments>>> {
         let is_looked_up = tensor.bound.name == EMBEDDING;
-        let key = (moments.input(), expert, is_looked_up);
+        let key = (moments.clone(), expert, is_looked_up);
         let bytes = FactorizedMoments::bytes(moments.n(), moments.block());
         let slot = self.slot(key, bytes);
         match slot.get(|| make(moments, expert, is_looked_up)) {
@@ -103,7 +107,8 @@ impl FactorCache {
         choose: impl Fn() -> Result<feedback::SolverOptions>,
     ) -> Result<feedback::SolverOptions> {
         let mut chosen = self.chosen.lock().unwrap_or_else(|p| p.into_inner());
-        let slot = Arc::clone(chosen.entry((tensor.bound.name.clone(), expert)).or_default());
+        let of = (tensor.bound.name.clone(), tensor.ty, tensor.moments.clone(), expert);
+        let slot = Arc::clone(chosen.entry(of).or_default());
         drop(chosen);
         match slot.get_or_init(&choose) {
             Ok(options) => Ok(*options),

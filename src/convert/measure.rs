@@ -189,23 +189,27 @@ impl Sample<'_> {
                 Some(moments) => self.factors.get(tensor, moments, expert as usize)?,
                 None => None,
             };
+            let energy = moments.as_ref().map_or(0.0, |moments| moments.energy(&weights));
             for (ty, [converted, rounded]) in types.iter().zip(&mut sums) {
                 let limit = quant::max_abs(*ty);
                 let fits = |w: f32| if w.abs() <= limit { w } else { 0.0 };
-                let weights: Vec<f32> = weights.iter().map(|&w| fits(w)).collect();
-                converted.add(match &moments {
-                    Some(moments) if feedback::supports(*ty) => self.with_feedback(*ty, &weights, moments),
-                    Some(moments) => by_rounding(*ty, &weights, moments, Some(moments.importance())),
-                    None => by_search(*ty, &weights, n, h, h),
-                });
-                rounded.add(match &moments {
-                    Some(moments) => by_rounding(*ty, &weights, moments, None),
-                    None => by_search(*ty, &weights, n, None, h),
-                });
+                let kept: Vec<f32> = weights.iter().map(|&w| fits(w)).collect();
+                let Some(moments) = &moments else {
+                    converted.add(by_search(*ty, &kept, n, h, h));
+                    rounded.add(by_search(*ty, &kept, n, None, h));
+                    continue;
+                };
+                let energy = if kept == weights { energy } else { moments.energy(&kept) };
+                let error = match feedback::supports(*ty) {
+                    true => self.with_feedback(*ty, &kept, moments),
+                    false => by_rounding(*ty, &kept, moments, Some(moments.importance())),
+                };
+                converted.add(Sums { error, energy });
+                rounded.add(Sums { error: by_rounding(*ty, &kept, moments, None), energy });
             }
             if n.is_multiple_of(PROBE.block_len()) {
                 probe.add(match &moments {
-                    Some(moments) => by_rounding(PROBE, &weights, moments, None),
+                    Some(moments) => Sums { error: by_rounding(PROBE, &weights, moments, None), energy },
                     None => by_search(PROBE, &weights, n, h, h),
                 });
             }
@@ -221,23 +225,21 @@ impl Sample<'_> {
         Ok((types.iter().zip(&sums).map(candidate).collect(), probe))
     }
 
-    /// Quantizes the sample as the conversion quantizes the tensor, but with one proposal for each row.
-    fn with_feedback(&self, ty: GgmlType, weights: &[f32], moments: &FactorizedMoments) -> Sums {
+    /// Quantizes the sample as the conversion quantizes the tensor, but with one proposal for each row, and returns the error.
+    fn with_feedback(&self, ty: GgmlType, weights: &[f32], moments: &FactorizedMoments) -> f64 {
         let options = SolverOptions { beam_width: 1, dither: Some(0.0), ..self.options.effort.feedback };
         let noise = Noise::new(self.options.effort.seed, "");
         let mut blocks = vec![0; ty.row_bytes(weights.len() as u64).expect("whole blocks") as usize];
         let rows = Rows { weights, noise: &noise, first: 0 };
-        let error = feedback::quantize_rows(ty, rows, moments, &options, &mut blocks);
-        Sums { error, energy: moments.energy(weights) }
+        feedback::quantize_rows(ty, rows, moments, &options, &mut blocks)
     }
 }
 
-/// Quantizes rows without feedback, by the search for scales under the importances `h`, and measures the error under the
-/// moments.
-fn by_rounding(ty: GgmlType, weights: &[f32], moments: &FactorizedMoments, h: Option<&[f32]>) -> Sums {
+/// Quantizes rows without feedback, by the search for scales under the importances `h`, and returns the error under the moments.
+fn by_rounding(ty: GgmlType, weights: &[f32], moments: &FactorizedMoments, h: Option<&[f32]>) -> f64 {
     let mut back = searched(ty, weights, h);
     back.iter_mut().zip(weights).for_each(|(v, w)| *v = w - *v);
-    Sums { error: moments.energy(&back), energy: moments.energy(weights) }
+    moments.energy(&back)
 }
 
 /// Quantizes rows by the search for scales under the importances `h`, and returns what comes back.

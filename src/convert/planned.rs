@@ -54,6 +54,12 @@ impl PlannedTensor {
         self.copy.is_some() || self.packed
     }
 
+    /// Returns whether a tensor of another plan of the same model gets the same blocks from the second moments of its inputs.
+    pub(super) fn is_quantized_as(&self, other: &Self) -> bool {
+        let is_made = |t: &Self| t.is_unchanged() || t.made.is_some() || t.moments.is_none();
+        self.ty == other.ty && self.moments == other.moments && !is_made(self) && !is_made(other)
+    }
+
     /// Returns the same tensor at the same place, without what is known of its inputs.
     pub(super) fn without_statistics(&self) -> Self {
         let Self { file, offset, unit_weights, .. } = *self;

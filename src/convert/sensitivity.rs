@@ -23,12 +23,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::convert::chunk::Converter;
-use crate::convert::planned::Plan;
+use crate::convert::planned::{Plan, PlannedTensor};
 use crate::convert::{self, asymmetric};
-use crate::error::Result;
-use crate::forward::{self, Blocks, Rounded, Rounding, RunOptions};
+use crate::error::{Error, Result};
+use crate::forward::{self, Blocks, OfStream, Rounded, Rounding, RunOptions};
 use crate::model::bound::BoundModel;
 use crate::progress::Progress;
 
@@ -90,26 +91,52 @@ fn forward_options<'a>(pass: &Pass<'a>, logits: bool) -> RunOptions<'a> {
     }
 }
 
-/// Returns for each token the divergence of the model with `matrices` as `plan` will write them, quantized by its calibration. All
-/// other matrices stay as they are; the embeddings that are looked up are rounded to their type.
+/// A plan, and the names of the matrices that the model has as the plan will write them.
+pub type Run<'a> = (&'a Plan, &'a HashSet<String>);
+
+/// Returns for each of several plans of one model, and for each token, the divergence of the model with matrices as the plan will write
+/// them, quantized by its calibration. All other matrices stay as they are; the embeddings that are looked up are rounded to their type.
+/// A matrix is quantized once for all plans that quantize it alike.
 ///
 /// # Errors
-/// The errors of [`forward::run_replaced`] and of [`Converter::convert`].
+/// [`Error::Usage`] if there are no plans, and the errors of [`forward::run_replaced`] and of [`Converter::convert`].
 pub fn written_divergences(
-    plan: &Plan,
-    matrices: &HashSet<String>,
+    runs: &[Run],
     options: &convert::options::RunOptions,
     tokens: &[Vec<u32>],
     pass: &Pass,
-) -> Result<Vec<f64>> {
-    let converter = Converter::new(plan, options, pass.threads);
-    let named = plan.tensors.iter().filter(|t| matrices.contains(&t.bound.name));
-    let by_name: HashMap<_, _> = named.map(|t| (t.bound.name.as_str(), t)).collect();
-    let replaced = |name: &str| -> Result<Option<Blocks>> {
-        let Some(&tensor) = by_name.get(name) else { return Ok(None) };
-        Ok(Some(Blocks { ty: tensor.ty, bytes: converter.whole(tensor)? }))
+) -> Result<Vec<Vec<f64>>> {
+    let Some((first, _)) = runs.first() else {
+        return Err(Error::usage("there are no plans to compare", "Pass one plan or more"));
+    };
+    // All plans have one model, so one converter serves the tensors of all plans.
+    let converter = Converter::new(first, options, pass.threads);
+    let by_name: Vec<HashMap<&str, &PlannedTensor>> = runs
+        .iter()
+        .map(|(plan, matrices)| {
+            let named = plan.tensors.iter().filter(|t| matrices.contains(&t.bound.name));
+            named.map(|t| (t.bound.name.as_str(), t)).collect()
+        })
+        .collect();
+    let replaced = |name: &str| -> Result<Vec<OfStream>> {
+        let mut made: Vec<(&PlannedTensor, Arc<Blocks>)> = Vec::new();
+        let mut of_streams = Vec::new();
+        for tensors in &by_name {
+            let Some(&tensor) = tensors.get(name) else {
+                of_streams.push(None);
+                continue;
+            };
+            let known = made.iter().find(|(other, _)| tensor.is_quantized_as(other));
+            let blocks = match known {
+                Some((_, blocks)) => Arc::clone(blocks),
+                None => Arc::new(Blocks { ty: tensor.ty, bytes: converter.whole(tensor)? }),
+            };
+            made.push((tensor, Arc::clone(&blocks)));
+            of_streams.push(Some(blocks));
+        }
+        Ok(of_streams)
     };
     let options = forward_options(pass, false);
-    let embedding = asymmetric::embedding_type(plan);
-    forward::run_replaced(&plan.model, tokens, &replaced, &options, embedding)
+    let embeddings: Vec<_> = runs.iter().map(|(plan, _)| asymmetric::embedding_type(plan)).collect();
+    forward::run_replaced(&first.model, tokens, &replaced, &options, &embeddings)
 }

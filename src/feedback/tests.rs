@@ -349,3 +349,22 @@ fn the_inverse_undoes_the_product_with_h() {
         assert!(worst < 2e-3, "{worst} for {n} inputs in blocks of {block}");
     }
 }
+
+#[test]
+fn the_energies_of_many_rows_are_those_of_each_row() {
+    for (n, block) in [(512, 256), (301, 301), (576, 256)] {
+        let h = factorized(moments(9, n, block));
+        let rows = numbers(10, 37 * n);
+        let energies = h.energies(rows.chunks_exact(n));
+        assert_eq!(energies.len(), 37);
+        for (row, &energy) in rows.chunks_exact(n).zip(&energies) {
+            assert_eq!(h.energy(row), energy);
+            // The energy is what it costs to round the row to zeros.
+            let zeros = vec![0; GgmlType::F32.row_bytes(n as u64).unwrap() as usize];
+            let expected = cost(GgmlType::F32, row, &zeros, &h);
+            assert!((energy - expected).abs() < 1e-5 * expected, "{energy}, and {expected} expected");
+        }
+        assert!((h.energy(&rows) - energies.iter().sum::<f64>()).abs() < 1e-9 * h.energy(&rows));
+    }
+    assert!(factorized(moments(9, 256, 256)).energies([]).is_empty());
+}

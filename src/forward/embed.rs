@@ -49,9 +49,11 @@ impl Pass<'_> {
         let table = weights.matrix("token_embd.weight")?;
         let mut x = weights.buffers.take(group.tokens.len() * width);
         let own = group.tokens.len() / self.streams();
-        let (first, second) = x.split_at_mut(own * width);
+        let (first, others) = x.split_at_mut(own * width);
         weights.gather(&table, &group.tokens[..own], 0..width, first)?;
-        weights.gather_rounded(&table, &group.tokens[own..], 0..width, second)?;
+        for (&ty, x) in weights.embeddings().iter().zip(others.chunks_exact_mut(own * width)) {
+            weights.gather_rounded(&table, &group.tokens[..own], 0..width, x, ty)?;
+        }
         scale(&mut x, model.embedding_scale);
         if let Some(types) = weights.find("token_types.weight")? {
             // All tokens are of type 0.

@@ -33,16 +33,13 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Returns the group with every chunk twice, first in one stream and then in the other.
-    pub fn doubled(self) -> Self {
-        fn twice<T: Copy>(values: &[T]) -> Vec<T> {
-            [values, values].concat()
-        }
+    /// Returns the group with all chunks once for each stream, one stream after another.
+    pub fn repeated(self, streams: usize) -> Self {
         Self {
-            first: 2 * self.first,
-            tokens: twice(&self.tokens),
-            positions: twice(&self.positions),
-            lengths: twice(&self.lengths),
+            first: streams * self.first,
+            tokens: self.tokens.repeat(streams),
+            positions: self.positions.repeat(streams),
+            lengths: self.lengths.repeat(streams),
         }
     }
 }

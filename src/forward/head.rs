@@ -38,9 +38,7 @@ impl Pass<'_> {
         if !model.family.lm_head {
             self.normalize(model.family.output_norm, &mut x)?;
             if let Seen::Divergences(to) = &mut self.seen {
-                let (first, second) = x.split_at(x.len() / 2);
-                let pairs = first.par_chunks(model.width).zip(second.par_chunks(model.width));
-                to.par_extend(pairs.map(|(p, q)| cosine_distance(p, q)));
+                extend(to, &x, model.width, cosine_distance);
             }
             if let Some(logits) = logits {
                 (logits.columns, logits.are_states) = (model.width, true);
@@ -52,14 +50,14 @@ impl Pass<'_> {
         let output = self.output_matrix()?;
         self.observe(&[&output], None, model.width, &x)?;
         if let Seen::Divergences(to) = &mut self.seen {
-            let (first, second) = x.split_at(x.len() / 2);
-            let rows = (LOGITS / output.rows()).max(1) * model.width;
-            for (first, second) in first.chunks(rows).zip(second.chunks(rows)) {
-                let mut y = weights.apply(&output, &[first, second].concat(), model.width)?;
+            let own = x.len() / (1 + to.len());
+            let values = (LOGITS / output.rows()).max(1) * model.width;
+            for start in (0..own).step_by(values) {
+                let of_stream = |x: &[f32]| x[start..own.min(start + values)].to_vec();
+                let rows: Vec<f32> = x.chunks_exact(own).flat_map(of_stream).collect();
+                let mut y = weights.apply(&output, &rows, model.width)?;
                 finish_logits(model, &mut y);
-                let (first, second) = y.split_at(y.len() / 2);
-                let pairs = first.par_chunks(output.rows()).zip(second.par_chunks(output.rows()));
-                to.par_extend(pairs.map(|(p, q)| divergence(p, q)));
+                extend(to, &y, output.rows(), divergence);
             }
         }
         let Some(logits) = logits else { return Ok(()) };
@@ -70,6 +68,16 @@ impl Pass<'_> {
         weights.apply_to(&output, &x, model.width, y)?;
         finish_logits(model, y);
         Ok(())
+    }
+}
+
+/// Appends to each list how far the rows of a stream are from those of the first stream. `rows` has the rows of `n` values of all streams,
+/// one stream after another.
+fn extend(lists: &mut [Vec<f64>], rows: &[f32], n: usize, distance: fn(&[f32], &[f32]) -> f64) {
+    let own = rows.len() / (1 + lists.len());
+    let (first, others) = rows.split_at(own);
+    for (list, other) in lists.iter_mut().zip(others.chunks_exact(own)) {
+        list.par_extend(first.par_chunks(n).zip(other.par_chunks(n)).map(|(p, q)| distance(p, q)));
     }
 }
 

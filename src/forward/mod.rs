@@ -76,7 +76,7 @@ pub use pass::{
     run_two_streams, run_variants, steps, tokens_of,
 };
 pub use token_weights::{Gradients, Names, TokenWeights};
-pub use weights::{Replaced, Rounded, Rounding};
+pub use weights::{OfStream, Replaced, Rounded, Rounding};
 
 /// Receives the inputs of the model's matrices while the forward pass computes them.
 pub trait Observer: Send {

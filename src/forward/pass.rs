@@ -220,13 +220,13 @@ pub fn run_two_streams(
     options: &RunOptions,
     embedding: GgmlType,
 ) -> Result<()> {
-    let weights = two_streams(source, options, embedding)?;
+    let weights = with_streams(source, options, &[embedding])?;
     run_on(source, tokens, Seen::WithSecondStream(quantizer), options, weights).map(drop)
 }
 
-/// Runs a model, and beside it the same model with the matrices of `replaced` and with embeddings that are rounded to the type
-/// `embedding`. Returns for each token the divergence `KL(model || changed model)` of the next token, in nats, or for a model without
-/// logits 1 - cos of the last states.
+/// Runs a model, and beside it one or more changed models, which have the matrices of `replaced`, and of which `embeddings` names the
+/// types to which they round the embeddings that they look up. Returns for each changed model, and for each token, the divergence
+/// `KL(model || changed model)` of the next token, in nats, or for a model without logits 1 - cos of the last states.
 ///
 /// # Errors
 /// As [`run_two_streams`], and the errors of `replaced`.
@@ -235,26 +235,26 @@ pub fn run_replaced(
     tokens: &[Vec<u32>],
     replaced: Replaced,
     options: &RunOptions,
-    embedding: GgmlType,
-) -> Result<Vec<f64>> {
-    let weights = two_streams(source, options, embedding)?.replaced_by(replaced);
-    let mut divergences = Vec::new();
+    embeddings: &[GgmlType],
+) -> Result<Vec<Vec<f64>>> {
+    let weights = with_streams(source, options, embeddings)?.replaced_by(replaced);
+    let mut divergences = vec![Vec::new(); embeddings.len()];
     run_on(source, tokens, Seen::Divergences(&mut divergences), options, weights)?;
     Ok(divergences)
 }
 
-/// Returns the weights of two streams, the second one with embeddings of a type.
-fn two_streams<'a>(
+/// Returns the weights of several streams: that of the model, and one for each of `embeddings`, the types to which it rounds the
+/// embeddings that it looks up.
+fn with_streams<'a>(
     source: &'a BoundModel,
     options: &RunOptions<'a>,
-    embedding: GgmlType,
+    embeddings: &[GgmlType],
 ) -> Result<Weights<'a>> {
     if !has_two_streams(source)? {
         let what = "has a layer in which the two streams of tokens cannot be kept apart";
         return Err(Error::model(Place::file(source.path()), what, "Use --effort srd"));
     }
-    let rounded = |name: &str| (name == "token_embd.weight").then_some(embedding.into());
-    Ok(Weights::new(source, options.progress, options.max_memory / 8).with_two_streams(&rounded))
+    Ok(Weights::new(source, options.progress, options.max_memory / 8).with_streams(embeddings))
 }
 
 /// Returns whether [`run_two_streams`] can run a model: a token has one state.
@@ -436,10 +436,7 @@ impl Pass<'_> {
     fn groups(&self, source: &BoundModel, tokens: &[Vec<u32>], options: &RunOptions) -> Vec<Group> {
         let per_token = self.model.values_per_token(source) * size_of::<f32>() * self.streams();
         let groups = groups(tokens, (options.max_memory / 2) as usize / per_token);
-        match self.streams() {
-            2 => groups.into_iter().map(Group::doubled).collect(),
-            _ => groups,
-        }
+        groups.into_iter().map(|group| group.repeated(self.streams())).collect()
     }
 
     /// Computes a layer for all groups.
@@ -504,7 +501,7 @@ impl Pass<'_> {
                 waited = true;
             }
             if !waited {
-                self.weights.drop_second();
+                self.weights.drop_others();
                 return Ok(());
             }
         }
@@ -523,10 +520,7 @@ impl Pass<'_> {
 
     /// Returns the number of streams of tokens.
     pub(super) fn streams(&self) -> usize {
-        match self.seen {
-            Seen::By(_) => 1,
-            Seen::WithSecondStream(_) | Seen::Divergences(_) => 2,
-        }
+        1 + self.weights.embeddings().len()
     }
 
     /// Goes on from what the observer has kept of an interrupted pass: sets `x` and the keys, and returns the number of layers that are

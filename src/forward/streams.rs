@@ -1,4 +1,4 @@
-//! Who sees the inputs of the matrices during a pass, with one stream of activations or with two.
+//! Who sees the inputs of the matrices during a pass, with one stream of activations or with several.
 
 use std::collections::HashSet;
 
@@ -29,8 +29,8 @@ pub(super) enum Seen<'a> {
     By(&'a mut dyn Observer),
     /// All rows of activations are those of two streams, one half after the other.
     WithSecondStream(&'a mut dyn Quantizer),
-    /// Two streams of which only the divergences are wanted.
-    Divergences(&'a mut Vec<f64>),
+    /// Streams of which only the divergences from the first one are wanted, a list for each stream behind it.
+    Divergences(&'a mut [Vec<f64>]),
 }
 
 impl<'a> Seen<'a> {

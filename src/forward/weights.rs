@@ -97,8 +97,11 @@ impl From<GgmlType> for Rounding {
 /// The rounding of the tensor of a name; `None` if the tensor stays as it is.
 pub type Rounded<'a> = &'a (dyn Fn(&str) -> Option<Rounding> + Sync);
 
-/// Makes the matrix of a name that takes the place of the model's; `None` where the model's own stays.
-pub type Replaced<'a> = &'a (dyn Fn(&str) -> Result<Option<Blocks>> + Sync);
+/// A matrix of a stream that is not that of the model; `None` where the model's own stays.
+pub type OfStream = Option<Arc<Blocks>>;
+
+/// Makes the matrices of a name for all streams behind the first one. Streams with one matrix share it.
+pub type Replaced<'a> = &'a (dyn Fn(&str) -> Result<Vec<OfStream>> + Sync);
 
 /// The tensors of a model by name, and the buffers that products use.
 pub struct Weights<'a> {
@@ -109,11 +112,12 @@ pub struct Weights<'a> {
     panel: usize,
     /// The rounding of each tensor.
     rounded: Vec<Option<Rounding>>,
-    /// True if the second half of all rows of activations is a second stream. Then only [`Weights::gather_rounded`] rounds.
-    has_two_streams: bool,
-    /// The matrices of the second stream that differ from the model's, by the index of the tensor.
-    second: RwLock<HashMap<usize, Arc<Blocks>>>,
-    /// Makes the matrices of the second stream when they are needed.
+    /// The types to which the streams behind the first one round the embeddings that they look up.
+    embeddings: Vec<GgmlType>,
+    /// The matrices of the streams behind the first one, by the index of the tensor. All streams have the model's own matrix
+    /// where there is nothing.
+    others: RwLock<HashMap<usize, Arc<[OfStream]>>>,
+    /// Makes the matrices of the other streams when they are needed.
     replaced: Option<Replaced<'a>>,
     pub buffers: Buffers,
 }
@@ -124,59 +128,60 @@ impl<'a> Weights<'a> {
         let by_name = model.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let panel = (max_memory as usize / (2 * size_of::<f32>())).clamp(PIECE, PANEL);
         let rounded = vec![None; model.tensors.len()];
-        let (second, buffers) = (RwLock::default(), Buffers::default());
-        Self {
-            model,
-            by_name,
-            progress,
-            panel,
-            rounded,
-            has_two_streams: false,
-            second,
-            replaced: None,
-            buffers,
-        }
+        let (others, buffers) = (RwLock::default(), Buffers::default());
+        let embeddings = Vec::new();
+        Self { model, by_name, progress, panel, rounded, embeddings, others, replaced: None, buffers }
     }
 
-    /// Lets the second half of all rows of activations be a second stream, for which [`Weights::set_second`] names other
-    /// matrices. `rounded` gives the type to which the tables of this stream are rounded.
-    pub fn with_two_streams(self, rounded: Rounded) -> Self {
-        Self { has_two_streams: true, ..self.rounded_by(rounded) }
+    /// Lets the rows of activations be those of several streams, one stream after another. `embeddings` gives for each stream behind
+    /// the first one the type to which it rounds the embeddings that it looks up.
+    pub fn with_streams(self, embeddings: &[GgmlType]) -> Self {
+        Self { embeddings: embeddings.to_vec(), ..self }
     }
 
-    /// Takes the matrices of the second stream from `replaced`, each when it is needed first in a layer.
+    /// Returns the types to which the streams behind the first one round the embeddings that they look up.
+    pub fn embeddings(&self) -> &[GgmlType] {
+        &self.embeddings
+    }
+
+    /// Takes the matrices of the streams behind the first one from `replaced`, each when it is needed first in a layer.
     pub fn replaced_by(self, replaced: Replaced<'a>) -> Self {
         Self { replaced: Some(replaced), ..self }
     }
 
-    /// Sets a matrix of the second stream.
+    /// Sets a matrix of the second one of two streams.
     pub fn set_second(&self, name: &str, blocks: Blocks) {
         if let Some(&tensor) = self.by_name.get(name) {
-            let mut second = self.second.write().unwrap_or_else(PoisonError::into_inner);
-            second.insert(tensor, Arc::new(blocks));
+            self.set_others(tensor, Arc::new([Some(Arc::new(blocks))]));
         }
     }
 
-    /// Drops the matrices of the second stream, whose layer is done.
-    pub fn drop_second(&self) {
-        self.second.write().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Drops the matrices of the streams behind the first one, whose layer is done.
+    pub fn drop_others(&self) {
+        self.others.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn second_of(&self, tensor: usize) -> Result<Option<Arc<Blocks>>> {
-        let known = self.second.read().unwrap_or_else(PoisonError::into_inner).get(&tensor).map(Arc::clone);
+    fn set_others(&self, tensor: usize, matrices: Arc<[OfStream]>) {
+        self.others.write().unwrap_or_else(PoisonError::into_inner).insert(tensor, matrices);
+    }
+
+    /// Returns the matrices of the streams behind the first one; `None` if all streams have the model's own.
+    fn others_of(&self, tensor: usize) -> Result<Option<Arc<[OfStream]>>> {
+        let known = self.others.read().unwrap_or_else(PoisonError::into_inner).get(&tensor).map(Arc::clone);
         let (None, Some(replaced)) = (&known, self.replaced) else { return Ok(known) };
-        let made = replaced(&self.model.tensors[tensor].name)?.map(Arc::new);
-        if let Some(blocks) = &made {
-            self.second.write().unwrap_or_else(PoisonError::into_inner).insert(tensor, Arc::clone(blocks));
+        let made = replaced(&self.model.tensors[tensor].name)?;
+        if made.iter().all(Option::is_none) {
+            return Ok(None);
         }
-        Ok(made)
+        let made: Arc<[_]> = made.into();
+        self.set_others(tensor, Arc::clone(&made));
+        Ok(Some(made))
     }
 
     /// Rounds tensors before they are used.
     pub fn rounded_by(mut self, rounded: Rounded) -> Self {
-        let fits = |by: &Rounding, row: u64| row.is_multiple_of(by.ty.block_len() as u64);
         for (tensor, to) in self.model.tensors.iter().zip(&mut self.rounded) {
-            *to = rounded(&tensor.name).filter(|by| quant::can_quantize(by.ty) && fits(by, tensor.row_len()));
+            *to = rounded(&tensor.name).filter(|by| fits(by.ty, tensor.row_len()));
         }
         self
     }
@@ -186,22 +191,6 @@ impl<'a> Weights<'a> {
         let buffers = self.buffers.clone();
         let copy = Self { panel: self.panel, buffers, ..Self::new(self.model, self.progress, 0) };
         copy.rounded_by(rounded)
-    }
-
-    /// Rounds weights of a tensor: whole blocks.
-    fn round(&self, tensor: usize, weights: &mut [f32], blocks: &mut Vec<u8>) {
-        let Some(Rounding { ty, share }) = self.rounded[tensor] else { return };
-        let Some(bytes) = ty.row_bytes(weights.len() as u64) else { return };
-        let limit = quant::max_abs(ty);
-        weights.iter_mut().for_each(|w| *w = w.clamp(-limit, limit));
-        blocks.resize(bytes as usize, 0);
-        quant::quantize(ty, weights, weights.len(), None, blocks);
-        if share == 1.0 {
-            return quant::dequantize(ty, blocks, weights);
-        }
-        let mut back = vec![0.0; weights.len()];
-        quant::dequantize(ty, blocks, &mut back);
-        weights.iter_mut().zip(back).for_each(|(w, v)| *w += share * (v - *w));
     }
 
     /// Returns whether the tensors come over the network.
@@ -336,9 +325,7 @@ impl<'a> Weights<'a> {
         let scratch = || (Scratch::default(), Vec::new());
         out.par_chunks_mut(rows).enumerate().try_for_each_init(scratch, |(scratch, blocks), (i, out)| {
             of.read(&self.model.source, matrix.first + (i * rows) as u64, out, scratch)?;
-            if !self.has_two_streams {
-                self.round(matrix.tensor, out, blocks);
-            }
+            round(self.rounded[matrix.tensor], out, blocks);
             Ok(())
         })
     }
@@ -357,10 +344,10 @@ impl<'a> Weights<'a> {
         columns: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
-        self.gather_as(matrix, rows, columns, out, !self.has_two_streams)
+        self.gather_as(matrix, rows, columns, out, self.rounded[matrix.tensor])
     }
 
-    /// Computes [`Weights::gather`] for the second stream.
+    /// Computes [`Weights::gather`] with rows that are rounded to a type, if they are whole blocks of it.
     ///
     /// # Errors
     /// Returns the errors of reading.
@@ -373,8 +360,10 @@ impl<'a> Weights<'a> {
         rows: &[u32],
         columns: Range<usize>,
         out: &mut [f32],
+        ty: GgmlType,
     ) -> Result<()> {
-        self.gather_as(matrix, rows, columns, out, true)
+        let rounding = fits(ty, matrix.cols as u64).then(|| ty.into());
+        self.gather_as(matrix, rows, columns, out, rounding)
     }
 
     fn gather_as(
@@ -383,7 +372,7 @@ impl<'a> Weights<'a> {
         rows: &[u32],
         columns: Range<usize>,
         out: &mut [f32],
-        is_rounded: bool,
+        rounding: Option<Rounding>,
     ) -> Result<()> {
         let of = &self.model.tensors[matrix.tensor].source;
         assert!(columns.end <= matrix.cols && rows.iter().all(|&row| (row as usize) < matrix.rows));
@@ -397,9 +386,7 @@ impl<'a> Weights<'a> {
                 |(scratch, blocks), (out, row)| {
                     let start = matrix.first + (**row as usize * matrix.cols + columns.start) as u64;
                     of.read(&self.model.source, start, out, scratch)?;
-                    if is_rounded {
-                        self.round(matrix.tensor, out, blocks);
-                    }
+                    round(rounding, out, blocks);
                     Ok(())
                 },
             )
@@ -449,8 +436,8 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    /// Computes `y = x W^T` for the rows of `x`. While a panel of W is multiplied, the next panel is read. Where the second
-    /// stream has a matrix of its own, this is the W of the second half of the rows.
+    /// Computes `y = x W^T` for the rows of `x`. While a panel of W is multiplied, the next panel is read. The rows of all streams
+    /// stand one stream after another, and where a stream has a matrix of its own, this is the W of its rows.
     ///
     /// # Errors
     /// Returns the errors of reading, and [`Error::Interrupted`] if the run was cancelled.
@@ -458,13 +445,25 @@ impl<'a> Weights<'a> {
     /// # Panics
     /// Panics if `x` or `y` does not have the length of its shape.
     pub fn multiply(&self, matrix: &Matrix, x: &[f32], y: &mut [f32]) -> Result<()> {
-        let Some(blocks) = self.second_of(matrix.tensor)? else {
+        let Some(others) = self.others_of(matrix.tensor)? else {
             return self.multiply_by(matrix, None, x, y);
         };
-        assert!((x.len() / matrix.cols).is_multiple_of(2), "two streams of different lengths");
-        let ((x, x2), (y, y2)) = (x.split_at(x.len() / 2), y.split_at_mut(y.len() / 2));
-        self.multiply_by(matrix, None, x, y)?;
-        self.multiply_by(matrix, Some(&blocks), x2, y2)
+        let streams: Vec<Option<&Arc<Blocks>>> =
+            std::iter::once(None).chain(others.iter().map(Option::as_ref)).collect();
+        assert!((x.len() / matrix.cols).is_multiple_of(streams.len()), "streams of different lengths");
+        let is_same = |a: &Option<&Arc<Blocks>>, b: &Option<&Arc<Blocks>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let (of_x, of_y) = (x.len() / streams.len(), y.len() / streams.len());
+        let (mut x, mut y) = (x, y);
+        for same in streams.chunk_by(is_same) {
+            let (these, rest) = x.split_at(same.len() * of_x);
+            let (to, more) = y.split_at_mut(same.len() * of_y);
+            self.multiply_by(matrix, same[0].map(|blocks| &**blocks), these, to)?;
+            (x, y) = (rest, more);
+        }
+        Ok(())
     }
 
     fn multiply_by(&self, matrix: &Matrix, blocks: Option<&Blocks>, x: &[f32], y: &mut [f32]) -> Result<()> {
@@ -500,7 +499,7 @@ impl<'a> Weights<'a> {
     }
 
     /// Adds `y W` to `x` for the rows of `y`: where `y` holds derivatives by the outputs of [`Weights::multiply`], this adds those by
-    /// the inputs. The model's own matrix is used, not that of the second stream.
+    /// the inputs. The model's own matrix is used, not those of other streams.
     ///
     /// # Errors
     /// As [`Weights::multiply`].
@@ -523,4 +522,25 @@ impl<'a> Weights<'a> {
         }
         Ok(())
     }
+}
+
+/// Returns whether rows of `row` weights can be quantized to a type.
+fn fits(ty: GgmlType, row: u64) -> bool {
+    quant::can_quantize(ty) && row.is_multiple_of(ty.block_len() as u64)
+}
+
+/// Rounds whole blocks of weights. `blocks` is scratch memory.
+fn round(rounding: Option<Rounding>, weights: &mut [f32], blocks: &mut Vec<u8>) {
+    let Some(Rounding { ty, share }) = rounding else { return };
+    let Some(bytes) = ty.row_bytes(weights.len() as u64) else { return };
+    let limit = quant::max_abs(ty);
+    weights.iter_mut().for_each(|w| *w = w.clamp(-limit, limit));
+    blocks.resize(bytes as usize, 0);
+    quant::quantize(ty, weights, weights.len(), None, blocks);
+    if share == 1.0 {
+        return quant::dequantize(ty, blocks, weights);
+    }
+    let mut back = vec![0.0; weights.len()];
+    quant::dequantize(ty, blocks, &mut back);
+    weights.iter_mut().zip(back).for_each(|(w, v)| *w += share * (v - *w));
 }

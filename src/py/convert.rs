@@ -1,7 +1,7 @@
 //! Plans and their runs.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
@@ -186,6 +186,39 @@ impl Asked<'_> {
             revision: self.revision.clone(),
         })
     }
+}
+
+/// Returns for each of several plans of one model, and for each token, the KLD, in nats, of the model with named matrices as the plan
+/// will write them, quantized by its calibration. All other matrices stay as they are.
+#[pyfunction]
+#[pyo3(signature = (runs, options, tokens, progress=None))]
+pub fn written_divergences(
+    py: Python<'_>,
+    runs: Vec<(Py<Plan>, HashSet<String>)>,
+    options: ConvertOptions,
+    tokens: Vec<Vec<u32>>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Vec<Vec<f64>>> {
+    let state = Progress::default();
+    let tick = || match &progress {
+        Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
+        None => Ok(()),
+    };
+    let (threads, max_memory) = (options.threads(), options.max_memory);
+    let how = RunOptions {
+        effort: options.effort(),
+        allow_nonfinite: options.allow_nonfinite,
+        ..RunOptions::new(threads, max_memory)
+    };
+    let runs: Vec<sensitivity::Run> = runs.iter().map(|(plan, names)| (&plan.get().inner, names)).collect();
+    let spill_folder = runs.first().map_or(Path::new("."), |(plan, _)| plan.folder());
+    let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
+    let work = || sensitivity::written_divergences(&runs, &how, &tokens, &pass);
+    let cancel = || {
+        state.cancel();
+        runs.iter().for_each(|(plan, _)| plan.model.source.cancel());
+    };
+    watched(py, work, cancel, tick)
 }
 
 /// Chooses one of the `(bytes, cost)` of each item, so that the sum of the costs is least within `budget` bytes. Returns the
@@ -543,34 +576,6 @@ impl Plan {
         let spill_folder = self.inner.folder();
         let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
         let work = || sensitivity::divergences(&self.inner.model, &groups, &tokens, &pass);
-        watched(py, work, || self.cancel(&state), tick)
-    }
-
-    /// Returns for each token the KLD, in nats, of the model with `matrices` as this plan will write them, quantized by its
-    /// calibration. All other matrices stay as they are.
-    #[pyo3(signature = (matrices, options, tokens, progress=None))]
-    fn written_divergences(
-        &self,
-        py: Python<'_>,
-        matrices: HashSet<String>,
-        options: ConvertOptions,
-        tokens: Vec<Vec<u32>>,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<Vec<f64>> {
-        let state = Progress::default();
-        let tick = || match &progress {
-            Some(f) => f.call1(py, (state.done(), state.total())).map(drop),
-            None => Ok(()),
-        };
-        let (threads, max_memory) = (options.threads(), options.max_memory);
-        let how = RunOptions {
-            effort: options.effort(),
-            allow_nonfinite: options.allow_nonfinite,
-            ..RunOptions::new(threads, max_memory)
-        };
-        let spill_folder = self.inner.folder();
-        let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
-        let work = || sensitivity::written_divergences(&self.inner, &matrices, &how, &tokens, &pass);
         watched(py, work, || self.cancel(&state), tick)
     }
 

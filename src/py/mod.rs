@@ -83,6 +83,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(convert::mix_of_type, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(convert::plan_gguf, module)?)?;
+    module.add_function(wrap_pyfunction!(convert::written_divergences, module)?)?;
     module.add_function(wrap_pyfunction!(files::content_digest, module)?)?;
     module.add_function(wrap_pyfunction!(files::file_identity, module)?)?;
     module.add_function(wrap_pyfunction!(files::file_sha256, module)?)?;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::Hasher;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -368,12 +369,27 @@ impl Stored {
     }
 }
 
+/// Two are equal where they are those of one input of one open file. Tensors that share an input have equal ones.
+impl PartialEq for Moments {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.calibration, &other.calibration) && self.input == other.input
+    }
+}
+
+impl Eq for Moments {}
+
+impl std::hash::Hash for Moments {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::hash::Hash::hash(&(Arc::as_ptr(&self.calibration), self.input), state);
+    }
+}
+
 impl Moments {
     fn stored(&self) -> &Stored {
         &self.calibration.inputs[self.input]
     }
 
-    /// Returns the index of the input in the file. Tensors that share an input have the same index.
+    /// Returns the index of the input in the file.
     pub fn input(&self) -> usize {
         self.input
     }
