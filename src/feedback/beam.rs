@@ -56,6 +56,8 @@ pub(super) struct Tile<'a> {
     pub subs: &'a [StoredSubBlock; SUB_BLOCKS],
     /// Weights by column.
     pub w: &'a [F32x16],
+    /// Targets by column, which the groups before leave to the group.
+    pub targets: &'a [F32x16],
     /// Noise by column, in quantization steps.
     pub noise: &'a [F32x16],
 }
@@ -181,9 +183,10 @@ impl Beam {
         let (p, fixed) = (tile.at, tile.group + self.window.start);
         let mut common = [v.splat(0.0); TILE];
         for i in 0..TILE {
-            common[i] = v.load(&tile.w[columns[i]].0);
+            common[i] = v.load(&tile.targets[columns[i]].0);
         }
-        let common = dots(v, block.a, block.stride, (p, 0), &e_by_position[..fixed], common);
+        let common =
+            dots(v, block.a, block.stride, (p, tile.group), &e_by_position[tile.group..fixed], common);
         let mut cheapest = Cheapest { cost: [v.splat(f32::INFINITY); M], word: [v.splat_u32(0); M] };
         let targets = self.window_dots::<V, M>(v, block, p, common);
         for s in 0..M {

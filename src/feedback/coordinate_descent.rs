@@ -19,15 +19,29 @@ const MIN_DETERMINANT: f32 = 1e-5;
 /// Largest change of an integer scale in one round.
 const MAX_CHANGE: f32 = 512.0;
 
-/// Goes once over all sub-blocks of a block of H.
+/// Goes once over all sub-blocks of a block of H. The rows of H of a sub-block stay in the cache for all groups of rows.
 #[inline(always)]
-pub(super) fn descend<V: Vector>(v: V, block: FactorizedBlock<'_>, ws: &mut Workspace) {
+pub(super) fn descend<V: Vector>(v: V, block: FactorizedBlock<'_>, groups: &mut [Workspace]) {
     for first in (0..block.len).step_by(block.format.sub) {
-        let mut g = [F32x16::default(); MAX_SUB];
-        let g = &mut g[..block.format.sub];
-        all_dots(v, block.h, block.stride, (first, 0), &ws.e[..block.len], g);
-        refit_scale(v, block, first, g, ws);
-        refit_codes(v, block, first, g, ws);
+        let mut g = [[F32x16::default(); MAX_SUB]; 2];
+        let [g, g2] = g.each_mut().map(|g| &mut g[..block.format.sub]);
+        for pair in groups.chunks_mut(2) {
+            match pair {
+                [one, other] => {
+                    let e = [&one.e[..block.len], &other.e[..block.len]];
+                    all_dots(v, block.h, block.stride, (first, 0), e, [&mut *g, &mut *g2]);
+                }
+                [last] => {
+                    let e = [&last.e[..block.len]];
+                    all_dots(v, block.h, block.stride, (first, 0), e, [&mut *g]);
+                }
+                _ => unreachable!("chunks of 2 have one or two elements"),
+            }
+            for (ws, g) in pair.iter_mut().zip([&mut *g, &mut *g2]) {
+                refit_scale(v, block, first, g, ws);
+                refit_codes(v, block, first, g, ws);
+            }
+        }
     }
 }
 
@@ -79,7 +93,7 @@ fn refit_scale<V: Vector>(
     let q = &ws.q[first..first + block.format.sub];
     let mut hq = [F32x16::default(); MAX_SUB];
     let hq = &mut hq[..block.format.sub];
-    all_dots(v, block.h, block.stride, (first, first), q, hq);
+    all_dots(v, block.h, block.stride, (first, first), [q], [&mut *hq]);
     let mut ones = [0.0; MAX_SUB];
     if block.format.mins {
         for (j, ones) in ones.iter_mut().enumerate().take(block.format.sub) {

@@ -7,9 +7,10 @@
 //! of several dithered candidates (the M-algorithm, Anderson and Mohan 1984), and improves scales and codes by coordinate
 //! descent (QuantEase, Behdin et al. 2023). `docs/decisions/0005-feedback.md` has the measurements.
 //!
-//! Rows do not depend on each other; 16 rows are solved side by side, one block of H after another. Fused multiply-adds
-//! for each weight, for blocks of H with B columns: B for feedback without a beam (the residuals of earlier columns are
-//! summed for the search of scales and again for the codes), and B for each round of coordinate descent.
+//! Rows do not depend on each other; 16 rows are solved side by side, one block of H after another, and four times 16 rows take
+//! the same steps one after another, so that the rows of H that a step needs are fetched once for all of them. Fused multiply-adds
+//! for each weight, for blocks of H with B columns: B / 2 for feedback without a beam, and B for each round of coordinate
+//! descent.
 //!
 //! ```
 //! use srd_rs::dtype::GgmlType;
@@ -109,6 +110,8 @@ impl SolverOptions {
 pub const BEAM_WIDTHS: [usize; 4] = [1, 2, 4, beam::MAX_WIDTH];
 /// The amplitudes, in quantization steps, that [`choose_dither`] tries on a sample of a tensor's rows.
 pub const DITHER_AMPLITUDES: [f32; 3] = [0.1, 0.2, 0.3];
+/// Groups of [`ROWS`] rows that take the steps of the solver together.
+const TOGETHER: usize = 4;
 /// The share by which noise must lower the cost of the sample to be used. A smaller gain can be chance.
 const MIN_GAIN: f64 = 0.001;
 
@@ -148,22 +151,31 @@ pub fn quantize_rows(
     let row_bytes = n / format.block * ty.block_bytes();
     assert!(rows.weights.len().is_multiple_of(n) && out.len() == rows.weights.len() / n * row_bytes);
     let (isa, dither) = (Isa::detect(), options.dither.unwrap_or(0.0));
-    let mut ws = Workspace::default();
     let mut costs = vec![[0.0f32; ROWS]; (rows.weights.len() / n).div_ceil(ROWS)];
+    let mut workspaces: Vec<Workspace> = Vec::new();
+    workspaces.resize_with(costs.len().min(TOGETHER), Workspace::default);
     // The blocks of H are the outer loop and groups of rows the inner loop, so that a block of H stays in the cache for all
     // rows.
     for &(start, len) in &moments.blocks {
-        ws.resize(format, len);
+        workspaces.iter_mut().for_each(|ws| ws.resize(format, len));
         let groups = rows.weights.chunks(ROWS * n).zip(out.chunks_mut(ROWS * row_bytes)).zip(&mut costs);
-        for (i, ((weights, out), costs)) in groups.enumerate() {
-            for (to, row) in ws.rows.chunks_exact_mut(len).zip(weights.chunks_exact(n)) {
-                to.copy_from_slice(&row[start..start + len]);
+        let mut groups: Vec<_> = groups.collect();
+        for (i, groups) in groups.chunks_mut(TOGETHER).enumerate() {
+            let used = &mut workspaces[..groups.len()];
+            for (ws, ((weights, _), _)) in used.iter_mut().zip(&*groups) {
+                for (to, row) in ws.rows.chunks_exact_mut(len).zip(weights.chunks_exact(n)) {
+                    to.copy_from_slice(&row[start..start + len]);
+                }
             }
-            let first = rows.first + (i * ROWS) as u64;
-            let mut noise = |to: &mut [F32x16]| fill_noise(rows.noise, first, start, dither, to);
-            solve_on(isa, moments.at(start, len, format), options, &mut noise, &mut ws);
-            costs.iter_mut().zip(&ws.cost.0).for_each(|(sum, cost)| *sum += cost);
-            pack(format, &ws, start, len, row_bytes, out);
+            let mut noise = |group: usize, to: &mut [F32x16]| {
+                let first = rows.first + ((i * TOGETHER + group) * ROWS) as u64;
+                fill_noise(rows.noise, first, start, dither, to);
+            };
+            solve_on(isa, moments.at(start, len, format), options, &mut noise, used);
+            for (ws, ((_, out), costs)) in used.iter().zip(groups) {
+                costs.iter_mut().zip(&ws.cost.0).for_each(|(sum, cost)| *sum += cost);
+                pack(format, ws, start, len, row_bytes, out);
+            }
         }
     }
     // A group of fewer rows than lanes has costs without meaning in the other lanes.
@@ -227,8 +239,8 @@ dispatch! {
         block: FactorizedBlock<'_>,
         options: &SolverOptions,
         noise: NoiseSource<'_>,
-        ws: &mut Workspace,
+        groups: &mut [Workspace],
     ) {
-        solve::solve(simd.x16(), block, options, noise, ws);
+        solve::solve(simd.x16(), block, options, noise, groups);
     }
 }

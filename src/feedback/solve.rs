@@ -1,4 +1,4 @@
-//! Chooses the codes and scales of [`ROWS`](super::vector::ROWS) rows under one diagonal block of H.
+//! Chooses the codes and scales of groups of [`ROWS`](super::vector::ROWS) rows under one diagonal block of H.
 //!
 //! With the residual `e = w - v` the block costs `J = e^T H e`. Its factorization (see [`crate::linalg::udu`]) gives
 //! `J = sum_p D_p (e_p + sum_{k<p} e_k A_kp)^2`. So once the columns before position p are fixed, the best target of the
@@ -21,65 +21,96 @@ use super::vector::{F32x16, TILE, all_dots, dots, rows_from_vectors, vectors_fro
 use super::workspace::Workspace;
 use crate::simd::Vector;
 
-/// Quantizes `ws.rows`. Leaves the codes in `ws.rows` and `ws.q`, the scales in `ws.scales` and J of each row in
-/// `ws.cost`.
+/// Number of rows of A that are multiplied by the residuals of all groups of rows before the next ones: they stay in the cache.
+const STRIP: usize = 32;
+
+/// Quantizes `ws.rows` of each group of rows. Leaves the codes in `ws.rows` and `ws.q`, the scales in `ws.scales` and J of each
+/// row in `ws.cost`.
 #[inline(always)]
 pub(super) fn solve<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     options: &SolverOptions,
     noise: NoiseSource<'_>,
-    ws: &mut Workspace,
+    groups: &mut [Workspace],
 ) {
-    vectors_from_rows(v, &ws.rows, &mut ws.w);
     let has_beam = options.feedback && options.beam_width > 1 && beam::supports(block.format);
-    if has_beam {
-        noise(&mut ws.noise);
+    for (number, ws) in groups.iter_mut().enumerate() {
+        vectors_from_rows(v, &ws.rows, &mut ws.w);
+        if has_beam {
+            noise(number, &mut ws.noise);
+        }
+        ws.cost = F32x16::default();
+        ws.beam.reset();
     }
-    ws.cost = F32x16::default();
-    ws.beam.reset();
     for start in (0..block.len).step_by(GROUP) {
-        let group = start..(start + GROUP).min(block.len);
-        search_scales(v, block, options.feedback, group.clone(), ws);
-        let subs = sub_blocks(v, block.format, &ws.scales, &group);
-        match options.beam_width {
-            2 if has_beam => search_beam::<V, 2>(v, block, group, &subs, ws),
-            4 if has_beam => search_beam::<V, 4>(v, block, group, &subs, ws),
-            MAX_WIDTH if has_beam => search_beam::<V, MAX_WIDTH>(v, block, group, &subs, ws),
-            _ => quantize_group(v, block, options.feedback, group, &subs, ws),
+        let columns = start..(start + GROUP).min(block.len);
+        diffuse(v, block, options.feedback, columns.clone(), groups);
+        for ws in groups.iter_mut() {
+            search_scales(v, block, columns.clone(), ws);
+            let subs = sub_blocks(v, block.format, &ws.scales, &columns);
+            match options.beam_width {
+                2 if has_beam => search_beam::<V, 2>(v, block, columns.clone(), &subs, ws),
+                4 if has_beam => search_beam::<V, 4>(v, block, columns.clone(), &subs, ws),
+                MAX_WIDTH if has_beam => search_beam::<V, MAX_WIDTH>(v, block, columns.clone(), &subs, ws),
+                _ => quantize_group(v, block, options.feedback, columns.clone(), &subs, ws),
+            }
         }
     }
     if !options.feedback {
-        compute_cost(v, block, ws);
+        groups.iter_mut().for_each(|ws| compute_cost(v, block, ws));
     }
     for _ in 0..options.descent_rounds {
-        descend(v, block, ws);
+        descend(v, block, groups);
     }
-    rows_from_vectors(v, &ws.q, &mut ws.rows);
+    groups.iter_mut().for_each(|ws| rows_from_vectors(v, &ws.q, &mut ws.rows));
 }
 
-/// Searches the scales of a group of columns, for the targets that the groups before leave to it.
+/// Computes the targets that the groups of columns before leave to a group of columns, for all groups of rows.
 #[inline(always)]
-fn search_scales<V: Vector>(
+fn diffuse<V: Vector>(
     v: V,
     block: FactorizedBlock<'_>,
     feedback: bool,
-    group: Range<usize>,
-    ws: &mut Workspace,
+    columns: Range<usize>,
+    groups: &mut [Workspace],
 ) {
-    let Workspace { w, targets, e_by_position, scales, group_rows, blocks, .. } = ws;
-    let fixed = if feedback { &e_by_position[..group.start] } else { &[] };
-    if fixed.is_empty() {
-        targets[group.clone()].copy_from_slice(&w[group.clone()]);
-    } else {
-        let mut diffused = [F32x16::default(); GROUP];
-        let diffused = &mut diffused[..group.len()];
-        all_dots(v, block.a, block.stride, (group.start, 0), fixed, diffused);
-        for (p, t) in group.clone().zip(diffused) {
-            let column = block.order[p] as usize;
-            v.store(v.add(v.load(&w[column].0), v.load(&t.0)), &mut targets[column].0);
+    for ws in groups.iter_mut() {
+        ws.targets[columns.clone()].copy_from_slice(&ws.w[columns.clone()]);
+    }
+    if !feedback || columns.start == 0 {
+        return;
+    }
+    for start in columns.clone().step_by(STRIP) {
+        let strip = start..(start + STRIP).min(columns.end);
+        let mut sums = [[F32x16::default(); STRIP]; 2];
+        let [one, two] = sums.each_mut().map(|sums| &mut sums[..strip.len()]);
+        for pair in groups.chunks_mut(2) {
+            let at = (strip.start, 0);
+            match pair {
+                [a, b] => {
+                    let fixed = [&a.e_by_position[..columns.start], &b.e_by_position[..columns.start]];
+                    all_dots(v, block.a, block.stride, at, fixed, [&mut *one, &mut *two]);
+                }
+                [a] => {
+                    all_dots(v, block.a, block.stride, at, [&a.e_by_position[..columns.start]], [&mut *one])
+                }
+                _ => unreachable!("chunks of 2 have one or two elements"),
+            }
+            for (ws, sums) in pair.iter_mut().zip([&*one, &*two]) {
+                for (p, sum) in strip.clone().zip(sums) {
+                    let target = &mut ws.targets[block.order[p] as usize].0;
+                    v.store(v.add(v.load(target), v.load(&sum.0)), target);
+                }
+            }
         }
     }
+}
+
+/// Searches the scales of a group of columns for its targets.
+#[inline(always)]
+fn search_scales<V: Vector>(v: V, block: FactorizedBlock<'_>, group: Range<usize>, ws: &mut Workspace) {
+    let Workspace { targets, scales, group_rows, blocks, .. } = ws;
     let to = &mut scales[group.start / block.format.block..group.end / block.format.block];
     let importance = &block.importance[group.clone()];
     search_block_scales(v, block.format, &targets[group], importance, group_rows, blocks, to);
@@ -99,10 +130,10 @@ fn quantize_group<V: Vector>(
     for p in group.clone().step_by(TILE) {
         let mut t = [v.splat(0.0); TILE];
         for i in 0..TILE {
-            t[i] = v.load(&ws.w[block.order[p + i] as usize].0);
+            t[i] = v.load(&ws.targets[block.order[p + i] as usize].0);
         }
         if feedback {
-            t = dots(v, block.a, block.stride, (p, 0), &ws.e_by_position[..p], t);
+            t = dots(v, block.a, block.stride, (p, group.start), &ws.e_by_position[group.start..p], t);
         }
         for i in 0..TILE {
             let column = block.order[p + i] as usize;
@@ -134,9 +165,9 @@ fn search_beam<V: Vector, const M: usize>(
     subs: &[StoredSubBlock; SUB_BLOCKS],
     ws: &mut Workspace,
 ) {
-    let Workspace { w, noise, q, e, e_by_position, beam, .. } = ws;
+    let Workspace { w, targets, noise, q, e, e_by_position, beam, .. } = ws;
     let mut to = FinalColumns { q, e, e_by_position };
-    let tile = |at| Tile { at, group: group.start, subs, w, noise };
+    let tile = |at| Tile { at, group: group.start, subs, w, targets, noise };
     for at in group.clone().step_by(TILE) {
         beam.advance::<V, M>(v, block, &tile(at), &mut to);
     }

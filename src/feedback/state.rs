@@ -34,8 +34,8 @@ pub(super) struct FactorizedBlock<'a> {
     pub importance: &'a [f32],
 }
 
-/// A source of dither: fills in the noise of [`ROWS`] rows by column, in quantization steps.
-pub(super) type NoiseSource<'a> = &'a mut dyn FnMut(&mut [F32x16]);
+/// A source of dither: fills in the noise of a group of [`ROWS`](super::vector::ROWS) rows by column, in quantization steps.
+pub(super) type NoiseSource<'a> = &'a mut dyn FnMut(usize, &mut [F32x16]);
 
 /// The scale of a sub-block: code `q` stands for the weight `step * q - offset`.
 #[derive(Clone, Copy)]

@@ -28,16 +28,38 @@ pub(super) fn dots<V: Vector, const R: usize>(
     stride: usize,
     (row, col): (usize, usize),
     x: &[F32x16],
-    mut sums: [V::F; R],
+    sums: [V::F; R],
 ) -> [V::F; R] {
+    let [sums] = dots_of_groups(v, m, stride, (row, col), [x], [sums]);
+    sums
+}
+
+/// Computes [`dots`] for `G` groups of rows with the same rows of `m`.
+#[inline(always)]
+fn dots_of_groups<V: Vector, const R: usize, const G: usize>(
+    v: V,
+    m: &[f32],
+    stride: usize,
+    (row, col): (usize, usize),
+    x: [&[F32x16]; G],
+    mut sums: [[V::F; R]; G],
+) -> [[V::F; R]; G] {
+    let n = x[0].len();
     let mut rows = [&m[..0]; R];
     for c in 0..R {
-        rows[c] = &m[(row + c) * stride + col..][..x.len()];
+        rows[c] = &m[(row + c) * stride + col..][..n];
     }
-    for i in 0..x.len() {
-        let x = v.load(&x[i].0);
+    let x = x.map(|x| &x[..n]);
+    for i in 0..n {
+        let mut of_groups = [v.splat(0.0); G];
+        for g in 0..G {
+            of_groups[g] = v.load(&x[g][i].0);
+        }
         for c in 0..R {
-            sums[c] = v.mul_add(v.splat(rows[c][i]), x, sums[c]);
+            let coefficient = v.splat(rows[c][i]);
+            for g in 0..G {
+                sums[g][c] = v.mul_add(coefficient, of_groups[g], sums[g][c]);
+            }
         }
     }
     sums
@@ -50,37 +72,41 @@ pub(super) fn is_one_register<V: Vector>() -> bool {
     align_of::<V::F>() == size_of::<V::F>()
 }
 
-/// Computes the dot products with as many rows of `m` as `to` is long, from zero.
+/// Computes the dot products of the vectors of `G` groups of rows with as many rows of `m` as each of `to` is long, from zero.
 #[inline(always)]
-pub(super) fn all_dots<V: Vector>(
+pub(super) fn all_dots<V: Vector, const G: usize>(
     v: V,
     m: &[f32],
     stride: usize,
     at: (usize, usize),
-    x: &[F32x16],
-    to: &mut [F32x16],
+    x: [&[F32x16]; G],
+    to: [&mut [F32x16]; G],
 ) {
-    if is_one_register::<V>() && to.len().is_multiple_of(2 * TILE) {
-        dots_of_all::<V, { 2 * TILE }>(v, m, stride, at, x, to);
+    if is_one_register::<V>() && to[0].len().is_multiple_of(2 * TILE) {
+        dots_of_all::<V, { 2 * TILE }, G>(v, m, stride, at, x, to);
     } else {
-        dots_of_all::<V, TILE>(v, m, stride, at, x, to);
+        for (x, to) in x.into_iter().zip(to) {
+            dots_of_all::<V, TILE, 1>(v, m, stride, at, [x], [to]);
+        }
     }
 }
 
-/// Computes [`all_dots`] with `R` rows at a time.
+/// Computes [`all_dots`] with `R` rows of `m` at a time.
 #[inline(always)]
-fn dots_of_all<V: Vector, const R: usize>(
+fn dots_of_all<V: Vector, const R: usize, const G: usize>(
     v: V,
     m: &[f32],
     stride: usize,
     (row, col): (usize, usize),
-    x: &[F32x16],
-    to: &mut [F32x16],
+    x: [&[F32x16]; G],
+    to: [&mut [F32x16]; G],
 ) {
-    for (i, to) in to.as_chunks_mut::<R>().0.iter_mut().enumerate() {
-        let sums = dots(v, m, stride, (row + i * R, col), x, [v.splat(0.0); R]);
-        for (to, sum) in to.iter_mut().zip(sums) {
-            v.store(sum, &mut to.0);
+    for i in (0..to[0].len()).step_by(R) {
+        let sums = dots_of_groups(v, m, stride, (row + i, col), x, [[v.splat(0.0); R]; G]);
+        for g in 0..G {
+            for c in 0..R {
+                v.store(sums[g][c], &mut to[g][i + c].0);
+            }
         }
     }
 }

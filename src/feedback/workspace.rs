@@ -1,10 +1,10 @@
-//! The buffers of one worker of the solver.
+//! The buffers of a group of rows in the solver.
 
 use super::beam::Beam;
 use super::scales::{Format, Scales};
 use super::vector::{F32x16, ROWS};
 
-/// The buffers of one worker, as wide as a block of H.
+/// The buffers of a group of [`ROWS`] rows, as wide as a block of H.
 #[derive(Default)]
 pub(super) struct Workspace {
     /// [`ROWS`] rows of the block, one after another: first the weights, after solving their codes.
