@@ -108,15 +108,16 @@ fn larger_blocks_of_h_cost_less_under_all_of_it() {
 
 #[test]
 fn rows_do_not_depend_on_their_neighbours() {
-    let w = numbers(5, 37 * 256);
-    let h = factorized(moments(6, 256, 256));
+    // More rows than take the steps of the solver together, and two groups of columns in a block of H.
+    let w = numbers(5, 150 * 512);
+    let h = factorized(moments(6, 512, 512));
     let options = options(true, 2, 4);
     let (whole, _) = quantized(GgmlType::Q4_K, &w, &h, &options);
     let noise = Noise::new(7, "t");
     let mut pieces = Vec::new();
-    for (first, rows) in [(0, 5), (5, 17), (22, 15)] {
-        let mut out = vec![0; rows * 144];
-        let weights = &w[first * 256..(first + rows) * 256];
+    for (first, rows) in [(0, 5), (5, 17), (22, 78), (100, 50)] {
+        let mut out = vec![0; rows * 2 * 144];
+        let weights = &w[first * 512..(first + rows) * 512];
         let rows = Rows { weights, noise: &noise, first: first as u64 };
         quantize_rows(GgmlType::Q4_K, rows, &h, &options, &mut out);
         pieces.extend(out);
@@ -189,19 +190,25 @@ proptest! {
         let types: Vec<_> = BLOCK_FORMATS.iter().copied().filter(|&ty| supports(ty)).collect();
         let ty = types[which % types.len()];
         let seed = u64::from(seed);
-        let w: Vec<f32> = numbers(seed, 16 * 256).iter().map(|w| w * f32::powi(2.0, scale)).collect();
-        let h = factorized(moments(seed, 256, 256));
+        // A pair of groups of rows and one more, and two groups of columns.
+        let w: Vec<f32> = numbers(seed, 3 * 16 * 512).iter().map(|w| w * f32::powi(2.0, scale)).collect();
+        let h = factorized(moments(seed, 512, 512));
         let format = scales::format(ty).unwrap();
         let options = SolverOptions { feedback: true, descent_rounds, beam_width: BEAM_WIDTHS[width], dither: None };
         let mut results = Isa::available().into_iter().map(|isa| {
-            let mut ws = Workspace::default();
-            ws.resize(format, 256);
-            ws.rows.copy_from_slice(&w);
+            let mut groups: [Workspace; 3] = Default::default();
+            for (ws, w) in groups.iter_mut().zip(w.chunks_exact(16 * 512)) {
+                ws.resize(format, 512);
+                ws.rows.copy_from_slice(w);
+            }
             let noise = Noise::new(1, "t");
-            solve_on(isa, h.at(0, 256, format), &options, &mut |to| fill_noise(&noise, 0, 0, 0.2, to), &mut ws);
-            let scales: Vec<f32> = ws.scales.iter().flat_map(|g| [g.d.0, g.scale[0].0, g.min[0].0].concat()).collect();
+            let mut fill = |group, to: &mut [F32x16]| fill_noise(&noise, 16 * group as u64, 0, 0.2, to);
+            solve_on(isa, h.at(0, 512, format), &options, &mut fill, &mut groups);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            (bits(&ws.cost.0), bits(&ws.rows), bits(&scales))
+            groups.each_ref().map(|ws| {
+                let scales: Vec<f32> = ws.scales.iter().flat_map(|g| [g.d.0, g.scale[0].0, g.min[0].0].concat()).collect();
+                (bits(&ws.cost.0), bits(&ws.rows), bits(&scales))
+            })
         });
         let first = results.next().unwrap();
         for other in results {
@@ -274,12 +281,12 @@ fn solve_tiny(h: &FactorizedMoments, w: &[f32], options: &SolverOptions) -> Vec<
     ws.resize(&TINY, 8);
     ws.rows.copy_from_slice(w);
     let noise = Noise::new(1, "t");
-    let mut fill = |to: &mut [F32x16]| {
+    let mut fill = |_, to: &mut [F32x16]| {
         let mut all = [F32x16::default(); 256];
         fill_noise(&noise, 0, 0, 0.3, &mut all);
         to.copy_from_slice(&all[..8]);
     };
-    solve_on(Isa::detect(), h.at(0, 8, &TINY), options, &mut fill, &mut ws);
+    solve_on(Isa::detect(), h.at(0, 8, &TINY), options, &mut fill, std::slice::from_mut(&mut ws));
     let rows = w.chunks_exact(8).zip(ws.rows.chunks_exact(8));
     rows.enumerate()
         .map(|(lane, (w, q))| {
