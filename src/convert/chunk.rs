@@ -110,18 +110,28 @@ impl<'a> Converter<'a> {
     /// As [`Converter::convert`].
     pub fn whole(&self, tensor: &PlannedTensor) -> Result<Vec<u8>> {
         let bytes = |weights: u64| tensor.ty.row_bytes(weights).expect("rows are whole blocks") as usize;
-        let (all, row) = (tensor.bound.n_weights(), tensor.bound.row_len().max(1));
+        let row = tensor.bound.row_len().max(1);
         let rows = (self.chunk_weights(tensor) / row).max(1) * row;
-        let mut out = vec![0; bytes(all)];
-        out.par_chunks_mut(bytes(rows)).enumerate().try_for_each_init(
-            Buffers::default,
-            |buffers, (i, out)| -> Result<()> {
-                let start = i as u64 * rows;
-                self.convert(&Chunk { tensor, start, len: rows.min(all - start) }, buffers)?;
-                out.copy_from_slice(buffers.blocks());
-                Ok(())
-            },
-        )?;
+        let of_expert = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1) * row;
+        let mut out = vec![0; bytes(tensor.bound.n_weights())];
+        for (expert, out) in out.chunks_mut(bytes(of_expert)).enumerate() {
+            // A worker that waits for the factors takes other chunks meanwhile, one inside the other, until its stack is full. So
+            // the factors are there before the first chunk.
+            let _factors = match &tensor.moments {
+                Some(moments) if !tensor.is_unchanged() => self.factors.get(tensor, moments, expert)?,
+                _ => None,
+            };
+            out.par_chunks_mut(bytes(rows)).enumerate().try_for_each_init(
+                Buffers::default,
+                |buffers, (i, out)| -> Result<()> {
+                    let at = i as u64 * rows;
+                    let (start, len) = (expert as u64 * of_expert + at, rows.min(of_expert - at));
+                    self.convert(&Chunk { tensor, start, len }, buffers)?;
+                    out.copy_from_slice(buffers.blocks());
+                    Ok(())
+                },
+            )?;
+        }
         Ok(out)
     }
 
