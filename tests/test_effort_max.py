@@ -257,7 +257,7 @@ def test_the_divergence_is_that_of_the_written_file(effort: str, fixtures: Path,
 
 
 def test_types_within_a_budget_are_compared_as_they_are_written(fixtures: Path, tmp_path: Path) -> None:
-    """The KLD that the choice of types is told by is that of the file, where a row has one candidate and no coordinate descent."""
+    """The KLD that the choice of types is told by is that of the file, where a row has one candidate and no descent."""
     model = fixtures / "llama"
     narrow = srd_rs.SrdOptions(beam_width=1, descent_rounds=0)
     options = ConvertOptions(like="Q4_K_M", calibrate_tokens=256, met=False, cache=False, srd=narrow)
