@@ -15,8 +15,8 @@
 //! assert!(result.unwrap_err().to_string().starts_with("unit 7 is bad"));
 //! ```
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -35,14 +35,35 @@ impl Active<'_> {
     }
 }
 
-/// Starts a pool of `threads` threads (at least one) whose names begin with `name`.
+/// Bytes that must be free before a thread is started: its stack, and as much again for what it allocates when it starts. Memory
+/// that ends later, in a thread, ends the process.
+const ROOM: usize = 4 << 20;
+
+/// Starts a pool of `threads` threads (at least one) whose names begin with `name`, one after another.
 ///
 /// # Errors
 /// [`Error::Usage`] when the system refuses so many threads.
 pub fn pool(name: &'static str, threads: usize) -> Result<rayon::ThreadPool> {
+    let (tell, started) = mpsc::channel();
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
         .thread_name(move |i| format!("{name}-{i}"))
+        .spawn_handler(|thread| {
+            let mut room = Vec::<u8>::new();
+            room.try_reserve_exact(ROOM)?;
+            // Without this the compiler leaves out an allocation that nothing uses.
+            drop(std::hint::black_box(room));
+            let mut builder = std::thread::Builder::new();
+            if let Some(name) = thread.name() {
+                builder = builder.name(name.into());
+            }
+            let tell = tell.clone();
+            builder.spawn(move || {
+                tell.send(()).ok();
+                thread.run();
+            })?;
+            started.recv().map_err(std::io::Error::other)
+        })
         .build()
         .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "Lower --threads"))
 }

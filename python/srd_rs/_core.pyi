@@ -104,6 +104,7 @@ __all__ = [
     "sidecar_path",
     "weigh_part",
     "write_file",
+    "written_divergences",
 ]
 
 _Path: TypeAlias = str | PathLike[str]

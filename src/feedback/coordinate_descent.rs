@@ -7,7 +7,7 @@
 
 use super::scales::{Format, Scales};
 use super::state::{FactorizedBlock, SubBlock};
-use super::vector::{F32x16, TILE, all_dots, dots};
+use super::vector::{F32x16, TILE, TOGETHER, all_dots, dots};
 use super::workspace::Workspace;
 use crate::quant::arithmetic::{finite_f16, signed_inverse};
 use crate::simd::Vector;
@@ -23,24 +23,14 @@ const MAX_CHANGE: f32 = 512.0;
 #[inline(always)]
 pub(super) fn descend<V: Vector>(v: V, block: FactorizedBlock<'_>, groups: &mut [Workspace]) {
     for first in (0..block.len).step_by(block.format.sub) {
-        let mut g = [[F32x16::default(); MAX_SUB]; 2];
-        let [g, g2] = g.each_mut().map(|g| &mut g[..block.format.sub]);
-        for pair in groups.chunks_mut(2) {
-            match pair {
-                [one, other] => {
-                    let e = [&one.e[..block.len], &other.e[..block.len]];
-                    all_dots(v, block.h, block.stride, (first, 0), e, [&mut *g, &mut *g2]);
-                }
-                [last] => {
-                    let e = [&last.e[..block.len]];
-                    all_dots(v, block.h, block.stride, (first, 0), e, [&mut *g]);
-                }
-                _ => unreachable!("chunks of 2 have one or two elements"),
-            }
-            for (ws, g) in pair.iter_mut().zip([&mut *g, &mut *g2]) {
-                refit_scale(v, block, first, g, ws);
-                refit_codes(v, block, first, g, ws);
-            }
+        let rows = first..first + block.format.sub;
+        let mut g = [[F32x16::default(); MAX_SUB]; TOGETHER];
+        let e = groups.iter().map(|ws| &ws.e[..block.len]);
+        all_dots(v, block.h, block.stride, (rows.clone(), 0), e, &mut g);
+        for (ws, g) in groups.iter_mut().zip(&mut g) {
+            let g = &mut g[..rows.len()];
+            refit_scale(v, block, first, g, ws);
+            refit_codes(v, block, first, g, ws);
         }
     }
 }
@@ -91,9 +81,9 @@ fn refit_scale<V: Vector>(
     let (scales, i) =
         (&mut ws.scales[first / block.format.block], first % block.format.block / block.format.sub);
     let q = &ws.q[first..first + block.format.sub];
-    let mut hq = [F32x16::default(); MAX_SUB];
-    let hq = &mut hq[..block.format.sub];
-    all_dots(v, block.h, block.stride, (first, first), [q], [&mut *hq]);
+    let mut hq = [[F32x16::default(); MAX_SUB]];
+    all_dots(v, block.h, block.stride, (first..first + q.len(), first), [q], &mut hq);
+    let hq = &hq[0][..q.len()];
     let mut ones = [0.0; MAX_SUB];
     if block.format.mins {
         for (j, ones) in ones.iter_mut().enumerate().take(block.format.sub) {

@@ -56,7 +56,7 @@ use serde::Deserialize;
 pub use factorized::{DAMPING, FactorizedMoments, shrinkage};
 use scales::Format;
 use state::{FactorizedBlock, NoiseSource};
-use vector::{F32x16, ROWS};
+use vector::{F32x16, ROWS, TOGETHER};
 use workspace::Workspace;
 
 use crate::dtype::GgmlType;
@@ -110,8 +110,6 @@ impl SolverOptions {
 pub const BEAM_WIDTHS: [usize; 4] = [1, 2, 4, beam::MAX_WIDTH];
 /// The amplitudes, in quantization steps, that [`choose_dither`] tries on a sample of a tensor's rows.
 pub const DITHER_AMPLITUDES: [f32; 3] = [0.1, 0.2, 0.3];
-/// Groups of [`ROWS`] rows that take the steps of the solver together.
-const TOGETHER: usize = 4;
 /// The share by which noise must lower the cost of the sample to be used. A smaller gain can be chance.
 const MIN_GAIN: f64 = 0.001;
 

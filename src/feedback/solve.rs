@@ -17,7 +17,7 @@ use super::coordinate_descent::descend;
 use super::scales::search_block_scales;
 use super::state::sub_blocks;
 use super::state::{FactorizedBlock, GROUP, NoiseSource, SUB_BLOCKS, StoredSubBlock, SubBlock};
-use super::vector::{F32x16, TILE, all_dots, dots, rows_from_vectors, vectors_from_rows};
+use super::vector::{F32x16, TILE, TOGETHER, all_dots, dots, rows_from_vectors, vectors_from_rows};
 use super::workspace::Workspace;
 use crate::simd::Vector;
 
@@ -83,25 +83,13 @@ fn diffuse<V: Vector>(
     }
     for start in columns.clone().step_by(STRIP) {
         let strip = start..(start + STRIP).min(columns.end);
-        let mut sums = [[F32x16::default(); STRIP]; 2];
-        let [one, two] = sums.each_mut().map(|sums| &mut sums[..strip.len()]);
-        for pair in groups.chunks_mut(2) {
-            let at = (strip.start, 0);
-            match pair {
-                [a, b] => {
-                    let fixed = [&a.e_by_position[..columns.start], &b.e_by_position[..columns.start]];
-                    all_dots(v, block.a, block.stride, at, fixed, [&mut *one, &mut *two]);
-                }
-                [a] => {
-                    all_dots(v, block.a, block.stride, at, [&a.e_by_position[..columns.start]], [&mut *one])
-                }
-                _ => unreachable!("chunks of 2 have one or two elements"),
-            }
-            for (ws, sums) in pair.iter_mut().zip([&*one, &*two]) {
-                for (p, sum) in strip.clone().zip(sums) {
-                    let target = &mut ws.targets[block.order[p] as usize].0;
-                    v.store(v.add(v.load(target), v.load(&sum.0)), target);
-                }
+        let mut sums = [[F32x16::default(); STRIP]; TOGETHER];
+        let fixed = groups.iter().map(|ws| &ws.e_by_position[..columns.start]);
+        all_dots(v, block.a, block.stride, (strip.clone(), 0), fixed, &mut sums);
+        for (ws, sums) in groups.iter_mut().zip(&sums) {
+            for (p, sum) in strip.clone().zip(sums) {
+                let target = &mut ws.targets[block.order[p] as usize].0;
+                v.store(v.add(v.load(target), v.load(&sum.0)), target);
             }
         }
     }

@@ -1,9 +1,13 @@
 //! Vectors of [`ROWS`] lanes in memory, one row in each lane, and the dot products that the solver is made of.
 
+use std::ops::Range;
+
 use crate::simd::Vector;
 
 /// Number of rows that are solved together.
 pub(super) const ROWS: usize = 16;
+/// Largest number of groups of [`ROWS`] rows that take each step of the solver one after another.
+pub(super) const TOGETHER: usize = 4;
 
 /// The same column of [`ROWS`] rows in memory; it fills one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -72,37 +76,48 @@ pub(super) fn is_one_register<V: Vector>() -> bool {
     align_of::<V::F>() == size_of::<V::F>()
 }
 
-/// Computes the dot products of the vectors of `G` groups of rows with as many rows of `m` as each of `to` is long, from zero.
+/// Computes the dot products of the vectors of each group of rows with the `rows` of `m`, from column `col` on and from zero. Two
+/// groups are multiplied by a row at a time, so that it is fetched once for both.
 #[inline(always)]
-pub(super) fn all_dots<V: Vector, const G: usize>(
+pub(super) fn all_dots<'a, V: Vector, const N: usize>(
     v: V,
     m: &[f32],
     stride: usize,
-    at: (usize, usize),
-    x: [&[F32x16]; G],
-    to: [&mut [F32x16]; G],
+    (rows, col): (Range<usize>, usize),
+    groups: impl IntoIterator<Item = &'a [F32x16]>,
+    to: &mut [[F32x16; N]],
 ) {
-    if is_one_register::<V>() && to[0].len().is_multiple_of(2 * TILE) {
-        dots_of_all::<V, { 2 * TILE }, G>(v, m, stride, at, x, to);
-    } else {
-        for (x, to) in x.into_iter().zip(to) {
-            dots_of_all::<V, TILE, 1>(v, m, stride, at, [x], [to]);
+    let is_wide = is_one_register::<V>() && rows.len().is_multiple_of(2 * TILE);
+    let (mut groups, at) = (groups.into_iter(), (&rows, col));
+    for to in to.chunks_mut(2) {
+        match ([groups.next(), groups.next()], to) {
+            ([Some(x), Some(y)], [of_x, of_y]) if is_wide => {
+                dots_of_all::<V, { 2 * TILE }, 2, N>(v, m, stride, at, [x, y], [of_x, of_y]);
+            }
+            (x, to) => {
+                for (x, to) in x.into_iter().flatten().zip(to) {
+                    match is_wide {
+                        true => dots_of_all::<V, { 2 * TILE }, 1, N>(v, m, stride, at, [x], [to]),
+                        false => dots_of_all::<V, TILE, 1, N>(v, m, stride, at, [x], [to]),
+                    }
+                }
+            }
         }
     }
 }
 
-/// Computes [`all_dots`] with `R` rows of `m` at a time.
+/// Computes [`all_dots`] of `G` groups with `R` rows of `m` at a time.
 #[inline(always)]
-fn dots_of_all<V: Vector, const R: usize, const G: usize>(
+fn dots_of_all<V: Vector, const R: usize, const G: usize, const N: usize>(
     v: V,
     m: &[f32],
     stride: usize,
-    (row, col): (usize, usize),
+    (rows, col): (&Range<usize>, usize),
     x: [&[F32x16]; G],
-    to: [&mut [F32x16]; G],
+    to: [&mut [F32x16; N]; G],
 ) {
-    for i in (0..to[0].len()).step_by(R) {
-        let sums = dots_of_groups(v, m, stride, (row + i, col), x, [[v.splat(0.0); R]; G]);
+    for i in (0..rows.len()).step_by(R) {
+        let sums = dots_of_groups(v, m, stride, (rows.start + i, col), x, [[v.splat(0.0); R]; G]);
         for g in 0..G {
             for c in 0..R {
                 v.store(sums[g][c], &mut to[g][i + c].0);
