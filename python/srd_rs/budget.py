@@ -296,7 +296,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choi
         of_mix, *of_choices = run([_as_converted(plan, measured) for plan in plans], chunks, show)
     else:
         chunks = found.check
-        # One candidate for each row without coordinate descent takes a fifth of the time.
+        # One candidate without coordinate descent takes the solver a fifth of the time where the blocks of H are large.
         narrow = replace(options, srd=replace(options.srd, beam_width=1, descent_rounds=0))
         runs = list(zip(plans, matrices, strict=True))
         of_mix, *of_choices = written_divergences(runs, narrow, chunks, show)

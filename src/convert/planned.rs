@@ -56,8 +56,8 @@ impl PlannedTensor {
 
     /// Returns whether a tensor of another plan of the same model gets the same blocks from the second moments of its inputs.
     pub(super) fn is_quantized_as(&self, other: &Self) -> bool {
-        let is_made = |t: &Self| t.is_unchanged() || t.made.is_some() || t.moments.is_none();
-        self.ty == other.ty && self.moments == other.moments && !is_made(self) && !is_made(other)
+        let from_moments = |t: &Self| t.moments.is_some() && t.made.is_none() && !t.is_unchanged();
+        self.ty == other.ty && self.moments == other.moments && from_moments(self) && from_moments(other)
     }
 
     /// Returns the same tensor at the same place, without what is known of its inputs.

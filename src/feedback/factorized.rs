@@ -21,10 +21,9 @@ const MAX_SHRINKAGE: f32 = 0.3;
 /// The number of tokens per side of a block of H up to which the moments are shrunk by [`MAX_SHRINKAGE`].
 const TOKENS_PER_SIDE: f32 = 16.0;
 
-/// Number of rows that are multiplied by the inverse of H together.
+/// Number of rows that are multiplied by H or by its inverse together.
 const LANES: usize = 32;
-/// Number of rows that are multiplied by H together, and of rows of H that they are multiplied by at a time.
-const TOGETHER: usize = 32;
+/// Number of rows of H that a row is multiplied by at a time.
 const UNROLLED: usize = 4;
 
 /// Returns the share by which the moments of a block of side `block` are shrunk to their diagonal before the solver uses
@@ -151,7 +150,7 @@ impl FactorizedMoments {
     pub fn energies<'a>(&self, rows: impl IntoIterator<Item = &'a [f32]>) -> Vec<f64> {
         let rows: Vec<&[f32]> = rows.into_iter().collect();
         let (mut energies, mut products) = (vec![0.0; rows.len()], Vec::new());
-        for (rows, energies) in rows.chunks(TOGETHER).zip(energies.chunks_mut(TOGETHER)) {
+        for (rows, energies) in rows.chunks(LANES).zip(energies.chunks_mut(LANES)) {
             for &(start, len) in &self.blocks {
                 let h = &self.h[start * self.block..];
                 let rows: Vec<&[f32]> = rows.iter().map(|row| &row[start..start + len]).collect();

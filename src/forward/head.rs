@@ -38,7 +38,7 @@ impl Pass<'_> {
         if !model.family.lm_head {
             self.normalize(model.family.output_norm, &mut x)?;
             if let Seen::Divergences(to) = &mut self.seen {
-                extend(to, &x, model.width, cosine_distance);
+                append_distances(to, &x, model.width, cosine_distance);
             }
             if let Some(logits) = logits {
                 (logits.columns, logits.are_states) = (model.width, true);
@@ -57,7 +57,7 @@ impl Pass<'_> {
                 let rows: Vec<f32> = x.chunks_exact(own).flat_map(of_stream).collect();
                 let mut y = weights.apply(&output, &rows, model.width)?;
                 finish_logits(model, &mut y);
-                extend(to, &y, output.rows(), divergence);
+                append_distances(to, &y, output.rows(), divergence);
             }
         }
         let Some(logits) = logits else { return Ok(()) };
@@ -73,7 +73,7 @@ impl Pass<'_> {
 
 /// Appends to each list how far the rows of a stream are from those of the first stream. `rows` has the rows of `n` values of all streams,
 /// one stream after another.
-fn extend(lists: &mut [Vec<f64>], rows: &[f32], n: usize, distance: fn(&[f32], &[f32]) -> f64) {
+fn append_distances(lists: &mut [Vec<f64>], rows: &[f32], n: usize, distance: fn(&[f32], &[f32]) -> f64) {
     let own = rows.len() / (1 + lists.len());
     let (first, others) = rows.split_at(own);
     for (list, other) in lists.iter_mut().zip(others.chunks_exact(own)) {

@@ -451,13 +451,9 @@ impl<'a> Weights<'a> {
         let streams: Vec<Option<&Arc<Blocks>>> =
             std::iter::once(None).chain(others.iter().map(Option::as_ref)).collect();
         assert!((x.len() / matrix.cols).is_multiple_of(streams.len()), "streams of different lengths");
-        let is_same = |a: &Option<&Arc<Blocks>>, b: &Option<&Arc<Blocks>>| match (a, b) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (a, b) => a.is_none() && b.is_none(),
-        };
         let (of_x, of_y) = (x.len() / streams.len(), y.len() / streams.len());
         let (mut x, mut y) = (x, y);
-        for same in streams.chunk_by(is_same) {
+        for same in streams.chunk_by(|a, b| a.map(Arc::as_ptr) == b.map(Arc::as_ptr)) {
             let (these, rest) = x.split_at(same.len() * of_x);
             let (to, more) = y.split_at_mut(same.len() * of_y);
             self.multiply_by(matrix, same[0].map(|blocks| &**blocks), these, to)?;

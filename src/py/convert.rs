@@ -210,15 +210,12 @@ pub fn written_divergences(
         allow_nonfinite: options.allow_nonfinite,
         ..RunOptions::new(threads, max_memory)
     };
-    let runs: Vec<sensitivity::Run> = runs.iter().map(|(plan, names)| (&plan.get().inner, names)).collect();
-    let spill_folder = runs.first().map_or(Path::new("."), |(plan, _)| plan.folder());
+    let of_plans: Vec<sensitivity::Run> =
+        runs.iter().map(|(plan, names)| (&plan.get().inner, names)).collect();
+    let spill_folder = of_plans.first().map_or(Path::new("."), |(plan, _)| plan.folder());
     let pass = sensitivity::Pass { threads, max_memory, spill_folder, progress: &state };
-    let work = || sensitivity::written_divergences(&runs, &how, &tokens, &pass);
-    let cancel = || {
-        state.cancel();
-        runs.iter().for_each(|(plan, _)| plan.model.source.cancel());
-    };
-    watched(py, work, cancel, tick)
+    let work = || sensitivity::written_divergences(&of_plans, &how, &tokens, &pass);
+    watched(py, work, || runs.iter().for_each(|(plan, _)| plan.get().cancel(&state)), tick)
 }
 
 /// Chooses one of the `(bytes, cost)` of each item, so that the sum of the costs is least within `budget` bytes. Returns the
