@@ -268,8 +268,9 @@ class Plan:
         types: Sequence[str],
         small_blocks: Sequence[str],
         options: ConvertOptions,
+        tokens: Sequence[Sequence[int]],
         progress: Callable[[int, int, str], None] | None = None,
-    ) -> dict[str, tuple[tuple[Candidate, ...], float | None]]: ...
+    ) -> dict[str, tuple[tuple[Candidate, ...], float | None, float | None]]: ...
     def sensitivity(
         self,
         groups: Sequence[Mapping[str, tuple[str | None, float]]],

@@ -1,7 +1,8 @@
 """The types of the tensors within a budget of bytes.
 
 `ConvertOptions.target_size`, `target_bpw`, `like` and `fit` state a budget. The core measures the error of each matrix
-in each candidate type (`src/convert/measure.rs`), what the errors of a kind of matrix cost the answers of the model
+in each candidate type (`src/convert/measure.rs`), what the errors of a matrix cost the answers of the model
+(`src/convert/prices.rs`) or, where the derivatives of the model are not known, those of a kind of matrix
 (`src/convert/sensitivity.rs`), and solves the knapsack (`src/quant/budget.rs`). Then the model is run with the types of
 the choice and with those of a mix on text that was not used before, and the better one is written.
 """
@@ -47,15 +48,18 @@ COST_OF_ERROR: Final[tuple[tuple[str, float], ...]] = (
 )
 #: KLD that an error of the logits costs, by its mean square.
 COST_OF_LOGITS: Final = 0.2
-#: The model is run on so many tokens, one chunk, to find what the errors of each kind of matrix cost. With more tokens
-#: the costs differ no more than from text to text: by a tenth.
+#: The number of tokens of a chunk that the model is run on.
 TOKENS: Final = 128
+#: The derivatives of the model on so many chunks say what the errors of each matrix cost. Where they are not known, the
+#: first of the chunks says what those of each kind of matrix cost: with more tokens the costs of kinds differ no more
+#: than from text to text, by a tenth.
+PRICED: Final = 4
 #: A matrix whose error is so many times as large as is usual for its kind, or as small, has costs of its own: a few
 #: tokens with enormous activations make nearly all of its output or of its error, and say little of the other tokens.
 SPREAD: Final = 3.0
 #: The choice is compared with the mix on at most so many chunks of as many tokens from all parts of the text, because
 #: few tokens have most of a divergence.
-CHECKS: Final = 4
+CHECKS: Final = 8
 #: Logits that are kept at most: the tokens become fewer where the vocabulary is large. A run that quantizes by SRD
 #: keeps none.
 MAX_LOGITS: Final = 1 << 26
@@ -91,7 +95,19 @@ class Candidate(NamedTuple):
     rounding: float
 
 
-_Measured = Mapping[str, tuple[tuple[Candidate, ...], float | None]]
+class Measured(NamedTuple):
+    """What was measured of a tensor.
+
+    probe: the error of a rounding to Q4_0, None where rows are no whole blocks. price: the divergence that an error of
+    1 causes, None where the model was not run, and where its derivatives are not known.
+    """
+
+    candidates: tuple[Candidate, ...]
+    probe: float | None
+    price: float | None
+
+
+_Measured = Mapping[str, Measured]
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,7 @@ def _output_of(plan: _core.Plan) -> str:
 def table_costs(plan: _core.Plan, measured: _Measured) -> dict[str, float]:
     """What an error of 1 in each tensor costs by the table, where the model was not run."""
     output, costs = _output_of(plan), {}
-    for name, (candidates, _) in measured.items():
+    for name, (candidates, _, _) in measured.items():
         if name == output:
             costs[name] = COST_OF_LOGITS * candidates[0].energy
         else:
@@ -173,15 +189,15 @@ def texts(planner: Planner, plan: _core.Plan) -> Texts | None:
     try:
         plan.check_runnable()
         used = options.calibrate_tokens or calibration.default_size(plan, options).tokens
-        (costs, *check), held_out = calibration.other_tokens(
-            planner.source.path, metadata, text, used, (count,) * (1 + CHECKS)
+        chunks, held_out = calibration.other_tokens(
+            planner.source.path, metadata, text, used, (count,) * (PRICED + CHECKS)
         )
     except (ModelError, UsageError, FormatError) as error:
         log.warning(
             "what rounding costs this model is taken from a table, because it was not measured: %s", error
         )
         return None
-    return Texts([costs], check, min(CHECKS, most // count), held_out)
+    return Texts(chunks[:PRICED], chunks[PRICED:], min(CHECKS, most // count), held_out)
 
 
 def _run(
@@ -207,19 +223,23 @@ _Runner = Callable[[Sequence[_Group], list[list[int]], Show], list[float]]
 def measured_costs(
     run: _Runner, measured: _Measured, chunks: list[list[int]], show: Show
 ) -> dict[str, float]:
-    """What an error of 1 in each tensor costs: the KLD of the model with the tensors like it rounded, over the error of
-    this.
+    """What an error of 1 in each tensor costs: its price by the derivatives of the model. Where this is not known, it
+    is the KLD of the model with the tensors like it rounded, over the error of this.
 
     An unusually large error is mostly that of the few tokens with enormous activations, which feedback avoids. What is
     left then costs no less than usual.
     """
-    groups = alike({name: probe for name, (_, probe) in measured.items() if probe})
-    klds = run([dict.fromkeys(names, (None, 1.0)) for names in groups.values()], chunks, show)
+    costs = {name: price for name, (_, _, price) in measured.items() if price is not None}
+    groups = alike({name: probe for name, (_, probe, _) in measured.items() if probe and name not in costs})
+    klds = (
+        run([dict.fromkeys(names, (None, 1.0)) for names in groups.values()], chunks[:1], show)
+        if groups
+        else ()
+    )
     prices = {
-        group: kld / sum(measured[name][1] or 0.0 for name in names)
+        group: kld / sum(measured[name].probe or 0.0 for name in names)
         for (group, names), kld in zip(groups.items(), klds, strict=True)
     }
-    costs: dict[str, float] = {}
     for (kind, away), names in groups.items():
         price = prices[kind, away]
         costs |= dict.fromkeys(names, max(price, prices[kind, 0]) if away > 0 else price)
@@ -274,7 +294,7 @@ def choose(planner: Planner, made: _core.Calibration | None, show: Show) -> Choi
     found = texts(planner, base)
     # A mix has types that the user may not want.
     mix = None if found is None or options.types else _mix_within(planner, options, made, limit)
-    measured = _measured(planner, made, base, limit, mix, show)
+    measured = _measured(planner, made, base, limit, mix, () if found is None else found.costs, show)
     if not measured:
         what = "there is no matrix whose type can be chosen"
         fix = "Name types whose blocks fit the rows of the model"
@@ -324,12 +344,11 @@ def _with_another_output(
     if output not in measured or weights[output] < LARGE * base.n_weights:
         return []
     taken = next(c.type for c in solved.types if c.name == output)
-    candidates, probe = measured[output]
-    others = tuple(c for c in candidates if c.type != taken)
+    others = tuple(c for c in measured[output].candidates if c.type != taken)
     if not others:
         return []
     try:
-        return [solve({**measured, output: (others, probe)})]
+        return [solve({**measured, output: measured[output]._replace(candidates=others)})]
     except UsageError:
         return []
 
@@ -383,7 +402,7 @@ def _as_converted(plan: _core.Plan, measured: _Measured) -> _Group:
         if tensor.type in FLOAT_TYPES.union(tensor.source_types):
             continue
         share = 1.0
-        for candidate in measured.get(tensor.name, ((), None))[0]:
+        for candidate in measured[tensor.name].candidates if tensor.name in measured else ():
             if candidate.type == tensor.type and candidate.rounding > 0:
                 share = math.sqrt(candidate.error / candidate.rounding)
         group[tensor.name] = (tensor.type, share)
@@ -396,7 +415,7 @@ def _expected_ratio(
     """The cost of the choice over the cost of a mix by the measured errors, over the tensors where both are known."""
     of_mix, ours, theirs = {t.name: t.type for t in mix.tensors}, 0.0, 0.0
     for chosen in types:
-        for candidate in measured[chosen.name][0]:
+        for candidate in measured[chosen.name].candidates:
             if candidate.type == of_mix[chosen.name]:
                 ours += chosen.cost
                 theirs += costs[chosen.name] * candidate.error
@@ -409,6 +428,7 @@ def _measured(
     base: _core.Plan,
     limit: int,
     mix: _core.Plan | None,
+    chunks: Sequence[Sequence[int]],
     show: Show,
 ) -> _Measured:
     """The candidates of each tensor whose type can be chosen. The types of the mix are among them, because the run that
@@ -428,11 +448,13 @@ def _measured(
             show(Progress(done, total, name, "measure"))
 
     # A plan knows the second moments of the matrices that get a type with feedback: of all of them here.
-    measured = planner.plan(made, replace(options, quant="Q8_0")).measure(types, small, options, forward)
-    plain = {
-        name: (tuple(Candidate(c.type, c.bytes, c.error, c.energy, c.rounding) for c in candidates), probe)
-        for name, (candidates, probe) in measured.items()
-    }
+    plan = planner.plan(made, replace(options, quant="Q8_0"))
+
+    def plainly(candidates: Sequence[_core.Candidate]) -> tuple[Candidate, ...]:
+        return tuple(Candidate(c.type, c.bytes, c.error, c.energy, c.rounding) for c in candidates)
+
+    measured = plan.measure(types, small, options, chunks, forward)
+    plain = {name: Measured(plainly(found), probe, price) for name, (found, probe, price) in measured.items()}
     return plain if options.types else _with_whole(base, plain)
 
 
@@ -446,7 +468,7 @@ def _solve(
 ) -> _Solved:
     """The types that cost least within `limit` bytes."""
     options = planner.options
-    names, candidates = list(measured), {name: found for name, (found, _) in measured.items()}
+    names, candidates = list(measured), {name: of.candidates for name, of in measured.items()}
     items = [[(_padded(c.bytes), costs[name] * c.error) for c in candidates[name]] for name in names]
     fixed = base.total_bytes - sum(_padded(t.bytes) for t in base.tensors if t.name in measured)
     room = limit - fixed
@@ -512,13 +534,13 @@ def _with_whole(base: _core.Plan, measured: _Measured) -> _Measured:
     """The candidates and the type of the source, which has no error: it spends what would be left of a large budget."""
     tensors = {t.name: t for t in base.tensors}
     found = {}
-    for name, (candidates, probe) in measured.items():
+    for name, of in measured.items():
         types = set(tensors[name].source_types)
-        whole = candidates
+        found[name] = of
         if types <= {"BF16"} or types <= {"F16"}:
             size = 2 * tensors[name].n_weights
-            whole = (*candidates, Candidate(types.pop(), size, 0.0, candidates[0].energy, 0.0))
-        found[name] = (whole, probe)
+            whole = Candidate(types.pop(), size, 0.0, of.candidates[0].energy, 0.0)
+            found[name] = of._replace(candidates=(*of.candidates, whole))
     return found
 
 

@@ -6,6 +6,8 @@
 //! quantizes the sample as it will quantize the tensor. Where H is not known, the importances of the columns take its
 //! place, or the plain squared error.
 //!
+//! [`prices`](super::prices) finds what the errors cost the answers of the model.
+//!
 //! ```no_run
 //! use srd_rs::convert::measure::{Types, measure};
 //! use srd_rs::convert::options::{PlanOptions, RunOptions};
@@ -18,7 +20,8 @@
 //! let options = PlanOptions::new("out.gguf", Recipe::Q4_K_M);
 //! let plan = plan_gguf(&Gguf::open("model-BF16.gguf")?, &options)?;
 //! let types = Types { all: &[GgmlType::Q3_K, GgmlType::Q4_K, GgmlType::Q6_K], small_blocks: &[] };
-//! for tensor in measure(&plan, types, &options.overrides, &RunOptions::new(4, 512 << 20), &Progress::default())? {
+//! let how = RunOptions::new(4, 512 << 20);
+//! for tensor in measure(&plan, types, &options.overrides, &how, &[], &Progress::default())? {
 //!     println!("{}: {:?}", plan.tensors[tensor.index].bound.name, tensor.candidates);
 //! }
 //! # Ok::<(), srd_rs::Error>(())
@@ -42,6 +45,12 @@ use crate::work;
 /// Rows of a matrix that are sampled, spread evenly over the matrix: as many as the solver takes at a time. With 48 rows the
 /// measurement took three times as long.
 const SAMPLE_ROWS: u64 = 16;
+/// Rows that are sampled of the embeddings and of the output matrix. They differ more than those of other matrices.
+const TABLE_ROWS: u64 = 64;
+/// The matrices that have a row for each token of the vocabulary.
+const TABLES: [&str; 2] = ["token_embd.weight", "output.weight"];
+/// The errors of the sampled rows are kept in the type whose bits per weight are nearest to this number.
+const USUAL_BITS: f64 = 4.5;
 /// Rows that are sampled of each expert of a stack, at least.
 const EXPERT_ROWS: u64 = 4;
 /// Bytes of factors that are kept for other tensors with the same inputs.
@@ -75,6 +84,17 @@ pub struct Measured {
     pub candidates: Vec<Candidate>,
     /// The error when the tensor is rounded to [`PROBE`] by the search for scales; `None` if its rows are no whole blocks.
     pub probe: Option<f64>,
+    /// The errors of the weights of the sampled rows; `None` for a stack of experts.
+    pub sampled: Option<Sampled>,
+}
+
+/// The errors of the weights of sampled rows in one of the candidates.
+#[derive(Debug, Clone)]
+pub struct Sampled {
+    /// Energy of the error of the output as a share of the energy of the output.
+    pub error: f64,
+    /// What the rounding adds to the weights, row after row.
+    pub rows: Vec<f32>,
 }
 
 /// The types that are measured.
@@ -92,14 +112,15 @@ impl Types<'_> {
         let more = if row.is_multiple_of(QK_K as u64) { &[] } else { self.small_blocks };
         let fits = |ty: &GgmlType| row.is_multiple_of(ty.block_len() as u64);
         let mut types: Vec<_> = self.all.iter().chain(more).copied().filter(fits).collect();
-        types.sort();
+        types.sort_by(|a, b| a.bpw().total_cmp(&b.bpw()).then(a.cmp(b)));
         types.dedup();
         types
     }
 }
 
 /// Measures the matrices of a plan for which a mix may choose the type: all that may be quantized, and that the user names no
-/// type for. Tensors for which no candidate fits are left out.
+/// type for. Tensors for which no candidate fits are left out. `tokens` are those of a text: of matrices that have a row for each token
+/// of the vocabulary, the rows of tokens of the text are sampled. Without a text the rows of all tokens count alike.
 ///
 /// # Errors
 /// Whatever reading the weights or the moments fails with; [`Error::Interrupted`](crate::Error::Interrupted) after
@@ -109,6 +130,7 @@ pub fn measure(
     types: Types,
     overrides: &Overrides,
     options: &RunOptions,
+    tokens: &[u32],
     progress: &Progress,
 ) -> Result<Vec<Measured>> {
     let free = |t: &PlannedTensor| {
@@ -123,10 +145,8 @@ pub fn measure(
         progress.set_phase(&tensor.bound.name);
         let fitting = types.fitting(tensor.bound.row_len());
         if !fitting.is_empty() {
-            let sample = Sample { plan, tensor, factors: &factors, options };
-            let (mut candidates, probe) = sample.measure(&fitting, scratch)?;
-            candidates.sort_by_key(|c| (c.bytes, c.ty));
-            let measured = Measured { index: indices[number], candidates, probe };
+            let sample = Sample { plan, tensor, factors: &factors, options, tokens };
+            let measured = Measured { index: indices[number], ..sample.measure(&fitting, scratch)? };
             found.lock().unwrap_or_else(|p| p.into_inner()).push(measured);
         }
         progress.add(1);
@@ -143,6 +163,7 @@ struct Sample<'a> {
     tensor: &'a PlannedTensor,
     factors: &'a FactorCache,
     options: &'a RunOptions<'a>,
+    tokens: &'a [u32],
 }
 
 /// Sums over the sampled rows.
@@ -165,23 +186,26 @@ impl Sums {
 }
 
 impl Sample<'_> {
-    fn measure(&self, types: &[GgmlType], scratch: &mut Scratch) -> Result<(Vec<Candidate>, Option<f64>)> {
+    /// Measures types, the smallest first. The index of the result is still to be set.
+    fn measure(&self, types: &[GgmlType], scratch: &mut Scratch) -> Result<Measured> {
         let tensor = self.tensor;
         let rows = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
         let experts = (tensor.bound.n_weights() / tensor.bound.row_len() / rows).max(1);
-        let taken = (SAMPLE_ROWS / experts).max(EXPERT_ROWS).min(rows);
+        let numbers = self.numbers(rows, experts);
+        let taken = numbers.len();
         // As the conversion quantizes the tensor, and by the search for scales without importances.
         let mut sums = vec![[Sums::default(); 2]; types.len()];
         let mut probe = Sums::default();
+        let (usual, mut sampled) = (usual(types), None);
         let importance = match &self.plan.importance {
             Some(importance) => importance.of(&tensor.bound.name, &tensor.bound.ne)?,
             None => None,
         };
         let n = tensor.bound.row_len() as usize;
-        let mut weights = vec![0.0; taken as usize * n];
+        let mut weights = vec![0.0; taken * n];
         for expert in 0..experts {
-            for (i, row) in weights.chunks_exact_mut(n).enumerate() {
-                let at = expert * rows + (2 * i as u64 + 1) * rows / (2 * taken);
+            for (number, row) in numbers.iter().zip(weights.chunks_exact_mut(n)) {
+                let at = expert * rows + number;
                 tensor.bound.source.read(&self.plan.model.source, at * n as u64, row, scratch)?;
             }
             let h = importance.as_ref().and_then(|h| h.chunks_exact(n).nth(expert as usize));
@@ -190,27 +214,32 @@ impl Sample<'_> {
                 None => None,
             };
             let energy = moments.as_ref().map_or(0.0, |moments| moments.energy(&weights));
-            for (ty, [converted, rounded]) in types.iter().zip(&mut sums) {
+            for (i, (ty, [converted, rounded])) in types.iter().zip(&mut sums).enumerate() {
                 let limit = quant::max_abs(*ty);
                 let fits = |w: f32| if w.abs() <= limit { w } else { 0.0 };
                 let kept: Vec<f32> = weights.iter().map(|&w| fits(w)).collect();
-                let Some(moments) = &moments else {
-                    converted.add(by_search(*ty, &kept, n, h, h));
-                    rounded.add(by_search(*ty, &kept, n, None, h));
-                    continue;
+                let errors = match &moments {
+                    Some(moments) if feedback::supports(*ty) => self.with_feedback(*ty, &kept, moments),
+                    Some(moments) => by_search(*ty, &kept, Some(moments.importance())),
+                    None => by_search(*ty, &kept, h),
                 };
-                let energy = if kept == weights { energy } else { moments.energy(&kept) };
-                let error = match feedback::supports(*ty) {
-                    true => self.with_feedback(*ty, &kept, moments),
-                    false => by_rounding(*ty, &kept, moments, Some(moments.importance())),
+                let energy_of = |errors: &[f32]| match &moments {
+                    Some(moments) if kept == weights => Sums { error: moments.energy(errors), energy },
+                    Some(moments) => Sums { error: moments.energy(errors), energy: moments.energy(&kept) },
+                    None => weighed(errors, &kept, h),
                 };
-                converted.add(Sums { error, energy });
-                rounded.add(Sums { error: by_rounding(*ty, &kept, moments, None), energy });
+                converted.add(energy_of(&errors));
+                rounded.add(energy_of(&by_search(*ty, &kept, None)));
+                if i == usual && experts == 1 {
+                    sampled = Some(errors);
+                }
             }
             if n.is_multiple_of(PROBE.block_len()) {
                 probe.add(match &moments {
-                    Some(moments) => Sums { error: by_rounding(PROBE, &weights, moments, None), energy },
-                    None => by_search(PROBE, &weights, n, h, h),
+                    Some(moments) => {
+                        Sums { error: moments.energy(&by_search(PROBE, &weights, None)), energy }
+                    }
+                    None => weighed(&by_search(PROBE, &weights, h), &weights, h),
                 });
             }
         }
@@ -218,55 +247,69 @@ impl Sample<'_> {
             ty,
             bytes: ty.row_bytes(tensor.bound.n_weights()).expect("rows are whole blocks"),
             error: converted.share(),
-            energy: converted.energy / (experts * taken) as f64,
+            energy: converted.energy / (experts as usize * taken) as f64,
             rounding: rounded.share(),
         };
+        let mut candidates: Vec<_> = types.iter().zip(&sums).map(candidate).collect();
+        let sampled = sampled.map(|rows| Sampled { error: candidates[usual].error, rows });
+        candidates.sort_by_key(|c| (c.bytes, c.ty));
         let probe = (probe.energy > 0.0).then(|| probe.share());
-        Ok((types.iter().zip(&sums).map(candidate).collect(), probe))
+        Ok(Measured { index: 0, candidates, probe, sampled })
     }
 
-    /// Quantizes the sample as the conversion quantizes the tensor, but with one proposal for each row, and returns the error.
-    fn with_feedback(&self, ty: GgmlType, weights: &[f32], moments: &FactorizedMoments) -> f64 {
+    /// Returns the numbers of the rows of each matrix that are sampled.
+    fn numbers(&self, rows: u64, experts: u64) -> Vec<u64> {
+        let is_table = TABLES.contains(&self.tensor.bound.name.as_str());
+        let taken = if is_table { TABLE_ROWS } else { (SAMPLE_ROWS / experts).max(EXPERT_ROWS) }.min(rows);
+        let spread = |all: u64| (0..taken).map(move |i| (2 * i + 1) * all / (2 * taken));
+        if !is_table || self.tokens.is_empty() {
+            return spread(rows).collect();
+        }
+        let of_token = |at: u64| u64::from(self.tokens[at as usize]).min(rows - 1);
+        spread(self.tokens.len() as u64).map(of_token).collect()
+    }
+
+    /// Quantizes the sample as the conversion quantizes the tensor, but with one proposal for each row, and returns what this adds to
+    /// the weights.
+    fn with_feedback(&self, ty: GgmlType, weights: &[f32], moments: &FactorizedMoments) -> Vec<f32> {
         let options = SolverOptions { beam_width: 1, dither: Some(0.0), ..self.options.effort.feedback };
         let noise = Noise::new(self.options.effort.seed, "");
         let mut blocks = vec![0; ty.row_bytes(weights.len() as u64).expect("whole blocks") as usize];
         let rows = Rows { weights, noise: &noise, first: 0 };
-        feedback::quantize_rows(ty, rows, moments, &options, &mut blocks)
+        feedback::quantize_rows(ty, rows, moments, &options, &mut blocks);
+        errors_of(ty, &blocks, weights)
     }
 }
 
-/// Quantizes rows without feedback, by the search for scales under the importances `h`, and returns the error under the moments.
-fn by_rounding(ty: GgmlType, weights: &[f32], moments: &FactorizedMoments, h: Option<&[f32]>) -> f64 {
-    let mut back = searched(ty, weights, h);
-    back.iter_mut().zip(weights).for_each(|(v, w)| *v = w - *v);
-    moments.energy(&back)
+/// Returns the index of the type that is nearest to [`USUAL_BITS`].
+fn usual(types: &[GgmlType]) -> usize {
+    let away = |i: &usize| (types[*i].bpw() - USUAL_BITS).abs();
+    (0..types.len()).min_by(|a, b| away(a).total_cmp(&away(b))).unwrap_or(0)
 }
 
-/// Quantizes rows by the search for scales under the importances `h`, and returns what comes back.
-fn searched(ty: GgmlType, weights: &[f32], h: Option<&[f32]>) -> Vec<f32> {
+/// Quantizes rows without feedback, by the search for scales under the importances `h`, and returns what this adds to the weights.
+fn by_search(ty: GgmlType, weights: &[f32], h: Option<&[f32]>) -> Vec<f32> {
     let n = h.map_or(weights.len(), <[f32]>::len);
     let mut blocks = vec![0; ty.row_bytes(weights.len() as u64).expect("whole blocks") as usize];
-    let mut back = vec![0.0; weights.len()];
     let weighting = h.map(|h| Weighting::new(ty, h));
     quant::quantize_weighted(ty, weights, weighting.as_ref().and_then(|w| w.columns(0..n)), &mut blocks);
-    quant::dequantize(ty, &blocks, &mut back);
-    back
+    errors_of(ty, &blocks, weights)
 }
 
-/// Quantizes rows of `n` weights by the search for scales under the importances `searched_under`, and weighs the squared errors
-/// by the importances `h`.
-fn by_search(
-    ty: GgmlType,
-    weights: &[f32],
-    n: usize,
-    searched_under: Option<&[f32]>,
-    h: Option<&[f32]>,
-) -> Sums {
-    let back = searched(ty, weights, searched_under);
+/// Returns what blocks have more than the weights that they stand for.
+fn errors_of(ty: GgmlType, blocks: &[u8], weights: &[f32]) -> Vec<f32> {
+    let mut errors = vec![0.0; weights.len()];
+    quant::dequantize(ty, blocks, &mut errors);
+    errors.iter_mut().zip(weights).for_each(|(v, w)| *v -= w);
+    errors
+}
+
+/// Returns the energies of errors and of the weights of rows, with the importances `h` of the columns.
+fn weighed(errors: &[f32], weights: &[f32], h: Option<&[f32]>) -> Sums {
     let mut sums = Sums::default();
-    for (i, (&w, &v)) in weights.iter().zip(&back).enumerate() {
-        let (h, w, v) = (h.map_or(1.0, |h| f64::from(h[i % n])), f64::from(w), f64::from(v));
-        sums.error += h * (w - v) * (w - v);
+    for (i, (&w, &d)) in weights.iter().zip(errors).enumerate() {
+        let (h, w, d) = (h.map_or(1.0, |h| f64::from(h[i % h.len()])), f64::from(w), f64::from(d));
+        sums.error += h * d * d;
         sums.energy += h * w * w;
     }
     sums

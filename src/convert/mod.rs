@@ -7,7 +7,7 @@
 //! complete. [`journal`] keeps what is complete when a run is interrupted ([`written`]), and [`shared`] lets several machines write one
 //! output. [`calibrated`] quantizes while the calibration is made. [`extract`] plans files
 //! from a container, [`resign`] signs a container with another key, and [`digest`] hashes the source. [`measure`] finds what other types
-//! would cost each tensor, and [`sensitivity`] what the errors of a kind of matrix cost the answers.
+//! would cost each tensor, and [`prices`] and [`sensitivity`] what the errors of a tensor or of a kind of tensor cost the answers.
 //!
 //! ```no_run
 //! use srd_rs::convert::options::{PlanOptions, RunOptions};
@@ -42,6 +42,7 @@ mod outputs;
 pub mod parts;
 pub mod plan;
 pub mod planned;
+pub mod prices;
 pub mod report;
 pub mod resign;
 pub mod run;

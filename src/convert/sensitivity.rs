@@ -46,6 +46,20 @@ pub struct Pass<'a> {
     pub progress: &'a Progress,
 }
 
+impl<'a> Pass<'a> {
+    /// Returns the options of a forward pass.
+    pub(super) fn forward(&self, logits: bool) -> RunOptions<'a> {
+        RunOptions {
+            logits,
+            threads: self.threads,
+            max_memory: self.max_memory,
+            spill_folder: self.spill_folder,
+            progress: self.progress,
+            token_weights: None,
+        }
+    }
+}
+
 /// How the tensors of a group are rounded, by their names.
 pub type Group = HashMap<String, Rounding>;
 
@@ -62,7 +76,7 @@ pub fn divergences(
     tokens: &[Vec<u32>],
     pass: &Pass,
 ) -> Result<Vec<f64>> {
-    let options = forward_options(pass, true);
+    let options = pass.forward(true);
     let named: Vec<_> = groups.iter().map(|group| |name: &str| group.get(name).copied()).collect();
     let variants: Vec<Rounded> =
         std::iter::once(&AS_IS as Rounded).chain(named.iter().map(|f| f as Rounded)).collect();
@@ -79,17 +93,6 @@ pub fn divergences(
 
 /// The rounding of a model that stays as it is.
 const AS_IS: fn(&str) -> Option<Rounding> = |_| None;
-
-fn forward_options<'a>(pass: &Pass<'a>, logits: bool) -> RunOptions<'a> {
-    RunOptions {
-        logits,
-        threads: pass.threads,
-        max_memory: pass.max_memory,
-        spill_folder: pass.spill_folder,
-        progress: pass.progress,
-        token_weights: None,
-    }
-}
 
 /// A plan, and the names of the matrices that the model has as the plan will write them.
 pub type Run<'a> = (&'a Plan, &'a HashSet<String>);
@@ -136,7 +139,7 @@ pub fn written_divergences(
         }
         Ok(of_streams)
     };
-    let options = forward_options(pass, false);
+    let options = pass.forward(false);
     let embeddings: Vec<_> = runs.iter().map(|(plan, _)| asymmetric::embedding_type(plan)).collect();
     forward::run_replaced(&first.model, tokens, &replaced, &options, &embeddings)
 }

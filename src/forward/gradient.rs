@@ -6,7 +6,6 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result};
-use crate::forward::NoObserver;
 use crate::forward::activation;
 use crate::forward::arch::Order;
 use crate::forward::attention::softmax;
@@ -21,8 +20,9 @@ use crate::forward::pass::{Pass, RunOptions, on_pass, tokens_of};
 use crate::forward::spill::SpillBuffer;
 use crate::forward::streams::Seen;
 use crate::forward::token_weights::Gradients;
-use crate::forward::vectors::PIECE;
-use crate::forward::weights::Weights;
+use crate::forward::vectors::{PIECE, scale};
+use crate::forward::weights::{Linear, Weights};
+use crate::forward::{NoObserver, Observer};
 use crate::model::bound::BoundModel;
 use crate::noise::Noise;
 use crate::progress::Progress;
@@ -50,6 +50,41 @@ pub fn gradients(
     seed: u64,
     options: &RunOptions,
 ) -> Result<Gradients> {
+    let mut found = Gradients::new(tokens_of(tokens));
+    there_and_back(source, tokens, (first, longest), seed, &mut NoObserver, &mut found, options)?;
+    Ok(found)
+}
+
+/// Receives the derivatives of minus the log-likelihood of the drawn tokens on the way back, rows for tokens that follow on each other. The
+/// first of them is number `first` of the tokens of the run.
+pub(super) trait GradientObserver: Send {
+    /// Receives the derivatives by the outputs of matrices of a layer that share their input. The parts of one tensor add up.
+    fn of_outputs(&mut self, parts: &[(&Linear, &[f32])], first: usize);
+
+    /// Receives the derivatives by the outputs of the output matrix.
+    fn of_logits(&mut self, output: &Linear, gradients: &[f32], first: usize) {
+        let _ = (output, gradients, first);
+    }
+
+    /// Receives the derivatives by the embeddings of tokens, unless a norm stands behind the embeddings.
+    fn of_embeddings(&mut self, tokens: &[u32], gradients: &[f32]) {
+        let _ = (tokens, gradients);
+    }
+}
+
+/// Runs the model there, which shows `observer` the inputs of every matrix, and back, which shows `to` the derivatives.
+///
+/// # Errors
+/// As [`gradients`].
+pub(super) fn there_and_back(
+    source: &BoundModel,
+    tokens: &[Vec<u32>],
+    (first, longest): (usize, usize),
+    seed: u64,
+    observer: &mut dyn Observer,
+    to: &mut dyn GradientObserver,
+    options: &RunOptions,
+) -> Result<()> {
     if !has_gradient(source)? {
         let what = "has parts whose derivatives are not known, so its tokens cannot be weighed";
         return Err(Error::model(Place::file(source.path()), what, "Leave out --weigh-tokens"));
@@ -60,10 +95,8 @@ pub fn gradients(
         return Err(Error::usage(what, "Ask for shorter chunks (--ctx)"));
     }
     let weights = Weights::new(source, options.progress, options.max_memory / 8);
-    let mut observer = NoObserver;
-    let seen = Seen::By(&mut observer);
-    on_pass(source, tokens, seen, options, weights, longest, |mut pass| {
-        pass.there_and_back(source, tokens, (first, seed), options)
+    on_pass(source, tokens, Seen::By(observer), options, weights, longest, |mut pass| {
+        pass.there_and_back(source, tokens, (first, seed), to, options)
     })
 }
 
@@ -104,8 +137,9 @@ impl Pass<'_> {
         source: &BoundModel,
         tokens: &[Vec<u32>],
         (first, seed): (usize, u64),
+        to: &mut dyn GradientObserver,
         options: &RunOptions,
-    ) -> Result<Gradients> {
+    ) -> Result<()> {
         let (model, steps) = (self.model, options.progress);
         let (n, width) = (tokens_of(tokens), model.width);
         // On the way back a token needs the values of the layer and their derivatives.
@@ -132,7 +166,8 @@ impl Pass<'_> {
         }
         let noise = Noise::new(seed, "drawn tokens");
         for group in &groups {
-            let gradient = self.head_gradient(&self.rows_of(group, &x)?, first + group.first, &noise)?;
+            let rows = self.rows_of(group, &x)?;
+            let gradient = self.head_gradient(&rows, (first, group.first), &noise, to)?;
             x.save(group.first * width, &gradient)?;
             steps.add(1);
         }
@@ -140,28 +175,42 @@ impl Pass<'_> {
             let Layer { n_head_kv, head_dim, head_dim_v, .. } = model.layers[*of];
             Ok((*of, [buffer(n * n_head_kv * head_dim)?, buffer(n * n_head_kv * head_dim_v)?]))
         });
-        let mut to = Collected { gradients: Gradients::new(n), of_keys: of_keys.collect::<Result<_>>()? };
+        let mut collected = Collected { gradients: to, of_keys: of_keys.collect::<Result<_>>()? };
         for layer in model.layers.iter().rev() {
             for group in &groups {
                 let mut input = self.weights.buffers.take(group.tokens.len() * width);
                 inputs.load((layer.index * n + group.first) * width, &mut input)?;
                 let mut gradient = self.rows_of(group, &x)?;
-                self.layer_gradient(layer, group, &input, &mut gradient, &mut to)?;
+                self.layer_gradient(layer, group, &input, &mut gradient, &mut collected)?;
                 x.save(group.first * width, &gradient)?;
                 steps.add(1);
             }
         }
-        Ok(to.gradients)
+        let is_normed = self.weights.has("token_embd_norm.weight");
+        for group in groups.iter().filter(|_| !is_normed) {
+            let mut gradient = self.rows_of(group, &x)?;
+            scale(&mut gradient, model.embedding_scale);
+            collected.gradients.of_embeddings(&group.tokens, &gradient);
+        }
+        Ok(())
     }
 
     /// Returns the derivatives, by the outputs `x` of the last layer, of minus the log-likelihood of tokens that are drawn here.
-    /// `first` is the number of the first token among all tokens.
-    fn head_gradient(&self, x: &[f32], first: usize, noise: &Noise) -> Result<Buffer> {
+    /// The first token is number `first` of those of the run, whose first token is number `start` of all tokens. `to` receives the
+    /// derivatives by the outputs of the output matrix.
+    fn head_gradient(
+        &mut self,
+        x: &[f32],
+        (start, first): (usize, usize),
+        noise: &Noise,
+        to: &mut dyn GradientObserver,
+    ) -> Result<Buffer> {
         let (model, weights, width) = (self.model, self.weights, self.model.width);
         let norm = self.find_output_norm()?;
         let output = self.output_matrix()?;
         let mut normalized = weights.buffers.copy(x);
         norm.iter().for_each(|norm| norm.apply(&mut normalized, width));
+        self.observe(&[&output], None, width, &normalized)?;
         let mut gradient = self.zeros(x.len());
         let tokens = (LOGITS / output.rows()).max(1);
         let pieces = normalized.chunks(tokens * width).zip(gradient.chunks_mut(tokens * width));
@@ -169,10 +218,11 @@ impl Pass<'_> {
             let mut y = weights.apply(&output, x, width)?;
             finish_logits(model, &mut y);
             y.par_chunks_mut(output.rows()).enumerate().for_each(|(i, y)| {
-                let word = noise.word((first + piece * tokens + i) as u64);
+                let word = noise.word((start + first + piece * tokens + i) as u64);
                 against_a_drawn_token(y, model.logit_cap, word);
                 y.iter_mut().for_each(|y| *y *= model.logit_scale);
             });
+            to.of_logits(&output, &y, first + piece * tokens);
             weights.add_transposed(&output.matrix, &y, gradient)?;
         }
         norm.iter().for_each(|norm| norm.gradient(x, &mut gradient, width));

@@ -10,19 +10,19 @@ use crate::forward::attention_gradient::{self, attention_gradient};
 use crate::forward::buffers::Buffer;
 use crate::forward::embed::PerLayer;
 use crate::forward::ffn::Dense;
+use crate::forward::gradient::GradientObserver;
 use crate::forward::groups::Group;
 use crate::forward::model::Layer;
 use crate::forward::pass::Pass;
 use crate::forward::projections::Projections;
 use crate::forward::spill::SpillBuffer;
-use crate::forward::token_weights::Gradients;
 use crate::forward::vectors::{add, scale};
 use crate::forward::weights::Linear;
 
 /// What the way back collects from layer to layer.
-pub(super) struct Collected {
+pub(super) struct Collected<'a> {
     /// The derivatives by the outputs of the matrices.
-    pub gradients: Gradients,
+    pub gradients: &'a mut dyn GradientObserver,
     /// The derivatives by keys and values that later layers have used, by the layer that computes the keys and values.
     pub of_keys: BTreeMap<usize, [SpillBuffer; 2]>,
 }
@@ -148,7 +148,7 @@ impl Pass<'_> {
     ) -> Result<Buffer> {
         let weights = self.weights;
         scale(gradient, self.model.value_scale);
-        to.gradients.add(&[(&of.output, gradient)], group.first);
+        to.gradients.of_outputs(&[(&of.output, gradient)], group.first);
         let mut of_sums = self.zeros(group.tokens.len() * layer.n_head * layer.head_dim_v);
         weights.add_transposed(&of.output.matrix, gradient, &mut of_sums)?;
         let [mut q, mut k, mut v] = finished.each_ref().map(|x| weights.buffers.take(x.len()));
@@ -184,7 +184,7 @@ impl Pass<'_> {
                 }
             }
         }
-        to.gradients.add(&parts, group.first);
+        to.gradients.of_outputs(&parts, group.first);
         self.input_gradient(&parts, group)
     }
 
@@ -246,7 +246,7 @@ impl Pass<'_> {
         gradient: &[f32],
         to: &mut Collected,
     ) -> Result<Buffer> {
-        to.gradients.add(&[(&of.down, gradient)], group.first);
+        to.gradients.of_outputs(&[(&of.down, gradient)], group.first);
         let mut of_hidden = self.zeros(up.len());
         self.weights.add_transposed(&of.down.matrix, gradient, &mut of_hidden)?;
         match &mut gate {
@@ -255,7 +255,7 @@ impl Pass<'_> {
         }
         let gate = of.gate.as_ref().zip(gate.as_deref());
         let parts: Vec<(&Linear, &[f32])> = gate.into_iter().chain([(&of.up, &*up)]).collect();
-        to.gradients.add(&parts, group.first);
+        to.gradients.of_outputs(&parts, group.first);
         self.input_gradient(&parts, group)
     }
 
@@ -279,11 +279,11 @@ impl Pass<'_> {
         let mut of_outputs = weights.buffers.copy(gradient);
         let norm = self.find_layer_norm(layer, PerLayer::NORM)?;
         norm.iter().for_each(|norm| norm.gradient(&outputs, &mut of_outputs, width));
-        to.gradients.add(&[(&of.projection, &of_outputs)], group.first);
+        to.gradients.of_outputs(&[(&of.projection, &of_outputs)], group.first);
         let mut of_hidden = self.zeros(hidden.len());
         weights.add_transposed(&of.projection.matrix, &of_outputs, &mut of_hidden)?;
         activation::gated_gradient(Activation::Gelu, &mut gate, &mut input, &of_hidden);
-        to.gradients.add(&[(&of.gate, &gate)], group.first);
+        to.gradients.of_outputs(&[(&of.gate, &gate)], group.first);
         add(gradient, &self.input_gradient(&[(&of.gate, &gate)], group)?, 1.0);
         Ok(())
     }

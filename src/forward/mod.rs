@@ -36,6 +36,7 @@ mod convolution;
 mod delta_net;
 pub mod divergence;
 mod embed;
+mod error_costs;
 mod ffn;
 mod gradient;
 mod groups;
@@ -70,6 +71,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 
 pub use channels::with_scaled_channels;
+pub use error_costs::{ErrorRows, error_costs};
 pub use gradient::{MAX_CHUNK, gradients, has_gradient};
 pub use pass::{
     Logits, RunOptions, Step, check, has_two_streams, run, run_replaced, run_rounded, run_step,

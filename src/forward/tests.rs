@@ -18,6 +18,8 @@ struct Toy {
     keys: BTreeMap<String, Value>,
     /// Shapes in GGUF's order: the length of a row first.
     tensors: BTreeMap<String, Vec<u64>>,
+    /// The tensor whose weights have errors.
+    wrong: Option<String>,
 }
 
 const WIDTH: u64 = 16;
@@ -25,7 +27,7 @@ const WIDTH: u64 = 16;
 impl Toy {
     /// Two layers with 4 query heads of 4 values, 2 KV heads, a gated feed-forward network and 11 tokens.
     fn new(arch: &'static str) -> Self {
-        let mut toy = Self { arch, keys: BTreeMap::new(), tensors: BTreeMap::new() };
+        let mut toy = Self { arch, keys: BTreeMap::new(), tensors: BTreeMap::new(), wrong: None };
         let counts = [
             ("embedding_length", WIDTH as u32),
             ("block_count", 2),
@@ -97,8 +99,8 @@ impl Toy {
         let data = encoded.tensor_offsets.iter().zip(&encoded.tensor_bytes);
         for (seed, (&offset, &len)) in data.enumerate() {
             for (i, value) in bytes[offset as usize..][..len as usize].chunks_exact_mut(4).enumerate() {
-                let hash = ((i + 7919 * seed) as u32).wrapping_mul(0x9E37_79B9) >> 8;
-                value.copy_from_slice(&(hash as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
+                let error = if self.wrong.as_deref() == Some(headers[seed].name) { error(i) } else { 0.0 };
+                value.copy_from_slice(&(random(i + 7919 * seed) + error).to_le_bytes());
             }
         }
         let path = folder.join("toy.gguf");
@@ -133,6 +135,16 @@ impl Toy {
             Ok(_) => panic!("accepted, where an error with '{message}' is expected"),
         }
     }
+}
+
+/// Returns a number from -1 to 1.
+fn random(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(0x9E37_79B9) >> 8) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// Returns the error of a weight of a wrong tensor.
+fn error(i: usize) -> f32 {
+    random(1_000_003 * (i + 1)) / 64.0
 }
 
 fn options_of<'a>(max_memory: u64, spill_folder: &'a Path, progress: &'a Progress) -> RunOptions<'a> {
@@ -717,7 +729,8 @@ fn the_way_back_through_the_layers_has_the_quotients_of_differences() {
                 let mut found = by.clone();
                 let of_keys = [layers[0].head_dim, layers[0].head_dim_v]
                     .map(|n| SpillBuffer::zeros(7 * layers[0].n_head_kv * n, None).unwrap());
-                let mut to = Collected { gradients: Gradients::new(7), of_keys: [(0, of_keys)].into() };
+                let mut gradients = Gradients::new(7);
+                let mut to = Collected { gradients: &mut gradients, of_keys: [(0, of_keys)].into() };
                 for (layer, x) in layers[first..].iter().zip(&inputs).rev() {
                     pass.layer_gradient(layer, group, x, &mut found, &mut to)?;
                 }
@@ -794,4 +807,46 @@ fn tokens_of_experts_and_of_long_chunks_are_not_weighed() {
     assert!(error.to_string().contains("--weigh-tokens"), "{error}");
     let error = weights(&Toy::new("llama"), 5000).expect_err("the chunk is too long");
     assert!(error.to_string().contains("--ctx"), "{error}");
+}
+
+#[test]
+fn errors_cost_about_what_the_derivatives_say() {
+    let tokens: Vec<Vec<u32>> =
+        (0..300).map(|i| (0..5).map(|t| (random(31 * i + t).abs() * 10.9) as u32).collect()).collect();
+    for mut toy in with_gradients() {
+        let folder = tempfile::tempdir().unwrap();
+        let progress = Progress::default();
+        let options = options_of(1 << 30, folder.path(), &progress);
+        let written =
+            |toy: &Toy| BoundModel::from_gguf(&Gguf::open(toy.write(folder.path())).unwrap()).unwrap();
+        let logits = |model: &BoundModel| {
+            let options = RunOptions { logits: true, ..options };
+            run(model, &tokens, &mut NoObserver, &options).unwrap().unwrap()
+        };
+        let model = written(&toy);
+        let is_matrix = |name: &str, ne: &[u64]| ne.len() == 2 && !name.starts_with("per_layer");
+        let matrices = toy.tensors.iter().filter(|(name, ne)| is_matrix(name, ne));
+        let errors_of = |ne: &[u64]| (0..ne.iter().product::<u64>() as usize).map(error).collect();
+        let errors: ErrorRows = matrices.map(|(name, ne)| (name.clone(), errors_of(ne))).collect();
+        let costs = error_costs(&model, &tokens, &errors, &options).unwrap();
+        // Two layers of one model do not use the keys and values that they have.
+        let unused = if toy.arch == "gemma4" { 4 } else { 0 };
+        assert_eq!(costs.len() + unused, errors.len(), "{}", toy.arch);
+        for (threads, max_memory) in [(2, 1 << 30), (1, 1 << 10)] {
+            let options = RunOptions { threads, max_memory, ..options };
+            assert_eq!(costs, error_costs(&model, &tokens, &errors, &options).unwrap(), "{}", toy.arch);
+        }
+        let base = logits(&model);
+        let mut logarithms = Vec::new();
+        for (name, cost) in &costs {
+            toy.wrong = Some(name.clone());
+            let kld = base.mean_divergence(&logits(&written(&toy)));
+            let ratio = cost / kld;
+            assert!((0.03..30.0).contains(&ratio), "{} {name}: {cost} {kld}", toy.arch);
+            logarithms.push(ratio.ln());
+        }
+        // The errors of few rows are not independent, but those of all matrices together nearly are.
+        let mean = logarithms.iter().sum::<f64>() / logarithms.len() as f64;
+        assert!(mean.abs() < 0.5, "{}: {mean}", toy.arch);
+    }
 }

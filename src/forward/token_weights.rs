@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use crate::forward::gradient::GradientObserver;
 use crate::forward::weights::Linear;
 
 /// The squared lengths of the gradients of the outputs of matrices, for each token of a run of tokens.
@@ -69,20 +70,9 @@ impl Gradients {
         Some(Self { tokens, of: of.collect() })
     }
 
-    /// Adds gradients of the outputs of matrices that share their input, for the tokens from `first` on. The parts of one tensor add up.
-    pub(super) fn add(&mut self, parts: &[(&Linear, &[f32])], first: usize) {
-        let Some((start, _)) = parts.first() else { return };
-        let matrices = self.of.entry(start.name.clone()).or_default();
-        for (linear, gradients) in parts {
-            let at = matrices.iter().position(|(name, _)| *name == linear.name).unwrap_or_else(|| {
-                matrices.push((linear.name.clone(), vec![0.0; self.tokens]));
-                matrices.len() - 1
-            });
-            let rows = gradients.chunks_exact(linear.rows());
-            for (square, row) in matrices[at].1[first..].iter_mut().zip(rows) {
-                *square += row.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>() as f32;
-            }
-        }
+    /// Returns the squares of each matrix by its name.
+    pub(super) fn by_name(&self) -> impl Iterator<Item = (&str, &[f32])> {
+        self.of.values().flatten().map(|(name, squares)| (name.as_str(), squares.as_slice()))
     }
 
     /// Returns the weights of a run of the tokens. Their mean over all tokens is 1.
@@ -103,6 +93,23 @@ impl Gradients {
             (first.clone(), weights)
         });
         TokenWeights { factors: factors.collect() }
+    }
+}
+
+impl GradientObserver for Gradients {
+    fn of_outputs(&mut self, parts: &[(&Linear, &[f32])], first: usize) {
+        let Some((start, _)) = parts.first() else { return };
+        let matrices = self.of.entry(start.name.clone()).or_default();
+        for (linear, gradients) in parts {
+            let at = matrices.iter().position(|(name, _)| *name == linear.name).unwrap_or_else(|| {
+                matrices.push((linear.name.clone(), vec![0.0; self.tokens]));
+                matrices.len() - 1
+            });
+            let rows = gradients.chunks_exact(linear.rows());
+            for (square, row) in matrices[at].1[first..].iter_mut().zip(rows) {
+                *square += row.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>() as f32;
+            }
+        }
     }
 }
 
@@ -133,8 +140,11 @@ mod tests {
         let (q, k) = (linear("q"), linear("k"));
         let mut of = Gradients::new(3);
         // The lengths of q are 5, 0 and 10; those of k are all 2. The parts of one tensor add up.
-        of.add(&[(&q, &[3.0, 0.0, 0.0, 0.0]), (&q, &[4.0, 0.0, 0.0, 0.0]), (&k, &[0.0, 2.0, 2.0, 0.0])], 0);
-        of.add(&[(&q, &[6.0, 8.0]), (&k, &[0.0, 2.0])], 2);
+        of.of_outputs(
+            &[(&q, &[3.0, 0.0, 0.0, 0.0]), (&q, &[4.0, 0.0, 0.0, 0.0]), (&k, &[0.0, 2.0, 2.0, 0.0])],
+            0,
+        );
+        of.of_outputs(&[(&q, &[6.0, 8.0]), (&k, &[0.0, 2.0])], 2);
         let found = of.weights(0..3);
         let weights: Vec<f32> = found.factors("q").unwrap().iter().map(|f| f * f).collect();
         let expected = [(1.0 + 1.0) / 2.0, (0.0 + 1.0) / 2.0, (2.0 + 1.0) / 2.0];
@@ -150,9 +160,9 @@ mod tests {
             |name: &str| Linear { name: name.to_string(), matrix: Matrix::test_of(1, 4), bias: Vec::new() };
         let (q, k, v) = (linear("q"), linear("k"), linear("v"));
         let (mut all, mut first, mut next) = (Gradients::new(3), Gradients::new(1), Gradients::new(2));
-        all.add(&[(&q, &[1.0, 2.0, 3.0]), (&k, &[4.0, 5.0, 6.0])], 0);
-        first.add(&[(&q, &[1.0]), (&k, &[4.0])], 0);
-        next.add(&[(&q, &[2.0, 3.0]), (&k, &[5.0, 6.0])], 0);
+        all.of_outputs(&[(&q, &[1.0, 2.0, 3.0]), (&k, &[4.0, 5.0, 6.0])], 0);
+        first.of_outputs(&[(&q, &[1.0]), (&k, &[4.0])], 0);
+        next.of_outputs(&[(&q, &[2.0, 3.0]), (&k, &[5.0, 6.0])], 0);
         let squares = next.squares().into_iter().map(<[f32]>::to_vec).collect();
         let read = Gradients::of(next.names(), squares).unwrap();
         assert!(Gradients::of(next.names(), vec![vec![1.0]]).is_none());
@@ -161,7 +171,7 @@ mod tests {
         assert!(joined.append(first) && joined.append(read));
         assert_eq!((joined.tokens(), &joined), (3, &all));
         let mut other = Gradients::new(1);
-        other.add(&[(&v, &[1.0])], 0);
+        other.of_outputs(&[(&v, &[1.0])], 0);
         assert!(!joined.append(other));
     }
 
@@ -170,7 +180,7 @@ mod tests {
         let linear = Linear { name: "q".to_string(), matrix: Matrix::test_of(1, 4), bias: Vec::new() };
         for gradients in [[0.0, 0.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
             let mut of = Gradients::new(2);
-            of.add(&[(&linear, &gradients)], 0);
+            of.of_outputs(&[(&linear, &gradients)], 0);
             assert_eq!(of.weights(0..2).factors("q"), Some(&[1.0, 1.0][..]), "{gradients:?}");
         }
     }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::convert::options::{Calibrated, PlanOptions, Provenance, Resume, RunOptions};
-use crate::convert::{asymmetric, digest, journal, measure, plan, planned, run, sensitivity, shared};
+use crate::convert::{asymmetric, digest, journal, measure, plan, planned, prices, run, sensitivity, shared};
 use crate::error::{Error, Place, Result};
 use crate::formats::calibration::Calibration;
 use crate::formats::gguf::values::KeyValues;
@@ -504,15 +504,17 @@ impl Plan {
     }
 
     /// Measures the candidate `types` of each matrix whose type a mix chooses: name of the tensor -> the types that fit, the
-    /// smallest first, and the error of the probe of `sensitivity`. `small_blocks` are more types for matrices whose rows are no whole super-blocks.
-    /// `progress(done, total, tensor)` counts tensors.
-    #[pyo3(signature = (types, small_blocks, options, progress=None))]
+    /// smallest first, the error of the probe of `sensitivity`, and the divergence on chunks of tokens that an error of 1 causes; None
+    /// where this is not known. `small_blocks` are more types for matrices whose rows are no whole super-blocks.
+    /// `progress(done, total, tensor)` counts tensors, and then the layers of a run on the tokens.
+    #[pyo3(signature = (types, small_blocks, options, tokens, progress=None))]
     fn measure<'py>(
         &self,
         py: Python<'py>,
         types: Vec<String>,
         small_blocks: Vec<String>,
         options: ConvertOptions,
+        tokens: Vec<Vec<u32>>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let parse = |names: &[String]| -> PyResult<Vec<_>> {
@@ -528,9 +530,22 @@ impl Plan {
             Some(f) => f.call1(py, (state.done(), state.total(), state.phase())).map(drop),
             None => Ok(()),
         };
-        let work = || measure::measure(&self.inner, types, &overrides, &how, &state);
+        let (spill_folder, progress) = (self.inner.folder(), &state);
+        let pass = sensitivity::Pass {
+            threads: options.threads(),
+            max_memory: options.max_memory,
+            spill_folder,
+            progress,
+        };
+        let work = || {
+            let text = tokens.concat();
+            let mut measured = measure::measure(&self.inner, types, &overrides, &how, &text, progress)?;
+            let prices = prices::prices(&self.inner, &mut measured, &tokens, &pass)?;
+            Ok((measured, prices))
+        };
         let found = PyDict::new(py);
-        for measured in watched(py, work, || self.cancel(&state), tick)? {
+        let (measured, prices) = watched(py, work, || self.cancel(&state), tick)?;
+        for measured in measured {
             let candidates = measured.candidates.iter().map(|c| Candidate {
                 r#type: c.ty.name().into(),
                 bytes: c.bytes,
@@ -539,7 +554,8 @@ impl Plan {
                 rounding: c.rounding,
             });
             let name = &self.inner.tensors[measured.index].bound.name;
-            found.set_item(name, (PyTuple::new(py, candidates.collect::<Vec<_>>())?, measured.probe))?;
+            let candidates = PyTuple::new(py, candidates.collect::<Vec<_>>())?;
+            found.set_item(name, (candidates, measured.probe, prices.get(name)))?;
         }
         Ok(found)
     }
