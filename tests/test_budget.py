@@ -185,6 +185,16 @@ def test_the_mix_is_written_where_it_is_better(tmp_path: Path, monkeypatch: pyte
     assert report.plan.chosen == ()
 
 
+def without_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make no derivatives known, as for experts and recurrences."""
+    measure = budget._measured
+    monkeypatch.setattr(
+        budget,
+        "_measured",
+        lambda *args: {name: of._replace(price=None) for name, of in measure(*args).items()},
+    )
+
+
 @pytest.mark.parametrize(
     ("klds", "best"),
     [([3.0, 2.0, 1.0], 2), ([3.0, 1.0, 2.0], 1), ([1.0, 3.0, 2.0], 0)],
@@ -201,6 +211,7 @@ def test_two_types_of_a_large_output_matrix_are_compared(
         return klds
 
     monkeypatch.setattr(budget, "written_divergences", watched)
+    without_derivatives(monkeypatch)
     options = {"effort": "srd", "calibrate_tokens": 256, "calibrate_block": 256}
     report = srd_rs.convert(fixtures / "gemma3", tmp_path / "out.gguf", met=False, like="Q4_K_M", **options)
     types = [{t.name: t.type for t in plan.tensors} for plan in compared]
@@ -210,6 +221,21 @@ def test_two_types_of_a_large_output_matrix_are_compared(
     assert {t.name: t.type for t in report.plan.tensors} == types[best]
     check = report.plan.check
     assert check and (check.mix_kld, check.choice_kld) == (klds[0], min(klds[1:]))
+
+
+def test_one_choice_is_compared_where_derivatives_price_the_output_matrix(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+
+    def watched(runs: Any, *_: Any) -> list[float]:
+        compared.append(len(runs))
+        return [2.0, 1.0]
+
+    monkeypatch.setattr(budget, "written_divergences", watched)
+    options = {"effort": "srd", "calibrate_tokens": 256, "calibrate_block": 256}
+    report = srd_rs.convert(fixtures / "gemma3", tmp_path / "out.gguf", met=False, like="Q4_K_M", **options)
+    assert compared == [2] and report.plan.check and report.plan.check.written == "choice"
 
 
 def test_the_errors_of_the_mix_are_those_that_its_types_leave(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,12 +382,7 @@ def test_prices_are_the_same_on_every_machine(fixtures: Path, tmp_path: Path) ->
 def test_kinds_of_matrices_have_prices_where_derivatives_are_not_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measure = budget._measured
-    monkeypatch.setattr(
-        budget,
-        "_measured",
-        lambda *args: {name: of._replace(price=None) for name, of in measure(*args).items()},
-    )
+    without_derivatives(monkeypatch)
     groups: dict[tuple[str, int], list[str]] = {}
     right = budget.alike
 

@@ -63,8 +63,8 @@ CHECKS: Final = 8
 #: Logits that are kept at most: the tokens become fewer where the vocabulary is large. A run that quantizes by SRD
 #: keeps none.
 MAX_LOGITS: Final = 1 << 26
-#: Where the matrix that makes the logits has this share of the weights or more, its type decides the choice, and its
-#: price on a few tokens is not certain enough for that: the run compares two choices that differ in the type.
+#: Where the matrix that makes the logits has this share of the weights or more, its type decides the choice, and a
+#: price without derivatives is not certain enough for that: the run compares two choices that differ in the type.
 LARGE: Final = 0.25
 #: Context that `fit` makes room for if `ctx` says no other.
 CTX: Final = 8192
@@ -338,10 +338,14 @@ def _with_another_output(
     solve: Callable[[_Measured], _Solved], base: _core.Plan, measured: _Measured, solved: _Solved
 ) -> list[_Solved]:
     """The types that cost least with another type than `solved` has for the matrix that makes the logits. Empty where
-    this matrix is small or has no other type within the budget."""
+    this matrix is small, has no other type within the budget, or is priced by the derivatives of the model."""
     output = _output_of(base)
     weights = {t.name: t.n_weights for t in base.tensors}
-    if output not in measured or weights[output] < LARGE * base.n_weights:
+    if (
+        output not in measured
+        or weights[output] < LARGE * base.n_weights
+        or measured[output].price is not None
+    ):
         return []
     taken = next(c.type for c in solved.types if c.name == output)
     others = tuple(c for c in measured[output].candidates if c.type != taken)
