@@ -200,13 +200,13 @@ def test_tokens_of_a_streamed_decoder_are_weighed(
 
 
 # With little memory, the table of embeddings of a model without another output matrix is fetched again and again, and a
-# part of the layers comes once more: 3.9 to 4.9 times in six runs, and 5 to 7 times with the tables.
-@pytest.mark.parametrize(("memory", "times"), [("256MiB", 3.2), ("32MiB", 6.5)])
+# part of the layers comes once more.
+@pytest.mark.parametrize(("memory", "times"), [("256MiB", 4.2), ("32MiB", 7.5)])
 def test_a_budget_runs_the_model_and_fetches_the_layers_about_four_times(
     hub: dict[str, str], tmp_path: Path, memory: str, times: float
 ) -> None:
-    """For the calibration, for what the errors of all kinds of matrices cost, for the check of the choice, and for the
-    quantizer. Each of the passes once went over the network, which were seventeen."""
+    """For the calibration, for what the errors of matrices cost, there and back, for what those of the embeddings for each
+    layer cost, for the check of the choice, and for the quantizer. Each of the passes once went over the network, which were seventeen."""
     near, far = (_in(tmp_path / name / "m.gguf") for name in ("near", "far"))
     budget = ("--no-axm", "--no-met", "--effort", "srd", "--calibrate-tokens", "512", "--target-bpw", "4.6")
     run = srd("convert", Hub.folders["org/model"], "-o", near, *budget)
@@ -220,7 +220,7 @@ def test_a_budget_runs_the_model_and_fetches_the_layers_about_four_times(
     assert 3 * of_layers < fetched <= times * of_layers, fetched / of_layers
     size = sum(p.stat().st_size for p in Hub.folders["org/model"].glob("*.safetensors"))
     # The sample of the rows whose errors are measured comes on top.
-    assert memory == "32MiB" or 3 * size < Hub.sent <= 4.25 * size, Hub.sent / size
+    assert memory == "32MiB" or 3 * size < Hub.sent <= 5.25 * size, Hub.sent / size
 
 
 def _layers() -> tuple[int, int]:

@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::forward::Observer;
-use crate::forward::gradient::{GradientObserver, there_and_back};
+use crate::forward::gradient::there_and_back;
+use crate::forward::gradient_observer::GradientObserver;
 use crate::forward::pass::{RunOptions, tokens_of};
 use crate::forward::token_weights::Gradients;
 use crate::forward::weights::Linear;

@@ -10,6 +10,7 @@ use crate::forward::activation;
 use crate::forward::arch::Order;
 use crate::forward::attention::softmax;
 use crate::forward::buffers::Buffer;
+use crate::forward::gradient_observer::GradientObserver;
 use crate::forward::groups::{self, groups};
 use crate::forward::head::{LOGITS, finish_logits};
 use crate::forward::layer_gradient::Collected;
@@ -21,7 +22,7 @@ use crate::forward::spill::SpillBuffer;
 use crate::forward::streams::Seen;
 use crate::forward::token_weights::Gradients;
 use crate::forward::vectors::{PIECE, scale};
-use crate::forward::weights::{Linear, Weights};
+use crate::forward::weights::Weights;
 use crate::forward::{NoObserver, Observer};
 use crate::model::bound::BoundModel;
 use crate::noise::Noise;
@@ -53,23 +54,6 @@ pub fn gradients(
     let mut found = Gradients::new(tokens_of(tokens));
     there_and_back(source, tokens, (first, longest), seed, &mut NoObserver, &mut found, options)?;
     Ok(found)
-}
-
-/// Receives the derivatives of minus the log-likelihood of the drawn tokens on the way back, rows for tokens that follow on each other. The
-/// first of them is number `first` of the tokens of the run.
-pub(super) trait GradientObserver: Send {
-    /// Receives the derivatives by the outputs of matrices of a layer that share their input. The parts of one tensor add up.
-    fn of_outputs(&mut self, parts: &[(&Linear, &[f32])], first: usize);
-
-    /// Receives the derivatives by the outputs of the output matrix.
-    fn of_logits(&mut self, output: &Linear, gradients: &[f32], first: usize) {
-        let _ = (output, gradients, first);
-    }
-
-    /// Receives the derivatives by the embeddings of tokens, unless a norm stands behind the embeddings.
-    fn of_embeddings(&mut self, tokens: &[u32], gradients: &[f32]) {
-        let _ = (tokens, gradients);
-    }
 }
 
 /// Runs the model there, which shows `observer` the inputs of every matrix, and back, which shows `to` the derivatives.

@@ -10,7 +10,7 @@ use crate::forward::attention_gradient::{self, attention_gradient};
 use crate::forward::buffers::Buffer;
 use crate::forward::embed::PerLayer;
 use crate::forward::ffn::Dense;
-use crate::forward::gradient::GradientObserver;
+use crate::forward::gradient_observer::GradientObserver;
 use crate::forward::groups::Group;
 use crate::forward::model::Layer;
 use crate::forward::pass::Pass;

@@ -39,6 +39,7 @@ mod embed;
 mod error_costs;
 mod ffn;
 mod gradient;
+mod gradient_observer;
 mod groups;
 mod head;
 mod keys;

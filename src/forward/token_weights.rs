@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use crate::forward::gradient::GradientObserver;
+use crate::forward::gradient_observer::GradientObserver;
 use crate::forward::weights::Linear;
 
 /// The squared lengths of the gradients of the outputs of matrices, for each token of a run of tokens.
