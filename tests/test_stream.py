@@ -205,8 +205,9 @@ def test_tokens_of_a_streamed_decoder_are_weighed(
 def test_a_budget_runs_the_model_and_fetches_the_layers_about_four_times(
     hub: dict[str, str], tmp_path: Path, memory: str, times: float
 ) -> None:
-    """For the calibration, for what the errors of matrices cost, there and back, for what those of the embeddings for each
-    layer cost, for the check of the choice, and for the quantizer. Each of the passes once went over the network, which were seventeen."""
+    """For the calibration, for what the errors of matrices cost, there and back, for what those of the embeddings for
+    each layer cost, for the check of the choice, and for the quantizer. Each of the passes once went over the network,
+    which were seventeen."""
     near, far = (_in(tmp_path / name / "m.gguf") for name in ("near", "far"))
     budget = ("--no-axm", "--no-met", "--effort", "srd", "--calibrate-tokens", "512", "--target-bpw", "4.6")
     run = srd("convert", Hub.folders["org/model"], "-o", near, *budget)
