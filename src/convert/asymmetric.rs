@@ -78,12 +78,9 @@ pub fn quantize(
     })
 }
 
-/// The table that may be the output matrix as well. It is looked up, so its own error counts too.
-const EMBEDDING: &str = "token_embd.weight";
-
 /// Returns the type to which the second stream rounds the embeddings that it looks up.
 pub fn embedding_type(plan: &Plan) -> GgmlType {
-    let embedding = plan.tensors.iter().find(|t| t.bound.name == EMBEDDING && t.copy.is_none());
+    let embedding = plan.tensors.iter().find(|t| t.bound.name == recipe::EMBEDDING && t.copy.is_none());
     embedding.map_or(GgmlType::F32, |t| t.ty)
 }
 
@@ -94,7 +91,7 @@ pub fn corrected(plan: &Plan) -> impl Iterator<Item = &PlannedTensor> {
         let name = &t.bound.name;
         let is_matrix =
             t.bound.ne.iter().skip(2).all(|&n| n == 1) && t.bound.ne.get(1).is_some_and(|&n| n > 1);
-        let is_reached = recipe::layer_of(name).is_some() || name == "output.weight";
+        let is_reached = recipe::layer_of(name).is_some() || name == recipe::OUTPUT;
         !t.is_unchanged() && feedback::supports(t.ty) && is_matrix && is_reached
     })
 }

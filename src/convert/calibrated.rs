@@ -68,9 +68,6 @@ pub fn calibrate(
     Ok((made, written))
 }
 
-/// The output matrix, where the model has one of its own.
-const OUTPUT: &str = "output.weight";
-
 /// An [`Observer`] that converts the tensors of each layer.
 struct LayerQuantizer<'a> {
     plan: &'a Plan,
@@ -96,7 +93,7 @@ impl LayerQuantizer<'_> {
     fn convert(&mut self, layer: Option<u32>, moments: &Arc<Calibration>) -> Result<()> {
         let is_of = |t: &PlannedTensor| match layer {
             Some(layer) => recipe::layer_of(&t.bound.name) == Some(layer),
-            None => t.bound.name == OUTPUT,
+            None => t.bound.name == recipe::OUTPUT,
         };
         let mut tensors: Vec<(Range<usize>, PlannedTensor)> = Vec::new();
         for (index, tensor) in self.plan.tensors.iter().enumerate() {
@@ -129,7 +126,7 @@ impl Observer for LayerQuantizer<'_> {
 
     fn reads(&self, tensor: &str) -> bool {
         self.plan.tensors.iter().any(|t| t.bound.name == tensor && Self::is_converted(t))
-            && (recipe::layer_of(tensor).is_some() || tensor == OUTPUT)
+            && (recipe::layer_of(tensor).is_some() || tensor == recipe::OUTPUT)
     }
 
     fn finished(&mut self, layer: Option<usize>) -> Result<()> {

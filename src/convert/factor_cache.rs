@@ -11,12 +11,11 @@ use crate::dtype::GgmlType;
 use crate::error::Result;
 use crate::feedback::{self, FactorizedMoments};
 use crate::formats::calibration::Moments;
+use crate::quant::recipe::EMBEDDING;
 
 /// Share of the identity that is mixed into the moments of a tied embedding. A tied embedding is looked up by row as well
 /// as multiplied, so the plain squared error counts too. `docs/decisions/0005-feedback.md` has the measurement.
 const LOOKUP_SHARE: f32 = 0.5;
-/// The tensor that may be looked up and multiplied.
-const EMBEDDING: &str = "token_embd.weight";
 /// How long a worker sleeps that waits for another worker and finds no work to help with.
 const WAIT: Duration = Duration::from_micros(50);
 

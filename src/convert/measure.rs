@@ -47,8 +47,6 @@ use crate::work;
 const SAMPLE_ROWS: u64 = 16;
 /// Rows that are sampled of the embeddings and of the output matrix. They differ more than those of other matrices.
 const TABLE_ROWS: u64 = 64;
-/// The matrices that have a row for each token of the vocabulary.
-const TABLES: [&str; 2] = ["token_embd.weight", "output.weight"];
 /// The errors of the sampled rows are kept in the type whose bits per weight are nearest to this number.
 const USUAL_BITS: f64 = 4.5;
 /// Rows that are sampled of each expert of a stack, at least.
@@ -141,12 +139,13 @@ pub fn measure(
     let found: Mutex<Vec<Measured>> = Mutex::default();
     progress.start("", indices.len() as u64);
     work::run(indices.len(), options.threads.max(1), progress, |number, scratch: &mut Scratch, _active| {
-        let tensor = &plan.tensors[indices[number]];
+        let index = indices[number];
+        let tensor = &plan.tensors[index];
         progress.set_phase(&tensor.bound.name);
         let fitting = types.fitting(tensor.bound.row_len());
         if !fitting.is_empty() {
-            let sample = Sample { plan, tensor, factors: &factors, options, tokens };
-            let measured = Measured { index: indices[number], ..sample.measure(&fitting, scratch)? };
+            let sample = Sample { plan, index, tensor, factors: &factors, options, tokens };
+            let measured = sample.measure(&fitting, scratch)?;
             found.lock().unwrap_or_else(|p| p.into_inner()).push(measured);
         }
         progress.add(1);
@@ -160,6 +159,7 @@ pub fn measure(
 /// One tensor that is measured.
 struct Sample<'a> {
     plan: &'a Plan,
+    index: usize,
     tensor: &'a PlannedTensor,
     factors: &'a FactorCache,
     options: &'a RunOptions<'a>,
@@ -186,7 +186,7 @@ impl Sums {
 }
 
 impl Sample<'_> {
-    /// Measures types, the smallest first. The index of the result is still to be set.
+    /// Measures types, the smallest first.
     fn measure(&self, types: &[GgmlType], scratch: &mut Scratch) -> Result<Measured> {
         let tensor = self.tensor;
         let rows = tensor.bound.ne.get(1).copied().unwrap_or(1).max(1);
@@ -223,13 +223,16 @@ impl Sample<'_> {
                     Some(moments) => by_search(*ty, &kept, Some(moments.importance())),
                     None => by_search(*ty, &kept, h),
                 };
-                let energy_of = |errors: &[f32]| match &moments {
-                    Some(moments) if kept == weights => Sums { error: moments.energy(errors), energy },
-                    Some(moments) => Sums { error: moments.energy(errors), energy: moments.energy(&kept) },
+                let energy = match &moments {
+                    Some(moments) if kept != weights => moments.energy(&kept),
+                    _ => energy,
+                };
+                let sums_of = |errors: &[f32]| match &moments {
+                    Some(moments) => Sums { error: moments.energy(errors), energy },
                     None => weighed(errors, &kept, h),
                 };
-                converted.add(energy_of(&errors));
-                rounded.add(energy_of(&by_search(*ty, &kept, None)));
+                converted.add(sums_of(&errors));
+                rounded.add(sums_of(&by_search(*ty, &kept, None)));
                 if i == usual && experts == 1 {
                     sampled = Some(errors);
                 }
@@ -254,12 +257,12 @@ impl Sample<'_> {
         let sampled = sampled.map(|rows| Sampled { error: candidates[usual].error, rows });
         candidates.sort_by_key(|c| (c.bytes, c.ty));
         let probe = (probe.energy > 0.0).then(|| probe.share());
-        Ok(Measured { index: 0, candidates, probe, sampled })
+        Ok(Measured { index: self.index, candidates, probe, sampled })
     }
 
     /// Returns the numbers of the rows of each matrix that are sampled.
     fn numbers(&self, rows: u64, experts: u64) -> Vec<u64> {
-        let is_table = TABLES.contains(&self.tensor.bound.name.as_str());
+        let is_table = [recipe::EMBEDDING, recipe::OUTPUT].contains(&self.tensor.bound.name.as_str());
         let taken = if is_table { TABLE_ROWS } else { (SAMPLE_ROWS / experts).max(EXPERT_ROWS) }.min(rows);
         let spread = |all: u64| (0..taken).map(move |i| (2 * i + 1) * all / (2 * taken));
         if !is_table || self.tokens.is_empty() {

@@ -18,8 +18,7 @@ use crate::forward::weights::Linear;
 use crate::linalg::gemm::gemm;
 use crate::linalg::matrix::{MatMut, MatRef, Update};
 use crate::model::bound::BoundModel;
-
-const EMBEDDING: &str = "token_embd.weight";
+use crate::quant::recipe::EMBEDDING;
 
 /// Some rows of the error of each matrix, by its name: what its rounding adds to its weights.
 pub type ErrorRows = HashMap<String, Vec<f32>>;

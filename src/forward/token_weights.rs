@@ -55,7 +55,7 @@ impl Gradients {
 
     /// Returns the squares of each matrix, in the order of [`Gradients::names`].
     pub fn squares(&self) -> Vec<&[f32]> {
-        self.of.values().flatten().map(|(_, squares)| squares.as_slice()).collect()
+        self.by_name().map(|(_, squares)| squares).collect()
     }
 
     /// Puts together what [`Gradients::names`] and [`Gradients::squares`] have returned. Returns `None` for lists of other lengths.

@@ -25,7 +25,9 @@ use serde::{Deserialize, Serialize};
 
 use self::mixes::{MIXES, Mix, Rules, When};
 use self::names::{Category, category, is_always_q8_0};
-pub use self::names::{PER_LAYER_TABLE, layer_of, layered_order, may_quantize, split_layer};
+pub use self::names::{
+    EMBEDDING, OUTPUT, PER_LAYER_TABLE, layer_of, layered_order, may_quantize, split_layer,
+};
 pub use self::overrides::Overrides;
 use crate::dtype::GgmlType;
 use crate::error::{Error, Place, Result};

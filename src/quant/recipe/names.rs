@@ -52,13 +52,17 @@ const CATEGORIES: &[(&str, Category)] = &[
     ("ffn_down", Category::FfnDown),
 ];
 
+/// The table of the embeddings of tokens. It may be the output matrix as well.
+pub const EMBEDDING: &str = "token_embd.weight";
+/// The output matrix, where a model has one of its own.
+pub const OUTPUT: &str = "output.weight";
 /// The table of Gemma 4 of which each layer looks up columns of its own.
 pub const PER_LAYER_TABLE: &str = "per_layer_token_embd.weight";
 
 pub(super) fn category(name: &str) -> Category {
     match name {
-        "output.weight" => Category::Output,
-        "token_embd.weight" | PER_LAYER_TABLE => Category::TokenEmbedding,
+        OUTPUT => Category::Output,
+        EMBEDDING | PER_LAYER_TABLE => Category::TokenEmbedding,
         _ => CATEGORIES.iter().find(|(part, _)| name.contains(part)).map_or(Category::Other, |c| c.1),
     }
 }
