@@ -200,8 +200,8 @@ def test_tokens_of_a_streamed_decoder_are_weighed(
 
 
 # With little memory, the table of embeddings of a model without another output matrix is fetched again and again, and a
-# part of the layers comes once more.
-@pytest.mark.parametrize(("memory", "times"), [("256MiB", 4.2), ("32MiB", 7.5)])
+# part of the layers comes once more: 4.9 to 5.2 times in three runs.
+@pytest.mark.parametrize(("memory", "times"), [("256MiB", 4.2), ("32MiB", 6.5)])
 def test_a_budget_runs_the_model_and_fetches_the_layers_about_four_times(
     hub: dict[str, str], tmp_path: Path, memory: str, times: float
 ) -> None:
